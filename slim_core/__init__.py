@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SLIM: fine-tune a language model without making it forget. Importing this package registers SLIM with PEFT."""
+
+from .method import SlimConfig, SlimModel, export_lora, extra_losses, load_lora, slice_factors, trace_routing
+
+
+__all__ = [
+    "SlimConfig",
+    "SlimModel",
+    "export_lora",
+    "extra_losses",
+    "load_lora",
+    "slice_factors",
+    "trace_routing",
+]

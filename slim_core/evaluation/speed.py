@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of one adapted Linear: base, PEFT LoRA of equal total rank, SLIM, and a loop over experts, side by side.
+
+The variants take turns within one run, so that a drift of the machine's speed meets them all alike. What counts is the
+ratio within a round; the report gives the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from ..method import SlimConfig, trace_routing
+from ..method.routing import route
+
+
+# Long enough that the clock and a single interruption do not matter.
+ROUND_SECONDS = 0.1
+
+
+@dataclass
+class Setting:
+    """One case: `tokens` rows through a `width` x `width` Linear, with or without the backward pass."""
+
+    device: str
+    dtype: torch.dtype
+    width: int
+    tokens: int
+    backward: bool
+
+
+@dataclass
+class Timing:
+    """One variant in one setting. Ratios are medians over rounds of the ratio within the round."""
+
+    variant: str
+    microseconds: float
+    to_base: float
+    to_lora: float
+
+
+class LoopedExperts(nn.Module):
+    """SLIM's routing with the experts one after the other, each on the tokens that chose it: what most peers do."""
+
+    def __init__(self, slim: nn.Module, name: str = "default") -> None:
+        super().__init__()
+        self.slim, self.name = slim, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, name = self.slim, self.name
+        config = layer.slim_config[name]
+        result = layer.base_layer(x)
+        routing = route(
+            x.float(),
+            layer._cluster_tables(name),
+            layer._router(name),
+            num_experts=config.num_experts,
+            top_k=config.top_k,
+            statistic=config.distance,
+            strength=config.yield_strength,
+        )
+        a, b = layer.slim_A[name].chunk(config.num_experts), layer.slim_B[name].chunk(config.num_experts, dim=1)
+        x = x.to(a[0].dtype)
+        for expert in range(config.num_experts):
+            index = torch.where(routing.weights[:, expert] > 0)[0]
+            weight = routing.weights[index, expert].unsqueeze(-1) * layer.scaling[name]
+            delta = F.linear(F.linear(x[index], a[expert]), b[expert]) * weight
+            result = result.index_add(0, index, delta.to(result.dtype))
+        return result
+
+
+class _Holder(nn.Module):
+    """A model of one Linear, for PEFT to adapt."""
+
+    def __init__(self, width: int, device: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def _variants(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Tensor], Tensor]]:
+    def model(peft_config=None):
+        torch.manual_seed(0)
+        holder = _Holder(setting.width, setting.device, setting.dtype)
+        if peft_config is None:
+            return holder.requires_grad_(False)
+        return get_peft_model(holder, peft_config)
+
+    def slim():
+        # One training forward starts the clusters; the number of data tokens does not change the work.
+        made = model(SlimConfig(**vars_of(config), target_modules=["linear"]))
+        made.train()
+        made(torch.randn(256, setting.width, device=setting.device, dtype=setting.dtype))
+        return made
+
+    rank = config.num_experts * config.r
+    lora = model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["linear"], init_lora_weights=False))
+    plain, traced, looped = slim(), slim(), slim()
+    trace = trace_routing(traced)
+    trace.__enter__()
+    recorded = traced.base_model.context.trace
+
+    def run_traced(x: Tensor) -> Tensor:
+        recorded.clear()
+        return traced(x)
+
+    variants = {
+        "base": model(),
+        "peft lora": lora,
+        "slim": plain,
+        "slim, trace on": run_traced,
+        "loop over experts": LoopedExperts(looped.base_model.model.linear),
+    }
+    for made in (lora, plain, traced, looped):
+        made.train(setting.backward)
+    return variants
+
+
+def vars_of(config: SlimConfig) -> dict[str, object]:
+    """The fields of a config that shape a layer's work."""
+    names = ("r", "num_experts", "num_identity", "top_k", "num_clusters", "router_hidden", "merge", "mask_rate")
+    return {name: getattr(config, name) for name in names} | {"init_weights": False}
+
+
+def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Timing]:
+    """Time all variants of one setting in turn.
+
+    Args:
+        setting: the case.
+        config: SLIM's sizes; the LoRA gets rank E r.
+        rounds: how often each variant has its turn.
+    """
+    variants = _variants(setting, config)
+    x = torch.randn(setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
+    x.requires_grad_(setting.backward)
+    grad = torch.randn(setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
+
+    def once(run: Callable[[Tensor], Tensor]) -> None:
+        with nullcontext() if setting.backward else torch.inference_mode():
+            y = run(x)
+        if setting.backward:
+            y.backward(grad)
+            x.grad = None
+
+    repeats = {name: _repeats(lambda run=run: once(run), setting.device) for name, run in variants.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            seconds[name].append(_seconds(lambda run=run: once(run), repeats[name], setting.device))
+    return [
+        Timing(
+            name,
+            1e6 * statistics.median(times),
+            statistics.median(t / b for t, b in zip(times, seconds["base"], strict=True)),
+            statistics.median(t / b for t, b in zip(times, seconds["peft lora"], strict=True)),
+        )
+        for name, times in seconds.items()
+    ]
+
+
+def _seconds(run: Callable[[], None], repeats: int, device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def _repeats(run: Callable[[], None], device: str) -> int:
+    _seconds(run, 3, device)
+    return max(1, round(ROUND_SECONDS / _seconds(run, 2, device)))
+
+
+def settings(devices: list[str], widths: list[int], tokens: list[int]) -> Iterator[Setting]:
+    """Every case of a run: float32 on the CPU, bfloat16 on CUDA."""
+    for device in devices:
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        for backward in (False, True):
+            for width in widths:
+                for count in tokens:
+                    yield Setting(device, dtype, width, count, backward)

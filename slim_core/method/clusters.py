@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of the sliding clusters: first centres, what a forward adds up, and the moving average (Section 3.2).
+
+A training forward only adds up sums over its tokens. They are folded into the centres before the next forward: a
+forward repeated for gradient checkpointing then sees the clusters of the first one, and one reduction over all layers
+keeps data-parallel ranks equal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .routing import VARIANCE_EPS
+
+
+class ClusterSums(NamedTuple):
+    """Sums over the valid tokens of a forward, in float32. They add up over calls and over ranks.
+
+    Attributes:
+        tokens: (N,) tokens per cluster.
+        z: (N, C) sum of the normalised tokens.
+        z_squared: (N, C) sum of their squares.
+        reference: (2,) number of tokens times the quantile of their distance, and the number of tokens.
+    """
+
+    tokens: Tensor
+    z: Tensor
+    z_squared: Tensor
+    reference: Tensor
+
+    def plus(self, other: ClusterSums) -> ClusterSums:
+        return ClusterSums(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def sum_tokens(
+    z: Tensor, distance: Tensor, cluster: Tensor, valid: Tensor | None, num_clusters: int, quantile: float | None
+) -> ClusterSums:
+    """What the tokens of one forward say about the clusters.
+
+    Args:
+        z: (T, C) normalised tokens.
+        distance: (T,) their distance.
+        cluster: (T,) int64 their cluster.
+        valid: (T,) bool, False for padding; None if every token counts.
+        num_clusters: N.
+        quantile: the quantile of the distance to report, or None.
+
+    Tokens that are not finite are left out: one overflow must not spoil the clusters for good.
+    """
+    counted = distance.isfinite() if valid is None else distance.isfinite() & valid
+    member = (cluster.unsqueeze(-1) == torch.arange(num_clusters, device=z.device)) & counted.unsqueeze(-1)
+    member = member.to(z.dtype)
+    z = torch.where(counted.unsqueeze(-1), z, 0)
+    total = counted.sum().to(z.dtype)
+    reference = torch.zeros(2, dtype=z.dtype, device=z.device)
+    if quantile is not None:
+        at = torch.nanquantile(distance.masked_fill(~counted, torch.nan), quantile).nan_to_num(0.0)
+        reference = torch.stack([total * at, total])
+    return ClusterSums(member.sum(0), member.t() @ z, member.t() @ z.square(), reference)
+
+
+@torch.no_grad()
+def slide(
+    center: Tensor, var: Tensor, count: Tensor, reference: Tensor | None, sums: ClusterSums, momentum: float
+) -> None:
+    """Move each centre and variance towards the tokens assigned to it, in place.
+
+    With eta = 1 - momentum, m and s the mean and variance of the assigned tokens, the average of the two distributions
+    with weights 1 - eta and eta has the mean c + eta (m - c) and the variance
+    (1 - eta) v + eta (s + (1 - eta) (m - c)^2). The last term keeps clusters that get one token a step from
+    collapsing. Clusters without tokens stay.
+
+    Args:
+        center: (N, C).
+        var: (N, C).
+        count: (N,) int64 tokens seen so far.
+        reference: () running quantile of the distance, or None.
+        sums: what the last forward saw, normalised with this very `center` and `var`.
+        momentum: share of the old value that stays.
+    """
+    tokens = sums.tokens.unsqueeze(-1)
+    eta = (1 - momentum) * (tokens > 0)
+    shift = sums.z / tokens.clamp(min=1)
+    spread = (sums.z_squared / tokens.clamp(min=1) - shift.square()).clamp(min=0)
+    scale = var + VARIANCE_EPS
+    center.add_(eta * scale.sqrt() * shift)
+    var.mul_(1 - eta).add_(eta * scale * (spread + (1 - eta) * shift.square()))
+    if reference is not None:
+        total = sums.reference[1]
+        latest = sums.reference[0] / total.clamp(min=1)
+        first = count.sum() == 0
+        moved = torch.where(first, latest, torch.lerp(latest, reference, momentum))
+        reference.copy_(torch.where(total > 0, moved, reference))
+    count.add_(sums.tokens.round().long())
+
+
+@torch.no_grad()
+def first_clusters(x: Tensor, valid: Tensor | None, num_clusters: int) -> tuple[Tensor, Tensor] | None:
+    """Centres from the tokens of the first batch by k-means++ seeding, and the batch's variance for each of them.
+
+    Seeding by squared distance finds the few far tokens (a begin-of-text token with its huge activations) that a
+    uniform draw would miss. The variance starts wide and narrows as the clusters slide.
+
+    Args:
+        x: (T, C) float tokens.
+        valid: (T,) bool, False for padding; None if every token counts.
+        num_clusters: N.
+
+    Returns:
+        centre and variance, each (N, C); None if no token is valid.
+    """
+    x = x if valid is None else x[valid]
+    x = x[x.isfinite().all(-1)]
+    if len(x) == 0:
+        return None
+    chosen = x[torch.randint(len(x), (1,), device=x.device)]
+    nearest = (x - chosen).square().sum(-1)
+    for _ in range(num_clusters - 1):
+        # The floor matters only if there are fewer different tokens than clusters: then any will do.
+        index = torch.multinomial(nearest + torch.finfo(x.dtype).tiny, 1)
+        nearest = torch.minimum(nearest, (x - x[index]).square().sum(-1))
+        chosen = torch.cat([chosen, x[index]])
+    var = x.var(0, correction=0) if len(x) > 1 else torch.ones_like(x[0])
+    return chosen, var.expand(num_clusters, -1).clone()

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of SLIM: every number of the paper and every choice the paper leaves open."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, Optional, Union
+
+from peft.config import PeftConfig
+
+
+FORMAT_VERSION = 1
+
+
+class SlimType(str, Enum):
+    """PEFT's closed ``PeftType`` enum has no room for outside methods; a ``str`` enum of our own compares equal to the
+    saved string and has the ``.value`` that PEFT and transformers read."""
+
+    SLIM = "SLIM"
+
+
+@dataclass
+class SlimConfig(PeftConfig):
+    """Configuration of SLIM, the soft mixture of LoRA and identity experts (Han et al., NAACL 2025).
+
+    One target Linear gets `num_experts` LoRA experts of rank `r`, `num_identity` experts that contribute nothing, and
+    a router that keeps the best `top_k` of them for each token. The defaults are the paper's where it states one;
+    where it is silent the default is what measured best here.
+
+    Args:
+        r (`int`):
+            Rank of each LoRA expert. The total rank of a Linear is `num_experts * r`.
+        num_experts (`int`):
+            Number of LoRA experts, E. With `num_experts=1` and `num_identity=0` there is nothing to route: the layer
+            is a plain LoRA, without router and clusters.
+        num_identity (`int`):
+            Number of identity experts, I. An identity expert contributes zero (Eq. 2).
+        top_k (`int`):
+            Experts kept per token, K, out of E + I.
+        alpha (`float`):
+            LoRA scaling numerator; the factor is `alpha / r`, or `alpha / sqrt(r)` with `use_rslora`.
+        use_rslora (`bool`):
+            Divide `alpha` by the square root of the rank.
+        dropout (`float`):
+            Dropout on the input of the LoRA experts while training. The router sees the input as it is.
+        target_modules (`Union[list[str], str]`, *optional*):
+            Names of the Linears to adapt, a regular expression, or `"all-linear"`: every Linear but the output head,
+            as in the paper. Unset means `"all-linear"`.
+        exclude_modules (`Union[list[str], str]`, *optional*):
+            Names (or a regular expression) of modules that are left alone although they match `target_modules`.
+        modules_to_save (`list[str]`, *optional*):
+            Other modules to train and save whole, such as a classification head.
+        layers_to_transform (`Union[list[int], int]`, *optional*):
+            Adapt only the blocks with these indices.
+        layers_pattern (`Union[list[str], str]`, *optional*):
+            Name of the list that holds the blocks, if it is not one of the usual ones.
+        rank_pattern (`dict[str, int]`):
+            Ranks of single modules, by name or regular expression, in place of `r`.
+        alpha_pattern (`dict[str, float]`):
+            Scaling numerators of single modules, in place of `alpha`.
+        init_weights (`bool`):
+            Start with B = 0, so that a new adapter changes nothing. `False` draws B as well (for tests).
+        num_clusters (`int`):
+            Sliding clusters per router, N.
+        cluster_init (`"data"` or `"random"`):
+            `"data"` takes the first centres from the first training batch; `"random"` draws them from a normal
+            distribution (the paper's).
+        cluster_momentum (`float`):
+            Share of the old centre and variance that one training forward keeps, 0 <= momentum < 1.
+        distance (`"max"` or `"rms"`):
+            Statistic of |z| over the channels: the maximum (the paper's), or the root of the mean square, which a few
+            outlier channels do not dominate.
+        yield_mode (`"paper"` or `"calibrated"`):
+            `"paper"` subtracts `yield_strength * d` from the LoRA experts' logits; `"calibrated"` subtracts only what
+            exceeds a running quantile of d over the training tokens.
+        yield_strength (`float`):
+            Factor in front of the distance.
+        yield_quantile (`float`):
+            The quantile of d over training tokens that `"calibrated"` takes as "in domain".
+        router_hidden (`int`):
+            Width of a residual block before the router's linear map; 0 for the linear map alone.
+        router_scope (`"linear"` or `"block"`):
+            One router per target Linear, or one for the Linears that read the same input (q/k/v; gate/up).
+        merge (`"fast"`, `"dare"` or `"none"`):
+            Dynamic merging: `"fast"` drops whole rows of B and columns of A (the paper's), `"dare"` draws an
+            element-wise mask on each product B_i A_i (the slow reference), `"none"` switches it off.
+        mask_rate (`float`):
+            Share p of the entries of a product that dynamic merging drops, 0 <= p < 1.
+        mask_rescale (`bool`):
+            Multiply what survives by 1 / (1 - p), as DARE does.
+        mask_seed (`int`):
+            Seed of the masks used at inference.
+        l1_coefficient (`float`):
+            Factor of the L1 loss on the factors, which makes dropping harmless. See `slim_core.extra_losses`.
+        balance_coefficient (`float`):
+            Factor of a load-balance loss over the LoRA experts, mean over layers of E * sum_e f_e P_e, which is 1 when
+            they are used evenly. Not in the paper.
+        format_version (`int`):
+            Version of the saved format. Set by the library.
+        base_fingerprint (`dict`, *optional*):
+            Names and shapes of the adapted Linears of the base model. Set by the library, compared on loading.
+    """
+
+    r: int = field(default=16, metadata={"help": "Rank of each LoRA expert."})
+    num_experts: int = field(default=8, metadata={"help": "Number of LoRA experts, E."})
+    num_identity: int = field(default=2, metadata={"help": "Number of identity experts, I; they contribute nothing."})
+    top_k: int = field(default=2, metadata={"help": "Experts kept per token, K, out of E + I."})
+    alpha: float = field(default=32.0, metadata={"help": "LoRA scaling numerator; the factor is alpha / r."})
+    use_rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(r) instead of alpha / r."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout on the LoRA experts' input while training."})
+    target_modules: Optional[Union[list[str], str]] = field(
+        default=None,
+        metadata={"help": "Names of the Linears to adapt, a regular expression, or 'all-linear'."},
+    )
+    exclude_modules: Optional[Union[list[str], str]] = field(
+        default=None, metadata={"help": "Names, or a regular expression, of modules to leave alone."}
+    )
+    modules_to_save: Optional[list[str]] = field(
+        default=None, metadata={"help": "Other modules to train and save whole, such as a classification head."}
+    )
+    layers_to_transform: Optional[Union[list[int], int]] = field(
+        default=None, metadata={"help": "Adapt only the blocks with these indices."}
+    )
+    layers_pattern: Optional[Union[list[str], str]] = field(
+        default=None, metadata={"help": "Name of the list that holds the blocks, if it is unusual."}
+    )
+    rank_pattern: dict[str, int] = field(
+        default_factory=dict, metadata={"help": "Ranks of single modules, by name or regular expression."}
+    )
+    alpha_pattern: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "Scaling numerators of single modules, by name or regular expression."}
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "Start with B = 0, so that a new adapter changes nothing."}
+    )
+    num_clusters: int = field(default=16, metadata={"help": "Sliding clusters per router, N."})
+    cluster_init: Literal["data", "random"] = field(
+        default="data", metadata={"help": "First centres: 'data' (first training batch) or 'random' (the paper's)."}
+    )
+    cluster_momentum: float = field(
+        default=0.95, metadata={"help": "Share of the old centre and variance that one training forward keeps."}
+    )
+    distance: Literal["max", "rms"] = field(
+        default="max", metadata={"help": "Statistic of |z| over channels: 'max' (the paper's) or 'rms'."}
+    )
+    yield_mode: Literal["paper", "calibrated"] = field(
+        default="paper",
+        metadata={"help": "'paper' yields by d, 'calibrated' by what exceeds a running quantile of d."},
+    )
+    yield_strength: float = field(default=1.0, metadata={"help": "Factor in front of the distance."})
+    yield_quantile: float = field(
+        default=0.95, metadata={"help": "Quantile of d over training tokens that counts as in domain ('calibrated')."}
+    )
+    router_hidden: int = field(
+        default=0, metadata={"help": "Width of a residual block before the router's linear map; 0 for none."}
+    )
+    router_scope: Literal["linear", "block"] = field(
+        default="linear",
+        metadata={"help": "One router per 'linear', or per 'block' of Linears with the same input (q/k/v; gate/up)."},
+    )
+    merge: Literal["fast", "dare", "none"] = field(
+        default="fast",
+        metadata={"help": "Dynamic merging: 'fast' (rows and columns), 'dare' (entries, slow) or 'none'."},
+    )
+    mask_rate: float = field(default=0.1, metadata={"help": "Share p of the entries that dynamic merging drops."})
+    mask_rescale: bool = field(default=False, metadata={"help": "Multiply what survives by 1 / (1 - p)."})
+    mask_seed: int = field(default=0, metadata={"help": "Seed of the masks used at inference."})
+    l1_coefficient: float = field(default=0.0, metadata={"help": "Factor of the L1 loss on the factors."})
+    balance_coefficient: float = field(
+        default=0.0, metadata={"help": "Factor of the load-balance loss over the LoRA experts (1 when even)."}
+    )
+    format_version: int = field(
+        default=FORMAT_VERSION, metadata={"help": "Version of the saved format. Set by the library."}
+    )
+    base_fingerprint: Optional[dict[str, str]] = field(
+        default=None,
+        metadata={"help": "Names and shapes of the adapted Linears of the base. Set by the library."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = SlimType.SLIM
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)
+        # What a saved file says of its base model. Kept apart from the field, which is rewritten for each model that
+        # the config is used on: only a config that came from a file can mismatch.
+        self._saved_fingerprint = self.base_fingerprint
+        self._check_format()
+        self._check_routing()
+        self._check_ranges()
+        self._check_layers()
+
+    @property
+    def routed(self) -> bool:
+        """Whether there is anything to route. One LoRA expert alone always has weight 1."""
+        return self.num_experts + self.num_identity > 1
+
+    def scaling(self, r: int, alpha: float) -> float:
+        """LoRA's factor s for a module of rank `r` and numerator `alpha`."""
+        return alpha / (math.sqrt(r) if self.use_rslora else r)
+
+    def _check_format(self) -> None:
+        if self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"This SLIM adapter is saved in format {self.format_version}; the installed slim_core reads formats "
+                f"up to {FORMAT_VERSION}. Upgrade slim_core to load it."
+            )
+        if self.format_version < 1:
+            raise ValueError(f"`format_version` must be 1 or more, not {self.format_version}.")
+
+    def _check_routing(self) -> None:
+        for name, least in (("r", 1), ("num_experts", 1), ("num_identity", 0), ("num_clusters", 1), ("top_k", 1)):
+            _check_integer(name, getattr(self, name), least)
+        _check_integer("router_hidden", self.router_hidden, 0)
+        total = self.num_experts + self.num_identity
+        if self.top_k > total:
+            raise ValueError(
+                f"`top_k` is {self.top_k}, but there are only {total} experts "
+                f"(num_experts={self.num_experts} + num_identity={self.num_identity}); choose 1 to {total}."
+            )
+        _check_choice("cluster_init", self.cluster_init, ("data", "random"))
+        _check_choice("distance", self.distance, ("max", "rms"))
+        _check_choice("yield_mode", self.yield_mode, ("paper", "calibrated"))
+        _check_choice("router_scope", self.router_scope, ("linear", "block"))
+        _check_choice("merge", self.merge, ("fast", "dare", "none"))
+
+    def _check_ranges(self) -> None:
+        _check_number("alpha", self.alpha, 0, strict=True)
+        _check_number("dropout", self.dropout, 0, below=1)
+        _check_number("cluster_momentum", self.cluster_momentum, 0, below=1)
+        _check_number("yield_strength", self.yield_strength, 0)
+        _check_number("yield_quantile", self.yield_quantile, 0, below=1, strict=True)
+        _check_number("mask_rate", self.mask_rate, 0, below=1)
+        _check_number("l1_coefficient", self.l1_coefficient, 0)
+        _check_number("balance_coefficient", self.balance_coefficient, 0)
+        _check_integer("mask_seed", self.mask_seed, 0)
+        if self.mask_seed >= 2**31:
+            raise ValueError(f"`mask_seed` must be below 2**31, not {self.mask_seed}.")
+        for pattern, value in self.rank_pattern.items():
+            _check_integer(f"rank_pattern[{pattern!r}]", value, 1)
+        for pattern, value in self.alpha_pattern.items():
+            _check_number(f"alpha_pattern[{pattern!r}]", value, 0, strict=True)
+
+    def _check_layers(self) -> None:
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError(
+                "`layers_to_transform` needs `target_modules` as a list of names; a regular expression can name the "
+                "blocks itself."
+            )
+        if isinstance(self.target_modules, str) and self.layers_pattern is not None:
+            raise ValueError("`layers_pattern` needs `target_modules` as a list of names, not a regular expression.")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("`layers_pattern` is set, so `layers_to_transform` must say which blocks.")
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"`{name}` must be a whole number, not {value!r}.")
+    if value < least:
+        raise ValueError(f"`{name}` must be {least} or more, not {value}.")
+
+
+def _check_number(name: str, value: object, least: float, below: float | None = None, strict: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number, not {value!r}.")
+    if value < least or (strict and value == least) or (below is not None and value >= below):
+        low = f"above {least}" if strict else f"{least} or more"
+        high = "" if below is None else f" and below {below}"
+        raise ValueError(f"`{name}` must be {low}{high}, not {value}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {value!r}.")

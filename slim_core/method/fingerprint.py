@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and shapes of the Linears an adapter sits on: whether a base model is the one an adapter was made for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from peft.tuners.tuners_utils import _get_in_out_features
+from torch import nn
+
+
+Fingerprint = dict[str, str]
+
+
+def fingerprint(linears: dict[str, nn.Module]) -> Fingerprint:
+    """Shapes by name, with the numbers in a name (block indices) replaced by `*`.
+
+    Args:
+        linears: the adapted Linears by module name.
+
+    Returns:
+        For each name how many there are of which shape, such as `"32 x (4096 -> 1024)"`, inputs first.
+    """
+    shapes: dict[str, Counter[tuple[int, int]]] = {}
+    for name, module in linears.items():
+        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+        shapes.setdefault(pattern, Counter())[_get_in_out_features(module)] += 1
+    return {
+        pattern: " + ".join(f"{number} x ({c_in} -> {c_out})" for (c_in, c_out), number in sorted(counted.items()))
+        for pattern, counted in sorted(shapes.items())
+    }
+
+
+def difference(saved: Fingerprint, found: Fingerprint) -> str | None:
+    """One sentence about the first difference between an adapter's base and this one; None if they agree."""
+    for pattern, shapes in saved.items():
+        if pattern not in found:
+            return f"The adapter sits on `{pattern}`, {shapes}; this base model has no such Linear."
+        if found[pattern] != shapes:
+            return f"The adapter was made for `{pattern}`, {shapes}; this base model has {found[pattern]}."
+    for pattern, shapes in found.items():
+        if pattern not in saved:
+            return (
+                f"This base model has `{pattern}`, {shapes}, which the adapter targets by name but was not made for."
+            )
+    return None

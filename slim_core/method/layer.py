@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One target Linear with its LoRA experts, identity experts and router."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Optional
+
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+
+from . import clusters, merging
+from .config import SlimConfig
+from .context import ForwardContext, in_backward
+from .losses import balance_term
+from .routing import ClusterTables, Router, Routing, cluster_tables, route
+
+
+NO_MERGE = (
+    "A SLIM adapter cannot be merged into the base weights: its router decides for each token. To get a plain LoRA "
+    "that can be merged, freeze the mean routing with `slim_core.export_lora`."
+)
+
+
+class StatisticDict(BufferDict):
+    """Buffers that move between devices but keep their dtype: `model.bfloat16()` must not round the clusters."""
+
+    def __init__(self) -> None:
+        super().__init__({}, persistent=True)
+
+    def _apply(self, fn, recurse=True):
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if new.dtype != old.dtype:
+                self._buffers[name] = old.to(new.device)
+        return self
+
+
+class _SharedRouting(NamedTuple):
+    """A routing that the Linears of one block share (`router_scope="block"`) and who has read it so far."""
+
+    x: Tensor
+    routing: Routing
+    readers: int
+
+
+def _entry(container: nn.ParameterDict | BufferDict, adapter_name: str) -> Tensor | None:
+    # PEFT's BufferDict has no `get`.
+    return container[adapter_name] if adapter_name in container else None  # noqa: SIM401
+
+
+class SlimLayer(BaseTunerLayer):
+    """State of the SLIM adapters around one Linear, each container keyed by adapter name.
+
+    Attributes:
+        slim_A: (E r, C_in) stacked first factors.
+        slim_B: (C_out, E r) stacked second factors.
+        slim_router: (E + I, C_in) router weight, absent where there is nothing to route or a sibling's router is
+            shared; next to it `slim_router_bias`, and `slim_router_down` and `slim_router_up` with `router_hidden`.
+        slim_center: (N, C_in) float32 cluster centres; next to it `slim_var` and `slim_count` (N,) int64.
+        slim_reference: () float32 running quantile of the distance, with `yield_mode="calibrated"`.
+        slim_columns: (C_in,) bool columns of A that survive dynamic merging at inference; `slim_rows` (C_out,) of B.
+    """
+
+    # One flat ParameterDict for each tensor: PEFT takes adapter names out of the keys of a file only there.
+    router_names: tuple[str, ...] = ("slim_router", "slim_router_bias", "slim_router_down", "slim_router_up")
+    adapter_layer_names: tuple[str, ...] = ("slim_A", "slim_B", *router_names)
+    statistic_names: tuple[str, ...] = ("slim_center", "slim_var", "slim_count", "slim_reference")
+    other_param_names: tuple[str, ...] = (
+        *statistic_names,
+        "slim_columns",
+        "slim_rows",
+        "slim_column_index",
+        "slim_row_index",
+        "slim_config",
+        "scaling",
+        "pending",
+        "_started",
+        "_tables",
+        "_router_owner",
+        "_router_readers",
+        "_shared_routing",
+    )
+
+    def __init__(self, base_layer: nn.Module, context: ForwardContext, module_name: str) -> None:
+        self.base_layer = base_layer
+        self.context = context
+        self.module_name = module_name
+        self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
+        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ParameterDict({}))
+        for name in self.statistic_names:
+            setattr(self, name, StatisticDict())
+        self.slim_columns = BufferDict({}, persistent=True)
+        self.slim_rows = BufferDict({}, persistent=True)
+        # Filled by `slice_factors`: which columns and rows the sliced factors still have.
+        self.slim_column_index = BufferDict({}, persistent=False)
+        self.slim_row_index = BufferDict({}, persistent=False)
+        self.slim_config: dict[str, SlimConfig] = {}
+        self.scaling: dict[str, float] = {}
+        self.pending: dict[str, clusters.ClusterSums] = {}
+        self._started: dict[str, bool] = {}
+        self._tables: dict[str, tuple[tuple, ClusterTables]] = {}
+        # A list, so that torch does not take the owner for a submodule of this layer.
+        self._router_owner: dict[str, list[SlimLayer]] = {}
+        self._router_readers: dict[str, int] = {}
+        self._shared_routing: dict[str, Optional[_SharedRouting]] = {}
+        self._disable_adapters = False
+        self.merged_adapters = []
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def update_layer(
+        self, adapter_name: str, config: SlimConfig, r: int, alpha: float, owner: SlimLayer | None = None
+    ) -> None:
+        """Add an adapter.
+
+        Args:
+            adapter_name: its name.
+            config: its configuration.
+            r: rank of each expert in this module.
+            alpha: scaling numerator in this module.
+            owner: the sibling whose router and clusters this module shares; None for its own.
+        """
+        total = config.num_experts * r
+        self.slim_config[adapter_name] = config
+        self.context.has_extra_losses |= bool(config.l1_coefficient or config.balance_coefficient)
+        self.scaling[adapter_name] = config.scaling(r, alpha) * merging.survivor_scale(
+            0.0 if config.merge == "none" else config.mask_rate, config.mask_rescale
+        )
+        self.slim_A[adapter_name] = nn.Parameter(torch.empty(total, self.in_features))
+        self.slim_B[adapter_name] = nn.Parameter(torch.zeros(self.out_features, total))
+        nn.init.kaiming_uniform_(self.slim_A[adapter_name], a=math.sqrt(5))
+        if not config.init_weights:
+            nn.init.kaiming_uniform_(self.slim_B[adapter_name], a=math.sqrt(5))
+        if config.routed and owner is None:
+            self._add_router(adapter_name, config)
+        elif owner is not None:
+            self._router_owner[adapter_name] = [owner]
+            owner._router_readers[adapter_name] = owner._router_readers.get(adapter_name, 1) + 1
+        if config.merge == "fast" and config.mask_rate > 0:
+            generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
+            columns, rows = merging.fast_masks(
+                self.in_features, self.out_features, config.mask_rate, generator=generator
+            )
+            self.slim_columns[adapter_name], self.slim_rows[adapter_name] = columns, rows
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _add_router(self, adapter_name: str, config: SlimConfig) -> None:
+        experts = config.num_experts + config.num_identity
+        # A small weight, so that a new router sends tokens everywhere.
+        self.slim_router[adapter_name] = nn.Parameter(torch.empty(experts, self.in_features).normal_(std=0.02))
+        self.slim_router_bias[adapter_name] = nn.Parameter(torch.zeros(experts))
+        if config.router_hidden:
+            down = torch.empty(config.router_hidden, self.in_features)
+            self.slim_router_down[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(down, a=math.sqrt(5)))
+            self.slim_router_up[adapter_name] = nn.Parameter(torch.zeros(self.in_features, config.router_hidden))
+        shape = (config.num_clusters, self.in_features)
+        # A first batch replaces the zeros; until then a token is its own z.
+        random = config.cluster_init == "random"
+        self.slim_center[adapter_name] = torch.randn(shape) if random else torch.zeros(shape)
+        self.slim_var[adapter_name] = torch.ones(shape)
+        self.slim_count[adapter_name] = torch.zeros(config.num_clusters, dtype=torch.int64)
+        if config.yield_mode == "calibrated":
+            self.slim_reference[adapter_name] = torch.zeros(())
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Optional[torch.device] = None) -> None:
+        # PEFT casts every float container to the base's dtype here, also after loading. The statistics stay float32.
+        kept = {n: getattr(self, n)[adapter_name] for n in self.statistic_names if adapter_name in getattr(self, n)}
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+        for name, tensor in kept.items():
+            container = getattr(self, name)
+            container[adapter_name] = tensor.to(container[adapter_name].device)
+
+    def merge(self, safe_merge: bool = False, adapter_names: Optional[list[str]] = None) -> None:
+        raise NotImplementedError(NO_MERGE)
+
+    def unmerge(self) -> None:
+        raise NotImplementedError(NO_MERGE)
+
+    def slice_factors(self, adapter_name: str) -> None:
+        """Keep only the rows and columns that survive dynamic merging: fewer bytes and FLOPs, the same output."""
+        if adapter_name not in self.slim_columns or adapter_name in self.slim_column_index:
+            return
+        columns = self.slim_columns[adapter_name].nonzero().flatten()
+        rows = self.slim_rows[adapter_name].nonzero().flatten()
+        a, b = self.slim_A[adapter_name], self.slim_B[adapter_name]
+        self.slim_A[adapter_name] = nn.Parameter(a.detach()[:, columns].contiguous(), requires_grad=False)
+        self.slim_B[adapter_name] = nn.Parameter(b.detach()[rows].contiguous(), requires_grad=False)
+        self.slim_column_index[adapter_name], self.slim_row_index[adapter_name] = columns, rows
+
+    def check_whole(self, adapter_name: str) -> None:
+        """Raises RuntimeError if the adapter's factors were sliced."""
+        if adapter_name in self.slim_column_index:
+            raise RuntimeError(
+                f"The factors of adapter {adapter_name!r} were sliced for inference and can no longer be saved or "
+                "trained. Save the adapter before `slim_core.slice_factors`, or load it again."
+            )
+
+    def _is_learning(self, adapter_name: str) -> bool:
+        # A frozen adapter in a model that is in training mode neither slides its clusters nor draws new masks.
+        return self.training and self.slim_A[adapter_name].requires_grad
+
+    # -- routing -------------------------------------------------------------------------------------------------
+
+    def _routing(self, adapter_name: str, x: Tensor, whole_x: Tensor) -> Routing:
+        """Routing of the tokens `x`, (T, C_in). `whole_x` is the layer's input, by which siblings know each other."""
+        owner = self._router_owner.get(adapter_name, [self])[0]
+        readers = owner._router_readers.get(adapter_name, 1)
+        if readers == 1:
+            return owner._compute_routing(adapter_name, x)
+        held = owner._shared_routing.get(adapter_name)
+        if held is None or held.x is not whole_x:
+            held = _SharedRouting(whole_x, owner._compute_routing(adapter_name, x), 0)
+        held = held._replace(readers=held.readers + 1)
+        # The last reader lets go of the activations.
+        owner._shared_routing[adapter_name] = held if held.readers < readers else None
+        return held.routing
+
+    def _compute_routing(self, adapter_name: str, x: Tensor) -> Routing:
+        config = self.slim_config[adapter_name]
+        x = x.float()
+        learning = self._is_learning(adapter_name) and not in_backward()
+        if learning:
+            self.context.before_layer(self, adapter_name)
+            if not self._clusters_started(adapter_name, config):
+                self._start_clusters(adapter_name, x)
+        with torch.autocast(x.device.type, enabled=False):
+            routing = route(
+                x,
+                self._cluster_tables(adapter_name),
+                self._router(adapter_name),
+                num_experts=config.num_experts,
+                top_k=config.top_k,
+                statistic=config.distance,
+                strength=config.yield_strength,
+                reference=_entry(self.slim_reference, adapter_name),
+            )
+            if learning:
+                self._learn_from(adapter_name, config, routing)
+        return routing
+
+    def _router(self, adapter_name: str) -> Router:
+        return Router(*(_entry(getattr(self, name), adapter_name) for name in self.router_names))
+
+    def _valid_tokens(self, tokens: int) -> Tensor | None:
+        mask = self.context.mask
+        return mask if mask is not None and mask.numel() == tokens else None
+
+    def _learn_from(self, adapter_name: str, config: SlimConfig, routing: Routing) -> None:
+        valid = self._valid_tokens(len(routing.cluster))
+        if config.balance_coefficient:
+            term = balance_term(routing.logits, routing.weights, config.num_experts, valid)
+            self.context.balance.setdefault(adapter_name, []).append(term)
+        with torch.no_grad():
+            sums = clusters.sum_tokens(
+                routing.z,
+                routing.distance,
+                routing.cluster,
+                valid,
+                config.num_clusters,
+                config.yield_quantile if config.yield_mode == "calibrated" else None,
+            )
+        earlier = self.pending.get(adapter_name)
+        if earlier is None:
+            self.context.note_pending(self, adapter_name)
+        self.pending[adapter_name] = sums if earlier is None else earlier.plus(sums)
+
+    def _cluster_tables(self, adapter_name: str) -> ClusterTables:
+        """The clusters as `route` wants them, kept from one decoding step to the next while they do not change."""
+        center, var = self.slim_center[adapter_name], self.slim_var[adapter_name]
+        if self.training or torch.compiler.is_compiling() or center.is_inference():
+            return cluster_tables(center, var)
+        made_from = (center, center._version, var, var._version)
+        kept = self._tables.get(adapter_name)
+        if kept is None or not all(a is b for a, b in zip(kept[0], made_from, strict=True)):
+            kept = self._tables[adapter_name] = (made_from, cluster_tables(center, var))
+        return kept[1]
+
+    # -- clusters ------------------------------------------------------------------------------------------------
+
+    def _clusters_started(self, adapter_name: str, config: SlimConfig) -> bool:
+        # Asked for at every training forward, read from the device once.
+        if adapter_name not in self._started:
+            self._started[adapter_name] = config.cluster_init == "random" or bool(self.slim_count[adapter_name].any())
+        return self._started[adapter_name]
+
+    def _start_clusters(self, adapter_name: str, x: Tensor) -> None:
+        config = self.slim_config[adapter_name]
+        first = clusters.first_clusters(x.detach(), self._valid_tokens(len(x)), config.num_clusters)
+        if first is not None:
+            self.slim_center[adapter_name].copy_(first[0])
+            self.slim_var[adapter_name].copy_(first[1])
+        self.context.share_first_clusters([self.slim_center[adapter_name], self.slim_var[adapter_name]])
+        self._started[adapter_name] = True
+
+    def slide_clusters(self, adapter_name: str) -> None:
+        """Fold the sums of the last training forward into the clusters."""
+        sums = self.pending.pop(adapter_name, None)
+        if sums is None or adapter_name not in self.slim_center:
+            return
+        clusters.slide(
+            self.slim_center[adapter_name],
+            self.slim_var[adapter_name],
+            self.slim_count[adapter_name],
+            _entry(self.slim_reference, adapter_name),
+            sums,
+            self.slim_config[adapter_name].cluster_momentum,
+        )

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forward of SLIM around one Linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import merging
+from .config import SlimConfig
+from .context import ForwardContext
+from .layer import SlimLayer
+
+
+class Linear(nn.Module, SlimLayer):
+    """SLIM around one Linear: y = Wx + b + sum_i (w_i / Z) s B'_i A'_i x (Eq. 2 with dynamic merging).
+
+    The base layer may be a `torch.nn.Linear`, transformers' `Conv1D`, or a 4- or 8-bit Linear of bitsandbytes.
+    """
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        config: SlimConfig,
+        r: int,
+        alpha: float,
+        context: ForwardContext,
+        module_name: str,
+        owner: SlimLayer | None = None,
+    ) -> None:
+        super().__init__()
+        SlimLayer.__init__(self, base_layer, context, module_name)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config, r, alpha, owner)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(..., C_in) to (..., C_out), in the dtype of the base layer's result."""
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        if self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
+        if self.context.adapter_names is None:
+            for name in self.active_adapters:
+                if name in self.slim_A:
+                    result = self._add_experts(name, x, result, x, None)
+            return result
+        for name, rows in self.context.rows(len(x), x.device):
+            if name in self.slim_A:
+                result[rows] = self._add_experts(name, x[rows], result[rows], x, rows)
+        return result
+
+    def _add_experts(
+        self, name: str, x: Tensor, result: Tensor, whole_x: Tensor, rows: slice | Tensor | None
+    ) -> Tensor:
+        """`result` plus the routed experts of adapter `name`; `rows` says which rows of `whole_x` these are."""
+        config = self.slim_config[name]
+        if self._is_learning(name):
+            self.check_whole(name)
+        tokens = x.reshape(-1, self.in_features)
+        weights = None
+        if config.routed:
+            routing = self._routing(name, tokens, whole_x)
+            weights = routing.weights[:, : config.num_experts]
+            if self.context.trace is not None:
+                self.context.trace.add(self.module_name, name, len(whole_x), rows, routing)
+        elif self.context.trace is not None:
+            self.context.trace.add_unrouted(self.module_name, name, len(whole_x), rows, tokens)
+        tokens = self._cast_input_dtype(tokens, self.slim_A[name].dtype)
+        if config.dropout and self._is_learning(name):
+            tokens = F.dropout(tokens, config.dropout)
+        flat = result.reshape(-1, self.out_features)
+        if config.merge == "dare" and config.mask_rate > 0:
+            flat = self._add_dare(name, config, tokens, weights, flat)
+        else:
+            flat = self._add_stacked(name, config, tokens, weights, flat)
+        return flat.view_as(result)
+
+    def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
+        """All experts in two matrix products, each r-slice of the hidden scaled by its token's weight."""
+        a, b, scale = self.slim_A[name], self.slim_B[name], self.scaling[name]
+        sliced = name in self.slim_column_index
+        columns, rows = (None, None) if sliced else self._fast_masks(name, config, x)
+        if sliced:
+            x = x.index_select(-1, self.slim_column_index[name])
+        elif columns is not None:
+            x = x * columns
+        hidden = F.linear(x, a)
+        if weights is not None:
+            hidden = hidden.unflatten(-1, (config.num_experts, -1)) * weights.unsqueeze(-1).to(hidden.dtype)
+            hidden = hidden.flatten(-2)
+        if sliced:
+            delta = F.linear(hidden, b).mul_(scale)
+            return result.index_add(-1, self.slim_row_index[name], delta.to(result.dtype))
+        if rows is None and result.dtype == hidden.dtype == b.dtype:
+            return torch.addmm(result, hidden, b.t(), alpha=scale)
+        # In place on this product of our own: nothing else has seen it.
+        delta = F.linear(hidden, b)
+        delta.mul_(scale if rows is None else rows.to(delta.dtype) * scale)
+        return delta.add_(result) if delta.dtype == result.dtype else (result + delta).to(result.dtype)
+
+    def _fast_masks(self, name: str, config: SlimConfig, x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        if config.merge != "fast" or config.mask_rate == 0:
+            return None, None
+        if self._is_learning(name):
+            return merging.fast_masks(self.in_features, self.out_features, config.mask_rate, device=x.device)
+        return self.slim_columns[name], self.slim_rows[name]
+
+    def _add_dare(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
+        """The reference: each expert's product is formed and masked entry by entry. Slow and large, on purpose."""
+        generator = None
+        if not self._is_learning(name):
+            # Drawn on the CPU, so that every device drops the same entries.
+            generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
+        experts = zip(
+            self.slim_A[name].chunk(config.num_experts),
+            self.slim_B[name].chunk(config.num_experts, dim=1),
+            strict=True,
+        )
+        total = 0
+        for i, (a, b) in enumerate(experts):
+            mask = merging.dare_mask(
+                self.out_features,
+                self.in_features,
+                config.mask_rate,
+                device=x.device if generator is None else "cpu",
+                generator=generator,
+            ).to(x.device)
+            delta = F.linear(x, b @ a * mask)
+            total = total + (delta if weights is None else delta * weights[:, i : i + 1].to(delta.dtype))
+        return (result + total * self.scaling[name]).to(result.dtype)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        # Called before the statistics' own containers save: what the last forward saw must be in the file.
+        for name in list(self.pending):
+            self.slide_clusters(name)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        # The file may hold clusters, or none yet.
+        self._started.clear()
+
+    def __repr__(self) -> str:
+        return "slim." + super().__repr__()

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SLIM as a PEFT tuner: which modules get a layer, rows of one batch, and what the method cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Optional
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import resolve_quantization_backend
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from .config import SlimConfig
+from .context import BASE_ROW, ForwardContext
+from .fingerprint import difference, fingerprint
+from .layer import NO_MERGE, SlimLayer
+from .linear import Linear
+from .merging import l1_penalty
+
+
+# Linears of one block that read the same tensor, by their names in the usual architectures.
+SAME_INPUT = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("wi_0", "wi_1"),
+)
+
+
+class SlimModel(BaseTuner):
+    """Adds SLIM adapters to a pretrained model.
+
+    The method is described in "SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture",
+    https://aclanthology.org/2025.naacl-long.246.
+
+    Args:
+        model (`torch.nn.Module`): The model to be adapted.
+        config (`SlimConfig`): The configuration.
+        adapter_name (`str`): The name of the adapter.
+        low_cpu_mem_usage (`bool`): Create empty adapter weights on the meta device, to be filled by loading.
+
+    Returns:
+        `torch.nn.Module`: The model with SLIM adapters.
+
+    Example:
+
+        ```py
+        >>> from transformers import AutoModelForCausalLM
+        >>> from peft import get_peft_model
+        >>> from slim_core import SlimConfig
+
+        >>> base = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B")
+        >>> model = get_peft_model(base, SlimConfig(target_modules="all-linear"))
+        ```
+
+    **Attributes**:
+        - **model** (`torch.nn.Module`) -- The adapted model.
+        - **peft_config** (`dict[str, SlimConfig]`) -- The configuration of each adapter.
+        - **context** (`ForwardContext`) -- What a forward tells its layers; shared by them all.
+    """
+
+    prefix: str = "slim_"
+    tuner_layer_cls = SlimLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        # A model that had adapters injected before keeps its context. Building the tuner already needs it.
+        found = next((m.context for m in model.modules() if isinstance(m, SlimLayer)), None)
+        self.context = ForwardContext() if found is None else found
+        super().__init__(model, *args, **kwargs)
+        if found is None:
+            self.context.attach(model)
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def _prepare_adapter_config(self, peft_config: SlimConfig, model_config: dict) -> SlimConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = "all-linear"
+        return peft_config
+
+    def _prepare_model(self, peft_config: SlimConfig, model: nn.Module) -> None:
+        """Everything that can be wrong is found here, before the first module is replaced."""
+        targets = self._targets(peft_config, model)
+        for name, module in targets.items():
+            if not _is_supported(module):
+                raise TypeError(
+                    f"SLIM adapts nn.Linear, Conv1D and bitsandbytes' 4- and 8-bit Linears; `{name}` is a "
+                    f"{type(module).__name__}. Leave it out of `target_modules` or name it in `exclude_modules`."
+                )
+        if peft_config._saved_fingerprint is not None:
+            wrong = difference(peft_config._saved_fingerprint, fingerprint(targets))
+            if wrong is not None:
+                raise ValueError(f"This SLIM adapter does not fit the base model. {wrong}")
+        _guard_cpu_4bit(model, training=not peft_config.inference_mode)
+
+    def _targets(self, peft_config: SlimConfig, model: nn.Module) -> dict[str, nn.Module]:
+        """The base Linears that the config names; none for "all-linear", which can name nothing else."""
+        targets: dict[str, nn.Module] = {}
+        if str(peft_config.target_modules).lower() == "all-linear":
+            return targets
+        inside: tuple[str, ...] = ()
+        for name, module in model.named_modules():
+            if not name or name.startswith(inside or ("\0",)):
+                continue
+            if isinstance(module, BaseTunerLayer):
+                inside += (name + ".",)
+            if self._check_target_module_exists(peft_config, name):
+                targets[name] = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        return targets
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        config.base_fingerprint = fingerprint(
+            {
+                name: module.get_base_layer()
+                for name, module in model.named_modules()
+                if isinstance(module, SlimLayer) and adapter_name in module.slim_A
+            }
+        )
+
+    def _create_and_replace(
+        self,
+        config: SlimConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: Optional[str] = None,
+    ) -> None:
+        r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), current_key), config.r)
+        alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), current_key), config.alpha)
+        owner = _router_owner(config, adapter_name, target, target_name, parent)
+        if isinstance(target, SlimLayer):
+            target.update_layer(adapter_name, config, r, alpha, owner)
+            return
+        layer = Linear(target, adapter_name, config, r, alpha, self.context, current_key, owner)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    # -- what SLIM cannot do -------------------------------------------------------------------------------------
+
+    def _check_merge_allowed(self) -> None:
+        raise NotImplementedError(NO_MERGE)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: SlimConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        for module in model.modules():
+            if isinstance(module, SlimLayer):
+                module.check_whole(adapter_name)
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+
+    def unload(self) -> nn.Module:
+        model = super().unload()
+        self.context.detach()
+        return model
+
+    # -- rows of one batch as different adapters -----------------------------------------------------------------
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT's way in for `adapter_names`, one name per row; `"__base__"` is the base model."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        self._check_rows(adapter_names, args, kwargs)
+        handles = [
+            module.register_forward_pre_hook(partial(_pass_rows, context=self.context), with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, AuxiliaryTrainingWrapper)
+        ]
+        self.context.set_rows(list(adapter_names))
+        try:
+            yield
+        finally:
+            self.context.set_rows(None)
+            for handle in handles:
+                handle.remove()
+
+    def _check_rows(self, adapter_names: list[str], args: tuple, kwargs: dict[str, Any]) -> None:
+        if not isinstance(adapter_names, (list, tuple)):
+            raise TypeError(f"`adapter_names` must be a list of names, one per row, not {adapter_names!r}.")
+        if self.training:
+            raise ValueError("`adapter_names` works in evaluation mode only: call `model.eval()` first.")
+        unknown = sorted(set(adapter_names) - set(self.peft_config) - {BASE_ROW})
+        if unknown:
+            raise ValueError(
+                f"`adapter_names` has unknown adapter(s) {', '.join(map(repr, unknown))}; loaded are "
+                f"{', '.join(map(repr, self.peft_config))} and {BASE_ROW!r}."
+            )
+        given = [kwargs.get(n) for n in ("input_ids", "inputs", "inputs_embeds")] + list(args[:1])
+        batch = next((t for t in given if isinstance(t, Tensor)), None)
+        if batch is not None and len(batch) != len(adapter_names):
+            raise ValueError(f"`adapter_names` has {len(adapter_names)} names for a batch of {len(batch)} rows.")
+
+
+def _pass_rows(module: nn.Module, args: tuple, kwargs: dict[str, Any], context: ForwardContext):
+    # Modules trained whole (`modules_to_save`) choose their copy by row the way PEFT's own layers do. With beams a
+    # batch is a multiple of the names.
+    repeat = max(1, len(args[0]) // len(context.adapter_names)) if args else 1
+    kwargs["adapter_names"] = [name for name in context.adapter_names for _ in range(repeat)]
+    return args, kwargs
+
+
+def _is_supported(module: nn.Module) -> bool:
+    backend = resolve_quantization_backend(module)
+    if backend is not None:
+        return backend.layer_type == "linear"
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _router_owner(
+    config: SlimConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
+) -> SlimLayer | None:
+    """The sibling whose router this Linear shares, with `router_scope="block"`."""
+    if config.router_scope != "block" or not config.routed:
+        return None
+    for group in SAME_INPUT:
+        if target_name not in group:
+            continue
+        for name in group:
+            sibling = getattr(parent, name, None)
+            if isinstance(sibling, SlimLayer) and adapter_name in sibling.slim_router and sibling is not target:
+                return sibling
+    return None
+
+
+def _guard_cpu_4bit(model: nn.Module, training: bool) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    It does so at the first forward in evaluation mode. Repacked weights pass no gradient to their input, and without
+    double quantisation they are saved wrongly; both without a word. Every 4-bit Linear matters, adapted or not.
+    """
+    for name, module in model.named_modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            if training:
+                raise RuntimeError(
+                    f"The 4-bit weight of `{name}` was repacked for this CPU by a forward before the adapter was "
+                    "attached; bitsandbytes passes no gradient through it. Load the base model again and attach the "
+                    "adapter before its first forward."
+                )
+        else:
+            module.support_avx512bf16_for_cpu = False
+
+
+def extra_losses(model: nn.Module) -> dict[str, Tensor]:
+    """The losses that SLIM adds to the task's loss, by name, already multiplied by their coefficients.
+
+    Call it once after each training forward and add the values to the loss:
+
+        >>> loss = model(**batch).loss + sum(slim_core.extra_losses(model).values())
+
+    Args:
+        model: a model with SLIM adapters, however they were attached.
+
+    Returns:
+        `"l1"` (with `l1_coefficient > 0`): sum over layers and experts of |B|_1 / (r C_out) + |A|_1 / (r C_in).
+        `"balance"` (with `balance_coefficient > 0`): mean over routers of E * sum_e f_e P_e.
+        Each a () float32 tensor; empty if no active adapter has such a loss.
+
+    Raises:
+        RuntimeError: if the balance loss is wanted but the forward was run without gradients, as the reentrant kind
+            of gradient checkpointing does.
+    """
+    losses: dict[str, Tensor] = {}
+    context = None
+    coefficients: dict[str, float] = {}
+    for layer in model.modules():
+        if not isinstance(layer, SlimLayer):
+            continue
+        context = layer.context
+        for name in layer.active_adapters:
+            config = layer.slim_config.get(name)
+            if config is None:
+                continue
+            coefficients[name] = config.balance_coefficient
+            if config.l1_coefficient:
+                term = l1_penalty(layer.slim_A[name], layer.slim_B[name], config.num_experts)
+                losses["l1"] = losses.get("l1", 0) + config.l1_coefficient * term
+    if context is None:
+        return losses
+    context.losses_asked_for()
+    for name, coefficient in coefficients.items():
+        terms = context.balance.get(name)
+        if coefficient and terms:
+            mean = torch.stack(terms).mean()
+            if not mean.requires_grad:
+                raise RuntimeError(
+                    "The balance loss has no gradient: the forward ran without one. With gradient checkpointing, pass "
+                    'gradient_checkpointing_kwargs={"use_reentrant": False}.'
+                )
+            losses["balance"] = losses.get("balance", 0) + coefficient * mean
+    return losses
+
+
+def slice_factors(model: nn.Module, adapter_name: str) -> None:
+    """Slice the rows and columns that dynamic merging drops at inference out of an adapter's factors, for good.
+
+    The output stays the same; memory and work of the factors fall by sqrt(1 - p) each. The adapter can then no longer
+    be trained or saved. Without `merge="fast"` there is nothing to slice.
+
+    Args:
+        model: a model with SLIM adapters.
+        adapter_name: the adapter to slice.
+
+    Raises:
+        ValueError: if the model has no such SLIM adapter.
+    """
+    layers = [m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A]
+    if not layers:
+        raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
+    for layer in layers:
+        layer.slice_factors(adapter_name)

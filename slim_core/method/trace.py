@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routing trace: for chosen rows, who answered each token in each Linear. Off by default, free when off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .context import ForwardContext
+from .routing import Routing
+
+
+class RowRouting(NamedTuple):
+    """Routing of one row over all its tokens, padding left out. L target Linears, T tokens.
+
+    Attributes:
+        modules: names of the L Linears, in the order in which they ran.
+        num_experts: E; the experts from E on are identity experts.
+        weights: (L, T, E + I) float32 weight of each expert.
+        distance: (L, T) float32 distance d of the token from its cluster; 0 for a plain LoRA.
+        cluster: (L, T) int64 nearest cluster; -1 for a plain LoRA.
+    """
+
+    modules: list[str]
+    num_experts: int
+    weights: Tensor
+    distance: Tensor
+    cluster: Tensor
+
+    @property
+    def identity(self) -> Tensor:
+        """(L, T) float32 share of each token that went past the LoRA experts."""
+        return self.weights[..., self.num_experts :].sum(-1)
+
+
+class _Piece(NamedTuple):
+    """What one Linear did in one forward. Tensors are (traced rows, tokens, ...)."""
+
+    forward: int
+    weights: Tensor
+    distance: Tensor
+    cluster: Tensor
+
+
+class RoutingTrace:
+    """Records the routing of chosen rows while `trace_routing` is open. Tensors stay on their device until read.
+
+    Args:
+        rows: the rows of the batch to record; None for all.
+        num_experts: E by adapter name.
+    """
+
+    def __init__(self, rows: Sequence[int] | None, num_experts: dict[str, int]) -> None:
+        self._wanted = None if rows is None else set(rows)
+        self._num_experts = num_experts
+        self._batch_size = 0
+        self._valid: list[Tensor | None] = []
+        self._pieces: dict[int, dict[str, list[tuple[_Piece, int]]]] = {}
+        self._adapters: dict[int, str] = {}
+
+    def clear(self) -> None:
+        """Forget what was recorded so far."""
+        self._valid, self._pieces, self._adapters = [], {}, {}
+
+    def begin_forward(self, batch_size: int, mask: Tensor | None) -> None:
+        """A forward of the model starts, with this many rows and this flattened padding mask."""
+        self._batch_size = batch_size
+        self._valid.append(None if mask is None else mask.view(batch_size, -1))
+
+    def add(self, module: str, adapter: str, length: int, rows: slice | Tensor | None, routing: Routing) -> None:
+        """Record what one Linear did.
+
+        Args:
+            module: its name.
+            adapter: the adapter that routed.
+            length: first dimension of the Linear's whole input.
+            rows: which of it these tokens are; None for all.
+            routing: their routing.
+        """
+        batch_size = self._batch_size or length
+        repeat = length // batch_size
+        if rows is None:
+            index = range(batch_size)
+        else:
+            every = range(length)[rows] if isinstance(rows, slice) else rows.tolist()
+            index = [i // repeat for i in every][::repeat]
+        weights = routing.weights.detach().unflatten(0, (len(index), -1))
+        distance = routing.distance.detach().unflatten(0, (len(index), -1))
+        cluster = routing.cluster.unflatten(0, (len(index), -1))
+        piece = _Piece(len(self._valid) - 1, weights, distance, cluster)
+        for position, row in enumerate(index):
+            if self._wanted is None or row in self._wanted:
+                self._adapters[row] = adapter
+                self._pieces.setdefault(row, {}).setdefault(module, []).append((piece, position))
+
+    def add_unrouted(
+        self, module: str, adapter: str, length: int, rows: slice | Tensor | None, tokens: Tensor
+    ) -> None:
+        """Record a Linear with a single LoRA expert: weight 1 on it, nothing past it."""
+        count = len(tokens)
+        one = torch.ones(count, 1, device=tokens.device)
+        cluster = torch.full((count,), -1, device=tokens.device)
+        self.add(module, adapter, length, rows, Routing(one, one, torch.zeros_like(one[:, 0]), cluster, tokens))
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows that have a routing. Rows of the base model have none."""
+        return sorted(self._pieces)
+
+    def row(self, row: int) -> RowRouting:
+        """The routing of one row over all forwards, on the CPU.
+
+        Raises:
+            KeyError: if nothing was recorded for the row.
+        """
+        if row not in self._pieces:
+            raise KeyError(f"No routing was recorded for row {row}; recorded rows: {self.rows or 'none'}.")
+        modules = self._pieces[row]
+        stacked = []
+        for field in ("weights", "distance", "cluster"):
+            stacked.append(torch.stack([self._join(row, pieces, field) for pieces in modules.values()]))
+        return RowRouting(list(modules), self._num_experts[self._adapters[row]], *stacked)
+
+    def _join(self, row: int, pieces: list[tuple[_Piece, int]], field: str) -> Tensor:
+        parts = []
+        for piece, position in pieces:
+            part = getattr(piece, field)[position]
+            valid = self._valid[piece.forward] if piece.forward >= 0 else None
+            if valid is not None and valid.shape[1] == len(part):
+                part = part[valid[row]]
+            parts.append(part.cpu())
+        return torch.cat(parts)
+
+
+@contextmanager
+def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterator[RoutingTrace]:
+    """Record how the SLIM layers of `model` route, for the duration of a `with` block.
+
+    Args:
+        model: a model with SLIM adapters, however they were attached.
+        rows: the rows of the batch to record; None for all.
+
+    Raises:
+        ValueError: if the model has no SLIM layer.
+
+    Example:
+        >>> with trace_routing(model, rows=[2]) as trace:
+        ...     model.generate(**batch, adapter_names=["__base__", "my-lora", "my-slim"])
+        >>> trace.row(2).identity          # (Linears, tokens)
+    """
+    context, num_experts = _find_context(model)
+    trace = RoutingTrace(rows, num_experts)
+    context.trace = trace
+    try:
+        yield trace
+    finally:
+        context.trace = None
+
+
+def _find_context(model: nn.Module) -> tuple[ForwardContext, dict[str, int]]:
+    from .layer import SlimLayer
+
+    context, num_experts = None, {}
+    for module in model.modules():
+        if isinstance(module, SlimLayer):
+            context = module.context
+            num_experts.update({name: config.num_experts for name, config in module.slim_config.items()})
+    if context is None:
+        raise ValueError("The model has no SLIM layer, so there is no routing to trace: attach a SLIM adapter first.")
+    return context, num_experts

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: small models built from config, the real small model, and real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+
+# Real data sets are no part of the repository. Point the variable at a folder that holds them.
+DATA = Path(os.environ.get("SLIM_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+STORIES = DATA / "lm-stories260K" / "hf"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def tiny_llama(**changes) -> PreTrainedModel:
+    sizes = dict(
+        vocab_size=99,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes}))
+
+
+def tiny_qwen3() -> PreTrainedModel:
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=99,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+        )
+    )
+
+
+def tiny_gemma3() -> PreTrainedModel:
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=99,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=8,
+        )
+    )
+
+
+def tiny_gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+
+TINY: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": tiny_llama,
+    "qwen3": tiny_qwen3,
+    "gemma3": tiny_gemma3,
+    "gpt2": tiny_gpt2,
+}
+
+
+def build(family: str, seed: int = 0) -> PreTrainedModel:
+    """A small random model of a family, in evaluation mode; the same for the same seed. "stories" is the real one."""
+    if family == "stories":
+        return AutoModelForCausalLM.from_pretrained(require_stories()).eval()
+    torch.manual_seed(seed)
+    return TINY[family]().eval()
+
+
+def require_stories() -> Path:
+    if not STORIES.is_dir():
+        pytest.skip(f"the stories model is not here: put it at {STORIES} or set SLIM_TEST_DATA")
+    return STORIES
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def stories_tokenizer():
+    return AutoTokenizer.from_pretrained(require_stories())
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    """(3, 12) token ids, valid for every small model and the real one."""
+    return torch.randint(3, 99, (3, 12), generator=torch.Generator().manual_seed(1))
