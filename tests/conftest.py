@@ -31,50 +31,33 @@ STORIES = DATA / "lm-stories260K" / "hf"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
 def tiny_llama(**changes) -> PreTrainedModel:
-    sizes = dict(
-        vocab_size=99,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
-    return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes}))
+    return LlamaForCausalLM(LlamaConfig(**(SIZES | changes)))
 
 
 def tiny_qwen3() -> PreTrainedModel:
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=99,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-        )
-    )
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES))
 
 
 def tiny_gemma3() -> PreTrainedModel:
-    return Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            vocab_size=99,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            sliding_window=8,
-        )
-    )
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, sliding_window=8))
 
 
 def tiny_gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+    # Its own dropout would hide what an adapter does in training mode.
+    off = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64, **off))
 
 
 TINY: dict[str, Callable[[], PreTrainedModel]] = {

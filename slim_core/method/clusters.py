@@ -82,7 +82,7 @@ def slide(
         momentum: share of the old value that stays.
     """
     tokens = sums.tokens.unsqueeze(-1)
-    eta = (1 - momentum) * (tokens > 0)
+    eta = (1 - momentum) * (tokens > 0).to(var.dtype)
     shift = sums.z / tokens.clamp(min=1)
     spread = (sums.z_squared / tokens.clamp(min=1) - shift.square()).clamp(min=0)
     scale = var + VARIANCE_EPS

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: every field has a help text, and every wrong value a sentence."""
+
+import dataclasses
+import json
+
+import pytest
+from peft import PeftConfig
+
+from slim_core import SlimConfig
+
+
+OWN_FIELDS = [
+    f for f in dataclasses.fields(SlimConfig) if f.name not in {b.name for b in dataclasses.fields(PeftConfig)}
+]
+
+
+@pytest.mark.parametrize("field", OWN_FIELDS, ids=lambda f: f.name)
+def test_every_field_has_a_help_text_and_is_documented(field):
+    assert len(field.metadata["help"]) > 10
+    assert f"    {field.name} (`" in SlimConfig.__doc__
+
+
+def test_defaults_are_the_papers():
+    config = SlimConfig()
+    assert (config.r, config.num_experts, config.num_identity, config.top_k) == (16, 8, 2, 2)
+    assert config.merge == "fast"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"r": 0}, "`r` must be 1 or more, not 0."),
+        ({"r": 2.5}, "`r` must be a whole number, not 2.5."),
+        ({"r": True}, "`r` must be a whole number, not True."),
+        ({"num_experts": 0}, "`num_experts` must be 1 or more"),
+        ({"num_identity": -1}, "`num_identity` must be 0 or more"),
+        ({"num_clusters": 0}, "`num_clusters` must be 1 or more"),
+        ({"top_k": 0}, "`top_k` must be 1 or more"),
+        ({"top_k": 11}, "`top_k` is 11, but there are only 10 experts"),
+        ({"router_hidden": -1}, "`router_hidden` must be 0 or more"),
+        ({"alpha": 0}, "`alpha` must be above 0"),
+        ({"alpha": float("nan")}, "`alpha` must be a finite number"),
+        ({"alpha": "32"}, "`alpha` must be a finite number, not '32'."),
+        ({"dropout": 1.0}, "`dropout` must be 0 or more and below 1"),
+        ({"cluster_momentum": 1.0}, "`cluster_momentum` must be 0 or more and below 1"),
+        ({"yield_strength": -0.1}, "`yield_strength` must be 0 or more"),
+        ({"yield_quantile": 0.0}, "`yield_quantile` must be above 0 and below 1"),
+        ({"mask_rate": 1.0}, "`mask_rate` must be 0 or more and below 1"),
+        ({"mask_rate": float("inf")}, "`mask_rate` must be a finite number"),
+        ({"mask_seed": -1}, "`mask_seed` must be 0 or more"),
+        ({"mask_seed": 2**31}, "`mask_seed` must be below 2\\*\\*31"),
+        ({"l1_coefficient": -1.0}, "`l1_coefficient` must be 0 or more"),
+        ({"balance_coefficient": -1.0}, "`balance_coefficient` must be 0 or more"),
+        ({"merge": "slow"}, "`merge` must be one of 'fast', 'dare', 'none', not 'slow'."),
+        ({"cluster_init": "kmeans"}, "`cluster_init` must be one of"),
+        ({"distance": "l2"}, "`distance` must be one of"),
+        ({"yield_mode": "off"}, "`yield_mode` must be one of"),
+        ({"router_scope": "model"}, "`router_scope` must be one of"),
+        ({"rank_pattern": {"q_proj": 0}}, r"`rank_pattern\['q_proj'\]` must be 1 or more"),
+        ({"alpha_pattern": {"q_proj": -2.0}}, r"`alpha_pattern\['q_proj'\]` must be above 0"),
+        ({"target_modules": "all-linear", "layers_to_transform": [0]}, "`layers_to_transform` needs"),
+        ({"target_modules": ".*q", "layers_pattern": "h"}, "`layers_pattern` needs"),
+        ({"layers_pattern": "h"}, "`layers_to_transform` must say which blocks"),
+        ({"format_version": 2}, "saved in format 2; the installed slim_core reads formats up to 1"),
+        ({"format_version": 0}, "`format_version` must be 1 or more"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_a_sentence(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        SlimConfig(**wrong)
+
+
+def test_a_saved_config_is_plain_json_and_loads_equal(tmp_path):
+    config = SlimConfig(r=3, target_modules=["q_proj"], rank_pattern={"v_proj": 2}, yield_mode="calibrated")
+    config.save_pretrained(str(tmp_path))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "SLIM"
+    loaded = PeftConfig.from_pretrained(str(tmp_path))
+    assert isinstance(loaded, SlimConfig)
+    # Saving marks a config for inference.
+    assert dataclasses.replace(loaded, inference_mode=False) == config
+
+
+@pytest.mark.parametrize(("rslora", "factor"), [(False, 2.0), (True, 8.0)])
+def test_scaling_follows_lora(rslora, factor):
+    assert SlimConfig(use_rslora=rslora).scaling(16, 32.0) == factor
+
+
+def test_one_lora_expert_alone_is_not_routed():
+    assert not SlimConfig(num_experts=1, num_identity=0, top_k=1).routed
+    assert SlimConfig(num_experts=1, num_identity=1, top_k=1).routed

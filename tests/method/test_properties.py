@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold for SLIM on random layers, small models of four families, and a real small model."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from slim_core import SlimConfig
+from slim_core.method.context import ForwardContext
+from slim_core.method.layer import SlimLayer
+from slim_core.method.linear import Linear
+from tests.conftest import TINY, build
+from tests.method import reference
+
+
+FAMILIES = [*TINY, "stories"]
+VARIANTS = {
+    "paper": {},
+    "calibrated": {"yield_mode": "calibrated", "yield_quantile": 0.5},
+    "rms": {"distance": "rms"},
+    "no merging": {"merge": "none"},
+    "heavy merging": {"mask_rate": 0.6, "mask_rescale": True},
+    "hidden router": {"router_hidden": 5},
+    "block router": {"router_scope": "block"},
+    "one identity": {"num_identity": 1, "top_k": 3},
+    "no identity": {"num_identity": 0},
+    "all kept": {"top_k": 5},
+    "two clusters": {"num_clusters": 2, "use_rslora": True},
+}
+
+
+def slim_config(**changes) -> SlimConfig:
+    sizes = {"r": 2, "num_experts": 3, "num_identity": 2, "num_clusters": 4, "init_weights": False}
+    return SlimConfig(**(sizes | changes), target_modules="all-linear")
+
+
+def trained(family: str, **changes):
+    """A model whose SLIM adapter has seen data: clusters, router and factors are all at work."""
+    model = get_peft_model(build(family), slim_config(**changes))
+    model.train()
+    generator = torch.Generator().manual_seed(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        ids = torch.randint(3, 99, (4, 16), generator=generator)
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "slim_router" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return model.eval()
+
+
+def layers_with_inputs(model, **batch):
+    """Every SLIM layer's input and output in one forward."""
+    seen = []
+    handles = [
+        m.register_forward_hook(lambda m, args, out: seen.append((m, args[0].detach(), out.detach())))
+        for m in model.modules()
+        if isinstance(m, SlimLayer)
+    ]
+    with torch.no_grad():
+        model(**batch)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_layer_of_a_model_equals_the_slow_formulas(variant, ids):
+    model = trained("llama", **VARIANTS[variant])
+    seen = layers_with_inputs(model, input_ids=ids[:1])
+    assert len(seen) == 14
+    owners = {}
+    for layer, x, out in seen:
+        state = reference.layer_state(layer, "default")
+        if "router" in state:
+            owners[id(x)] = state
+        else:  # a sibling that read the same tensor owns the router
+            owner = layer._router_owner["default"][0]
+            shared = reference.layer_state(owner, "default")
+            state |= {k: shared[k] for k in ("router", "router_bias", "center", "var")}
+        with torch.no_grad():
+            base = layer.base_layer(x)[0].double()
+        config = layer.slim_config["default"]
+        expected = base + reference.slim_delta(x[0], state, config, layer.scaling["default"])
+        torch.testing.assert_close(out[0].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_of_every_family_equal_the_slow_formulas(family, ids):
+    model = trained(family)
+    for layer, x, out in layers_with_inputs(model, input_ids=ids[:1, :6])[::3]:
+        with torch.no_grad():
+            base = layer.base_layer(x)[0].double()
+        state = reference.layer_state(layer, "default")
+        expected = base + reference.slim_delta(x[0], state, layer.slim_config["default"], layer.scaling["default"])
+        torch.testing.assert_close(out[0].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_adapter_changes_nothing(family, ids):
+    model = build(family)
+    expected = model(ids).logits
+    adapted = get_peft_model(model, slim_config(init_weights=True))
+    assert torch.equal(adapted.eval()(ids).logits, expected)
+    assert torch.equal(adapted.train()(input_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_disabling_restores_the_base_bit_for_bit(family, ids):
+    expected = build(family)(ids).logits
+    model = trained(family)
+    assert not torch.equal(model(ids).logits, expected)
+    with model.disable_adapter():
+        assert torch.equal(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_is_repeatable(variant, ids):
+    model = trained("llama", **VARIANTS[variant])
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_alone_equals_the_row_in_a_batch(family, ids):
+    model = trained(family)
+    together = model(ids).logits
+    for row in range(3):
+        torch.testing.assert_close(model(ids[row : row + 1]).logits[0], together[row], rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_changes_nothing(family, side, ids):
+    model = trained(family)
+    alone = model(ids[:1]).logits[0]
+    pad = torch.full((1, 5), 1)
+    padded = torch.cat([pad, ids[:1]] if side == "left" else [ids[:1], pad], dim=1)
+    mask = torch.ones_like(padded)
+    mine = slice(5, None) if side == "left" else slice(0, 12)
+    mask[:, : 5 if side == "left" else None] = 0
+    mask[:, mine] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[0, mine]
+    torch.testing.assert_close(logits, alone, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", ["llama", "stories"])
+def test_prefill_equals_decoding_token_by_token(family, variant, ids):
+    model = trained(family, **VARIANTS[variant])
+    whole = model(ids[:2]).logits
+    cache, steps = None, []
+    for t in range(ids.shape[1]):
+        out = model(input_ids=ids[:2, t : t + 1], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        steps.append(out.logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=2e-4)
+
+
+def random_layer(**changes) -> Linear:
+    config = slim_config(**changes)
+    layer = Linear(nn.Linear(24, 20), "default", config, config.r, config.alpha, ForwardContext(), "layer")
+    layer.train()
+    layer(torch.randn(100, 24))
+    return layer.eval()
+
+
+@pytest.mark.parametrize("mode", ["paper", "calibrated"])
+@pytest.mark.parametrize("distance", ["max", "rms"])
+def test_far_tokens_get_the_base_output(mode, distance):
+    layer = random_layer(yield_mode=mode, distance=distance)
+    # A router that likes LoRA: near the clusters LoRA answers, far from them it yields all the same.
+    layer.slim_router_bias["default"].data[:3] += 20
+    near, direction = torch.randn(50, 24), torch.randn(50, 24)
+    moved = [(layer(x) - layer.base_layer(x)).norm() for x in (near, 1000 * direction)]
+    assert moved[0] > 1
+    assert moved[1] == 0
+    assert torch.equal(layer(1000 * direction), layer.base_layer(1000 * direction))
+
+
+def test_a_single_expert_without_merging_is_pefts_lora(ids):
+    lora = get_peft_model(
+        build("llama"), LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", init_lora_weights=False)
+    ).eval()
+    slim = get_peft_model(
+        build("llama"), slim_config(r=4, alpha=6.0, num_experts=1, num_identity=0, top_k=1, merge="none")
+    ).eval()
+    theirs = dict(lora.named_modules())
+    for name, module in slim.named_modules():
+        if isinstance(module, SlimLayer):
+            assert not len(module.slim_router) and not len(module.slim_center)
+            module.slim_A["default"].data.copy_(theirs[name].lora_A["default"].weight)
+            module.slim_B["default"].data.copy_(theirs[name].lora_B["default"].weight)
+    torch.testing.assert_close(slim(ids).logits, lora(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_equal_those_of_the_slow_formulas():
+    layer = random_layer(merge="none", top_k=5, cluster_init="random").double()
+    layer.slim_A["default"].requires_grad_(False)  # frozen: the clusters stand still
+    x = torch.randn(4, 24, dtype=torch.float64, requires_grad=True)
+    state = reference.layer_state(layer, "default")
+
+    def slow(value):
+        return reference.slim_delta(value, state, layer.slim_config["default"], layer.scaling["default"])
+
+    upstream = torch.randn(4, 20, dtype=torch.float64)
+    (layer(x) - layer.base_layer(x)).backward(upstream)
+    for t, c in ((0, 0), (1, 7), (3, 23)):
+        step = torch.zeros_like(x)
+        step[t, c] = 1e-4
+        numeric = ((slow(x.detach() + step) - slow(x.detach() - step)) * upstream).sum() / 2e-4
+        assert x.grad[t, c].item() == pytest.approx(numeric.item(), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_base_dtypes_keep_their_dtype_and_statistics_stay_float32(dtype, ids):
+    base = build("llama").to(dtype)
+    expected = base(ids).logits
+    model = get_peft_model(base, slim_config(init_weights=True, yield_mode="calibrated"))
+    assert torch.equal(model.eval()(ids).logits, expected)
+    model.train()(input_ids=ids, labels=ids).loss.backward()
+    logits = model.eval()(ids).logits
+    assert logits.dtype == dtype and logits.isfinite().all()
+    for layer in (m for m in model.modules() if isinstance(m, SlimLayer)):
+        assert layer.slim_A["default"].grad.isfinite().all()
+        for name in ("slim_center", "slim_var", "slim_reference"):
+            assert getattr(layer, name)["default"].dtype == torch.float32
+        center = layer.slim_center["default"]
+        # A float32 mean of activations is not a bfloat16 number.
+        assert dtype == torch.float32 or not torch.equal(center, center.to(dtype).float())
+
+
+def test_moving_the_model_to_another_dtype_does_not_round_the_statistics(ids):
+    model = trained("llama")
+    layer = next(m for m in model.modules() if isinstance(m, SlimLayer))
+    before = layer.slim_center["default"].clone(), layer.slim_var["default"].clone()
+    model.to(torch.bfloat16)
+    assert layer.slim_A["default"].dtype == torch.bfloat16
+    assert torch.equal(layer.slim_center["default"], before[0])
+    assert torch.equal(layer.slim_var["default"], before[1])
+    assert layer.slim_count["default"].dtype == torch.int64
+    assert model(ids).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("scope", ["linear", "block"])
+def test_autocast_routes_in_float32(scope, ids):
+    model = trained("llama", router_scope=scope)
+    from slim_core import trace_routing
+
+    with trace_routing(model) as plain:
+        model(ids)
+    with trace_routing(model) as cast, torch.autocast("cpu", dtype=torch.bfloat16):
+        model(ids)
+    first = plain.row(0), cast.row(0)
+    assert first[1].weights.dtype == torch.float32
+    # The first layer's input is the same under autocast, so its routing must be bit-equal to float32's.
+    assert torch.equal(first[0].weights[0], first[1].weights[0])
+
+
+def test_a_shared_router_is_computed_once_per_block(ids):
+    model = trained("llama", router_scope="block")
+    layers = [m for m in model.modules() if isinstance(m, SlimLayer)]
+    owners = [m for m in layers if len(m.slim_router)]
+    # Per block q/k/v share, o has its own, gate/up share, down has its own.
+    assert (len(layers), len(owners)) == (14, 8)
+    model(ids)
+    assert all(not any(m._shared_routing.values()) for m in layers), "activations are held after the forward"
