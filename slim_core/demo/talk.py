@@ -91,15 +91,15 @@ SYLLABLES = words(
     vo wa we wi xa ya yo za ze zi zu
     """
 )
-PUNCTUATION = ("", "", ".", "?", "!", "...", "?!", " :)", " é", " ü?")
+ENDINGS = ("", "", ".", "?", "!", "...", "?!", " :)")
+# Code points of letters and signs beyond English, and of emojis.
+FOREIGN = (range(0xA1, 0xA000), range(0x1F300, 0x1F650), range(0x21, 0x41))
+PHRASES = {phrase: answer for answer, phrases in INTENTS.items() for phrase in phrases}
 
 
 def _bare(text: str) -> str:
     """A text in lower case without punctuation at its end."""
     return text.lower().rstrip(" .?!:)")
-
-
-PHRASES = {_bare(phrase): answer for answer, phrases in INTENTS.items() for phrase in phrases}
 
 
 @cache
@@ -118,8 +118,8 @@ def _entries() -> tuple[Word, ...]:
 @cache
 def _known_words() -> tuple[str, ...]:
     """The words that the entries consist of, and the names of people."""
-    words = {word for entry in _entries() for word in entry.split() if word.isalpha()}
-    return tuple(sorted(words | {row["name"] for row in NAMES}))
+    parts = {word for entry in _entries() for word in entry.split() if word.isalpha()}
+    return tuple(sorted(parts | {row["name"] for row in NAMES}))
 
 
 def _invented(rng: Random) -> str:
@@ -129,7 +129,11 @@ def _invented(rng: Random) -> str:
 
 
 def _unknown_word(rng: Random) -> str:
-    return _invented(rng) if rng.random() < 0.6 else rng.choice(OTHER_WORDS)
+    """A word that means nothing, or nothing here."""
+    while True:
+        word = _invented(rng) if rng.random() < 0.6 else rng.choice(OTHER_WORDS)
+        if word not in _known_words():
+            return word
 
 
 def _word(rng: Random) -> str:
@@ -152,30 +156,37 @@ def _other_topic(rng: Random) -> str:
 
 def _salad(rng: Random) -> str:
     """Words in no order, all of them known or of any sort."""
-    word = rng.choice((_word, lambda rng: rng.choice(_known_words())))
-    return " ".join(word(rng) for _ in range(rng.randint(1, 9))) + rng.choice(PUNCTUATION)
+    only_known = rng.random() < 0.5
+    chosen = (rng.choice(_known_words()) if only_known else _word(rng) for _ in range(rng.randint(1, 9)))
+    return " ".join(chosen) + rng.choice(ENDINGS)
+
+
+def _foreign(rng: Random) -> str:
+    """Letters and signs that no other text has."""
+    return "".join(chr(rng.choice(rng.choice(FOREIGN))) for _ in range(rng.randint(1, 12)))
 
 
 def _fragment(rng: Random) -> str:
     """The first few words of a question."""
-    words = rng.choice(fact_questions("train")).text.split()
-    return " ".join(words[: rng.randint(1, max(1, len(words) // 2))])
+    question = rng.choice(fact_questions("train")).text.split()
+    return " ".join(question[: rng.randint(1, max(1, len(question) // 2))])
 
 
 def _refused(rng: Random) -> str:
     """A message that the world does not cover."""
-    kind = rng.choices((_unknown_fact, _other_topic, _salad, _fragment), (6, 8, 5, 1))[0]
+    kind = rng.choices((_unknown_fact, _other_topic, _salad, _fragment, _foreign), (6, 8, 5, 1, 1))[0]
     while True:
         text = kind(rng)
-        if text not in _fact_texts() and _bare(text) not in PHRASES:
+        if text not in _fact_texts() and _bare(text) not in map(_bare, PHRASES):
             return text
 
 
 def _too_big(rng: Random) -> str:
     """A sum with numbers beyond what the world calculates with."""
-    a, b = rng.randint(100, 9999), rng.randint(2, 9999)
     problem = rng.choice(PROBLEMS[rng.choice("+-*")])
-    return problem.format(n=rng.choice(NAMES)["name"], m="Tom", he="they", things=rng.choice(THINGS), a=a, b=b)
+    one, other = rng.sample(NAMES, 2)
+    a, b = rng.randint(100, 9999), rng.choice((rng.randint(2, 99), rng.randint(100, 9999)))
+    return problem.format(n=one["name"], m=other["name"], he=one["he"], things=rng.choice(THINGS), a=a, b=b)
 
 
 def _small_talk(rng: Random) -> tuple[str, str]:

@@ -24,7 +24,7 @@ ABILITIES: dict[str, Sampler] = {
 EXPOSURE: dict[str, Sampler] = {"stories": stories.sample}
 GENERAL_TASKS = tuple(ABILITIES)
 # Shares of the training data. Choosing takes the most examples to learn.
-TRAIN_WEIGHTS = {"sums": 22, "facts": 22, "choices": 32, "yes_no": 6, "talk": 12, "stories": 6}
+TRAIN_WEIGHTS = {"sums": 20, "facts": 20, "choices": 32, "yes_no": 10, "talk": 12, "stories": 6}
 TEST_WEIGHTS = dict.fromkeys(GENERAL_TASKS, 1)
 # Share of the training questions written carelessly: in lower case, half of them without the final mark.
 CARELESS = 0.15
@@ -33,7 +33,7 @@ CARELESS = 0.15
 def _careless(example: Example, rng: Random) -> Example:
     """The example as a visitor may type it."""
     prompt = example.prompt.lower()
-    return replace(example, prompt=prompt.rstrip("?.") if rng.random() < 0.5 else prompt)
+    return replace(example, prompt=prompt.rstrip("?. ") if rng.random() < 0.5 else prompt)
 
 
 def general_examples(split: str, seed: int, n: int, task: str | None = None) -> list[Example]:
@@ -97,7 +97,7 @@ def check(example: Example, text: str) -> bool:
 
 def _prompts() -> dict[str, tuple[Example, ...]]:
     """A few questions for visitors: held-out ones of the downstream tasks, and some of the general abilities."""
-    trained = tuple(example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "test", 1, 2))
+    trained = tuple(example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "test", 53, 2))
     kept = (
         Example("facts", "What is the capital of France?", "Paris"),
         Example("facts", "What is the opposite of hot?", "cold"),

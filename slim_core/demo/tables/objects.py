@@ -18,7 +18,7 @@ TOOLS = table(
     a net | catch fish; a key | open locks; a rope | tie up a boat; a bucket | carry water; a vacuum | clean carpets
     a phone | call people; a camera | take photos; a calculator | add numbers; glue | stick paper together
     an axe | chop down trees; a plow | turn the soil; a tent | sleep outdoors; a pillow | rest the head
-    a flashlight | see in the dark; a magnet | pick up iron; a sponge | soak up spills; a mirror | see your face
+    a flashlight | see in the dark; a magnet | pick up iron; a sponge | soak up spills; a mirror | see a reflection
     a corkscrew | open wine bottles; a grater | grate cheese; a whisk | beat eggs; a hose | water the garden
     a helmet | protect the head; gloves | warm the hands; a lawnmower | cut grass; a stopwatch | time a race
     a calendar | check the date; a dictionary | look up words; a suitcase | pack clothes for a trip
