@@ -72,13 +72,15 @@ class SlimConfig(PeftConfig):
         distance (`"max"` or `"rms"`):
             Statistic of |z| over the channels: the maximum (the paper's), or the root of the mean square, which a few
             outlier channels do not dominate.
-        yield_mode (`"paper"` or `"calibrated"`):
+        yield_mode (`"calibrated"` or `"paper"`):
             `"paper"` subtracts `yield_strength * d` from the LoRA experts' logits; `"calibrated"` subtracts only what
-            exceeds a running quantile of d over the training tokens.
+            exceeds a running quantile of d over the training tokens. With the paper's, LoRA experts start behind by
+            the usual distance of training tokens, which grows with C_in. Where I >= K, most tokens then keep identity
+            experts only and teach the router nothing.
         yield_strength (`float`):
-            Factor in front of the distance.
+            Factor in front of the distance. The paper's is 1.
         yield_quantile (`float`):
-            The quantile of d over training tokens that `"calibrated"` takes as "in domain".
+            The quantile of d over training tokens up to which `"calibrated"` does not yield.
         router_hidden (`int`):
             Width of a residual block before the router's linear map; 0 for the linear map alone.
         router_scope (`"linear"` or `"block"`):
@@ -145,13 +147,13 @@ class SlimConfig(PeftConfig):
     distance: Literal["max", "rms"] = field(
         default="max", metadata={"help": "Statistic of |z| over channels: 'max' (the paper's) or 'rms'."}
     )
-    yield_mode: Literal["paper", "calibrated"] = field(
-        default="paper",
+    yield_mode: Literal["calibrated", "paper"] = field(
+        default="calibrated",
         metadata={"help": "'paper' yields by d, 'calibrated' by what exceeds a running quantile of d."},
     )
-    yield_strength: float = field(default=1.0, metadata={"help": "Factor in front of the distance."})
+    yield_strength: float = field(default=4.0, metadata={"help": "Factor in front of the distance; the paper's is 1."})
     yield_quantile: float = field(
-        default=0.95, metadata={"help": "Quantile of d over training tokens that counts as in domain ('calibrated')."}
+        default=0.5, metadata={"help": "Quantile of d over training tokens up to which 'calibrated' does not yield."}
     )
     router_hidden: int = field(
         default=0, metadata={"help": "Width of a residual block before the router's linear map; 0 for none."}

@@ -18,7 +18,7 @@ from tests.conftest import tiny_llama
 
 
 VARIANTS = {
-    "paper": {},
+    "paper": {"yield_mode": "paper"},
     "no merging": {"merge": "none"},
     "calibrated": {"yield_mode": "calibrated", "yield_quantile": 0.5},
     "block router": {"router_scope": "block"},

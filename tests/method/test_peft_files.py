@@ -31,12 +31,13 @@ from tests.conftest import TINY, build, tiny_llama
 # Every kind of state at once.
 EVERYTHING = {"yield_mode": "calibrated", "router_hidden": 4, "router_scope": "block"}
 FACTORS = {"slim_A", "slim_B"}
-ROUTING = {"slim_router", "slim_router_bias", "slim_center", "slim_var", "slim_count"}
+PAPER = {"slim_router", "slim_router_bias", "slim_center", "slim_var", "slim_count"}
+ROUTING = PAPER | {"slim_reference"}
 MASKS = {"slim_columns", "slim_rows"}
 # What a config adds, and the tensors it leads to.
 VARIANTS = {
-    "paper": ({}, FACTORS | ROUTING | MASKS),
-    "calibrated": ({"yield_mode": "calibrated"}, FACTORS | ROUTING | MASKS | {"slim_reference"}),
+    "default": ({}, FACTORS | ROUTING | MASKS),
+    "paper": ({"yield_mode": "paper"}, FACTORS | PAPER | MASKS),
     "hidden": ({"router_hidden": 4}, FACTORS | ROUTING | MASKS | {"slim_router_down", "slim_router_up"}),
     "block": ({"router_scope": "block"}, FACTORS | ROUTING | MASKS),
     "unmasked": ({"merge": "none"}, FACTORS | ROUTING),

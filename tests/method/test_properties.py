@@ -16,8 +16,8 @@ from tests.method import reference
 
 FAMILIES = [*TINY, "stories"]
 VARIANTS = {
-    "paper": {},
-    "calibrated": {"yield_mode": "calibrated", "yield_quantile": 0.5},
+    "default": {},
+    "the paper's yielding": {"yield_mode": "paper", "yield_strength": 1.0},
     "rms": {"distance": "rms"},
     "no merging": {"merge": "none"},
     "heavy merging": {"mask_rate": 0.6, "mask_rescale": True},
@@ -87,7 +87,7 @@ def test_every_layer_of_a_model_equals_the_slow_formulas(variant, ids):
         else:  # a sibling that read the same tensor owns the router
             owner = layer._router_owner["default"][0]
             shared = reference.layer_state(owner, "default")
-            state |= {k: shared[k] for k in ("router", "router_bias", "center", "var")}
+            state |= {k: shared[k] for k in ("router", "router_bias", "center", "var", "reference")}
         with torch.no_grad():
             base = layer.base_layer(x)[0].double()
         config = layer.slim_config["default"]
@@ -165,7 +165,8 @@ def test_prefill_equals_decoding_token_by_token(family, variant, ids):
         cache = out.past_key_values
         steps.append(out.logits)
     # Rounding errors grow with the logits, and with the real model's small variances.
-    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=2e-4 * whole.abs().max().item())
+    tolerance = (1e-3 if family == "stories" else 1e-4) * whole.abs().max().item()
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=tolerance)
 
 
 def random_layer(**changes) -> Linear:
