@@ -7,7 +7,6 @@ import csv
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +163,7 @@ def _json_items(text: str) -> Iterator[tuple[Any, int]]:
 
 def _read_csv(name: str, content: bytes) -> tuple[list[Record], int]:
     # A text may be longer than the module's usual limit of 131,072 characters.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if name.lower().endswith(".tsv") else ","
     reader = csv.reader(io.StringIO(_text(name, content), newline=""), delimiter=delimiter, strict=True)
     records, blank, before = [], 0, 0

@@ -78,7 +78,9 @@ class SlimTrainer(Trainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers', with the mean over tokens in place of the mean over batches."""
         self._evaluated = []
-        output = super().evaluation_loop(*args, **kwargs)
+        # A data loader draws a number when it starts. A run that resumes after an evaluation has not drawn it.
+        with torch.random.fork_rng(devices=[]):
+            output = super().evaluation_loop(*args, **kwargs)
         # Over several devices the last batch may hold a few examples twice; so it is in transformers' own mean.
         total, tokens = self.accelerator.reduce(torch.stack(self._evaluated).sum(0)).tolist()
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / tokens
