@@ -122,7 +122,13 @@ def train(
     ] = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", rich_help_panel=MACHINE, help="Go on where it ended.")] = False,
 ) -> None:
-    """Fine-tune an adapter on your own data. Ctrl-C saves; `accelerate launch -m slim_core train …` for many GPUs."""
+    """Fine-tune an adapter on your own data.
+
+    Ctrl-C saves. For several GPUs, FSDP or DeepSpeed: accelerate launch -m slim_core train …
+
+    The defaults are the paper's. It is silent on alpha, lengths and schedule: alpha is twice the rank, and the rate
+    falls linearly after a warm-up of 3 % of the steps. LoRA and DoRA get SLIM's total rank, rank × experts.
+    """
     from .training import Columns, TrainingError, TrainSettings
     from .training import train as run
 

@@ -19,7 +19,7 @@ from .settings import TrainSettings
 CHECKPOINTS = "checkpoints"
 # Settings that may change when a run goes on: they change no number that is computed.
 FREE = ("output", "resume", "methods", "log_every", "save_every", "report_to")
-COMPLETE = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+LAST_FILE = "trainer_state.json"  # transformers writes it after all the others
 
 
 def check_output(settings: TrainSettings) -> None:
@@ -65,8 +65,8 @@ def last_checkpoint(folder: Path, earlier: TrainingRecord | None, now: TrainingR
 
 def _is_complete(path: Path) -> bool:
     # A crash may have left half a checkpoint behind. Links may lead out of the run's own folder.
-    files = [path, *(path / name for name in COMPLETE)]
-    return path.name.rpartition("-")[2].isdigit() and all(f.exists() and not f.is_symlink() for f in files)
+    linked = any(file.is_symlink() for file in [path, *path.rglob("*")])
+    return path.name.rpartition("-")[2].isdigit() and (path / LAST_FILE).is_file() and not linked
 
 
 def _check_same(earlier: TrainingRecord, now: TrainingRecord) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 import signal
 import threading
+import time
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .errors import TrainingError
 
 
+SAME_SIGNAL = 1.0  # seconds within which launchers pass a Ctrl-C on once more
 SHOWN = {
     "loss": "loss {:.4f}",
     "loss_l1": "l1 {:.4g}",
@@ -66,9 +69,7 @@ class LiveProgress(TrainerCallback):
     ) -> None:
         if self._progress is None:
             return
-        task = self._progress.tasks[0]
-        speed = f"{task.speed * self._batch_size:.1f} examples/s" if task.speed else ""
-        self._progress.update(self._task, completed=state.global_step, speed=speed)
+        self._progress.update(self._task, completed=state.global_step, speed=self._speed())
 
     def on_log(
         self,
@@ -83,7 +84,17 @@ class LiveProgress(TrainerCallback):
             return
         if "loss" in logs:
             self._progress.update(self._task, loss=shown[0])
-        self._console.print(f"{self._title} step {state.global_step}/{state.max_steps}: {', '.join(shown)}")
+            shown += [text for text in (self._speed(), self._time_left()) if text]
+        line = f"{self._title} step {state.global_step}/{state.max_steps}: {', '.join(shown)}"
+        self._console.print(line, soft_wrap=True)
+
+    def _speed(self) -> str:
+        speed = self._progress.tasks[0].speed
+        return f"{speed * self._batch_size:.1f} examples/s" if speed else ""
+
+    def _time_left(self) -> str:
+        seconds = self._progress.tasks[0].time_remaining
+        return f"{timedelta(seconds=round(seconds))} left" if seconds else ""
 
     def close(self) -> None:
         """Take the bar away, however training ended."""
@@ -95,7 +106,8 @@ class LiveProgress(TrainerCallback):
 class StopOnInterrupt(TrainerCallback):
     """Within a `with` block, a first Ctrl-C ends training after the running step, with a checkpoint.
 
-    A second one ends it at once. Outside the main thread, where no signal arrives, `ask` does the same.
+    So does the end that a cluster announces (SIGTERM). A second signal ends it at once. Outside the main thread, where
+    no signal arrives, `ask` does the same.
 
     Attributes:
         stopped: whether training was ended that way.
@@ -103,26 +115,27 @@ class StopOnInterrupt(TrainerCallback):
 
     def __init__(self) -> None:
         self.stopped = False
-        self._asked = False
-        self._before: Any = None
+        self._asked_at: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def ask(self) -> None:
         """End training after the running step."""
-        self._asked = True
+        self._asked_at = time.monotonic()
 
     def __enter__(self) -> StopOnInterrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            self._before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self._asked_at is None:
+            self.ask()
+        elif time.monotonic() - self._asked_at > SAME_SIGNAL:
             raise KeyboardInterrupt
-        self.ask()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -142,8 +155,8 @@ class StopOnInterrupt(TrainerCallback):
     def _anyone_asked(self, device: torch.device) -> bool:
         # The signal reaches the processes at different steps; all must stop at the same one.
         if not (dist.is_available() and dist.is_initialized()):
-            return self._asked
-        asked = torch.tensor(float(self._asked), device=device)
+            return self._asked_at is not None
+        asked = torch.tensor(float(self._asked_at is not None), device=device)
         dist.all_reduce(asked, op=dist.ReduceOp.MAX)
         return bool(asked)
 

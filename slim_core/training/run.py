@@ -113,6 +113,8 @@ def _train_or_keep(method: str, prepared: _Prepared) -> TrainingRecord:
             prepared.console.print(f"{method} is finished; nothing to resume.")
             return earlier
         checkpoint = last_checkpoint(folder, earlier, record)
+        begins = "begins anew: no checkpoint was written" if checkpoint is None else f"goes on from {checkpoint.name}"
+        prepared.console.print(f"{method} {begins}.")
         record.seconds = earlier.seconds if earlier is not None and checkpoint is not None else 0.0
     try:
         return _train_one(record, prepared, folder, checkpoint)
@@ -176,6 +178,8 @@ def training_arguments(settings: TrainSettings, folder: Path, validate: bool) ->
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=WARMUP,
+        # Said aloud, since transformers trains over several processes without an accelerator only then.
+        use_cpu=not torch.accelerator.is_available(),
         bf16=compute_dtype() == torch.bfloat16,
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,

@@ -75,6 +75,27 @@ def test_bad_input_is_one_sentence_and_exit_code_1(arguments, sentence, base, pa
     assert "Traceback" not in result.output
 
 
+def test_two_processes_train_one_adapter_as_one_process_does(base, pairs, tmp_path):
+    # 16 examples for training and 8 for validation divide evenly, so that no process is handed one twice.
+    arguments = ["--base", base, "--data", pairs, "--batch-size", 8, "--validation-share", "0.334", "--log-every", 1]
+    arguments += ["--rank", 2, "--experts", 4, "--epochs", 2, "--slim", "merge=none", "--slim", "l1_coefficient=0.01"]
+    arguments += ["--slim", "num_clusters=1", "--learning-rate", "0.01"]
+    assert run(*arguments, "--output", tmp_path / "one").exit_code == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [*launch, "-m", "slim_core", "train", *arguments, "--output", tmp_path / "two"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The slim adapter is in") == 1
+    one, two = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two"))
+    assert two["steps"] == one["steps"] == 4
+    for name in ("validation_loss_before", "validation_loss_after"):
+        assert two[name] == pytest.approx(one[name], abs=1e-3)
+    for name in ("loss", "loss_l1", "identity_share"):
+        curves = [[entry[name] for entry in record["curves"] if name in entry] for record in (one, two)]
+        assert curves[1] == pytest.approx(curves[0], abs=2e-3), name
+
+
 def test_ctrl_c_saves_and_exits_with_130(base, pairs, tmp_path):
     command = [sys.executable, "-m", "slim_core", "train", "--base", base, "--data", pairs]
     command += ["--output", tmp_path / "out", "--epochs", "1000", *SMALL]
