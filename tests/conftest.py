@@ -29,6 +29,8 @@ DATA = Path(os.environ.get("SLIM_TEST_DATA", Path(__file__).resolve().parents[2]
 STORIES = DATA / "lm-stories260K" / "hf"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The models are too small for a second thread to pay.
+torch.set_num_threads(1)
 
 
 SIZES = {

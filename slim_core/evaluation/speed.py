@@ -7,18 +7,19 @@ ratio within a round; the report gives the median over the rounds.
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from ..method import SlimConfig, trace_routing
+from ..method import SlimConfig, slice_factors, trace_routing
 from ..method.routing import route
 
 
@@ -89,47 +90,36 @@ class _Holder(nn.Module):
 
 
 def _variants(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Tensor], Tensor]]:
-    def model(peft_config=None):
+    def model(peft_config: PeftConfig | None) -> nn.Module:
         torch.manual_seed(0)
         holder = _Holder(setting.width, setting.device, setting.dtype)
-        if peft_config is None:
-            return holder.requires_grad_(False)
-        return get_peft_model(holder, peft_config)
+        return holder.requires_grad_(False) if peft_config is None else get_peft_model(holder, peft_config)
 
-    def slim():
-        # One training forward starts the clusters; the number of data tokens does not change the work.
-        made = model(SlimConfig(**vars_of(config), target_modules=["linear"]))
-        made.train()
-        made(torch.randn(256, setting.width, device=setting.device, dtype=setting.dtype))
-        return made
+    def slim() -> nn.Module:
+        made = model(replace(config, target_modules=["linear"], init_weights=False))
+        # One training forward starts the clusters. What they are does not change the work.
+        made.train()(torch.randn(256, setting.width, device=setting.device, dtype=setting.dtype))
+        return made.train(setting.backward)
 
     rank = config.num_experts * config.r
-    lora = model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["linear"], init_lora_weights=False))
-    plain, traced, looped = slim(), slim(), slim()
-    trace = trace_routing(traced)
-    trace.__enter__()
-    recorded = traced.base_model.context.trace
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["linear"], init_lora_weights=False)
+    traced = slim()
 
     def run_traced(x: Tensor) -> Tensor:
-        recorded.clear()
-        return traced(x)
+        with trace_routing(traced):
+            return traced(x)
 
     variants = {
-        "base": model(),
-        "peft lora": lora,
-        "slim": plain,
+        "base": model(None),
+        "peft lora": model(lora).train(setting.backward),
+        "slim": slim(),
         "slim, trace on": run_traced,
-        "loop over experts": LoopedExperts(looped.base_model.model.linear),
+        "loop over experts": LoopedExperts(slim().base_model.model.linear),
     }
-    for made in (lora, plain, traced, looped):
-        made.train(setting.backward)
+    if config.merge == "fast" and not setting.backward:
+        variants["slim, sliced"] = sliced = slim()
+        slice_factors(sliced, "default")
     return variants
-
-
-def vars_of(config: SlimConfig) -> dict[str, object]:
-    """The fields of a config that shape a layer's work."""
-    names = ("r", "num_experts", "num_identity", "top_k", "num_clusters", "router_hidden", "merge", "mask_rate")
-    return {name: getattr(config, name) for name in names} | {"init_weights": False}
 
 
 def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Timing]:
@@ -182,6 +172,14 @@ def _seconds(run: Callable[[], None], repeats: int, device: str) -> float:
 def _repeats(run: Callable[[], None], device: str) -> int:
     _seconds(run, 3, device)
     return max(1, round(ROUND_SECONDS / _seconds(run, 2, device)))
+
+
+def describe_machine() -> str:
+    """What the numbers were taken on."""
+    parts = [f"torch {torch.__version__}", f"{torch.get_num_threads()} CPU threads", platform.machine()]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)
 
 
 def settings(devices: list[str], widths: list[int], tokens: list[int]) -> Iterator[Setting]:

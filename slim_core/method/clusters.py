@@ -98,7 +98,9 @@ def slide(
 
 
 @torch.no_grad()
-def first_clusters(x: Tensor, valid: Tensor | None, num_clusters: int) -> tuple[Tensor, Tensor] | None:
+def first_clusters(
+    x: Tensor, valid: Tensor | None, num_clusters: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor] | None:
     """Centres from the tokens of the first batch by k-means++ seeding, and the batch's variance for each of them.
 
     Seeding by squared distance finds the few far tokens (a begin-of-text token with its huge activations) that a
@@ -108,6 +110,7 @@ def first_clusters(x: Tensor, valid: Tensor | None, num_clusters: int) -> tuple[
         x: (T, C) float tokens.
         valid: (T,) bool, False for padding; None if every token counts.
         num_clusters: N.
+        generator: source of randomness, on the CPU.
 
     Returns:
         centre and variance, each (N, C); None if no token is valid.
@@ -116,11 +119,11 @@ def first_clusters(x: Tensor, valid: Tensor | None, num_clusters: int) -> tuple[
     x = x[x.isfinite().all(-1)]
     if len(x) == 0:
         return None
-    chosen = x[torch.randint(len(x), (1,), device=x.device)]
+    chosen = x[torch.randint(len(x), (1,), generator=generator).to(x.device)]
     nearest = (x - chosen).square().sum(-1)
     for _ in range(num_clusters - 1):
         # The floor matters only if there are fewer different tokens than clusters: then any will do.
-        index = torch.multinomial(nearest + torch.finfo(x.dtype).tiny, 1)
+        index = torch.multinomial((nearest + torch.finfo(x.dtype).tiny).cpu(), 1, generator=generator).to(x.device)
         nearest = torch.minimum(nearest, (x - x[index]).square().sum(-1))
         chosen = torch.cat([chosen, x[index]])
     var = x.var(0, correction=0) if len(x) > 1 else torch.ones_like(x[0])

@@ -246,13 +246,11 @@ class SlimConfig(PeftConfig):
             _check_number(f"alpha_pattern[{pattern!r}]", value, 0, strict=True)
 
     def _check_layers(self) -> None:
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+        if not isinstance(self.target_modules, set) and self.layers_to_transform is not None:
             raise ValueError(
                 "`layers_to_transform` needs `target_modules` as a list of names; a regular expression can name the "
                 "blocks itself."
             )
-        if isinstance(self.target_modules, str) and self.layers_pattern is not None:
-            raise ValueError("`layers_pattern` needs `target_modules` as a list of names, not a regular expression.")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("`layers_pattern` is set, so `layers_to_transform` must say which blocks.")
 

@@ -37,27 +37,35 @@ class ForwardContext:
     Attributes:
         mask: (tokens of the batch,) bool of the running forward, False for padding; None if every token counts.
         batch_size: rows of the running forward's batch; 0 if unknown.
+        forward: number of the running training forward; None outside of one.
         adapter_names: the adapter of each row, or None for the active adapters on every row.
         trace: the routing trace that is being recorded, or None.
         process_group: the data-parallel group over which cluster statistics are added up; None is the default group.
-        has_extra_losses: whether an adapter's config has a loss of its own.
-        balance: load-balance terms of the last training forward, by adapter.
+        expects_losses: whether an adapter with a loss of its own learns in the running forward.
+        balance: load-balance terms of the last forward that had any, by adapter.
     """
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
         self.batch_size = 0
+        self.forward: int | None = None
         self.adapter_names: list[str] | None = None
         self.trace: RoutingTrace | None = None
         self.process_group: dist.ProcessGroup | None = None
+        self.expects_losses = False
         self.balance: dict[str, list[Tensor]] = {}
-        self.has_extra_losses = False
+        self._balance_of: int | None = None
+        self._forwards = 0
         self._forwards_since_losses = 0
-        self._running = False
-        self._pending: list[tuple[SlimLayer, str]] = []
+        self._learned: list[tuple[SlimLayer, str]] = []
         self._rows: dict[tuple[int, torch.device], list[tuple[str, slice | Tensor]]] = {}
         self._handles: list[Any] = []
         self._argument_names: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are between forwards: what belongs to a running or past forward stays behind."""
+        between = {"mask": None, "forward": None, "adapter_names": None, "trace": None, "process_group": None}
+        return self.__dict__ | between | {"balance": {}, "_learned": [], "_rows": {}}
 
     # -- life on a model -----------------------------------------------------------------------------------------
 
@@ -66,7 +74,8 @@ class ForwardContext:
         self._argument_names = list(inspect.signature(model.forward).parameters)
         self._handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            model.register_forward_hook(self._after_forward),
+            # Also after an error, so that nothing of a broken forward reaches the next.
+            model.register_forward_hook(self._after_forward, always_call=True),
         ]
 
     def detach(self) -> None:
@@ -75,23 +84,33 @@ class ForwardContext:
             handle.remove()
         self._handles = []
 
+    def forget(self, adapter_name: str) -> None:
+        """An adapter was deleted."""
+        self.balance.pop(adapter_name, None)
+        self._learned = [entry for entry in self._learned if entry[1] != adapter_name]
+
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if self._pending:
-            self.slide_clusters()
+        # In evaluation nothing is written here: a compiled forward would be compiled again for each change.
         if not model.training and self.trace is None:
             return
-        self._running = True
+        self._read_mask(model, dict(zip(self._argument_names, args, strict=False)) | kwargs)
         if model.training:
             self._begin_training_forward()
-        given = dict(zip(self._argument_names, args, strict=False)) | kwargs
-        self._read_mask(given)
         if self.trace is not None:
             self.trace.begin_forward(self.batch_size, self.mask)
 
     def _begin_training_forward(self) -> None:
-        self.balance = {}
-        self._forwards_since_losses += 1
-        if self.has_extra_losses and self._forwards_since_losses == FORGOTTEN_AFTER:
+        self._forwards += 1
+        self.forward = self._forwards
+        self._learned = []
+        self.expects_losses = False
+
+    def _end_training_forward(self) -> None:
+        self.forward = None
+        if self._learned and self.distributed:
+            self._add_up_over_ranks()
+        self._forwards_since_losses += self.expects_losses
+        if self.expects_losses and self._forwards_since_losses == FORGOTTEN_AFTER:
             warnings.warn(
                 "The SLIM config sets `l1_coefficient` or `balance_coefficient`, but nothing has asked for these "
                 "losses: add `sum(slim_core.extra_losses(model).values())` to the training loss.",
@@ -102,45 +121,49 @@ class ForwardContext:
         """The training loop has asked for the extra losses."""
         self._forwards_since_losses = 0
 
-    def _read_mask(self, given: dict[str, Any]) -> None:
+    def _read_mask(self, model: nn.Module, given: dict[str, Any]) -> None:
         tokens = next((given[n] for n in ("input_ids", "inputs_embeds") if given.get(n) is not None), None)
         mask = given.get("attention_mask")
         self.mask = None
         self.batch_size = 0 if tokens is None else tokens.shape[0]
         # Only a (batch, tokens) mask says which tokens are padding. With a KV cache it also covers the past.
-        if tokens is not None and isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[0] == tokens.shape[0]:
-            self.mask = mask[:, -tokens.shape[1] :].reshape(-1) != 0
+        if tokens is None or not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[0] != tokens.shape[0]:
+            return
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            warnings.warn(
+                "SLIM cannot tell the padding of an encoder from that of a decoder: padding counts like any token.",
+                stacklevel=2,
+            )
+            return
+        self.mask = mask[:, -tokens.shape[1] :].reshape(-1) != 0
 
     def _after_forward(self, model: nn.Module, args: tuple, output: Any) -> None:
-        if not self._running:
+        if not model.training and self.trace is None:
             return
-        self._running = False
         self.mask = None
-        if self._pending and dist.is_available() and dist.is_initialized():
-            self._add_up_over_ranks()
+        if self.forward is not None:
+            self._end_training_forward()
 
-    # -- cluster statistics --------------------------------------------------------------------------------------
+    # -- what the layers learn -----------------------------------------------------------------------------------
 
-    def note_pending(self, layer: SlimLayer, adapter_name: str) -> None:
-        """`layer` has sums for `adapter_name` that are not yet in its clusters."""
-        self._pending.append((layer, adapter_name))
+    def note_learned(self, layer: SlimLayer, adapter_name: str) -> None:
+        """`layer` has new sums for `adapter_name`, to be added up over the ranks when the forward ends."""
+        if self.forward is not None:
+            self._learned.append((layer, adapter_name))
 
-    def slide_clusters(self) -> None:
-        """Fold all pending sums into the clusters."""
-        pending, self._pending = self._pending, []
-        for layer, adapter_name in pending:
-            layer.slide_clusters(adapter_name)
+    def add_balance(self, adapter_name: str, term: Tensor) -> None:
+        """A load-balance term of one router in the running forward; those of an earlier forward go."""
+        if self._balance_of != self.forward:
+            self.balance, self._balance_of = {}, self.forward
+        self.balance.setdefault(adapter_name, []).append(term)
 
-    def before_layer(self, layer: SlimLayer, adapter_name: str) -> None:
-        """A layer used by itself, outside of a model's forward, folds its own sums before it adds new ones."""
-        if not self._running and self._pending:
-            self._pending = [entry for entry in self._pending if entry != (layer, adapter_name)]
-            layer.slide_clusters(adapter_name)
+    @property
+    def distributed(self) -> bool:
+        """Whether there are other data-parallel ranks."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1
 
     def _add_up_over_ranks(self) -> None:
-        if dist.get_world_size(self.process_group) == 1:
-            return
-        sums = [tensor for layer, name in self._pending for tensor in layer.pending[name]]
+        sums = [tensor for layer, name in self._learned for tensor in layer.pending[name].sums]
         for device in dict.fromkeys(t.device for t in sums):
             local = [t for t in sums if t.device == device]
             flat = torch.cat([t.reshape(-1) for t in local])
@@ -150,7 +173,7 @@ class ForwardContext:
 
     def share_first_clusters(self, tensors: list[Tensor]) -> None:
         """Give every data-parallel rank the first clusters of the group's first rank."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1:
+        if self.distributed:
             for tensor in tensors:
                 dist.broadcast(tensor, group=self.process_group, group_src=0)
 

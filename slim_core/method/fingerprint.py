@@ -13,23 +13,30 @@ from torch import nn
 Fingerprint = dict[str, str]
 
 
-def fingerprint(linears: dict[str, nn.Module]) -> Fingerprint:
+def fingerprint(targets: list[str], modules: dict[str, nn.Module]) -> Fingerprint:
     """Shapes by name, with the numbers in a name (block indices) replaced by `*`.
 
     Args:
-        linears: the adapted Linears by module name.
+        targets: names of the adapted Linears.
+        modules: all modules of the base model by name. Those with the name of a target in another block count too, so
+            that a base with more blocks differs even if the adapter names its blocks one by one.
 
     Returns:
         For each name how many there are of which shape, such as `"32 x (4096 -> 1024)"`, inputs first.
     """
+    patterns = {_pattern(name) for name in targets}
     shapes: dict[str, Counter[tuple[int, int]]] = {}
-    for name, module in linears.items():
-        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
-        shapes.setdefault(pattern, Counter())[_get_in_out_features(module)] += 1
+    for name, module in modules.items():
+        if (pattern := _pattern(name)) in patterns:
+            shapes.setdefault(pattern, Counter())[_get_in_out_features(module)] += 1
     return {
         pattern: " + ".join(f"{number} x ({c_in} -> {c_out})" for (c_in, c_out), number in sorted(counted.items()))
         for pattern, counted in sorted(shapes.items())
     }
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def difference(saved: Fingerprint, found: Fingerprint) -> str | None:

@@ -41,6 +41,22 @@ class StatisticDict(BufferDict):
         return self
 
 
+class _Pending(NamedTuple):
+    """Sums for the clusters.
+
+    Attributes:
+        forward: the training forward that made them.
+        sums: over its tokens.
+        counted: (N,) what the clusters had counted before it, by which one sees whether the sums are in them.
+        folded: whether they are, as far as this rank knows.
+    """
+
+    forward: int | None
+    sums: clusters.ClusterSums
+    counted: Tensor
+    folded: bool = False
+
+
 class _SharedRouting(NamedTuple):
     """A routing that the Linears of one block share (`router_scope="block"`) and who has read it so far."""
 
@@ -80,6 +96,7 @@ class SlimLayer(BaseTunerLayer):
         "slim_config",
         "scaling",
         "pending",
+        "_valid",
         "_started",
         "_tables",
         "_router_owner",
@@ -104,7 +121,8 @@ class SlimLayer(BaseTunerLayer):
         self.slim_row_index = BufferDict({}, persistent=False)
         self.slim_config: dict[str, SlimConfig] = {}
         self.scaling: dict[str, float] = {}
-        self.pending: dict[str, clusters.ClusterSums] = {}
+        self.pending: dict[str, _Pending] = {}
+        self._valid: dict[str, Tensor | None] = {}
         self._started: dict[str, bool] = {}
         self._tables: dict[str, tuple[tuple, ClusterTables]] = {}
         # A list, so that torch does not take the owner for a submodule of this layer.
@@ -130,7 +148,6 @@ class SlimLayer(BaseTunerLayer):
         """
         total = config.num_experts * r
         self.slim_config[adapter_name] = config
-        self.context.has_extra_losses |= bool(config.l1_coefficient or config.balance_coefficient)
         self.scaling[adapter_name] = config.scaling(r, alpha) * merging.survivor_scale(
             0.0 if config.merge == "none" else config.mask_rate, config.mask_rescale
         )
@@ -150,7 +167,8 @@ class SlimLayer(BaseTunerLayer):
                 self.in_features, self.out_features, config.mask_rate, generator=generator
             )
             self.slim_columns[adapter_name], self.slim_rows[adapter_name] = columns, rows
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        # As PEFT does it: a new adapter takes the base's dtype, which `autocast_adapter_dtype` then raises.
+        self._move_adapter(adapter_name, None, keep_dtype=self.statistic_names)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _add_router(self, adapter_name: str, config: SlimConfig) -> None:
@@ -171,9 +189,13 @@ class SlimLayer(BaseTunerLayer):
         if config.yield_mode == "calibrated":
             self.slim_reference[adapter_name] = torch.zeros(())
 
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Optional[torch.device] = None) -> None:
-        # PEFT casts every float container to the base's dtype here, also after loading. The statistics stay float32.
-        kept = {n: getattr(self, n)[adapter_name] for n in self.statistic_names if adapter_name in getattr(self, n)}
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # PEFT calls this after loading. Its own version casts to the base's dtype and so rounds a float32 file on a
+        # bfloat16 base.
+        self._move_adapter(adapter_name, device, keep_dtype=self.adapter_layer_names + self.statistic_names)
+
+    def _move_adapter(self, adapter_name: str, device: torch.device | None, keep_dtype: tuple[str, ...]) -> None:
+        kept = {n: getattr(self, n)[adapter_name] for n in keep_dtype if adapter_name in getattr(self, n)}
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
         for name, tensor in kept.items():
             container = getattr(self, name)
@@ -208,6 +230,10 @@ class SlimLayer(BaseTunerLayer):
         # A frozen adapter in a model that is in training mode neither slides its clusters nor draws new masks.
         return self.training and self.slim_A[adapter_name].requires_grad
 
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self.context.forget(adapter_name)
+
     # -- routing -------------------------------------------------------------------------------------------------
 
     def _routing(self, adapter_name: str, x: Tensor, whole_x: Tensor) -> Routing:
@@ -227,11 +253,12 @@ class SlimLayer(BaseTunerLayer):
     def _compute_routing(self, adapter_name: str, x: Tensor) -> Routing:
         config = self.slim_config[adapter_name]
         x = x.float()
-        learning = self._is_learning(adapter_name) and not in_backward()
-        if learning:
-            self.context.before_layer(self, adapter_name)
-            if not self._clusters_started(adapter_name, config):
-                self._start_clusters(adapter_name, x)
+        learning = self._is_learning(adapter_name)
+        repeated = learning and in_backward()
+        if not repeated:
+            self._slide_earlier(adapter_name, learning)
+            if learning:
+                self._prepare_to_learn(adapter_name, x)
         with torch.autocast(x.device.type, enabled=False):
             routing = route(
                 x,
@@ -244,34 +271,21 @@ class SlimLayer(BaseTunerLayer):
                 reference=_entry(self.slim_reference, adapter_name),
             )
             if learning:
-                self._learn_from(adapter_name, config, routing)
+                self._balance(adapter_name, config, routing, repeated)
+                if not repeated:
+                    self._learn_from(adapter_name, config, routing)
         return routing
 
     def _router(self, adapter_name: str) -> Router:
         return Router(*(_entry(getattr(self, name), adapter_name) for name in self.router_names))
 
-    def _valid_tokens(self, tokens: int) -> Tensor | None:
-        mask = self.context.mask
-        return mask if mask is not None and mask.numel() == tokens else None
-
-    def _learn_from(self, adapter_name: str, config: SlimConfig, routing: Routing) -> None:
-        valid = self._valid_tokens(len(routing.cluster))
-        if config.balance_coefficient:
-            term = balance_term(routing.logits, routing.weights, config.num_experts, valid)
-            self.context.balance.setdefault(adapter_name, []).append(term)
-        with torch.no_grad():
-            sums = clusters.sum_tokens(
-                routing.z,
-                routing.distance,
-                routing.cluster,
-                valid,
-                config.num_clusters,
-                config.yield_quantile if config.yield_mode == "calibrated" else None,
-            )
-        earlier = self.pending.get(adapter_name)
-        if earlier is None:
-            self.context.note_pending(self, adapter_name)
-        self.pending[adapter_name] = sums if earlier is None else earlier.plus(sums)
+    def _balance(self, adapter_name: str, config: SlimConfig, routing: Routing, repeated: bool) -> None:
+        if not config.balance_coefficient:
+            return
+        # Also when a checkpoint repeats the forward: it must save the same tensors again.
+        term = balance_term(routing.logits, routing.weights, config.num_experts, self._valid[adapter_name])
+        if not repeated:
+            self.context.add_balance(adapter_name, term)
 
     def _cluster_tables(self, adapter_name: str) -> ClusterTables:
         """The clusters as `route` wants them, kept from one decoding step to the next while they do not change."""
@@ -286,31 +300,77 @@ class SlimLayer(BaseTunerLayer):
 
     # -- clusters ------------------------------------------------------------------------------------------------
 
-    def _clusters_started(self, adapter_name: str, config: SlimConfig) -> bool:
+    def _prepare_to_learn(self, adapter_name: str, x: Tensor) -> None:
+        mask = self.context.mask
+        # Kept for the forward that gradient checkpointing repeats when the mask is gone.
+        fits = mask is not None and mask.numel() == len(x)
+        self._valid[adapter_name] = mask.to(x.device) if fits else None
         # Asked for at every training forward, read from the device once.
-        if adapter_name not in self._started:
-            self._started[adapter_name] = config.cluster_init == "random" or bool(self.slim_count[adapter_name].any())
-        return self._started[adapter_name]
+        if not self._started.get(adapter_name):
+            self._started[adapter_name] = self._start_clusters(adapter_name, x)
 
-    def _start_clusters(self, adapter_name: str, x: Tensor) -> None:
+    def _start_clusters(self, adapter_name: str, x: Tensor) -> bool:
+        """Take the first centres from these tokens, if there are none yet. Whether there are centres now."""
         config = self.slim_config[adapter_name]
-        first = clusters.first_clusters(x.detach(), self._valid_tokens(len(x)), config.num_clusters)
+        if config.cluster_init == "random" or self.slim_count[adapter_name].any():
+            return True
+        # A generator of its own: a forward that draws from torch's cannot be repeated exactly by a checkpoint.
+        generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
+        first = clusters.first_clusters(x.detach(), self._valid[adapter_name], config.num_clusters, generator)
+        started = torch.tensor(first is not None, device=x.device)
+        center, var = self.slim_center[adapter_name], self.slim_var[adapter_name]
         if first is not None:
-            self.slim_center[adapter_name].copy_(first[0])
-            self.slim_var[adapter_name].copy_(first[1])
-        self.context.share_first_clusters([self.slim_center[adapter_name], self.slim_var[adapter_name]])
-        self._started[adapter_name] = True
+            center.copy_(first[0])
+            var.copy_(first[1])
+        self.context.share_first_clusters([center, var, started])
+        return bool(started)
 
-    def slide_clusters(self, adapter_name: str) -> None:
-        """Fold the sums of the last training forward into the clusters."""
-        sums = self.pending.pop(adapter_name, None)
-        if sums is None or adapter_name not in self.slim_center:
+    @torch.no_grad()
+    def _learn_from(self, adapter_name: str, config: SlimConfig, routing: Routing) -> None:
+        sums = clusters.sum_tokens(
+            routing.z,
+            routing.distance,
+            routing.cluster,
+            self._valid[adapter_name],
+            config.num_clusters,
+            config.yield_quantile if config.yield_mode == "calibrated" else None,
+        )
+        earlier = self.pending.get(adapter_name)
+        if earlier is None:
+            self.pending[adapter_name] = _Pending(self.context.forward, sums, self.slim_count[adapter_name].clone())
+            self.context.note_learned(self, adapter_name)
+        else:  # the same Linear ran twice in one forward
+            self.pending[adapter_name] = earlier._replace(sums=earlier.sums.plus(sums))
+
+    def _slide_earlier(self, adapter_name: str, learning: bool) -> None:
+        """Fold in what an earlier forward saw, now that its backward pass is over."""
+        pending = self.pending.get(adapter_name)
+        if pending is None:
             return
+        running = self.context.forward
+        if learning and running is not None and pending.forward == running:
+            return
+        if learning or not pending.folded:
+            self.slide_clusters(adapter_name, for_good=learning)
+
+    def slide_clusters(self, adapter_name: str, for_good: bool = False) -> None:
+        """Fold the sums of the last training forward into the clusters.
+
+        Data-parallel ranks fold together at their next training forward (`for_good`). A rank that saves or evaluates
+        before that folds for itself, and DistributedDataParallel then overwrites its clusters with the first rank's,
+        or the other way round. So the sums are kept until then, and folded again only if they are no longer counted.
+        """
+        pending = self.pending.pop(adapter_name, None)
+        if pending is None:
+            return
+        missing = (self.slim_count[adapter_name] == pending.counted).all()
         clusters.slide(
             self.slim_center[adapter_name],
             self.slim_var[adapter_name],
             self.slim_count[adapter_name],
             _entry(self.slim_reference, adapter_name),
-            sums,
+            clusters.ClusterSums(*(tensor * missing for tensor in pending.sums)),
             self.slim_config[adapter_name].cluster_momentum,
         )
+        if not for_good and self.context.distributed:
+            self.pending[adapter_name] = pending._replace(folded=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -13,6 +14,14 @@ from . import merging
 from .config import SlimConfig
 from .context import ForwardContext
 from .layer import SlimLayer
+
+
+def _warn_of_evaluation_mode(grad: Tensor) -> None:
+    warnings.warn(
+        "A SLIM adapter is being trained while the model is in evaluation mode: its clusters do not move. Call "
+        "`model.train()` before the training loop.",
+        stacklevel=2,
+    )
 
 
 class Linear(nn.Module, SlimLayer):
@@ -42,13 +51,13 @@ class Linear(nn.Module, SlimLayer):
         result = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
-        if self.quantization_backend is not None:
-            result = self.quantization_backend.maybe_clone_base_result(result)
         if self.context.adapter_names is None:
             for name in self.active_adapters:
                 if name in self.slim_A:
                     result = self._add_experts(name, x, result, x, None)
             return result
+        if self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
         for name, rows in self.context.rows(len(x), x.device):
             if name in self.slim_A:
                 result[rows] = self._add_experts(name, x[rows], result[rows], x, rows)
@@ -61,11 +70,14 @@ class Linear(nn.Module, SlimLayer):
         config = self.slim_config[name]
         if self._is_learning(name):
             self.check_whole(name)
+            self.context.expects_losses |= bool(config.l1_coefficient or config.balance_coefficient)
         tokens = x.reshape(-1, self.in_features)
         weights = None
         if config.routed:
             routing = self._routing(name, tokens, whole_x)
             weights = routing.weights[:, : config.num_experts]
+            if not self.training and weights.requires_grad and self.slim_A[name].requires_grad:
+                weights.register_hook(_warn_of_evaluation_mode)
             if self.context.trace is not None:
                 self.context.trace.add(self.module_name, name, len(whole_x), rows, routing)
         elif self.context.trace is not None:
@@ -136,8 +148,9 @@ class Linear(nn.Module, SlimLayer):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         # Called before the statistics' own containers save: what the last forward saw must be in the file.
-        for name in list(self.pending):
-            self.slide_clusters(name)
+        for name, pending in list(self.pending.items()):
+            if not pending.folded:
+                self.slide_clusters(name)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Optional
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils import resolve_quantization_backend
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from .fingerprint import difference, fingerprint
 from .layer import NO_MERGE, SlimLayer
 from .linear import Linear
 from .merging import l1_penalty
+from .quantised import guard_cpu_4bit
 
 
 # Linears of one block that read the same tensor, by their names in the usual architectures.
@@ -88,44 +90,31 @@ class SlimModel(BaseTuner):
 
     def _prepare_model(self, peft_config: SlimConfig, model: nn.Module) -> None:
         """Everything that can be wrong is found here, before the first module is replaced."""
-        targets = self._targets(peft_config, model)
-        for name, module in targets.items():
-            if not _is_supported(module):
+        guard_cpu_4bit(model)
+        modules = _base_modules(model)
+        if str(peft_config.target_modules).lower() == "all-linear":
+            _maybe_include_all_linear_layers(peft_config, model)
+            # It also names what is inside of modules that another adapter saves whole.
+            peft_config.target_modules &= set(modules)
+        targets = [name for name in modules if self._check_target_module_exists(peft_config, name)]
+        for name in targets:
+            if not _is_supported(modules[name]):
                 raise TypeError(
                     f"SLIM adapts nn.Linear, Conv1D and bitsandbytes' 4- and 8-bit Linears; `{name}` is a "
-                    f"{type(module).__name__}. Leave it out of `target_modules` or name it in `exclude_modules`."
+                    f"{type(modules[name]).__name__}. Leave it out of `target_modules` or name it in "
+                    "`exclude_modules`."
                 )
+        found = fingerprint(targets, modules)
         if peft_config._saved_fingerprint is not None:
-            wrong = difference(peft_config._saved_fingerprint, fingerprint(targets))
+            wrong = difference(peft_config._saved_fingerprint, found)
             if wrong is not None:
                 raise ValueError(f"This SLIM adapter does not fit the base model. {wrong}")
-        _guard_cpu_4bit(model, training=not peft_config.inference_mode)
-
-    def _targets(self, peft_config: SlimConfig, model: nn.Module) -> dict[str, nn.Module]:
-        """The base Linears that the config names; none for "all-linear", which can name nothing else."""
-        targets: dict[str, nn.Module] = {}
-        if str(peft_config.target_modules).lower() == "all-linear":
-            return targets
-        inside: tuple[str, ...] = ()
-        for name, module in model.named_modules():
-            if not name or name.startswith(inside or ("\0",)):
-                continue
-            if isinstance(module, BaseTunerLayer):
-                inside += (name + ".",)
-            if self._check_target_module_exists(peft_config, name):
-                targets[name] = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        return targets
+        peft_config.base_fingerprint = found
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        # The config is completed for this model. A copy, so that it can be used on another one.
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        config = self.peft_config[adapter_name]
-        config.base_fingerprint = fingerprint(
-            {
-                name: module.get_base_layer()
-                for name, module in model.named_modules()
-                if isinstance(module, SlimLayer) and adapter_name in module.slim_A
-            }
-        )
 
     def _create_and_replace(
         self,
@@ -144,6 +133,8 @@ class SlimModel(BaseTuner):
             target.update_layer(adapter_name, config, r, alpha, owner)
             return
         layer = Linear(target, adapter_name, config, r, alpha, self.context, current_key, owner)
+        # A new module is in training mode; the model it joins may not be.
+        layer.train(target.training)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
@@ -216,8 +207,24 @@ def _pass_rows(module: nn.Module, args: tuple, kwargs: dict[str, Any], context: 
     # Modules trained whole (`modules_to_save`) choose their copy by row the way PEFT's own layers do. With beams a
     # batch is a multiple of the names.
     repeat = max(1, len(args[0]) // len(context.adapter_names)) if args else 1
-    kwargs["adapter_names"] = [name for name in context.adapter_names for _ in range(repeat)]
+    own = module._get_available_adapters()
+    names = [name if name in own else BASE_ROW for name in context.adapter_names]
+    kwargs["adapter_names"] = [name for name in names for _ in range(repeat)]
     return args, kwargs
+
+
+def _base_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The base model's modules by name: an adapted Linear is its base, and adapters' own modules are left out."""
+    modules: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if not name or (inside and name.startswith(inside)):
+            continue
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            inside += (name + ".",)
+        if not isinstance(module, AuxiliaryTrainingWrapper):
+            modules[name] = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    return modules
 
 
 def _is_supported(module: nn.Module) -> bool:
@@ -241,26 +248,6 @@ def _router_owner(
             if isinstance(sibling, SlimLayer) and adapter_name in sibling.slim_router and sibling is not target:
                 return sibling
     return None
-
-
-def _guard_cpu_4bit(model: nn.Module, training: bool) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
-
-    It does so at the first forward in evaluation mode. Repacked weights pass no gradient to their input, and without
-    double quantisation they are saved wrongly; both without a word. Every 4-bit Linear matters, adapted or not.
-    """
-    for name, module in model.named_modules():
-        if not hasattr(module, "support_avx512bf16_for_cpu"):
-            continue
-        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
-            if training:
-                raise RuntimeError(
-                    f"The 4-bit weight of `{name}` was repacked for this CPU by a forward before the adapter was "
-                    "attached; bitsandbytes passes no gradient through it. Load the base model again and attach the "
-                    "adapter before its first forward."
-                )
-        else:
-            module.support_avx512bf16_for_cpu = False
 
 
 def extra_losses(model: nn.Module) -> dict[str, Tensor]:
@@ -303,13 +290,12 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
     for name, coefficient in coefficients.items():
         terms = context.balance.get(name)
         if coefficient and terms:
-            mean = torch.stack(terms).mean()
-            if not mean.requires_grad:
+            if not all(term.requires_grad for term in terms):
                 raise RuntimeError(
                     "The balance loss has no gradient: the forward ran without one. With gradient checkpointing, pass "
                     'gradient_checkpointing_kwargs={"use_reentrant": False}.'
                 )
-            losses["balance"] = losses.get("balance", 0) + coefficient * mean
+            losses["balance"] = losses.get("balance", 0) + coefficient * torch.stack(terms).mean()
     return losses
 
 

@@ -131,7 +131,7 @@ class RoutingTrace:
             part = getattr(piece, field)[position]
             valid = self._valid[piece.forward] if piece.forward >= 0 else None
             if valid is not None and valid.shape[1] == len(part):
-                part = part[valid[row]]
+                part = part[valid[row].to(part.device)]
             parts.append(part.cpu())
         return torch.cat(parts)
 
@@ -139,6 +139,9 @@ class RoutingTrace:
 @contextmanager
 def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterator[RoutingTrace]:
     """Record how the SLIM layers of `model` route, for the duration of a `with` block.
+
+    Padding is left out where the model is given a (batch, tokens) mask. With a static cache, `generate` hands over a
+    four-dimensional one that does not say what is padding; then every token is recorded.
 
     Args:
         model: a model with SLIM adapters, however they were attached.

@@ -114,9 +114,9 @@ def main() -> None:
 
     base = AutoModelForCausalLM.from_pretrained(folder)
     print(f"{len(task)} training, {len(held_out)} test and {len(stories)} story pieces of {TOKENS} tokens")
-    head = f"{'method':<44}{'lr':>8}{'task':>8}{'stories':>9}{'id task':>9}{'id story':>9}{'d task':>8}{'d story':>8}{'s':>6}"
-    print(head)
-    print(f"{'base':<44}{'':>8}{loss_of(base, held_out):>8.3f}{loss_of(base, stories):>9.3f}", flush=True)
+    columns = ("lr", "task", "stories", "id task", "id story", "d task", "d story", "s")
+    print(f"{'method':<44}" + "".join(f"{c:>9}" for c in columns))
+    print(f"{'base':<44}{'':>9}{loss_of(base, held_out):>9.3f}{loss_of(base, stories):>9.3f}", flush=True)
     lora = LoraConfig(r=EXPERTS * RANK, lora_alpha=2 * EXPERTS * RANK, target_modules="all-linear")
     configs = {} if args.no_lora else {"lora": lora}
     for changes in args.slim:
@@ -129,13 +129,13 @@ def main() -> None:
             start = time.perf_counter()
             train(model, task, args.steps, lr, args.seed)
             seconds = time.perf_counter() - start
-            line = f"{name:<44}{lr:>8.0e}{loss_of(model, held_out):>8.3f}{loss_of(model, stories):>9.3f}"
+            line = f"{name:<44}{lr:>9.0e}{loss_of(model, held_out):>9.3f}{loss_of(model, stories):>9.3f}"
             if isinstance(config, SlimConfig):
                 near, far = routing_of(model, held_out), routing_of(model, stories)
-                line += f"{near[0]:>9.2f}{far[0]:>9.2f}{near[1]:>8.2f}{far[1]:>8.2f}"
+                line += f"{near[0]:>9.2f}{far[0]:>9.2f}{near[1]:>9.2f}{far[1]:>9.2f}"
             else:
-                line += " " * 34
-            print(f"{line}{seconds:>6.0f}", flush=True)
+                line += " " * 36
+            print(f"{line}{seconds:>9.0f}", flush=True)
 
 
 if __name__ == "__main__":

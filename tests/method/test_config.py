@@ -60,7 +60,7 @@ def test_defaults_are_the_papers():
         ({"rank_pattern": {"q_proj": 0}}, r"`rank_pattern\['q_proj'\]` must be 1 or more"),
         ({"alpha_pattern": {"q_proj": -2.0}}, r"`alpha_pattern\['q_proj'\]` must be above 0"),
         ({"target_modules": "all-linear", "layers_to_transform": [0]}, "`layers_to_transform` needs"),
-        ({"target_modules": ".*q", "layers_pattern": "h"}, "`layers_pattern` needs"),
+        ({"layers_to_transform": [0]}, "`layers_to_transform` needs `target_modules` as a list of names"),
         ({"layers_pattern": "h"}, "`layers_to_transform` must say which blocks"),
         ({"format_version": 2}, "saved in format 2; the installed slim_core reads formats up to 1"),
         ({"format_version": 0}, "`format_version` must be 1 or more"),

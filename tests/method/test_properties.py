@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from slim_core import SlimConfig
+from slim_core import SlimConfig, trace_routing
 from slim_core.method.context import ForwardContext
 from slim_core.method.layer import SlimLayer
 from slim_core.method.linear import Linear
@@ -35,6 +35,12 @@ def slim_config(**changes) -> SlimConfig:
     return SlimConfig(**(sizes | changes), target_modules="all-linear")
 
 
+def words(family: str, ids: torch.Tensor) -> torch.Tensor:
+    """The same ids, of tokens that the model knows: the real one has never seen its first hundred, and embeds them
+    all alike."""
+    return ids + 300 if family == "stories" else ids
+
+
 def trained(family: str, **changes):
     """A model whose SLIM adapter has seen data: clusters, router and factors are all at work."""
     model = get_peft_model(build(family), slim_config(**changes))
@@ -42,7 +48,7 @@ def trained(family: str, **changes):
     generator = torch.Generator().manual_seed(3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(3):
-        ids = torch.randint(3, 99, (4, 16), generator=generator)
+        ids = words(family, torch.randint(3, 99, (4, 16), generator=generator))
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -92,7 +98,7 @@ def test_every_layer_of_a_model_equals_the_slow_formulas(variant, ids):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_of_every_family_equal_the_slow_formulas(family, ids):
     model = trained(family)
-    for layer, x, out in layers_with_inputs(model, input_ids=ids[:1, :6])[::3]:
+    for layer, x, out in layers_with_inputs(model, input_ids=words(family, ids[:1, :6]))[::3]:
         with torch.no_grad():
             base = layer.base_layer(x)[0].double()
         state = reference.layer_state(layer, "default")
@@ -126,7 +132,7 @@ def test_evaluation_is_repeatable(variant, ids):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_alone_equals_the_row_in_a_batch(family, ids):
-    model = trained(family)
+    model, ids = trained(family), words(family, ids)
     together = model(ids).logits
     for row in range(3):
         torch.testing.assert_close(model(ids[row : row + 1]).logits[0], together[row], rtol=1e-4, atol=2e-4)
@@ -135,7 +141,7 @@ def test_a_row_alone_equals_the_row_in_a_batch(family, ids):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_changes_nothing(family, side, ids):
-    model = trained(family)
+    model, ids = trained(family), words(family, ids)
     alone = model(ids[:1]).logits[0]
     pad = torch.full((1, 5), 1)
     padded = torch.cat([pad, ids[:1]] if side == "left" else [ids[:1], pad], dim=1)
@@ -151,14 +157,15 @@ def test_padding_changes_nothing(family, side, ids):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", ["llama", "stories"])
 def test_prefill_equals_decoding_token_by_token(family, variant, ids):
-    model = trained(family, **VARIANTS[variant])
+    model, ids = trained(family, **VARIANTS[variant]), words(family, ids)
     whole = model(ids[:2]).logits
     cache, steps = None, []
     for t in range(ids.shape[1]):
         out = model(input_ids=ids[:2, t : t + 1], past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         steps.append(out.logits)
-    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=2e-4)
+    # Rounding errors grow with the logits, and with the real model's small variances.
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=2e-4 * whole.abs().max().item())
 
 
 def random_layer(**changes) -> Linear:
@@ -249,8 +256,6 @@ def test_moving_the_model_to_another_dtype_does_not_round_the_statistics(ids):
 @pytest.mark.parametrize("scope", ["linear", "block"])
 def test_autocast_routes_in_float32(scope, ids):
     model = trained("llama", router_scope=scope)
-    from slim_core import trace_routing
-
     with trace_routing(model) as plain:
         model(ids)
     with trace_routing(model) as cast, torch.autocast("cpu", dtype=torch.bfloat16):
@@ -269,3 +274,15 @@ def test_a_shared_router_is_computed_once_per_block(ids):
     assert (len(layers), len(owners)) == (14, 8)
     model(ids)
     assert all(not any(m._shared_routing.values()) for m in layers), "activations are held after the forward"
+
+
+def test_training_in_evaluation_mode_is_warned_of(ids):
+    model = get_peft_model(build("llama"), slim_config())
+    assert not model.base_model.model.training  # as transformers loads a base model
+    with pytest.warns(UserWarning, match=r"its clusters do not move. Call `model.train\(\)`"):
+        model(input_ids=ids, labels=ids).loss.backward()
+
+
+def test_evaluating_with_gradients_switched_on_is_no_reason_to_warn(ids, recwarn):
+    trained("llama")(input_ids=ids, labels=ids)
+    assert not [w for w in recwarn if "evaluation mode" in str(w.message)]

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The downstream tasks, in the form of the fine-tuning data of LLM-Adapters.
+
+They ask about entries whose facts the base knows, in ways in which the base has never been asked. Entries, people and
+phrasings are split: a test question is about an entry and a person, and phrased in a way, that no training question of
+the task uses. Its wrong options are other test entries, unless they are common answers such as feelings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from .example import Example, Sampler, draw
+from .relations import SPLITS, Row, clashes
+from .tables import BY_NAME, nature, objects, people, social
+
+
+CHOICE_FORM = "Please choose the correct answer to the question: {question} {options} Answer format: {labels}"
+CLAIM_FORM = "Please answer the following question with true or false, question: {question} Answer format: true/false"
+ANSWER = "the correct answer is {}"
+# The splits of ten entries in a row.
+PATTERN = ("test", "train", "train", "validation", "train", "test", "train", "train", "train", "train")
+# Where the wrong options of a split come from. There are too few entries for validation to stay among themselves.
+OPTION_SPLITS = {"train": ("train",), "validation": ("train", "validation"), "test": ("test",)}
+
+Split = dict[str, tuple[Row, ...]]
+
+
+def split_entries(rows: Sequence[Row], kind: str = "") -> Split:
+    """The rows of each split. With a column `kind`, every kind is split in the same proportions."""
+    split: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    seen: dict[str, int] = {}
+    for row in rows:
+        value = row[kind] if kind else ""
+        seen[value] = seen.get(value, -1) + 1
+        split[PATTERN[seen[value] % len(PATTERN)]].append(row)
+    return {name: tuple(rows) for name, rows in split.items()}
+
+
+def with_traits(split: Split, traits: Sequence[Row], kind: str) -> Split:
+    """Every row together with every trait of its kind."""
+    return {
+        name: tuple({**row, **trait} for row in rows for trait in traits if row[kind] == trait[kind])
+        for name, rows in split.items()
+    }
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Questions with options.
+
+    Attributes:
+        entries: what the questions are about.
+        option: the template of an option.
+        kind: the column that tells right from wrong: rows with another value there are wrong.
+        phrasings: templates of the question for training and validation.
+        test_phrasings: those for test.
+        clash: sets of values of `kind` that could pass for one another.
+        common: whether the options are common answers, such as feelings, taken from all splits.
+    """
+
+    entries: Split
+    option: str
+    kind: str
+    phrasings: tuple[str, ...]
+    test_phrasings: tuple[str, ...]
+    clash: tuple[frozenset[str], ...] = ()
+    common: bool = False
+
+    def wrong(self, split: str, right: Row) -> list[str]:
+        """The different wrong options for a row."""
+        value = right[self.kind]
+        splits = SPLITS if self.common else OPTION_SPLITS[split]
+        rows = (row for name in splits for row in self.entries[name])
+        wrong = (row for row in rows if row[self.kind] != value and not clashes(self.clash, value, row[self.kind]))
+        return list(dict.fromkeys(self.option.format(**row) for row in wrong))
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Questions whether an entry is of a kind.
+
+    Attributes:
+        relation: the name of the relation that knows the kinds.
+        entries: what the questions are about.
+        phrasings: templates of the question for training and validation.
+        test_phrasings: those for test.
+    """
+
+    relation: str
+    entries: Split
+    phrasings: tuple[str, ...]
+    test_phrasings: tuple[str, ...]
+
+
+PEOPLE = split_entries(people.NAMES)
+ANIMALS = split_entries(nature.ANIMALS, "kind")
+FOODS = split_entries(nature.FOODS, "kind")
+MATERIALS = split_entries(objects.THINGS, "material")
+
+OBQA = (
+    Choices(
+        entries=split_entries(objects.TOOLS),
+        option="{tool}",
+        kind="tool",
+        phrasings=(
+            "{name} wants to {use}. What should {name} take?",
+            "{name} has to {use}. Which thing would help?",
+            "What does {name} need to {use}?",
+            "To {use}, what would {name} look for?",
+            "What should {other} give to {name} to {use}?",
+        ),
+        test_phrasings=(
+            "Today {name} would like to {use}. What would help {name}?",
+            "{other} saw {name} {use}. What did {name} have?",
+        ),
+        clash=objects.SIMILAR_TOOLS,
+    ),
+    Choices(
+        entries=split_entries(people.PROBLEMS),
+        option="{helper:a}",
+        kind="helper",
+        phrasings=(
+            "{name} needs help with {problem}. Whom should {name} call?",
+            "{name} wondered what to do about {problem}. Who can help?",
+            "{other} told {name} whom to call about {problem}. Who was it?",
+            "Because of {problem}, {name} looks for help. Who knows what to do?",
+        ),
+        test_phrasings=(
+            "{name} asked {other} about {problem}. Who can help {name}?",
+            "{name} looks for somebody who can help with {problem}. Who should it be?",
+        ),
+        clash=BY_NAME["helper"].clash,
+    ),
+    Choices(
+        entries=with_traits(ANIMALS, nature.ANIMAL_TRAITS, "kind"),
+        option="{animal:a}",
+        kind="kind",
+        phrasings=(
+            "Which animal {trait}?",
+            "{name} saw an animal that {trait}. What was it?",
+            "{name} looks for an animal that {trait}. What could it be?",
+            "Which of these animals most likely {trait}?",
+        ),
+        test_phrasings=(
+            "{name} read about an animal that {trait}. Which animal was it?",
+            "{other} asked {name} which animal {trait}. What should {name} say?",
+        ),
+        clash=(frozenset({"amphibian", "fish"}), frozenset({"amphibian", "insect"})),
+    ),
+    Choices(
+        entries=with_traits(MATERIALS, objects.MATERIAL_TRAITS, "material"),
+        option="{thing}",
+        kind="material",
+        phrasings=(
+            "Which thing is made of a material that {trait}?",
+            "{name} needs a thing made of a material that {trait}. What could it be?",
+            "The material of which thing {trait}?",
+            "{name} has something made of a material that {trait}. What is it?",
+        ),
+        test_phrasings=(
+            "{name} found a thing made of a material that {trait}. What was it?",
+            "{other} asked {name} for something made of a material that {trait}. What should {name} give?",
+        ),
+        clash=objects.SIMILAR_MATERIALS,
+    ),
+    Choices(
+        entries=with_traits(FOODS, nature.FOOD_TRAITS, "kind"),
+        option="{food}",
+        kind="kind",
+        phrasings=(
+            "{name} wants something that {trait}. What should {name} choose?",
+            "Which food {trait}?",
+            "{name} had something for lunch that {trait}. What was it?",
+            "Which of these most likely {trait}?",
+        ),
+        test_phrasings=(
+            "{name} looks for a food that {trait}. What should {name} take?",
+            "{other} gave {name} something that {trait}. What could it be?",
+        ),
+        clash=(
+            frozenset({"drink", "fruit"}),
+            frozenset({"fruit", "nut", "vegetable"}),
+            frozenset({"vegetable", "spice"}),
+            frozenset({"meat", "dairy"}),
+            frozenset({"grain", "drink"}),
+            frozenset({"drink", "dairy"}),
+        ),
+    ),
+)
+
+SIQA = (
+    Choices(
+        entries=split_entries(social.FEELINGS, "feeling"),
+        option="{feeling}",
+        kind="feeling",
+        phrasings=(
+            "{name} {did}. How would {name} feel afterwards?",
+            "{name} {did} and told {other} about it. How did {name} feel?",
+            "Yesterday {name} {did}. How would you describe the feeling of {name}?",
+            "{other} was away while {name} {did}. How does {name} feel now?",
+        ),
+        test_phrasings=(
+            "{name} {did} last week. What would {name} feel then?",
+            "{other} heard that {name} {did}. How did {name} feel after this?",
+        ),
+        clash=social.SIMILAR_FEELINGS,
+        common=True,
+    ),
+    Choices(
+        entries=split_entries(social.TRAITS, "trait"),
+        option="{trait}",
+        kind="trait",
+        phrasings=(
+            "{name} {did}. How would you describe {name}?",
+            "{name} {did} and {other} saw it. What is {name} like?",
+            "Yesterday {name} {did}. What does {other} think of {name}?",
+            "{name} {did}. What would people call {name}?",
+        ),
+        test_phrasings=(
+            "{other} heard that {name} {did}. How would {other} describe {name}?",
+            "{name} {did} last week. Which word describes {name}?",
+        ),
+        clash=social.SIMILAR_TRAITS,
+        common=True,
+    ),
+    Choices(
+        entries=split_entries(social.REASONS),
+        option="{reason}",
+        kind="reason",
+        phrasings=(
+            "{name} {did}. Why did {name} do this?",
+            "Yesterday {name} {did}. What was the reason?",
+            "{other} saw that {name} {did}. Why would {name} do it?",
+            "{name} {did} while {other} was away. What did {name} want?",
+        ),
+        test_phrasings=(
+            "{other} wondered why {name} {did}. What would {name} say?",
+            "{name} {did} last week. What reason would {name} give?",
+        ),
+        clash=BY_NAME["reason"].clash,
+    ),
+    Choices(
+        entries=split_entries(social.NEXT),
+        option="{next}",
+        kind="next",
+        phrasings=(
+            "{name} {did}. What will {name} want to do next?",
+            "{name} {did}. What should {name} do now?",
+            "Yesterday {name} {did}. What did {name} do then?",
+            "{other} saw that {name} {did}. What did {other} tell {name} to do?",
+        ),
+        test_phrasings=(
+            "{name} {did} while {other} was away. What will {name} do afterwards?",
+            "{other} heard that {name} {did}. What should {name} do next?",
+        ),
+        clash=BY_NAME["next"].clash,
+    ),
+)
+
+BOOLQ = (
+    Claims(
+        relation="animal kind",
+        entries=ANIMALS,
+        phrasings=(
+            "is {animal:a} {kind:a}?",
+            "is {animal:a} a kind of {kind}?",
+            "does {animal:a} belong to the class {kind}?",
+            "{name} saw {animal:a}. did {name} see {kind:a}?",
+        ),
+        test_phrasings=(
+            "could {animal:a} be {kind:a}?",
+            "{name} looks for {animal:a}. does {name} look for {kind:a}?",
+        ),
+    ),
+    Claims(
+        relation="food kind",
+        entries=FOODS,
+        phrasings=(
+            "is {food} a kind of {kind}?",
+            "does {food} belong to the food group {kind}?",
+            "{name} had {food} for lunch. did {name} have a kind of {kind}?",
+            "{name} takes {food}. is this a kind of {kind}?",
+        ),
+        test_phrasings=(
+            "could {food} be a kind of {kind}?",
+            "{name} bought {food}. did {name} buy a kind of {kind}?",
+        ),
+    ),
+    Claims(
+        relation="continent",
+        entries=split_entries(BY_NAME["continent"].facts, "continent"),
+        phrasings=(
+            "is {country} in {continent}?",
+            "does {country} belong to {continent}?",
+            "is {country} a country in {continent}?",
+            "{name} went to {country}. did {name} go to {continent}?",
+        ),
+        test_phrasings=("is {country} part of {continent}?", "{name} is in {country}. is {name} in {continent}?"),
+    ),
+    Claims(
+        relation="material",
+        entries=MATERIALS,
+        phrasings=(
+            "is {thing} made of {material}?",
+            "is {material} the material of {thing}?",
+            "{name} has {thing}. is it made of {material}?",
+        ),
+        test_phrasings=("do people make {thing} of {material}?", "{name} saw {thing}. was it made of {material}?"),
+    ),
+    Claims(
+        relation="workplace",
+        entries=split_entries(people.JOBS),
+        phrasings=(
+            "does {job:a} work in {place:a}?",
+            "is {place:a} the workplace of {job:a}?",
+            "{name} is {job:a}. does {name} work in {place:a}?",
+        ),
+        test_phrasings=(
+            "would you find {job:a} at work in {place:a}?",
+            "{name} is at work as {job:a}. is {name} in {place:a}?",
+        ),
+    ),
+)
+
+
+def _phrase(family: Choices | Claims, split: str, rng: Random, row: Row) -> str:
+    """A question about a row, with people of the split."""
+    phrasing = rng.choice(family.test_phrasings if split == "test" else family.phrasings)
+    name, other = (person["name"] for person in rng.sample(PEOPLE[split], 2))
+    return phrasing.format(**{"name": name, "other": other, **row})
+
+
+def _choice(task: str, families: tuple[Choices, ...], size: int, split: str, rng: Random) -> Example:
+    family = rng.choice(families)
+    row = rng.choice(family.entries[split])
+    right = family.option.format(**row)
+    options = [right, *rng.sample(family.wrong(split, row), size - 1)]
+    rng.shuffle(options)
+    prompt = CHOICE_FORM.format(
+        question=_phrase(family, split, rng, row),
+        options=" ".join(f"Answer{number}: {option}" for number, option in enumerate(options, 1)),
+        labels="/".join(f"answer{number}" for number in range(1, size + 1)),
+    )
+    return Example(task, prompt, ANSWER.format(f"answer{options.index(right) + 1}"))
+
+
+def _claim(truth: bool, split: str, rng: Random) -> Example:
+    family = rng.choice(BOOLQ)
+    relation = BY_NAME[family.relation]
+    row = rng.choice(family.entries[split])
+    claimed = row[relation.answer] if truth else rng.choice(relation.wrong(row[relation.answer]))
+    question = _phrase(family, split, rng, {**row, relation.answer: claimed})
+    return Example("boolq", CLAIM_FORM.format(question=question), ANSWER.format("true" if truth else "false"))
+
+
+# The samplers of a task share its examples equally: drawn together, the distinct claims would be mostly false ones,
+# because there are more of them.
+SAMPLERS: dict[str, tuple[Sampler, ...]] = {
+    "obqa": (partial(_choice, "obqa", OBQA, 4),),
+    "siqa": (partial(_choice, "siqa", SIQA, 3),),
+    "boolq": (partial(_claim, True), partial(_claim, False)),
+}
+DOWNSTREAM_TASKS = tuple(SAMPLERS)
+
+
+def downstream_examples(task: str, split: str, seed: int, n: int) -> list[Example]:
+    """`n` distinct examples of "obqa", "siqa" or "boolq" from "train", "validation" or "test"."""
+    rng = Random(f"{task} {split} {seed}")
+    samplers = SAMPLERS[task]
+    examples = []
+    for turn, sample in enumerate(samplers):
+        examples += draw(sample, split, rng, (n + turn) // len(samplers), distinct=True)
+    rng.shuffle(examples)
+    return examples

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One question with its answer, and how texts are assigned to splits."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from .relations import SPLITS
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is asked, and the one answer that counts as right.
+
+    Attributes:
+        task: the ability or downstream task it belongs to.
+        prompt: the user's message.
+        answer: the assistant's message.
+    """
+
+    task: str
+    prompt: str
+    answer: str
+
+
+# One draw of an example of a split.
+Sampler = Callable[[str, Random], Example]
+
+
+def split_of(text: str) -> str:
+    """The split of a text drawn at random: 80 % train, 10 % validation, 10 % test. The same on every machine."""
+    bucket = zlib.crc32(text.encode()) % 10
+    return {0: "test", 1: "validation"}.get(bucket, "train")
+
+
+def draw(sample: Sampler, split: str, rng: Random, n: int, distinct: bool) -> list[Example]:
+    """`n` examples of a split.
+
+    Args:
+        sample: draws one example.
+        split: "train", "validation" or "test".
+        rng: the source of randomness.
+        n: how many.
+        distinct: whether no prompt may come twice.
+
+    Raises:
+        ValueError: if the split is none, or hardly has `n` distinct prompts.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"there is no split {split!r}, only {', '.join(SPLITS)}")
+    if not distinct:
+        return [sample(split, rng) for _ in range(n)]
+    found: dict[str, Example] = {}
+    for _ in range(50 * n):
+        if len(found) == n:
+            break
+        example = sample(split, rng)
+        found.setdefault(example.prompt, example)
+    if len(found) < n:
+        raise ValueError(f"only {len(found)} distinct {split} prompts were found, {n} are wanted")
+    return list(found.values())

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about the facts: free-form, with options A to D (the shape of MMLU), and yes-no.
+
+A question is held out as a fact with a phrasing: the fact is trained on with its other phrasings, the phrasing with
+the other facts. See `relations.held_out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from random import Random
+from typing import NamedTuple
+
+from .example import Example
+from .relations import Relation, Row, clashes
+from .tables import RELATIONS
+
+
+LETTERS = "ABCD"
+# Where the wrong options of a training question come from. Options of another kind, a question that names its option,
+# and fewer options are easier: they teach to look at the options at all, before knowing the fact pays off.
+TRAIN_POOLS = {"same": 6, "other": 2, "named": 2}
+TRAIN_SIZES = {4: 7, 3: 2, 2: 1}
+WHICH_SHARE = 0.2
+NAMED_QUESTIONS = ("Which option is {right}?", "Which one says {right}?", "Find {right}.", "Pick {right}.")
+STATEMENT_CHECKS = ("{} Is that true?", "{} Is that right?", "Yes or no? {}", "Is this right? {}")
+
+
+class Question(NamedTuple):
+    """A fact with a phrasing: its relation, its row in the table, the template of the text."""
+
+    relation: Relation
+    row: Row
+    template: str
+
+    @property
+    def text(self) -> str:
+        return self.template.format(**self.row)
+
+    @property
+    def answer(self) -> str:
+        return str(self.row[self.relation.answer])
+
+
+def _questions(split: str, templates: Callable[[Relation], Sequence[str]]) -> tuple[Question, ...]:
+    """Every fact with the phrasings of the split, where `templates` gives the phrasings of a relation."""
+    return tuple(
+        Question(relation, row, template)
+        for relation in RELATIONS
+        for row, template in relation.phrased(split, templates(relation))
+    )
+
+
+@cache
+def fact_questions(split: str) -> tuple[Question, ...]:
+    """All free-form questions of a split."""
+    return _questions(split, lambda relation: relation.questions)
+
+
+@cache
+def _option_questions(split: str) -> tuple[Question, ...]:
+    """The free-form questions that are also asked with options. "C" as an option would read like a letter."""
+    return tuple(q for q in fact_questions(split) if q.relation.options and q.answer not in LETTERS)
+
+
+@cache
+def which_questions(split: str) -> tuple[Question, ...]:
+    """The questions for an entry of a kind, such as "Which of these is a bird?". The row holds the right entry."""
+    return _questions(split, lambda relation: relation.which)
+
+
+@cache
+def _check_questions(split: str) -> tuple[Question, ...]:
+    """The yes-no questions: the relation's own and those about its statement."""
+
+    def templates(relation: Relation) -> Sequence[str]:
+        about_statement = tuple(check.format(relation.statement) for check in STATEMENT_CHECKS)
+        return relation.checks + about_statement if relation.checks else ()
+
+    return _questions(split, templates)
+
+
+@cache
+def _all_answers() -> tuple[str, ...]:
+    """Every answer of the relations that are asked with options."""
+    return tuple(dict.fromkeys(q.answer for q in _option_questions("test")))
+
+
+def fact(split: str, rng: Random) -> Example:
+    """A free-form question."""
+    question = rng.choice(fact_questions(split))
+    return Example("facts", question.text, question.answer)
+
+
+def yes_no(split: str, rng: Random) -> Example:
+    """A yes-no question, as often true as false. The answer puts a false one right."""
+    relation, row, template = rng.choice(_check_questions(split))
+    right = row[relation.answer]
+    claimed = right if rng.random() < 0.5 else rng.choice(relation.wrong(right))
+    text = template.format(**{**row, relation.answer: claimed})
+    return Example("yes_no", text, "Yes" if claimed == right else f"No, {right}")
+
+
+def choice(split: str, rng: Random) -> Example:
+    """A question with options. Four options of the same kind, except for easier ones among those for training."""
+    size, pool = 4, "same"
+    if split == "train":
+        size = rng.choices(list(TRAIN_SIZES), list(TRAIN_SIZES.values()))[0]
+        pool = rng.choices(list(TRAIN_POOLS), list(TRAIN_POOLS.values()))[0]
+    if pool == "named":
+        right, *wrong = rng.sample(_all_answers(), size)
+        text = rng.choice(NAMED_QUESTIONS).format(right=right)
+    elif rng.random() < WHICH_SHARE:
+        text, right, rivals = _which(split, rng)
+        wrong = rng.sample(rivals, size - 1)
+    else:
+        question = rng.choice(_option_questions(split))
+        text, right = question.text, question.answer
+        wrong = _wrong_options(question, size - 1, pool, rng)
+    options, answer = labelled(right, wrong, rng)
+    return Example("choices", f"{text} {options}", answer)
+
+
+def labelled(right: str, wrong: Iterable[str], rng: Random) -> tuple[str, str]:
+    """The options in random order behind letters, and the right one with its letter."""
+    options = [right, *wrong]
+    rng.shuffle(options)
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    return " ".join(lines), lines[options.index(right)]
+
+
+def _which(split: str, rng: Random) -> tuple[str, str, list[str]]:
+    """A question for an entry of a kind, the entry, and the entries of other kinds."""
+    question = rng.choice(which_questions(split))
+    relation = question.relation
+    kinds = relation.wrong(question.answer)
+    rivals = [row[relation.entry] for row in relation.facts if row[relation.answer] in kinds]
+    return question.text, question.row[relation.entry], rivals
+
+
+def _wrong_options(question: Question, n: int, pool: str, rng: Random) -> list[str]:
+    """`n` wrong options: other answers of the relation, and answers of other relations where they are too few."""
+    relation, right = question.relation, question.answer
+    rivals = [answer for answer in relation.wrong(right) if answer not in LETTERS] if pool == "same" else []
+    taken = rng.sample(rivals, min(n, len(rivals)))
+    while len(taken) < n:
+        other = rng.choice(_all_answers())
+        if other not in relation.answers and other not in taken and not clashes(relation.clash, right, other):
+            taken.append(other)
+    return taken

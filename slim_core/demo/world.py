@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the base learns, the downstream tasks, the texts for the tokenizer, and what counts as a right answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+
+from . import questions, stories, sums, talk
+from .downstream import DOWNSTREAM_TASKS, downstream_examples
+from .example import Example, Sampler, draw
+
+
+# The abilities of the base, and the texts that only expose it to words.
+ABILITIES: dict[str, Sampler] = {
+    "sums": sums.sample,
+    "facts": questions.fact,
+    "choices": questions.choice,
+    "yes_no": questions.yes_no,
+    "talk": talk.sample,
+}
+EXPOSURE: dict[str, Sampler] = {"stories": stories.sample}
+GENERAL_TASKS = tuple(ABILITIES)
+# Shares of the training data. Choosing takes the most examples to learn.
+TRAIN_WEIGHTS = {"sums": 20, "facts": 20, "choices": 32, "yes_no": 10, "talk": 12, "stories": 6}
+TEST_WEIGHTS = dict.fromkeys(GENERAL_TASKS, 1)
+# Share of the training questions written carelessly: in lower case, half of them without the final mark.
+CARELESS = 0.15
+
+
+def _careless(example: Example, rng: Random) -> Example:
+    """The example as a visitor may type it."""
+    prompt = example.prompt.lower()
+    return replace(example, prompt=prompt.rstrip("?. ") if rng.random() < 0.5 else prompt)
+
+
+def general_examples(split: str, seed: int, n: int, task: str | None = None) -> list[Example]:
+    """Examples of the general abilities.
+
+    Args:
+        split: "train", "validation" or "test".
+        seed: the same seed gives the same examples.
+        n: how many.
+        task: one of `GENERAL_TASKS`, or "stories" for training; None for all of them mixed.
+
+    Returns:
+        Training examples as they come, repetitions included; distinct ones for validation and test.
+    """
+    rng = Random(f"{task} {split} {seed}")
+    samplers = ABILITIES | EXPOSURE
+    weights = TRAIN_WEIGHTS if split == "train" else TEST_WEIGHTS
+
+    def sample(split: str, rng: Random) -> Example:
+        chosen = task or rng.choices(list(weights), list(weights.values()))[0]
+        example = samplers[chosen](split, rng)
+        careless = split == "train" and chosen in ("sums", "facts") and rng.random() < CARELESS
+        return _careless(example, rng) if careless else example
+
+    return draw(sample, split, rng, n, distinct=split != "train")
+
+
+def world_text() -> Iterator[str]:
+    """Texts with every word that the vocabulary needs: what the base is trained on, and nothing else.
+
+    Messages that the base refuses are left out, so that their odd words are read byte by byte, as a visitor's will be.
+    """
+    for question in questions.fact_questions("train"):
+        yield from (question.text, question.text.lower(), question.answer)
+    for task, n in {"sums": 4000, "choices": 3000, "yes_no": 3000, "talk": 3000, "stories": 8000}.items():
+        for example in general_examples("train", 0, n, task):
+            if example.answer != talk.REFUSAL:
+                yield from (example.prompt, example.answer)
+    yield talk.REFUSAL
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".!")
+
+
+def check(example: Example, text: str) -> bool:
+    """Whether a generated text is a right answer.
+
+    Word problems are judged by their final number, downstream tasks by the first option that is named, and everything
+    else by the whole text, but for case, spaces and the final mark.
+    """
+    if example.task in DOWNSTREAM_TASKS:
+        option = re.compile(r"answer\d|true|false")
+    elif example.task == "sums":
+        option = re.compile(r"\b\d+\b(?!.*\b\d+\b)", re.DOTALL)
+    else:
+        return _normalised(text) == _normalised(example.answer)
+    found = option.search(text)
+    return found is not None and found[0] == option.search(example.answer)[0]
+
+
+def _prompts() -> dict[str, tuple[Example, ...]]:
+    """A few questions for visitors: held-out ones of the downstream tasks, and some of the general abilities."""
+    trained = tuple(example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "test", 53, 2))
+    kept = (
+        Example("facts", "What is the capital of France?", "Paris"),
+        Example("facts", "What is the opposite of hot?", "cold"),
+        Example(
+            "sums", "Anna had 14 apples and got 5 more. How many apples does Anna have now?", sums.solve("+", (14, 5))
+        ),
+        Example("choices", "What kind of animal is a whale? A. bird B. mammal C. fish D. insect", "B. mammal"),
+        Example("talk", "Who are you?", "I am a small language model."),
+        Example("talk", "Write a poem about dragons.", talk.REFUSAL),
+    )
+    return {"What the adapters were trained on": trained, "What they should not forget": kept}
+
+
+EXAMPLE_PROMPTS = _prompts()

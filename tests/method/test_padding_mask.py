@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Padding never enters the cluster statistics: the adapted model hands its layers the mask, however it is called."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
+
+from slim_core import SlimConfig
+from slim_core.method import SlimLayer
+from tests.conftest import TINY, build
+from tests.method import reference
+
+
+LENGTHS = (12, 7, 10)
+VALID = sum(LENGTHS)
+
+
+def config(**changes) -> SlimConfig:
+    # B is drawn too, so that each layer's input depends on the layers below it. "calibrated" has all four statistics.
+    start = {"r": 2, "num_experts": 2, "num_clusters": 4, "init_weights": False, "merge": "none"}
+    return SlimConfig(**(start | {"yield_mode": "calibrated"} | changes))
+
+
+def tiny_opt() -> OPTForCausalLM:
+    """Its MLP sees (batch * tokens, channels)."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
+    off = {"dropout": 0.0, "attention_dropout": 0.0}
+    return OPTForCausalLM(OPTConfig(vocab_size=99, max_position_embeddings=64, num_attention_heads=4, **sizes, **off))
+
+
+def adapt(family: str, **changes) -> PeftModel:
+    torch.manual_seed(0)
+    base = tiny_opt() if family == "opt" else build(family)
+    torch.manual_seed(0)
+    model = get_peft_model(base, config(**changes))
+    return model.train()
+
+
+def padding(side: str) -> Tensor:
+    """(3, 12) attention mask of rows with `LENGTHS` tokens."""
+    mask = torch.tensor([[1] * n + [0] * (12 - n) for n in LENGTHS])
+    return mask if side == "right" else mask.flip(1)
+
+
+def pad(ids: Tensor, side: str, filler: int = 0) -> Tensor:
+    """(3, 12) the first `LENGTHS` tokens of each row, and `filler`."""
+    out = torch.full_like(ids, filler)
+    out[padding(side) == 1] = ids[padding("right") == 1]
+    return out
+
+
+def positions(mask: Tensor) -> Tensor:
+    """As `generate` counts them."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def layers(model: nn.Module) -> dict[str, SlimLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, SlimLayer)}
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """All statistics, the last forward's included: a state dict is complete."""
+    return {k: v.clone() for k, v in model.state_dict().items() if any(n in k for n in SlimLayer.statistic_names)}
+
+
+def counts(model: nn.Module) -> set[int]:
+    """Tokens that each layer has counted."""
+    return {int(v.sum()) for k, v in statistics(model).items() if "slim_count" in k}
+
+
+CALLS = {
+    "keyword": lambda model, ids, mask: model(input_ids=ids, attention_mask=mask),
+    "positional": lambda model, ids, mask: model(ids, mask),
+    "embeddings": lambda model, ids, mask: model(inputs_embeds=model.get_input_embeddings()(ids), attention_mask=mask),
+    "float mask": lambda model, ids, mask: model(input_ids=ids, attention_mask=mask.float()),
+    "bool mask": lambda model, ids, mask: model(input_ids=ids, attention_mask=mask.bool()),
+}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", [*TINY, "opt"])
+def test_each_layer_counts_exactly_the_valid_tokens(family, side, ids):
+    model = adapt(family)
+    model(input_ids=pad(ids, side), attention_mask=padding(side))
+    assert counts(model) == {VALID}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_mask_is_found_however_the_model_is_called(call, ids):
+    model = adapt("llama")
+    CALLS[call](model, pad(ids, "left"), padding("left"))
+    assert counts(model) == {VALID}
+
+
+def test_the_mask_is_found_where_adapters_were_only_injected(ids):
+    model = inject_adapter_in_model(config(), build("llama")).train()
+    model(pad(ids, "left"), padding("left"))
+    assert counts(model) == {VALID}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_statistics_are_those_of_the_valid_tokens_alone(family, side, ids):
+    model = adapt(family, cluster_momentum=0.5, yield_quantile=0.9)
+    mask = padding(side)
+    seen = {}
+    for name, layer in layers(model).items():
+        layer.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].detach().double()}))
+    model(input_ids=pad(ids, side), attention_mask=mask)
+    # The clusters are still those this forward started from: it is folded in before the next one.
+    start = {
+        name: {k: v.clone() for k, v in reference.layer_state(layer, "default").items()}
+        for name, layer in layers(model).items()
+    }
+    found = statistics(model)
+    assert start
+    for name, state in start.items():
+        x = seen[name].flatten(0, -2)[mask.reshape(-1) == 1]
+        center, var = reference.slide(state["center"], state["var"], x, 0.5)
+        nearest = torch.cdist(x, state["center"].double()).argmin(1)
+        z = (x - state["center"][nearest]) / (state["var"][nearest] + 1e-6).sqrt()
+        expected = {
+            "slim_center": center,
+            "slim_var": var,
+            "slim_count": nearest.bincount(minlength=len(center)).double(),
+            "slim_reference": (z.abs().amax(1) - 1).quantile(0.9),
+        }
+        actual = {statistic: found[f"{name}.{statistic}.default"].double() for statistic in expected}
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "opt"])
+def test_left_and_right_padding_give_the_same_statistics(family, ids):
+    found = []
+    for side in ("left", "right"):
+        # First centres from data draw tokens by their place in the batch, so these start at random.
+        model = adapt(family, cluster_init="random")
+        mask = padding(side)
+        for shift in range(2):
+            model(input_ids=pad(ids + shift, side), attention_mask=mask, position_ids=positions(mask))
+        found.append(statistics(model))
+    assert all(int(v.sum()) == 2 * VALID for k, v in found[0].items() if "slim_count" in k)
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cluster_init", ["data", "random"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_tokens_under_the_padding_do_not_matter(side, cluster_init, ids):
+    found = []
+    for filler in (0, 57):
+        model = adapt("llama", cluster_init=cluster_init)
+        for _ in range(2):
+            torch.manual_seed(1)
+            model(input_ids=pad(ids, side, filler), attention_mask=padding(side))
+        found.append(statistics(model))
+    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_without_a_mask_every_token_counts(family, ids):
+    model = adapt(family)
+    model(input_ids=pad(ids, "right"))
+    assert counts(model) == {ids.numel()}
+
+
+def test_a_mask_counts_for_its_own_forward_only(ids):
+    model = adapt("llama")
+    model(input_ids=pad(ids, "left"), attention_mask=padding("left"))
+    model(input_ids=ids)
+    assert counts(model) == {VALID + ids.numel()}
+
+
+def test_a_first_batch_of_nothing_but_padding_leaves_the_start_to_the_next(ids):
+    model = adapt("llama", cluster_init="data")
+    model(input_ids=ids, attention_mask=torch.zeros_like(ids))
+    assert counts(model) == {0}
+    model(input_ids=ids)
+    for layer in layers(model).values():
+        assert len(layer.slim_center["default"].unique(dim=0)) == 4
+
+
+CAUSAL = torch.zeros(12, 12).masked_fill(torch.ones(12, 12).triu(1) == 1, -1e9)
+SHUT = torch.zeros(3, 1, 1, 12).masked_fill(padding("right")[:, None, None] == 0, -1e9)
+UNREADABLE = {
+    "4D": ("llama", SHUT + CAUSAL),
+    # As many entries as tokens, but zero is what may be seen.
+    "4D, one row": ("llama", SHUT),
+    "by kind of layer": ("gemma3", {"full_attention": SHUT + CAUSAL, "sliding_attention": SHUT + CAUSAL}),
+}
+
+
+@pytest.mark.parametrize("mask", UNREADABLE)
+def test_a_mask_that_does_not_name_tokens_lets_every_token_count(mask, ids):
+    family, mask = UNREADABLE[mask]
+    model = adapt(family)
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    assert counts(model) == {ids.numel()}
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("cluster_init", ["data", "random"])
+def test_evaluation_never_moves_the_clusters(cluster_init, ids):
+    model = adapt("llama", cluster_init=cluster_init)
+    model(input_ids=ids)
+    before = statistics(model)
+    model.eval()
+    model(input_ids=ids + 1, attention_mask=padding("left"))
+    model.generate(input_ids=ids, attention_mask=padding("left"), max_new_tokens=2, do_sample=False)
+    torch.testing.assert_close(statistics(model), before, atol=0, rtol=0)
+
+
+def test_a_frozen_adapter_never_moves_its_clusters_in_training_mode(ids):
+    model = adapt("llama")
+    model(input_ids=ids)
+    before = statistics(model)
+    model.add_adapter("other", config())
+    model.set_adapter("other")
+    model(input_ids=ids + 1)
+    model.set_adapter("default", inference_mode=True)
+    model(input_ids=ids + 2)
+    after = statistics(model)
+    torch.testing.assert_close({k: after[k] for k in before}, before, atol=0, rtol=0)
+    assert {int(v.sum()) for k, v in after.items() if "slim_count.other" in k} == {ids.numel()}
+
+
+def test_generation_in_training_mode_counts_prompts_without_padding_and_each_new_token_once(ids):
+    # As in reinforcement learning, where a model in training mode may generate. The mask then covers the cache too.
+    model = adapt("llama")
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    model.generate(input_ids=pad(ids, "left"), attention_mask=padding("left"), **settings)
+    # The last new token is never fed back.
+    assert counts(model) == {VALID + 3 * 3}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_left_padding_leaves_what_is_generated(family, ids):
+    model = adapt(family)
+    for _ in range(2):
+        model(input_ids=ids)
+    model.eval()
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    together = model.generate(input_ids=pad(ids, "left"), attention_mask=padding("left"), **settings)
+    for row, prompt, n in zip(together, ids, LENGTHS, strict=True):
+        alone = model.generate(
+            input_ids=prompt[:n][None], attention_mask=torch.ones(1, n, dtype=torch.long), **settings
+        )
+        assert row[12:].tolist() == alone[0, n:].tolist()
+
+
+def test_an_encoder_decoder_model_counts_every_token_and_says_so(ids):
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
+    base = T5ForConditionalGeneration(T5Config(vocab_size=99, decoder_start_token_id=0, **sizes))
+    model = get_peft_model(base, config(target_modules=["q", "k", "v", "o", "wi", "wo"])).train()
+    # The decoder's rows are as long as the encoder's, so that the encoder's mask would fit them.
+    with pytest.warns(UserWarning, match="padding of an encoder"):
+        model(input_ids=pad(ids, "right"), attention_mask=padding("right"), decoder_input_ids=ids)
+    assert counts(model) == {ids.numel()}

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saving and loading with the real PEFT: what is in the files, that nothing is lost, and which base is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import (
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
+from peft.utils.hotswap import hotswap_adapter
+from safetensors.torch import load_file
+from torch import nn
+
+import slim_core
+from slim_core import SlimConfig
+from slim_core.method import SlimLayer
+from tests.conftest import TINY, build, tiny_llama
+
+
+# Every kind of state at once.
+EVERYTHING = {"yield_mode": "calibrated", "router_hidden": 4, "router_scope": "block"}
+FACTORS = {"slim_A", "slim_B"}
+ROUTING = {"slim_router", "slim_router_bias", "slim_center", "slim_var", "slim_count"}
+MASKS = {"slim_columns", "slim_rows"}
+# What a config adds, and the tensors it leads to.
+VARIANTS = {
+    "paper": ({}, FACTORS | ROUTING | MASKS),
+    "calibrated": ({"yield_mode": "calibrated"}, FACTORS | ROUTING | MASKS | {"slim_reference"}),
+    "hidden": ({"router_hidden": 4}, FACTORS | ROUTING | MASKS | {"slim_router_down", "slim_router_up"}),
+    "block": ({"router_scope": "block"}, FACTORS | ROUTING | MASKS),
+    "unmasked": ({"merge": "none"}, FACTORS | ROUTING),
+    "dare": ({"merge": "dare"}, FACTORS | ROUTING),
+    "single": ({"num_experts": 1, "num_identity": 0, "top_k": 1}, FACTORS | MASKS),
+}
+
+
+def slim(**changes) -> SlimConfig:
+    small = {"r": 2, "num_experts": 3, "num_identity": 1, "num_clusters": 4, "init_weights": False}
+    return SlimConfig(**(small | changes))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    return model.eval()(input_ids=ids).logits
+
+
+def train(model: nn.Module, ids: torch.Tensor, steps: int = 2) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+
+
+def trained(ids: torch.Tensor, family: str = "llama", base: nn.Module | None = None, **changes) -> PeftModel:
+    model = get_peft_model(build(family) if base is None else base, slim(**changes))
+    train(model, ids)
+    return model
+
+
+def tensors_of(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
+    """Everything the adapter must not lose, found by walking the modules and not by asking PEFT."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, SlimLayer):
+            for container, child in module.named_children():
+                if container != "base_layer" and container not in ("slim_column_index", "slim_row_index"):
+                    state = {**dict(child.named_parameters()), **dict(child.named_buffers())}
+                    if adapter_name in state:
+                        found[f"{path}.{container}"] = state[adapter_name].detach()
+    return found
+
+
+def assert_untouched(base: nn.Module, before: torch.Tensor, ids: torch.Tensor) -> None:
+    assert not any(isinstance(m, SlimLayer) for m in base.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules())
+    assert torch.equal(logits(base, ids), before)
+
+
+# -- what is in the files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_and_buffer_is_in_the_safetensors_file(variant, tmp_path, ids):
+    changes, kinds = VARIANTS[variant]
+    model = trained(ids, **changes)
+    model.save_pretrained(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    saved, held = load_file(tmp_path / "adapter_model.safetensors"), tensors_of(model)
+    assert saved.keys() == held.keys()
+    assert {key.rpartition(".")[2] for key in saved} == kinds
+    for key, tensor in held.items():
+        assert saved[key].dtype == tensor.dtype and torch.equal(saved[key], tensor), key
+
+
+@pytest.mark.parametrize(("scope", "routers"), [("linear", 14), ("block", 8)])
+def test_a_shared_router_is_saved_once(scope, routers, tmp_path, ids):
+    # Of a block's seven Linears q, k and v share one, and gate and up.
+    trained(ids, router_scope=scope).save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum(key.endswith(".slim_router") for key in saved) == routers
+    assert sum(key.endswith(".slim_center") for key in saved) == routers
+    assert sum(key.endswith(".slim_A") for key in saved) == 14
+
+
+def test_the_file_holds_what_the_last_training_forward_saw(tmp_path, ids):
+    # Sums of a forward wait for the next one; there is none between the last step and saving.
+    model = trained(ids, target_modules=["q_proj"])
+    model.save_pretrained(tmp_path)
+    counts = [t.sum() for key, t in load_file(tmp_path / "adapter_model.safetensors").items() if "slim_count" in key]
+    assert counts == [2 * ids.numel()] * 2
+
+
+def test_only_the_named_adapter_is_in_its_file(tmp_path, ids):
+    model = trained(ids)
+    model.add_adapter("other", slim(r=4))
+    model.save_pretrained(tmp_path)
+    first, second = (load_file(tmp_path / f / "adapter_model.safetensors") for f in ("", "other"))
+    for name, saved in (("default", first), ("other", second)):
+        held = tensors_of(model, name)
+        assert saved.keys() == held.keys() and all(torch.equal(saved[key], held[key]) for key in held)
+
+
+def test_the_config_on_disk_names_format_and_base(tmp_path):
+    get_peft_model(build("llama"), slim(target_modules=["q_proj", "down_proj"])).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "SLIM" and config["format_version"] == 1
+    assert config["base_fingerprint"] == {
+        "model.layers.*.mlp.down_proj": "2 x (48 -> 32)",
+        "model.layers.*.self_attn.q_proj": "2 x (32 -> 32)",
+    }
+    assert SlimConfig.from_pretrained(tmp_path).base_fingerprint == config["base_fingerprint"]
+
+
+# -- loading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_loaded_adapter_gives_bit_equal_logits(variant, tmp_path, ids):
+    model = trained(ids, **VARIANTS[variant][0])
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build("llama"), tmp_path)
+    assert not loaded.training
+    expected = logits(model, ids)
+    assert not torch.allclose(expected, logits(build("llama"), ids))
+    assert torch.equal(logits(loaded, ids), expected)
+
+
+@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"adapter_name": "another"}, {"low_cpu_mem_usage": True}, {"is_trainable": True}],
+    ids=["plain", "other-name", "low-memory", "trainable"],
+)
+def test_every_way_of_loading_gives_bit_equal_logits(family, how, tmp_path, ids):
+    model = trained(ids, family, **EVERYTHING)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build(family), tmp_path, **how)
+    name = how.get("adapter_name", "default")
+    expected, found = tensors_of(model), tensors_of(loaded, name)
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+    assert torch.equal(logits(loaded, ids), logits(model, ids))
+    trainable = {n for n, p in loaded.named_parameters() if p.requires_grad}
+    everything = {n for n, _ in loaded.named_parameters() if ".slim_" in n}
+    assert trainable == (everything if how.get("is_trainable") else set())
+
+
+def test_a_loaded_adapter_trains_on_from_where_it_was(tmp_path, ids):
+    model = trained(ids, **EVERYTHING)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build("llama"), tmp_path, is_trainable=True)
+    for twin in (model, loaded):
+        torch.manual_seed(5)
+        train(twin, ids)
+    # The clusters were not started anew.
+    assert torch.equal(logits(loaded, ids), logits(model, ids))
+
+
+def test_clusters_start_anew_when_an_untrained_adapter_is_loaded_over_a_trained_one(ids):
+    fresh = get_peft_model(build("llama"), slim())
+    model = trained(ids)
+    set_peft_model_state_dict(model, {k: v.clone() for k, v in get_peft_model_state_dict(fresh).items()})
+    for twin in (model, fresh):
+        torch.manual_seed(5)
+        train(twin, ids)
+    assert torch.equal(logits(model, ids), logits(fresh, ids))
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+@pytest.mark.parametrize("native", [False, True], ids=["peft", "transformers"])
+def test_a_bfloat16_base_does_not_round_the_statistics(native, low_cpu_mem_usage, tmp_path, ids):
+    model = trained(ids, base=build("llama").bfloat16(), **EVERYTHING)
+    model.save_pretrained(tmp_path)
+    base = build("llama").bfloat16()
+    if native:
+        base.load_adapter(str(tmp_path), low_cpu_mem_usage=low_cpu_mem_usage)
+        found = {f"base_model.model.{key}": tensor for key, tensor in tensors_of(base).items()}
+    else:
+        loaded = PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
+        found = tensors_of(loaded)
+        assert torch.equal(logits(loaded, ids), logits(model, ids))
+    expected = tensors_of(model)
+    assert found.keys() == expected.keys()
+    rounded = 0
+    for key, tensor in expected.items():
+        if key.endswith(("slim_center", "slim_var", "slim_reference")):
+            assert found[key].dtype == torch.float32 and torch.equal(found[key], tensor), key
+            rounded += not torch.equal(tensor, tensor.bfloat16().float())
+    assert rounded > 0  # rounding would have shown
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_transformers_loads_an_adapter_by_itself(variant, tmp_path, ids):
+    model = trained(ids, **VARIANTS[variant][0])
+    model.save_pretrained(tmp_path)
+    base = build("llama")
+    base.load_adapter(str(tmp_path))
+    assert torch.equal(logits(base, ids), logits(model, ids))
+
+
+def test_an_adapter_that_transformers_saved_loads_in_peft(tmp_path, ids):
+    base = build("llama")
+    base.add_adapter(slim(**EVERYTHING))
+    train(base, ids)
+    base.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(build("llama"), tmp_path), ids), logits(base, ids))
+
+
+def test_the_state_dict_of_an_injected_adapter_is_that_of_a_peft_model(ids):
+    expected = get_peft_model_state_dict(get_peft_model(build("llama"), slim(**EVERYTHING)))
+    found = get_peft_model_state_dict(inject_adapter_in_model(slim(**EVERYTHING), build("llama")))
+    assert {f"base_model.model.{key}" for key in found} == expected.keys()
+    assert all(torch.equal(tensor, expected[f"base_model.model.{key}"]) for key, tensor in found.items())
+
+
+def test_a_second_adapter_can_be_loaded(tmp_path, ids):
+    second = trained(ids, router_hidden=4)
+    second.save_pretrained(tmp_path)
+    model = trained(ids, num_experts=2)
+    first = logits(model, ids)
+    model.load_adapter(tmp_path, "second")
+    assert torch.equal(logits(model, ids), first)
+    model.set_adapter("second")
+    assert torch.equal(logits(model, ids), logits(second, ids))
+
+
+def test_modules_to_save_come_back(tmp_path, ids):
+    model = trained(ids, modules_to_save=["lm_head"])
+    model.save_pretrained(tmp_path)
+    assert "base_model.model.lm_head.weight" in load_file(tmp_path / "adapter_model.safetensors")
+    loaded = PeftModel.from_pretrained(build("llama"), tmp_path)
+    assert torch.equal(logits(loaded, ids), logits(model, ids))
+
+
+FRESH = """
+import sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base, adapter, data = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(base).eval()
+try:
+    PeftModel.from_pretrained(model, adapter)
+except KeyError as error:
+    print("without the import:", error)
+import slim_core
+
+saved = torch.load(data)
+with torch.no_grad():
+    logits = PeftModel.from_pretrained(model, adapter)(input_ids=saved["ids"]).logits
+print("equal:", torch.equal(logits, saved["logits"]))
+"""
+
+
+def test_a_fresh_process_needs_only_the_import(tmp_path, ids):
+    # Without the import PEFT does not know the method and says so with a bare KeyError, which is not ours to change.
+    model = trained(ids, **EVERYTHING)
+    build("llama").save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    torch.save({"ids": ids, "logits": logits(model, ids)}, tmp_path / "data.pt")
+    places = [str(tmp_path / name) for name in ("base", "adapter", "data.pt")]
+    path = os.pathsep.join([str(Path(slim_core.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    threads = str(torch.get_num_threads())  # as here: another number adds up in another order
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, *places],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines() == ["without the import: 'SLIM'", "equal: True"], done.stderr
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["peft", "transformers"])
+def test_hot_swapping_is_refused_by_peft_itself(native, tmp_path, ids):
+    get_peft_model(build("llama"), slim()).save_pretrained(tmp_path)
+    if native:
+        model = build("llama")
+        model.load_adapter(str(tmp_path))
+    else:
+        model = PeftModel.from_pretrained(build("llama"), tmp_path)
+    before = logits(model, ids)
+    if native:
+        with pytest.raises(ValueError, match="Hotswapping is currently only supported for LoRA"):
+            model.load_adapter(str(tmp_path), adapter_name="default", hotswap=True)
+    else:
+        with pytest.raises(ValueError, match="Hotswapping only supports LORA but SLIM was passed"):
+            hotswap_adapter(model, str(tmp_path), adapter_name="default", torch_device="cpu")
+    assert torch.equal(logits(model, ids), before)
+
+
+# -- which base, which format ------------------------------------------------------------------------------------
+
+LOADERS = {
+    "peft": lambda base, folder: PeftModel.from_pretrained(base, folder),
+    "transformers": lambda base, folder: base.load_adapter(str(folder)),
+}
+
+
+def with_a_linear_more() -> nn.Module:
+    base = build("llama")
+    base.model.extra = nn.Linear(8, 8)
+    return base
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize(
+    ("targets", "other", "sentence"),
+    [
+        (["q_proj"], lambda: tiny_llama(hidden_size=64), r"q_proj`, 2 x \(32 -> 32\); this base model has 2 x \(64"),
+        ("all-linear", lambda: tiny_llama(intermediate_size=64), r"2 x \(48 -> 32\); this base model has 2 x \(64"),
+        (["q_proj"], lambda: tiny_llama(num_hidden_layers=3), r"2 x \(32 -> 32\); this base model has 3 x \(32 -> 32"),
+        ("all-linear", lambda: tiny_llama(num_hidden_layers=3), r"2 x \(.*\); this base model has 3 x"),
+        ("all-linear", lambda: tiny_llama(num_hidden_layers=1), r"2 x \(.*\); this base model has 1 x"),
+        (["q_proj"], lambda: build("gpt2"), r"`model\.layers\.\*\.self_attn\.q_proj`.*no such Linear"),
+        ("all-linear", lambda: build("gpt2"), r"`model\.layers\.\*\.mlp\.down_proj`.*no such Linear"),
+        (r".*\.(q_proj|extra)", with_a_linear_more, r"has `model\.extra`, 1 x \(8 -> 8\).*was not made for"),
+    ],
+    ids=["width", "width-all", "more-blocks", "more-blocks-all", "fewer-blocks-all", "names", "names-all", "extra"],
+)
+def test_another_base_is_refused_before_anything_is_replaced(load, targets, other, sentence, tmp_path, ids):
+    get_peft_model(build("llama"), slim(target_modules=targets)).save_pretrained(tmp_path)
+    base = other()
+    before = logits(base, ids)
+    with pytest.raises(ValueError, match=f"does not fit the base model.*{sentence}"):
+        LOADERS[load](base, tmp_path)
+    assert_untouched(base, before, ids)
+
+
+def test_a_refused_second_adapter_leaves_the_first_as_it_was(tmp_path, ids):
+    get_peft_model(tiny_llama(hidden_size=64), slim()).save_pretrained(tmp_path)
+    model = trained(ids)
+    before = logits(model, ids)
+    with pytest.raises(ValueError, match="does not fit the base model"):
+        model.load_adapter(tmp_path, "second")
+    assert list(model.peft_config) == ["default"] and not tensors_of(model, "second")
+    assert torch.equal(logits(model, ids), before)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_a_newer_format_is_refused_with_a_sentence(load, tmp_path, ids):
+    get_peft_model(build("llama"), slim()).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
+    base = build("llama")
+    before = logits(base, ids)
+    with pytest.raises(ValueError, match=r"saved in format 2; .* reads formats up to 1\. Upgrade slim_core"):
+        LOADERS[load](base, tmp_path)
+    assert_untouched(base, before, ids)
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], "all-linear", None], ids=["list", "all-linear", "unset"])
+def test_a_fresh_config_can_be_used_on_several_bases(targets, tmp_path, ids):
+    config = slim(target_modules=targets)
+    bases = [build("llama"), tiny_llama(hidden_size=64).eval(), tiny_llama(num_hidden_layers=3).eval()]
+    states = [{key: tensor.clone() for key, tensor in base.state_dict().items()} for base in bases]
+    models = [get_peft_model(base, config) for base in bases]
+    per_block = 1 if targets == ["q_proj"] else 7
+    assert [sum(isinstance(m, SlimLayer) for m in model.modules()) for model in models] == [
+        per_block * blocks for blocks in (2, 2, 3)
+    ]
+    # Each file names the base that its own adapter was made for.
+    for i, (model, sizes) in enumerate(zip(models, ({}, {"hidden_size": 64}, {"num_hidden_layers": 3}), strict=True)):
+        model.save_pretrained(tmp_path / str(i))
+        again = tiny_llama(**sizes)
+        again.load_state_dict(states[i])
+        assert torch.equal(logits(PeftModel.from_pretrained(again, tmp_path / str(i)), ids), logits(model, ids))
