@@ -82,9 +82,10 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
         ) from None
     if not len(dataset):
         raise DataError(f"The split {split} of {name} is empty; name another with --split.")
-    records = [Record(dict(row), f"{name}, {split} record {i}") for i, row in enumerate(dataset, 1)]
+    shown = Path(name).name if Path(name).is_dir() else name
+    records = [Record(dict(row), f"{shown}, {split} record {i}") for i, row in enumerate(dataset, 1)]
     fingerprint = {"fingerprint": dataset._fingerprint, "revision": revision, "split": split, "subset": subset}
-    return Source(f"{name}:{split}", records, 0, fingerprint)
+    return Source(f"{shown}:{split}", records, 0, fingerprint)
 
 
 # -- columns -----------------------------------------------------------------------------------------------------

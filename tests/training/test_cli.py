@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -76,17 +77,30 @@ def test_bad_input_is_one_sentence_and_exit_code_1(arguments, sentence, base, pa
 
 
 def test_two_processes_train_one_adapter_as_one_process_does(base, pairs, tmp_path):
-    # 16 examples for training and 8 for validation divide evenly, so that no process is handed one twice.
+    # 16 examples for training and 8 for validation divide evenly, so that no process is handed one twice. Clusters
+    # that begin with data begin with those of the first process.
     arguments = ["--base", base, "--data", pairs, "--batch-size", 8, "--validation-share", "0.334", "--log-every", 1]
     arguments += ["--rank", 2, "--experts", 4, "--epochs", 2, "--slim", "merge=none", "--slim", "l1_coefficient=0.01"]
-    arguments += ["--slim", "num_clusters=1", "--learning-rate", "0.01"]
+    arguments += ["--slim", "cluster_init=random", "--learning-rate", "0.01"]
     assert run(*arguments, "--output", tmp_path / "one").exit_code == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "slim_core", "train", *arguments, "--output", tmp_path / "two"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("The slim adapter is in") == 1
+    process = subprocess.Popen(
+        list(map(str, command)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=90)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors
+    assert output.count("The slim adapter is in") == 1
     one, two = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two"))
     assert two["steps"] == one["steps"] == 4
     for name in ("validation_loss_before", "validation_loss_after"):

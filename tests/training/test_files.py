@@ -74,7 +74,7 @@ def test_a_folder_is_read_as_a_data_set(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     source = read_source(str(folder), split="train", subset=None, revision=None)
     assert [record.fields for record in source.records] == RECORDS
-    assert source.records[1].place == f"{folder}, train record 2"
+    assert source.records[1].place == "set, train record 2"
     assert source.fingerprint["fingerprint"]
 
 
