@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -149,7 +150,7 @@ def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SlimTraine
     model = add_adapter(base, method, settings)
     trainer = SlimTrainer(
         model=model,
-        args=training_arguments(settings, folder, bool(examples.validation)),
+        args=training_arguments(settings, folder, len(examples.train), bool(examples.validation)),
         train_dataset=examples.train,
         eval_dataset=examples.validation or None,
         data_collator=Collator(_pad_token(prepared.tokenizer)),
@@ -166,8 +167,16 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return next(token for token in found if token is not None)
 
 
-def training_arguments(settings: TrainSettings, folder: Path, validate: bool) -> TrainingArguments:
-    """transformers' arguments for our settings."""
+def training_arguments(settings: TrainSettings, folder: Path, examples: int, validate: bool) -> TrainingArguments:
+    """transformers' arguments for our settings.
+
+    Args:
+        settings: the run.
+        folder: of the adapter.
+        examples: how many there are for training.
+        validate: whether there are any for validation.
+    """
+    steps = settings.max_steps or math.ceil(settings.epochs * math.ceil(examples / settings.batch_size))
     return TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         per_device_train_batch_size=settings.per_device,
@@ -177,7 +186,8 @@ def training_arguments(settings: TrainSettings, folder: Path, validate: bool) ->
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=WARMUP,
+        # Rounded down: a warm-up step has rate 0, which a run of few steps cannot spare.
+        warmup_steps=int(WARMUP * steps),
         # Said aloud, since transformers trains over several processes without an accelerator only then.
         use_cpu=not torch.accelerator.is_available(),
         bf16=compute_dtype() == torch.bfloat16,

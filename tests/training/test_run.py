@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import slim_core  # noqa: F401  (registers SLIM with PEFT)
 from slim_core.training import Columns, TrainingError, TrainSettings, train
+from slim_core.training.base import load_base
 from slim_core.training.report import TrainingRecord
 from slim_core.training.trainer import SlimTrainer
 from tests.conftest import require_stories, tiny_llama
@@ -249,6 +250,34 @@ def test_resuming_with_other_settings_or_data_or_nothing_is_a_sentence(base, pai
         train(settings(base, pairs, out, resume=True))
 
 
+def test_half_a_checkpoint_and_a_linked_one_are_not_resumed(whole, base, tmp_path):
+    asked = again(base, whole, tmp_path / "out", save_every=2)
+    with pytest.raises(Crash):
+        train(asked, callbacks=[At(3, Crash)])
+    checkpoints = tmp_path / "out" / "checkpoints"
+    (checkpoints / "checkpoint-4").mkdir()
+    (checkpoints / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"half")
+    (checkpoints / "checkpoint-5").symlink_to(checkpoints / "checkpoint-2")
+    out = io.StringIO()
+    train(again(base, whole, tmp_path / "out", save_every=2, resume=True), Console(file=out))
+    assert "slim goes on from checkpoint-2." in out.getvalue()
+    assert_equal(weights(tmp_path / "out"), weights(whole / "out"))
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_begins_anew(whole, base, tmp_path):
+    with pytest.raises(Crash):
+        train(again(base, whole, tmp_path / "out"), callbacks=[At(1, Crash)])
+    out = io.StringIO()
+    train(again(base, whole, tmp_path / "out", resume=True), Console(file=out))
+    assert "slim begins anew: no checkpoint was written." in out.getvalue()
+    assert_equal(weights(tmp_path / "out"), weights(whole / "out"))
+
+
+def test_running_out_of_memory_is_a_sentence(base, pairs, tmp_path):
+    with pytest.raises(TrainingError, match=r"ran out of memory while training slim; lower --micro-batch"):
+        train(settings(base, pairs, tmp_path / "out"), callbacks=[At(1, torch.OutOfMemoryError)])
+
+
 def test_a_loss_that_is_no_number_ends_the_run_in_a_sentence(base, pairs, tmp_path):
     with pytest.raises(TrainingError, match=r"The loss is .* at step .*, so training has diverged; lower --learning-"):
         train(settings(base, pairs, tmp_path / "out", learning_rate=1e30, methods=["lora"]))
@@ -257,9 +286,21 @@ def test_a_loss_that_is_no_number_ends_the_run_in_a_sentence(base, pairs, tmp_pa
 # -- bases -------------------------------------------------------------------------------------------------------
 
 
-def test_a_4bit_base_is_trained_and_the_adapter_fits_the_whole_one(base, pairs, tmp_path):
+def test_a_4bit_base_is_not_repacked_by_an_evaluation_before_training(base, pairs, tmp_path):
     pytest.importorskip("bitsandbytes")
-    outcome = train(settings(base, pairs, tmp_path / "out", four_bit=True, gradient_checkpointing=True))
+    model = load_base(settings(base, pairs, tmp_path, four_bit=True)).eval()
+    with torch.no_grad():
+        model(input_ids=torch.arange(5, 15)[None])
+    weights = [m.weight for m in model.modules() if hasattr(getattr(m, "weight", None), "quant_state")]
+    assert len(weights) == 7
+    assert not any(getattr(weight.quant_state, "packing_format_for_cpu", False) for weight in weights)
+
+
+@pytest.mark.parametrize("method", ["slim", "dora"])
+def test_a_4bit_base_is_trained_and_the_adapter_fits_the_whole_one(method, base, pairs, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    asked = settings(base, pairs, tmp_path / "out", methods=[method], four_bit=True, gradient_checkpointing=True)
+    outcome = train(asked)
     record = outcome.records[0]
     assert record.validation_loss_after < record.validation_loss_before - 0.02
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out").eval()

@@ -35,7 +35,7 @@ def trainer(folder: Path, config=None, **changes) -> SlimTrainer:
     asked = settings(folder, folder, folder, **({"batch_size": 8, "max_steps": 2} | changes))
     return SlimTrainer(
         model=model,
-        args=training_arguments(asked, folder, validate=False),
+        args=training_arguments(asked, folder, len(EXAMPLES), validate=False),
         train_dataset=EXAMPLES,
         eval_dataset=EXAMPLES[:5],
         data_collator=Collator(0),
@@ -128,6 +128,14 @@ def test_the_validation_loss_is_the_mean_over_answer_tokens_at_any_batch_size(ro
         logits = made.model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1]
         losses.append(cross_entropy(logits, torch.tensor(example.labels[1:]), reduction="none")[1:])
     assert found == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps,warmup", [(1, 0), (33, 0), (34, 1), (1000, 30)])
+def test_the_rate_warms_up_for_three_percent_of_the_steps(steps, warmup, tmp_path):
+    asked = settings(tmp_path, tmp_path, tmp_path, max_steps=steps)
+    assert training_arguments(asked, tmp_path, examples=99, validate=False).warmup_steps == warmup
+    by_epochs = settings(tmp_path, tmp_path, tmp_path, max_steps=None, epochs=steps / 2, batch_size=16)
+    assert training_arguments(by_epochs, tmp_path, examples=32, validate=False).warmup_steps == warmup
 
 
 def test_a_lora_is_trained_without_slims_losses_and_routing(tmp_path):
