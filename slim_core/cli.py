@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -53,3 +55,140 @@ def bench(
         for t in time_setting(setting, config, rounds):
             table.add_row(t.variant, f"{t.microseconds:.0f}", f"{t.to_base:.2f}", f"{t.to_lora:.2f}")
         console.print(table)
+
+
+DATA, ADAPTER, BUDGET, MACHINE = "Data", "Adapter", "Budget", "Machine"
+
+
+@app.command()
+def train(
+    base: Annotated[str, typer.Option(help="Base model: folder or Hub id.")],
+    data: Annotated[
+        list[str], typer.Option(help="JSONL, JSON, CSV, TSV or Parquet file, or Hub data set; repeatable.")
+    ],
+    output: Annotated[Path, typer.Option(help="New folder for the adapter, or for one folder a method.")],
+    method: Annotated[list[str], typer.Option(help="lora, dora or slim; repeat to compare.")] = ["slim"],  # noqa: B006
+    messages_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of messages.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of questions.")] = None,
+    completion_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of answers.")] = None,
+    input_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column added to questions.")] = None,
+    split: Annotated[str, typer.Option(rich_help_panel=DATA, help="Split of a Hub data set.")] = "train",
+    subset: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Subset of a Hub data set.")] = None,
+    revision: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Version of a Hub data set.")] = None,
+    validation: Annotated[list[str], typer.Option(rich_help_panel=DATA, help="Validation data; repeatable.")] = [],  # noqa: B006
+    validation_split: Annotated[
+        str | None, typer.Option(rich_help_panel=DATA, help="Split of the Hub data set for validation.")
+    ] = None,
+    validation_share: Annotated[
+        float, typer.Option(rich_help_panel=DATA, help="Share of the data kept for validation.")
+    ] = 0.05,
+    max_length: Annotated[
+        int | None, typer.Option(rich_help_panel=DATA, help="Tokens of an example. [default: 2048 or the model's]")
+    ] = None,
+    skip_long: Annotated[
+        bool, typer.Option("--skip-long", rich_help_panel=DATA, help="Leave longer examples out, and count them.")
+    ] = False,
+    rank: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Rank of each LoRA expert.")] = 16,
+    experts: Annotated[
+        int, typer.Option(rich_help_panel=ADAPTER, help="LoRA experts; LoRA's rank is rank × this.")
+    ] = 8,
+    identity: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Identity experts.")] = 2,
+    top_k: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Experts kept per token.")] = 2,
+    alpha: Annotated[float | None, typer.Option(rich_help_panel=ADAPTER, help="Scale. [default: 2 × rank]")] = None,
+    dropout: Annotated[float, typer.Option(rich_help_panel=ADAPTER, help="Dropout before the experts.")] = 0.0,
+    target: Annotated[
+        list[str], typer.Option(rich_help_panel=ADAPTER, help="Linear to adapt, such as q_proj; repeatable. [all]")
+    ] = [],  # noqa: B006
+    slim: Annotated[
+        list[str], typer.Option(rich_help_panel=ADAPTER, help="Other SlimConfig field, as KEY=VALUE; repeatable.")
+    ] = [],  # noqa: B006
+    epochs: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Passes over the data.")] = 2.0,
+    max_steps: Annotated[int | None, typer.Option(rich_help_panel=BUDGET, help="Steps, in place of epochs.")] = None,
+    learning_rate: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Highest learning rate.")] = 3e-4,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=BUDGET, help="Examples of a step, all devices.")] = 16,
+    seed: Annotated[int, typer.Option(rich_help_panel=BUDGET, help="Of split, order and first weights.")] = 42,
+    micro_batch: Annotated[
+        int | None, typer.Option(rich_help_panel=MACHINE, help="Examples of one forward. [default: the whole step's]")
+    ] = None,
+    four_bit: Annotated[bool, typer.Option("--four-bit", rich_help_panel=MACHINE, help="Base in 4 bits.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", rich_help_panel=MACHINE, help="Less memory, more time.")
+    ] = False,
+    base_revision: Annotated[str | None, typer.Option(rich_help_panel=MACHINE, help="Version of the base.")] = None,
+    log_every: Annotated[int, typer.Option(rich_help_panel=MACHINE, help="Steps between logs.")] = 10,
+    save_every: Annotated[int, typer.Option(rich_help_panel=MACHINE, help="Steps between checkpoints.")] = 200,
+    report_to: Annotated[
+        list[str], typer.Option(rich_help_panel=MACHINE, help="Also log to tensorboard, wandb, …; repeatable.")
+    ] = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", rich_help_panel=MACHINE, help="Go on where it ended.")] = False,
+) -> None:
+    """Fine-tune an adapter on your own data.
+
+    Ctrl-C saves. For several GPUs, FSDP or DeepSpeed: accelerate launch -m slim_core train …
+
+    The defaults are the paper's. It is silent on alpha, lengths and schedule: alpha is twice the rank, and the rate
+    falls linearly after a warm-up of 3 % of the steps. LoRA and DoRA get SLIM's total rank, rank × experts.
+    """
+    from .training import Columns, TrainingError, TrainSettings
+    from .training import train as run
+
+    try:
+        settings = TrainSettings(
+            base=base,
+            data=data,
+            output=output,
+            methods=method,
+            columns=Columns(messages_column, prompt_column, completion_column, input_column),
+            split=split,
+            subset=subset,
+            revision=revision,
+            validation=validation,
+            validation_split=validation_split,
+            validation_share=validation_share,
+            max_length=max_length,
+            skip_long=skip_long,
+            base_revision=base_revision,
+            four_bit=four_bit,
+            r=rank,
+            num_experts=experts,
+            num_identity=identity,
+            top_k=top_k,
+            alpha=alpha,
+            dropout=dropout,
+            target_modules=target,
+            slim=_pairs(slim),
+            epochs=epochs,
+            max_steps=max_steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            micro_batch=micro_batch,
+            seed=seed,
+            gradient_checkpointing=gradient_checkpointing,
+            log_every=log_every,
+            save_every=save_every,
+            report_to=report_to,
+            resume=resume,
+        )
+        outcome = run(settings, Console())
+    except TrainingError as error:
+        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if outcome.interrupted:
+        Console(stderr=True).print("Interrupted; what was trained is saved. Go on with --resume.")
+        raise typer.Exit(130)
+
+
+def _pairs(texts: list[str]) -> dict[str, Any]:
+    """KEY=VALUE texts; a value that is JSON is read as such, any other is text."""
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"--slim takes KEY=VALUE, such as yield_mode=calibrated, not {text!r}.")
+        try:
+            pairs[key] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[key] = value
+    return pairs

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All examples of a run: read, encoded, checked against the limits, counted, split."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from .data import read_source, to_conversations
+from .encoding import IGNORED, Encoder, Example
+from .errors import DataError, TrainingError
+from .files import Source
+from .settings import DEFAULT_LENGTH, TrainSettings
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a list of examples.
+
+    Attributes:
+        examples: how many there are.
+        tokens, answer_tokens: sums over all examples; the loss is on the answer tokens.
+        median, most: of one example.
+    """
+
+    examples: int
+    tokens: int
+    answer_tokens: int
+    median: int
+    most: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Lengths:
+        lengths = [len(example.input_ids) for example in examples]
+        answers = sum(label != IGNORED for example in examples for label in example.labels)
+        return cls(len(lengths), sum(lengths), answers, round(statistics.median(lengths)), max(lengths))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The data of a run, the same for every method.
+
+    Attributes:
+        train, validation: the examples; `validation` may be empty.
+        sources: what was read, with counts and fingerprints, ready for training.json.
+        too_long: examples that were left out at the user's wish.
+        max_length: the limit that held, in tokens.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    sources: list[dict[str, object]]
+    too_long: int
+    max_length: int
+
+
+def length_limit(settings: TrainSettings, config: PreTrainedConfig) -> int:
+    """Tokens that an example may have.
+
+    Raises:
+        TrainingError: if more is asked for than the model can read.
+    """
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if settings.max_length is None:
+        return min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
+    if context is not None and settings.max_length > context:
+        raise TrainingError(
+            f"--max-length is {settings.max_length} tokens, but {settings.base} reads {context} at most; "
+            "choose that or less."
+        )
+    return settings.max_length
+
+
+def load_examples(settings: TrainSettings, encoder: Encoder, config: PreTrainedConfig) -> Examples:
+    """Read and encode all data of a run.
+
+    Raises:
+        DataError: for the first thing that is wrong with the data.
+    """
+    limit = length_limit(settings, config)
+    reader = _Reader(settings, encoder, limit, config.get_text_config().vocab_size)
+    everything = reader.read(settings.data, settings.split, "training")
+    if settings.validation:
+        validation = reader.read(settings.validation, settings.split, "validation")
+        train = everything
+    elif settings.validation_split:
+        validation = reader.read(settings.data, settings.validation_split, "validation")
+        train = everything
+    else:
+        train, validation = split(everything, settings.validation_share, settings.seed)
+    return Examples(train, validation, reader.sources, reader.too_long, limit)
+
+
+def split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Part a share of the examples, drawn with a seed, from the others. Both keep the order of the data.
+
+    Raises:
+        DataError: if a share is wanted of a single example.
+    """
+    if not share:
+        return examples, []
+    if len(examples) < 2:
+        raise DataError(
+            f"There is only one example ({examples[0].place}), which cannot be split; add more or pass "
+            "--validation-share 0."
+        )
+    count = min(max(1, round(share * len(examples))), len(examples) - 1)
+    chosen = set(random.Random(seed).sample(range(len(examples)), count))
+    train = [example for i, example in enumerate(examples) if i not in chosen]
+    return train, [examples[i] for i in sorted(chosen)]
+
+
+class _Reader:
+    """Reads sources one after the other and keeps count."""
+
+    def __init__(self, settings: TrainSettings, encoder: Encoder, limit: int, vocabulary: int) -> None:
+        self.settings, self.encoder, self.limit, self.vocabulary = settings, encoder, limit, vocabulary
+        self.sources: list[dict[str, object]] = []
+        self.too_long = 0
+
+    def read(self, names: Sequence[str], split_name: str, use: str) -> list[Example]:
+        examples: list[Example] = []
+        for name in names:
+            settings = self.settings
+            source = read_source(name, split=split_name, subset=settings.subset, revision=settings.revision)
+            found = [self.encoder.encode(c) for c in to_conversations(source.records, settings.columns)]
+            self._check_vocabulary(found)
+            kept = self._within_limit(found)
+            self._note(source, use, len(found) - len(kept))
+            examples += kept
+        if not examples:
+            raise DataError(f"All {use} examples are longer than {self.limit} tokens; raise --max-length.")
+        return examples
+
+    def _note(self, source: Source, use: str, too_long: int) -> None:
+        self.too_long += too_long
+        self.sources.append(
+            {
+                "name": source.name,
+                "use": use,
+                "records": len(source.records),
+                "blank_lines": source.blank,
+                "too_long": too_long,
+                **source.fingerprint,
+            }
+        )
+
+    def _within_limit(self, examples: list[Example]) -> list[Example]:
+        long = [example for example in examples if len(example.input_ids) > self.limit]
+        if long and not self.settings.skip_long:
+            raise DataError(
+                f"{long[0].place}: the example has {len(long[0].input_ids)} tokens, but the limit is {self.limit} "
+                f"({len(long)} of {len(examples)} examples are longer); shorten it, raise --max-length, or pass "
+                "--skip-long to leave such examples out."
+            )
+        return [example for example in examples if len(example.input_ids) <= self.limit]
+
+    def _check_vocabulary(self, examples: list[Example]) -> None:
+        for example in examples:
+            if max(example.input_ids) >= self.vocabulary:
+                raise DataError(
+                    f"{example.place}: token {max(example.input_ids)} is not in the model's vocabulary of "
+                    f"{self.vocabulary}; use the tokenizer that belongs to the model."
+                )

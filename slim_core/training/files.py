@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data files to records. JSONL, JSON and CSV are read here, since libraries do not say which line is wrong."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+
+from .errors import DataError, first_line
+
+
+EXAMPLE = '{"prompt": "…", "completion": "…"}'
+
+
+class Record(NamedTuple):
+    """One record of a data source.
+
+    Attributes:
+        fields: its columns.
+        place: where it stands, such as "my.jsonl, line 3".
+    """
+
+    fields: dict[str, Any]
+    place: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data source that was read whole.
+
+    Attributes:
+        name: the file's name, or the id of the data set.
+        records: all its records, in order.
+        blank: empty lines that were passed over.
+        fingerprint: what identifies the content: `sha256` of a file; fingerprint and revision of a data set.
+    """
+
+    name: str
+    records: list[Record]
+    blank: int
+    fingerprint: dict[str, str | None]
+
+
+def read_file(path: Path) -> Source:
+    """Read a file by its ending.
+
+    Raises:
+        DataError: if the file is missing, empty, of another kind, or has a line that cannot be read.
+    """
+    if path.suffix.lower() not in READERS:
+        raise DataError(
+            f"{path.name} is of no known kind; data files end in {', '.join(READERS)}, or name a data set of the Hub."
+        )
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"There is no file {path}; check the path given to --data.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; name a data file that can be.") from None
+    if not content.strip():
+        raise DataError(f"{path.name} is empty; it needs at least one record, such as {EXAMPLE}.")
+    records, blank = READERS[path.suffix.lower()](path.name, content)
+    if not records:
+        raise DataError(f"{path.name} has no record; it needs at least one, such as {EXAMPLE}.")
+    return Source(path.name, records, blank, {"sha256": hashlib.sha256(content).hexdigest()})
+
+
+def _text(name: str, content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{name} is saved as UTF-16; save it as UTF-8.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{name}, line {line}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
+
+
+def _object(value: Any, place: str) -> Record:
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: a record must be a JSON object such as {EXAMPLE}, not {_short(value)}.")
+    return Record(value, place)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
+    records, blank = [], 0
+    # Not splitlines(), which also breaks at characters that JSON allows inside of a text.
+    lines = _text(name, content).split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            blank += number < len(lines)
+            continue
+        place = f"{name}, line {number}"
+        try:
+            records.append(_object(json.loads(line), place))
+        except json.JSONDecodeError as error:
+            remedy = "name the file .json if it is one JSON array" if line.lstrip().startswith("[") else ""
+            raise DataError(
+                f"{place}: this is no JSON ({error.msg} at character {error.colno}); "
+                f"{remedy or f'each line must be one object such as {EXAMPLE}'}."
+            ) from None
+    return records, blank
+
+
+def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
+    text = _text(name, content)
+    try:
+        return [_object(value, f"{name}, line {line}") for value, line in _json_items(text)], 0
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith("{"):
+            raise DataError(
+                f"{name}, line 1: the file is not one JSON array; put the records between [ and ], or name the file "
+                ".jsonl if each line is one object."
+            ) from None
+        raise DataError(
+            f"{name}, line {error.lineno}: this is no JSON ({error.msg} at character {error.colno}); the file must "
+            f"be one array of objects such as [{EXAMPLE}]."
+        ) from None
+
+
+def _json_items(text: str) -> Iterator[tuple[Any, int]]:
+    """The elements of a JSON array, each with the line it begins on."""
+    decoder = json.JSONDecoder()
+
+    def skip(position: int) -> int:
+        while position < len(text) and text[position] in " \t\r\n":
+            position += 1
+        return position
+
+    def expect(characters: str, position: int) -> str:
+        if position >= len(text) or text[position] not in characters:
+            raise json.JSONDecodeError(f"Expecting {' or '.join(characters)}", text, position)
+        return text[position]
+
+    position = skip(0)
+    expect("[", position)
+    position = skip(position + 1)
+    line, counted = 1, 0
+    ended = position < len(text) and text[position] == "]"
+    while not ended:
+        line, counted = line + text.count("\n", counted, position), position
+        value, position = decoder.raw_decode(text, position)
+        yield value, line
+        position = skip(position)
+        ended = expect(",]", position) == "]"
+        position = position if ended else skip(position + 1)
+    if skip(position + 1) < len(text):
+        raise json.JSONDecodeError("Extra data", text, skip(position + 1))
+
+
+def _read_csv(name: str, content: bytes) -> tuple[list[Record], int]:
+    # A text may be longer than the module's usual limit of 131,072 characters.
+    csv.field_size_limit(2**31 - 1)
+    delimiter = "\t" if name.lower().endswith(".tsv") else ","
+    reader = csv.reader(io.StringIO(_text(name, content), newline=""), delimiter=delimiter, strict=True)
+    records, blank, before = [], 0, 0
+    header: list[str] | None = None
+    try:
+        for row in reader:
+            # A quoted text may span lines: the record begins after the line where the one before it ended.
+            place, before = f"{name}, line {before + 1}", reader.line_num
+            if not row:
+                blank += 1
+            elif header is None:
+                header = _header(row, place, delimiter)
+            elif len(row) != len(header):
+                raise DataError(
+                    f"{place}: {len(row)} fields, but the header has {len(header)} ({', '.join(header)}); put a text "
+                    f'that contains a {"tab" if delimiter != "," else "comma"} or a line break between " and ".'
+                )
+            else:
+                records.append(Record(dict(zip(header, row, strict=True)), place))
+    except csv.Error as error:
+        raise DataError(
+            f'{name}, line {before + 1}: this is no CSV ({first_line(error)}); close each " and write a " inside a '
+            'text as "".'
+        ) from None
+    return records, blank
+
+
+def _header(row: list[str], place: str, delimiter: str) -> list[str]:
+    names = [cell.strip() for cell in row]
+    if len(names) == 1 and ";" in names[0]:
+        raise DataError(f"{place}: the columns are separated by ; but must be by a comma; save the file with commas.")
+    if "" in names or len(set(names)) < len(names):
+        raise DataError(
+            f"{place}: the first line must name each column once, such as prompt{delimiter}completion, not "
+            f"{_short(delimiter.join(row))}."
+        )
+    return names
+
+
+def _read_parquet(name: str, content: bytes) -> tuple[list[Record], int]:
+    try:
+        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{name} cannot be read as Parquet ({first_line(error)}); write the file again.") from None
+    return [Record(row, f"{name}, record {number}") for number, row in enumerate(rows, 1)], 0
+
+
+READERS: dict[str, Callable[[str, bytes], tuple[list[Record], int]]] = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}

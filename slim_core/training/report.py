@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says of itself: the data before training, training.json and the model card after, the comparison."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCardData
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from .encoding import IGNORED, Encoder, Example
+from .examples import Examples, Lengths
+from .settings import TrainSettings
+
+
+RECORD = "training.json"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "slim-core")
+
+
+@dataclass
+class TrainingRecord:
+    """The content of training.json.
+
+    Attributes:
+        status: "running", "finished" or "interrupted".
+        method: what was trained.
+        arguments: the settings of the run.
+        data: sources with counts and fingerprints, examples and tokens.
+        versions: of the libraries.
+        device: what it ran on.
+        steps: optimiser steps done; `total_steps` of how many.
+        trainable_parameters: how many.
+        validation_loss_before, validation_loss_after: nats per answer token; None without validation data.
+        seconds: training time, those before a resume included.
+        curves: the Trainer's log.
+    """
+
+    method: str
+    arguments: dict[str, Any]
+    data: dict[str, Any]
+    status: str = "running"
+    versions: dict[str, str | None] = field(default_factory=lambda: versions())
+    device: str = ""
+    steps: int = 0
+    total_steps: int = 0
+    trainable_parameters: int = 0
+    validation_loss_before: float | None = None
+    validation_loss_after: float | None = None
+    seconds: float = 0.0
+    curves: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def interrupted(self) -> bool:
+        return self.status == "interrupted"
+
+    def save(self, folder: Path) -> None:
+        """Write it whole or not at all."""
+        content = asdict(self) | {"interrupted": self.interrupted}
+        temporary = folder / (RECORD + ".new")
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / RECORD)
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainingRecord | None:
+        """The record of a folder; None if it has none that can be read."""
+        try:
+            content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            content.pop("interrupted", None)
+            return cls(**content)
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def last(self, name: str) -> float | None:
+        """The last logged value of a curve."""
+        return next((entry[name] for entry in reversed(self.curves) if name in entry), None)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and the libraries; None for what is not installed as a package."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def describe_arguments(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as JSON."""
+    return asdict(settings) | {"output": str(settings.output)}
+
+
+def describe_data(examples: Examples, encoder: Encoder) -> dict[str, Any]:
+    """Counts, lengths and fingerprints as JSON."""
+    parts = {"train": examples.train, "validation": examples.validation}
+    return {
+        "sources": examples.sources,
+        "left_out_too_long": examples.too_long,
+        "max_length": examples.max_length,
+        "template": "fallback" if encoder.uses_fallback else "tokenizer",
+        **{name: asdict(Lengths.of(part)) if part else None for name, part in parts.items()},
+    }
+
+
+# -- before training ---------------------------------------------------------------------------------------------
+
+
+def print_data(console: Console, examples: Examples, encoder: Encoder) -> None:
+    """Sources, counts, lengths, and the first example as the model sees it."""
+    for source in examples.sources:
+        left_out = f", {source['too_long']} left out as longer than {examples.max_length} tokens"
+        blank = f", {source['blank_lines']} empty lines"
+        console.print(
+            f"{source['name']}: {source['records']} records for {source['use']}"
+            + (left_out if source["too_long"] else "")
+            + (blank if source["blank_lines"] else ""),
+            markup=False,
+        )
+    console.print(_length_table(examples))
+    if encoder.uses_fallback:
+        console.print("The tokenizer has no chat template: a plain one (### Instruction / ### Response) is used.")
+    if not encoder.closes_answers():
+        console.print("The chat template closes no answer with a token: the model will not learn to stop.")
+    print_preview(console, examples.train[0], encoder.tokenizer)
+
+
+def _length_table(examples: Examples) -> Table:
+    table = Table(title=f"Tokens per example (limit {examples.max_length})")
+    for column in ("", "examples", "median", "longest", "all tokens", "answer tokens"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, part in (("train", examples.train), ("validation", examples.validation)):
+        if part:
+            found = Lengths.of(part)
+            numbers = (found.examples, found.median, found.most, found.tokens, found.answer_tokens)
+            table.add_row(name, *(f"{n:,}" for n in numbers))
+        else:
+            table.add_row(name, "0", "", "", "", "")
+    return table
+
+
+def print_preview(console: Console, example: Example, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The text of an example, special tokens included, and the parts that the loss is on."""
+    whole = Text()
+    answers = answer_texts(example, tokenizer)
+    for learned, tokens in _runs(example):
+        whole.append(tokenizer.decode(tokens), style="bold green" if learned else "")
+    console.print(Panel(whole, title=Text(f"First example ({example.place}), as the model sees it")))
+    console.print(Panel(Text("\n⋯\n".join(answers), style="bold green"), title="What it learns to write"))
+
+
+def answer_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of each stretch of tokens that the loss is on."""
+    return [tokenizer.decode(tokens) for learned, tokens in _runs(example) if learned]
+
+
+def _runs(example: Example) -> Iterable[tuple[bool, list[int]]]:
+    pairs = zip(example.input_ids, example.labels, strict=True)
+    for learned, run in groupby(pairs, key=lambda pair: pair[1] != IGNORED):
+        yield learned, [token for token, _ in run]
+
+
+# -- after training ----------------------------------------------------------------------------------------------
+
+
+def write_model_card(folder: Path, record: TrainingRecord) -> None:
+    """README.md of the adapter folder, with what the Hub reads at its top."""
+    settings = record.arguments
+    local = Path(settings["base"]).is_dir()
+    data = ModelCardData(
+        library_name="peft",
+        base_model=None if local else settings["base"],
+        tags=[record.method, "slim"] if record.method != "slim" else ["slim"],
+        pipeline_tag="text-generation",
+    )
+    base = Path(settings["base"]).name if local else settings["base"]
+    sources = ", ".join(str(source["name"]) for source in record.data["sources"])
+    registers = "import slim_core  # PEFT now knows SLIM\n" if record.method == "slim" else ""
+    lines = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {base}, fine-tuned with {record.method.upper() if record.method != 'dora' else 'DoRA'}\n",
+        f"A PEFT adapter, trained on {sources} ({record.data['train']['examples']} examples, {record.steps} steps of "
+        f"{settings['batch_size']}, learning rate {settings['learning_rate']:g}, seed {settings['seed']}).",
+        *(["Training was interrupted: this is the state at that step.\n"] if record.interrupted else [""]),
+        f"{_markdown([record])}\n\n{CAPTION}",
+        f"\nEverything else about the run is in `{RECORD}`.\n",
+        f"```python\n{registers}from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n",
+        f'base = AutoModelForCausalLM.from_pretrained("{base}")',
+        'model = PeftModel.from_pretrained(base, "this-folder")',
+        "```",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+TITLE = "Same data, same order, same budget"
+CAPTION = "Before and after: validation loss in nats per answer token. Identity and distance at the last step."
+COLUMNS = (
+    "method",
+    "weights",
+    "steps",
+    "before",
+    "after",
+    "identity",
+    "distance",
+    "seconds",
+)
+
+
+def _cells(record: TrainingRecord) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    return [
+        record.method,
+        f"{record.trainable_parameters:,}",
+        f"{record.steps}/{record.total_steps}",
+        number(record.validation_loss_before, ".4f"),
+        number(record.validation_loss_after, ".4f"),
+        number(record.last("identity_share"), ".1%"),
+        number(record.last("distance"), ".2f"),
+        f"{record.seconds:.0f}",
+    ]
+
+
+def print_comparison(console: Console, records: Sequence[TrainingRecord]) -> None:
+    """One row for each method."""
+    table = Table(title=TITLE, caption=CAPTION)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for record in records:
+        table.add_row(*_cells(record))
+    console.print(table)
+
+
+def write_comparison(folder: Path, records: Sequence[TrainingRecord]) -> None:
+    """The same as a Markdown file."""
+    (folder / "comparison.md").write_text(f"# {TITLE}\n\n{_markdown(records)}\n\n{CAPTION}\n", encoding="utf-8")
+
+
+def _markdown(records: Sequence[TrainingRecord]) -> str:
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_cells, records)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

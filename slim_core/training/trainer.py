@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transformers' Trainer with SLIM's own losses, its routing in the log, and a validation loss per token."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from ..method import extra_losses, trace_routing
+from ..method.config import SlimType
+from .encoding import IGNORED, Example
+
+
+WATCHED = 4  # examples whose routing is logged
+
+
+class SlimTrainer(Trainer):
+    """Trains any adapter; what is SLIM's happens where the adapter is SLIM.
+
+    The logged `loss` is what is minimised, SLIM's losses included. `loss_l1` and `loss_balance` are these, as means
+    over the forwards since the last log. `identity_share` (0 to 1) and `distance` (in standard deviations) are means
+    over layers and tokens of a fixed batch. `eval_loss` is the mean over the answer tokens of the validation examples,
+    in nats, so that it depends on no batch size.
+
+    Args:
+        watched: examples whose routing is logged; the first four count.
+    """
+
+    def __init__(self, *args: Any, watched: Sequence[Example], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._routed = isinstance(self.model, PeftModel) and self.model.peft_type == SlimType.SLIM
+        self._watched = list(watched[:WATCHED])
+        self._extra: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+        self._forwards = 0
+        self._evaluated: list[Tensor] = []
+
+    # -- losses --------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The task's loss; while training with SLIM's own losses."""
+        # In evaluation the mean over this device's tokens, which `evaluation_loop` weights.
+        tokens = num_items_in_batch if model.training else None
+        loss, outputs = super().compute_loss(model, inputs, True, tokens)
+        if not model.training:
+            self._note_evaluated(loss, inputs["labels"])
+        elif self._routed:
+            loss = loss + self._extra_loss(model, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _extra_loss(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> Tensor | int:
+        losses = extra_losses(model)
+        self._forwards += 1
+        for name, loss in losses.items():
+            self._extra[name] += loss.detach()
+        # A loss that the model has divided by the tokens of all forwards of a step is added up as it is, so each
+        # forward may bring its part of ours only. Otherwise the Trainer divides the sum itself.
+        scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return sum(losses.values()) / (self.current_gradient_accumulation_steps if scaled else 1)
+
+    def _note_evaluated(self, loss: Tensor, labels: Tensor) -> None:
+        tokens = (labels[:, 1:] != IGNORED).sum()
+        self._evaluated.append(torch.stack([loss.detach().float() * tokens, tokens.float()]))
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', with the mean over tokens in place of the mean over batches."""
+        self._evaluated = []
+        # A data loader draws a number when it starts. A run that resumes after an evaluation has not drawn it.
+        with torch.random.fork_rng(devices=[]):
+            output = super().evaluation_loop(*args, **kwargs)
+        # Over several devices the last batch may hold a few examples twice; so it is in transformers' own mean.
+        total, tokens = self.accelerator.reduce(torch.stack(self._evaluated).sum(0)).tolist()
+        output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / tokens
+        return output
+
+    # -- log -----------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add SLIM's losses and routing to what is logged at a training step."""
+        if self._routed and "loss" in logs:
+            logs |= self._mean_extra_losses()
+            logs |= self.routing()
+        super().log(logs, start_time)
+
+    def _mean_extra_losses(self) -> dict[str, float]:
+        means = {f"loss_{name}": loss.item() / self._forwards for name, loss in self._extra.items()}
+        self._extra.clear()
+        self._forwards = 0
+        return means
+
+    @torch.no_grad()
+    def routing(self) -> dict[str, float]:
+        """Identity share and distance on the watched examples, means over layers and tokens."""
+        batch = self._prepare_inputs(self.data_collator(self._watched))
+        training = self.model.training
+        self.model.eval()
+        with trace_routing(self.model) as trace, self.autocast_smart_context_manager():
+            self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        self.model.train(training)
+        rows = [trace.row(row) for row in trace.rows]
+        if not rows:
+            return {}
+        return {
+            "identity_share": torch.cat([row.identity.flatten() for row in rows]).mean().item(),
+            "distance": torch.cat([row.distance.flatten() for row in rows]).mean().item(),
+        }
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle that nothing reads. Whoever is handed the folder should not have to trust it.
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is wrong with the data ends in one sentence that names the file, the line and the remedy."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from slim_core.training import Columns, DataError, TrainingError, TrainSettings
+from slim_core.training.data import read_source, to_conversations
+from slim_core.training.encoding import Encoder
+from slim_core.training.examples import load_examples
+from tests.conftest import tiny_llama
+from tests.training.conftest import PAIRS, settings, small_tokenizer, write_jsonl
+
+
+GOOD = '{"prompt": "q", "completion": "a"}\n'
+
+
+def talk(*roles: str, **changes) -> str:
+    return json.dumps({"messages": [{"role": role, "content": "x"} | changes for role in roles]}) + "\n"
+
+
+# name, content, what the sentence says
+BAD = [
+    # -- files
+    ("a.jsonl", b"", "a.jsonl is empty; it needs at least one record"),
+    ("a.jsonl", b" \n\n", "a.jsonl is empty"),
+    ("a.json", b"[]", "a.json has no record"),
+    ("a.csv", b"prompt,completion\n", "a.csv has no record"),
+    ("a.txt", b"hello", "a.txt is of no known kind; data files end in .jsonl"),
+    ("a.jsonl", GOOD.encode() + b'{"prompt": "\xff"}', "a.jsonl, line 2: byte 47 is not UTF-8; save the file as UTF"),
+    ("a.csv", "prompt,completion\nq,a".encode("utf-16"), "a.csv is saved as UTF-16; save it as UTF-8"),
+    ("a.parquet", b"PAR1 no", r"a.parquet cannot be read as Parquet \(.+\); write the file again"),
+    # -- JSONL
+    (
+        "a.jsonl",
+        GOOD + '{"prompt": "q",\n',
+        r"a.jsonl, line 2: this is no JSON \(.* at character 16\); each line must",
+    ),
+    ("a.jsonl", GOOD + "\n[1, 2]\n", r"a.jsonl, line 3: a record must be a JSON object such as .*, not \[1, 2\]"),
+    (
+        "a.jsonl",
+        "[\n" + GOOD + "]",
+        "a.jsonl, line 1: this is no JSON .*; name the file .json if it is one JSON array",
+    ),
+    ("a.jsonl", GOOD + GOOD.strip() + GOOD, "a.jsonl, line 2: this is no JSON .Extra data"),
+    # -- JSON
+    (
+        "a.json",
+        GOOD,
+        r"a.json, line 1: the file is not one JSON array; put the records between \[ and \], or name the",
+    ),
+    ("a.json", f"[{GOOD},\n{{]", "a.json, line 3: this is no JSON"),
+    ("a.json", f"[{GOOD}", r"a.json, line 2: this is no JSON \(Expecting , or \]"),
+    ("a.json", f"[{GOOD}]\n[]", "a.json, line 3: this is no JSON .Extra data"),
+    ("a.json", '["a",\n"b"]', 'a.json, line 1: a record must be a JSON object such as .*, not "a"'),
+    # -- CSV
+    ("a.csv", "prompt,completion\nq,a\nq,a,b\n", r"a.csv, line 3: 3 fields, but the header has 2 \(prompt, comp.*"),
+    ("a.csv", "prompt,completion\nq\n", "a.csv, line 2: 1 fields, but the header has 2"),
+    ("a.csv", 'prompt,completion\n"q,a\n', 'a.csv, line 2: this is no CSV .*; close each "'),
+    ("a.csv", 'prompt,completion\nq,"a"b\n', "a.csv, line 2: this is no CSV"),
+    ("a.csv", "prompt;completion\nq;a\n", "a.csv, line 1: the columns are separated by ; but must be by a comma"),
+    ("a.csv", "prompt,prompt\nq,a\n", "a.csv, line 1: the first line must name each column once"),
+    ("a.csv", "prompt,\nq,a\n", "a.csv, line 1: the first line must name each column once"),
+    # -- columns
+    ("a.jsonl", '{"text": "x", "id": 1}', "a.jsonl, line 1: the columns are `text`, `id`; needed are `messages`, or"),
+    ("a.jsonl", "{}", "a.jsonl, line 1: the columns are none; needed are"),
+    ("a.jsonl", GOOD + '{"prompt": "q"}', "a.jsonl, line 2: there is no `completion`, which the first record has"),
+    (
+        "a.jsonl",
+        '{"prompt": "q", "completion": 3}',
+        r"line 1: `completion` must be text but is 3 \(int\); write it as",
+    ),
+    ("a.jsonl", '{"prompt": null, "completion": "a"}', "a.jsonl, line 1: `prompt` must be text but is empty"),
+    ("a.jsonl", '{"prompt": "q", "completion": " "}', "a.jsonl, line 1: `completion` is empty; fill it in or take"),
+    ("a.csv", "instruction,input,output\nq,,\n", "a.csv, line 2: `output` is empty"),
+    ("a.jsonl", '{"prompt": [], "completion": "a"}', "line 1: `prompt` is a list but must be text; put conversations"),
+    # -- messages
+    ("a.jsonl", '{"messages": []}', "a.jsonl, line 1: `messages` must be a list of messages such as"),
+    ("a.jsonl", '{"messages": "hello"}', "a.jsonl, line 1: `messages` must be a list of messages such as"),
+    (
+        "a.jsonl",
+        '{"messages": [{"from": "human", "value": "x"}]}',
+        "message 1 of `messages` must have .*rename `from`",
+    ),
+    ("a.jsonl", '{"messages": ["hello"]}', "a.jsonl, line 1: message 1 of `messages` must have `role` and `content`"),
+    ("a.jsonl", talk("user", "tool"), "message 2 of `messages` has the role 'tool'; it must be one of system, user"),
+    ("a.jsonl", talk("user", "assistant", content=""), r"line 1: message 1 of `messages` \(user\) has no text"),
+    ("a.jsonl", talk("user", "assistant", content=None), "has no text in `content`; fill it in or take"),
+    ("a.jsonl", talk("user", "assistant", "user"), "line 1: `messages` must end with an answer"),
+    ("a.jsonl", talk("user", "user", "assistant"), "line 1: `messages` must alternate between user and assistant"),
+    ("a.jsonl", talk("assistant"), "line 1: `messages` must alternate"),
+    ("a.jsonl", talk("user", "system", "assistant"), "line 1: `messages` has a system message after the first place"),
+    ("a.jsonl", talk("system"), "line 1: `messages` must end with an answer"),
+]
+
+
+def read(path, columns=None):
+    source = read_source(str(path), split="train", subset=None, revision=None)
+    return to_conversations(source.records, columns or Columns())
+
+
+@pytest.mark.parametrize("name,content,sentence", BAD, ids=[f"{i}-{bad[0]}" for i, bad in enumerate(BAD)])
+def test_bad_data_get_one_sentence(name, content, sentence, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=sentence) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith("a.") and message.endswith(".") and "\n" not in message
+
+
+def test_a_missing_file_and_a_missing_data_set_get_one_sentence(tmp_path):
+    with pytest.raises(DataError, match=r"There is no file .*missing\.jsonl; check the path"):
+        read(tmp_path / "missing.jsonl")
+    with pytest.raises(DataError, match=r"There is no file .*missing; data files end in"):
+        read(tmp_path / "missing")
+    with pytest.raises(DataError, match=r"The data set nobody/nothing \(split train\) cannot be loaded: .*; give a"):
+        read("nobody/nothing")
+
+
+BAD_COLUMNS = [
+    ({"prompt": "q", "completion": "answer"}, "line 1: there is no column `q`, which the flags name; the columns are"),
+    ({"messages": "talk"}, "line 1: there is no column `talk`"),
+    ({"messages": "a", "prompt": "b"}, "--messages-column stands alone"),
+    ({"prompt": "a"}, "Name both --prompt-column and --completion-column"),
+    ({"input": "a"}, "Name both --prompt-column and --completion-column"),
+]
+
+
+@pytest.mark.parametrize("columns,sentence", BAD_COLUMNS)
+def test_bad_column_flags_get_one_sentence(columns, sentence, tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}])
+    with pytest.raises(TrainingError, match=sentence):
+        read(path, Columns(**columns))
+
+
+# -- limits ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config():
+    return tiny_llama(vocab_size=320, max_position_embeddings=64).config
+
+
+@pytest.fixture
+def with_long_ones(tmp_path):
+    records = [{"prompt": q, "completion": a} for q, a in PAIRS]
+    records[5]["completion"] = records[9]["completion"] = "long " * 60
+    return write_jsonl(tmp_path / "long.jsonl", records)
+
+
+def test_longer_examples_stop_the_run_with_their_line_and_number(with_long_ones, config, tmp_path):
+    wanted = (
+        r"long\.jsonl, line 6: the example has \d+ tokens, but the limit is 64 \(2 of 24 examples are longer\); "
+        "shorten it, raise --max-length, or pass --skip-long"
+    )
+    with pytest.raises(DataError, match=wanted):
+        load_examples(settings("b", with_long_ones, tmp_path / "o"), Encoder(small_tokenizer()), config)
+
+
+def test_longer_examples_left_out_are_counted_and_nothing_else_is_missing(with_long_ones, config, tmp_path):
+    asked = settings("b", with_long_ones, tmp_path / "o", skip_long=True)
+    found = load_examples(asked, Encoder(small_tokenizer()), config)
+    assert (found.too_long, len(found.train), len(found.validation)) == (2, 20, 2)
+    assert found.sources[0]["records"] == 24 and found.sources[0]["too_long"] == 2
+    places = {example.place for example in [*found.train, *found.validation]}
+    assert places == {f"long.jsonl, line {i}" for i in range(1, 25)} - {"long.jsonl, line 6", "long.jsonl, line 10"}
+
+
+def test_a_limit_beyond_the_model_all_too_long_and_a_foreign_vocabulary_are_sentences(pairs, config, tmp_path):
+    encoder = Encoder(small_tokenizer())
+    with pytest.raises(TrainingError, match="--max-length is 65 tokens, but b reads 64 at most; choose that or less"):
+        load_examples(settings("b", pairs, tmp_path / "o", max_length=65), encoder, config)
+    with pytest.raises(DataError, match="All training examples are longer than 4 tokens; raise --max-length"):
+        load_examples(settings("b", pairs, tmp_path / "o", max_length=4, skip_long=True), encoder, config)
+    config.vocab_size = 50
+    with pytest.raises(DataError, match=r"pairs\.jsonl, line 1: token \d+ is not in the model's vocabulary of 50"):
+        load_examples(settings("b", pairs, tmp_path / "o"), encoder, config)
+
+
+def test_one_example_cannot_be_split(config, tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "completion": "a"}])
+    encoder = Encoder(small_tokenizer())
+    with pytest.raises(DataError, match=r"only one example \(a\.jsonl, line 1\), .* or pass --validation-share 0"):
+        load_examples(settings("b", path, tmp_path / "o"), encoder, config)
+    assert load_examples(settings("b", path, tmp_path / "o", validation_share=0.0), encoder, config).validation == []
+
+
+BAD_SETTINGS = [
+    ({"data": []}, "There are no data"),
+    ({"methods": ["qlora"]}, "--method must be one of lora, dora, slim, not qlora"),
+    ({"methods": ["slim", "slim"]}, "name each method once"),
+    ({"batch_size": 0}, "--batch-size must be 1 or more, not 0"),
+    ({"batch_size": 16, "micro_batch": 3}, "--batch-size 16 is no multiple of --micro-batch 3 times 1 device"),
+    ({"batch_size": 2, "micro_batch": 4}, "--batch-size 2 is no multiple of --micro-batch 4"),
+    ({"learning_rate": float("nan")}, "--learning-rate must be above 0, not nan"),
+    ({"epochs": 0.0}, "--epochs must be above 0"),
+    ({"validation_share": 1.0}, "--validation-share must be at least 0 and below 1"),
+    ({"validation": ["a"], "validation_split": "b"}, "Give --validation or --validation-split, not both"),
+    ({"max_length": 1}, "--max-length must be 2 tokens or more"),
+    ({"seed": -1}, "--seed must be at least 0"),
+    ({"slim": {"clusters": 3}}, "--slim has no field 'clusters'; there are "),
+    ({"slim": {"yield_mode": "odd"}}, "The settings of SLIM cannot be: .*yield_mode"),
+    ({"top_k": 11}, "The settings of SLIM cannot be: `top_k` is 11"),
+]
+
+
+@pytest.mark.parametrize("changes,sentence", BAD_SETTINGS)
+def test_bad_settings_get_one_sentence(changes, sentence, tmp_path):
+    small = {"base": "b", "data": ["a.jsonl"], "output": tmp_path}
+    with pytest.raises(TrainingError, match=sentence):
+        TrainSettings(**(small | changes))
