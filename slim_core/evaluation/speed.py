@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from ..method import SlimConfig, slice_factors, trace_routing
-from ..method.routing import route
+from ..method import Linear, SlimConfig, slice_factors, trace_routing
 
 
 # Long enough that the clock and a single interruption do not matter.
@@ -48,32 +47,18 @@ class Timing:
     to_lora: float
 
 
-class LoopedExperts(nn.Module):
-    """SLIM's routing with the experts one after the other, each on the tokens that chose it: what most peers do."""
+class LoopedLinear(Linear):
+    """SLIM with the experts one after the other, each on the tokens that chose it: what most peers do."""
 
-    def __init__(self, slim: nn.Module, name: str = "default") -> None:
-        super().__init__()
-        self.slim, self.name = slim, name
-
-    def forward(self, x: Tensor) -> Tensor:
-        layer, name = self.slim, self.name
-        config = layer.slim_config[name]
-        result = layer.base_layer(x)
-        routing = route(
-            x.float(),
-            layer._cluster_tables(name),
-            layer._router(name),
-            num_experts=config.num_experts,
-            top_k=config.top_k,
-            statistic=config.distance,
-            strength=config.yield_strength,
-        )
-        a, b = layer.slim_A[name].chunk(config.num_experts), layer.slim_B[name].chunk(config.num_experts, dim=1)
-        x = x.to(a[0].dtype)
+    def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor, result: Tensor) -> Tensor:
+        columns, rows = self._fast_masks(name, config, x)
+        x = x if columns is None else x * columns
+        a, b = self.slim_A[name].chunk(config.num_experts), self.slim_B[name].chunk(config.num_experts, dim=1)
         for expert in range(config.num_experts):
-            index = torch.where(routing.weights[:, expert] > 0)[0]
-            weight = routing.weights[index, expert].unsqueeze(-1) * layer.scaling[name]
-            delta = F.linear(F.linear(x[index], a[expert]), b[expert]) * weight
+            index = torch.where(weights[:, expert] > 0)[0]
+            delta = F.linear(F.linear(x[index], a[expert]), b[expert]) * self.scaling[name]
+            delta = delta * weights[index, expert].unsqueeze(-1).to(delta.dtype)
+            delta = delta if rows is None else delta * rows
             result = result.index_add(0, index, delta.to(result.dtype))
         return result
 
@@ -89,14 +74,21 @@ class _Holder(nn.Module):
         return self.linear(x)
 
 
-def _variants(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Tensor], Tensor]]:
+def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What is timed, by name. The SLIM variants hold the same adapter."""
+
     def model(peft_config: PeftConfig | None) -> nn.Module:
         torch.manual_seed(0)
         holder = _Holder(setting.width, setting.device, setting.dtype)
         return holder.requires_grad_(False) if peft_config is None else get_peft_model(holder, peft_config)
 
-    def slim() -> nn.Module:
+    def slim(looped: bool = False) -> nn.Module:
         made = model(replace(config, target_modules=["linear"], init_weights=False))
+        layer = made.base_model.model.linear
+        if looped:
+            layer.__class__ = LoopedLinear
+        # As after training: every token keeps K LoRA experts, so that no variant gets off lightly.
+        layer.slim_router_bias["default"].data[config.num_experts :] -= 1e4
         # One training forward starts the clusters. What they are does not change the work.
         made.train()(torch.randn(256, setting.width, device=setting.device, dtype=setting.dtype))
         return made.train(setting.backward)
@@ -114,7 +106,7 @@ def _variants(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Tenso
         "peft lora": model(lora).train(setting.backward),
         "slim": slim(),
         "slim, trace on": run_traced,
-        "loop over experts": LoopedExperts(slim().base_model.model.linear),
+        "loop over experts": slim(looped=True),
     }
     if config.merge == "fast" and not setting.backward:
         variants["slim, sliced"] = sliced = slim()
@@ -130,7 +122,7 @@ def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Timi
         config: SLIM's sizes; the LoRA gets rank E r.
         rounds: how often each variant has its turn.
     """
-    variants = _variants(setting, config)
+    variants = variants_of(setting, config)
     x = torch.randn(setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
     x.requires_grad_(setting.backward)
     grad = torch.randn(setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)

@@ -12,6 +12,7 @@ from .export import LoraExport, export_lora
 from .layer import SlimLayer
 from .linear import Linear
 from .model import SlimModel, extra_losses, slice_factors
+from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
 from .rows import load_lora, lora_to_slim
 from .trace import RoutingTrace, RowRouting, trace_routing
@@ -29,6 +30,7 @@ __all__ = [
     "SlimModel",
     "export_lora",
     "extra_losses",
+    "guard_cpu_4bit",
     "load_lora",
     "lora_to_slim",
     "slice_factors",

@@ -16,6 +16,11 @@ from torch import Tensor
 from .routing import VARIANCE_EPS
 
 
+# A token this many standard deviations away, or of this size before there are any, is an overflow on its way. The
+# squares of smaller ones are finite.
+OVERFLOW = 1e15
+
+
 class ClusterSums(NamedTuple):
     """Sums over the valid tokens of a forward, in float32. They add up over calls and over ranks.
 
@@ -48,9 +53,9 @@ def sum_tokens(
         num_clusters: N.
         quantile: the quantile of the distance to report, or None.
 
-    Tokens that are not finite are left out: one overflow must not spoil the clusters for good.
+    Tokens that overflowed, or nearly so, are left out: one of them would spoil the clusters for good.
     """
-    counted = distance.isfinite() if valid is None else distance.isfinite() & valid
+    counted = distance < OVERFLOW if valid is None else (distance < OVERFLOW) & valid
     member = (cluster.unsqueeze(-1) == torch.arange(num_clusters, device=z.device)) & counted.unsqueeze(-1)
     member = member.to(z.dtype)
     z = torch.where(counted.unsqueeze(-1), z, 0)
@@ -116,7 +121,7 @@ def first_clusters(
         centre and variance, each (N, C); None if no token is valid.
     """
     x = x if valid is None else x[valid]
-    x = x[x.isfinite().all(-1)]
+    x = x[x.abs().amax(-1) < OVERFLOW]
     if len(x) == 0:
         return None
     chosen = x[torch.randint(len(x), (1,), generator=generator).to(x.device)]

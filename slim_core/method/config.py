@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Optional, Union
@@ -36,7 +37,8 @@ class SlimConfig(PeftConfig):
             Number of LoRA experts, E. With `num_experts=1` and `num_identity=0` there is nothing to route: the layer
             is a plain LoRA, without router and clusters.
         num_identity (`int`):
-            Number of identity experts, I. An identity expert contributes zero (Eq. 2).
+            Number of identity experts, I. An identity expert contributes zero (Eq. 2). With 0 there is none to yield
+            to, and the distance changes nothing.
         top_k (`int`):
             Experts kept per token, K, out of E + I.
         alpha (`float`):
@@ -87,7 +89,8 @@ class SlimConfig(PeftConfig):
             One router per target Linear, or one for the Linears that read the same input (q/k/v; gate/up).
         merge (`"fast"`, `"dare"` or `"none"`):
             Dynamic merging: `"fast"` drops whole rows of B and columns of A (the paper's), `"dare"` draws an
-            element-wise mask on each product B_i A_i (the slow reference), `"none"` switches it off.
+            element-wise mask on each product B_i A_i (the slow reference), `"none"` switches it off. The experts of a
+            Linear lose the same rows and columns, so that what survives can be sliced out of one stack.
         mask_rate (`float`):
             Share p of the entries of a product that dynamic merging drops, 0 <= p < 1.
         mask_rescale (`bool`):
@@ -95,7 +98,8 @@ class SlimConfig(PeftConfig):
         mask_seed (`int`):
             Seed of the masks used at inference.
         l1_coefficient (`float`):
-            Factor of the L1 loss on the factors, which makes dropping harmless. See `slim_core.extra_losses`.
+            Factor of the L1 loss on the factors, which makes dropping harmless. See `slim_core.extra_losses`. The
+            paper has one but does not say how large; 0 leaves it out.
         balance_coefficient (`float`):
             Factor of a load-balance loss over the LoRA experts, mean over layers of E * sum_e f_e P_e, which is 1 when
             they are used evenly. Not in the paper.
@@ -184,10 +188,12 @@ class SlimConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = SlimType.SLIM
-        if isinstance(self.target_modules, list):
+        if isinstance(self.target_modules, (list, tuple)):
             self.target_modules = set(self.target_modules)
-        if isinstance(self.exclude_modules, list):
+        if isinstance(self.exclude_modules, (list, tuple)):
             self.exclude_modules = set(self.exclude_modules)
+        self.rank_pattern = self.rank_pattern or {}
+        self.alpha_pattern = self.alpha_pattern or {}
         # What a saved file says of its base model. Kept apart from the field, which is rewritten for each model that
         # the config is used on: only a config that came from a file can mismatch.
         self._saved_fingerprint = self.base_fingerprint
@@ -206,13 +212,16 @@ class SlimConfig(PeftConfig):
         return alpha / (math.sqrt(r) if self.use_rslora else r)
 
     def _check_format(self) -> None:
+        _check_integer("format_version", self.format_version, 1)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(
                 f"This SLIM adapter is saved in format {self.format_version}; the installed slim_core reads formats "
                 f"up to {FORMAT_VERSION}. Upgrade slim_core to load it."
             )
-        if self.format_version < 1:
-            raise ValueError(f"`format_version` must be 1 or more, not {self.format_version}.")
+        if not isinstance(self.base_fingerprint, (dict, type(None))):
+            raise ValueError(
+                "`base_fingerprint` must be a table of shapes by name. The library sets it; leave it out."
+            )
 
     def _check_routing(self) -> None:
         for name, least in (("r", 1), ("num_experts", 1), ("num_identity", 0), ("num_clusters", 1), ("top_k", 1)):
@@ -224,11 +233,19 @@ class SlimConfig(PeftConfig):
                 f"`top_k` is {self.top_k}, but there are only {total} experts "
                 f"(num_experts={self.num_experts} + num_identity={self.num_identity}); choose 1 to {total}."
             )
+        if self.top_k == 1 and total > 1:
+            warnings.warn(
+                "With `top_k=1` the one expert that is kept always has weight 1, so the router gets no gradient and "
+                "learns nothing; choose 2 or more.",
+                stacklevel=4,
+            )
         _check_choice("cluster_init", self.cluster_init, ("data", "random"))
         _check_choice("distance", self.distance, ("max", "rms"))
         _check_choice("yield_mode", self.yield_mode, ("paper", "calibrated"))
         _check_choice("router_scope", self.router_scope, ("linear", "block"))
         _check_choice("merge", self.merge, ("fast", "dare", "none"))
+        for name in ("use_rslora", "init_weights", "mask_rescale"):
+            _check_choice(name, getattr(self, name), (True, False))
 
     def _check_ranges(self) -> None:
         _check_number("alpha", self.alpha, 0, strict=True)

@@ -37,7 +37,7 @@ class ForwardContext:
     Attributes:
         mask: (tokens of the batch,) bool of the running forward, False for padding; None if every token counts.
         batch_size: rows of the running forward's batch; 0 if unknown.
-        forward: number of the running training forward; None outside of one.
+        forward_number: number of the running training forward; None outside of one.
         adapter_names: the adapter of each row, or None for the active adapters on every row.
         trace: the routing trace that is being recorded, or None.
         process_group: the data-parallel group over which cluster statistics are added up; None is the default group.
@@ -48,7 +48,7 @@ class ForwardContext:
     def __init__(self) -> None:
         self.mask: Tensor | None = None
         self.batch_size = 0
-        self.forward: int | None = None
+        self.forward_number: int | None = None
         self.adapter_names: list[str] | None = None
         self.trace: RoutingTrace | None = None
         self.process_group: dist.ProcessGroup | None = None
@@ -64,7 +64,7 @@ class ForwardContext:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are between forwards: what belongs to a running or past forward stays behind."""
-        between = {"mask": None, "forward": None, "adapter_names": None, "trace": None, "process_group": None}
+        between = {"mask": None, "forward_number": None, "adapter_names": None, "trace": None, "process_group": None}
         return self.__dict__ | between | {"balance": {}, "_learned": [], "_rows": {}}
 
     # -- life on a model -----------------------------------------------------------------------------------------
@@ -101,12 +101,12 @@ class ForwardContext:
 
     def _begin_training_forward(self) -> None:
         self._forwards += 1
-        self.forward = self._forwards
+        self.forward_number = self._forwards
         self._learned = []
         self.expects_losses = False
 
     def _end_training_forward(self) -> None:
-        self.forward = None
+        self.forward_number = None
         if self._learned and self.distributed:
             self._add_up_over_ranks()
         self._forwards_since_losses += self.expects_losses
@@ -141,20 +141,20 @@ class ForwardContext:
         if not model.training and self.trace is None:
             return
         self.mask = None
-        if self.forward is not None:
+        if self.forward_number is not None:
             self._end_training_forward()
 
     # -- what the layers learn -----------------------------------------------------------------------------------
 
     def note_learned(self, layer: SlimLayer, adapter_name: str) -> None:
         """`layer` has new sums for `adapter_name`, to be added up over the ranks when the forward ends."""
-        if self.forward is not None:
+        if self.forward_number is not None:
             self._learned.append((layer, adapter_name))
 
     def add_balance(self, adapter_name: str, term: Tensor) -> None:
         """A load-balance term of one router in the running forward; those of an earlier forward go."""
-        if self._balance_of != self.forward:
-            self.balance, self._balance_of = {}, self.forward
+        if self._balance_of != self.forward_number:
+            self.balance, self._balance_of = {}, self.forward_number
         self.balance.setdefault(adapter_name, []).append(term)
 
     @property

@@ -105,7 +105,7 @@ def _mean_weights(model: PeftModel, adapter_name: str, batches: list[dict[str, T
 def _lora_state_dict(
     model: PeftModel, adapter_name: str, layers: dict[str, SlimLayer], weights: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    saved = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     state_dict = {key: value for key, value in saved.items() if ".slim_" not in key}
     for name, layer in layers.items():
         a, b = layer.slim_A[adapter_name], layer.slim_B[adapter_name]

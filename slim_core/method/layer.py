@@ -295,7 +295,9 @@ class SlimLayer(BaseTunerLayer):
         made_from = (center, center._version, var, var._version)
         kept = self._tables.get(adapter_name)
         if kept is None or not all(a is b for a, b in zip(kept[0], made_from, strict=True)):
-            kept = self._tables[adapter_name] = (made_from, cluster_tables(center, var))
+            # Also fit for a later forward with gradients, whatever mode this one runs in.
+            with torch.inference_mode(False), torch.no_grad():
+                kept = self._tables[adapter_name] = (made_from, cluster_tables(center, var))
         return kept[1]
 
     # -- clusters ------------------------------------------------------------------------------------------------
@@ -337,7 +339,9 @@ class SlimLayer(BaseTunerLayer):
         )
         earlier = self.pending.get(adapter_name)
         if earlier is None:
-            self.pending[adapter_name] = _Pending(self.context.forward, sums, self.slim_count[adapter_name].clone())
+            self.pending[adapter_name] = _Pending(
+                self.context.forward_number, sums, self.slim_count[adapter_name].clone()
+            )
             self.context.note_learned(self, adapter_name)
         else:  # the same Linear ran twice in one forward
             self.pending[adapter_name] = earlier._replace(sums=earlier.sums.plus(sums))
@@ -347,7 +351,7 @@ class SlimLayer(BaseTunerLayer):
         pending = self.pending.get(adapter_name)
         if pending is None:
             return
-        running = self.context.forward
+        running = self.context.forward_number
         if learning and running is not None and pending.forward == running:
             return
         if learning or not pending.folded:

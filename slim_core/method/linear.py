@@ -76,7 +76,8 @@ class Linear(nn.Module, SlimLayer):
         if config.routed:
             routing = self._routing(name, tokens, whole_x)
             weights = routing.weights[:, : config.num_experts]
-            if not self.training and weights.requires_grad and self.slim_A[name].requires_grad:
+            trained = weights.requires_grad and self.slim_A[name].requires_grad
+            if trained and not self.training and not torch.compiler.is_compiling():
                 weights.register_hook(_warn_of_evaluation_mode)
             if self.context.trace is not None:
                 self.context.trace.add(self.module_name, name, len(whole_x), rows, routing)
@@ -103,8 +104,11 @@ class Linear(nn.Module, SlimLayer):
             x = x * columns
         hidden = F.linear(x, a)
         if weights is not None:
-            hidden = hidden.unflatten(-1, (config.num_experts, -1)) * weights.unsqueeze(-1).to(hidden.dtype)
-            hidden = hidden.flatten(-2)
+            hidden = hidden.unflatten(-1, (config.num_experts, -1))
+            if hidden.dtype == torch.float16:
+                # A far token may overflow here, and its weight of 0 would make that a NaN.
+                hidden = hidden.masked_fill((weights == 0).unsqueeze(-1), 0)
+            hidden = (hidden * weights.unsqueeze(-1).to(hidden.dtype)).flatten(-2)
         if sliced:
             delta = F.linear(hidden, b).mul_(scale)
             return result.index_add(-1, self.slim_row_index[name], delta.to(result.dtype))
@@ -153,10 +157,13 @@ class Linear(nn.Module, SlimLayer):
                 self.slide_clusters(name)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        # The file may hold clusters, or none yet.
-        self._started.clear()
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name in self.slim_config:
+            if f"{prefix}slim_center.{name}" in state_dict:
+                # What was seen belongs to the clusters that go, and those that come may not have started.
+                for kept in (self.pending, self._started, self._tables, self._valid):
+                    kept.pop(name, None)
 
     def __repr__(self) -> str:
         return "slim." + super().__repr__()

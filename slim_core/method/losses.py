@@ -22,7 +22,9 @@ def balance_term(logits: Tensor, weights: Tensor, num_experts: int, valid: Tenso
     Returns:
         () float32, differentiable through P.
     """
-    counted = torch.ones_like(logits[:, :1]) if valid is None else valid.unsqueeze(-1).to(logits.dtype)
-    kept = ((weights[:, :num_experts] > 0) * counted).sum(0)
-    probability = (logits[:, :num_experts].softmax(-1) * counted).sum(0) / counted.sum().clamp(min=1)
+    counted = torch.ones_like(logits[:, :1], dtype=torch.bool) if valid is None else valid.unsqueeze(-1)
+    kept = ((weights[:, :num_experts] > 0) & counted).to(logits.dtype).sum(0)
+    # Not a product: what stands in padding may be infinite.
+    probability = torch.where(counted, logits[:, :num_experts], 0).softmax(-1)
+    probability = torch.where(counted, probability, 0).sum(0) / counted.sum().clamp(min=1)
     return num_experts * (kept / kept.sum().clamp(min=1) * probability).sum()

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Optional
 
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils import resolve_quantization_backend
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
@@ -25,16 +26,8 @@ from .merging import l1_penalty
 from .quantised import guard_cpu_4bit
 
 
-# Linears of one block that read the same tensor, by their names in the usual architectures.
-SAME_INPUT = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("query", "key", "value"),
-    ("q_lin", "k_lin", "v_lin"),
-    ("q", "k", "v"),
-    ("gate_proj", "up_proj"),
-    ("w1", "w3"),
-    ("wi_0", "wi_1"),
-)
+# Linears of one block that read the same tensor, by their names in the usual decoders.
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class SlimModel(BaseTuner):
@@ -78,6 +71,8 @@ class SlimModel(BaseTuner):
         found = next((m.context for m in model.modules() if isinstance(m, SlimLayer)), None)
         self.context = ForwardContext() if found is None else found
         super().__init__(model, *args, **kwargs)
+        # A wrapper starts in training mode; a base model that was just loaded is in evaluation mode.
+        self.training = model.training
         if found is None:
             self.context.attach(model)
 
@@ -112,6 +107,7 @@ class SlimModel(BaseTuner):
         peft_config.base_fingerprint = found
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        _check_name(adapter_name)
         # The config is completed for this model. A copy, so that it can be used on another one.
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -158,6 +154,17 @@ class SlimModel(BaseTuner):
                 module.check_whole(adapter_name)
         return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
 
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Not for SLIM: each adapter has a router of its own.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "SLIM adapters cannot be combined into one: each has a router of its own. Activate several with "
+            "`set_adapter`, or export them with `slim_core.export_lora` and combine the LoRAs."
+        )
+
     def unload(self) -> nn.Module:
         model = super().unload()
         self.context.detach()
@@ -172,6 +179,11 @@ class SlimModel(BaseTuner):
         if adapter_names is None:
             yield
             return
+        if self.context.adapter_names is not None:
+            raise RuntimeError(
+                "The model is already answering a batch with `adapter_names`. It serves one call at a time: wait for "
+                "that one, or put the rows into one batch."
+            )
         self._check_rows(adapter_names, args, kwargs)
         handles = [
             module.register_forward_pre_hook(partial(_pass_rows, context=self.context), with_kwargs=True)
@@ -227,6 +239,16 @@ def _base_modules(model: nn.Module) -> dict[str, nn.Module]:
     return modules
 
 
+def _check_name(adapter_name: str) -> None:
+    """Torch makes an adapter's name an attribute of its containers and a part of dotted keys."""
+    taken = hasattr(nn.ParameterDict(), adapter_name) or hasattr(BufferDict(), adapter_name)
+    if not adapter_name or "." in adapter_name or adapter_name == BASE_ROW or taken:
+        raise ValueError(
+            f"An adapter cannot be named {adapter_name!r}: choose a name without dots that is neither {BASE_ROW!r} "
+            "nor a word that torch uses itself, such as 'my-adapter'."
+        )
+
+
 def _is_supported(module: nn.Module) -> bool:
     backend = resolve_quantization_backend(module)
     if backend is not None:
@@ -255,6 +277,7 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
 
     Call it once after each training forward and add the values to the loss:
 
+        >>> model.train()
         >>> loss = model(**batch).loss + sum(slim_core.extra_losses(model).values())
 
     Args:
@@ -292,7 +315,8 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
         if coefficient and terms:
             if not all(term.requires_grad for term in terms):
                 raise RuntimeError(
-                    "The balance loss has no gradient: the forward ran without one. With gradient checkpointing, pass "
+                    "The balance loss has no gradient: the forward ran without one, under `torch.no_grad()` or the "
+                    "reentrant kind of gradient checkpointing. For the latter pass "
                     'gradient_checkpointing_kwargs={"use_reentrant": False}.'
                 )
             losses["balance"] = losses.get("balance", 0) + coefficient * torch.stack(terms).mean()

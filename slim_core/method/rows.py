@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .config import SlimConfig, SlimType
@@ -124,37 +125,67 @@ def load_lora(model: PreTrainedModel | PeftModel, directory: str | os.PathLike, 
     for path in (directory / "adapter_config.json", weights):
         if not path.is_file():
             raise FileNotFoundError(f"A LoRA adapter folder needs `{path.name}`; there is none in {directory}.")
-    config = PeftConfig.from_pretrained(str(directory))
+    try:
+        config = PeftConfig.from_pretrained(str(directory))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{directory / 'adapter_config.json'} is no adapter configuration: {error!r}.") from error
     if not isinstance(config, LoraConfig):
         raise ValueError(f"The adapter in {directory} is of the kind {config.peft_type}, not LORA.")
     try:
         state_dict = load_file(weights)
     except SafetensorError as error:
         raise ValueError(f"{weights} cannot be read as safetensors: {error}.") from error
-    slim, converted = lora_to_slim(config, state_dict)
-    if isinstance(model, PeftModel):
-        if model.peft_type != SlimType.SLIM:
-            raise ValueError(f"The model carries adapters of the kind {model.peft_type}, not SLIM.")
-        model.add_adapter(adapter_name, slim)
-    else:
-        model = PeftModel(model, slim, adapter_name)
-    result = _fill(model, converted, adapter_name)
-    if result is not None:
+    slim, converted = lora_to_slim(config, _without_base_weights(model, state_dict))
+    if not isinstance(model, PeftModel):
+        wrapped = PeftModel(model, slim, adapter_name)
+        wrong = _fill(wrapped, converted, adapter_name)
+        if wrong is not None:
+            wrapped.unload()
+            raise ValueError(wrong)
+        return wrapped
+    if model.peft_type != SlimType.SLIM:
+        raise ValueError(f"The model carries adapters of the kind {model.peft_type}, not SLIM.")
+    model.add_adapter(adapter_name, slim)
+    wrong = _fill(model, converted, adapter_name)
+    if wrong is not None:
         model.delete_adapter(adapter_name)
-        raise ValueError(result)
-    return model.eval()
+        raise ValueError(wrong)
+    return model
+
+
+def _without_base_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """PEFT saves the base's own head along with an adapter on it. Where it equals this base's, it adds nothing."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in base.state_dict().items()}
+    kept = {}
+    for key, tensor in state_dict.items():
+        mine = own.get(key.removeprefix("base_model.model.").replace(".base_layer.", "."))
+        if mine is None or mine.shape != tensor.shape or not torch.equal(mine.to(tensor), tensor):
+            kept[key] = tensor
+    return kept
+
+
+def _file_key(key: str) -> str:
+    """The name that a converted tensor has in the LoRA's file."""
+    return key.replace(".slim_", ".lora_") + (".weight" if ".slim_" in key else "")
 
 
 def _fill(model: PeftModel, state_dict: dict[str, Tensor], adapter_name: str) -> str | None:
     """Load the tensors; a sentence if they do not fit."""
-    try:
-        result = set_peft_model_state_dict(model, state_dict, adapter_name)
-    except RuntimeError as error:
-        mismatch = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error))
-        return f"The LoRA's tensors do not fit the base model: {mismatch}"
-    missing = [key for key in result.missing_keys if f".{adapter_name}" in key]
-    if missing or result.unexpected_keys:
-        key = (missing or result.unexpected_keys)[0]
-        kind = "is missing from" if missing else "has no place in the base model but is in"
-        return f"The LoRA does not fit the base model: `{key}` {kind} the adapter file."
+    expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    for key, tensor in expected.items():
+        if key not in state_dict:
+            return f"The LoRA does not fit the base model: `{_file_key(key)}` is missing from the adapter file."
+        if state_dict[key].shape != tensor.shape:
+            return (
+                f"The LoRA does not fit the base model: `{_file_key(key)}` has the shape "
+                f"{list(state_dict[key].shape)}, not {list(tensor.shape)}."
+            )
+    for key in state_dict:
+        if key not in expected:
+            return (
+                f"The LoRA does not fit the base model: `{_file_key(key)}` has no place in it but is in the adapter "
+                "file."
+            )
+    set_peft_model_state_dict(model, state_dict, adapter_name)
     return None

@@ -94,7 +94,11 @@ class RoutingTrace:
         piece = _Piece(len(self._valid) - 1, weights, distance, cluster)
         for position, row in enumerate(index):
             if self._wanted is None or row in self._wanted:
-                self._adapters[row] = adapter
+                if self._adapters.setdefault(row, adapter) != adapter:
+                    raise ValueError(
+                        f"Row {row} was routed by {self._adapters[row]!r} and by {adapter!r}: a trace holds one "
+                        "adapter for each row."
+                    )
                 self._pieces.setdefault(row, {}).setdefault(module, []).append((piece, position))
 
     def add_unrouted(
@@ -114,16 +118,21 @@ class RoutingTrace:
     def row(self, row: int) -> RowRouting:
         """The routing of one row over all forwards, on the CPU.
 
+        A Linear that saw fewer tokens than the others, as the output head does in generation, is left out.
+
         Raises:
             KeyError: if nothing was recorded for the row.
         """
         if row not in self._pieces:
             raise KeyError(f"No routing was recorded for row {row}; recorded rows: {self.rows or 'none'}.")
-        modules = self._pieces[row]
-        stacked = []
-        for field in ("weights", "distance", "cluster"):
-            stacked.append(torch.stack([self._join(row, pieces, field) for pieces in modules.values()]))
-        return RowRouting(list(modules), self._num_experts[self._adapters[row]], *stacked)
+        joined = {
+            module: [self._join(row, pieces, field) for field in ("weights", "distance", "cluster")]
+            for module, pieces in self._pieces[row].items()
+        }
+        tokens = max(len(weights) for weights, _, _ in joined.values())
+        joined = {module: parts for module, parts in joined.items() if len(parts[0]) == tokens}
+        stacked = (torch.stack(parts) for parts in zip(*joined.values(), strict=True))
+        return RowRouting(list(joined), self._num_experts[self._adapters[row]], *stacked)
 
     def _join(self, row: int, pieces: list[tuple[_Piece, int]], field: str) -> Tensor:
         parts = []
@@ -149,6 +158,7 @@ def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterat
 
     Raises:
         ValueError: if the model has no SLIM layer.
+        RuntimeError: if a trace of this model is open already.
 
     Example:
         >>> with trace_routing(model, rows=[2]) as trace:
@@ -156,6 +166,8 @@ def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterat
         >>> trace.row(2).identity          # (Linears, tokens)
     """
     context, num_experts = _find_context(model)
+    if context.trace is not None:
+        raise RuntimeError("The routing of this model is being traced already: close that trace first.")
     trace = RoutingTrace(rows, num_experts)
     context.trace = trace
     try:

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..method import guard_cpu_4bit
 from .errors import TrainingError, first_line
 from .settings import TrainSettings
 
@@ -84,18 +85,9 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
     if settings.four_bit:
         # Checkpointing is the Trainer's.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        _keep_gradients(model)
+        # SLIM guards itself; here LoRA and DoRA get the same base.
+        guard_cpu_4bit(model)
     return model
-
-
-def _keep_gradients(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights at a first evaluation on CPUs with AVX512-BF16.
-
-    No gradient passes repacked weights. SLIM guards itself; here LoRA and DoRA get the same base.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def compute_dtype() -> torch.dtype:

@@ -58,6 +58,10 @@ def test_padding_and_overflow_do_not_count():
     x[~valid] = 1e6
     for got, want in zip(see(x, center, var, valid, quantile=0.5), expected, strict=True):
         torch.testing.assert_close(got, want)
+    for huge in (1e20, float("inf"), float("nan")):
+        x[~valid] = huge
+        for got, want in zip(see(x.float(), center.float(), var.float(), None, quantile=0.5), expected, strict=True):
+            torch.testing.assert_close(got, want.float(), rtol=1e-4, atol=1e-4)
     x[~valid] = float("inf")
     for got, want in zip(see(x, center, var, None, quantile=0.5), expected, strict=True):
         torch.testing.assert_close(got, want)
@@ -114,6 +118,13 @@ def test_fewer_tokens_than_clusters_still_start_them(tokens):
     center, var = first_clusters(torch.randn(tokens, 6), None, 8, torch.Generator())
     assert center.shape == var.shape == (8, 6)
     assert center.isfinite().all() and (var >= 0).all()
+
+
+def test_an_overflow_in_the_first_batch_is_left_out():
+    x = torch.randn(20, 6)
+    x[3], x[4] = 1e25, torch.inf
+    center, var = first_clusters(x, None, 8, torch.Generator())
+    assert center.abs().max() < 10 and var.max() < 10
 
 
 def test_no_valid_token_starts_nothing():

@@ -155,3 +155,11 @@ def test_the_inductor_gives_the_same_answers():
     for batch in batches():
         torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, atol=1e-5, rtol=1e-4)
     assert graphs() == 1
+
+
+def test_gradients_that_are_switched_on_do_not_break_the_graph():
+    model = trained()
+    with torch.enable_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        for batch in batches():
+            torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)

@@ -64,6 +64,10 @@ def test_defaults_are_the_papers():
         ({"layers_pattern": "h"}, "`layers_to_transform` must say which blocks"),
         ({"format_version": 2}, "saved in format 2; the installed slim_core reads formats up to 1"),
         ({"format_version": 0}, "`format_version` must be 1 or more"),
+        ({"format_version": "1"}, "`format_version` must be a whole number, not '1'."),
+        ({"base_fingerprint": "x"}, "`base_fingerprint` must be a table"),
+        ({"use_rslora": "yes"}, "`use_rslora` must be one of True, False, not 'yes'."),
+        ({"init_weights": "gaussian"}, "`init_weights` must be one of True, False"),
     ],
     ids=str,
 )
@@ -85,6 +89,15 @@ def test_a_saved_config_is_plain_json_and_loads_equal(tmp_path):
 @pytest.mark.parametrize(("rslora", "factor"), [(False, 2.0), (True, 8.0)])
 def test_scaling_follows_lora(rslora, factor):
     assert SlimConfig(use_rslora=rslora).scaling(16, 32.0) == factor
+
+
+def test_a_router_that_cannot_learn_is_warned_of():
+    with pytest.warns(UserWarning, match="the router gets no gradient"):
+        SlimConfig(top_k=1)
+
+
+def test_patterns_may_be_missing():
+    assert SlimConfig(rank_pattern=None, alpha_pattern=None).rank_pattern == {}
 
 
 def test_one_lora_expert_alone_is_not_routed():

@@ -7,7 +7,7 @@ from peft import PeftModel, get_peft_model
 
 from slim_core import SlimConfig, export_lora, trace_routing
 from slim_core.method.layer import SlimLayer
-from tests.conftest import build
+from tests.conftest import TINY, build
 from tests.method import reference
 
 
@@ -32,7 +32,7 @@ def mean_weights(model, batches):
     return {module: torch.cat(parts).mean(0) for module, parts in collected.items()}
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", [*TINY, "stories"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -98,6 +98,13 @@ def test_modules_trained_whole_are_exported_too(tmp_path, ids):
     lora = PeftModel.from_pretrained(build("llama"), str(tmp_path))
     expected = model.base_model.model.lm_head.modules_to_save["my-slim"].weight
     assert torch.equal(lora.base_model.model.lm_head.modules_to_save["default"].weight, expected)
+
+
+def test_an_adapter_on_the_output_head_is_exported(tmp_path, ids):
+    model = slim_model(target_modules=["q_proj", "lm_head"])
+    report = export_lora(model, "my-slim", [{"input_ids": ids}], tmp_path)
+    lora = PeftModel.from_pretrained(build("llama"), str(tmp_path))
+    assert lora.base_model.model.lm_head.lora_A["default"].weight.any() and report.mean_kl > 0
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path, ids):

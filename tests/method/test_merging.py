@@ -27,7 +27,6 @@ def test_an_entry_survives_the_fast_mask_with_the_right_probability(rate):
     for _ in range(400):
         columns, rows = fast_masks(40, 60, rate, generator=generator)
         survived += (rows.float().mean() * columns.float().mean()).item()
-        assert rate == 0 or abs(math.sqrt(1 - rate) - columns.float().mean()) < 0.5
     # The standard error of the mean over 400 draws of 40 columns and 60 rows is below 0.004.
     assert survived / 400 == pytest.approx(1 - rate, abs=0.015)
 
@@ -116,14 +115,12 @@ def test_slicing_an_unknown_adapter_is_a_sentence():
 
 def test_inference_masks_come_from_the_seed_and_the_modules_name():
     assert module_seed(0, "a") != module_seed(0, "b") != module_seed(1, "b")
-    one, same = make_layer("a"), make_layer("a")
-    other_name, other_seed = make_layer("b"), make_layer("a", mask_seed=1)
-    masks = [torch.cat([m.slim_columns["default"], m.slim_rows["default"]]) for m in (one, same)]
-    assert torch.equal(*masks)
-    high = [make_layer(n, mask_rate=0.5, mask_seed=s) for n, s in (("a", 0), ("b", 0), ("a", 1))]
-    high = [torch.cat([m.slim_columns["default"], m.slim_rows["default"]]) for m in high]
-    assert not torch.equal(high[0], high[1]) and not torch.equal(high[0], high[2])
-    assert other_name.slim_columns["default"].shape == other_seed.slim_columns["default"].shape == (24,)
+    layers = [make_layer(n, mask_rate=0.5, mask_seed=s) for n, s in (("a", 0), ("a", 0), ("b", 0), ("a", 1))]
+    one, same, other_name, other_seed = (
+        torch.cat([m.slim_columns["default"], m.slim_rows["default"]]) for m in layers
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other_name) and not torch.equal(one, other_seed)
 
 
 def test_l1_is_the_sum_over_experts_of_the_mean_absolute_entries():

@@ -404,3 +404,19 @@ def test_merging_is_refused_and_the_model_still_works(merge, ids):
         merge(model)
     assert [type(m) for m in model.modules()] == types
     assert torch.equal(logits(model, ids), before)
+
+
+@pytest.mark.parametrize("name", ["a.b", "keys", "forward", "training", "_buffers", "", "__base__"])
+def test_a_name_that_torch_cannot_hold_is_refused_before_anything_changes(name, ids):
+    model = get_peft_model(build("llama"), slim())
+    before = logits(model, ids)
+    with pytest.raises(ValueError, match="An adapter cannot be named"):
+        model.add_adapter(name, slim())
+    assert list(model.peft_config) == ["default"] and torch.equal(logits(model, ids), before)
+    assert not any(name in layer.slim_config for layer in slim_layers(model).values())
+
+
+def test_adapters_cannot_be_combined_into_one():
+    model = get_peft_model(build("llama"), slim())
+    with pytest.raises(NotImplementedError, match="each has a router of its own"):
+        model.add_weighted_adapter(["default"], [1.0], "both")

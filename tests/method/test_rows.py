@@ -155,9 +155,9 @@ def other_kind(folder):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (break_shape, "do not fit the base model: size mismatch"),
+        (break_shape, r"lora_A.weight` has the shape \[4, 7\], not \[4, 32\]"),
         (drop_a_tensor, "is missing from the adapter file"),
-        (add_a_tensor, "has no place in the base model but is in the adapter file"),
+        (add_a_tensor, "has no place in it but is in the adapter file"),
         (truncate, "cannot be read as safetensors"),
         (remove("adapter_model.safetensors"), "needs `adapter_model.safetensors`"),
         (remove("adapter_config.json"), "needs `adapter_config.json`"),
@@ -174,6 +174,52 @@ def test_a_damaged_lora_is_a_sentence_and_leaves_the_model_as_it_was(damage, sen
     assert list(model.peft_config) == ["my-slim"] and model.active_adapters == ["my-slim"]
     assert torch.equal(model(ids).logits, before)
     assert not any("my-lora" in layer.slim_A for layer in model.modules() if isinstance(layer, SlimLayer))
+
+
+@pytest.mark.parametrize("damage", [break_shape, drop_a_tensor, add_a_tensor])
+def test_a_damaged_lora_leaves_a_bare_base_bare(damage, tmp_path, ids):
+    saved_lora(tmp_path, target_modules=["q_proj"])
+    damage(tmp_path)
+    base = build("llama")
+    before = base(ids).logits
+    with pytest.raises(ValueError, match="does not fit the base model"):
+        load_lora(base, tmp_path, "my-lora")
+    assert not any(isinstance(m, SlimLayer) or m._forward_hooks or m._forward_pre_hooks for m in base.modules())
+    assert torch.equal(base(ids).logits, before)
+
+
+@pytest.mark.parametrize("text", ["{not json", '{"peft_type": "FOO"}', "[]"])
+def test_a_file_that_is_no_configuration_is_a_sentence(text, tmp_path):
+    saved_lora(tmp_path, target_modules=["q_proj"])
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"adapter_config.json is no adapter configuration"):
+        load_lora(slim_model(), tmp_path, "my-lora")
+
+
+@pytest.mark.parametrize("name", ["my", "slim", "default", "model", "lora"])
+def test_a_row_may_have_a_name_that_is_part_of_others(name, tmp_path, ids):
+    saved_lora(tmp_path, target_modules=["q_proj"])
+    model = load_lora(load_lora(slim_model(), tmp_path, "lora2"), tmp_path, name)
+    rows = model(ids, adapter_names=[name, "lora2", "__base__"]).logits
+    torch.testing.assert_close(model(ids[:1], adapter_names=["lora2"]).logits, rows[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_lora_on_the_output_head_is_a_row_too(tmp_path, ids):
+    # PEFT saves the head's own weight with such an adapter.
+    expected = saved_lora(tmp_path, target_modules=["q_proj", "lm_head"])(ids).logits
+    assert any("base_layer" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
+    model = load_lora(slim_model(), tmp_path, "my-lora")
+    torch.testing.assert_close(model(ids, adapter_names=["my-lora"] * 3).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_lora_that_was_saved_with_another_head_is_refused(tmp_path):
+    saved_lora(tmp_path, target_modules=["q_proj", "lm_head"])
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(k for k in tensors if "base_layer" in k)
+    save_file(tensors | {key: tensors[key] + 1}, path)
+    with pytest.raises(ValueError, match=f"`{key}` is neither"):
+        load_lora(slim_model(), tmp_path, "my-lora")
 
 
 def test_a_lora_model_is_no_place_for_a_slim_row(tmp_path):

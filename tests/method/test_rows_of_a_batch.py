@@ -247,3 +247,17 @@ def test_an_error_inside_a_training_forward_leaves_no_mask_behind(ids):
     layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     layer(torch.randn(*ids.shape, 32))
     assert layer.state_dict()["slim_count.paper"].sum() == ids.numel()
+
+
+def test_a_second_call_while_rows_are_answered_is_a_sentence(ids):
+    model = three_adapters()
+    hooks = model.base_model._enable_peft_forward_hooks
+    with hooks(adapter_names=["__base__"] * len(ids)), pytest.raises(RuntimeError, match="one call at a time"):
+        logits(model, ids, adapter_names=["paper"] * len(ids))
+    logits(model, ids, adapter_names=["paper"] * len(ids))
+
+
+def test_a_new_adapter_on_a_loaded_base_answers_rows_at_once(ids):
+    # The wrapper that PEFT returns says it is in training mode; the base model is not.
+    model = get_peft_model(build("llama"), SlimConfig(target_modules="all-linear"))
+    assert torch.equal(model(ids, adapter_names=["default"] * 3).logits, build("llama")(ids).logits)

@@ -13,7 +13,8 @@ from tests.method import reference
 
 def slim_model(**changes):
     sizes = {"r": 2, "num_experts": 3, "num_identity": 2, "num_clusters": 4, "init_weights": False}
-    model = get_peft_model(build("llama"), SlimConfig(**(sizes | changes), target_modules="all-linear"), "my-slim")
+    config = SlimConfig(**({"target_modules": "all-linear"} | sizes | changes))
+    model = get_peft_model(build("llama"), config, "my-slim")
     model.train()(torch.randint(3, 99, (4, 10)))
     return model.eval()
 
@@ -116,6 +117,30 @@ def test_tracing_does_not_change_the_answer(ids):
     plain = model(ids).logits
     with trace_routing(model):
         assert torch.equal(model(ids).logits, plain)
+
+
+def test_two_adapters_on_one_row_are_a_sentence(ids):
+    model = slim_model()
+    model.add_adapter("other", SlimConfig(r=2, num_experts=2, target_modules="all-linear"))
+    model.base_model.set_adapter(["my-slim", "other"])
+    with pytest.raises(ValueError, match="a trace holds one adapter for each row"), trace_routing(model.eval()):
+        model(ids)
+
+
+def test_a_trace_within_a_trace_is_a_sentence(ids):
+    model = slim_model()
+    with trace_routing(model) as outer:
+        with pytest.raises(RuntimeError, match="being traced already"), trace_routing(model):
+            pass
+        model(ids)
+    assert outer.rows == [0, 1, 2]
+
+
+def test_an_output_head_that_saw_fewer_tokens_is_left_out(ids):
+    model = slim_model(target_modules=["q_proj", "lm_head"])
+    with trace_routing(model, rows=[0]) as trace:
+        model.generate(ids[:1], max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert [m.rpartition(".")[2] for m in trace.row(0).modules] == ["q_proj", "q_proj"]
 
 
 def test_a_model_without_slim_is_a_sentence():
