@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from .layer import SlimLayer
 from .rows import lora_to_slim
@@ -69,8 +70,8 @@ def export_lora(
             'An adapter with merge="dare" cannot be exported: a product masked entry by entry has no low rank. Train '
             'it with merge="fast".'
         )
-    batches = [{key: value.to(model.device) for key, value in batch.items()} for batch in batches]
-    training = model.training
+    batches = list(batches)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         weights = _mean_weights(model, adapter_name, batches)
@@ -78,7 +79,8 @@ def export_lora(
         lora = _lora_config(config, layers, adapter_name)
         report = _divergence(model, adapter_name, lora, state_dict, batches)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     lora.save_pretrained(str(directory))
@@ -86,12 +88,18 @@ def export_lora(
     return LoraExport(directory, **report, weights=weights)
 
 
-def _mean_weights(model: PeftModel, adapter_name: str, batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _run(model: PeftModel, adapter_name: str, batch: Mapping[str, Tensor]) -> ModelOutput:
+    """One batch, every row with the adapter."""
+    moved = {key: value.to(model.device) for key, value in batch.items()}
+    return model(**moved, adapter_names=[adapter_name] * len(next(iter(moved.values()))))
+
+
+def _mean_weights(model: PeftModel, adapter_name: str, batches: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     tokens = 0
     for batch in batches:
         with trace_routing(model) as trace:
-            model(**batch, adapter_names=[adapter_name] * len(batch["input_ids"]))
+            _run(model, adapter_name, batch)
         for row in trace.rows:
             routing = trace.row(row)
             tokens += routing.weights.shape[1]
@@ -153,14 +161,14 @@ def _divergence(
         model.eval()
         kl, same = [], []
         for batch in batches:
-            rows = len(batch["input_ids"])
             routed, static = (
-                model(**batch, adapter_names=[which] * rows).logits.float().log_softmax(-1)
-                for which in (adapter_name, name)
+                _run(model, which, batch).logits.float().log_softmax(-1) for which in (adapter_name, name)
             )
             mask = batch.get("attention_mask")
-            valid = torch.ones(routed.shape[:-1], device=routed.device).bool() if mask is None else mask.bool()
-            kl.append(F.kl_div(static, routed, log_target=True, reduction="none").sum(-1)[valid])
+            valid = torch.ones(routed.shape[:-1]) if mask is None else mask
+            valid = valid.to(routed.device, torch.bool)
+            # Never negative, but for rounding.
+            kl.append(F.kl_div(static, routed, log_target=True, reduction="none").sum(-1).clamp(min=0)[valid])
             same.append((routed.argmax(-1) == static.argmax(-1))[valid])
     finally:
         model.delete_adapter(name)

@@ -58,9 +58,16 @@ class _Pending(NamedTuple):
 
 
 class _SharedRouting(NamedTuple):
-    """A routing that the Linears of one block share (`router_scope="block"`) and who has read it so far."""
+    """A routing that the Linears of one block share (`router_scope="block"`).
+
+    Attributes:
+        x: the input that it belongs to, and `version`, by which one sees that it was written to since.
+        routing: of that input.
+        readers: how many of the Linears have read it.
+    """
 
     x: Tensor
+    version: int
     routing: Routing
     readers: int
 
@@ -243,8 +250,10 @@ class SlimLayer(BaseTunerLayer):
         if readers == 1:
             return owner._compute_routing(adapter_name, x)
         held = owner._shared_routing.get(adapter_name)
-        if held is None or held.x is not whole_x:
-            held = _SharedRouting(whole_x, owner._compute_routing(adapter_name, x), 0)
+        countless = torch.compiler.is_compiling() or whole_x.is_inference()
+        version = 0 if countless else whole_x._version
+        if held is None or held.x is not whole_x or held.version != version:
+            held = _SharedRouting(whole_x, version, owner._compute_routing(adapter_name, x), 0)
         held = held._replace(readers=held.readers + 1)
         # The last reader lets go of the activations.
         owner._shared_routing[adapter_name] = held if held.readers < readers else None

@@ -111,8 +111,10 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path, ids):
     model = slim_model()
     before = model(ids).logits
     model.train()
+    model.base_model.model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
     export_lora(model, "my-slim", [{"input_ids": ids}], tmp_path)
-    assert model.training and list(model.peft_config) == ["my-slim"]
+    assert [module.training for module in model.modules()] == modes and list(model.peft_config) == ["my-slim"]
     assert torch.equal(model.eval()(ids).logits, before)
 
 

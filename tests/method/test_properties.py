@@ -359,3 +359,13 @@ def test_dropout_is_on_the_experts_input_and_only_in_training():
 def test_random_centres_differ_from_each_other():
     layer = Linear(nn.Linear(8, 8), "default", slim_config(cluster_init="random"), 2, 4.0, ForwardContext(), "layer")
     assert torch.cdist(layer.slim_center["default"], layer.slim_center["default"]).fill_diagonal_(9).min() > 0.1
+
+
+def test_a_shared_routing_is_not_that_of_an_earlier_content():
+    model = trained("llama", router_scope="block")
+    attention = model.base_model.model.model.layers[0].self_attn
+    x = torch.randn(1, 5, 32)
+    attention.q_proj(x)  # k and v, which would read it too, are never called
+    x.mul_(-3)
+    expected = attention.q_proj(x.clone())
+    assert torch.equal(attention.q_proj(x), expected)
