@@ -12,9 +12,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from . import clusters, merging
+from . import merging
 from .config import SlimConfig
 from .context import ForwardContext, in_backward
+from .learning import ClusterLearner, PendingSums, entry
 from .losses import balance_term
 from .routing import ClusterTables, Router, Routing, cluster_tables, route
 
@@ -41,20 +42,13 @@ class StatisticDict(BufferDict):
         return self
 
 
-class _Pending(NamedTuple):
-    """Sums for the clusters.
+class _KeptTables(NamedTuple):
+    """Cluster tables, and the state of the clusters that they were made from."""
 
-    Attributes:
-        forward: the training forward that made them.
-        sums: over its tokens.
-        counted: (N,) what the clusters had counted before it, by which one sees whether the sums are in them.
-        folded: whether they are, as far as this rank knows.
-    """
-
-    forward: int | None
-    sums: clusters.ClusterSums
-    counted: Tensor
-    folded: bool = False
+    center: Tensor
+    var: Tensor
+    versions: tuple[int, int]
+    tables: ClusterTables
 
 
 class _SharedRouting(NamedTuple):
@@ -72,12 +66,7 @@ class _SharedRouting(NamedTuple):
     readers: int
 
 
-def _entry(container: nn.ParameterDict | BufferDict, adapter_name: str) -> Tensor | None:
-    # PEFT's BufferDict has no `get`.
-    return container[adapter_name] if adapter_name in container else None  # noqa: SIM401
-
-
-class SlimLayer(BaseTunerLayer):
+class SlimLayer(ClusterLearner, BaseTunerLayer):
     """State of the SLIM adapters around one Linear, each container keyed by adapter name.
 
     Attributes:
@@ -128,10 +117,10 @@ class SlimLayer(BaseTunerLayer):
         self.slim_row_index = BufferDict({}, persistent=False)
         self.slim_config: dict[str, SlimConfig] = {}
         self.scaling: dict[str, float] = {}
-        self.pending: dict[str, _Pending] = {}
+        self.pending: dict[str, PendingSums] = {}
         self._valid: dict[str, Tensor | None] = {}
         self._started: dict[str, bool] = {}
-        self._tables: dict[str, tuple[tuple, ClusterTables]] = {}
+        self._tables: dict[str, _KeptTables] = {}
         # A list, so that torch does not take the owner for a submodule of this layer.
         self._router_owner: dict[str, list[SlimLayer]] = {}
         self._router_readers: dict[str, int] = {}
@@ -277,7 +266,7 @@ class SlimLayer(BaseTunerLayer):
                 top_k=config.top_k,
                 statistic=config.distance,
                 strength=config.yield_strength,
-                reference=_entry(self.slim_reference, adapter_name),
+                reference=entry(self.slim_reference, adapter_name),
             )
             if learning:
                 self._balance(adapter_name, config, routing, repeated)
@@ -286,7 +275,7 @@ class SlimLayer(BaseTunerLayer):
         return routing
 
     def _router(self, adapter_name: str) -> Router:
-        return Router(*(_entry(getattr(self, name), adapter_name) for name in self.router_names))
+        return Router(*(entry(getattr(self, name), adapter_name) for name in self.router_names))
 
     def _balance(self, adapter_name: str, config: SlimConfig, routing: Routing, repeated: bool) -> None:
         if not config.balance_coefficient:
@@ -301,89 +290,10 @@ class SlimLayer(BaseTunerLayer):
         center, var = self.slim_center[adapter_name], self.slim_var[adapter_name]
         if self.training or torch.compiler.is_compiling() or center.is_inference():
             return cluster_tables(center, var)
-        made_from = (center, center._version, var, var._version)
+        versions = (center._version, var._version)
         kept = self._tables.get(adapter_name)
-        if kept is None or not all(a is b for a, b in zip(kept[0], made_from, strict=True)):
+        if kept is None or kept.center is not center or kept.var is not var or kept.versions != versions:
             # Also fit for a later forward with gradients, whatever mode this one runs in.
             with torch.inference_mode(False), torch.no_grad():
-                kept = self._tables[adapter_name] = (made_from, cluster_tables(center, var))
-        return kept[1]
-
-    # -- clusters ------------------------------------------------------------------------------------------------
-
-    def _prepare_to_learn(self, adapter_name: str, x: Tensor) -> None:
-        mask = self.context.mask
-        # Kept for the forward that gradient checkpointing repeats when the mask is gone.
-        fits = mask is not None and mask.numel() == len(x)
-        self._valid[adapter_name] = mask.to(x.device) if fits else None
-        # Asked for at every training forward, read from the device once.
-        if not self._started.get(adapter_name):
-            self._started[adapter_name] = self._start_clusters(adapter_name, x)
-
-    def _start_clusters(self, adapter_name: str, x: Tensor) -> bool:
-        """Take the first centres from these tokens, if there are none yet. Whether there are centres now."""
-        config = self.slim_config[adapter_name]
-        if config.cluster_init == "random" or self.slim_count[adapter_name].any():
-            return True
-        # A generator of its own: a forward that draws from torch's cannot be repeated exactly by a checkpoint.
-        generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
-        first = clusters.first_clusters(x.detach(), self._valid[adapter_name], config.num_clusters, generator)
-        started = torch.tensor(first is not None, device=x.device)
-        center, var = self.slim_center[adapter_name], self.slim_var[adapter_name]
-        if first is not None:
-            center.copy_(first[0])
-            var.copy_(first[1])
-        self.context.share_first_clusters([center, var, started])
-        return bool(started)
-
-    @torch.no_grad()
-    def _learn_from(self, adapter_name: str, config: SlimConfig, routing: Routing) -> None:
-        sums = clusters.sum_tokens(
-            routing.z,
-            routing.distance,
-            routing.cluster,
-            self._valid[adapter_name],
-            config.num_clusters,
-            config.yield_quantile if config.yield_mode == "calibrated" else None,
-        )
-        earlier = self.pending.get(adapter_name)
-        if earlier is None:
-            self.pending[adapter_name] = _Pending(
-                self.context.forward_number, sums, self.slim_count[adapter_name].clone()
-            )
-            self.context.note_learned(self, adapter_name)
-        else:  # the same Linear ran twice in one forward
-            self.pending[adapter_name] = earlier._replace(sums=earlier.sums.plus(sums))
-
-    def _slide_earlier(self, adapter_name: str, learning: bool) -> None:
-        """Fold in what an earlier forward saw, now that its backward pass is over."""
-        pending = self.pending.get(adapter_name)
-        if pending is None:
-            return
-        running = self.context.forward_number
-        if learning and running is not None and pending.forward == running:
-            return
-        if learning or not pending.folded:
-            self.slide_clusters(adapter_name, for_good=learning)
-
-    def slide_clusters(self, adapter_name: str, for_good: bool = False) -> None:
-        """Fold the sums of the last training forward into the clusters.
-
-        Data-parallel ranks fold together at their next training forward (`for_good`). A rank that saves or evaluates
-        before that folds for itself, and DistributedDataParallel then overwrites its clusters with the first rank's,
-        or the other way round. So the sums are kept until then, and folded again only if they are no longer counted.
-        """
-        pending = self.pending.pop(adapter_name, None)
-        if pending is None:
-            return
-        missing = (self.slim_count[adapter_name] == pending.counted).all()
-        clusters.slide(
-            self.slim_center[adapter_name],
-            self.slim_var[adapter_name],
-            self.slim_count[adapter_name],
-            _entry(self.slim_reference, adapter_name),
-            clusters.ClusterSums(*(tensor * missing for tensor in pending.sums)),
-            self.slim_config[adapter_name].cluster_momentum,
-        )
-        if not for_good and self.context.distributed:
-            self.pending[adapter_name] = pending._replace(folded=True)
+                kept = self._tables[adapter_name] = _KeptTables(center, var, versions, cluster_tables(center, var))
+        return kept.tables

@@ -10,6 +10,7 @@ from slim_core import SlimConfig, trace_routing
 from slim_core.method.context import ForwardContext
 from slim_core.method.layer import SlimLayer
 from slim_core.method.linear import Linear
+from slim_core.method.routing import cluster_tables
 from tests.conftest import TINY, build
 from tests.method import reference
 
@@ -369,3 +370,17 @@ def test_a_shared_routing_is_not_that_of_an_earlier_content():
     x.mul_(-3)
     expected = attention.q_proj(x.clone())
     assert torch.equal(attention.q_proj(x), expected)
+
+
+def test_cluster_tables_are_made_once_for_many_evaluations(ids, monkeypatch):
+    model = trained("llama")
+    for layer in (m for m in model.modules() if isinstance(m, SlimLayer)):
+        for _ in range(300):  # as many changes as a training has steps
+            layer.slim_center["default"].add_(0)
+    made = []
+    monkeypatch.setattr(
+        "slim_core.method.layer.cluster_tables", lambda *state: made.append(state) or cluster_tables(*state)
+    )
+    for _ in range(3):
+        model(ids)
+    assert len(made) == 14
