@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Optional
 
 import torch
@@ -64,6 +65,12 @@ class _SharedRouting(NamedTuple):
     version: int
     routing: Routing
     readers: int
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager:
+    # Entering the context costs as much as a few of the operations inside, so it is entered only where it matters.
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class SlimLayer(ClusterLearner, BaseTunerLayer):
@@ -257,7 +264,7 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
             self._slide_earlier(adapter_name, learning)
             if learning:
                 self._prepare_to_learn(adapter_name, x)
-        with torch.autocast(x.device.type, enabled=False):
+        with _full_precision(x):
             routing = route(
                 x,
                 self._cluster_tables(adapter_name),
