@@ -97,8 +97,10 @@ def nearest_cluster(x: Tensor, tables: ClusterTables) -> Tensor:
 
 def normalise(x: Tensor, tables: ClusterTables, cluster: Tensor) -> Tensor:
     """z = (x - c_n) / sigma_n for each token's cluster n; (T, C) and (T,) to (T, C)."""
-    # In place: the tokens are the largest tensor here, and each copy of them costs.
-    return (x - tables.center.index_select(0, cluster)).mul_(tables.scale.index_select(0, cluster))
+    # In place on the gathered centres: the tokens are the largest tensor here, and a buffer more of their size costs
+    # more than the operation that fills it.
+    z = tables.center.index_select(0, cluster).neg_().add_(x)
+    return z.mul_(tables.scale.index_select(0, cluster))
 
 
 def domain_distance(z: Tensor, statistic: Literal["max", "rms"]) -> Tensor:
