@@ -10,46 +10,15 @@ import pytest
 import torch
 from peft import get_layer_status, get_model_status, get_peft_model, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from torch import nn
 
 import slim_core.method
 from slim_core import SlimConfig, SlimModel
-from slim_core.method import SlimLayer
 from tests.conftest import TINY, build
+from tests.method.small import hooked, logits, slim, slim_layers, train
 
 
 LINEARS_OF_A_BLOCK = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QV_REGEX = r".*\.(q_proj|v_proj)"
-
-
-def slim(**changes) -> SlimConfig:
-    """A small mixture that changes the output without any training."""
-    small = {"r": 2, "num_experts": 3, "num_identity": 1, "num_clusters": 4, "init_weights": False}
-    return SlimConfig(**(small | changes))
-
-
-@torch.no_grad()
-def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    return model.eval()(input_ids=ids).logits
-
-
-def train(model: nn.Module, ids: torch.Tensor, steps: int = 2) -> None:
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    model.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-    model.eval()
-
-
-def slim_layers(model: nn.Module) -> dict[str, SlimLayer]:
-    """By their name in the base model."""
-    return {m.module_name: m for m in model.modules() if isinstance(m, SlimLayer)}
-
-
-def hooked(model: nn.Module) -> list[str]:
-    return [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
 
 
 # -- attaching ---------------------------------------------------------------------------------------------------
@@ -203,92 +172,6 @@ def test_an_unsupported_module_is_refused_before_anything_is_replaced(bad, ids):
         get_peft_model(base, slim(target_modules=["q_proj", bad]))
     assert not slim_layers(base) and not hooked(base)
     assert torch.equal(logits(base, ids), before)
-
-
-# -- several adapters --------------------------------------------------------------------------------------------
-
-
-def test_adding_an_adapter_does_not_change_the_active_one(ids):
-    model = get_peft_model(build("llama"), slim(), "first")
-    first = logits(model, ids)
-    model.add_adapter("second", slim(num_experts=2, router_hidden=4))
-    assert model.active_adapters == ["first"] and torch.equal(logits(model, ids), first)
-    model.set_adapter("second")
-    assert model.active_adapters == ["second"] and not torch.allclose(logits(model, ids), first)
-    model.set_adapter("first")
-    assert torch.equal(logits(model, ids), first)
-
-
-def test_training_one_adapter_leaves_the_other_as_it_was(ids):
-    model = get_peft_model(build("llama"), slim(), "first")
-    model.add_adapter("second", slim())
-    first = logits(model, ids)
-    model.set_adapter("second")
-    second = logits(model, ids)
-    train(model, ids)
-    assert not torch.allclose(logits(model, ids), second)
-    model.set_adapter("first")
-    assert torch.equal(logits(model, ids), first)
-
-
-@pytest.mark.parametrize("deleted", ["first", "second"], ids=["the-active-one", "another"])
-@pytest.mark.parametrize("scope", ["linear", "block"])
-def test_a_deleted_adapter_leaves_nothing_behind(deleted, scope, ids):
-    model = get_peft_model(build("llama"), slim(router_scope=scope, balance_coefficient=0.1), "first")
-    model.add_adapter("second", slim(router_scope=scope, yield_mode="calibrated"))
-    kept = {"first": "second", "second": "first"}[deleted]
-    model.set_adapter(kept)
-    expected = logits(model, ids)
-    model.set_adapter(deleted)
-    train(model, ids)  # so that sums and losses of the deleted adapter are waiting
-    model.set_adapter("first")
-    if deleted == "first":
-        with pytest.warns(UserWarning, match="active adapter to second"):
-            model.delete_adapter(deleted)
-    else:
-        model.delete_adapter(deleted)
-    for layer in slim_layers(model).values():
-        containers = {**vars(layer), **dict(layer.named_children())}
-        holding = [
-            name
-            for name, value in containers.items()
-            if name != "base_layer" and hasattr(value, "__contains__") and deleted in value
-        ]
-        assert holding == []
-    assert not [name for name in model.state_dict() if name.endswith(f".{deleted}")]
-    assert deleted not in model.peft_config
-    assert deleted not in model.base_model.context.balance
-    assert model.active_adapters == [kept]
-    assert torch.equal(logits(model, ids), expected)
-
-
-@pytest.mark.parametrize("scope", ["linear", "block"])
-def test_a_name_can_be_used_again_after_deletion(scope, ids):
-    model = get_peft_model(build("llama"), slim(router_scope=scope), "kept")
-    torch.manual_seed(3)
-    model.add_adapter("again", slim(router_scope=scope))
-    model.set_adapter("again")
-    expected = logits(model, ids)
-    train(model, ids)
-    model.delete_adapter("again")
-    torch.manual_seed(3)
-    model.add_adapter("again", slim(router_scope=scope))
-    model.set_adapter("again")
-    assert torch.equal(logits(model, ids), expected)
-
-
-def test_two_active_adapters_add_up(ids):
-    # On the output head the logits are linear in what the adapters add.
-    model = get_peft_model(build("llama"), slim(target_modules=["lm_head"]), "first")
-    model.add_adapter("second", slim(target_modules=["lm_head"], num_experts=2))
-    alone = []
-    for names in (["first"], ["second"], ["first", "second"]):
-        model.base_model.set_adapter(names)
-        with model.disable_adapter():
-            base = logits(model, ids)
-        alone.append(logits(model, ids) - base)
-    assert alone[0].abs().max() > 0.01 and alone[1].abs().max() > 0.01
-    torch.testing.assert_close(alone[2], alone[0] + alone[1], atol=1e-5, rtol=0)
 
 
 # -- without a PeftModel -----------------------------------------------------------------------------------------

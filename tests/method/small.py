@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small adapted models, and what the tests of PEFT's life cycle ask of them."""
+
+from __future__ import annotations
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from slim_core import SlimConfig
+from slim_core.method import SlimLayer
+from tests.conftest import build
+
+
+def slim(**changes) -> SlimConfig:
+    """A small mixture that changes the output without any training."""
+    small = {"r": 2, "num_experts": 3, "num_identity": 1, "num_clusters": 4, "init_weights": False}
+    return SlimConfig(**(small | changes))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    return model.eval()(input_ids=ids).logits
+
+
+def train(model: nn.Module, ids: torch.Tensor, steps: int = 2) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+def slim_layers(model: nn.Module) -> dict[str, SlimLayer]:
+    """By their name in the base model."""
+    return {m.module_name: m for m in model.modules() if isinstance(m, SlimLayer)}
+
+
+def hooked(model: nn.Module) -> list[str]:
+    return [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+
+
+def trained(ids: torch.Tensor, family: str = "llama", base: nn.Module | None = None, **changes) -> PeftModel:
+    model = get_peft_model(build(family) if base is None else base, slim(**changes))
+    train(model, ids)
+    return model
+
+
+def assert_untouched(base: nn.Module, before: torch.Tensor, ids: torch.Tensor) -> None:
+    assert not any(isinstance(m, SlimLayer) for m in base.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules())
+    assert torch.equal(logits(base, ids), before)
+
+
+def tensors_of(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
+    """Everything the adapter must not lose, found by walking the modules and not by asking PEFT."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, SlimLayer):
+            for container, child in module.named_children():
+                if container != "base_layer" and container not in ("slim_column_index", "slim_row_index"):
+                    state = {**dict(child.named_parameters()), **dict(child.named_buffers())}
+                    if adapter_name in state:
+                        found[f"{path}.{container}"] = state[adapter_name].detach()
+    return found
