@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that go into the engine and come out of it. Plain data: whoever shows them needs no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+
+Kind = Literal["base", "lora", "slim"]
+Role = Literal["system", "user", "assistant"]
+# waiting: in line for the model. reading: the prompt runs through the model. writing: tokens come. done: see
+# `finish_reason`.
+State = Literal["waiting", "reading", "writing", "done"]
+# end: the model ended its answer. length: max_new_tokens or the context is used up. stop_string: one of
+# `Sampling.stop` came. stopped: a person stopped it. error: see `error`.
+FinishReason = Literal["end", "length", "stop_string", "stopped", "error"]
+
+
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. Temperature 0 is greedy: the most likely token, always.
+
+    Attributes:
+        temperature: 0 to 2.
+        top_p: keep the most likely tokens that together have this probability; 1 keeps all.
+        top_k: keep this many tokens; 0 keeps all.
+        min_p: keep tokens at least this fraction as likely as the most likely one; 0 keeps all.
+        repetition_penalty: above 1 makes tokens that were there before less likely.
+        max_new_tokens: an answer's longest length in tokens.
+        stop: texts that end an answer; they are not part of it.
+        seed: of the random numbers that all rows share.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to answer: the base model, or the base with one adapter.
+
+    Attributes:
+        name: unique in the engine; the adapter's name in PEFT, "base" for the base.
+        kind: what it is.
+        label: its name for people.
+        parameters: of the adapter, or of the base.
+        bytes: memory of these.
+        detail: a few words such as "rank 16, 8 + 2 experts, top-2".
+    """
+
+    name: str
+    kind: Kind
+    label: str
+    parameters: int
+    bytes: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer that is wanted.
+
+    Attributes:
+        variant: the name of the variant that answers.
+        messages: the conversation so far; the last message is the user's.
+        routing: whether its routing is recorded.
+    """
+
+    variant: str
+    messages: tuple[Message, ...]
+    routing: bool = False
+
+
+@dataclass(frozen=True)
+class RowStep:
+    """How far one answer is.
+
+    Attributes:
+        variant: who answers.
+        state: what is happening.
+        text: the answer so far.
+        tokens: how many tokens it has.
+        prompt_tokens: how many tokens the conversation before it has.
+        first_token_seconds: from the start of reading to the first token; None before it.
+        tokens_per_second: of writing, from the second token on; None before.
+        seconds: from the start of reading until now or the end.
+        finish_reason: why it ended; None while it has not.
+        error: the sentence for `finish_reason == "error"`.
+    """
+
+    variant: str
+    state: State = "waiting"
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    first_token_seconds: float | None = None
+    tokens_per_second: float | None = None
+    seconds: float = 0.0
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Who answered which token of one row: L target Linears, T tokens of prompt and answer, E + I experts.
+
+    The last token of an answer is never read by the model, so it has no routing: T is one less than all tokens,
+    except after an answer that was cut short while it was read.
+
+    Attributes:
+        variant: whose routing it is.
+        tokens: T texts of the tokens.
+        prompt_tokens: how many of them are the prompt.
+        modules: names of the L Linears.
+        blocks: the decoder block of each of the L Linears, counted from 0.
+        num_experts: E; the experts from E on are identity experts.
+        weights: (L, T, E + I) float32.
+        distance: (L, T) float32; 0 for a LoRA.
+        cluster: (L, T) int64; -1 for a LoRA.
+    """
+
+    variant: str
+    tokens: tuple[str, ...]
+    prompt_tokens: int
+    modules: tuple[str, ...]
+    blocks: tuple[int, ...]
+    num_experts: int
+    weights: Tensor
+    distance: Tensor
+    cluster: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """A moment of a comparison.
+
+    Attributes:
+        rows: one for each row asked for, in that order.
+        place: place in line, 0 when it is this one's turn.
+        routing: by row index, for rows that asked for it; the whole record so far. It is filled in from time to time
+            (see `Engine.answer`) and in the last step.
+    """
+
+    rows: tuple[RowStep, ...]
+    place: int = 0
+    routing: dict[int, Routing] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether every row has ended."""
+        return all(row.state == "done" for row in self.rows)
+
+
+@dataclass(frozen=True)
+class VariantDrift:
+    """How one variant reads the base's answer, T tokens.
+
+    Attributes:
+        variant: who reads.
+        log_ratio: (T,) float32, log p_base(token) - log p_variant(token), in nats: how much less likely it finds it.
+        kl: (T,) float32, KL(base || variant) of the whole distribution at each token, in nats.
+    """
+
+    variant: str
+    log_ratio: Tensor
+    kl: Tensor
+
+    @property
+    def times_less_likely(self) -> float:
+        """p_base(answer) / p_variant(answer); inf where it overflows."""
+        return float(self.log_ratio.double().sum().exp())
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How much the variants forgot of the base's own answer.
+
+    Attributes:
+        tokens: T texts of the base's answer's tokens.
+        variants: one for each variant that read it.
+    """
+
+    tokens: tuple[str, ...]
+    variants: tuple[VariantDrift, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is loaded.
+
+    Attributes:
+        name: the base's folder or Hub id, as it was given.
+        parameters: of the base.
+        bytes: memory of its weights.
+        dtype: such as "float32", "bfloat16", "4-bit nf4".
+        device: such as "cpu", "cuda:0".
+        context_length: most tokens that it can read and write together.
+        blocks: number of decoder blocks.
+        chat_template: whether the tokenizer brought one.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    dtype: str
+    device: str
+    context_length: int
+    blocks: int
+    chat_template: bool
