@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .commands import demo
 from .method import SlimConfig
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
+app.add_typer(demo.app, name="demo")
 
 
 @app.callback()
@@ -157,7 +159,7 @@ def train(
             alpha=alpha,
             dropout=dropout,
             target_modules=target,
-            slim=_pairs(slim),
+            slim=pairs(slim),
             epochs=epochs,
             max_steps=max_steps,
             learning_rate=learning_rate,
@@ -181,7 +183,7 @@ def train(
         raise typer.Exit(130)
 
 
-def _pairs(texts: list[str]) -> dict[str, Any]:
+def pairs(texts: list[str]) -> dict[str, Any]:
     """KEY=VALUE texts; a value that is JSON is read as such, any other is text."""
     pairs: dict[str, Any] = {}
     for text in texts:
