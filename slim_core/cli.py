@@ -114,6 +114,10 @@ def train(
         int | None, typer.Option(rich_help_panel=MACHINE, help="Examples of one forward. [default: the whole step's]")
     ] = None,
     four_bit: Annotated[bool, typer.Option("--four-bit", rich_help_panel=MACHINE, help="Base in 4 bits.")] = False,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(rich_help_panel=MACHINE, help="Multiply in bfloat16. [default: on GPUs that have it]"),
+    ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", rich_help_panel=MACHINE, help="Less memory, more time.")
     ] = False,
@@ -166,6 +170,7 @@ def train(
             batch_size=batch_size,
             micro_batch=micro_batch,
             seed=seed,
+            bf16=bf16,
             gradient_checkpointing=gradient_checkpointing,
             log_every=log_every,
             save_every=save_every,

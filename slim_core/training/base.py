@@ -61,7 +61,7 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=compute_dtype(),
+                bnb_4bit_compute_dtype=base_dtype(settings),
             ),
             # Each process has the whole model on its own device.
             "device_map": {"": int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else "cpu"},
@@ -72,7 +72,7 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
             revision=settings.base_revision,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=compute_dtype(),
+            dtype=base_dtype(settings),
             **quantised,
         )
     except torch.OutOfMemoryError:
@@ -90,9 +90,10 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
     return model
 
 
-def compute_dtype() -> torch.dtype:
-    """bfloat16 on GPUs that have it, else float32."""
-    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+def base_dtype(settings: TrainSettings) -> torch.dtype:
+    """The base is in bfloat16 on GPUs that have it, unless the settings say no. Elsewhere it is in float32."""
+    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_it and settings.bf16 is not False else torch.float32
 
 
 def adapter_config(method: str, settings: TrainSettings) -> PeftConfig:
