@@ -56,7 +56,7 @@ class Variant:
     """One way to answer: the base model, or the base with one adapter.
 
     Attributes:
-        name: unique in the engine; the adapter's name in PEFT, "base" for the base.
+        name: unique in the engine; "base" for the base.
         kind: what it is.
         label: its name for people.
         parameters: of the adapter, or of the base.
@@ -102,6 +102,7 @@ class RowStep:
         seconds: from the start of reading until now or the end.
         finish_reason: why it ended; None while it has not.
         error: the sentence for `finish_reason == "error"`.
+        token_ids: the answer's tokens, without the one that ended it; what `Engine.drift` reads.
     """
 
     variant: str
@@ -114,6 +115,7 @@ class RowStep:
     seconds: float = 0.0
     finish_reason: FinishReason | None = None
     error: str | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,3 +225,20 @@ class ModelInfo:
     context_length: int
     blocks: int
     chat_template: bool
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of memory on the model's device.
+
+    Attributes:
+        model: of the base's weights.
+        adapters: by variant name.
+        free: what is free now; None where the machine does not say.
+        total: of the device; None where the machine does not say.
+    """
+
+    model: int
+    adapters: dict[str, int]
+    free: int | None
+    total: int | None

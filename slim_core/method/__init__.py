@@ -8,10 +8,11 @@ from peft.mapping import (
 )
 
 from .config import SlimConfig, SlimType
+from .context import BASE_ROW
 from .export import LoraExport, export_lora
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SlimModel, extra_losses, slice_factors
+from .model import SlimModel, adapter_rows, extra_losses, slice_factors
 from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
 from .rows import load_lora, lora_to_slim
@@ -19,6 +20,7 @@ from .trace import RoutingTrace, RowRouting, trace_routing
 
 
 __all__ = [
+    "BASE_ROW",
     "Linear",
     "LoraExport",
     "Router",
@@ -28,6 +30,7 @@ __all__ = [
     "SlimConfig",
     "SlimLayer",
     "SlimModel",
+    "adapter_rows",
     "export_lora",
     "extra_losses",
     "guard_cpu_4bit",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Optional
@@ -179,40 +179,79 @@ class SlimModel(BaseTuner):
         if adapter_names is None:
             yield
             return
-        if self.context.adapter_names is not None:
-            raise RuntimeError(
-                "The model is already answering a batch with `adapter_names`. It serves one call at a time: wait for "
-                "that one, or put the rows into one batch."
-            )
         self._check_rows(adapter_names, args, kwargs)
-        handles = [
-            module.register_forward_pre_hook(partial(_pass_rows, context=self.context), with_kwargs=True)
-            for module in self.modules()
-            if isinstance(module, AuxiliaryTrainingWrapper)
-        ]
-        self.context.set_rows(list(adapter_names))
-        try:
+        wrappers = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        with _rows_set(self.context, adapter_names, wrappers):
             yield
-        finally:
-            self.context.set_rows(None)
-            for handle in handles:
-                handle.remove()
 
     def _check_rows(self, adapter_names: list[str], args: tuple, kwargs: dict[str, Any]) -> None:
-        if not isinstance(adapter_names, (list, tuple)):
-            raise TypeError(f"`adapter_names` must be a list of names, one per row, not {adapter_names!r}.")
-        if self.training:
-            raise ValueError("`adapter_names` works in evaluation mode only: call `model.eval()` first.")
-        unknown = sorted(set(adapter_names) - set(self.peft_config) - {BASE_ROW})
-        if unknown:
-            raise ValueError(
-                f"`adapter_names` has unknown adapter(s) {', '.join(map(repr, unknown))}; loaded are "
-                f"{', '.join(map(repr, self.peft_config))} and {BASE_ROW!r}."
-            )
+        _check_names(adapter_names, self.peft_config, self.training)
         given = [kwargs.get(n) for n in ("input_ids", "inputs", "inputs_embeds")] + list(args[:1])
         batch = next((t for t in given if isinstance(t, Tensor)), None)
         if batch is not None and len(batch) != len(adapter_names):
             raise ValueError(f"`adapter_names` has {len(adapter_names)} names for a batch of {len(batch)} rows.")
+
+
+@contextmanager
+def adapter_rows(model: nn.Module, adapter_names: list[str]) -> Iterator[None]:
+    """Inside, every forward of the adapted model has these rows: for a loop that would pay for it at each token.
+
+    PEFT's own way, `model(**batch, adapter_names=...)`, looks through all modules in each forward.
+
+    Args:
+        model: the base model that carries the adapters (`PeftModel.get_base_model()`), or any model around it.
+        adapter_names: the adapter of each row; `"__base__"` is the base model.
+
+    Raises:
+        ValueError: if the model has no SLIM layer, a name is unknown, or the model is in training mode.
+        RuntimeError: if a batch with `adapter_names` is running already.
+    """
+    context, configs, wrappers = None, set(), []
+    for module in model.modules():
+        if isinstance(module, SlimLayer):
+            context = module.context
+            configs.update(module.slim_config)
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            wrappers.append(module)
+    if context is None:
+        raise ValueError("The model has no SLIM layer, so its rows can have no adapters: attach one first.")
+    _check_names(adapter_names, configs, model.training)
+    with _rows_set(context, adapter_names, wrappers):
+        yield
+
+
+@contextmanager
+def _rows_set(
+    context: ForwardContext, adapter_names: list[str], wrappers: list[AuxiliaryTrainingWrapper]
+) -> Iterator[None]:
+    if context.adapter_names is not None:
+        raise RuntimeError(
+            "The model is already answering a batch with `adapter_names`. It serves one call at a time: wait for that "
+            "one, or put the rows into one batch."
+        )
+    handles = [
+        module.register_forward_pre_hook(partial(_pass_rows, context=context), with_kwargs=True) for module in wrappers
+    ]
+    context.set_rows(list(adapter_names))
+    try:
+        yield
+    finally:
+        context.set_rows(None)
+        for handle in handles:
+            handle.remove()
+
+
+def _check_names(adapter_names: list[str], known: Collection[str], training: bool) -> None:
+    if not isinstance(adapter_names, (list, tuple)):
+        raise TypeError(f"`adapter_names` must be a list of names, one per row, not {adapter_names!r}.")
+    if training:
+        raise ValueError("`adapter_names` works in evaluation mode only: call `model.eval()` first.")
+    unknown = sorted(set(adapter_names) - set(known) - {BASE_ROW})
+    if unknown:
+        raise ValueError(
+            f"`adapter_names` has unknown adapter(s) {', '.join(map(repr, unknown))}; loaded are "
+            f"{', '.join(map(repr, known))} and {BASE_ROW!r}."
+        )
 
 
 def _pass_rows(module: nn.Module, args: tuple, kwargs: dict[str, Any], context: ForwardContext):
