@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .commands.compare import compare
 from .method import SlimConfig
 
 
@@ -56,6 +57,9 @@ def bench(
         for t in time_setting(setting, config, rounds):
             table.add_row(t.variant, f"{t.microseconds:.0f}", f"{t.to_base:.2f}", f"{t.to_lora:.2f}")
         console.print(table)
+
+
+app.command()(compare)
 
 
 DATA, ADAPTER, BUDGET, MACHINE = "Data", "Adapter", "Budget", "Machine"
