@@ -272,6 +272,10 @@ class Engine:
         answer = list(answer_ids)
         if not answer:
             raise EngineError("The base's answer is empty, so there is nothing to read.")
+        vocabulary = self._model.config.get_text_config().vocab_size
+        for token in answer:
+            if not 0 <= token < vocabulary:
+                raise EngineError(f"The model has no token {token}, so the answer is not its own.")
         prompt = self._prompts.encode(messages)
         self._room(len(prompt) + len(answer) - 1)
         with self._line.turn():
@@ -317,7 +321,9 @@ def _row_step(row: Row, answer: Answer) -> RowStep:
 
 
 def _free_name(kind: Kind, taken: set[str]) -> str:
-    return next(name for name in (kind, *(f"{kind}-{n}" for n in count(2))) if name not in taken)
+    if kind not in taken:
+        return kind
+    return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
 
 
 def _end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
