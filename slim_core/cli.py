@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .commands.bench_compare import bench_compare
 from .commands.compare import compare
 from .method import SlimConfig
 
@@ -60,6 +61,7 @@ def bench(
 
 
 app.command()(compare)
+app.command("bench-compare")(bench_compare)
 
 
 DATA, ADAPTER, BUDGET, MACHINE = "Data", "Adapter", "Budget", "Machine"

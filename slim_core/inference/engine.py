@@ -56,6 +56,7 @@ class Engine:
     Attributes:
         info: what is loaded.
         variants: the base first, then the adapters in the order in which they came.
+        end_tokens: tokens that end an answer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -64,7 +65,7 @@ class Engine:
         self._decode = decoder_of(tokenizer)
         self._adapters = Adapters(model)
         self._line = Line()
-        self._end_tokens = _end_tokens(model, self._prompts)
+        self.end_tokens = _end_tokens(model, self._prompts)
         parameters, size = base_size(model)
         self.info = ModelInfo(
             name=name,
@@ -208,7 +209,7 @@ class Engine:
             if not group:
                 continue
             try:
-                steps = decode(self._model, group, Sampler(sampling), self._end_tokens, stopped, routing_every)
+                steps = decode(self._model, group, Sampler(sampling), self.end_tokens, stopped, routing_every)
                 with closing(steps):
                     for new_routing in steps:
                         if any(answer.state != "done" for answer in answers):

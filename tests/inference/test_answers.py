@@ -31,7 +31,7 @@ def test_the_end_token_ends_and_is_not_part_of_the_answer(engine):
     free = last(engine, rows(LONGER), Sampling(max_new_tokens=20))
     token = free.rows[2].token_ids[5]
     first = free.rows[2].token_ids.index(token)
-    engine._end_tokens = frozenset({token})
+    engine.end_tokens = frozenset({token})
     row = last(engine, rows(LONGER), Sampling(max_new_tokens=20)).rows[2]
     assert row.finish_reason == "end" and row.token_ids == free.rows[2].token_ids[:first]
 
@@ -57,7 +57,7 @@ def test_what_is_wrong_with_a_row_ends_that_row_alone(engine):
 def test_a_prompt_that_just_fits_gets_the_room_that_is_left(engine):
     words = next(n for n in range(1, 300) if engine.count_tokens((Message("user", "Lima?" * n),)) >= 250)
     messages = (Message("user", "Lima?" * words),)
-    engine._end_tokens = frozenset()
+    engine.end_tokens = frozenset()
     row = last(engine, [Row("slim", messages)], Sampling(max_new_tokens=100)).rows[0]
     assert row.finish_reason == "length" and row.tokens == 256 - engine.count_tokens(messages)
 

@@ -164,7 +164,7 @@ def _answer_in_child(engine, stops, pipe):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_flags_stop_rows_in_a_forked_process(engine):
-    engine._end_tokens = frozenset()
+    engine.end_tokens = frozenset()
     # Whoever is in line in the parent must not keep the child waiting.
     engine._line.join()
     stops = Stops(3)
