@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .commands import demo
+from .commands.bench_compare import bench_compare
+from .commands.compare import compare
 from .method import SlimConfig
 
 
@@ -58,6 +60,10 @@ def bench(
         for t in time_setting(setting, config, rounds):
             table.add_row(t.variant, f"{t.microseconds:.0f}", f"{t.to_base:.2f}", f"{t.to_lora:.2f}")
         console.print(table)
+
+
+app.command()(compare)
+app.command("bench-compare")(bench_compare)
 
 
 DATA, ADAPTER, BUDGET, MACHINE = "Data", "Adapter", "Budget", "Machine"
