@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 from .commands import demo
 from .commands.bench_compare import bench_compare
 from .commands.compare import compare
+from .commands.pairs import pairs
 from .method import SlimConfig
 
 
@@ -169,7 +169,7 @@ def train(
             alpha=alpha,
             dropout=dropout,
             target_modules=target,
-            slim=pairs(slim),
+            slim=pairs(slim, "--slim"),
             epochs=epochs,
             max_steps=max_steps,
             learning_rate=learning_rate,
@@ -192,17 +192,3 @@ def train(
     if outcome.interrupted:
         Console(stderr=True).print("Interrupted; what was trained is saved. Go on with --resume.")
         raise typer.Exit(130)
-
-
-def pairs(texts: list[str]) -> dict[str, Any]:
-    """KEY=VALUE texts; a value that is JSON is read as such, any other is text."""
-    pairs: dict[str, Any] = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"--slim takes KEY=VALUE, such as yield_mode=calibrated, not {text!r}.")
-        try:
-            pairs[key] = json.loads(value)
-        except json.JSONDecodeError:
-            pairs[key] = value
-    return pairs

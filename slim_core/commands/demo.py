@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .pairs import pairs
+
 
 app = typer.Typer(no_args_is_help=True, help="The small model that ships with the project.")
 Questions = Annotated[int, typer.Option(min=20, help="Test questions of each task.")]
@@ -38,7 +40,8 @@ def build(
     if output is not None and output.exists() and any(output.iterdir()) and not (output / "base").is_dir():
         raise typer.BadParameter(f"{output} holds something else than a demo; name a new folder.")
     try:
-        report = build(demo, work, Recipe(**_fields(Recipe, base)), Plan(**_fields(Plan, plan)), console, questions)
+        recipe = Recipe(**_fields(Recipe, base, "--base"))
+        report = build(demo, work, recipe, Plan(**_fields(Plan, plan, "--plan")), console, questions)
     except (BuildError, TrainingError) as error:
         Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -117,11 +120,9 @@ def _interval(score: dict[str, float]) -> str:
     return f"{_percent(score['score'])} ({_percent(score['low'])} – {_percent(score['high'])})"
 
 
-def _fields(kind: type, texts: list[str]) -> dict[str, Any]:
-    from ..cli import pairs
-
-    values = pairs(texts)
-    names = [field.name for field in fields(kind)]
+def _fields(kind: type, texts: list[str], flag: str) -> dict[str, Any]:
+    values = pairs(texts, flag)
+    names = [field.name for field in fields(kind) if field.name != "phases"]
     for name in values:
         if name not in names:
             raise typer.BadParameter(f"{kind.__name__} has no field {name!r}; there are {', '.join(names)}.")

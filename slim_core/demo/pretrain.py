@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +25,40 @@ SAVE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of the training with a warm-up and a decay of its own.
+
+    Attributes:
+        steps: optimiser steps.
+        weights: shares of the tasks in the examples.
+    """
+
+    steps: int
+    weights: dict[str, int]
+
+
+# Choosing and calculating take the most examples to learn. Comparing a claim with a fact comes last: it builds on both
+# the facts and the choosing.
+PHASES = (
+    Phase(3600, {"sums": 24, "facts": 13, "choices": 38, "yes_no": 12, "talk": 8, "stories": 5}),
+    Phase(2400, {"sums": 24, "facts": 8, "choices": 30, "yes_no": 28, "talk": 6, "stories": 4}),
+)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How the base is built and trained.
 
     Attributes:
         width, layers, heads, inner: of the Llama.
         context: most tokens of a text.
-        steps: optimiser steps.
+        phases: what is trained, one after the other.
         batch: examples of a step.
         rate: peak rate of Muon, for the matrices of the blocks.
         embedding_rate: peak rate of AdamW, for embeddings and norms.
         weight_decay: Muon's.
-        warmup: steps until the peak.
-        decay: share of the steps, at the end, in which the rates fall to nothing.
+        warmup: steps until the peak, in each phase.
+        decay: share of a phase's steps, at its end, in which the rates fall to nothing.
         prompt_share: share of the questions' tokens, drawn at random, that are predicted too. Questions teach which
             words go together; each of their tokens would cost as much as one of an answer, and there are more.
         seed: of the first weights and the data.
@@ -46,7 +69,7 @@ class Recipe:
     heads: int = 6
     inner: int = 512
     context: int = 512
-    steps: int = 3600
+    phases: tuple[Phase, ...] = PHASES
     batch: int = 128
     rate: float = 3e-3
     embedding_rate: float = 3e-3
@@ -55,6 +78,11 @@ class Recipe:
     decay: float = 0.5
     prompt_share: float = 0.2
     seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return sum(phase.steps for phase in self.phases)
 
 
 class Encoded(NamedTuple):
@@ -87,17 +115,24 @@ def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> l
 
 
 def batches(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, start: int = 0) -> Iterator[list[Encoded]]:
-    """Endless training batches, from batch number `start` on. Examples of like length are together."""
-    draw = start // DRAW
-    skip = start % DRAW
-    while True:
-        rng = Random(f"batches {recipe.seed} {draw}")
-        examples = general_examples("train", rng.getrandbits(32), DRAW * recipe.batch)
+    """The training batches from step `start` on. Examples of like length are together."""
+    first_draw = 0
+    for phase in recipe.phases:
+        yield from _phase_batches(tokenizer, recipe, phase, first_draw, start)
+        first_draw += math.ceil(phase.steps / DRAW)
+        start = max(0, start - phase.steps)
+
+
+def _phase_batches(
+    tokenizer: PreTrainedTokenizerBase, recipe: Recipe, phase: Phase, first_draw: int, start: int
+) -> Iterator[list[Encoded]]:
+    for step in range(start - start % DRAW, phase.steps, DRAW):
+        rng = Random(f"batches {recipe.seed} {first_draw + step // DRAW}")
+        examples = general_examples("train", rng.getrandbits(32), DRAW * recipe.batch, weights=phase.weights)
         encoded = sorted(encode(tokenizer, examples), key=lambda e: len(e.ids))
         drawn = [encoded[i : i + recipe.batch] for i in range(0, len(encoded), recipe.batch)]
         rng.shuffle(drawn)
-        yield from drawn[skip:]
-        draw, skip = draw + 1, 0
+        yield from drawn[max(0, start - step) : phase.steps - step]
 
 
 def collate(batch: Sequence[Encoded], pad: int, prompt_share: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -165,8 +200,13 @@ class Pretraining:
         self._load()
 
     def _factor(self, step: int) -> float:
+        """The rates' factor: up in the warm-up, level, and down in the decay of the phase that the step is in."""
         recipe = self.recipe
-        return min((step + 1) / recipe.warmup, (recipe.steps - step) / (recipe.decay * recipe.steps), 1.0)
+        for phase in recipe.phases:
+            if step < phase.steps:
+                return min((step + 1) / recipe.warmup, (phase.steps - step) / (recipe.decay * phase.steps), 1.0)
+            step -= phase.steps
+        return 0.0
 
     def run(self, report: Callable[[Progress], None]) -> LlamaForCausalLM:
         """Train to the end.
@@ -178,8 +218,6 @@ class Pretraining:
         tokens = 0
         self.model.train()
         for batch in batches(self.tokenizer, self.recipe, self.step):
-            if self.step >= self.recipe.steps:
-                break
             loss = self._train(batch)
             tokens += sum(len(e.ids) for e in batch)
             report(Progress(self.step, tokens, time.monotonic() - begin, loss))
@@ -209,7 +247,7 @@ class Pretraining:
 
     def _save(self) -> None:
         parts = [self.model, *self.optimisers, *self.schedules]
-        state = {"recipe": asdict(self.recipe), "step": self.step, "parts": [part.state_dict() for part in parts]}
+        state = {"recipe": _plain(self.recipe), "step": self.step, "parts": [part.state_dict() for part in parts]}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._file.with_suffix(".partial")
         torch.save(state, partial)
@@ -219,8 +257,13 @@ class Pretraining:
         if not self._file.is_file():
             return
         state = torch.load(self._file, map_location=self.device, weights_only=True)
-        if state["recipe"] != asdict(self.recipe):
+        if state["recipe"] != _plain(self.recipe):
             return
         self.step = state["step"]
         for part, saved in zip([self.model, *self.optimisers, *self.schedules], state["parts"], strict=True):
             part.load_state_dict(saved)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON would give it back."""
+    return json.loads(json.dumps(asdict(recipe)))

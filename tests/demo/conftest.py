@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from slim_core.demo.chat import train_tokenizer
-from slim_core.demo.pretrain import Recipe
+from slim_core.demo.pretrain import Phase, Recipe
 from slim_core.demo.sweep import Plan
 
 
@@ -17,7 +17,15 @@ def tokenizer():
 
 @pytest.fixture
 def recipe() -> Recipe:
-    return Recipe(width=16, layers=1, heads=2, inner=16, steps=4, batch=4, warmup=1)
+    return Recipe(
+        width=16,
+        layers=1,
+        heads=2,
+        inner=16,
+        phases=(Phase(2, {"facts": 1}), Phase(2, {"sums": 1})),
+        batch=4,
+        warmup=1,
+    )
 
 
 @pytest.fixture

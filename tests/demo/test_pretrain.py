@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 
 import pytest
 import torch
 
-from slim_core.demo.pretrain import DRAW, Pretraining, batches, collate, encode
+from slim_core.demo.pretrain import DRAW, Phase, Pretraining, batches, collate, encode
 from slim_core.demo.world import general_examples
 
 
@@ -45,10 +44,21 @@ def test_answers_are_predicted_and_a_share_of_the_questions(tokenizer):
 
 
 def test_batches_go_on_where_they_were(tokenizer, recipe):
-    recipe = replace(recipe, batch=2)
-    straight = list(islice(batches(tokenizer, recipe), DRAW + 3))
-    assert list(islice(batches(tokenizer, recipe, start=DRAW + 1), 2)) == straight[DRAW + 1 :]
-    assert straight[0] != straight[DRAW]
+    long = replace(recipe, batch=2, phases=(Phase(DRAW + 2, {"facts": 1}), Phase(3, {"sums": 1})))
+    straight = list(batches(tokenizer, long))
+    assert len(straight) == long.steps == DRAW + 5
+    for start in (1, DRAW + 1, DRAW + 2, DRAW + 4):
+        assert list(batches(tokenizer, long, start)) == straight[start:]
+    assert len({tuple(one.ids) for batch in straight for one in batch}) > DRAW
+
+
+def test_every_phase_has_its_tasks_and_its_schedule(tokenizer, recipe, tmp_path):
+    pretraining = Pretraining(tokenizer, replace(recipe, warmup=2, phases=(Phase(8, {}), Phase(4, {}))), tmp_path, CPU)
+    factors = [pretraining._factor(step) for step in range(12)]
+    assert factors == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0.5, 1, 1, 0.5]
+    facts, sums = (list(batches(tokenizer, recipe))[i] for i in (0, 2))
+    assert all("The answer is" not in tokenizer.decode(one.ids) for one in facts)
+    assert all("The answer is" in tokenizer.decode(one.ids) for one in sums)
 
 
 def test_loss_is_the_mean_over_predicted_tokens(tokenizer, recipe, tmp_path):
