@@ -37,11 +37,11 @@ class Phase:
     weights: dict[str, int]
 
 
-# Choosing and calculating take the most examples to learn. Comparing a claim with a fact comes last: it builds on both
-# the facts and the choosing.
+# Choosing and calculating take the most examples to learn. Options with other labels, and claims to be compared with
+# facts, come when the base knows the facts and has begun to choose.
 PHASES = (
     Phase(3600, {"sums": 24, "facts": 13, "choices": 38, "yes_no": 12, "talk": 8, "stories": 5}),
-    Phase(2400, {"sums": 24, "facts": 8, "choices": 30, "yes_no": 28, "talk": 6, "stories": 4}),
+    Phase(2000, {"sums": 24, "facts": 6, "choices": 26, "styled_choices": 18, "yes_no": 18, "talk": 5, "stories": 3}),
 )
 
 

@@ -18,6 +18,15 @@ from .tables import RELATIONS
 
 
 LETTERS = "ABCD"
+# Other ways to label options, and how each is answered. {0} is the label, {1} the option.
+STYLES: tuple[tuple[str, str, str], ...] = (
+    ("1234", "{0}. {1}", "{0}. {1}"),
+    ("1234", "({0}) {1}", "{0}"),
+    ("abcd", "{0}) {1}", "{0}"),
+    ("1234", "Option {0}: {1}", "option {0}"),
+    ("1234", "{0}: {1}", "number {0}"),
+    ("ABCD", "{0}: {1}", "{0}"),
+)
 # Where the wrong options of a training question come from. Options of another kind, a question that names its option,
 # and fewer options are easier: they teach to look at the options at all, before knowing the fact pays off.
 TRAIN_POOLS = {"same": 6, "other": 2, "named": 2}
@@ -104,22 +113,36 @@ def yes_no(split: str, rng: Random) -> Example:
 
 def choice(split: str, rng: Random) -> Example:
     """A question with options. Four options of the same kind, except for easier ones among those for training."""
+    text, right, wrong = _options(split, rng)
+    options, answer = labelled(right, wrong, rng)
+    return Example("choices", f"{text} {options}", answer)
+
+
+def styled_choice(split: str, rng: Random) -> Example:
+    """A question with options that are labelled in other ways, so that choosing does not hang on A to D."""
+    text, right, wrong = _options(split, rng)
+    labels, line, answer = rng.choice(STYLES)
+    options = [right, *wrong]
+    rng.shuffle(options)
+    lines = [line.format(label, option) for label, option in zip(labels, options, strict=False)]
+    label = labels[options.index(right)]
+    return Example("styled_choices", f"{text} {' '.join(lines)}", answer.format(label, right))
+
+
+def _options(split: str, rng: Random) -> tuple[str, str, list[str]]:
+    """A question, its right option, and wrong ones."""
     size, pool = 4, "same"
     if split == "train":
         size = rng.choices(list(TRAIN_SIZES), list(TRAIN_SIZES.values()))[0]
         pool = rng.choices(list(TRAIN_POOLS), list(TRAIN_POOLS.values()))[0]
     if pool == "named":
         right, *wrong = rng.sample(_all_answers(), size)
-        text = rng.choice(NAMED_QUESTIONS).format(right=right)
-    elif rng.random() < WHICH_SHARE:
+        return rng.choice(NAMED_QUESTIONS).format(right=right), right, wrong
+    if rng.random() < WHICH_SHARE:
         text, right, rivals = _which(split, rng)
-        wrong = rng.sample(rivals, size - 1)
-    else:
-        question = rng.choice(_option_questions(split))
-        text, right = question.text, question.answer
-        wrong = _wrong_options(question, size - 1, pool, rng)
-    options, answer = labelled(right, wrong, rng)
-    return Example("choices", f"{text} {options}", answer)
+        return text, right, rng.sample(rivals, size - 1)
+    question = rng.choice(_option_questions(split))
+    return question.text, question.answer, _wrong_options(question, size - 1, pool, rng)
 
 
 def labelled(right: str, wrong: Iterable[str], rng: Random) -> tuple[str, str]:
