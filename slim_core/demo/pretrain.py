@@ -42,6 +42,19 @@ class Phase:
 PHASES = (
     Phase(3600, {"sums": 24, "facts": 13, "choices": 38, "yes_no": 12, "talk": 8, "stories": 5}),
     Phase(2000, {"sums": 24, "facts": 6, "choices": 26, "styled_choices": 18, "yes_no": 18, "talk": 5, "stories": 3}),
+    Phase(
+        1000,
+        {
+            "sums": 14,
+            "facts": 6,
+            "choices": 34,
+            "styled_choices": 6,
+            "framed_choices": 22,
+            "yes_no": 10,
+            "talk": 5,
+            "stories": 3,
+        },
+    ),
 )
 
 

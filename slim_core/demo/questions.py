@@ -33,6 +33,20 @@ TRAIN_POOLS = {"same": 6, "other": 2, "named": 2}
 TRAIN_SIZES = {4: 7, 3: 2, 2: 1}
 WHICH_SHARE = 0.2
 NAMED_QUESTIONS = ("Which option is {right}?", "Which one says {right}?", "Find {right}.", "Pick {right}.")
+# Ways to put a question with options. {0} is the question, {1} the options.
+FRAMES = (
+    "{0} {1}",
+    "Question: {0} {1}",
+    "{0} Choose one: {1}",
+    "Which answer is right? {0} {1}",
+    "Choose the right answer: {0} {1}",
+    "{0} {1} Which one is it?",
+)
+FRAMED_STYLES: tuple[tuple[str, str, str], ...] = (
+    ("1234", "Answer{0}: {1}", "answer{0}"),
+    ("1234", "Answer {0}: {1}", "{0}"),
+    ("ABCD", "{0}. {1}", "{0}. {1}"),
+)
 STATEMENT_CHECKS = ("{} Is that true?", "{} Is that right?", "Yes or no? {}", "Is this right? {}")
 
 
@@ -121,12 +135,24 @@ def choice(split: str, rng: Random) -> Example:
 def styled_choice(split: str, rng: Random) -> Example:
     """A question with options that are labelled in other ways, so that choosing does not hang on A to D."""
     text, right, wrong = _options(split, rng)
-    labels, line, answer = rng.choice(STYLES)
+    options, answer = _labelled(right, wrong, rng.choice(STYLES), rng)
+    return Example("styled_choices", f"{text} {options}", answer)
+
+
+def framed_choice(split: str, rng: Random) -> Example:
+    """A question with options and a few words around it, so that choosing does not hang on where they stand."""
+    text, right, wrong = _options(split, rng)
+    options, answer = _labelled(right, wrong, rng.choice(FRAMED_STYLES), rng)
+    return Example("framed_choices", rng.choice(FRAMES).format(text, options), answer)
+
+
+def _labelled(right: str, wrong: Iterable[str], style: tuple[str, str, str], rng: Random) -> tuple[str, str]:
+    """The options in random order behind the labels of a style, and the answer."""
+    labels, line, answer = style
     options = [right, *wrong]
     rng.shuffle(options)
     lines = [line.format(label, option) for label, option in zip(labels, options, strict=False)]
-    label = labels[options.index(right)]
-    return Example("styled_choices", f"{text} {' '.join(lines)}", answer.format(label, right))
+    return " ".join(lines), answer.format(labels[options.index(right)], right)
 
 
 def _options(split: str, rng: Random) -> tuple[str, str, list[str]]:
@@ -147,10 +173,7 @@ def _options(split: str, rng: Random) -> tuple[str, str, list[str]]:
 
 def labelled(right: str, wrong: Iterable[str], rng: Random) -> tuple[str, str]:
     """The options in random order behind letters, and the right one with its letter."""
-    options = [right, *wrong]
-    rng.shuffle(options)
-    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-    return " ".join(lines), lines[options.index(right)]
+    return _labelled(right, wrong, (LETTERS, "{0}. {1}", "{0}. {1}"), rng)
 
 
 def _which(split: str, rng: Random) -> tuple[str, str, list[str]]:

@@ -46,6 +46,7 @@ class Plan:
         examples: training examples of each downstream task.
         questions: validation questions of each task.
         r: rank of an expert; LoRA has the rank of all experts together.
+        targets: the Linears that both adapt.
         slim: fields of `SlimConfig`.
         seed: of the data order, the first weights and the masks.
     """
@@ -56,7 +57,8 @@ class Plan:
     examples: int = 8000
     questions: int = 200
     r: int = 16
-    slim: dict[str, Any] = field(default_factory=dict)
+    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    slim: dict[str, Any] = field(default_factory=lambda: {"num_clusters": 64, "router_scope": "block"})
     seed: int = 42
 
 
@@ -122,6 +124,7 @@ def settings(task: Task, plan: Plan) -> TrainSettings:
         output=task.folder,
         methods=[task.method],
         r=plan.r,
+        target_modules=list(plan.targets),
         slim=plan.slim,
         learning_rate=task.rate,
         max_steps=plan.steps,

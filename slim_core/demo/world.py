@@ -13,7 +13,8 @@ from .downstream import DOWNSTREAM_TASKS, downstream_examples
 from .example import Example, Sampler, draw
 
 
-# The abilities of the base, and what else it is trained on: texts with the words of the world, labels of other kinds.
+# The abilities of the base, and what else it is trained on: texts with all words of the world, other ways
+# to ask with options.
 ABILITIES: dict[str, Sampler] = {
     "sums": sums.sample,
     "facts": questions.fact,
@@ -21,7 +22,11 @@ ABILITIES: dict[str, Sampler] = {
     "yes_no": questions.yes_no,
     "talk": talk.sample,
 }
-EXPOSURE: dict[str, Sampler] = {"stories": stories.sample, "styled_choices": questions.styled_choice}
+EXPOSURE: dict[str, Sampler] = {
+    "stories": stories.sample,
+    "styled_choices": questions.styled_choice,
+    "framed_choices": questions.framed_choice,
+}
 GENERAL_TASKS = tuple(ABILITIES)
 EVEN = dict.fromkeys(GENERAL_TASKS, 1)
 # Share of the training questions written carelessly: in lower case, half of them without the final mark.
@@ -43,7 +48,7 @@ def general_examples(
         split: "train", "validation" or "test".
         seed: the same seed gives the same examples.
         n: how many.
-        task: one of `GENERAL_TASKS`, or "stories" or "styled_choices" for training; None for a mixture.
+        task: one of `GENERAL_TASKS`, or of `EXPOSURE` for training; None for a mixture.
         weights: the shares of the mixture.
 
     Returns:
