@@ -9,16 +9,19 @@ from peft.mapping import (
 
 from .config import SlimConfig, SlimType
 from .export import LoraExport, export_lora
+from .fingerprint import difference, fingerprint_of_shapes
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SlimModel, extra_losses, slice_factors
+from .model import SAME_INPUT, SlimModel, base_modules, extra_losses, is_supported, slice_factors
 from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
-from .rows import load_lora, lora_to_slim
+from .rows import PLAIN_STARTS, load_lora, lora_to_slim
 from .trace import RoutingTrace, RowRouting, trace_routing
 
 
 __all__ = [
+    "PLAIN_STARTS",
+    "SAME_INPUT",
     "Linear",
     "LoraExport",
     "Router",
@@ -28,9 +31,14 @@ __all__ = [
     "SlimConfig",
     "SlimLayer",
     "SlimModel",
+    "SlimType",
+    "base_modules",
+    "difference",
     "export_lora",
     "extra_losses",
+    "fingerprint_of_shapes",
     "guard_cpu_4bit",
+    "is_supported",
     "load_lora",
     "lora_to_slim",
     "slice_factors",
