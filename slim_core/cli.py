@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .commands import adapter
 from .method import SlimConfig
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
+app.add_typer(adapter.app, name="adapter")
 
 
 @app.callback()

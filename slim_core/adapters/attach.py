@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,7 @@ from .adapter import Adapter
 from .base import describe_base
 from .errors import AdapterError, shown
 from .files import WEIGHTS
-from .fit import check_fit
-from .header import read_header
-from .limits import DEFAULT
+from .fit import check_fit, with_default_targets
 
 
 def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PeftModel:
@@ -102,8 +99,9 @@ def _as_slim(adapter: Adapter, model: nn.Module) -> tuple[SlimConfig, dict[str, 
     weights = adapter.folder / WEIGHTS
     if not weights.is_file():
         raise AdapterError(f"The files of {shown(adapter.label)} were removed; give it again.")
-    check_fit(adapter.config, read_header(weights, DEFAULT), describe_base(model), DEFAULT)
-    config = copy.deepcopy(adapter.config)
+    base = describe_base(model)
+    check_fit(adapter.config, adapter.header, base)
+    config = with_default_targets(adapter.config, base)
     if isinstance(config, LoraConfig):
         return lora_to_slim(config, adapter.tensors())
     return config, adapter.tensors()

@@ -26,12 +26,14 @@ class BaseShapes:
         linears: (C_in, C_out) by module name, in the model's order. Sizes of what the Linear computes: a quantised
             one packs its weight into another shape, and GPT-2's Conv1D turns it.
         others: names of all other modules.
+        family: its `model_type`, such as "llama"; None if it has none.
         head: name of the output head, which `"all-linear"` leaves out; None if it has none.
     """
 
     name: str
     linears: Mapping[str, tuple[int, int]]
     others: frozenset[str]
+    family: str | None
     head: str | None
 
 
@@ -47,7 +49,8 @@ def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -
     linears = {key: _get_in_out_features(module) for key, module in modules.items() if is_supported(module)}
     if name is None:
         name = str(getattr(getattr(base, "config", None), "name_or_path", "") or type(base).__name__)
-    return BaseShapes(name, MappingProxyType(linears), frozenset(modules.keys() - linears.keys()), _head(base))
+    family = getattr(getattr(base, "config", None), "model_type", None)
+    return BaseShapes(name, MappingProxyType(linears), frozenset(modules.keys() - linears.keys()), family, _head(base))
 
 
 def _head(base: nn.Module) -> str | None:

@@ -14,7 +14,7 @@ from peft import LoraConfig
 
 from ..method import PLAIN_STARTS, SlimConfig
 from . import fields
-from .errors import AdapterError, shown
+from .errors import AdapterError, SizeError, shown
 from .fields import Raw, refuse, unset
 from .files import CONFIG
 from .kinds import VARIANTS, refuse_kind
@@ -90,6 +90,16 @@ def read_config(raw: Raw, limits: Limits) -> ReadConfig:
     return refuse_kind(kind)
 
 
+def check_rank(config: LoraConfig | SlimConfig, limits: Limits) -> None:
+    """Raises SizeError if all experts of one Linear together have too high a rank."""
+    experts = config.num_experts if isinstance(config, SlimConfig) else 1
+    rank = experts * max(config.r, *config.rank_pattern.values(), 0)
+    if rank > limits.rank:
+        raise SizeError(
+            f"{CONFIG}: the experts of one Linear have rank {rank:,} together; at most {limits.rank:,} is allowed."
+        )
+
+
 def _trained_on(raw: Raw) -> str | None:
     """Where it comes from, as a note: never a path that is opened or an id that is fetched."""
     found = fields.text(raw, "base_model_name_or_path")
@@ -120,7 +130,7 @@ def _check_variants(raw: Raw) -> None:
 def _check_known(raw: Raw, known: set[str]) -> None:
     for field, value in raw.items():
         if field not in known and field not in NOTES and field not in VARIANTS and not unset(value):
-            refuse(str(field)[:60], f"is unknown here and set to {shown(value)}; leave it out or unset")
+            raise AdapterError(f"{CONFIG}: {shown(field)} is unknown here and set to {shown(value)}; leave it out.")
 
 
 def _check_start(raw: Raw) -> None:
@@ -168,7 +178,7 @@ def _common(raw: Raw, limits: Limits) -> dict[str, Any]:
     target_modules = fields.targets(raw, limits)
     layers = fields.layers(raw)
     pattern = fields.layers_pattern(raw, limits)
-    if layers is not None and isinstance(target_modules, str):
+    if layers is not None and not isinstance(target_modules, list):
         refuse("layers_to_transform", "needs `target_modules` as a list of names")
     if layers is None and pattern is not None:
         refuse("layers_pattern", "is set, so `layers_to_transform` must say which blocks")
@@ -207,6 +217,7 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
         warnings.simplefilter("always")
         try:
             config = SlimConfig(**(rest | _common(raw, limits)))
+            config.target_modules = config.target_modules or fields.ALL_LINEAR
         except (ValueError, TypeError) as error:
             raise AdapterError(f"{CONFIG}: {error}") from None
     return ReadConfig(config, trained_on, tuple(str(warning.message) for warning in caught))

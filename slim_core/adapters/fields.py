@@ -92,9 +92,11 @@ def names(raw: Raw, field: str, limits: Limits) -> list[str] | None:
     return value
 
 
-def targets(raw: Raw, limits: Limits) -> list[str] | str:
-    """`target_modules`: names, or PEFT's word for all Linears."""
+def targets(raw: Raw, limits: Limits) -> list[str] | str | None:
+    """`target_modules`: names, PEFT's word for all Linears, or None for the kind's default."""
     value = raw.get("target_modules")
+    if value is None:
+        return None
     if isinstance(value, str) and value.lower() == ALL_LINEAR:
         return ALL_LINEAR
     found = names(raw, "target_modules", limits)

@@ -6,27 +6,28 @@ PEFT loads what fits and warns of the rest, so an adapter of another base may lo
 
 from __future__ import annotations
 
+import copy
+
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
 from ..method import SlimConfig, difference, fingerprint_of_shapes
 from .base import BaseShapes
-from .errors import AdapterError, SizeError, shown
+from .errors import AdapterError, shown
 from .fields import ALL_LINEAR, refuse
 from .files import WEIGHTS
 from .header import Header
-from .layout import PREFIX, Layout, expected_layout, rank_of
-from .limits import Limits
+from .layout import PREFIX, Layout, expected_layout
 
 
-def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes, limits: Limits) -> tuple[str, ...]:
+def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes) -> tuple[str, ...]:
     """Check an adapter against a base.
 
     Args:
         config: a config rebuilt by `read_config`.
         header: of its file.
         base: what it has to fit.
-        limits: bounds of the rank.
 
     Returns:
         The names of the Linears that it adapts, in the base's order.
@@ -34,8 +35,8 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes,
     Raises:
         AdapterError: if it does not fit.
     """
+    config = with_default_targets(config, base)
     targets = adapted_linears(config, base)
-    _check_rank(config, targets, limits)
     _check_fingerprint(config, targets, base)
     layout = expected_layout(config, targets, base)
     _check_prefix(header, layout)
@@ -49,6 +50,24 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes,
             )
     check_dtypes(header, layout)
     return targets
+
+
+def with_default_targets(config: LoraConfig | SlimConfig, base: BaseShapes) -> LoraConfig | SlimConfig:
+    """A copy that names its Linears: a LoRA without `target_modules` sits where PEFT puts one on this family.
+
+    Raises:
+        AdapterError: if PEFT has no such default for this base.
+    """
+    config = copy.deepcopy(config)
+    if config.target_modules is None:
+        defaults = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(base.family)
+        if defaults is None:
+            refuse(
+                "target_modules",
+                f"is unset and has no default on {shown(base.name, 120)}; list names such as 'q_proj'",
+            )
+        config.target_modules = set(defaults)
+    return config
 
 
 def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
@@ -92,13 +111,6 @@ def _check_names_exist(config: LoraConfig | SlimConfig, base: BaseShapes) -> Non
                 + ", ".join(known[:12])
                 + (", …" if len(known) > 12 else ""),
             )
-
-
-def _check_rank(config: LoraConfig | SlimConfig, targets: tuple[str, ...], limits: Limits) -> None:
-    experts = config.num_experts if isinstance(config, SlimConfig) else 1
-    rank = experts * max(rank_of(config, name) for name in targets)
-    if rank > limits.rank:
-        raise SizeError(f"The adapter has rank {rank:,} in one Linear, all experts together; at most {limits.rank:,}.")
 
 
 def _check_fingerprint(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> None:

@@ -51,8 +51,9 @@ def read_header(path: Path, limits: Limits) -> Header:
             names = list(file.keys())
             slices = {name: file.get_slice(name) for name in names}
             header = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
-    except (AdapterError, SafetensorError, OSError) as error:
-        raise _explained(path, error) from None
+    except SafetensorError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise AdapterError(f"{WEIGHTS} is no valid safetensors file: {shown(reason, 160)}.") from None
     if not header:
         raise AdapterError(f"{WEIGHTS} holds no tensors; save the adapter again.")
     if len(header) > limits.tensors:
@@ -64,8 +65,10 @@ def _check_start(path: Path, limits: Limits) -> None:
     """The header's length, and its JSON by stricter rules than the library's, which lets a name stand twice."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(32)
+        length = int.from_bytes(start[:8], "little")
         if size < 8 or length > size - 8:
+            _check_other_formats(start)
             raise AdapterError(
                 f"{WEIGHTS} is no safetensors file or was cut off: it has {megabytes(size)}, but its header alone "
                 f"would need {megabytes(length + 8) if size >= 8 else 'eight for its length'}."
@@ -75,18 +78,12 @@ def _check_start(path: Path, limits: Limits) -> None:
                 f"The header of {WEIGHTS} has {megabytes(length)}; at most {megabytes(limits.header_bytes)} are "
                 "allowed."
             )
+        file.seek(8)
         read_object(file.read(length), f"The header of {WEIGHTS}", limits.json_depth)
 
 
-def _explained(path: Path, error: Exception) -> AdapterError:
-    """The same refusal; for a file in another format, one that says which."""
-    with path.open("rb") as file:
-        start = file.read(32).lstrip()
-    # Only after it failed to be safetensors: the first bytes of a good file are a number and may be anything.
+def _check_other_formats(start: bytes) -> None:
+    """Say which format it is, once it cannot be safetensors: as a length, these first bytes are far too large."""
     for first, what in OTHER_FORMATS:
-        if start.startswith(first):
-            return AdapterError(f"{WEIGHTS} is not safetensors but {what}.")
-    if isinstance(error, AdapterError):
-        return error
-    reason = str(error).strip().splitlines()[0].rstrip(".")
-    return AdapterError(f"{WEIGHTS} is no valid safetensors file: {shown(reason, 160)}.")
+        if start.lstrip().startswith(first):
+            raise AdapterError(f"{WEIGHTS} is not safetensors but {what}.")

@@ -16,14 +16,14 @@ from peft import LoraConfig
 
 from .adapter import Adapter
 from .base import BaseShapes
-from .configs import ReadConfig, read_config
+from .configs import ReadConfig, check_rank, read_config
 from .errors import AdapterError, megabytes, shown
 from .files import CONFIG, WEIGHTS, Source
 from .fit import check_fit
 from .header import Header, read_header
 from .limits import DEFAULT, Limits
 from .strict_json import read_object
-from .values import check_values
+from .values import STATISTICS, check_values
 
 
 Name = Literal["readable", "format", "size", "fits this base", "weights finite", "changes something", "ready"]
@@ -125,11 +125,12 @@ def _checks(
     yield Check("format", "passed", f"A {kind.upper()} adapter in safetensors.")
 
     yield "size"
-    parameters = sum(math.prod(info.shape) for info in header.values() if info.dtype in ("F32", "F16", "BF16"))
+    check_rank(read.config, limits)
+    parameters = sum(math.prod(info.shape) for name, info in header.items() if not name.endswith(STATISTICS))
     yield Check("size", "passed", f"{megabytes(size)}, {parameters:,} parameters in {len(header):,} tensors.")
 
     yield "fits this base"
-    targets, fits = _fit(read, header, base, limits)
+    targets, fits = _fit(read, header, base)
     yield fits
 
     yield "weights finite"
@@ -147,19 +148,19 @@ def _checks(
     yield moves
 
     yield "ready"
-    told = (*read.warnings, *(found.sentence for found in (fits, moves) if found.state == "warning"))
+    told = [*read.warnings, *(found.sentence for found in (fits, moves) if found.state == "warning" and base)]
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     adapter = Adapter(
-        kind, label, read.config, folder, header, targets, parameters, size, digest, read.trained_on, told
+        kind, label, read.config, folder, header, targets, parameters, size, digest, read.trained_on, tuple(told)
     )
     yield Check("ready", "passed", f"{adapter.detail}.", adapter)
 
 
-def _fit(read: ReadConfig, header: Header, base: BaseShapes | None, limits: Limits) -> tuple[tuple[str, ...], Check]:
+def _fit(read: ReadConfig, header: Header, base: BaseShapes | None) -> tuple[tuple[str, ...], Check]:
     if base is None:
         return (), Check("fits this base", "warning", "Not checked: no base model was given.")
-    targets = check_fit(read.config, header, base, limits)
+    targets = check_fit(read.config, header, base)
     if read.trained_on and _model_name(read.trained_on) != _model_name(base.name):
         return targets, Check(
             "fits this base",

@@ -14,8 +14,8 @@ from .files import WEIGHTS
 from .limits import Limits
 
 
-# Statistics of activations, which may be larger than any weight.
-STATISTICS = ("slim_center", "slim_var", "slim_reference")
+# Not trained: statistics of activations, which may be larger than any weight, and masks.
+STATISTICS = tuple(f".slim_{name}" for name in ("center", "var", "reference", "count", "columns", "rows"))
 FIRST = ("lora_A.weight", "slim_A")
 SECOND = ("lora_B.weight", "slim_B")
 
