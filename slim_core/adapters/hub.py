@@ -6,13 +6,13 @@ Everything goes through huggingface_hub's own functions. A visitor's id is fetch
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,24 +75,27 @@ class HubRepository:
         return self.repository.rpartition("/")[2]
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
-        """See `Source`. Everything together takes at most `limits.seconds`, plus the Hub's time to answer."""
+        """See `Source`. Everything together takes at most `limits.seconds`."""
         _check_id(self.repository, self.revision)
-        deadline = time.monotonic() + limits.seconds
         stop = threading.Event()
+        fetching = DOWNLOADS.submit(self._fetch, folder / "download", limits, stop)
         try:
-            commit = self._commit()
-            files = {name: self._metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
-            download = DOWNLOADS.submit(self._download, commit, files, folder / "download", stop)
-            _wait(download, deadline, self.repository, limits.seconds)
+            files = fetching.result(timeout=limits.seconds)
             for name in files:
                 (folder / "download" / name).replace(folder / name)
             _check_content(folder / WEIGHTS, files[WEIGHTS], self.repository)
+        except StillRunning:
+            raise AdapterError(
+                f"Fetching {self.repository} takes longer than the {limits.seconds:.0f} seconds allowed; try again "
+                "later."
+            ) from None
         except AdapterError:
             raise
         except Exception as error:  # the library passes on what its HTTP client and the disk raise
             raise _explained(error, self.repository, self.revision) from None
         finally:
             stop.set()
+            fetching.cancel()
             shutil.rmtree(folder / "download", ignore_errors=True)
 
     @property
@@ -130,26 +133,29 @@ class HubRepository:
             raise AdapterError(f"`{name}` of {self.repository} is empty.")
         return found
 
-    def _download(self, commit: str, files: dict[str, HfFileMetadata], folder: Path, stop: threading.Event) -> None:
+    def _fetch(self, folder: Path, limits: Limits, stop: threading.Event) -> dict[str, HfFileMetadata]:
         """In a thread of its own, since a connection that trickles cannot be interrupted from within."""
-        progress = _progress_bar(sum(file.size for file in files.values()), self.on_progress, stop)
-        for name in files:
-            hf_hub_download(
-                self.repository,
-                name,
-                revision=commit,
-                local_dir=folder,
-                token=self._token,
-                endpoint=self.endpoint,
-                etag_timeout=ANSWER_SECONDS,
-                tqdm_class=progress,
-            )
-            size = (folder / name).stat().st_size
-            if size != files[name].size:
-                raise AdapterError(
-                    f"`{name}` of {self.repository} came with {megabytes(size)} instead of "
-                    f"{megabytes(files[name].size)}; try again."
+        try:
+            commit = self._commit()
+            files = {name: self._metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
+            progress = _progress_bar(sum(file.size for file in files.values()), self.on_progress, stop)
+            for name in files:
+                if stop.is_set():
+                    raise _TooLongError
+                hf_hub_download(
+                    self.repository,
+                    name,
+                    revision=commit,
+                    local_dir=folder,
+                    token=self._token,
+                    endpoint=self.endpoint,
+                    etag_timeout=ANSWER_SECONDS,
+                    tqdm_class=progress,
                 )
+            return files
+        finally:
+            if stop.is_set():  # nobody waits, and the private folder is gone or about to go
+                shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def _limits_by_name(limits: Limits) -> dict[str, int]:
@@ -198,18 +204,10 @@ def _progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.
     return Progress
 
 
-def _wait(download: Future, deadline: float, repository: str, seconds: float) -> None:
-    try:
-        download.result(timeout=max(0.0, deadline - time.monotonic()))
-    except StillRunning:
-        download.cancel()
-        raise AdapterError(
-            f"Downloading {repository} takes longer than the {seconds:.0f} seconds allowed; try again later."
-        ) from None
-
-
 def _check_content(path: Path, expected: HfFileMetadata, repository: str) -> None:
-    """Large files have their SHA-256 as ETag."""
+    """What came is what was named: the size, and for large files the SHA-256, which is their ETag."""
+    if path.stat().st_size != expected.size:
+        raise AdapterError(f"`{WEIGHTS}` of {repository} came with another size than the Hub named; try again.")
     if expected.etag is None or not SHA256.match(expected.etag):
         return
     with path.open("rb") as file:
@@ -233,6 +231,10 @@ def _explained(error: Exception, repository: str, revision: str | None) -> Adapt
         return AdapterError(f"The Hub refused {repository} with status {error.response.status_code}; try again later.")
     if isinstance(error, FileMetadataError):
         return AdapterError(f"{constants.ENDPOINT} does not answer like a Hub; check HF_ENDPOINT.")
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return AdapterError(f"A file of {repository} came with another size than the Hub named; try again.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return AdapterError(f"This machine has no room left on its disk for {repository}.")
     return AdapterError(
         f"The connection to the Hub broke while fetching {repository} ({type(error).__name__}); try again."
     )
