@@ -194,7 +194,7 @@ class AdapterStore:
 
     def _release(self, freed: list[Held | None]) -> None:
         with ExitStack() as last:  # every one of them, even if one raises
-            for held in freed:
+            for held in reversed(freed):
                 if held is not None:
                     last.callback(held.adapter.delete)
                     last.callback(self._free, held)
