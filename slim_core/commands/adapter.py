@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def info(
 ) -> None:
     """Say what an adapter is."""
     with _told(), _opened(source, revision) as adapter:
-        table = Table(show_header=False, box=None)
+        console = Console(soft_wrap=True, markup=False, highlight=False)
         for name, value in _facts(adapter):
-            table.add_row(name, str(value))
-        Console(markup=False, highlight=False).print(table)
+            console.print(f"{name:12} {value}")
 
 
 @app.command()
@@ -152,7 +151,9 @@ def _source(source: str, revision: str | None) -> Source:
 
 def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
     config = adapter.config
-    targets = config.target_modules
+    targets = config.target_modules or "PEFT's default"
+    if not isinstance(targets, str):  # the same Linear of every block is told once
+        targets = ", ".join(sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in targets}))
     yield "kind", adapter.kind.upper()
     yield "rank", config.r
     if config.rank_pattern:
@@ -161,7 +162,7 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
         yield "experts", f"{config.num_experts} LoRA + {config.num_identity} identity, top-{config.top_k}"
     yield "alpha", config.alpha if adapter.kind == "slim" else config.lora_alpha
     yield "rsLoRA", "yes" if config.use_rslora else "no"
-    yield "targets", targets if isinstance(targets, str) else ", ".join(sorted(targets or ())) or "PEFT's default"
+    yield "targets", targets
     yield "parameters", f"{adapter.parameters:,}"
     yield "bytes", f"{adapter.bytes:,}"
     yield "base", adapter.trained_on or "not named"
