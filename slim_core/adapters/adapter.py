@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Adapter:
         header: dtype and shape of each tensor.
         targets: names of the Linears that it adapts; empty if it was checked without a base.
         parameters: number of its trained weights.
-        bytes: size of its weights' file.
+        bytes: size of its weights' file. In a model it takes `row_bytes`.
         sha256: of that file, in hex.
         trained_on: the base that its config names, or None. Only ever shown.
         warnings: sentences about what is unusual but allowed.
@@ -46,6 +47,12 @@ class Adapter:
     sha256: str
     trained_on: str | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that it takes in a model, where factors in half precision become float32."""
+        sizes = {"BOOL": 1, "I64": 8}
+        return sum(math.prod(info.shape) * sizes.get(info.dtype, 4) for info in self.header.values())
 
     @property
     def detail(self) -> str:

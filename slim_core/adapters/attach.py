@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +35,7 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
     Raises:
         AdapterError: if it does not fit this model, its files are gone, or memory does not suffice.
         ValueError: if the name is taken or cannot be one, or the model carries another kind of adapter.
+        RuntimeError: if it is a 4-bit base that `guard_cpu_4bit` was not called for before its first forward.
     """
     if isinstance(model, PeftModel):
         if model.peft_type != SlimType.SLIM:
@@ -73,9 +73,10 @@ def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
         base = model.unload()
         base.__dict__.pop("peft_config", None)
         return base
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*was active which is now deleted")
-        model.delete_adapter(name)
+    if name in model.active_adapters:
+        other = next(other for other in model.peft_config if other != name)
+        model.set_adapter(other, inference_mode=True)
+    model.delete_adapter(name)
     _unwrap_empty(model.get_base_model())
     return model
 
@@ -133,9 +134,7 @@ def _unchanged_by_failure(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         layers = _layers(base).values()
         for layer in layers:
             for name in set(layer.slim_config) - adapters:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    layer.delete_adapter(name)
+                layer.delete_adapter(name)
         if wrapped:
             for name in set(model.peft_config) - adapters:
                 del model.peft_config[name]

@@ -7,7 +7,6 @@ Nothing that could lead elsewhere survives: no path, no repository, no class or 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any, NamedTuple
 
 from peft import LoraConfig
@@ -209,18 +208,23 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
             fields.whole(raw, field, 0, 0, getattr(limits, limit))
     if "alpha" in raw:
         fields.positive(raw["alpha"], "alpha", limits.alpha)
-    if not unset(raw.get("yield_strength")):
+    if raw.get("yield_strength", 0) != 0:
         fields.positive(raw["yield_strength"], "yield_strength", limits.alpha)
     dropped = NOTES | {"auto_mapping", "base_model_name_or_path", "modules_to_save"}
     rest = {field: value for field, value in raw.items() if field in SLIM_FIELDS - dropped}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            config = SlimConfig(**(rest | _common(raw, limits)))
-            config.target_modules = config.target_modules or fields.ALL_LINEAR
-        except (ValueError, TypeError) as error:
-            raise AdapterError(f"{CONFIG}: {error}") from None
-    return ReadConfig(config, trained_on, tuple(str(warning.message) for warning in caught))
+    try:
+        config = SlimConfig(**(rest | _common(raw, limits)))
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"{CONFIG}: {error}") from None
+    config.target_modules = config.target_modules or fields.ALL_LINEAR
+    return ReadConfig(config, trained_on, _oddities(config))
+
+
+def _oddities(config: SlimConfig) -> tuple[str, ...]:
+    """What is allowed but surely not meant. SlimConfig's own warning goes to the log, which no visitor reads."""
+    if config.routed and config.top_k == 1:
+        return ("`top_k` is 1: the expert that is kept always has weight 1, so the router cannot have learned much.",)
+    return ()
 
 
 def _check_fingerprint(raw: Raw) -> None:

@@ -63,7 +63,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on this machine."""
+    """A folder on this machine, named by its operator: a visitor never names one."""
 
     path: Path
 

@@ -40,7 +40,7 @@ class Limits:
     clusters: int = 1_024
     alpha: float = 4_096
     magnitude: float = 65_504
-    seconds: float = 600
+    seconds: float = 300
 
 
 DEFAULT = Limits()

@@ -16,7 +16,7 @@ from .errors import AdapterError, megabytes, shown
 
 @dataclass(frozen=True)
 class StoreLimits:
-    """How much is held. Bytes are those of the weights' files.
+    """How much is held. Bytes are those that an adapter takes in a model.
 
     Attributes:
         owner_count: adapters of one visitor.
@@ -155,16 +155,16 @@ class AdapterStore:
         """The least recently used of `held` that must go so that `adapter` has room."""
         gone: list[_State] = []
         left = len(held)
-        used = sum(state.held.adapter.bytes for state in held)
+        used = sum(state.held.adapter.row_bytes for state in held)
         for state in held:
-            if left < count and used + adapter.bytes <= size:
+            if left < count and used + adapter.row_bytes <= size:
                 break
             if state.users:
                 continue
             gone.append(state)
             left -= 1
-            used -= state.held.adapter.bytes
-        if left >= count or used + adapter.bytes > size:
+            used -= state.held.adapter.row_bytes
+        if left >= count or used + adapter.row_bytes > size:
             raise AdapterError(
                 "There is no room for another adapter while answers are being written with the others; try again "
                 "when they have ended."
@@ -187,9 +187,9 @@ class AdapterStore:
 
     def _check_alone(self, adapter: Adapter) -> None:
         most = min(self.limits.owner_bytes, self.limits.total_bytes)
-        if adapter.bytes > most:
+        if adapter.row_bytes > most:
             raise AdapterError(
-                f"{shown(adapter.label)} has {megabytes(adapter.bytes)}; a visitor may hold {megabytes(most)}."
+                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; a visitor may hold {megabytes(most)}."
             )
 
     def _release(self, freed: list[Held | None]) -> None:

@@ -73,6 +73,7 @@ def test_a_second_adapter_comes_and_goes_without_a_trace(folders):
     assert torch.equal(model(input_ids=IDS, adapter_names=rows).logits, before)
 
 
+@pytest.mark.filterwarnings("error:.*was active which is now deleted")
 def test_the_adapter_that_came_first_may_go_first(folders):
     base = build("llama")
     model = attach(base, opened(folders["slim"], base), "first")

@@ -21,7 +21,7 @@ from slim_core.adapters.layout import expected_layout
 from tests.adapters.families import FAMILIES, family
 from tests.adapters.small import IDS, config, fill_statistics, lora, save, save_slim, tensors
 from tests.conftest import build
-from tests.method.small import logits, slim
+from tests.method.small import logits, slim, tensors_of
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set", "ignore:With `top_k=1`")
@@ -107,6 +107,17 @@ def test_every_family(name, kind, tmp_path):
     made = lora(target_modules=targets) if kind == "lora" else slim(router_scope="block")
     moved(get_peft_model(family(name), made)).save_pretrained(tmp_path)
     same_as_peft(tmp_path, lambda: family(name))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["lora", "slim"])
+def test_what_a_row_takes_in_memory_is_known_before(kind, dtype, tmp_path):
+    made = lora() if kind == "lora" else slim(target_modules=["q_proj"])
+    save(made, tmp_path, dtype=dtype if kind == "lora" else None)
+    base = build("llama").to(dtype)
+    adapter = open_adapter(Folder(tmp_path), describe_base(base))
+    model = attach(base, adapter, "one")
+    assert adapter.row_bytes == sum(tensor.nbytes for tensor in tensors_of(model, "one").values())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -214,10 +225,10 @@ def test_without_a_base_the_rest_is_checked(good_lora, tmp_path):
     assert list(check(Folder(folder), None))[-1].state == "failed"
 
 
-def test_a_warning_of_slims_own_config_becomes_the_adapters(tmp_path):
+def test_a_router_that_cannot_have_learned_is_marked(tmp_path):
     save_slim(tmp_path, top_k=1)
     adapter = open_adapter(Folder(tmp_path), describe_base(build("llama")))
-    assert len(adapter.warnings) == 1 and "top_k=1" in adapter.warnings[0]
+    assert len(adapter.warnings) == 1 and "`top_k` is 1" in adapter.warnings[0]
 
 
 def test_the_same_model_in_a_folder_and_on_the_hub_is_no_other_base(good_lora, tmp_path):

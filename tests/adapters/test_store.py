@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 from slim_core.adapters import Adapter, AdapterError, AdapterStore, StoreLimits
 from slim_core.adapters.files import WEIGHTS
+from slim_core.adapters.header import TensorInfo
 
 
 LIMITS = StoreLimits(owner_count=2, owner_bytes=100, total_count=4, total_bytes=150)
@@ -21,7 +22,7 @@ def adapter(root: Path, label: str, size: int = 10) -> Adapter:
     folder = root / label
     folder.mkdir()
     (folder / WEIGHTS).write_bytes(b"x")
-    return Adapter("lora", label, LoraConfig(), folder, {}, (), 1, size, "")
+    return Adapter("lora", label, LoraConfig(), folder, {"x": TensorInfo("BOOL", (size,))}, (), 1, size, "")
 
 
 class Freed(list):
@@ -92,7 +93,7 @@ def test_all_together_are_bounded_and_the_owner_is_told(store, freed, root):
     assert freed == ["ann", "bob"]
     store.add("gil", adapter(root, "gil", 45))
     assert freed == ["ann", "bob", "cat", "dan", "eve"][: len(freed)]
-    assert sum(held.adapter.bytes for owner in ("dan", "eve", "fay", "gil") for held in store.of(owner)) <= 150
+    assert sum(held.adapter.row_bytes for owner in ("dan", "eve", "fay", "gil") for held in store.of(owner)) <= 150
 
 
 def test_what_can_never_fit_is_refused_and_nothing_goes(store, freed, root):
@@ -207,7 +208,7 @@ def test_many_threads_at_once_stay_within_the_limits(root):
                 except AdapterError:
                     pass
                 mine = store.of(owner)
-                assert len(mine) <= 2 and sum(h.adapter.bytes for h in mine) <= 100
+                assert len(mine) <= 2 and sum(h.adapter.row_bytes for h in mine) <= 100
             store.leave(owner)
         except BaseException as error:
             errors.append(error)
