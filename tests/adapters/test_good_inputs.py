@@ -20,7 +20,7 @@ from slim_core.adapters.fit import adapted_linears
 from slim_core.adapters.layout import expected_layout
 from tests.adapters.families import FAMILIES, family
 from tests.adapters.small import IDS, config, fill_statistics, lora, save, save_slim, tensors
-from tests.conftest import build
+from tests.conftest import build, tiny_llama
 from tests.method.small import logits, slim, tensors_of
 
 
@@ -132,22 +132,26 @@ def test_a_base_in_half_precision(tmp_path):
     same_as_peft(tmp_path, lambda: build("llama").bfloat16())
 
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 @pytest.mark.parametrize("kind", ["nf4-double", "int8"])
-def test_a_quantised_base_has_the_same_shapes(kind, tmp_path):
+def test_a_quantised_base_has_the_same_shapes(kind, device, tmp_path):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    from tests.conftest import tiny_llama
     from tests.method.test_quantised import load
 
     full = tiny_llama(vocab_size=128, hidden_size=64, intermediate_size=128, head_dim=16).eval()
     full.save_pretrained(tmp_path / "base")
-    quantised = load(tmp_path / "base", kind)
+    quantised = load(tmp_path / "base", kind, device)
     described = describe_base(quantised)
     assert described.linears == describe_base(full).linears and described.head == "lm_head"
     moved(get_peft_model(full, slim(target_modules=["q_proj", "up_proj"]))).save_pretrained(tmp_path / "slim")
     adapter = open_adapter(Folder(tmp_path / "slim"), described)
     model = attach(quantised, adapter, "theirs")
-    reference = PeftModel.from_pretrained(load(tmp_path / "base", kind), tmp_path / "slim")
-    assert torch.equal(logits(model, IDS), logits(reference, IDS))
+    reference = PeftModel.from_pretrained(load(tmp_path / "base", kind, device), tmp_path / "slim")
+    ids = IDS.to(device)
+    assert torch.equal(logits(model, ids), logits(reference, ids))
 
 
 def test_looking_through_adapters_shows_the_same_base(good_slim):
