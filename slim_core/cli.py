@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .commands import adapter
+from .commands import adapter, demo
 from .method import SlimConfig
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
 app.add_typer(adapter.app, name="adapter")
+app.add_typer(demo.app, name="demo")
 
 
 @app.callback()
@@ -159,7 +160,7 @@ def train(
             alpha=alpha,
             dropout=dropout,
             target_modules=target,
-            slim=_pairs(slim),
+            slim=pairs(slim),
             epochs=epochs,
             max_steps=max_steps,
             learning_rate=learning_rate,
@@ -183,7 +184,7 @@ def train(
         raise typer.Exit(130)
 
 
-def _pairs(texts: list[str]) -> dict[str, Any]:
+def pairs(texts: list[str]) -> dict[str, Any]:
     """KEY=VALUE texts; a value that is JSON is read as such, any other is text."""
     pairs: dict[str, Any] = {}
     for text in texts:

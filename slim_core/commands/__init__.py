@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of commands, one file each; `slim_core.cli` puts them together."""
+"""Commands with options of their own, one a file."""

@@ -23,8 +23,8 @@ ABILITIES: dict[str, Sampler] = {
 }
 EXPOSURE: dict[str, Sampler] = {"stories": stories.sample}
 GENERAL_TASKS = tuple(ABILITIES)
-# Shares of the training data. Choosing takes the most examples to learn.
-TRAIN_WEIGHTS = {"sums": 20, "facts": 20, "choices": 32, "yes_no": 10, "talk": 12, "stories": 6}
+# Shares of the training data. Choosing and calculating take the most examples to learn.
+TRAIN_WEIGHTS = {"sums": 24, "facts": 13, "choices": 38, "yes_no": 12, "talk": 8, "stories": 5}
 TEST_WEIGHTS = dict.fromkeys(GENERAL_TASKS, 1)
 # Share of the training questions written carelessly: in lower case, half of them without the final mark.
 CARELESS = 0.15
