@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
 import torch
@@ -148,8 +149,6 @@ FAILURES = {
 @pytest.mark.parametrize("first", [None, "lora", "slim"])
 @pytest.mark.parametrize("where", FAILURES)
 def test_a_failure_leaves_the_model_as_it_was(where, first, error, folders, monkeypatch):
-    import sys
-
     model = build("llama")
     if first:
         model = attach(model, opened(folders[first], model), "mine")

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 import time
+import traceback
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -220,9 +222,6 @@ def test_a_download_that_nobody_waits_for_ends(hub, base, monkeypatch):
 
 
 def _busy() -> bool:
-    import sys
-    import traceback
-
     frames = sys._current_frames().values()
     return any("_fetch" in [f.name for f in traceback.extract_stack(frame)] for frame in frames)
 

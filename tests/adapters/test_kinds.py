@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -68,9 +70,6 @@ def test_every_kind_of_peft_is_named(kind):
 
 def test_the_convertible_kinds_are_those_that_peft_converts():
     """Kinds whose layers define `supports_lora_conversion` beyond the default, which says no."""
-    import importlib
-    import inspect
-
     found = set()
     for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items():
         try:
