@@ -117,11 +117,12 @@ BAD = {
 @pytest.mark.parametrize(("way", "words"), BAD.items(), ids=BAD)
 def test_what_goes_wrong_is_one_sentence(way, words, hub, base, monkeypatch):
     hub.way = way
-    monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.3)
+    # Short waits only where waiting is what goes wrong: a busy machine is slow too.
+    if way == "silent":
+        monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.3)
+    limits = Limits(seconds=1 if way == "trickle" else 60)
     before = logits(base, IDS)
-    start = time.monotonic()
-    (found,) = check(repository(hub), describe_base(base), limits=Limits(seconds=1))
-    assert time.monotonic() - start < 4
+    (found,) = check(repository(hub), describe_base(base), limits=limits)
     assert found.state == "failed" and re.search(words, found.sentence), found.sentence
     assert "\n" not in found.sentence and found.sentence.endswith((".", "again."))
     assert found.name == ("size" if way == "huge" else "readable")
@@ -215,7 +216,7 @@ def test_a_download_that_nobody_waits_for_ends(hub, base, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4)
     (found,) = check(repository(hub), describe_base(base), limits=Limits(seconds=1))
     assert "takes longer" in found.sentence
-    idle = time.monotonic() + 3
+    idle = time.monotonic() + 20
     while hub_module.DOWNLOADS._work_queue.qsize() or _busy():
         assert time.monotonic() < idle
         time.sleep(0.05)
