@@ -115,8 +115,8 @@ def _check_names_exist(config: LoraConfig | SlimConfig, base: BaseShapes) -> Non
 
 def _check_fingerprint(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> None:
     saved = getattr(config, "base_fingerprint", None)
-    wrong = saved and difference(saved, fingerprint_of_shapes(targets, base.linears))
-    if wrong:
+    wrong = None if saved is None else difference(saved, fingerprint_of_shapes(targets, base.linears))
+    if wrong is not None:
         raise AdapterError(f"The adapter was made for another base: {shown(wrong, 300)[1:-1]}")
 
 

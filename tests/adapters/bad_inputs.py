@@ -361,6 +361,11 @@ SLIM = {
         config(base_fingerprint={"model.layers.*.self_attn.q_proj": "9 x (64 -> 64)"}),
         "made for another base: .*9 x",
     ),
+    "fingerprint of no base": (
+        "fits this base",
+        config(base_fingerprint={}),
+        "made for another base: .*targets by name",
+    ),
     "no router": (
         "fits this base",
         tensors(lambda saved: {k: t for k, t in saved.items() if not k.endswith("slim_router")}),

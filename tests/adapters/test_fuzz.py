@@ -66,7 +66,9 @@ class World:
         return found
 
     def attached(self, adapter) -> None:
-        assert adapter.config.r <= LIMITS.rank and PLAIN_NAME.match("".join(sorted(adapter.config.target_modules)[:1]))
+        targets = adapter.config.target_modules or set()
+        assert adapter.config.r <= LIMITS.rank
+        assert targets == "all-linear" or all(PLAIN_NAME.match(name) for name in targets)
         state = torch.get_rng_state()
         detach(attach(self.base, adapter, "one"), "one")
         torch.set_rng_state(state)
