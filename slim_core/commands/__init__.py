@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands with options of their own, one a file."""
+"""Commands of `python -m slim_core` that are long enough for files of their own."""

@@ -118,7 +118,7 @@ def _interval(score: dict[str, float]) -> str:
 
 
 def _fields(kind: type, texts: list[str]) -> dict[str, Any]:
-    from ..cli import pairs
+    from .pairs import pairs
 
     values = pairs(texts)
     names = [field.name for field in fields(kind)]

@@ -67,7 +67,11 @@ def build(
     begin = time.monotonic()
     base = build_base(work, recipe, console)
     based = time.monotonic()
-    trials = run_sweep(base, work / "sweep", plan, console, lambda trial: console.print(_line(trial)))
+    workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
+    with _progress(console) as progress:
+        trials = run_sweep(
+            base, work / "sweep", plan, workers, progress, lambda trial: progress.console.print(_line(trial))
+        )
     if trials is None:
         return None
     swept = time.monotonic()

@@ -5,19 +5,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from peft import PeftModel
-from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from rich.progress import Progress
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerState,
+)
 
 from ..training import TrainSettings, train
 from .downstream import DOWNSTREAM_TASKS, downstream_examples
 from .measure import GENERAL_TASKS, Score, mean, measure
+from .pretrain import has_bf16
 
 
 METHODS = ("lora", "slim")
@@ -47,6 +58,23 @@ class Plan:
     r: int = 16
     slim: dict[str, Any] = field(default_factory=dict)
     seed: int = 42
+
+
+class Task(NamedTuple):
+    """What is to be tried.
+
+    Attributes:
+        method: of `METHODS`.
+        rate: peak learning rate.
+        base, data: folder of the base model, file of the training examples.
+        folder: of the adapter.
+    """
+
+    method: str
+    rate: float
+    base: Path
+    data: Path
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -86,22 +114,23 @@ def write_data(path: Path, plan: Plan) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def settings(method: str, rate: float, base: Path, data: Path, output: Path, plan: Plan) -> TrainSettings:
+def settings(task: Task, plan: Plan) -> TrainSettings:
     """The training command's settings for one trial. Both methods get the same but for the method and the rate."""
     return TrainSettings(
-        base=str(base),
-        data=[str(data)],
-        output=output,
-        methods=[method],
+        base=str(task.base),
+        data=[str(task.data)],
+        output=task.folder,
+        methods=[task.method],
         r=plan.r,
         slim=plan.slim,
-        learning_rate=rate,
+        learning_rate=task.rate,
         max_steps=plan.steps,
         batch_size=plan.batch,
+        bf16=has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         validation_share=0.01,
         seed=plan.seed,
         log_every=50,
-        resume=(output / "training.json").is_file(),
+        resume=(task.folder / "training.json").is_file(),
     )
 
 
@@ -113,27 +142,40 @@ def load(base: Path, adapter: Path | None = None) -> tuple[PreTrainedModel, PreT
     return model.eval(), AutoTokenizer.from_pretrained(base)
 
 
-def run_trial(
-    method: str, rate: float, base: Path, data: Path, folder: Path, plan: Plan, console: Console
-) -> Trial | None:
+def run_trial(task: Task, plan: Plan, report: Callable[[int], None] = lambda step: None) -> Trial | None:
     """Train and measure one method at one rate, or read what an earlier call found.
+
+    Args:
+        task: what to do.
+        plan: how.
+        report: called with the number of steps done.
 
     Returns:
         The trial; None if it was interrupted.
     """
-    record = folder / RECORD
+    record = task.folder / RECORD
     if record.is_file():
         scores = json.loads(record.read_text())
-        return Trial(method, rate, folder, {task: Score(*score) for task, score in scores.items()})
-    if train(settings(method, rate, base, data, folder, plan), console).interrupted:
+        return Trial(task.method, task.rate, task.folder, {name: Score(*score) for name, score in scores.items()})
+    if train(settings(task, plan), callbacks=[_Steps(report)]).interrupted:
         return None
-    scores = measure(*load(base, folder), "validation", plan.questions)
+    scores = measure(*load(task.base, task.folder), "validation", plan.questions)
     record.write_text(json.dumps(scores, indent=1) + "\n")
-    return Trial(method, rate, folder, scores)
+    return Trial(task.method, task.rate, task.folder, scores)
+
+
+class _Steps(TrainerCallback):
+    """Says how many steps are done."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._report(state.global_step)
 
 
 def run_sweep(
-    base: Path, work: Path, plan: Plan, console: Console, report: Callable[[Trial], None]
+    base: Path, work: Path, plan: Plan, workers: int, progress: Progress, report: Callable[[Trial], None]
 ) -> list[Trial] | None:
     """Every method at every rate.
 
@@ -141,7 +183,9 @@ def run_sweep(
         base: folder of the base model.
         work: folder for data and adapters. What is in it from the same base and plan is used, anything else deleted.
         plan: what to do.
-        console: where the training's progress goes.
+        workers: trials at a time, each in a process of its own. One with all threads is slower on a CPU: the model
+            is small.
+        progress: gets a bar for each trial.
         report: called after each trial.
 
     Returns:
@@ -150,15 +194,44 @@ def run_sweep(
     _keep_only_same(work, {"base": sha256(base / "model.safetensors"), "plan": asdict(plan) | {"rates": None}})
     data = work / "downstream.jsonl"
     write_data(data, plan)
-    trials = []
-    for rate in plan.rates:
-        for method in METHODS:
-            trial = run_trial(method, rate, base, data, work / f"{method}-{rate:g}", plan, console)
-            if trial is None:
-                return None
-            trials.append(trial)
-            report(trial)
-    return trials
+    tasks = [Task(method, rate, base, data, work / f"{method}-{rate:g}") for rate in plan.rates for method in METHODS]
+    processes = multiprocessing.get_context("spawn")
+    steps = processes.Array("q", len(tasks), lock=False)
+    bars = [progress.add_task(f"{task.method} at {task.rate:g}", total=plan.steps) for task in tasks]
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, processes, _begin_worker, (steps, threads)) as pool:
+        waiting = {pool.submit(_work, index, task, plan): index for index, task in enumerate(tasks)}
+        trials: dict[int, Trial | None] = {}
+        try:
+            while waiting:
+                for future in wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    index = waiting.pop(future)
+                    trials[index] = future.result()
+                    if trials[index] is None:
+                        return None
+                    steps[index] = plan.steps
+                    report(trials[index])
+                for bar, done in zip(bars, steps, strict=True):
+                    progress.update(bar, completed=done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [trials[index] for index in range(len(tasks))]
+
+
+_steps: Any = None  # in a worker: the steps done of all trials, shared with the process that shows them
+
+
+def _begin_worker(steps: Any, threads: int) -> None:
+    global _steps
+    _steps = steps
+    torch.set_num_threads(threads)
+
+
+def _work(index: int, task: Task, plan: Plan) -> Trial | None:
+    def note(step: int) -> None:
+        _steps[index] = step
+
+    return run_trial(task, plan, note)
 
 
 def _keep_only_same(work: Path, identity: dict[str, Any]) -> None:

@@ -1,2 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of a base model and its adapters in one batch, who answered which token, and how far they drift."""
+
+from .engine import Engine
+from .errors import EngineError
+from .loading import load_engine
+from .stops import Stops
+from .types import (
+    Drift,
+    MemoryUse,
+    Message,
+    ModelInfo,
+    Routing,
+    Row,
+    RowStep,
+    Sampling,
+    Step,
+    Variant,
+    VariantDrift,
+)
+
+
+__all__ = [
+    "Drift",
+    "Engine",
+    "EngineError",
+    "MemoryUse",
+    "Message",
+    "ModelInfo",
+    "Row",
+    "RowStep",
+    "Routing",
+    "Sampling",
+    "Step",
+    "Stops",
+    "Variant",
+    "VariantDrift",
+    "load_engine",
+]

@@ -56,7 +56,7 @@ class Variant:
     """One way to answer: the base model, or the base with one adapter.
 
     Attributes:
-        name: unique in the engine; the adapter's name in PEFT, "base" for the base.
+        name: unique in the engine; "base" for the base.
         kind: what it is.
         label: its name for people.
         parameters: of the adapter, or of the base.
@@ -102,6 +102,7 @@ class RowStep:
         seconds: from the start of reading until now or the end.
         finish_reason: why it ended; None while it has not.
         error: the sentence for `finish_reason == "error"`.
+        token_ids: the answer's tokens, without the one that ended it; what `Engine.drift` reads.
     """
 
     variant: str
@@ -114,14 +115,15 @@ class RowStep:
     seconds: float = 0.0
     finish_reason: FinishReason | None = None
     error: str | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Routing:
     """Who answered which token of one row: L target Linears, T tokens of prompt and answer, E + I experts.
 
-    The last token of an answer is never read by the model, so it has no routing: T is one less than all tokens,
-    except after an answer that was cut short while it was read.
+    The last token that the model chose is never read, so it has no routing: T is one less than all tokens, and all
+    of `RowStep.token_ids` where the last one was an end token or was not taken because the answer was stopped.
 
     Attributes:
         variant: whose routing it is.
@@ -223,3 +225,20 @@ class ModelInfo:
     context_length: int
     blocks: int
     chat_template: bool
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of memory on the model's device.
+
+    Attributes:
+        model: of the base's weights.
+        adapters: by variant name.
+        free: what is free now; None where the machine does not say.
+        total: of the device; None where the machine does not say.
+    """
+
+    model: int
+    adapters: dict[str, int]
+    free: int | None
+    total: int | None

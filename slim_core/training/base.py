@@ -4,22 +4,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..method import guard_cpu_4bit
-from .errors import TrainingError, first_line
+from ..inference import EngineError
+from ..inference.loading import compute_dtype, four_bit_config, read_model, read_tokenizer
+from .errors import TrainingError
 from .settings import TrainSettings
 
 
@@ -29,23 +21,10 @@ def load_tokenizer(settings: TrainSettings) -> tuple[PreTrainedTokenizerBase, Pr
     Raises:
         TrainingError: if there is no base model of that name.
     """
-    if (Path(settings.base) / "adapter_config.json").is_file():
-        raise TrainingError(f"{settings.base} is an adapter; --base must name the model that it belongs to.")
-    common = {"revision": settings.base_revision, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(settings.base, **common)
-    except Exception as error:  # hub, file and format errors of many kinds
-        raise TrainingError(
-            f"The base model {settings.base} cannot be loaded: {first_line(error)}; --base takes a folder or a Hub id "
-            "such as Qwen/Qwen3-0.6B."
-        ) from None
-    try:
-        return AutoTokenizer.from_pretrained(settings.base, **common), config
-    except Exception as error:
-        raise TrainingError(
-            f"The tokenizer of {settings.base} cannot be loaded: {first_line(error)}; put its tokenizer.json and "
-            "tokenizer_config.json beside the model."
-        ) from None
+        return read_tokenizer(settings.base, settings.base_revision)
+    except EngineError as error:
+        raise TrainingError(str(error)) from None
 
 
 def load_base(settings: TrainSettings) -> PreTrainedModel:
@@ -54,45 +33,23 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
     Raises:
         TrainingError: if it is no causal language model, has no safetensors, or cannot be quantised.
     """
-    quantised = {}
-    if settings.four_bit:
-        quantised = {
-            "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=compute_dtype(),
-            ),
-            # Each process has the whole model on its own device.
-            "device_map": {"": int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else "cpu"},
-        }
+    dtype = base_dtype(settings)
+    # Each process has the whole model on its own device.
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
+    quantisation = four_bit_config(dtype) if settings.four_bit else None
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            settings.base,
-            revision=settings.base_revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=compute_dtype(),
-            **quantised,
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise TrainingError(
-            f"The base model {settings.base} cannot be loaded: {first_line(error)}; --base must be a causal language "
-            "model with safetensors files."
-        ) from None
+        model = read_model(settings.base, settings.base_revision, dtype, quantisation, device)
+    except EngineError as error:
+        raise TrainingError(str(error)) from None
     if settings.four_bit:
         # Checkpointing is the Trainer's.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        # SLIM guards itself; here LoRA and DoRA get the same base.
-        guard_cpu_4bit(model)
     return model
 
 
-def compute_dtype() -> torch.dtype:
-    """bfloat16 on GPUs that have it, else float32."""
-    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+def base_dtype(settings: TrainSettings) -> torch.dtype:
+    """The base is in bfloat16 on GPUs that have it, unless the settings say no. Elsewhere it is in float32."""
+    return torch.float32 if settings.bf16 is False else compute_dtype()
 
 
 def adapter_config(method: str, settings: TrainSettings) -> PeftConfig:

@@ -12,20 +12,12 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from ..inference.template import ensure_chat_template
 from .data import Conversation, Message
 from .errors import DataError, TrainingError, first_line
 
 
 IGNORED = -100
-# For tokenizers without a chat template. Close to what Alpaca was trained on, and plain enough for any vocabulary.
-FALLBACK_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-    "{% elif message['role'] == 'user' %}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
-    "{% else %}{{ '### Response:\\n' + message['content'] + (eos_token or '') + '\\n\\n' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"
-)
 Span = tuple[int, int]
 
 
@@ -63,9 +55,7 @@ class Encoder:
                 "needed to take the loss on answers only; convert it to a tokenizer.json."
             )
         self.tokenizer = tokenizer
-        self.uses_fallback = not tokenizer.chat_template
-        if self.uses_fallback:
-            tokenizer.chat_template = _start_token(tokenizer) + FALLBACK_TEMPLATE
+        self.uses_fallback = not ensure_chat_template(tokenizer)
 
     def encode(self, conversation: Conversation) -> Example:
         """Tokens and labels of one conversation.
@@ -148,9 +138,3 @@ class Encoder:
                 return []
             spans.append((len(prompt), len(upto)))
         return spans
-
-
-def _start_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The beginning of the fallback: the begin token, for tokenizers that put one in front of any text."""
-    first = tokenizer("a").input_ids[:1]
-    return "{{ bos_token }}" if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else ""

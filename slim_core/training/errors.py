@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+from ..inference.errors import first_line
+
+
+__all__ = ["DataError", "TrainingError", "first_line"]
+
 
 class TrainingError(Exception):
     """A setting, the base model or the machine does not allow this training run."""
@@ -10,9 +15,3 @@ class TrainingError(Exception):
 
 class DataError(TrainingError):
     """The data are wrong. The sentence names the file, the line where there is one, and the remedy."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message, to go into a sentence of ours: no full stop at the end."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -19,9 +19,8 @@ from slim_core.cli import app
 from slim_core.demo import build as build_module
 from slim_core.demo.build import BuildError, build
 from slim_core.demo.measure import TASKS
-from slim_core.demo.sweep import Trial, best, settings
+from slim_core.demo.sweep import METHODS, Task, Trial, best, settings
 from slim_core.demo.verify import VARIANTS, WEIGHTS, differences, load_report, load_results, save, verify
-from slim_core.training import run as training_run
 from slim_core.training.base import adapter_config
 
 
@@ -62,41 +61,38 @@ def test_build_leaves_a_demo_that_loads(demo, plan):
 
 def test_adapters_have_equal_total_rank(tmp_path, plan):
     ranks = []
-    for method in ("lora", "slim"):
-        config = adapter_config(method, settings(method, 1e-3, tmp_path, tmp_path, tmp_path, plan))
+    for method in METHODS:
+        task = Task(method, 1e-3, tmp_path, tmp_path, tmp_path)
+        config = adapter_config(method, settings(task, plan))
         ranks.append(config.r * getattr(config, "num_experts", 1))
     assert ranks[0] == ranks[1] == 8 * plan.r
 
 
-def test_a_second_build_trains_nothing_again(demo, recipe, plan, tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise AssertionError("trained again")
+def trained(work: Path) -> dict[str, int]:
+    """When each adapter was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in work.glob("sweep/*/adapter_model.safetensors")}
+
+
+def test_a_second_build_trains_only_what_is_new(demo, recipe, plan, tmp_path, monkeypatch):
+    def fail(*args):
+        raise AssertionError("the base was trained again")
 
     monkeypatch.setattr(build_module.Pretraining, "_train", fail)
-    monkeypatch.setattr("slim_core.demo.sweep.train", fail)
-    before = {file: load_file(demo / file) for file in WEIGHTS.values()}
-    report = build(demo, tmp_path / "work", recipe, plan, QUIET, questions=20)
-    assert report["chosen"] == load_report(demo)["chosen"]
-    for file, tensors in before.items():
-        assert all(torch.equal(tensor, load_file(demo / file)[key]) for key, tensor in tensors.items())
+    before, results = trained(tmp_path / "work"), load_results(demo)
+    assert len(before) == 4
+    build(demo, tmp_path / "work", recipe, plan, QUIET, questions=20)
+    assert trained(tmp_path / "work") == before
+    assert load_results(demo) == results
 
-
-def test_a_rate_more_trains_only_that(demo, recipe, plan, tmp_path, monkeypatch):
-    trained = []
-    monkeypatch.setattr(
-        "slim_core.demo.sweep.train", lambda s, console: trained.append(s.learning_rate) or training_run.train(s)
-    )
     build(demo, tmp_path / "work", recipe, replace(plan, rates=(1e-3, 1e-2, 2e-2)), QUIET, questions=20)
-    assert trained == [2e-2, 2e-2]
+    after = trained(tmp_path / "work")
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"lora-0.02", "slim-0.02"}
 
-
-def test_another_plan_trains_everything(demo, recipe, plan, tmp_path, monkeypatch):
-    trained = []
-    monkeypatch.setattr(
-        "slim_core.demo.sweep.train", lambda s, console: trained.append(s.max_steps) or training_run.train(s)
-    )
     build(demo, tmp_path / "work", recipe, replace(plan, steps=3, rates=(1e-3,)), QUIET, questions=20)
-    assert trained == [3, 3]
+    another = trained(tmp_path / "work")
+    assert set(another) == {"lora-0.001", "slim-0.001"}
+    assert all(another[name] > before[name] for name in another)
 
 
 def test_a_poor_base_is_no_base_for_adapters(recipe, plan, tmp_path):

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core compare`: one question, the answers of base, LoRA and SLIM side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "demo"
+SAMPLING = "Sampling"
+
+
+def compare(
+    prompt: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. [default: the demo]")] = None,
+    lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id. [default: the demo's]")] = None,
+    slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id. [default: the demo's]")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="1 keeps all tokens.")] = 1.0,
+    top_k: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="0 keeps all tokens.")] = 0,
+    min_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="0 keeps all tokens.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="1 is none.")] = 1.0,
+    stop: Annotated[list[str], typer.Option(rich_help_panel=SAMPLING, help="Text that ends an answer.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Of the dice that all answers share.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Version of the base on the Hub.")] = None,
+    four_bit: Annotated[bool, typer.Option("--four-bit", help="Base in 4 bits.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask base, LoRA and SLIM the same question, in one batch on one copy of the base.
+
+    All answers share their dice: where they differ, the models differ.
+    """
+    from ..inference import EngineError, Message, Sampling, load_engine
+
+    errors = Console(stderr=True, soft_wrap=True)
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+        stop=tuple(stop),
+        seed=seed,
+    )
+    messages = (*([Message("system", system)] if system else []), Message("user", prompt))
+    try:
+        base, lora, slim = _sources(base, lora, slim)
+        engine = load_engine(base, lora=lora, slim=slim, revision=revision, four_bit=four_bit, device=device)
+        failed = _run(engine, messages, sampling, as_json)
+    except EngineError as error:
+        errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+def _sources(base: str | None, lora: str | None, slim: str | None) -> tuple[str, str | None, str | None]:
+    """What was named, and the demo's for the rest. The demo's adapters fit its own base alone."""
+    from ..inference import EngineError
+
+    if base is not None:
+        return base, lora, slim
+    if not (ASSETS / "base").is_dir():
+        raise EngineError(
+            f"There is no demo model in {ASSETS}: make it with `python -m slim_core demo build`, or name your own "
+            "with --base, --lora and --slim."
+        )
+    return str(ASSETS / "base"), lora or str(ASSETS / "lora"), slim or str(ASSETS / "slim")
+
+
+def _run(engine, messages, sampling, as_json: bool) -> bool:
+    """Answer and print. Returns whether no row has an answer."""
+    from ..inference import Row
+    from .compare_view import answers_view, drift_sentence, identity_by_block, identity_view
+
+    rows = [Row(v.name, messages, routing=v.kind == "slim") for v in engine.variants]
+    console = Console()
+    live = console.is_terminal and not as_json
+    with Live(console=console, refresh_per_second=8, transient=True, auto_refresh=live) as screen:
+        for step in engine.answer(rows, sampling):
+            if live:
+                screen.update(answers_view(engine.variants, step.rows))
+    drift = None
+    if step.rows[0].token_ids and len(engine.variants) > 1:
+        drift = engine.drift(messages, step.rows[0].token_ids, [v.name for v in engine.variants[1:]])
+    if as_json:
+        found = {
+            "model": asdict(engine.info),
+            "answers": [asdict(row) for row in step.rows],
+            "identity_by_block": {r.variant: identity_by_block(r) for r in step.routing.values()},
+            "times_less_likely": {d.variant: _finite(d.times_less_likely) for d in (drift.variants if drift else ())},
+        }
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        console.print(answers_view(engine.variants, step.rows))
+        for routing in step.routing.values():
+            console.print(identity_view(routing))
+        if drift is not None:
+            console.print(drift_sentence(engine.variants, drift), soft_wrap=True, highlight=False)
+    return all(row.error is not None for row in step.rows)
+
+
+def _finite(number: float) -> float | None:
+    """JSON knows no infinity."""
+    return number if math.isfinite(number) else None

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoding loop: several answers as the rows of one batch, one prefill, then one forward a token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from ..method import BASE_ROW, RowRouting, SlimLayer, adapter_rows, trace_routing
+from .detokenise import AnswerText
+from .errors import is_out_of_memory, out_of_memory_sentence
+from .forward import forward_arguments
+from .sampling import Sampler
+from .types import FinishReason, State
+
+
+NOT_A_NUMBER = (
+    "The model's numbers are no longer finite, so it cannot choose a word: its adapter may be broken or made for "
+    "another base."
+)
+
+
+@dataclass
+class Answer:
+    """One answer in the making.
+
+    Attributes:
+        index: its place among the rows that were asked for.
+        adapter: its name in `adapter_names`.
+        prompt: token ids of the conversation.
+        limit: most tokens that it may have.
+        text: its text.
+        routing: whether its routing is recorded.
+        ids: its tokens.
+        records: its routing so far, in pieces that follow each other.
+    """
+
+    index: int
+    adapter: str
+    prompt: list[int]
+    limit: int
+    text: AnswerText
+    routing: bool = False
+    ids: list[int] = field(default_factory=list)
+    records: list[RowRouting] = field(default_factory=list)
+    state: State = "waiting"
+    started: float = 0.0
+    first: float | None = None
+    latest: float = 0.0
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+    def begin(self) -> None:
+        self.state = "reading"
+        self.started = self.latest = time.perf_counter()
+
+    def end(self, reason: FinishReason, error: str | None = None) -> None:
+        self.text.finish()
+        self.state, self.finish_reason, self.error = "done", reason, error
+        if self.started:
+            self.latest = time.perf_counter()
+
+    def take(self, token: int, end_tokens: frozenset[int]) -> None:
+        """The model has chosen a token."""
+        self.latest = time.perf_counter()
+        if self.first is None:
+            self.first, self.state = self.latest, "writing"
+        if token in end_tokens:
+            self.end("end")
+            return
+        self.ids.append(token)
+        if self.text.push(token):
+            self.end("stop_string")
+        elif len(self.ids) >= self.limit:
+            self.end("length")
+
+
+def decode(
+    model: PreTrainedModel,
+    answers: Sequence[Answer],
+    sampler: Sampler,
+    end_tokens: frozenset[int],
+    stopped: Callable[[int], bool],
+    routing_every: float,
+) -> Iterator[bool]:
+    """Write the answers. They change in place; each yield is a moment to look at them.
+
+    The caller must have the model for itself until this generator is closed or exhausted.
+
+    Args:
+        model: the base model with its adapters, in evaluation mode.
+        answers: the rows of the batch; at least one, with a prompt each.
+        sampler: chooses the tokens.
+        end_tokens: tokens that end an answer.
+        stopped: whether the row of an index was stopped by a person.
+        routing_every: seconds between readings of the routing record.
+
+    Yields:
+        Whether the routing records are new, after the prompts were read and after each token.
+    """
+    for answer in answers:
+        answer.begin()
+    batch = None
+    try:
+        batch = _Batch(model, answers, sampler)
+        yield False
+        read_at = time.perf_counter()
+        while batch.answers:
+            for answer, token, finite in zip(batch.answers, *batch.forward(), strict=True):
+                if not finite:
+                    answer.end("error", NOT_A_NUMBER)
+                elif stopped(answer.index):
+                    answer.end("stopped")
+                else:
+                    answer.take(token, end_tokens)
+            leaving = any(answer.state == "done" for answer in batch.answers)
+            due = batch.traced and (leaving or time.perf_counter() - read_at >= routing_every)
+            if due:
+                batch.read_routing()
+                read_at = time.perf_counter()
+            if leaving:
+                batch.drop_done()
+            yield due
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        sentence = out_of_memory_sentence(model.device, len(answers))
+    else:
+        return
+    finally:
+        if batch is not None:
+            batch.close()
+    # Outside of the handler, whose traceback holds on to the tensors.
+    batch = None
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    for answer in answers:
+        if answer.state != "done":
+            answer.end("error", sentence)
+    yield True
+
+
+class _Batch:
+    """The rows that are still being written, and all tensors that belong to them.
+
+    Attributes:
+        answers: the B rows.
+        traced: whether any of them has its routing recorded.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: PreTrainedModel, answers: Sequence[Answer], sampler: Sampler) -> None:
+        self._model, self._sampler = model, sampler
+        self.answers = list(answers)
+        lengths = [len(answer.prompt) for answer in answers]
+        self._width = max(lengths)
+        self._padding = [self._width - length for length in lengths]
+        device = model.device
+        # Which token stands for padding does not matter: it is masked.
+        self._next = torch.tensor(
+            [[0] * p + a.prompt for p, a in zip(self._padding, answers, strict=True)], device=device
+        )
+        starts = torch.tensor(self._padding, device=device).unsqueeze(1)
+        self._positions = (torch.arange(self._width, device=device) - starts).clamp_min_(0)
+        self._mask: Tensor | None = None
+        if any(self._padding):
+            # As long as the longest answer may get, so that a step takes a slice of it.
+            columns = torch.arange(self._width + max(answer.limit for answer in answers), device=device)
+            self._mask = (columns >= starts).long()
+        self._seen: Tensor | None = None
+        if sampler.counts_repetitions:
+            # Beyond every vocabulary, which the penalty takes for no token.
+            nothing = torch.iinfo(torch.int64).max
+            self._seen = self._next.masked_fill(torch.arange(self._width, device=device) < starts, nothing)
+        self._cache: DynamicCache | None = DynamicCache(config=model.config)
+        self._adapted = any(isinstance(module, SlimLayer) for module in model.modules())
+        self._scopes = ExitStack()
+        self._enter()
+
+    @property
+    def traced(self) -> bool:
+        return self._trace is not None
+
+    def _enter(self) -> None:
+        """Tell the model whose rows these are, and record the routing of those who want it."""
+        self._trace = None
+        if not self._adapted:
+            return
+        self._scopes.enter_context(adapter_rows(self._model, [answer.adapter for answer in self.answers]))
+        wanted = [i for i, answer in enumerate(self.answers) if answer.routing and answer.adapter != BASE_ROW]
+        if wanted:
+            self._trace = self._scopes.enter_context(trace_routing(self._model, rows=wanted))
+
+    @torch.inference_mode()
+    def forward(self) -> tuple[list[int], list[bool]]:
+        """Read the next tokens of all rows and choose those that follow.
+
+        Returns:
+            For each row the token, and whether it was chosen from finite numbers.
+        """
+        mask = None if self._mask is None else self._mask[:, : self._width]
+        output = self._model(**forward_arguments(self._model, self._next, self._positions, mask, self._cache, keep=1))
+        tokens, ids, finite = self._sampler.choose(output.logits[:, -1], self._seen)
+        self._next = tokens.unsqueeze(1)
+        self._positions = self._positions[:, -1:] + 1
+        self._width += 1
+        if self._seen is not None:
+            self._seen = torch.cat([self._seen, self._next], dim=1)
+        return ids, finite
+
+    def read_routing(self) -> None:
+        """Hand what was recorded since the last time to the answers."""
+        for row in self._trace.rows:
+            self.answers[row].records.append(self._trace.row(row))
+        self._trace.clear()
+
+    @torch.inference_mode()
+    def drop_done(self) -> None:
+        """Take the rows that have ended out of the batch, and the padding that nobody needs any more."""
+        kept = [i for i, answer in enumerate(self.answers) if answer.state != "done"]
+        self._scopes.close()
+        self.answers = [self.answers[i] for i in kept]
+        self._trace = None
+        if not kept:
+            self._cache = None
+            return
+        index = torch.tensor(kept, device=self._next.device)
+        self._cache.batch_select_indices(index)
+        self._next, self._positions = self._next[index], self._positions[index]
+        self._padding = [self._padding[i] for i in kept]
+        if self._mask is not None:
+            self._mask = self._mask[index]
+        if self._seen is not None:
+            self._seen = self._seen[index]
+        self._trim()
+        self._enter()
+
+    def _trim(self) -> None:
+        """Drop the columns that are padding in every row that is left."""
+        spare = min(self._padding)
+        layers = self._cache.layers
+        # A sliding window counts its own columns; there the padding stays.
+        if spare == 0 or not all(type(layer) is DynamicLayer for layer in layers):
+            return
+        for layer in layers:
+            layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
+        self._width -= spare
+        self._padding = [padding - spare for padding in self._padding]
+        self._mask = self._mask[:, spare:] if any(self._padding) else None
+        if self._seen is not None:
+            self._seen = self._seen[:, spare:]
+
+    def close(self) -> None:
+        """Free everything."""
+        self._scopes.close()
+        self._trace = self._cache = self._mask = self._seen = self._next = self._positions = None

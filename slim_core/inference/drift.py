@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the variants read the base's own answer: what they no longer find likely, they have forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from .forward import forward_arguments
+
+
+# Values of the largest tensor over the vocabulary that is held at once; a few of this size are alive together.
+LOGITS_AT_ONCE = 2**25
+
+
+@torch.inference_mode()
+def read_answer(
+    model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], rows: int
+) -> tuple[Tensor, Tensor]:
+    """Let every row of the batch read the same answer, and compare each with row 0.
+
+    The caller has set whose rows they are. The answer is read in pieces on a KV cache, so that the logits of a long
+    answer over a large vocabulary are never there all at once.
+
+    Args:
+        model: the base model with its adapters.
+        prompt: P token ids before the answer.
+        answer: T > 0 token ids.
+        rows: B, how many read it.
+
+    Returns:
+        (B, T) float32 log p_0(token) - log p_b(token), and (B, T) float32 KL(p_0 || p_b); on the CPU.
+    """
+    ratios, divergences = [], []
+    start = 0
+    for logits in _logits_of(model, prompt, answer, rows):
+        log_p = logits.float().log_softmax(-1)
+        tokens = torch.tensor(answer[start : start + logits.shape[1]], device=logits.device)
+        start += logits.shape[1]
+        picked = log_p.gather(-1, tokens.expand(rows, -1).unsqueeze(-1)).squeeze(-1)
+        ratios.append((picked[:1] - picked).cpu())
+        base = log_p[0]
+        p = base.exp()
+        # Row by row, so that no second tensor over rows and vocabulary is made. Rounding may leave a tiny negative.
+        kl = [torch.where(p > 0, p * (base - other), 0).sum(-1).clamp_min_(0) for other in log_p]
+        divergences.append(torch.stack(kl).cpu())
+    return torch.cat(ratios, dim=1), torch.cat(divergences, dim=1)
+
+
+def _logits_of(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], rows: int) -> Iterator[Tensor]:
+    """(B, t, V) logits that predict t tokens of the answer, piece by piece."""
+    piece = max(1, LOGITS_AT_ONCE // (rows * model.config.get_text_config().vocab_size))
+    # The last token predicts nothing that was said.
+    ids = torch.tensor([*prompt, *answer[:-1]], device=model.device).expand(rows, -1)
+    cache = DynamicCache(config=model.config)
+    done, upto = 0, len(prompt) - 1 + min(piece, len(answer))
+    while done < ids.shape[1]:
+        positions = torch.arange(done, upto, device=model.device).expand(rows, -1)
+        wanted = upto - max(done, len(prompt) - 1)
+        output = model(**forward_arguments(model, ids[:, done:upto], positions, None, cache, keep=wanted))
+        yield output.logits[:, -wanted:]
+        done, upto = upto, min(upto + piece, ids.shape[1])

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One base model, its variants, and a line before them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+from itertools import count
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..method import BASE_ROW, adapter_rows
+from .decode import Answer, decode
+from .detokenise import AnswerText, decoder_of
+from .drift import read_answer
+from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
+from .line import Line
+from .prompts import Prompts
+from .records import routing_of
+from .sampling import Sampler, check_sampling
+from .stops import Stops
+from .types import (
+    Drift,
+    Kind,
+    MemoryUse,
+    Message,
+    ModelInfo,
+    Row,
+    RowStep,
+    Sampling,
+    Step,
+    Variant,
+    VariantDrift,
+)
+from .variants import Adapters, adapter_folder, adapter_kind, base_size, device_memory, peft_name
+
+
+BASE = "base"
+# How often those who wait hear of their place.
+WAITING_SECONDS = 0.5
+
+
+class Engine:
+    """Answers of a base model and its adapters, several at a time as the rows of one batch.
+
+    Any thread may call any method. What needs the model waits in one line, first come, first served; whoever has an
+    `answer` generator open has the model, so finish or close it before asking for more in the same thread.
+
+    Args:
+        model: the base model without adapters, in evaluation mode.
+        tokenizer: its tokenizer.
+        name: what people call it; its folder or Hub id.
+
+    Attributes:
+        info: what is loaded.
+        variants: the base first, then the adapters in the order in which they came.
+        end_tokens: tokens that end an answer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self._model = model.requires_grad_(False).eval()
+        self._prompts = Prompts(tokenizer)
+        self._decode = decoder_of(tokenizer)
+        self._adapters = Adapters(model)
+        self._line = Line()
+        self.end_tokens = _end_tokens(model, self._prompts)
+        parameters, size = base_size(model)
+        self.info = ModelInfo(
+            name=name,
+            parameters=parameters,
+            bytes=size,
+            dtype=_dtype(model),
+            device=str(model.device),
+            context_length=_context_length(model, tokenizer),
+            blocks=model.config.get_text_config().num_hidden_layers,
+            chat_template=self._prompts.has_template,
+        )
+        self.variants: tuple[Variant, ...] = (Variant(BASE, "base", "Base", parameters, size, self.info.dtype),)
+
+    # -- variants ------------------------------------------------------------------------------------------------
+
+    def attach(
+        self, directory: str | Path, *, name: str | None = None, kind: Kind | None = None, label: str | None = None
+    ) -> Variant:
+        """Attach a saved adapter; waits in line.
+
+        Args:
+            directory: folder or Hub id with `adapter_config.json` and `adapter_model.safetensors`.
+            name: unique in the engine; None for its kind, numbered where that is taken.
+            kind: "lora" or "slim"; None reads it from the files.
+            label: its name for people; None for "LoRA" or "SLIM".
+
+        Raises:
+            EngineError: if the adapter is no LoRA or SLIM or does not fit; the engine is as before.
+        """
+        folder = adapter_folder(directory)
+        found = adapter_kind(folder)
+        if kind is not None and kind != found:
+            raise EngineError(f"The adapter in {directory} is a {found} adapter, not {kind}.")
+        with self._line.turn():
+            taken = {variant.name for variant in self.variants}
+            name = _free_name(found, taken) if name is None else name
+            if name in taken:
+                raise EngineError(f"There is a variant named {name!r} already: choose another name.")
+            self._adapters.attach(folder, found, name)
+            variant = self._adapters.variant(name, found, label or {"lora": "LoRA", "slim": "SLIM"}[found])
+            self.variants = (*self.variants, variant)
+        return variant
+
+    def detach(self, name: str) -> None:
+        """Take an adapter off; waits in line.
+
+        Raises:
+            EngineError: if there is no adapter of that name.
+        """
+        with self._line.turn():
+            if name == BASE or name not in {variant.name for variant in self.variants}:
+                raise EngineError(f"There is no adapter named {name!r}.")
+            self._adapters.detach(name)
+            self.variants = tuple(variant for variant in self.variants if variant.name != name)
+
+    def memory(self) -> MemoryUse:
+        """Memory in use and free on the model's device."""
+        free, total = device_memory(self._model.device)
+        return MemoryUse(self.info.bytes, {v.name: v.bytes for v in self.variants[1:]}, free, total)
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation as the model reads it, up to where the answer begins.
+
+        Raises:
+            EngineError: if there is no question in it or the chat template refuses it.
+        """
+        return len(self._prompts.encode(messages))
+
+    def answer(
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stops: Stops | None = None,
+        *,
+        batched: bool = True,
+        routing_every: float = 0.4,
+    ) -> Iterator[Step]:
+        """Answer all rows.
+
+        The generator gets in line at its first step. While it waits it yields about twice a second; then once when
+        the prompts are read, after every token, and at the end. Closing it frees the model at once. What is wrong
+        with one row (its prompt is empty or too long, its numbers are not finite, memory ran out) ends that row with
+        a sentence and no other.
+
+        Args:
+            rows: the answers that are wanted.
+            sampling: how tokens are chosen, for all rows.
+            stops: flags with which rows are stopped; one for each row.
+            batched: all at once; False writes one after the other, with the same tokens.
+            routing_every: seconds between two fillings of `Step.routing`.
+
+        Raises:
+            EngineError: if there is no row, a setting is out of its range, or the model fails.
+        """
+        if not rows:
+            raise EngineError("No answer was asked for: name at least one variant.")
+        if stops is not None and len(stops) != len(rows):
+            raise EngineError(f"There are {len(rows)} answers but stop flags for {len(stops)}.")
+        check_sampling(sampling)
+        return self._answer(tuple(rows), sampling, stops, batched, routing_every)
+
+    def _answer(
+        self, rows: tuple[Row, ...], sampling: Sampling, stops: Stops | None, batched: bool, routing_every: float
+    ) -> Iterator[Step]:
+        def stopped(row: int) -> bool:
+            return stops is not None and stops.stopped(row)
+
+        ticket = self._line.join()
+        try:
+            seconds = 0.0
+            while not ticket.wait(seconds):
+                if all(stopped(index) for index in range(len(rows))):
+                    yield Step(tuple(RowStep(row.variant, "done", finish_reason="stopped") for row in rows))
+                    return
+                yield Step(tuple(RowStep(row.variant) for row in rows), place=max(1, ticket.place))
+                seconds = WAITING_SECONDS
+            last = yield from self._write(rows, sampling, stopped, batched, routing_every)
+        finally:
+            ticket.leave()
+        # Behind the `finally`: whoever sees that all is done may ask for more in the same thread.
+        yield last
+
+    def _write(
+        self,
+        rows: tuple[Row, ...],
+        sampling: Sampling,
+        stopped: Callable[[int], bool],
+        batched: bool,
+        routing_every: float,
+    ) -> Generator[Step, None, Step]:
+        """Steps until all rows are done, which the returned one shows."""
+        answers = [self._prepare(index, row, sampling) for index, row in enumerate(rows)]
+        live = [answer for answer in answers if answer.state != "done"]
+        for group in [live] if batched else [[answer] for answer in live]:
+            for answer in group:
+                if stopped(answer.index):
+                    answer.end("stopped")
+            group = [answer for answer in group if answer.state != "done"]
+            if not group:
+                continue
+            try:
+                steps = decode(self._model, group, Sampler(sampling), self.end_tokens, stopped, routing_every)
+                with closing(steps):
+                    for new_routing in steps:
+                        if any(answer.state != "done" for answer in answers):
+                            yield self._step(rows, answers, new_routing)
+            except Exception as error:
+                raise EngineError(f"The model failed while it answered: {first_line(error)}.") from error
+        return self._step(rows, answers, True)
+
+    def _prepare(self, index: int, row: Row, sampling: Sampling) -> Answer:
+        """The row as the decoding loop takes it; done already if something is wrong with it."""
+        text = AnswerText(self._decode, sampling.stop)
+        answer = Answer(index, _adapter_name(row.variant), [], 0, text, row.routing)
+        try:
+            self._check_variants([row.variant])
+            answer.prompt = self._prompts.encode(row.messages)
+            answer.limit = min(sampling.max_new_tokens, self._room(len(answer.prompt)))
+        except EngineError as error:
+            answer.end("error", str(error))
+        return answer
+
+    def _room(self, tokens: int) -> int:
+        """How many tokens may follow a prompt of so many."""
+        room = self.info.context_length - tokens
+        if room < 1:
+            raise EngineError(
+                f"The conversation has {tokens} tokens, but the model reads and writes at most "
+                f"{self.info.context_length}: shorten it, or begin a new one."
+            )
+        return room
+
+    def _check_variants(self, names: Sequence[str]) -> None:
+        known = {variant.name for variant in self.variants}
+        for name in names:
+            if name not in known:
+                raise EngineError(f"There is no variant named {name!r}: it may have been taken off.")
+
+    def _step(self, rows: tuple[Row, ...], answers: list[Answer], with_routing: bool) -> Step:
+        states = tuple(_row_step(row, answer) for row, answer in zip(rows, answers, strict=True))
+        routing = {}
+        if with_routing:
+            routing = {
+                answer.index: routing_of(rows[answer.index].variant, answer, self._prompts)
+                for answer in answers
+                if answer.records
+            }
+        return Step(states, routing=routing)
+
+    # -- drift ---------------------------------------------------------------------------------------------------
+
+    def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
+        """Let variants read the base's own answer; waits in line.
+
+        Args:
+            messages: the conversation that the base answered.
+            answer_ids: T tokens of its answer (`RowStep.token_ids`).
+            variants: names of those who read it.
+
+        Raises:
+            EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
+        """
+        answer = list(answer_ids)
+        if not answer:
+            raise EngineError("The base's answer is empty, so there is nothing to read.")
+        vocabulary = self._model.config.get_text_config().vocab_size
+        for token in answer:
+            if not 0 <= token < vocabulary:
+                raise EngineError(f"The model has no token {token}, so the answer is not its own.")
+        prompt = self._prompts.encode(messages)
+        self._room(len(prompt) + len(answer) - 1)
+        with self._line.turn():
+            self._check_variants(variants)
+            readers = [BASE_ROW, *map(_adapter_name, variants)]
+            scope = adapter_rows(self._model, readers) if len(self.variants) > 1 else nullcontext()
+            try:
+                with scope:
+                    ratios, divergences = read_answer(self._model, prompt, answer, len(readers))
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise EngineError(out_of_memory_sentence(self._model.device, len(readers))) from None
+                raise EngineError(f"The model failed while it read the answer: {first_line(error)}.") from error
+        return Drift(
+            self._prompts.token_texts(answer),
+            tuple(
+                VariantDrift(name, ratio, kl)
+                for name, ratio, kl in zip(variants, ratios[1:], divergences[1:], strict=True)
+            ),
+        )
+
+
+def _adapter_name(variant: str) -> str:
+    return BASE_ROW if variant == BASE else peft_name(variant)
+
+
+def _row_step(row: Row, answer: Answer) -> RowStep:
+    now = time.perf_counter() if answer.state in ("reading", "writing") else answer.latest
+    writing = 0.0 if answer.first is None else answer.latest - answer.first
+    return RowStep(
+        variant=row.variant,
+        state=answer.state,
+        text=answer.text.text,
+        tokens=len(answer.ids),
+        prompt_tokens=len(answer.prompt),
+        first_token_seconds=None if answer.first is None else answer.first - answer.started,
+        tokens_per_second=(len(answer.ids) - 1) / writing if len(answer.ids) > 1 and writing > 0 else None,
+        seconds=now - answer.started,
+        finish_reason=answer.finish_reason,
+        error=answer.error,
+        token_ids=tuple(answer.ids),
+    )
+
+
+def _free_name(kind: Kind, taken: set[str]) -> str:
+    if kind not in taken:
+        return kind
+    return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
+
+
+def _end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
+    """Every token that ends an answer: what the model's files say, and what the chat template closes one with."""
+    found = {prompts.tokenizer.eos_token_id, prompts.closing_token}
+    for config in (model.generation_config, model.config.get_text_config()):
+        ids = getattr(config, "eos_token_id", None)
+        found.update(ids if isinstance(ids, (list, tuple)) else [ids])
+    return frozenset(found - {None})
+
+
+def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens of prompt and answer together. A tokenizer without a limit names an absurd one."""
+    config = model.config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    found = [getattr(config, name, None) for name in names]
+    return next((length for length in found if isinstance(length, int) and length > 0), tokenizer.model_max_length)
+
+
+def _dtype(model: PreTrainedModel) -> str:
+    quantisation = getattr(model.config, "quantization_config", None)
+    if getattr(quantisation, "load_in_4bit", False):
+        return f"4-bit {quantisation.bnb_4bit_quant_type}"
+    if getattr(quantisation, "load_in_8bit", False):
+        return "8-bit"
+    return str(model.dtype).removeprefix("torch.")

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong for a reason that a person can change, as one sentence."""
+
+from __future__ import annotations
+
+import torch
+
+
+class EngineError(Exception):
+    """The message is one sentence for a person: what is wrong, and what to change."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, to go into a sentence of ours: no full stop at the end."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device is used up. The CPU and MPS have no class of their own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def out_of_memory_sentence(device: torch.device, rows: int) -> str:
+    """What to change when the memory is used up while `rows` answers are written."""
+    place = "The computer's memory" if device.type == "cpu" else f"The memory of {device}"
+    fewer = "compare fewer answers at once, " if rows > 1 else ""
+    return (
+        f"{place} is used up: {fewer}shorten the conversation, ask for a shorter answer, or load the base in 4 bits."
+    )

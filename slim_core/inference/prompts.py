@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations to tokens. What people type is text: it never becomes a control token."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from .errors import EngineError, first_line
+from .template import ensure_chat_template
+from .types import Message
+
+
+# Everything of C0 and C1 but tab and line feed.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+SYSTEM_MARK = "SLIMSYSTEMMARK"
+
+
+def clean_text(text: str) -> str:
+    """Text that every tokenizer can read: line ends are line feeds, no control characters, no half of a pair.
+
+    Halves of a surrogate pair, as broken clients send them, are joined where both are there, else replaced.
+    """
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return CONTROL.sub("", joined.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+class Prompts:
+    """Writes conversations the way the model reads them.
+
+    Args:
+        tokenizer: gets the fallback template if it has none.
+
+    Attributes:
+        has_template: whether the tokenizer brought a chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.has_template = ensure_chat_template(tokenizer)
+        # A tokenizer changes settings of its own while it encodes, so two threads must not.
+        self._lock = threading.Lock()
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins.
+
+        A special token that someone typed is read as the characters it is written with. A system message that the
+        template refuses or drops goes in front of the first user message.
+
+        Raises:
+            EngineError: if there is nothing to answer or the template refuses the conversation.
+        """
+        written = [{"role": message.role, "content": clean_text(message.content)} for message in messages]
+        if not written or written[-1]["role"] != "user" or not written[-1]["content"].strip():
+            raise EngineError("There is no question to answer: write a message.")
+        if written[0]["role"] == "system":
+            if not written[0]["content"].strip():
+                written = written[1:]
+            elif not self._takes_system:
+                written = _merged_system(written)
+        with self._lock:
+            try:
+                return self.tokenizer.apply_chat_template(
+                    written, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
+                )
+            except Exception as error:  # a template is a program: it may raise anything
+                raise EngineError(
+                    f"The model's chat template refuses this conversation ({first_line(error)}): change it to what "
+                    "the template knows."
+                ) from None
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether the template writes a system message; some refuse it, some leave it out without a word."""
+        messages = [{"role": "system", "content": SYSTEM_MARK}, {"role": "user", "content": "a"}]
+        return SYSTEM_MARK in self._rendered(messages)
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        """The text of a conversation; "" if the template refuses it."""
+        with self._lock:
+            try:
+                return self.tokenizer.apply_chat_template(messages, tokenize=False)
+            except Exception:
+                return ""
+
+    @cached_property
+    def closing_token(self) -> int | None:
+        """The control token with which the template closes an answer; None if it closes it with none.
+
+        It may be another one than the tokenizer's end token, `<|im_end|>` for one.
+        """
+        mark = "SLIMANSWERMARK"
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+        _, found, after = self._rendered(messages).partition(mark)
+        if not found or not after:
+            return None
+        with self._lock:
+            ids = self.tokenizer.encode(after, add_special_tokens=False)
+        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself; a part of a character is shown as such, a special token by its name."""
+        return tuple(self._token_text(token) for token in ids)
+
+    def _token_text(self, token: int) -> str:
+        if token not in self._texts:
+            special = token in self.tokenizer.all_special_ids
+            if special or not self._before:
+                self._texts[token] = self.tokenizer.convert_ids_to_tokens(token)
+            else:
+                # Behind another token, since decoders take the space off a text's first one.
+                whole = self.tokenizer.decode([*self._before, token], clean_up_tokenization_spaces=False)
+                self._texts[token] = whole[len(self._before_text) :]
+        return self._texts[token]
+
+    @cached_property
+    def _texts(self) -> dict[int, str]:
+        return {}
+
+    @cached_property
+    def _before(self) -> list[int]:
+        return self.tokenizer.encode("a", add_special_tokens=False)[-1:]
+
+    @cached_property
+    def _before_text(self) -> str:
+        return self.tokenizer.decode(self._before, clean_up_tokenization_spaces=False)
+
+
+def _merged_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    system, rest = messages[0]["content"], messages[1:]
+    first = {"role": rest[0]["role"], "content": f"{system}\n\n{rest[0]['content']}"}
+    return [first, *rest[1:]]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routing record of one answer, as it is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from ..method import RowRouting
+from .decode import Answer
+from .prompts import Prompts
+from .types import Routing
+
+
+# The first number in a Linear's name counts the decoder blocks in every family: model.layers.3.mlp.up_proj.
+BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+def routing_of(variant: str, answer: Answer, prompts: Prompts) -> Routing:
+    """All that was recorded of an answer so far. Its pieces become one, so that the next time is as fast."""
+    joined = joined_records(answer.records)
+    answer.records[:] = [joined]
+    tokens = joined.weights.shape[1]
+    return Routing(
+        variant=variant,
+        tokens=prompts.token_texts([*answer.prompt, *answer.ids][:tokens]),
+        prompt_tokens=len(answer.prompt),
+        modules=tuple(joined.modules),
+        blocks=tuple(_block(name) for name in joined.modules),
+        num_experts=joined.num_experts,
+        weights=joined.weights,
+        distance=joined.distance,
+        cluster=joined.cluster,
+    )
+
+
+def joined_records(records: Sequence[RowRouting]) -> RowRouting:
+    """Records of tokens that follow each other as one.
+
+    An output head reads only the last token of a prompt. It is missing from the first record and so from the whole.
+    """
+    if len(records) == 1:
+        return records[0]
+    modules = records[0].modules
+    pieces = []
+    for record in records:
+        if record.modules != modules:
+            order = [record.modules.index(name) for name in modules]
+            record = record._replace(
+                weights=record.weights[order], distance=record.distance[order], cluster=record.cluster[order]
+            )
+        pieces.append(record)
+    return RowRouting(
+        modules,
+        records[0].num_experts,
+        torch.cat([piece.weights for piece in pieces], dim=1),
+        torch.cat([piece.distance for piece in pieces], dim=1),
+        torch.cat([piece.cluster for piece in pieces], dim=1),
+    )
+
+
+def _block(module: str) -> int:
+    found = BLOCK.search(module)
+    return int(found[1]) if found else 0

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of one batch answer as they would alone."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from slim_core.demo.chat import train_tokenizer
+from slim_core.inference import Engine, Message, Row, Sampling, Stops, load_engine
+from slim_core.inference.decode import _Batch
+from tests.conftest import TINY
+from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, ids, last, rows, save_lora, save_slim
+
+
+SETTINGS = [
+    Sampling(max_new_tokens=16),
+    Sampling(max_new_tokens=16, repetition_penalty=1.5),
+    Sampling(max_new_tokens=16, temperature=0.9, seed=3),
+    Sampling(max_new_tokens=16, temperature=1.3, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.2, seed=4),
+]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS)
+def test_each_row_of_a_batch_is_what_it_is_alone(engine, sampling):
+    together = ids(last(engine, rows(QUESTION, LONGER, SHORT), sampling))
+    for row, expected in zip(rows(QUESTION, LONGER, SHORT), together, strict=True):
+        assert ids(last(engine, [row], sampling)) == [expected]
+    assert len(set(together)) == 3
+
+
+@pytest.mark.parametrize("sampling", SETTINGS)
+def test_one_at_a_time_gives_the_same_tokens(engine, sampling):
+    wanted = rows(QUESTION, LONGER, SHORT)
+    assert ids(last(engine, wanted, sampling, batched=False)) == ids(last(engine, wanted, sampling))
+
+
+def test_the_order_of_the_rows_changes_nothing(engine):
+    wanted = rows(QUESTION, LONGER, SHORT)
+    sampling = Sampling(max_new_tokens=16, temperature=1.0, seed=1)
+    backwards = ids(last(engine, wanted[::-1] + wanted[:1], sampling))
+    straight = ids(last(engine, wanted, sampling))
+    assert backwards == [*straight[::-1], straight[0]]
+
+
+def logits_of(engine, wanted, monkeypatch):
+    """Logits of every step of one call, each (B, V), with whose they are."""
+    found = []
+    original = _Batch.forward
+
+    def forward(self):
+        before = [answer.index for answer in self.answers]
+        choose = self._sampler.choose
+
+        def record(logits, seen):
+            found.append(dict(zip(before, logits.clone(), strict=True)))
+            return choose(logits, seen)
+
+        self._sampler.choose = record
+        try:
+            return original(self)
+        finally:
+            self._sampler.choose = choose
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Batch, "forward", forward)
+        last(engine, wanted, Sampling(max_new_tokens=10))
+    return found
+
+
+def test_logits_are_those_of_each_row_alone(engine, monkeypatch):
+    wanted = rows(QUESTION, LONGER, SHORT)
+    together = logits_of(engine, wanted, monkeypatch)
+    for index, row in enumerate(wanted):
+        alone = logits_of(engine, [row], monkeypatch)
+        assert len(alone) > 3
+        for step, values in enumerate(alone):
+            torch.testing.assert_close(together[step][index], values[0], atol=1e-5, rtol=1e-5)
+
+
+def test_greedy_is_what_transformers_generates(engine, folders):
+    base = AutoModelForCausalLM.from_pretrained(folders.base).eval()
+    prompt = torch.tensor([engine._prompts.encode(LONGER)])
+    expected = base.generate(prompt, max_new_tokens=16, do_sample=False)[0, prompt.shape[1] :].tolist()
+    step = last(engine, [*rows(QUESTION)[:1], Row("base", LONGER)], Sampling(max_new_tokens=16))
+    found = list(step.rows[1].token_ids)
+    assert found == [token for token in expected if token != base.config.eos_token_id]
+
+
+def test_rows_that_end_early_leave_and_the_others_go_on(engine):
+    alone = ids(last(engine, [rows(SHORT)[2]], Sampling(max_new_tokens=30)))[0]
+    stops = Stops(3)
+    lengths = []
+    for step in engine.answer(rows(LONGER, QUESTION, SHORT), Sampling(max_new_tokens=30), stops):
+        lengths.append([row.tokens for row in step.rows])
+        # The longest prompt goes first, so that the padding of the others goes with it.
+        if step.rows[0].tokens == 4:
+            stops.stop(0)
+        if step.rows[1].tokens == 9:
+            stops.stop(1)
+    assert [row.finish_reason for row in step.rows[:2]] == ["stopped", "stopped"]
+    assert [row.tokens for row in step.rows[:2]] == [4, 9]
+    assert step.rows[2].token_ids == alone
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3", "gpt2"])
+def test_other_families(family, tmp_path):
+    """Sliding windows, learned positions, Conv1D."""
+    torch.manual_seed(0)
+    model = TINY[family]()
+    for parameter in model.parameters():
+        parameter.data.mul_(3 if parameter.dim() > 1 else 1)
+    tokenizer = train_tokenizer(TEXTS)
+    model.resize_token_embeddings(len(tokenizer))
+    save_lora(tmp_path / "lora", model)
+    save_slim(tmp_path / "slim", model)
+    engine = Engine(model, tokenizer, family)
+    for kind in ("lora", "slim"):
+        engine.attach(tmp_path / kind, name=kind)
+    wanted = rows(QUESTION, LONGER, SHORT)
+    together = ids(last(engine, wanted, Sampling(max_new_tokens=14)))
+    for row, expected in zip(wanted, together, strict=True):
+        assert ids(last(engine, [row], Sampling(max_new_tokens=14))) == [expected]
+    assert len(set(together)) > 1
+
+
+def test_each_variant_goes_on_with_its_own_history(engine):
+    first = last(engine, rows(QUESTION), Sampling(max_new_tokens=6))
+    second = [
+        (*QUESTION, Message("assistant", row.text or "-"), Message("user", "And the sea?")) for row in first.rows
+    ]
+    together = last(engine, rows(*second))
+    for row, messages, step_row in zip(rows(*second), second, together.rows, strict=True):
+        assert step_row.prompt_tokens == engine.count_tokens(messages)
+        assert ids(last(engine, [row])) == [step_row.token_ids]
+
+
+def test_the_base_among_adapters_is_the_base_without(engine, folders):
+    bare = load_engine(folders.base, device="cpu")
+    assert ids(last(bare, [Row("base", LONGER)])) == ids(last(engine, rows(LONGER)))[:1]
