@@ -53,7 +53,9 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             unexpected = set_peft_model_state_dict(model, tensors, name).unexpected_keys
             if unexpected:
                 raise AdapterError(f"{WEIGHTS}: {shown(unexpected[0], 160)} found no place in the model.")
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         raise AdapterError("The device has no memory left for this adapter; remove another one first.") from None
     return model
 
@@ -106,6 +108,13 @@ def _as_slim(adapter: Adapter, model: nn.Module) -> tuple[SlimConfig, dict[str, 
     if isinstance(config, LoraConfig):
         return lora_to_slim(config, adapter.tensors())
     return config, adapter.tensors()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU and on MPS torch has no class of its own for it.
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def _layers(model: nn.Module) -> dict[str, SlimLayer]:

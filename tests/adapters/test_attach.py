@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from slim_core.adapters import AdapterError, Folder, attach, describe_base, detach, open_adapter, try_out
-from slim_core.method import SlimLayer
+from slim_core.method import SlimLayer, fold_masks
 from tests.adapters.small import IDS, lora, save, save_slim
 from tests.conftest import build
 from tests.method.small import hooked, logits
@@ -87,6 +87,15 @@ def test_the_adapter_that_came_first_may_go_first(folders):
     assert sum(isinstance(m, SlimLayer) for m in model.modules()) == 4
 
 
+def test_an_adapter_whose_masks_were_folded_goes_like_any_other(folders):
+    base = build("llama")
+    model = attach(base, opened(folders["lora"], base), "mine")
+    was = state(model)
+    attach(model, opened(folders["slim"], model), "theirs")
+    fold_masks(model, "theirs")
+    assert state(detach(model, "theirs")) == was
+
+
 def test_random_numbers_stay_as_they_are(folders):
     base = build("llama")
     adapter = opened(folders["slim"], base)
@@ -136,6 +145,13 @@ def fail_after(monkeypatch, owner, name: str, calls: int, error: BaseException) 
     monkeypatch.setattr(owner, name, failing)
 
 
+FULL = [
+    torch.OutOfMemoryError("full"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("MPS backend out of memory"),
+]
+ERRORS = [RuntimeError("broken"), KeyboardInterrupt(), *FULL]
 FAILURES = {
     "in the middle of building": (SlimLayer, "update_layer", 5),
     "at the start": (PeftModel, "add_adapter", 0),
@@ -143,9 +159,7 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("broken"), KeyboardInterrupt(), torch.OutOfMemoryError("full")], ids=repr
-)
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
 @pytest.mark.parametrize("first", [None, "lora", "slim"])
 @pytest.mark.parametrize("where", FAILURES)
 def test_a_failure_leaves_the_model_as_it_was(where, first, error, folders, monkeypatch):
@@ -159,7 +173,7 @@ def test_a_failure_leaves_the_model_as_it_was(where, first, error, folders, monk
     before, was = model(input_ids=IDS, **rows).logits, state(model)
     owner, name, calls = FAILURES[where]
     fail_after(monkeypatch, sys.modules[owner] if isinstance(owner, str) else owner, name, calls, error)
-    with pytest.raises(AdapterError if isinstance(error, torch.OutOfMemoryError) else type(error)):
+    with pytest.raises(AdapterError if error in FULL else type(error)):
         attach(model, adapter, "theirs")
     assert state(model) == was
     assert torch.equal(model(input_ids=IDS, **rows).logits, before)
