@@ -72,9 +72,7 @@ def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
     if name not in model.peft_config:
         raise ValueError(f"The model has no adapter named {name!r}.")
     if len(model.peft_config) == 1:
-        base = model.unload()
-        base.__dict__.pop("peft_config", None)
-        return base
+        return model.unload()
     if name in model.active_adapters:
         other = next(other for other in model.peft_config if other != name)
         model.set_adapter(other, inference_mode=True)

@@ -21,7 +21,7 @@ from slim_core.adapters.layout import expected_layout
 from tests.adapters.families import FAMILIES, family
 from tests.adapters.small import IDS, config, fill_statistics, lora, save, save_slim, tensors
 from tests.conftest import build, tiny_llama
-from tests.method.small import logits, slim, tensors_of
+from tests.method.small import logits, slim, slim_layers, tensors_of
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set", "ignore:With `top_k=1`")
@@ -78,6 +78,7 @@ def same_as_peft(folder: Path, make) -> None:
     }
     assert set(adapter.targets) == layers
     model = attach(base, adapter, "theirs")
+    assert slim_layers(model).keys() == layers
     torch.testing.assert_close(logits(model, IDS), expected, rtol=0, atol=2e-6)
     mixed = model(input_ids=IDS, adapter_names=["theirs", "__base__", "theirs"]).logits
     torch.testing.assert_close(mixed[1], before[1], rtol=0, atol=2e-6)
