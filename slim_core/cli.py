@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .commands import demo
+from .commands import adapter, demo
 from .commands.bench_compare import bench_compare
 from .commands.compare import compare
 from .commands.pairs import pairs
@@ -18,6 +18,7 @@ from .method import SlimConfig
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
+app.add_typer(adapter.app, name="adapter")
 app.add_typer(demo.app, name="demo")
 
 

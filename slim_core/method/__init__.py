@@ -11,17 +11,20 @@ from .batch_rows import adapter_rows
 from .config import SlimConfig, SlimType
 from .context import BASE_ROW
 from .export import LoraExport, export_lora
+from .fingerprint import difference, fingerprint_of_shapes
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SlimModel, extra_losses, fold_masks, slice_factors
+from .model import SAME_INPUT, SlimModel, base_modules, extra_losses, fold_masks, is_supported, slice_factors
 from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
-from .rows import load_lora, lora_to_slim
+from .rows import PLAIN_STARTS, load_lora, lora_to_slim
 from .trace import RoutingTrace, RowRouting, trace_routing
 
 
 __all__ = [
     "BASE_ROW",
+    "PLAIN_STARTS",
+    "SAME_INPUT",
     "Linear",
     "LoraExport",
     "Router",
@@ -31,11 +34,16 @@ __all__ = [
     "SlimConfig",
     "SlimLayer",
     "SlimModel",
+    "SlimType",
     "adapter_rows",
+    "base_modules",
+    "difference",
     "export_lora",
     "extra_losses",
+    "fingerprint_of_shapes",
     "fold_masks",
     "guard_cpu_4bit",
+    "is_supported",
     "load_lora",
     "lora_to_slim",
     "slice_factors",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
@@ -25,10 +26,17 @@ def fingerprint(targets: list[str], modules: dict[str, nn.Module]) -> Fingerprin
         For each name how many there are of which shape, such as `"32 x (4096 -> 1024)"`, inputs first.
     """
     patterns = {_pattern(name) for name in targets}
+    named = {name: module for name, module in modules.items() if _pattern(name) in patterns}
+    return fingerprint_of_shapes(targets, {name: _get_in_out_features(module) for name, module in named.items()})
+
+
+def fingerprint_of_shapes(targets: Iterable[str], linears: Mapping[str, tuple[int, int]]) -> Fingerprint:
+    """The same where only the (C_in, C_out) of the base's Linears by name are at hand, and no model."""
+    patterns = {_pattern(name) for name in targets}
     shapes: dict[str, Counter[tuple[int, int]]] = {}
-    for name, module in modules.items():
+    for name, shape in linears.items():
         if (pattern := _pattern(name)) in patterns:
-            shapes.setdefault(pattern, Counter())[_get_in_out_features(module)] += 1
+            shapes.setdefault(pattern, Counter())[shape] += 1
     return {
         pattern: " + ".join(f"{number} x ({c_in} -> {c_out})" for (c_in, c_out), number in sorted(counted.items()))
         for pattern, counted in sorted(shapes.items())

@@ -86,14 +86,14 @@ class SlimModel(BaseTuner):
     def _prepare_model(self, peft_config: SlimConfig, model: nn.Module) -> None:
         """Everything that can be wrong is found here, before the first module is replaced."""
         guard_cpu_4bit(model)
-        modules = _base_modules(model)
+        modules = base_modules(model)
         if str(peft_config.target_modules).lower() == "all-linear":
             _maybe_include_all_linear_layers(peft_config, model)
             # It also names what is inside of modules that another adapter saves whole.
             peft_config.target_modules &= set(modules)
         targets = [name for name in modules if self._check_target_module_exists(peft_config, name)]
         for name in targets:
-            if not _is_supported(modules[name]):
+            if not is_supported(modules[name]):
                 raise TypeError(
                     f"SLIM adapts nn.Linear, Conv1D and bitsandbytes' 4- and 8-bit Linears; `{name}` is a "
                     f"{type(modules[name]).__name__}. Leave it out of `target_modules` or name it in "
@@ -192,7 +192,7 @@ class SlimModel(BaseTuner):
             raise ValueError(f"`adapter_names` has {len(adapter_names)} names for a batch of {len(batch)} rows.")
 
 
-def _base_modules(model: nn.Module) -> dict[str, nn.Module]:
+def base_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The base model's modules by name: an adapted Linear is its base, and adapters' own modules are left out."""
     modules: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
@@ -216,7 +216,8 @@ def _check_name(adapter_name: str) -> None:
         )
 
 
-def _is_supported(module: nn.Module) -> bool:
+def is_supported(module: nn.Module) -> bool:
+    """Whether SLIM can adapt this module: a Linear in full precision, 4 or 8 bits, or GPT-2's Conv1D."""
     backend = resolve_quantization_backend(module)
     if backend is not None:
         return backend.layer_type == "linear"

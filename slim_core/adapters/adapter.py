@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An adapter from outside after every check."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..method import SlimConfig
+from .files import WEIGHTS
+from .header import Header
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A checked adapter. Its files are private copies; `delete` removes them.
+
+    Attributes:
+        kind: what it is.
+        label: its name for people; never part of a path or a module's name.
+        config: rebuilt from a list of allowed fields. `attach` works on a copy.
+        folder: our private folder with the weights.
+        header: dtype and shape of each tensor.
+        targets: names of the Linears that it adapts; empty if it was checked without a base.
+        parameters: number of its trained weights.
+        bytes: size of its weights' file. In a model it takes `row_bytes`.
+        sha256: of that file, in hex.
+        trained_on: the base that its config names, or None. Only ever shown.
+        warnings: sentences about what is unusual but allowed.
+    """
+
+    kind: Literal["lora", "slim"]
+    label: str
+    config: LoraConfig | SlimConfig
+    folder: Path
+    header: Header
+    targets: tuple[str, ...]
+    parameters: int
+    bytes: int
+    sha256: str
+    trained_on: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that it takes in a model, where factors in half precision become float32."""
+        sizes = {"BOOL": 1, "I64": 8}
+        return sum(math.prod(info.shape) * sizes.get(info.dtype, 4) for info in self.header.values())
+
+    @property
+    def detail(self) -> str:
+        """A few words such as "rank 16, 8 + 2 experts, top-2"."""
+        rank = f"rank {self.config.r}"
+        if self.config.rank_pattern:
+            rank += " (others in places)"
+        if isinstance(self.config, LoraConfig):
+            return rank
+        return f"{rank}, {self.config.num_experts} + {self.config.num_identity} experts, top-{self.config.top_k}"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, on the CPU, keyed as in the file."""
+        return load_file(self.folder / WEIGHTS)
+
+    def delete(self) -> None:
+        """Remove its files. What is attached to a model stays there."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put a checked adapter on a model, and take it off again; on any failure the model is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..method import SlimConfig, SlimLayer, SlimType, lora_to_slim
+from .adapter import Adapter
+from .base import describe_base
+from .errors import AdapterError, shown
+from .files import WEIGHTS
+from .fit import check_fit, with_default_targets
+
+
+def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PeftModel:
+    """Put an adapter on a model as a row.
+
+    Whoever calls sees to it that no forward runs meanwhile. The random numbers of the process stay as they are.
+
+    Args:
+        model: the base, or a `PeftModel` that carries SLIM rows.
+        adapter: checked, against this base or another: whether it fits is checked again.
+        name: its name in `adapter_names`.
+
+    Returns:
+        The `PeftModel`, the given one if it was one. Other adapters and the active one stay.
+
+    Raises:
+        AdapterError: if it does not fit this model, its files are gone, or memory does not suffice.
+        ValueError: if the name is taken or cannot be one, or the model carries another kind of adapter.
+        RuntimeError: if it is a 4-bit base that `guard_cpu_4bit` was not called for before its first forward.
+    """
+    if isinstance(model, PeftModel):
+        if model.peft_type != SlimType.SLIM:
+            raise ValueError(f"The model carries adapters of the kind {model.peft_type}, not SLIM.")
+        if name in model.peft_config:
+            raise ValueError(f"The model already has an adapter named {name!r}.")
+    config, tensors = _as_slim(adapter, model)
+    try:
+        with _unchanged_by_failure(model), torch.random.fork_rng(devices=[]):
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, config)
+            else:
+                base, model = model, PeftModel(model, config, name)
+                model.training = base.training  # a new wrapper is in training mode
+            unexpected = set_peft_model_state_dict(model, tensors, name).unexpected_keys
+            if unexpected:
+                raise AdapterError(f"{WEIGHTS}: {shown(unexpected[0], 160)} found no place in the model.")
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise AdapterError("The device has no memory left for this adapter; remove another one first.") from None
+    return model
+
+
+def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
+    """Take an adapter off a model, with every module that only it needed.
+
+    Returns:
+        The model; after its last adapter the base itself, without a trace of PEFT.
+
+    Raises:
+        ValueError: if there is no adapter of that name.
+    """
+    if name not in model.peft_config:
+        raise ValueError(f"The model has no adapter named {name!r}.")
+    if len(model.peft_config) == 1:
+        return model.unload()
+    if name in model.active_adapters:
+        other = next(other for other in model.peft_config if other != name)
+        model.set_adapter(other, inference_mode=True)
+    model.delete_adapter(name)
+    _unwrap_empty(model.get_base_model())
+    return model
+
+
+@torch.no_grad()
+def try_out(model: PeftModel, name: str) -> None:
+    """Run a few tokens through an attached adapter: what its numbers do together, no check of each alone can tell.
+
+    Raises:
+        AdapterError: if what the model says is not finite.
+    """
+    device = model.get_input_embeddings().weight.device
+    ids = torch.arange(4, device=device).unsqueeze(0)
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), adapter_names=[name]).logits
+    if not torch.isfinite(logits).all():
+        raise AdapterError("With this adapter the model's answers overflow (NaN or infinity); its weights are broken.")
+
+
+def _as_slim(adapter: Adapter, model: nn.Module) -> tuple[SlimConfig, dict[str, Tensor]]:
+    """Its config and weights as SLIM has them, after checking once more that they fit this very model."""
+    weights = adapter.folder / WEIGHTS
+    if not weights.is_file():
+        raise AdapterError(f"The files of {shown(adapter.label)} were removed; give it again.")
+    base = describe_base(model)
+    check_fit(adapter.config, adapter.header, base)
+    config = with_default_targets(adapter.config, base)
+    if isinstance(config, LoraConfig):
+        return lora_to_slim(config, adapter.tensors())
+    return config, adapter.tensors()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU and on MPS torch has no class of its own for it.
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _layers(model: nn.Module) -> dict[str, SlimLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, SlimLayer)}
+
+
+def _unwrap_empty(base: nn.Module) -> None:
+    """Put a Linear back where the layer around it serves no adapter any more."""
+    for name, layer in _layers(base).items():
+        if not layer.slim_config:
+            parent, _, own = name.rpartition(".")
+            setattr(base.get_submodule(parent), own, layer.get_base_layer())
+
+
+@contextmanager
+def _unchanged_by_failure(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Undo a half-done attachment: adapters, layers, hooks, what is trainable."""
+    wrapped = isinstance(model, PeftModel)
+    base = model.get_base_model() if wrapped else model
+    adapters = set(model.peft_config) if wrapped else set()
+    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    had_configs = "peft_config" in base.__dict__
+    try:
+        yield
+    except BaseException:
+        layers = _layers(base).values()
+        for layer in layers:
+            for name in set(layer.slim_config) - adapters:
+                layer.delete_adapter(name)
+        if wrapped:
+            for name in set(model.peft_config) - adapters:
+                del model.peft_config[name]
+        else:
+            for context in {layer.context for layer in layers}:
+                context.detach()
+            if not had_configs:
+                base.__dict__.pop("peft_config", None)
+        _unwrap_empty(base)
+        for parameter, before in trainable.items():
+            parameter.requires_grad_(before)
+        raise

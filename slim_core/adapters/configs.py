@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapter_config.json` becomes a fresh config of ours: only fields on a list are read, each by its own rule.
+
+Nothing that could lead elsewhere survives: no path, no repository, no class or library name, no regular expression.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from peft import LoraConfig
+
+from ..method import PLAIN_STARTS, SlimConfig
+from . import fields
+from .errors import AdapterError, SizeError, shown
+from .fields import Raw, refuse, unset
+from .files import CONFIG
+from .kinds import VARIANTS, refuse_kind
+from .limits import Limits
+
+
+TASKS = (None, "CAUSAL_LM")
+# Read by neither us nor an answer: notes, and settings of training.
+NOTES = {
+    "peft_type",
+    "peft_version",
+    "revision",
+    "inference_mode",
+    "qalora_group_size",
+    "eva_config",
+    "runtime_config",
+}
+LORA_FIELDS = {
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+}
+SLIM_FIELDS = {field.name for field in dataclasses.fields(SlimConfig)}
+# What SlimConfig does not bound itself.
+SLIM_MOST = {
+    "num_clusters": "clusters",
+    "num_experts": "experts",
+    "num_identity": "experts",
+    "r": "rank",
+    "router_hidden": "rank",
+}
+
+
+class ReadConfig(NamedTuple):
+    """A fresh config, and the name of the base that the adapter says it was trained on, to be shown and compared."""
+
+    config: LoraConfig | SlimConfig
+    trained_on: str | None
+    warnings: tuple[str, ...] = ()
+
+
+def read_config(raw: Raw, limits: Limits) -> ReadConfig:
+    """Rebuild a config from parsed JSON.
+
+    Raises:
+        AdapterError: for another kind than LORA and SLIM, a value out of its limits, a field that asks for more than
+            a row can do, or an unknown field that is set.
+    """
+    kind = raw.get("peft_type")
+    if kind is None:
+        refuse("peft_type", "is missing; it must be 'LORA' or 'SLIM'")
+    trained_on = _trained_on(raw)
+    _check_task(raw)
+    _check_library(raw)
+    if kind == "LORA":
+        return ReadConfig(_lora(raw, limits), trained_on)
+    if kind == "SLIM":
+        return _slim(raw, limits, trained_on)
+    return refuse_kind(kind)
+
+
+def check_rank(config: LoraConfig | SlimConfig, limits: Limits) -> None:
+    """Raises SizeError if all experts of one Linear together have too high a rank."""
+    experts = config.num_experts if isinstance(config, SlimConfig) else 1
+    rank = experts * max(config.r, *config.rank_pattern.values(), 0)
+    if rank > limits.rank:
+        raise SizeError(
+            f"{CONFIG}: the experts of one Linear have rank {rank:,} together; at most {limits.rank:,} is allowed."
+        )
+
+
+def _trained_on(raw: Raw) -> str | None:
+    """Where it comes from, as a note: never a path that is opened or an id that is fetched."""
+    found = fields.text(raw, "base_model_name_or_path")
+    return shown(found, 120)[1:-1] if found else None
+
+
+def _check_task(raw: Raw) -> None:
+    if raw.get("task_type") not in TASKS:
+        refuse("task_type", f"is {shown(raw['task_type'])}; only adapters for CAUSAL_LM can answer here")
+
+
+def _check_library(raw: Raw) -> None:
+    """PEFT imports what `auto_mapping` names. We do not; what names another library than PEFT would is no accident."""
+    mapping = raw.get("auto_mapping")
+    if unset(mapping):
+        return
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
+    if not isinstance(library, str) or not library.startswith("transformers."):
+        refuse("auto_mapping", f"names the library {shown(library)}; leave the field out, it is not needed")
+
+
+def _check_variants(raw: Raw) -> None:
+    for field, (what, remedy) in VARIANTS.items():
+        if not unset(raw.get(field)):
+            refuse(field, f"is {shown(raw[field])}: {what}; {remedy}")
+
+
+def _check_known(raw: Raw, known: set[str]) -> None:
+    for field, value in raw.items():
+        if field not in known and field not in NOTES and field not in VARIANTS and not unset(value):
+            raise AdapterError(f"{CONFIG}: {shown(field)} is unknown here and set to {shown(value)}; leave it out.")
+
+
+def _check_start(raw: Raw) -> None:
+    """How training began must not matter any more: some starts subtract themselves from the base's weights."""
+    start = raw.get("init_lora_weights", True)
+    # MiCA only chooses where training starts and which factor is frozen; the base stays as it is.
+    if not any(type(start) is type(plain) and start == plain for plain in (*PLAIN_STARTS, "mica")):
+        refuse(
+            "init_lora_weights",
+            f"is {shown(start)}, which changes the base's weights or is unknown; save the adapter with "
+            "`path_initial_model_for_weight_conversion` to get a plain LoRA",
+        )
+
+
+def _lora(raw: Raw, limits: Limits) -> LoraConfig:
+    _check_variants(raw)
+    _check_known(raw, LORA_FIELDS)
+    _check_start(raw)
+    if raw.get("bias") is not None:
+        fields.one_of(raw, "bias", ("none",))
+    if raw.get("megatron_core") is not None:
+        fields.one_of(raw, "megatron_core", ("megatron.core",))
+    fields.flag(raw, "fan_in_fan_out")  # says how PEFT should merge; a row is never merged
+    _check_dropout(raw)
+    if "r" not in raw or "lora_alpha" not in raw:
+        refuse("r" if "r" not in raw else "lora_alpha", "is missing")
+    common = _common(raw, limits)
+    return LoraConfig(
+        r=fields.whole(raw, "r", 8, 1, limits.rank),
+        lora_alpha=fields.positive(raw["lora_alpha"], "lora_alpha", limits.alpha),
+        use_rslora=fields.flag(raw, "use_rslora"),
+        bias="none",
+        **common,
+    )
+
+
+def _check_dropout(raw: Raw) -> None:
+    dropout = raw.get("lora_dropout", 0)
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        refuse("lora_dropout", f"is {shown(dropout)}; it must be a number from 0 to below 1")
+
+
+def _common(raw: Raw, limits: Limits) -> dict[str, Any]:
+    """What a LoRA and SLIM share: which Linears, and their own ranks and scales."""
+    target_modules = fields.targets(raw, limits)
+    layers = fields.layers(raw)
+    pattern = fields.layers_pattern(raw, limits)
+    if layers is not None and not isinstance(target_modules, list):
+        refuse("layers_to_transform", "needs `target_modules` as a list of names")
+    if layers is None and pattern is not None:
+        refuse("layers_pattern", "is set, so `layers_to_transform` must say which blocks")
+    return {
+        "target_modules": target_modules,
+        "exclude_modules": fields.names(raw, "exclude_modules", limits),
+        "layers_to_transform": layers,
+        "layers_pattern": pattern,
+        "rank_pattern": fields.pattern(
+            raw, "rank_pattern", limits, lambda rank, field: fields.whole({field: rank}, field, 1, 1, limits.rank)
+        ),
+        "alpha_pattern": fields.pattern(
+            raw, "alpha_pattern", limits, lambda alpha, field: fields.positive(alpha, field, limits.alpha)
+        ),
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+    }
+
+
+def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
+    _check_variants(raw)
+    _check_known(raw, SLIM_FIELDS)
+    _check_fingerprint(raw)
+    if raw.get("merge") == "dare" and raw.get("mask_rate", 0.1) != 0:
+        refuse("merge", "is 'dare', the slow reference, which would hold up every row; train with merge='fast'")
+    for field, limit in SLIM_MOST.items():
+        if field in raw:
+            fields.whole(raw, field, 0, 0, getattr(limits, limit))
+    if "alpha" in raw:
+        fields.positive(raw["alpha"], "alpha", limits.alpha)
+    if raw.get("yield_strength", 0) != 0:
+        fields.positive(raw["yield_strength"], "yield_strength", limits.alpha)
+    dropped = NOTES | {"auto_mapping", "base_model_name_or_path", "modules_to_save"}
+    rest = {field: value for field, value in raw.items() if field in SLIM_FIELDS - dropped}
+    try:
+        config = SlimConfig(**(rest | _common(raw, limits)))
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"{CONFIG}: {error}") from None
+    config.target_modules = config.target_modules or fields.ALL_LINEAR
+    return ReadConfig(config, trained_on, _oddities(config))
+
+
+def _oddities(config: SlimConfig) -> tuple[str, ...]:
+    """What is allowed but surely not meant. SlimConfig's own warning goes to the log, which no visitor reads."""
+    if config.routed and config.top_k == 1:
+        return ("`top_k` is 1: the expert that is kept always has weight 1, so the router cannot have learned much.",)
+    return ()
+
+
+def _check_fingerprint(raw: Raw) -> None:
+    found = raw.get("base_fingerprint")
+    if found is None:
+        return
+    if not isinstance(found, dict) or not all(isinstance(shapes, str) for shapes in found.values()):
+        refuse(
+            "base_fingerprint", f"is {shown(found)}; it must be a table of shapes by name, as the library writes it"
+        )

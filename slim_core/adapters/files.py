@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files from outside, copied under fixed names into a folder of our own before anything looks into them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from .errors import AdapterError, SizeError, megabytes, shown
+from .limits import Limits
+
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+# What people upload instead of safetensors. All of these may run code when they are opened.
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
+CHUNK = 1 << 20
+
+
+class Source(Protocol):
+    """Where an adapter comes from: an upload, a folder, the Hub."""
+
+    @property
+    def label(self) -> str:
+        """A name for people, if they give none themselves."""
+
+    def copy_to(self, folder: Path, limits: Limits) -> None:
+        """Put `CONFIG` and `WEIGHTS` into `folder`.
+
+        Raises:
+            AdapterError: if one of them is missing, too large, empty, or no regular file.
+        """
+
+
+class UploadedFile(NamedTuple):
+    """One uploaded file: its name on the visitor's machine, which is only ever compared, and where it is on ours."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The files of an adapter's folder, in any order; those that are not needed are never opened."""
+
+    files: tuple[UploadedFile, ...]
+    label: str = "uploaded adapter"
+
+    @classmethod
+    def of(cls, paths: Iterable[str | os.PathLike]) -> Upload:
+        """Files that still have the names they were uploaded with."""
+        return cls(tuple(UploadedFile(os.fspath(path), Path(path)) for path in paths))
+
+    def copy_to(self, folder: Path, limits: Limits) -> None:
+        _check_names(self.files)
+        _copy(_choose(self.files, CONFIG, ".json"), folder / CONFIG, limits.config_bytes)
+        _copy(_choose(self.files, WEIGHTS, ".safetensors"), folder / WEIGHTS, limits.weights_bytes)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on this machine, named by its operator: a visitor never names one."""
+
+    path: Path
+
+    @property
+    def label(self) -> str:
+        return self.path.name or "adapter"
+
+    def copy_to(self, folder: Path, limits: Limits) -> None:
+        if not self.path.is_dir():
+            raise AdapterError(f"There is no folder {shown(str(self.path), 200)}.")
+        Upload.of(path for path in sorted(self.path.iterdir()) if not path.is_dir()).copy_to(folder, limits)
+
+
+def _check_names(files: tuple[UploadedFile, ...]) -> None:
+    for file in files:
+        if len(file.name) > 4096 or "\0" in file.name:
+            raise AdapterError(f"The file name {shown(file.name)} is too long or holds a null; rename the file.")
+
+
+def _last_part(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2].casefold()
+
+
+def _choose(files: tuple[UploadedFile, ...], name: str, ending: str) -> UploadedFile:
+    """The file of that name, or else the only one with that ending: browsers add " (1)" to a second download."""
+    named = [file for file in files if _last_part(file.name) == name]
+    alike = named or [file for file in files if _last_part(file.name).endswith(ending)]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        raise AdapterError(f"There are {len(alike)} files that could be `{name}`; give exactly one.")
+    pickles = [file for file in files if _last_part(file.name).endswith(PICKLES)]
+    if pickles and name == WEIGHTS:
+        raise AdapterError(
+            f"There is no `{name}` but {shown(_last_part(pickles[0].name))}, a format that can run code and is never "
+            "opened; save the adapter again with `save_pretrained`, which writes safetensors."
+        )
+    raise AdapterError(f"There is no `{name}` among the files; an adapter is `{CONFIG}` and `{WEIGHTS}`.")
+
+
+def _copy(file: UploadedFile, target: Path, most: int) -> None:
+    """Copy a regular file of at most `most` bytes; what happens to the original afterwards no longer matters."""
+    # No link is followed, and a pipe does not make us wait.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    name = target.name
+    if file.path.is_symlink():
+        raise AdapterError(f"`{name}` is a link; give the file itself.")
+    try:
+        descriptor = os.open(file.path, flags)
+    except (OSError, ValueError):
+        raise AdapterError(f"`{name}` cannot be opened; upload it again.") from None
+    with os.fdopen(descriptor, "rb") as source:
+        info = os.fstat(source.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise AdapterError(f"`{name}` is no regular file.")
+        if info.st_size == 0:
+            raise AdapterError(f"`{name}` is empty.")
+        check_bytes(name, info.st_size, most)
+        with open(target, "xb") as out:
+            copied = 0
+            while chunk := source.read(CHUNK):
+                copied += len(chunk)
+                check_bytes(name, copied, most)  # the file may be growing
+                out.write(chunk)
+
+
+def check_bytes(name: str, size: int, most: int) -> None:
+    """Raises SizeError if a file is larger than allowed."""
+    if size > most:
+        raise SizeError(f"`{name}` has {megabytes(size)}; at most {megabytes(most)} are allowed.")

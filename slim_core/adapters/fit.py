@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an adapter fits a base: its Linears exist, and its file holds exactly the tensors that they need.
+
+PEFT loads what fits and warns of the rest, so an adapter of another base may load as one that does nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+from ..method import SlimConfig, difference, fingerprint_of_shapes
+from .base import BaseShapes
+from .errors import AdapterError, shown
+from .fields import ALL_LINEAR, refuse
+from .files import WEIGHTS
+from .header import Header
+from .layout import PREFIX, Layout, expected_layout
+
+
+def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes) -> tuple[str, ...]:
+    """Check an adapter against a base.
+
+    Args:
+        config: a config rebuilt by `read_config`.
+        header: of its file.
+        base: what it has to fit.
+
+    Returns:
+        The names of the Linears that it adapts, in the base's order.
+
+    Raises:
+        AdapterError: if it does not fit.
+    """
+    config = with_default_targets(config, base)
+    targets = adapted_linears(config, base)
+    _check_fingerprint(config, targets, base)
+    layout = expected_layout(config, targets, base)
+    _check_prefix(header, layout)
+    _check_missing(header, layout, base)
+    _check_extra(header, layout, base)
+    for name, found in header.items():
+        if found.shape != layout[name].shape:
+            raise AdapterError(
+                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(found.shape)}, but on {shown(base.name, 120)} it "
+                f"must be {list(layout[name].shape)}; the adapter was made for another base or rank."
+            )
+    check_dtypes(header, layout)
+    return targets
+
+
+def with_default_targets(config: LoraConfig | SlimConfig, base: BaseShapes) -> LoraConfig | SlimConfig:
+    """A copy that names its Linears: a LoRA without `target_modules` sits where PEFT puts one on this family.
+
+    Raises:
+        AdapterError: if PEFT has no such default for this base.
+    """
+    config = copy.deepcopy(config)
+    if config.target_modules is None:
+        defaults = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(base.family)
+        if defaults is None:
+            refuse(
+                "target_modules",
+                f"is unset and has no default on {shown(base.name, 120)}; list names such as 'q_proj'",
+            )
+        config.target_modules = set(defaults)
+    return config
+
+
+def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
+    """Names of the Linears that a config adapts, found by PEFT's own rule for names.
+
+    Raises:
+        AdapterError: if a name is nowhere in the base, names something other than a Linear, or none is left.
+    """
+    if config.target_modules == ALL_LINEAR:
+        return tuple(name for name in base.linears if name != base.head and not _excluded(config, name))
+    _check_names_exist(config, base)
+    wrong = next((name for name in sorted(base.others) if _matches(config, name)), None)
+    if wrong is not None:
+        refuse("target_modules", f"names `{wrong}`, which is no Linear; only Linears can be adapted here")
+    targets = tuple(name for name in base.linears if _matches(config, name))
+    if not targets:
+        refuse("target_modules", f"with the other fields leaves no Linear of {shown(base.name, 120)} to adapt")
+    return targets
+
+
+def _matches(config: LoraConfig | SlimConfig, name: str) -> bool:
+    return bool(check_target_module_exists(config, name))
+
+
+def _excluded(config: LoraConfig | SlimConfig, name: str) -> bool:
+    return any(name == excluded or name.endswith(f".{excluded}") for excluded in config.exclude_modules or ())
+
+
+def _check_names_exist(config: LoraConfig | SlimConfig, base: BaseShapes) -> None:
+    # Every ending of every name, so that this takes one look-up a target.
+    endings = set()
+    for name in (*base.linears, *base.others):
+        parts = name.split(".")
+        endings |= {".".join(parts[i:]) for i in range(len(parts))}
+    for target in sorted(config.target_modules):
+        if target not in endings:
+            known = sorted({name.rpartition(".")[2] for name in base.linears})
+            refuse(
+                "target_modules",
+                f"names {shown(target)}, which {shown(base.name, 120)} does not have; its Linears are "
+                + ", ".join(known[:12])
+                + (", …" if len(known) > 12 else ""),
+            )
+
+
+def _check_fingerprint(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> None:
+    saved = getattr(config, "base_fingerprint", None)
+    wrong = None if saved is None else difference(saved, fingerprint_of_shapes(targets, base.linears))
+    if wrong is not None:
+        raise AdapterError(f"The adapter was made for another base: {shown(wrong, 300)[1:-1]}")
+
+
+def _check_prefix(header: Header, layout: Layout) -> None:
+    """One sentence for keys that are all named differently, before any single one is missed."""
+    if header.keys() & layout.keys():
+        return
+    raise AdapterError(
+        f"{WEIGHTS}: no tensor has a name that belongs here: the first is {shown(next(iter(header)), 160)}, expected "
+        f"are names such as {shown(next(iter(layout)), 160)}; save the adapter with PEFT's `save_pretrained`."
+    )
+
+
+def _check_missing(header: Header, layout: Layout, base: BaseShapes) -> None:
+    missing = [name for name in layout if name not in header]
+    if missing:
+        raise AdapterError(
+            f"{WEIGHTS}: {len(missing):,} of {len(layout):,} tensors that {shown(base.name, 120)} needs are missing, "
+            f"the first {shown(missing[0], 160)}; the file is incomplete or the adapter was made for another base."
+        )
+
+
+def _check_extra(header: Header, layout: Layout, base: BaseShapes) -> None:
+    extra = [name for name in header if name not in layout]
+    if not extra:
+        return
+    copied = [name for name in extra if name.startswith(PREFIX) and ".lora_" not in name and ".slim_" not in name]
+    if copied:
+        raise AdapterError(
+            f"{WEIGHTS}: {shown(copied[0], 160)} is a weight of the base itself, not of the adapter; save it with "
+            "`save_pretrained(…, save_embedding_layers=False)` and without modules_to_save."
+        )
+    raise AdapterError(
+        f"{WEIGHTS}: {len(extra):,} tensors have no place in {shown(base.name, 120)}, the first "
+        f"{shown(extra[0], 160)}; the adapter was made for another base or holds more than it says."
+    )
+
+
+def check_dtypes(header: Header, layout: Layout) -> None:
+    """Raises AdapterError for a tensor in a dtype that its place does not allow."""
+    for name, found in header.items():
+        if found.dtype not in layout[name].dtypes:
+            allowed = " or ".join(sorted(layout[name].dtypes))
+            raise AdapterError(f"{WEIGHTS}: {shown(name, 160)} has the dtype {found.dtype}; it must be {allowed}.")

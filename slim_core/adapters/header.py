@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of contents of a safetensors file, read and checked before any tensor is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from .errors import AdapterError, SizeError, megabytes, shown
+from .files import WEIGHTS
+from .limits import Limits
+from .strict_json import read_object
+
+
+class TensorInfo(NamedTuple):
+    """What the header says of one tensor: dtype in safetensors' names (`"F32"`), and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+Header = dict[str, TensorInfo]
+
+# First bytes of what gets renamed to safetensors.
+OTHER_FORMATS = (
+    (b"PK\x03\x04", "a zip archive or a PyTorch file; neither is opened"),
+    (b"\x80\x02", "a Python pickle, which can run code and is never opened"),
+    (b"\x80\x03", "a Python pickle, which can run code and is never opened"),
+    (b"\x80\x04", "a Python pickle, which can run code and is never opened"),
+    (b"\x80\x05", "a Python pickle, which can run code and is never opened"),
+    (b"version https://git-lfs", "a Git LFS pointer; download the file that it stands for"),
+    (b"GGUF", "a GGUF file; give the adapter as PEFT saves it"),
+    (b"\x89HDF", "an HDF5 file; give the adapter as PEFT saves it"),
+    (b"<", "a web page; download the file itself"),
+    (b"{", "a JSON text; give the weights"),
+)
+
+
+def read_header(path: Path, limits: Limits) -> Header:
+    """Names, dtypes and shapes of the tensors in a file, in the file's order.
+
+    Raises:
+        AdapterError: if it is no valid safetensors file: too short, its header too long, not JSON or with a name
+            twice, tensors that overlap, leave gaps, or do not end with the file; or if it holds no tensor.
+    """
+    try:
+        _check_start(path, limits)
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            slices = {name: file.get_slice(name) for name in names}
+            header = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+    except SafetensorError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise AdapterError(f"{WEIGHTS} is no valid safetensors file: {shown(reason, 160)}.") from None
+    if not header:
+        raise AdapterError(f"{WEIGHTS} holds no tensors; save the adapter again.")
+    if len(header) > limits.tensors:
+        raise SizeError(f"{WEIGHTS} holds {len(header):,} tensors; at most {limits.tensors:,} are allowed.")
+    return header
+
+
+def _check_start(path: Path, limits: Limits) -> None:
+    """The header's length, and its JSON by stricter rules than the library's, which lets a name stand twice."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(32)
+        length = int.from_bytes(start[:8], "little")
+        if size < 8 or length > size - 8:
+            _check_other_formats(start)
+            raise AdapterError(
+                f"{WEIGHTS} is no safetensors file or was cut off: it has {megabytes(size)}, but its header alone "
+                f"would need {megabytes(length + 8) if size >= 8 else 'eight for its length'}."
+            )
+        if length > limits.header_bytes:
+            raise SizeError(
+                f"The header of {WEIGHTS} has {megabytes(length)}; at most {megabytes(limits.header_bytes)} are "
+                "allowed."
+            )
+        file.seek(8)
+        read_object(file.read(length), f"The header of {WEIGHTS}", limits.json_depth)
+
+
+def _check_other_formats(start: bytes) -> None:
+    """Say which format it is, once it cannot be safetensors: as a length, these first bytes are far too large."""
+    for first, what in OTHER_FORMATS:
+        if start.lstrip().startswith(first):
+            raise AdapterError(f"{WEIGHTS} is not safetensors but {what}.")

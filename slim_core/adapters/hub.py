@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An adapter by its Hub id: two named files of one pinned commit, their sizes known before the first byte.
+
+Everything goes through huggingface_hub's own functions. A visitor's id is fetched without any token.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRunning
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import HfFileMetadata
+from huggingface_hub.utils import tqdm
+
+from .errors import AdapterError, megabytes, shown
+from .files import CONFIG, WEIGHTS, check_bytes
+from .limits import Limits
+
+
+# A letter or digit at both ends of a part, so that neither part can be `.` or `..`.
+PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+REPOSITORY = re.compile(rf"{PART}/{PART}\Z")
+REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?\Z")
+SHA1, SHA256 = re.compile(r"[0-9a-f]{40}\Z"), re.compile(r"[0-9a-f]{64}\Z")
+# The Hub has to answer within this many seconds; the download as a whole has `Limits.seconds`.
+ANSWER_SECONDS = 10.0
+# Downloads at a time, of all visitors.
+DOWNLOADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="adapter-download")
+
+
+class _TooLongError(Exception):
+    """Raised inside a download that nobody waits for any more."""
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """An adapter on the Hub.
+
+    Attributes:
+        repository: its id, `owner/name`.
+        revision: branch, tag or commit; None for the main branch.
+        operator: the operator chose this id, so the operator's token may be used. Never for what a visitor types.
+        on_progress: called with bytes so far and in all, from another thread.
+        endpoint: another Hub than the configured one.
+    """
+
+    repository: str
+    revision: str | None = None
+    operator: bool = False
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    endpoint: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.repository.rpartition("/")[2]
+
+    def copy_to(self, folder: Path, limits: Limits) -> None:
+        """See `Source`. Everything together takes at most `limits.seconds`."""
+        _check_id(self.repository, self.revision)
+        stop = threading.Event()
+        fetching = DOWNLOADS.submit(self._fetch, folder / "download", limits, stop)
+        try:
+            files = fetching.result(timeout=limits.seconds)
+            for name in files:
+                (folder / "download" / name).replace(folder / name)
+            _check_content(folder / WEIGHTS, files[WEIGHTS], self.repository)
+        except StillRunning:
+            raise AdapterError(
+                f"Fetching {self.repository} takes longer than the {limits.seconds:.0f} seconds allowed; try again "
+                "later."
+            ) from None
+        except AdapterError:
+            raise
+        except Exception as error:  # the library passes on what its HTTP client and the disk raise
+            raise _explained(error, self.repository, self.revision) from None
+        finally:
+            stop.set()
+            fetching.cancel()
+            shutil.rmtree(folder / "download", ignore_errors=True)
+
+    @property
+    def _token(self) -> bool | None:
+        # None is the library's own look-up; False sends none even if there is one.
+        return None if self.operator else False
+
+    def _commit(self) -> str:
+        """The commit that the revision stands for now. What comes later is of this commit and no other."""
+        api = HfApi(endpoint=self.endpoint, token=self._token)
+        info = api.model_info(self.repository, revision=self.revision, timeout=ANSWER_SECONDS, expand=["sha"])
+        if info.id.casefold() != self.repository.casefold():
+            raise AdapterError(
+                f"The Hub answers for another repository, {shown(info.id, 120)}: {self.repository} was renamed; give "
+                "the new id if you trust it."
+            )
+        if not info.sha or not SHA1.match(info.sha):
+            raise AdapterError(f"The Hub names no commit of {self.repository}; try again later.")
+        return info.sha
+
+    def _metadata(self, name: str, commit: str, most: int) -> HfFileMetadata:
+        url = hf_hub_url(self.repository, name, revision=commit, endpoint=self.endpoint)
+        try:
+            found = get_hf_file_metadata(url, token=self._token, timeout=ANSWER_SECONDS, endpoint=self.endpoint)
+        except EntryNotFoundError:
+            raise AdapterError(
+                f"{self.repository} has no `{name}`; an adapter is `{CONFIG}` and `{WEIGHTS}`, and a `.bin` is never "
+                "opened."
+            ) from None
+        _check_location(url, found, self.repository, commit)
+        if found.size is None:
+            raise AdapterError(f"The Hub does not say how large `{name}` of {self.repository} is; try again later.")
+        check_bytes(name, found.size, most)
+        if found.size == 0:
+            raise AdapterError(f"`{name}` of {self.repository} is empty.")
+        return found
+
+    def _fetch(self, folder: Path, limits: Limits, stop: threading.Event) -> dict[str, HfFileMetadata]:
+        """In a thread of its own, since a connection that trickles cannot be interrupted from within."""
+        try:
+            commit = self._commit()
+            files = {name: self._metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
+            progress = _progress_bar(sum(file.size for file in files.values()), self.on_progress, stop)
+            for name in files:
+                if stop.is_set():
+                    raise _TooLongError
+                hf_hub_download(
+                    self.repository,
+                    name,
+                    revision=commit,
+                    local_dir=folder,
+                    token=self._token,
+                    endpoint=self.endpoint,
+                    etag_timeout=ANSWER_SECONDS,
+                    tqdm_class=progress,
+                )
+            return files
+        finally:
+            if stop.is_set():  # nobody waits, and the private folder is gone or about to go
+                shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def _limits_by_name(limits: Limits) -> dict[str, int]:
+    return {CONFIG: limits.config_bytes, WEIGHTS: limits.weights_bytes}
+
+
+def _check_id(repository: str, revision: str | None) -> None:
+    if not REPOSITORY.match(repository) or ".." in repository or "--" in repository:
+        raise AdapterError(
+            f"{shown(repository)} is no Hub id; it must be owner/name, of letters, digits, dots, dashes and "
+            "underscores."
+        )
+    if revision is not None and (not REVISION.match(revision) or ".." in revision or "//" in revision):
+        raise AdapterError(f"{shown(revision)} is no revision; it must be a branch, a tag or a commit.")
+
+
+def _check_location(url: str, found: HfFileMetadata, repository: str, commit: str) -> None:
+    """The Hub sends a file from its store elsewhere; what it sends from its own host must be of this repository."""
+    asked, given = urlsplit(url), urlsplit(found.location)
+    same_host = not given.netloc or given.netloc == asked.netloc
+    if same_host and f"/{repository}/".casefold() not in unquote(given.path).casefold():
+        raise AdapterError(
+            f"The Hub redirects {repository} to another repository; give that one's id if you trust it."
+        )
+    if found.commit_hash != commit:
+        raise AdapterError(f"The Hub answers with another commit of {repository} than was asked for; try again.")
+
+
+def _progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.Event) -> type[tqdm]:
+    """huggingface_hub reports to a class of progress bar. This one shows nothing, counts, and can end the download."""
+    done = 0
+
+    class Progress(tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **(kwargs | {"disable": True}))
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal done
+            done += int(n or 0)
+            if stop.is_set():
+                raise _TooLongError
+            if done > total:
+                raise AdapterError(f"The Hub sends more than the {megabytes(total)} that it named; try again later.")
+            tell(done, total)
+
+    return Progress
+
+
+def _check_content(path: Path, expected: HfFileMetadata, repository: str) -> None:
+    """What came is what was named: the size, and for large files the SHA-256, which is their ETag."""
+    if path.stat().st_size != expected.size:
+        raise AdapterError(f"`{WEIGHTS}` of {repository} came with another size than the Hub named; try again.")
+    if expected.etag is None or not SHA256.match(expected.etag):
+        return
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected.etag:
+            raise AdapterError(f"`{WEIGHTS}` of {repository} was damaged on the way; try again.")
+
+
+def _explained(error: Exception, repository: str, revision: str | None) -> AdapterError:
+    """One sentence for what the library raises."""
+    if isinstance(error, GatedRepoError):
+        return AdapterError(f"{repository} is gated: its owner must grant access, which visitors' ids are without.")
+    if isinstance(error, RepositoryNotFoundError):
+        return AdapterError(f"{repository} does not exist on the Hub or is private; check the id.")
+    if isinstance(error, RevisionNotFoundError):
+        return AdapterError(f"{repository} has no revision {shown(revision)}; give a branch, a tag or a commit.")
+    if isinstance(error, DisabledRepoError):
+        return AdapterError(f"{repository} was disabled by the Hub.")
+    if isinstance(error, OfflineModeIsEnabled):
+        return AdapterError(f"{repository} cannot be fetched: HF_HUB_OFFLINE is set; unset it or give files.")
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return AdapterError(f"The Hub refused {repository} with status {error.response.status_code}; try again later.")
+    if isinstance(error, FileMetadataError):
+        return AdapterError(f"{constants.ENDPOINT} does not answer like a Hub; check HF_ENDPOINT.")
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return AdapterError(f"A file of {repository} came with another size than the Hub named; try again.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return AdapterError(f"This machine has no room left on its disk for {repository}.")
+    return AdapterError(
+        f"The connection to the Hub broke while fetching {repository} ({type(error).__name__}); try again."
+    )

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors that an adapter's file must hold on a given base: exactly these names, shapes and dtypes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from peft import LoraConfig
+
+from ..method import SAME_INPUT, SlimConfig
+from .base import BaseShapes
+
+
+FLOATS = frozenset({"F32", "F16", "BF16"})
+PREFIX = "base_model.model."
+
+
+class Expected(NamedTuple):
+    """One tensor of the file: allowed dtypes in safetensors' names, and shape."""
+
+    dtypes: frozenset[str]
+    shape: tuple[int, ...]
+
+
+Layout = dict[str, Expected]
+
+
+def expected_layout(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> Layout:
+    """The whole file of an adapter with this config on these Linears."""
+    if isinstance(config, LoraConfig):
+        return {
+            f"{PREFIX}{name}.{key}": tensor
+            for name in targets
+            for key, tensor in _lora_tensors(rank_of(config, name), *base.linears[name]).items()
+        }
+    readers = _shared_routers(config, targets)
+    return {
+        f"{PREFIX}{name}.{key}": tensor
+        for name in targets
+        for key, tensor in _slim_tensors(config, rank_of(config, name), *base.linears[name], name in readers).items()
+    }
+
+
+def rank_of(config: LoraConfig | SlimConfig, name: str) -> int:
+    """Rank of each expert in one Linear. As PEFT does it, the first pattern that is the name or ends it counts."""
+    found = (rank for key, rank in config.rank_pattern.items() if name == key or name.endswith(f".{key}"))
+    return next(found, config.r)
+
+
+def _lora_tensors(r: int, c_in: int, c_out: int) -> Layout:
+    return {"lora_A.weight": Expected(FLOATS, (r, c_in)), "lora_B.weight": Expected(FLOATS, (c_out, r))}
+
+
+def _slim_tensors(config: SlimConfig, r: int, c_in: int, c_out: int, shares: bool) -> Layout:
+    rank = config.num_experts * r
+    tensors = {"slim_A": Expected(FLOATS, (rank, c_in)), "slim_B": Expected(FLOATS, (c_out, rank))}
+    if config.routed and not shares:
+        tensors |= _router_tensors(config, c_in)
+    if config.merge == "fast" and config.mask_rate > 0:
+        mask = frozenset({"BOOL"})
+        tensors |= {"slim_columns": Expected(mask, (c_in,)), "slim_rows": Expected(mask, (c_out,))}
+    return tensors
+
+
+def _router_tensors(config: SlimConfig, c_in: int) -> Layout:
+    experts, clusters = config.num_experts + config.num_identity, config.num_clusters
+    statistic = frozenset({"F32"})
+    tensors = {
+        "slim_router": Expected(FLOATS, (experts, c_in)),
+        "slim_router_bias": Expected(FLOATS, (experts,)),
+        "slim_center": Expected(statistic, (clusters, c_in)),
+        "slim_var": Expected(statistic, (clusters, c_in)),
+        "slim_count": Expected(frozenset({"I64"}), (clusters,)),
+    }
+    if config.router_hidden:
+        tensors["slim_router_down"] = Expected(FLOATS, (config.router_hidden, c_in))
+        tensors["slim_router_up"] = Expected(FLOATS, (c_in, config.router_hidden))
+    if config.yield_mode == "calibrated":
+        tensors["slim_reference"] = Expected(statistic, ())
+    return tensors
+
+
+def _shared_routers(config: SlimConfig, targets: tuple[str, ...]) -> set[str]:
+    """Linears that read the router of an earlier sibling with the same input, and so have none of their own."""
+    if config.router_scope != "block":
+        return set()
+    owners: set[tuple[str, tuple[str, ...]]] = set()
+    readers = set()
+    for name in targets:
+        parent, _, last = name.rpartition(".")
+        for group in (group for group in SAME_INPUT if last in group):
+            if (parent, group) in owners:
+                readers.add(name)
+            owners.add((parent, group))
+    return readers

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of one adapter in their order, each told as soon as it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from peft import LoraConfig
+
+from .adapter import Adapter
+from .base import BaseShapes
+from .configs import ReadConfig, check_rank, read_config
+from .errors import AdapterError, megabytes, shown
+from .files import CONFIG, WEIGHTS, Source
+from .fit import check_fit
+from .header import Header, read_header
+from .limits import DEFAULT, Limits
+from .strict_json import read_object
+from .values import STATISTICS, check_values
+
+
+Name = Literal["readable", "format", "size", "fits this base", "weights finite", "changes something", "ready"]
+LABEL_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check and how it went.
+
+    Attributes:
+        name: which one.
+        state: a warning is passed, but its sentence should be read.
+        sentence: what was found.
+        adapter: with "ready" and no other.
+    """
+
+    name: Name
+    state: Literal["passed", "warning", "failed"]
+    sentence: str
+    adapter: Adapter | None = None
+
+
+def check(
+    source: Source, base: BaseShapes | None, *, label: str | None = None, limits: Limits = DEFAULT
+) -> Iterator[Check]:
+    """Copy an adapter into a private folder and check it there.
+
+    The checks come one by one, so that they can be shown as they pass. The first that fails is the last, and then
+    nothing is left behind; nor is there if the iterator is closed early. With "ready" the caller owns the adapter.
+
+    Args:
+        source: where it comes from.
+        base: what it has to fit; None checks everything else.
+        label: the visitor's name for it.
+        limits: how large it may be.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="slim-adapter-"))
+    kept = False
+    running: Name = "readable"
+    try:
+        for found in _checks(source, base, clean_label(label or source.label), limits, folder):
+            if isinstance(found, str):
+                running = found
+                continue
+            kept = found.adapter is not None
+            yield found
+    except AdapterError as error:
+        yield Check(error.check or running, "failed", str(error))
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_adapter(
+    source: Source,
+    base: BaseShapes | None,
+    *,
+    label: str | None = None,
+    limits: Limits = DEFAULT,
+    on_check: Callable[[Check], None] = lambda _: None,
+) -> Adapter:
+    """The same in one call.
+
+    Returns:
+        The adapter; its `delete` removes the private copy.
+
+    Raises:
+        AdapterError: with the sentence of the check that failed.
+    """
+    for found in check(source, base, label=label, limits=limits):
+        on_check(found)
+        if found.state == "failed":
+            raise AdapterError(found.sentence)
+    return found.adapter
+
+
+def clean_label(label: str) -> str:
+    """A visitor's text as a name: one line, nothing invisible, not long. Whoever shows it still escapes it."""
+    visible = "".join(c if c.isprintable() else " " for c in label[: 10 * LABEL_LENGTH])
+    return " ".join(visible.split())[:LABEL_LENGTH] or "adapter"
+
+
+def _checks(
+    source: Source, base: BaseShapes | None, label: str, limits: Limits, folder: Path
+) -> Iterator[Check | Name]:
+    """Names of checks before they run, and what came of them."""
+    yield "readable"
+    source.copy_to(folder, limits)
+    weights = folder / WEIGHTS
+    size = weights.stat().st_size
+    yield Check("readable", "passed", f"`{CONFIG}` and `{WEIGHTS}` are there.")
+
+    yield "format"
+    header = read_header(weights, limits)
+    read = read_config(read_object((folder / CONFIG).read_bytes(), CONFIG, limits.json_depth), limits)
+    (folder / CONFIG).unlink()  # what counts from here on is the config that was rebuilt
+    kind = "lora" if isinstance(read.config, LoraConfig) else "slim"
+    yield Check("format", "passed", f"A {kind.upper()} adapter in safetensors.")
+
+    yield "size"
+    check_rank(read.config, limits)
+    parameters = sum(math.prod(info.shape) for name, info in header.items() if not name.endswith(STATISTICS))
+    yield Check("size", "passed", f"{megabytes(size)}, {parameters:,} parameters in {len(header):,} tensors.")
+
+    yield "fits this base"
+    targets, fits = _fit(read, header, base)
+    yield fits
+
+    yield "weights finite"
+    changes = check_values(weights, limits)
+    yield Check("weights finite", "passed", "Every number is finite and of a sane size.")
+
+    yield "changes something"
+    moves = Check("changes something", "passed", "Its update is not zero.")
+    if not changes:
+        moves = Check(
+            "changes something",
+            "warning",
+            "It changes nothing: a factor of each Linear is all zero, as before training; its answers are the base's.",
+        )
+    yield moves
+
+    yield "ready"
+    told = [*read.warnings, *(found.sentence for found in (fits, moves) if found.state == "warning" and base)]
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    adapter = Adapter(
+        kind, label, read.config, folder, header, targets, parameters, size, digest, read.trained_on, tuple(told)
+    )
+    yield Check("ready", "passed", f"{adapter.detail}.", adapter)
+
+
+def _fit(read: ReadConfig, header: Header, base: BaseShapes | None) -> tuple[tuple[str, ...], Check]:
+    if base is None:
+        return (), Check("fits this base", "warning", "Not checked: no base model was given.")
+    targets = check_fit(read.config, header, base)
+    if read.trained_on and _model_name(read.trained_on) != _model_name(base.name):
+        return targets, Check(
+            "fits this base",
+            "warning",
+            f"Trained on another base: it names {shown(read.trained_on, 120)}, this is {shown(base.name, 120)}. All "
+            "shapes fit, but the answers may be poor.",
+        )
+    return targets, Check("fits this base", "passed", f"All {len(targets)} Linears are there in the right sizes.")
+
+
+def _model_name(name: str) -> str:
+    """The last part of a folder or Hub id: the same model may lie in either."""
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()

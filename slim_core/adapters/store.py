@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters of many visitors in bounded memory: the least recently used goes first, and its owner is told."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from .adapter import Adapter
+from .errors import AdapterError, megabytes, shown
+
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """How much is held. Bytes are those that an adapter takes in a model.
+
+    Attributes:
+        owner_count: adapters of one visitor.
+        owner_bytes: of one visitor.
+        total_count: adapters of all.
+        total_bytes: of all.
+    """
+
+    owner_count: int = 2
+    owner_bytes: int = 1024**3
+    total_count: int = 16
+    total_bytes: int = 4 * 1024**3
+
+
+@dataclass(frozen=True)
+class Held:
+    """An adapter in the store.
+
+    Attributes:
+        key: unique in this process, and fit for the adapter's name in a model.
+        owner: whose it is.
+        adapter: the adapter.
+    """
+
+    key: str
+    owner: str
+    adapter: Adapter
+
+
+@dataclass
+class _State:
+    held: Held
+    users: int = 0
+    dropped: bool = False
+
+
+class AdapterStore:
+    """Holds visitors' adapters; safe to use from several threads.
+
+    An adapter that an answer is being written with is never dropped under it: one that is removed meanwhile is
+    freed when the answer has ended.
+
+    Args:
+        limits: how much is held.
+        free: called with what goes, before its files are deleted and with no lock held; it takes the row off the
+            model.
+    """
+
+    def __init__(self, limits: StoreLimits | None = None, free: Callable[[Held], None] = lambda held: None) -> None:
+        self.limits = limits or StoreLimits()
+        self._free = free
+        self._lock = threading.Lock()
+        # The least recently used first.
+        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._notices: dict[str, list[str]] = {}
+        self._numbers = itertools.count(1)
+
+    def add(self, owner: str, adapter: Adapter) -> Held:
+        """Take an adapter in, and drop others where there is no room.
+
+        Raises:
+            AdapterError: if it is larger than all the room, or what could go is in use. It then still belongs to the
+                caller.
+        """
+        self._check_alone(adapter)
+        with self._lock:
+            own = [s for s in self._present() if s.held.owner == owner]
+            gone = self._to_drop(own, adapter, self.limits.owner_count, self.limits.owner_bytes)
+            # Also those that are removed but still in use: they take room until their answer ends.
+            rest = [s for s in self._states.values() if s not in gone]
+            others = self._to_drop(rest, adapter, self.limits.total_count, self.limits.total_bytes)
+            for state in gone:
+                self._tell(state, "to make room for your new one")
+            for state in others:
+                self._tell(state, "since others need the room and it was used longest ago")
+            freed = [self._drop(state) for state in gone + others]
+            held = Held(f"visitor-{next(self._numbers)}", owner, adapter)
+            self._states[held.key] = _State(held)
+        self._release(freed)
+        return held
+
+    @contextmanager
+    def use(self, key: str) -> Iterator[Adapter]:
+        """The adapter, kept while the context is open, and counted as used now.
+
+        Raises:
+            AdapterError: if it is not there any more.
+        """
+        with self._lock:
+            state = self._states.get(key)
+            if state is None or state.dropped:
+                raise AdapterError("This adapter was removed; add it again.")
+            state.users += 1
+            self._states.move_to_end(key)
+        try:
+            yield state.held.adapter
+        finally:
+            with self._lock:
+                state.users -= 1
+                freed = [state.held] if state.dropped and not state.users else []
+                if freed:
+                    del self._states[key]
+            self._release(freed)
+
+    def of(self, owner: str) -> tuple[Held, ...]:
+        """A visitor's adapters, in the order in which they were last used."""
+        with self._lock:
+            return tuple(state.held for state in self._present() if state.held.owner == owner)
+
+    def remove(self, key: str) -> None:
+        """Drop an adapter; nothing happens if it is gone already."""
+        with self._lock:
+            state = self._states.get(key)
+            freed = [] if state is None or state.dropped else [self._drop(state)]
+        self._release(freed)
+
+    def leave(self, owner: str) -> None:
+        """A visitor leaves: their adapters, files and notices go."""
+        with self._lock:
+            mine = [state for state in self._present() if state.held.owner == owner]
+            freed = [self._drop(state) for state in mine]
+            self._notices.pop(owner, None)
+        self._release(freed)
+
+    def notices(self, owner: str) -> tuple[str, ...]:
+        """Sentences about adapters of this visitor that went for want of room; each is told once."""
+        with self._lock:
+            return tuple(self._notices.pop(owner, ()))
+
+    # -- with the lock held --------------------------------------------------------------------------------------
+
+    def _present(self) -> list[_State]:
+        return [state for state in self._states.values() if not state.dropped]
+
+    def _to_drop(self, held: list[_State], adapter: Adapter, count: int, size: int) -> list[_State]:
+        """The least recently used of `held` that must go so that `adapter` has room."""
+        gone: list[_State] = []
+        left = len(held)
+        used = sum(state.held.adapter.row_bytes for state in held)
+        for state in held:
+            if left < count and used + adapter.row_bytes <= size:
+                break
+            if state.users:
+                continue
+            gone.append(state)
+            left -= 1
+            used -= state.held.adapter.row_bytes
+        if left >= count or used + adapter.row_bytes > size:
+            raise AdapterError(
+                "There is no room for another adapter while answers are being written with the others; try again "
+                "when they have ended."
+            )
+        return gone
+
+    def _tell(self, state: _State, why: str) -> None:
+        sentence = f"Your adapter {shown(state.held.adapter.label)} was removed {why}."
+        self._notices.setdefault(state.held.owner, []).append(sentence)
+
+    def _drop(self, state: _State) -> Held | None:
+        """Take it out; None if an answer still needs it, which then frees it."""
+        state.dropped = True
+        if state.users:
+            return None
+        del self._states[state.held.key]
+        return state.held
+
+    # -- without it ----------------------------------------------------------------------------------------------
+
+    def _check_alone(self, adapter: Adapter) -> None:
+        most = min(self.limits.owner_bytes, self.limits.total_bytes)
+        if adapter.row_bytes > most:
+            raise AdapterError(
+                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; a visitor may hold {megabytes(most)}."
+            )
+
+    def _release(self, freed: list[Held | None]) -> None:
+        with ExitStack() as last:  # every one of them, even if one raises
+            for held in reversed(freed):
+                if held is not None:
+                    last.callback(held.adapter.delete)
+                    last.callback(self._free, held)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core adapter …`: check, describe and export adapters."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+
+if TYPE_CHECKING:
+    from ..adapters import Adapter, Source
+
+
+app = typer.Typer(no_args_is_help=True, help="Check, describe and export adapters.")
+
+SOURCE = typer.Argument(metavar="DIR|ID", help="Folder, or Hub id.")
+STYLES = {"passed": "green", "warning": "yellow", "failed": "red"}
+BATCH, LENGTH = 8, 128
+# Everyday English of several kinds, for an export whose user has no text of the adapter's domain at hand.
+SENTENCES = (
+    "The train leaves at half past seven, so we should be at the station a little earlier.",
+    "Question: What is the capital of France? Answer: The capital of France is Paris.",
+    "Once upon a time there was a girl who lived at the edge of a large forest with her brother.",
+    "To make bread you need flour, water, salt and yeast; knead the dough and let it rest for an hour.",
+    "If a box holds twelve eggs and five are broken, then seven eggs are left.",
+    "The committee will meet again on Monday to decide about the budget for the coming year.",
+    "def add(a, b):\n    return a + b",
+    "Water boils at a lower temperature on a mountain because the air presses on it less.",
+)
+
+
+@app.command("check")
+def check_command(
+    source: Annotated[str, SOURCE],
+    base: Annotated[str | None, typer.Option(help="Base model that it must fit: folder or Hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Version of an adapter on the Hub.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="Version of the base.")] = None,
+) -> None:
+    """Check an adapter as the app does before it is used. Of the base only the config is read."""
+    from ..adapters import base_from_config, check
+
+    console = Console(soft_wrap=True)
+    with _told():
+        shapes = base_from_config(base, base_revision) if base else None
+        last = None
+        for last in check(_source(source, revision), shapes):
+            console.print(f"{last.state:8}", style=STYLES[last.state], end="")
+            console.print(f"{last.name}: {last.sentence}", markup=False, highlight=False)
+    if last.adapter:
+        last.adapter.delete()
+    if last.state == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    source: Annotated[str, SOURCE],
+    revision: Annotated[str | None, typer.Option(help="Version of an adapter on the Hub.")] = None,
+) -> None:
+    """Say what an adapter is."""
+    with _told(), _opened(source, revision) as adapter:
+        console = Console(soft_wrap=True, markup=False, highlight=False)
+        for name, value in _facts(adapter):
+            console.print(f"{name:12} {value}")
+
+
+@app.command()
+def export(
+    source: Annotated[str, SOURCE],
+    output: Annotated[Path, typer.Argument(help="New folder for the LoRA.")],
+    base: Annotated[str, typer.Option(help="Base model: folder or Hub id.")],
+    text: Annotated[
+        Path | None, typer.Option(help="Calibration text, a passage a line. [default: eight sentences]")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Version of an adapter on the Hub.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="Version of the base.")] = None,
+) -> None:
+    """Write a SLIM adapter as a plain LoRA with its mean routing over a text, and say how far that is from it.
+
+    Take text like what the LoRA will read: the routing is frozen as it is there.
+    """
+    from ..adapters import AdapterError, attach, describe_base, open_adapter
+    from ..method import export_lora
+
+    with _told():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise AdapterError(f"{output} exists and is not empty; name a new folder.")
+        passages = _passages(text)
+        model, tokenizer = _load(base, base_revision)
+        adapter = open_adapter(_source(source, revision), describe_base(model, base))
+        try:
+            if adapter.kind != "slim":
+                raise AdapterError("This is a plain LoRA already; there is no routing to freeze.")
+            model = attach(model, adapter, "exported")
+        finally:
+            adapter.delete()
+        model.peft_config["exported"].base_model_name_or_path = base
+        try:
+            report = export_lora(model, "exported", _batches(tokenizer, passages), output)
+        except ValueError as error:
+            raise AdapterError(str(error)) from None
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(f"A plain LoRA of rank {adapter.config.num_experts * adapter.config.r} is in {output}.")
+    console.print(
+        f"Its next-token distribution differs from the routed adapter's by {report.mean_kl:.4f} nats on average and "
+        f"{report.max_kl:.4f} at most, over {report.tokens} tokens; {report.same_top1:.1%} have the same likeliest "
+        "next token."
+    )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A refusal is one sentence and exit code 1."""
+    from ..adapters import AdapterError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the checks say in their own words what is odd
+            yield
+    except AdapterError as error:
+        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _opened(source: str, revision: str | None) -> Iterator[Adapter]:
+    from ..adapters import open_adapter
+
+    adapter = open_adapter(_source(source, revision), None)
+    try:
+        yield adapter
+    finally:
+        adapter.delete()
+
+
+def _source(source: str, revision: str | None) -> Source:
+    """A folder if there is one of that name. Who types a command is the operator."""
+    from ..adapters import AdapterError, Folder, HubRepository
+
+    path = Path(source).expanduser()
+    if path.is_file():
+        raise AdapterError(f"{source} is a file; name the folder that holds the adapter's two files.")
+    if path.is_dir() or source.startswith((".", "/", "~")):
+        return Folder(path)
+    return HubRepository(source, revision, operator=True)
+
+
+def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
+    config = adapter.config
+    targets = config.target_modules or "PEFT's default"
+    if not isinstance(targets, str):  # the same Linear of every block is told once
+        targets = ", ".join(sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in targets}))
+    yield "kind", adapter.kind.upper()
+    yield "rank", config.r
+    if config.rank_pattern:
+        yield "other ranks", ", ".join(f"{name} {rank}" for name, rank in config.rank_pattern.items())
+    if adapter.kind == "slim":
+        yield "experts", f"{config.num_experts} LoRA + {config.num_identity} identity, top-{config.top_k}"
+    yield "alpha", config.alpha if adapter.kind == "slim" else config.lora_alpha
+    yield "rsLoRA", "yes" if config.use_rslora else "no"
+    yield "targets", targets
+    yield "parameters", f"{adapter.parameters:,}"
+    yield "bytes", f"{adapter.bytes:,}"
+    yield "base", adapter.trained_on or "not named"
+    for name, shapes in (getattr(config, "base_fingerprint", None) or {}).items():
+        yield "fingerprint", f"{name}: {shapes}"
+    yield "sha256", adapter.sha256
+    for warning in adapter.warnings:
+        yield "warning", warning
+
+
+def _passages(path: Path | None) -> list[str]:
+    from ..adapters import AdapterError
+
+    if path is None:
+        return list(SENTENCES)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterError(f"The text {path} cannot be read: {error}.") from None
+    passages = [line for line in lines if line]
+    if not passages:
+        raise AdapterError(f"The text {path} is empty; give a passage a line.")
+    return passages
+
+
+def _load(base: str, revision: str | None) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ..adapters import AdapterError
+
+    common = {"revision": revision, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, **common)
+        model = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, dtype="auto", **common)
+    except Exception as error:  # hub, file and format errors of many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise AdapterError(f"The base model {base} cannot be loaded: {reason}.") from None
+    return model.eval(), tokenizer
+
+
+def _batches(tokenizer: Any, passages: list[str]) -> Iterator[dict[str, Any]]:
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    for start in range(0, len(passages), BATCH):
+        some = passages[start : start + BATCH]
+        encoded = tokenizer(some, return_tensors="pt", padding=True, truncation=True, max_length=LENGTH)
+        yield {name: encoded[name] for name in ("input_ids", "attention_mask")}

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that people may upload by mistake or on purpose: one sentence each, and the base stays as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from slim_core.adapters import Folder, Upload, UploadedFile, check, describe_base
+from slim_core.adapters.files import CONFIG, WEIGHTS
+from slim_core.adapters.kinds import VARIANTS
+from slim_core.method.rows import UNUSED
+from tests.adapters.bad_inputs import LIMITS, LORA, SLIM
+from tests.adapters.small import (
+    IDS,
+    config,
+    packed,
+    tensors,
+    weights_bytes,
+)
+from tests.conftest import build
+from tests.method.small import assert_untouched, logits
+
+
+TABLE = [
+    pytest.param(name, spoil, words, id=case) for name, cases in LORA.items() for case, (spoil, words) in cases.items()
+]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return build("llama")
+
+
+@pytest.fixture(scope="module")
+def before(base):
+    return logits(base, IDS)
+
+
+def refused(found, base, before, name: str, words: str) -> None:
+    """The last check failed under this name with one sentence, and nothing happened to the base."""
+    last = found[-1]
+    assert [c.state for c in found[:-1]] == ["passed"] * (len(found) - 1) and last.adapter is None
+    assert (last.name, last.state) == (name, "failed"), last.sentence
+    assert re.search(words, last.sentence), last.sentence
+    assert "\n" not in last.sentence and len(last.sentence) < 700 and last.sentence.endswith((".", "}.", "…"))
+    assert last.sentence.isprintable() and "Traceback" not in last.sentence
+    assert_untouched(base, before, IDS)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(("name", "spoil", "words"), TABLE)
+def test_a_bad_lora_gets_its_sentence(name, spoil, words, good_lora, base, before, tmp_path):
+    folder = shutil.copytree(good_lora, tmp_path / "bad")
+    spoil(folder)
+    refused(list(check(Folder(folder), describe_base(base), limits=LIMITS)), base, before, name, words)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(("name", "spoil", "words"), SLIM.values(), ids=SLIM)
+def test_a_bad_slim_adapter_gets_its_sentence(name, spoil, words, good_slim, base, before, tmp_path):
+    folder = shutil.copytree(good_slim, tmp_path / "bad")
+    spoil(folder)
+    refused(list(check(Folder(folder), describe_base(base), limits=LIMITS)), base, before, name, words)
+
+
+@pytest.mark.parametrize("folder", ["good_lora", "good_slim"])
+def test_unspoiled_they_pass(folder, request, base):
+    found = list(check(Folder(request.getfixturevalue(folder)), describe_base(base), limits=LIMITS))
+    assert [c.name for c in found] == [*CHECKS_IN_ORDER] and found[-1].adapter
+    assert all(c.state == "passed" for c in found), found
+
+
+CHECKS_IN_ORDER = ("readable", "format", "size", "fits this base", "weights finite", "changes something", "ready")
+
+
+def test_the_table_is_long_enough():
+    assert len(TABLE) + len(SLIM) >= 80
+
+
+def test_no_field_that_makes_more_of_a_lora_is_forgotten():
+    assert set(UNUSED) - {"bias"} <= set(VARIANTS)
+
+
+# -- names of uploaded files, which lead nowhere -----------------------------------------------------------------
+
+NAMES = {
+    "parent folders": ("../../../tmp/adapter_config.json", None),
+    "absolute": ("/etc/adapter_config.json", None),
+    "Windows": ("C:\\temp\\ADAPTER_CONFIG.json", None),
+    "second download": ("adapter_config (1).json", None),
+    "emoji": ("🦊.json", None),
+    "right to left": ("\u202egnosj.json", None),
+    "device": ("CON", "no `adapter_config.json` among the files"),
+    "parent folder alone": ("../../x", "no `adapter_config.json` among the files"),
+    "null": ("adapter_config.json\0.exe", "too long or holds a null"),
+    "50 kB": ("a" * 50_000 + ".json", "too long or holds a null"),
+    "empty": ("", "no `adapter_config.json` among the files"),
+}
+
+
+@pytest.mark.parametrize(("given", "words"), NAMES.values(), ids=NAMES)
+def test_the_name_of_an_upload_is_only_compared(given, words, good_lora, base, before, private):
+    files = (UploadedFile(WEIGHTS, good_lora / WEIGHTS), UploadedFile(given, good_lora / CONFIG))
+    found = list(check(Upload(files), describe_base(base)))
+    if words:
+        refused(found, base, before, "readable", words)
+        return
+    adapter = found[-1].adapter
+    assert adapter.folder.parent == private
+    assert [path.name for path in adapter.folder.iterdir()] == [WEIGHTS]
+
+
+def test_a_file_that_is_not_there_any_more(good_lora, base, before):
+    files = (UploadedFile(WEIGHTS, Path("gone")), UploadedFile(CONFIG, good_lora / CONFIG))
+    refused(list(check(Upload(files), describe_base(base))), base, before, "readable", "cannot be opened; upload it")
+
+
+def test_a_pipe_does_not_make_us_wait(good_lora, base, before, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    files = (UploadedFile(WEIGHTS, tmp_path / "pipe"), UploadedFile(CONFIG, good_lora / CONFIG))
+    refused(list(check(Upload(files), describe_base(base))), base, before, "readable", "is no regular file")
+
+
+def test_a_folder_that_is_not_there(base, before, tmp_path):
+    refused(list(check(Folder(tmp_path / "x"), describe_base(base))), base, before, "readable", "There is no folder")
+
+
+@pytest.mark.parametrize("elsewhere", ["http://169.254.169.254/", "../../etc", "/etc/passwd", "evil/repo"])
+def test_the_name_of_the_base_is_shown_and_never_followed(elsewhere, good_lora, base, tmp_path, monkeypatch):
+    folder = shutil.copytree(good_lora, tmp_path / "adapter")
+    config(base_model_name_or_path=elsewhere)(folder)
+    monkeypatch.setattr("socket.socket.connect", None)
+    *_, last = found = list(check(Folder(folder), describe_base(base, "me/my-base")))
+    assert found[3].state == "warning" and "Trained on another base" in found[3].sentence
+    assert elsewhere in found[3].sentence and "me/my-base" in found[3].sentence
+    assert last.adapter.trained_on == elsewhere and last.adapter.warnings == (found[3].sentence,)
+    assert last.adapter.config.base_model_name_or_path is None
+
+
+@pytest.mark.parametrize("ending", ["lora_A.weight", "lora_B.weight"])
+def test_an_adapter_that_changes_nothing_is_marked(ending, good_lora, base, tmp_path):
+    folder = shutil.copytree(good_lora, tmp_path / "zero")
+    tensors(lambda saved: {k: t * (not k.endswith(ending)) for k, t in saved.items()})(folder)
+    *_, moves, ready = check(Folder(folder), describe_base(base))
+    assert (moves.name, moves.state) == ("changes something", "warning") and "changes nothing" in moves.sentence
+    assert ready.adapter.warnings == (moves.sentence,)
+
+
+def test_hostile_headers_take_no_longer_than_others(good_lora, base, before, tmp_path):
+    folder = shutil.copytree(good_lora, tmp_path / "bad")
+    weights_bytes(lambda data: packed(b'{"' + b'\\"' * 2_000_000))(folder)
+    start = time.perf_counter()
+    found = list(check(Folder(folder), describe_base(base)))
+    assert time.perf_counter() - start < 5
+    refused(found, base, before, "format", "is no JSON")

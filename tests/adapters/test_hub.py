@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters from the Hub: two files of one commit, no token for a visitor's id, one sentence for what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import time
+import traceback
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+
+from slim_core.adapters import HubRepository, Limits, check, describe_base, open_adapter
+from slim_core.adapters import hub as hub_module
+from slim_core.adapters.files import CONFIG, WEIGHTS
+from tests.adapters.hub_server import COMMIT, Hub, serve
+from tests.adapters.small import IDS
+from tests.conftest import build
+from tests.method.small import assert_untouched, logits
+
+
+TOKEN = "hf_operators_own"
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch, tmp_path):
+    """The tests' own Hub is reachable, the cache is empty, and the operator has a token."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    # Waiting between tries is the library's business.
+    impatient = SimpleNamespace(**(vars(time) | {"sleep": lambda seconds: None}))
+    monkeypatch.setattr("huggingface_hub.file_download.time", impatient)
+    huggingface_hub.utils.close_session()
+    yield
+    huggingface_hub.utils.close_session()
+
+
+@pytest.fixture
+def hub(good_lora):
+    with serve(Hub({name: (good_lora / name).read_bytes() for name in (CONFIG, WEIGHTS)})) as running:
+        running.files["evil.py"] = b"import os"
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base():
+    return build("llama")
+
+
+def repository(hub: Hub, name: str = "me/lora", **kwargs) -> HubRepository:
+    return HubRepository(name, endpoint=hub.url, **kwargs)
+
+
+# "store": large files lie on another host. "resolve cache": small ones behind a second address of the same host.
+@pytest.mark.parametrize("way", ["", "store", "resolve cache"])
+@pytest.mark.parametrize("revision", [None, "main", "refs/pr/1", COMMIT])
+def test_a_visitors_adapter_arrives_without_any_token(way, revision, hub, base, good_lora):
+    hub.way = way
+    told = []
+    source = repository(hub, revision=revision, on_progress=lambda done, total: told.append((done, total)))
+    adapter = open_adapter(source, describe_base(base))
+    assert (adapter.folder / WEIGHTS).read_bytes() == (good_lora / WEIGHTS).read_bytes()
+    assert [path.name for path in adapter.folder.iterdir()] == [WEIGHTS] and adapter.label == "lora"
+    total = sum(len(hub.files[name]) for name in (CONFIG, WEIGHTS))
+    assert told[-1] == (total, total) and told == sorted(told)
+    assert not any("authorization" in headers for _, _, headers in hub.asked)
+    files = [path for path in hub.requests("GET") + hub.requests("HEAD") if not path.startswith("/api/models/")]
+    assert {path.rpartition("/")[2] for path in files} == {CONFIG, WEIGHTS}
+    assert all(COMMIT in path for path in files if "/cdn/" not in path)
+    # Sizes first: nothing is fetched before both are known.
+    methods = [method for method, path, _ in hub.asked if "/api/models/" not in path]
+    assert methods.index("GET") >= 2
+
+
+def test_the_operators_token_goes_with_the_operators_ids(hub, base):
+    open_adapter(repository(hub, operator=True), describe_base(base))
+    assert all(headers.get("authorization") == f"Bearer {TOKEN}" for _, _, headers in hub.asked)
+
+
+def test_a_download_that_is_cut_off_goes_on_where_it_was(hub, base, good_lora, monkeypatch):
+    # The library goes on after the last whole piece that it has; its pieces are larger than this file.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 64)
+    hub.way = "cut"
+    adapter = open_adapter(repository(hub), describe_base(base))
+    assert (adapter.folder / WEIGHTS).read_bytes() == (good_lora / WEIGHTS).read_bytes()
+    half = len(hub.files[WEIGHTS]) // 2 // 64 * 64
+    assert [h["range"] for m, _, h in hub.asked if m == "GET" and "range" in h] == [f"bytes={half}-"]
+
+
+BAD = {
+    "missing": "me/lora does not exist on the Hub or is private",
+    "private": "me/lora does not exist on the Hub or is private",
+    "no revision": r"me/lora has no revision None; give a branch",
+    "gated": "me/lora is gated: its owner must grant access",
+    "broken": "The Hub refused me/lora with status 500",
+    "busy": "The Hub refused me/lora with status 429",
+    "no commit": "The Hub names no commit of me/lora",
+    "other commit": "The Hub answers with another commit of me/lora",
+    "file redirected": "The Hub redirects me/lora to another repository",
+    "huge": r"`adapter_model\.safetensors` has 1,000,000\.0 MB; at most",
+    "zero": "`adapter_model.safetensors` of me/lora is empty",
+    "no size": "The Hub does not say how large `adapter_model.safetensors` of me/lora is",
+    "wrong size": "A file of me/lora came with another size than the Hub named",
+    "more": "The Hub sends more than the 5,[0-9]+ bytes that it named",
+    "damaged": "`adapter_model.safetensors` of me/lora was damaged on the way",
+    "cut for good": "The connection to the Hub broke while fetching me/lora",
+    "trickle": "Fetching me/lora takes longer than the 1 seconds allowed",
+    "silent": r"The connection to the Hub broke while fetching me/lora \(ReadTimeout\)",
+}
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(("way", "words"), BAD.items(), ids=BAD)
+def test_what_goes_wrong_is_one_sentence(way, words, hub, base, monkeypatch):
+    hub.way = way
+    # Short waits only where waiting is what goes wrong: a busy machine is slow too.
+    if way == "silent":
+        monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.3)
+    limits = Limits(seconds=1 if way == "trickle" else 60)
+    before = logits(base, IDS)
+    (found,) = check(repository(hub), describe_base(base), limits=limits)
+    assert found.state == "failed" and re.search(words, found.sentence), found.sentence
+    assert "\n" not in found.sentence and found.sentence.endswith((".", "again."))
+    assert found.name == ("size" if way == "huge" else "readable")
+    assert_untouched(base, before, IDS)
+    if way == "huge":
+        assert not [path for path in hub.requests("GET") if path.endswith("safetensors")]
+
+
+def test_a_renamed_repository_is_named_and_not_followed(hub, base):
+    hub.way = "renamed"
+    (found,) = check(repository(hub, "old/name"), describe_base(base))
+    assert "answers for another repository, 'new/name': old/name was renamed" in found.sentence
+    assert not [path for path in hub.requests("GET") if path.endswith(("json", "safetensors"))]
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_file_that_is_not_in_the_repository(name, hub, base):
+    del hub.files[name]
+    hub.files["adapter_model.bin"] = b"\x80\x02."
+    (found,) = check(repository(hub), describe_base(base))
+    assert f"me/lora has no `{name}`" in found.sentence and "never opened" in found.sentence
+    assert "adapter_model.bin" not in str(hub.asked)
+
+
+def test_no_hub_at_all(hub, base):
+    (found,) = check(HubRepository("me/lora", endpoint="http://127.0.0.1:9"), describe_base(base))
+    assert "The connection to the Hub broke while fetching me/lora (ConnectError)" in found.sentence
+
+
+def test_a_full_disk_is_said(hub, base, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub_module, "hf_hub_download", full)
+    (found,) = check(repository(hub), describe_base(base))
+    assert found.sentence == "This machine has no room left on its disk for me/lora."
+
+
+def test_offline_is_said(hub, base, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.utils.close_session()
+    (found,) = check(repository(hub), describe_base(base))
+    assert "HF_HUB_OFFLINE is set" in found.sentence and not hub.asked
+
+
+IDS_THAT_ARE_NONE = [
+    "",
+    "lora",
+    "a/../b",
+    "../b",
+    "a/..",
+    "./a",
+    "a/b/c",
+    "http://evil.com/x",
+    "a/" + "b" * 300,
+    "a b/c",
+    "a/b?x=1",
+    "a/b#x",
+    "a%2f/b",
+    "a/b\n",
+    "a/.git",
+    "a\\b",
+    "ä/b",
+    "a/b--c",
+    "a/b\0",
+    "@evil/b",
+]
+
+
+@pytest.mark.parametrize("name", IDS_THAT_ARE_NONE)
+def test_what_is_no_id_is_not_asked_for(name, hub, base):
+    (found,) = check(repository(hub, name), describe_base(base))
+    assert found.sentence.endswith("dots, dashes and underscores.") and "is no Hub id" in found.sentence
+    assert found.sentence.isprintable() and len(found.sentence) < 250 and not hub.asked
+
+
+@pytest.mark.parametrize("revision", ["", "../x", "a//b", "-x", "a b", "x" * 300, "a?b", "\n"])
+def test_what_is_no_revision_is_not_asked_for(revision, hub, base):
+    (found,) = check(repository(hub, revision=revision), describe_base(base))
+    assert "is no revision; it must be a branch, a tag or a commit" in found.sentence and not hub.asked
+
+
+def test_a_bad_adapter_from_the_hub_is_refused_like_any_other(hub, base):
+    hub.files[CONFIG] = hub.files[CONFIG].replace(b'"r": 4', b'"r": 0')
+    *_, found = check(repository(hub), describe_base(base))
+    assert (found.name, found.state) == ("format", "failed") and "`r` is 0" in found.sentence
+
+
+def test_a_download_that_nobody_waits_for_ends(hub, base, monkeypatch):
+    hub.way = "trickle"
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4)
+    (found,) = check(repository(hub), describe_base(base), limits=Limits(seconds=1))
+    assert "takes longer" in found.sentence
+    idle = time.monotonic() + 20
+    while hub_module.DOWNLOADS._work_queue.qsize() or _busy():
+        assert time.monotonic() < idle
+        time.sleep(0.05)
+
+
+def _busy() -> bool:
+    frames = sys._current_frames().values()
+    return any("_fetch" in [f.name for f in traceback.extract_stack(frame)] for frame in frames)
+
+
+def test_ids_with_dots_and_dashes_are_fine(hub, base):
+    for name in ("me/lora", "A-b_c.d/E.f-g_h1", "m/l"):
+        assert open_adapter(repository(hub, name), describe_base(base)).tensors().keys()

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations as they are found in the wild: which become rows, and what the others are told."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+from slim_core.adapters import AdapterError
+from slim_core.adapters.configs import read_config
+from slim_core.adapters.files import CONFIG
+from slim_core.adapters.kinds import CONVERTIBLE, OTHER_PARTS, PROMPTS
+from slim_core.adapters.limits import DEFAULT
+from slim_core.adapters.strict_json import read_object
+from tests.conftest import DATA
+
+
+# Of method comparisons that PEFT publishes, under Apache-2.0.
+CONFIGS = Path(__file__).parent / "configs"
+REAL = DATA / "peft-configs"
+
+
+def read(path: Path):
+    return read_config(read_object(path.read_bytes(), CONFIG, DEFAULT.json_depth), DEFAULT)
+
+
+ROWS = {
+    "lora": {"r": 32, "lora_alpha": 64, "target_modules": None, "use_rslora": False},
+    "mica": {"r": 32, "lora_alpha": 64, "target_modules": None},
+    "mlp": {"r": 10, "lora_alpha": 20, "target_modules": {"gate_proj", "up_proj", "down_proj"}},
+    "rslora": {"r": 64, "use_rslora": True},
+}
+OTHERS = {
+    "bdlora": "`use_bdlora` is .*: this is a BD-LoRA, .*; train without use_bdlora",
+    "dora": "`use_dora` is True: this is a DoRA, .*; train with use_dora=false",
+    "ia3": "`peft_type` is IA3, .* train it again as LORA or SLIM",
+    "kasa": "`kasa_config` is .*: this is a KaSA, .*; train a plain LoRA",
+    "prompt-tuning": "`peft_type` is PROMPT_TUNING, .* works on the prompt",
+    "vera": r"`peft_type` is VERA, .* convert it with `peft\.save_as_lora`",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_real_lora_becomes_a_row(name):
+    found = read(CONFIGS / f"{name}.json")
+    assert {field: getattr(found.config, field) for field in ROWS[name]} == ROWS[name]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_real_config_of_another_kind_is_told_what_can_be_done(name):
+    with pytest.raises(AdapterError, match=OTHERS[name]):
+        read(CONFIGS / f"{name}.json")
+
+
+def test_every_copy_is_tried():
+    assert {path.stem for path in CONFIGS.iterdir()} == {*ROWS, *OTHERS}
+
+
+@pytest.mark.parametrize("kind", sorted(set(PeftType.__members__) - {"LORA"}))
+def test_every_kind_of_peft_is_named(kind):
+    with pytest.raises(AdapterError, match=f"`peft_type` is {kind}, and only LORA and SLIM .*;.*(train|convert|LORA)"):
+        read_config({"peft_type": kind}, DEFAULT)
+
+
+def test_the_convertible_kinds_are_those_that_peft_converts():
+    """Kinds whose layers define `supports_lora_conversion` beyond the default, which says no."""
+    found = set()
+    for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items():
+        try:
+            source = inspect.getsource(importlib.import_module(tuner.__module__.rpartition(".")[0] + ".layer"))
+        except ModuleNotFoundError:
+            continue
+        if "def supports_lora_conversion" in source:
+            found.add(str(getattr(kind, "value", kind)))
+    # A tuner that is itself a LoRA inherits it.
+    assert found - {"LORA", "XLORA", "ADALORA"} == CONVERTIBLE
+
+
+def test_the_lists_name_kinds_that_exist():
+    assert set(PeftType.__members__) >= CONVERTIBLE | OTHER_PARTS | PROMPTS
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real configurations are not here: put them at {REAL}")
+def test_all_real_configs_are_rows_or_told_why_not():
+    paths = sorted(REAL.glob("*.json"))
+    rows = set()
+    for path in paths:
+        try:
+            read(path)
+            rows.add(path.name.partition("__")[0])
+        except AdapterError as error:
+            assert re.match(r"adapter_config\.json: `\w+` is .*; .*(train|convert|LORA)", str(error)), error
+    assert len(paths) == 70 and rows == {"lora"}

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core adapter …` as a user types it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from slim_core.adapters.files import CONFIG, WEIGHTS
+from slim_core.cli import app
+from slim_core.commands.adapter import SENTENCES
+from tests.adapters.small import config, fill_statistics, lora, tensors
+from tests.conftest import tiny_llama
+from tests.method.small import logits, slim
+from tests.training.conftest import small_tokenizer
+
+
+CHECKS = ["readable", "format", "size", "fits this base", "weights finite", "changes something", "ready"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A base with its tokenizer, and a LoRA and a SLIM adapter of it."""
+    root = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    tiny_llama(vocab_size=320).save_pretrained(root / "base")
+    small_tokenizer().save_pretrained(root / "base")
+    for name, made in {"lora": lora(), "slim": slim(alpha=1.0)}.items():
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(root / "base"), made)
+        fill_statistics(model)
+        model.save_pretrained(root / name)
+    return root
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["adapter", *map(str, arguments)])
+
+
+def lines(output: str) -> list[tuple[str, str, str]]:
+    return [re.fullmatch(r"(\w+) +([a-z ]+): (.*)", line).groups() for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["lora", "slim"])
+def test_a_good_adapter_passes_every_check(kind, world):
+    result = run("check", world / kind, "--base", world / "base")
+    assert result.exit_code == 0, result.output
+    assert [(state, name) for state, name, _ in lines(result.output)] == [("passed", name) for name in CHECKS]
+
+
+def test_a_bad_one_fails_with_its_sentence(world, tmp_path):
+    folder = shutil.copytree(world / "lora", tmp_path / "bad")
+    config(r=0)(folder)
+    result = run("check", folder, "--base", world / "base")
+    assert result.exit_code == 1
+    state, name, sentence = lines(result.output)[-1]
+    assert (state, name) == ("failed", "format") and "`r` is 0; it must be a whole number from 1 to 1024." in sentence
+    assert len(lines(result.output)) == 2
+
+
+def test_without_a_base_that_is_said(world):
+    result = run("check", world / "slim")
+    assert result.exit_code == 0
+    assert ("warning", "fits this base", "Not checked: no base model was given.") in lines(result.output)
+
+
+def test_markup_in_a_file_is_only_text(world, tmp_path):
+    folder = shutil.copytree(world / "lora", tmp_path / "bad")
+    config(base_model_name_or_path="[red]x[/] <img onerror>")(folder)
+    result = run("check", folder, "--base", world / "base")
+    assert "'[red]x[/] <img onerror>'" in result.output and result.exit_code == 0
+
+
+BAD = [
+    (["check", "nowhere/at/all"], "'nowhere/at/all' is no Hub id; it must be owner/name"),
+    (["check", "./nowhere"], "There is no folder 'nowhere'"),
+    (["check", "FILE"], "is a file; name the folder that holds the adapter's two files"),
+    (["check", "LORA", "--base", "./nowhere"], "The base model './nowhere' cannot be described"),
+    (["info", "./nowhere"], "There is no folder 'nowhere'"),
+    (["info", "BASE"], f"There is no `{CONFIG}` among the files|There are|no `{WEIGHTS}`"),
+    (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already; there is no routing to freeze"),
+    (["export", "SLIM", "OUT", "--base", "./nowhere"], "The base model ./nowhere cannot be loaded"),
+    (["export", "SLIM", "SLIM", "--base", "BASE"], "exists and is not empty; name a new folder"),
+    (["export", "SLIM", "OUT", "--base", "BASE", "--text", "nothing.txt"], "The text nothing.txt cannot be read"),
+    (["export", "SLIM", "OUT", "--base", "BASE", "--text", "EMPTY"], "is empty; give a passage a line"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_mistakes_are_one_sentence_and_exit_code_one(arguments, words, world, tmp_path):
+    (tmp_path / "empty").write_text("\n\n")
+    given = {
+        "LORA": world / "lora",
+        "SLIM": world / "slim",
+        "BASE": world / "base",
+        "FILE": world / "lora" / CONFIG,
+        "OUT": tmp_path / "out",
+        "EMPTY": tmp_path / "empty",
+    }
+    result = run(*(given.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert re.search(words, result.output), result.output
+    assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+
+
+def test_info_says_what_an_adapter_is(world):
+    result = run("info", world / "slim")
+    assert result.exit_code == 0, result.output
+    table = dict(line.strip().split(maxsplit=1) for line in result.output.splitlines() if "fingerprint" not in line)
+    assert table["kind"] == "SLIM" and table["rank"] == "2" and table["alpha"] == "1.0"
+    assert table["experts"] == "3 LoRA + 1 identity, top-2"
+    assert table["targets"] == ", ".join(
+        [f"model.layers.*.mlp.{name}_proj" for name in ("down", "gate", "up")]
+        + [f"model.layers.*.self_attn.{name}_proj" for name in "koqv"]
+    )
+    assert table["bytes"] == f"{(world / 'slim' / WEIGHTS).stat().st_size:,}"
+    factors = 2 * 6 * sum(a + b for a, b in [(32, 32), (32, 16), (32, 16), (32, 32), (32, 48), (32, 48), (48, 32)])
+    routers = 2 * (6 * 4 * 33 + 4 * 49)
+    assert table["parameters"] == f"{factors + routers:,}"
+    assert "model.layers.*.mlp.down_proj: 2 x (48 -> 32)" in result.output
+
+
+def test_info_of_a_lora(world):
+    result = run("info", world / "lora")
+    assert "LORA" in result.output and "q_proj, v_proj" in result.output and str(world / "base") in result.output
+
+
+@pytest.mark.parametrize("with_text", [False, True])
+def test_export_writes_a_plain_lora_and_its_divergence(with_text, world, tmp_path):
+    (tmp_path / "text").write_text("What comes after red, 0?\n\nAfter blue comes number 1.\n")
+    text = ["--text", tmp_path / "text"] if with_text else []
+    result = run("export", world / "slim", tmp_path / "out", "--base", world / "base", *text)
+    assert result.exit_code == 0, result.output
+    assert f"A plain LoRA of rank 6 is in {tmp_path / 'out'}." in result.output
+    tokenizer = small_tokenizer()
+    passages = ["What comes after red, 0?", "After blue comes number 1."] if with_text else list(SENTENCES)
+    tokens = sum(min(128, len(ids)) for ids in tokenizer(passages).input_ids)
+    said = re.search(
+        r"by (\d+\.\d+) nats on average and (\d+\.\d+) at most, over (\d+) tokens; ([\d.]+)%", result.output
+    )
+    assert int(said[3]) == tokens and 0 <= float(said[1]) <= float(said[2])
+    base = AutoModelForCausalLM.from_pretrained(world / "base")
+    exported = PeftModel.from_pretrained(base, tmp_path / "out")
+    assert exported.peft_config["default"].base_model_name_or_path == str(world / "base")
+    assert run("check", tmp_path / "out", "--base", world / "base").exit_code == 0
+    plain = logits(AutoModelForCausalLM.from_pretrained(world / "base"), torch.arange(8)[None])
+    assert not torch.allclose(logits(exported, torch.arange(8)[None]), plain)
+
+
+def test_a_warning_is_shown_and_passes(world, tmp_path):
+    folder = shutil.copytree(world / "lora", tmp_path / "zero")
+    tensors(lambda saved: {key: tensor * 0 for key, tensor in saved.items()})(folder)
+    result = run("check", folder, "--base", world / "base")
+    assert result.exit_code == 0
+    assert [name for state, name, _ in lines(result.output) if state == "warning"] == ["changes something"]
