@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The app in the browser: one prompt, three answers, who answered which token. Only this package knows Gradio."""
