@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .commands.compare import compare
+from .commands.serve import serve
 from .method import SlimConfig
 
 
@@ -60,6 +61,7 @@ def bench(
 
 
 app.command()(compare)
+app.command()(serve)
 
 
 DATA, ADAPTER, BUDGET, MACHINE = "Data", "Adapter", "Budget", "Machine"

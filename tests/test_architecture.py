@@ -10,7 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "slim_core"
 # Each may import from the layers before it.
-LAYERS = [{"method"}, {"baselines", "adapters"}, {"inference"}, {"training", "evaluation"}, {"demo"}, {"webui", "commands"}, {"cli"}]
+LAYERS = [
+    {"method"},
+    {"baselines", "adapters"},
+    {"inference"},
+    {"training", "evaluation"},
+    {"demo"},
+    {"webui"},
+    {"commands"},
+    {"cli"},
+]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 

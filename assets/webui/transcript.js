@@ -166,6 +166,7 @@ slim.transcript = (component) => {
           answer(refs, column, turn.answers[column.name], i === value.turns.length - 1, value.running);
     });
     root.querySelector(".slim-empty").hidden = value.turns.length > 0;
+    attribute(root, "data-ready", value.ready ? "true" : "false");
     attribute(root, "data-running", value.running ? "true" : "false");
     arrange();
     if (turns.size > before && value.running)

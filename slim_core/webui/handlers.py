@@ -199,6 +199,7 @@ class Handlers:
 
     def open(self, session: Session, saved: Any, request: gr.Request) -> list[Any]:
         """The page as it was left, or as a link says."""
+        session.opened = True
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
         values = settings.restore({**(saved if isinstance(saved, dict) else {}), **query}, self.longest)
         prompt = ""

@@ -85,7 +85,7 @@ class Session:
         run: what is being written now, if anything.
         view: what the answers show.
         place: place in line for the model.
-        status: the last sentence of the status line.
+        opened: whether the page has its settings.
         shown: the variant whose routing is shown; None for the first SLIM.
         shown_turn: the turn whose routing and drift are shown; None for the latest.
         packers: the routing view's own memory, by turn and variant.
@@ -96,7 +96,7 @@ class Session:
         self.run: Run | None = None
         self.view: View = "plain"
         self.place = 0
-        self.status = ""
+        self.opened = False
         self.shown: str | None = None
         self.shown_turn: int | None = None
         self.packers: dict[tuple[int, str], Any] = {}

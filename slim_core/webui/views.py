@@ -19,6 +19,7 @@ def transcript(session: Session, backend: Backend) -> dict[str, Any]:
             {"name": v.name, "kind": v.kind, "label": v.label, "size": describe(v, backend.engine.info)}
             for v in backend.engine.variants
         ],
+        "ready": session.opened,
         "running": session.run is not None,
         "view": session.view,
         "turns": [_turn(session, turn, backend) for turn in session.turns],
