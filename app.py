@@ -11,10 +11,10 @@ try:
 except ImportError:
     spaces = None
 
-from slim_core.inference import EngineError  # noqa: E402
-from slim_core.webui.config import Config, ConfigError  # noqa: E402
-from slim_core.webui.page import launch  # noqa: E402
-from slim_core.webui.serve import open_app  # noqa: E402
+from slim_core.inference import EngineError
+from slim_core.webui.config import Config, ConfigError
+from slim_core.webui.page import launch
+from slim_core.webui.serve import open_app
 
 
 try:

@@ -32,7 +32,7 @@ Fine-tuning a language model on a task makes it worse at everything else. **SLIM
 - So what looks like the training data goes through LoRA, and what does not bypasses it.
 - **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
 - All three columns here are rows of one batch on one copy of the base model, with the same dice.
-- **Identity share** is the weight of the identity experts; **drift** is how much less likely the base's answer is to a variant.
+- **Identity share** is the weight of the identity experts; **drift**, how unlikely a variant finds the base's answer.
 
 The method is from Han et al., *SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture*,
 [NAACL 2025](https://aclanthology.org/2025.naacl-long.246). The authors published no code; this is an

@@ -73,6 +73,8 @@ def build(page: Page, demo: gr.Blocks) -> None:
     handlers = Handlers(page, prompt, send, stop, retry, undo, new, view)
     values = list(fields.values())
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    # Gradio shows warnings of queued events only; these never wait for the model.
+    light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
     # Each waits in the model's own line, which knows the place; Gradio's would not.
     work = {
         "concurrency_id": "model",
@@ -89,8 +91,8 @@ def build(page: Page, demo: gr.Blocks) -> None:
     page.transcript.edit_turn(handlers.edit, [page.session, *values], **work)
     page.transcript.stop_one(handlers.stop_one, [page.session], None, **quick)
     stop.click(handlers.stop_all, [page.session], None, **quick)
-    undo.click(handlers.undo, [page.session], handlers.outputs, **quick)
-    new.click(handlers.new, [page.session], handlers.outputs, **quick)
+    undo.click(handlers.undo, [page.session], handlers.outputs, **light)
+    new.click(handlers.new, [page.session], handlers.outputs, **light)
     view.input(handlers.show, [page.session, view], [page.transcript], **quick)
     for button, text in examples:
         # In the browser alone: an example fills the prompt, and a person sends it.
@@ -101,12 +103,12 @@ def build(page: Page, demo: gr.Blocks) -> None:
             js=f"() => {{ slim.focus('slim-prompt'); return {_js(text)}; }}",
             api_visibility="private",
         )
-    link.click(handlers.link, [page.session, prompt, *values], [page.mailbox], **quick)
-    export.click(handlers.export, [page.session], [page.mailbox], **quick)
-    load.upload(handlers.load_file, [page.session, load], handlers.outputs, **quick)
+    link.click(handlers.link, [page.session, prompt, *values], [page.mailbox], **light)
+    export.click(handlers.export, [page.session], [page.mailbox], **light)
+    load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)
     keep = "(...values) => Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
     gr.on([field.change for field in values], None, values, [saved], js=keep, api_visibility="private")
-    demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **quick)
+    demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **light)
 
 
 def _js(value: object) -> str:

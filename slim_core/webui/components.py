@@ -10,24 +10,8 @@ from typing import Any
 import gradio as gr
 
 
-class Canvas(gr.HTML):
-    """A part of the page whose value is plain data and whose script, `slim.<name>`, draws it."""
-
-    def preprocess(self, payload: Any) -> None:
-        """Nothing that the browser sends as a value is used."""
-        return None
-
-    def postprocess(self, value: Any) -> Any:
-        """Any plain value."""
-        return value
-
-    def api_info(self) -> dict[str, Any]:
-        """Any plain value."""
-        return {"type": {}, "description": "plain data"}
-
-
-def canvas(name: str, value: Any, events: Sequence[str] = (), render: bool = True) -> Canvas:
-    """A `Canvas`.
+def canvas(name: str, value: Any, events: Sequence[str] = (), render: bool = True) -> gr.HTML:
+    """A part of the page whose value is plain data and whose script draws it.
 
     Args:
         name: of the script's function and of the element: `slim.<name>` draws `#slim-<name>`.
@@ -35,7 +19,7 @@ def canvas(name: str, value: Any, events: Sequence[str] = (), render: bool = Tru
         events: what the script can trigger.
         render: whether it stands where it is made.
     """
-    return Canvas(
+    return gr.HTML(
         value,
         # The template never changes, so Gradio never draws over what the script drew.
         html_template='<div class="slim-root"></div>',

@@ -131,12 +131,21 @@ def head() -> str:
 
 def theme() -> gr.themes.Base:
     """Calm greys, system fonts, one accent."""
-    return gr.themes.Default(
+    found = gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Consolas", "monospace"],
         radius_size="md",
+    )
+    # One shade darker than Gradio's own: white on it can be read by everyone.
+    return found.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        color_accent="*primary_700",
+        block_info_text_color="*neutral_600",
     )
 
 

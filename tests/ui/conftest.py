@@ -76,7 +76,7 @@ RESULTS = {
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Site]:
-    site = Site(ScriptedEngine(), RESULTS)
+    site = Site(ScriptedEngine(), RESULTS, max_new_tokens=4096)
     yield site
     site.close()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three answers to one prompt, and stopping them."""
 
+import itertools
 import re
 
 from playwright.sync_api import expect
@@ -17,7 +18,7 @@ def test_three_answers_stream_together(visit, site):
     for _ in range(3):
         counts.append([v.tokens(name) for name in ("base", "lora", "slim")])
         v.page.wait_for_timeout(400)
-    for earlier, later in zip(counts, counts[1:], strict=False):
+    for earlier, later in itertools.pairwise(counts):
         assert all(a < b for a, b in zip(earlier, later, strict=True)), counts
     expect(v.answer("slim")).to_have_attribute("aria-busy", "true")
     v.done()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -92,6 +93,11 @@ class Visit:
 
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)
+
+    def upload(self, path: Path) -> None:
+        with self.page.expect_file_chooser() as chooser:
+            self.button("Import JSON").click()
+        chooser.value.set_files(path)
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
