@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .commands.bench_compare import bench_compare
 from .commands.compare import compare
 from .commands.serve import serve
 from .method import SlimConfig
@@ -61,6 +62,7 @@ def bench(
 
 
 app.command()(compare)
+app.command("bench-compare")(bench_compare)
 app.command()(serve)
 
 

@@ -19,7 +19,7 @@ slim.detail = (component) => {
         return cell;
       })));
     root().replaceChildren(el("section", { class: "slim-card slim-wide", "aria-label": "The chosen token" },
-      el("h2", {}, "Token ", el("q", { class: "slim-token" }, slim.visible(value.text)), ` (number ${value.token + 1}, ${value.part})`),
+      el("h2", {}, "Token ", el("q", { class: "slim-token" }, slim.visible(value.text).trim() || "blank"), ` (number ${value.token + 1}, ${value.part})`),
       el("div", { class: "slim-table", tabindex: "0", role: "region", "aria-label": "Experts of every Linear for this token" },
         el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)))));
   });

@@ -49,7 +49,7 @@ slim.transcript = (component) => {
           el("button", { type: "button", class: "slim-small", "aria-label": `Hide ${column.label}`, onclick: () => {
             layout.hidden.push(column.name); arrange();
           } }, "Hide"))),
-      el("p", { class: "slim-size" }, column.size)));
+      el("p", { class: "slim-size" }, column.size.replaceAll("-", "\u2011"))));
     root.append(el("div", { class: "slim-hidden", hidden: true }), el("div", { class: "slim-heads" }, ...heads),
       el("div", { class: "slim-turns" }),
       el("p", { class: "slim-empty" }, "Write a prompt or choose an example. Every column answers it at once, with the same dice."));

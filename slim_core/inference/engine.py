@@ -56,6 +56,7 @@ class Engine:
     Attributes:
         info: what is loaded.
         variants: the base first, then the adapters in the order in which they came.
+        end_tokens: tokens that end an answer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -64,7 +65,7 @@ class Engine:
         self._decode = decoder_of(tokenizer)
         self._adapters = Adapters(model)
         self._line = Line()
-        self._end_tokens = _end_tokens(model, self._prompts)
+        self.end_tokens = _end_tokens(model, self._prompts)
         parameters, size = base_size(model)
         self.info = ModelInfo(
             name=name,
@@ -208,7 +209,7 @@ class Engine:
             if not group:
                 continue
             try:
-                steps = decode(self._model, group, Sampler(sampling), self._end_tokens, stopped, routing_every)
+                steps = decode(self._model, group, Sampler(sampling), self.end_tokens, stopped, routing_every)
                 with closing(steps):
                     for new_routing in steps:
                         if any(answer.state != "done" for answer in answers):
@@ -272,6 +273,10 @@ class Engine:
         answer = list(answer_ids)
         if not answer:
             raise EngineError("The base's answer is empty, so there is nothing to read.")
+        vocabulary = self._model.config.get_text_config().vocab_size
+        for token in answer:
+            if not 0 <= token < vocabulary:
+                raise EngineError(f"The model has no token {token}, so the answer is not its own.")
         prompt = self._prompts.encode(messages)
         self._room(len(prompt) + len(answer) - 1)
         with self._line.turn():
@@ -317,7 +322,9 @@ def _row_step(row: Row, answer: Answer) -> RowStep:
 
 
 def _free_name(kind: Kind, taken: set[str]) -> str:
-    return next(name for name in (kind, *(f"{kind}-{n}" for n in count(2))) if name not in taken)
+    if kind not in taken:
+        return kind
+    return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
 
 
 def _end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:

@@ -122,8 +122,8 @@ class RowStep:
 class Routing:
     """Who answered which token of one row: L target Linears, T tokens of prompt and answer, E + I experts.
 
-    The last token of an answer is never read by the model, so it has no routing: T is one less than all tokens,
-    except after an answer that was cut short while it was read.
+    The last token that the model chose is never read, so it has no routing: T is one less than all tokens, and all
+    of `RowStep.token_ids` where the last one was an end token or was not taken because the answer was stopped.
 
     Attributes:
         variant: whose routing it is.

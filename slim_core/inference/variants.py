@@ -13,7 +13,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..method import SlimLayer, load_lora
+from ..method import SlimLayer, fold_masks, load_lora
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .types import Kind, Variant
 
@@ -93,6 +93,9 @@ class Adapters:
             if is_out_of_memory(error):
                 raise EngineError(out_of_memory_sentence(self._base.device, 1)) from None
             raise EngineError(f"The adapter in {folder} cannot be attached: {first_line(error)}.") from error
+        else:
+            # Here it only answers.
+            fold_masks(self._base, peft_name(name))
         finally:
             self._model.requires_grad_(False).eval()
 

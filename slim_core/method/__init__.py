@@ -7,12 +7,13 @@ from peft.mapping import (
     PEFT_TYPE_TO_TUNER_MAPPING,
 )
 
+from .batch_rows import adapter_rows
 from .config import SlimConfig, SlimType
 from .context import BASE_ROW
 from .export import LoraExport, export_lora
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SlimModel, adapter_rows, extra_losses, slice_factors
+from .model import SlimModel, extra_losses, fold_masks, slice_factors
 from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
 from .rows import load_lora, lora_to_slim
@@ -33,6 +34,7 @@ __all__ = [
     "adapter_rows",
     "export_lora",
     "extra_losses",
+    "fold_masks",
     "guard_cpu_4bit",
     "load_lora",
     "lora_to_slim",

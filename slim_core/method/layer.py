@@ -98,6 +98,7 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         "slim_row_index",
         "slim_config",
         "scaling",
+        "_folded",
         "pending",
         "_valid",
         "_started",
@@ -124,6 +125,8 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         self.slim_row_index = BufferDict({}, persistent=False)
         self.slim_config: dict[str, SlimConfig] = {}
         self.scaling: dict[str, float] = {}
+        # Adapters whose masks and scaling are part of their factors; see `fold_masks`.
+        self._folded: dict[str, bool] = {}
         self.pending: dict[str, PendingSums] = {}
         self._valid: dict[str, Tensor | None] = {}
         self._started: dict[str, bool] = {}
@@ -214,6 +217,7 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         """Keep only the rows and columns that survive dynamic merging: fewer bytes and FLOPs, the same output."""
         if adapter_name not in self.slim_columns or adapter_name in self.slim_column_index:
             return
+        self.check_whole(adapter_name)
         columns = self.slim_columns[adapter_name].nonzero().flatten()
         rows = self.slim_rows[adapter_name].nonzero().flatten()
         a, b = self.slim_A[adapter_name], self.slim_B[adapter_name]
@@ -221,8 +225,26 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         self.slim_B[adapter_name] = nn.Parameter(b.detach()[rows].contiguous(), requires_grad=False)
         self.slim_column_index[adapter_name], self.slim_row_index[adapter_name] = columns, rows
 
+    def fold_masks(self, adapter_name: str) -> None:
+        """Multiply the masks and the scaling into the factors: fewer operations, the same output but for rounding."""
+        entrywise = self.slim_config[adapter_name].merge == "dare"
+        if entrywise or adapter_name in self.slim_column_index or adapter_name in self._folded:
+            return
+        a, b = self.slim_A[adapter_name].detach(), self.slim_B[adapter_name].detach() * self.scaling[adapter_name]
+        if adapter_name in self.slim_columns:
+            a = a * self.slim_columns[adapter_name]
+            b = b * self.slim_rows[adapter_name].unsqueeze(1)
+        self.slim_A[adapter_name] = nn.Parameter(a, requires_grad=False)
+        self.slim_B[adapter_name] = nn.Parameter(b, requires_grad=False)
+        self._folded[adapter_name] = True
+
     def check_whole(self, adapter_name: str) -> None:
-        """Raises RuntimeError if the adapter's factors were sliced."""
+        """Raises RuntimeError if the adapter's factors were sliced or hold the masks."""
+        if adapter_name in self._folded:
+            raise RuntimeError(
+                f"The masks of adapter {adapter_name!r} were folded into its factors for inference: it can no longer "
+                "be saved, sliced or trained. Do that before `fold_masks`, or load it again."
+            )
         if adapter_name in self.slim_column_index:
             raise RuntimeError(
                 f"The factors of adapter {adapter_name!r} were sliced for inference and can no longer be saved or "

@@ -95,7 +95,8 @@ class Linear(nn.Module, SlimLayer):
 
     def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
         """All experts in two matrix products, each r-slice of the hidden scaled by its token's weight."""
-        a, b, scale = self.slim_A[name], self.slim_B[name], self.scaling[name]
+        a, b = self.slim_A[name], self.slim_B[name]
+        scale = 1.0 if name in self._folded else self.scaling[name]
         sliced = name in self.slim_column_index
         columns, rows = (None, None) if sliced else self._fast_masks(name, config, x)
         if sliced:
@@ -120,7 +121,7 @@ class Linear(nn.Module, SlimLayer):
         return delta.add_(result) if delta.dtype == result.dtype else (result + delta).to(result.dtype)
 
     def _fast_masks(self, name: str, config: SlimConfig, x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        if config.merge != "fast" or config.mask_rate == 0:
+        if config.merge != "fast" or config.mask_rate == 0 or name in self._folded:
             return None, None
         if self._is_learning(name):
             return merging.fast_masks(self.in_features, self.out_features, config.mask_rate, device=x.device)

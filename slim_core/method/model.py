@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -17,6 +16,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .batch_rows import check_names, rows_set
 from .config import SlimConfig
 from .context import BASE_ROW, ForwardContext
 from .fingerprint import difference, fingerprint
@@ -181,87 +181,15 @@ class SlimModel(BaseTuner):
             return
         self._check_rows(adapter_names, args, kwargs)
         wrappers = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
-        with _rows_set(self.context, adapter_names, wrappers):
+        with rows_set(self.context, adapter_names, wrappers):
             yield
 
     def _check_rows(self, adapter_names: list[str], args: tuple, kwargs: dict[str, Any]) -> None:
-        _check_names(adapter_names, self.peft_config, self.training)
+        check_names(adapter_names, self.peft_config, self.training)
         given = [kwargs.get(n) for n in ("input_ids", "inputs", "inputs_embeds")] + list(args[:1])
         batch = next((t for t in given if isinstance(t, Tensor)), None)
         if batch is not None and len(batch) != len(adapter_names):
             raise ValueError(f"`adapter_names` has {len(adapter_names)} names for a batch of {len(batch)} rows.")
-
-
-@contextmanager
-def adapter_rows(model: nn.Module, adapter_names: list[str]) -> Iterator[None]:
-    """Inside, every forward of the adapted model has these rows: for a loop that would pay for it at each token.
-
-    PEFT's own way, `model(**batch, adapter_names=...)`, looks through all modules in each forward.
-
-    Args:
-        model: the base model that carries the adapters (`PeftModel.get_base_model()`), or any model around it.
-        adapter_names: the adapter of each row; `"__base__"` is the base model.
-
-    Raises:
-        ValueError: if the model has no SLIM layer, a name is unknown, or the model is in training mode.
-        RuntimeError: if a batch with `adapter_names` is running already.
-    """
-    context, configs, wrappers = None, set(), []
-    for module in model.modules():
-        if isinstance(module, SlimLayer):
-            context = module.context
-            configs.update(module.slim_config)
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            wrappers.append(module)
-    if context is None:
-        raise ValueError("The model has no SLIM layer, so its rows can have no adapters: attach one first.")
-    _check_names(adapter_names, configs, model.training)
-    with _rows_set(context, adapter_names, wrappers):
-        yield
-
-
-@contextmanager
-def _rows_set(
-    context: ForwardContext, adapter_names: list[str], wrappers: list[AuxiliaryTrainingWrapper]
-) -> Iterator[None]:
-    if context.adapter_names is not None:
-        raise RuntimeError(
-            "The model is already answering a batch with `adapter_names`. It serves one call at a time: wait for that "
-            "one, or put the rows into one batch."
-        )
-    handles = [
-        module.register_forward_pre_hook(partial(_pass_rows, context=context), with_kwargs=True) for module in wrappers
-    ]
-    context.set_rows(list(adapter_names))
-    try:
-        yield
-    finally:
-        context.set_rows(None)
-        for handle in handles:
-            handle.remove()
-
-
-def _check_names(adapter_names: list[str], known: Collection[str], training: bool) -> None:
-    if not isinstance(adapter_names, (list, tuple)):
-        raise TypeError(f"`adapter_names` must be a list of names, one per row, not {adapter_names!r}.")
-    if training:
-        raise ValueError("`adapter_names` works in evaluation mode only: call `model.eval()` first.")
-    unknown = sorted(set(adapter_names) - set(known) - {BASE_ROW})
-    if unknown:
-        raise ValueError(
-            f"`adapter_names` has unknown adapter(s) {', '.join(map(repr, unknown))}; loaded are "
-            f"{', '.join(map(repr, known))} and {BASE_ROW!r}."
-        )
-
-
-def _pass_rows(module: nn.Module, args: tuple, kwargs: dict[str, Any], context: ForwardContext):
-    # Modules trained whole (`modules_to_save`) choose their copy by row the way PEFT's own layers do. With beams a
-    # batch is a multiple of the names.
-    repeat = max(1, len(args[0]) // len(context.adapter_names)) if args else 1
-    own = module._get_available_adapters()
-    names = [name if name in own else BASE_ROW for name in context.adapter_names]
-    kwargs["adapter_names"] = [name for name in names for _ in range(repeat)]
-    return args, kwargs
 
 
 def _base_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -380,3 +308,24 @@ def slice_factors(model: nn.Module, adapter_name: str) -> None:
         raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
     for layer in layers:
         layer.slice_factors(adapter_name)
+
+
+def fold_masks(model: nn.Module, adapter_name: str) -> None:
+    """Multiply the masks of dynamic merging and the scaling into an adapter's factors, for good.
+
+    Where the Linears are small and the tokens few, the operations that this saves in every forward are worth more
+    than the memory that `slice_factors` saves; the output stays the same but for rounding. The adapter can then no
+    longer be trained or saved. With `merge="dare"` there is nothing to fold.
+
+    Args:
+        model: a model with SLIM adapters.
+        adapter_name: the adapter.
+
+    Raises:
+        ValueError: if the model has no such SLIM adapter.
+    """
+    layers = [m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A]
+    if not layers:
+        raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
+    for layer in layers:
+        layer.fold_masks(adapter_name)

@@ -141,8 +141,9 @@ class RoutingTrace:
             valid = self._valid[piece.forward] if piece.forward >= 0 else None
             if valid is not None and valid.shape[1] == len(part):
                 part = part[valid[row].to(part.device)]
-            parts.append(part.cpu())
-        return torch.cat(parts)
+            parts.append(part)
+        # One transfer for all: on a GPU each waits for what runs there.
+        return torch.cat(parts).cpu()
 
 
 @contextmanager

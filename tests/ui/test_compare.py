@@ -46,7 +46,7 @@ def test_headers_name_kind_and_size(visit):
     expect(heads).to_have_count(3)
     expect(v.page.get_by_role("heading", level=1)).to_have_text("SLIM Compare")
     for i, (name, kind, size) in enumerate(
-        (("Base", "base model", "4.0 MB"), ("LoRA", "LoRA adapter", "rank 32"), ("SLIM", "SLIM adapter", "top-2"))
+        (("Base", "base model", "4.0 MB"), ("LoRA", "LoRA adapter", "rank 32"), ("SLIM", "SLIM adapter", "top\u20112"))
     ):
         expect(heads.nth(i).get_by_role("heading", level=2)).to_have_text(name)
         expect(heads.nth(i).locator(".slim-chip")).to_have_text(kind)

@@ -127,4 +127,8 @@ class Visit:
 
     def width(self) -> tuple[int, int]:
         """Of the page's content and of the window."""
-        return tuple(self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]"))
+        # Gradio's container hides what is too wide for it, so the document alone would not tell.
+        script = """[Math.max(document.documentElement.scrollWidth,
+            ...[...document.querySelectorAll('.gradio-container, .gradio-container main, .tabitem')].map(e => e.scrollWidth)),
+            innerWidth]"""
+        return tuple(self.page.evaluate(script))

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core bench-compare`: what three answers in one batch cost."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def bench_compare(
+    base: Annotated[str | None, typer.Option(help="Base model. [default: a random Llama]")] = None,
+    lora: Annotated[str | None, typer.Option(help="LoRA on it.")] = None,
+    slim: Annotated[str | None, typer.Option(help="SLIM adapter on it.")] = None,
+    width: Annotated[int, typer.Option(help="Of the random Llama.")] = 192,
+    layers: Annotated[int, typer.Option(help="Of the random Llama.")] = 4,
+    rank: Annotated[int, typer.Option(help="Of each expert on the random Llama; LoRA's is 8 times this.")] = 4,
+    scope: Annotated[str, typer.Option(help="router_scope on the random Llama: linear or block.")] = "linear",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; the median counts.")] = 7,
+) -> None:
+    """Time base, LoRA and SLIM in one batch, against the base alone and one run after another."""
+    from ..demo.chat import train_tokenizer
+    from ..evaluation.compare_speed import random_engine, time_ways
+    from ..evaluation.speed import describe_machine
+    from ..inference import EngineError, load_engine
+    from ..method import SlimConfig
+
+    console = Console()
+    try:
+        if base is None:
+            config = SlimConfig(r=rank, router_scope=scope, target_modules="all-linear", init_weights=False)
+            engine = random_engine(train_tokenizer(), width, layers, config, device)
+        else:
+            engine = load_engine(base, lora=lora, slim=slim, device=device)
+    except EngineError as error:
+        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    console.print(describe_machine())
+    adapters = "; ".join(f"{variant.label} {variant.detail}" for variant in engine.variants[1:])
+    console.print(f"{engine.info.name}, {engine.info.dtype}; {adapters}; {tokens} tokens, {rounds} rounds")
+    table = Table()
+    for column in ("answers", "ms a token", "× base alone", "× one after another"):
+        table.add_column(column, justify="left" if column == "answers" else "right")
+    for way in time_ways(engine, tokens, rounds):
+        table.add_row(way.name, f"{way.milliseconds:.2f}", f"{way.to_base:.2f}", f"{way.to_runs:.2f}")
+    console.print(table)

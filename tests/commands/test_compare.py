@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compare` and `bench-compare` as a person calls them."""
+
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.commands import compare as command
+from slim_core.commands.compare_view import drift_sentence, identity_by_block
+from slim_core.inference import Drift, Routing, Sampling, Variant, VariantDrift, load_engine
+from tests.inference.conftest import QUESTION, folders, ids, last, rows
+
+
+__all__ = ["folders"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["compare", "What is the capital of Peru?", *map(str, arguments)])
+
+
+def sources(folders):
+    return ("--base", folders.base, "--lora", folders.lora, "--slim", folders.slim, "--device", "cpu")
+
+
+def test_json_holds_what_the_engine_says(folders):
+    how = ("--max-new-tokens", 9, "--temperature", 0.8, "--top-k", 30, "--seed", 7)
+    result = run(*sources(folders), *how, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    engine = load_engine(folders.base, lora=folders.lora, slim=folders.slim, device="cpu")
+    step = last(engine, rows(QUESTION, routing=True), Sampling(max_new_tokens=9, temperature=0.8, top_k=30, seed=7))
+    assert [tuple(answer["token_ids"]) for answer in found["answers"]] == ids(step)
+    assert [answer["text"] for answer in found["answers"]] == [row.text for row in step.rows]
+    shares = found["identity_by_block"]["slim"]
+    identity = step.routing[2].weights[..., 3:].sum(-1)
+    prompt = step.rows[2].prompt_tokens
+    assert [share["block"] for share in shares] == [0, 1]
+    assert shares[1]["answer"] == pytest.approx(float(identity[7:, prompt:].mean()), abs=1e-5)
+    assert shares[0]["prompt"] == pytest.approx(float(identity[:7, :prompt].mean()), abs=1e-5)
+    assert set(found["times_less_likely"]) == {"lora", "slim"}
+
+
+def test_the_table_shows_all_answers_identity_and_drift(folders):
+    result = run(*sources(folders), "--max-new-tokens", 5)
+    assert result.exit_code == 0
+    for words in (
+        "Base",
+        "LoRA",
+        "SLIM",
+        "rank 2, 3 + 2",
+        "5 tokens",
+        "share that bypasses LoRA",
+        "less likely for LoRA",
+    ):
+        assert words in " ".join(result.stdout.split()), words
+
+
+def test_the_base_alone(folders):
+    result = run("--base", folders.base, "--device", "cpu", "--max-new-tokens", 4)
+    assert result.exit_code == 0 and "LoRA" not in result.stdout
+
+
+def test_without_a_demo_the_sentence_says_how_to_make_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "ASSETS", tmp_path)
+    result = run()
+    assert result.exit_code == 1 and "python -m slim_core demo build" in result.stderr
+
+
+@pytest.mark.parametrize(("option", "words"), [(("--temperature", 9), "temperature must be"), (("--stop", ""), None)])
+def test_settings(option, words, folders):
+    result = run(*sources(folders), "--max-new-tokens", 3, *option)
+    assert result.exit_code == (1 if words else 0)
+    assert words is None or words in result.stderr
+
+
+def test_a_question_that_is_too_long_is_an_error_of_every_row(folders):
+    result = CliRunner().invoke(app, ["compare", "Lima? " * 300, *map(str, sources(folders))])
+    assert result.exit_code == 1 and "shorten it" in " ".join(result.stdout.split())
+
+
+def test_identity_is_averaged_over_the_linears_of_a_block():
+    weights = torch.tensor([[[0.25, 0.75]], [[0.75, 0.25]], [[1.0, 0.0]]])
+    routing = Routing(
+        "s", ("a",), 1, ("x.0.q", "x.0.k", "x.1.q"), (0, 0, 1), 1, weights, weights[..., 0], weights[..., 0]
+    )
+    assert identity_by_block(routing) == [
+        {"block": 0, "prompt": 0.5, "answer": None},
+        {"block": 1, "prompt": 0.0, "answer": None},
+    ]
+
+
+def test_the_drift_sentence():
+    names = [Variant("l", "lora", "LoRA", 1, 1), Variant("s", "slim", "SLIM", 1, 1)]
+    readings = (
+        VariantDrift("l", torch.tensor([math.log(4), math.log(2)]), torch.tensor([0.5, 1.5])),
+        VariantDrift("s", torch.tensor([-math.log(2), 0.0]), torch.tensor([0.0, 0.25])),
+    )
+    assert drift_sentence(names, Drift(("a", "b"), readings)) == (
+        "The base's own answer is 8.0 times less likely for LoRA and 2.0 times more likely for SLIM than for the "
+        "base. Mean drift in nats a token: LoRA 1.000, SLIM 0.125."
+    )
+
+
+def test_bench_compare(folders):
+    arguments = ["--base", folders.base, "--lora", folders.lora, "--slim", folders.slim, "--tokens", 3, "--rounds", 1]
+    result = CliRunner().invoke(app, ["bench-compare", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    for words in ("base alone", "all in one batch", "one after another"):
+        assert words in result.stdout
+
+
+def test_bench_compare_on_a_random_model():
+    arguments = ["--width", "32", "--layers", "1", "--tokens", "2", "--rounds", "1"]
+    result = CliRunner().invoke(app, ["bench-compare", *arguments])
+    assert result.exit_code == 0 and "random Llama, width 32" in result.stdout
