@@ -144,6 +144,10 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_600",
+        button_cancel_background_fill="#b42318",
+        button_cancel_background_fill_hover="#912018",
+        button_cancel_background_fill_dark="#b42318",
+        button_cancel_background_fill_hover_dark="#912018",
         color_accent="*primary_700",
         block_info_text_color="*neutral_600",
     )

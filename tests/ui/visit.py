@@ -128,7 +128,7 @@ class Visit:
     def width(self) -> tuple[int, int]:
         """Of the page's content and of the window."""
         # Gradio's container hides what is too wide for it, so the document alone would not tell.
-        script = """[Math.max(document.documentElement.scrollWidth,
-            ...[...document.querySelectorAll('.gradio-container, .gradio-container main, .tabitem')].map(e => e.scrollWidth)),
-            innerWidth]"""
+        script = """() => {
+            const parts = document.querySelectorAll('html, .gradio-container, .gradio-container main, .tabitem');
+            return [Math.max(...[...parts].map((part) => part.scrollWidth)), innerWidth]; }"""
         return tuple(self.page.evaluate(script))
