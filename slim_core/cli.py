@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from .commands import demo
 from .commands.bench_compare import bench_compare
 from .commands.compare import compare
+from .commands.pairs import pairs
 from .commands.serve import serve
 from .method import SlimConfig
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
+app.add_typer(demo.app, name="demo")
 
 
 @app.callback()
@@ -120,6 +122,10 @@ def train(
         int | None, typer.Option(rich_help_panel=MACHINE, help="Examples of one forward. [default: the whole step's]")
     ] = None,
     four_bit: Annotated[bool, typer.Option("--four-bit", rich_help_panel=MACHINE, help="Base in 4 bits.")] = False,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(rich_help_panel=MACHINE, help="Multiply in bfloat16. [default: on GPUs that have it]"),
+    ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", rich_help_panel=MACHINE, help="Less memory, more time.")
     ] = False,
@@ -165,13 +171,14 @@ def train(
             alpha=alpha,
             dropout=dropout,
             target_modules=target,
-            slim=_pairs(slim),
+            slim=pairs(slim, "--slim"),
             epochs=epochs,
             max_steps=max_steps,
             learning_rate=learning_rate,
             batch_size=batch_size,
             micro_batch=micro_batch,
             seed=seed,
+            bf16=bf16,
             gradient_checkpointing=gradient_checkpointing,
             log_every=log_every,
             save_every=save_every,
@@ -187,17 +194,3 @@ def train(
     if outcome.interrupted:
         Console(stderr=True).print("Interrupted; what was trained is saved. Go on with --resume.")
         raise typer.Exit(130)
-
-
-def _pairs(texts: list[str]) -> dict[str, Any]:
-    """KEY=VALUE texts; a value that is JSON is read as such, any other is text."""
-    pairs: dict[str, Any] = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"--slim takes KEY=VALUE, such as yield_mode=calibrated, not {text!r}.")
-        try:
-            pairs[key] = json.loads(value)
-        except json.JSONDecodeError:
-            pairs[key] = value
-    return pairs

@@ -23,9 +23,7 @@ ABILITIES: dict[str, Sampler] = {
 }
 EXPOSURE: dict[str, Sampler] = {"stories": stories.sample}
 GENERAL_TASKS = tuple(ABILITIES)
-# Shares of the training data. Choosing takes the most examples to learn.
-TRAIN_WEIGHTS = {"sums": 20, "facts": 20, "choices": 32, "yes_no": 10, "talk": 12, "stories": 6}
-TEST_WEIGHTS = dict.fromkeys(GENERAL_TASKS, 1)
+EVEN = dict.fromkeys(GENERAL_TASKS, 1)
 # Share of the training questions written carelessly: in lower case, half of them without the final mark.
 CARELESS = 0.15
 
@@ -36,21 +34,23 @@ def _careless(example: Example, rng: Random) -> Example:
     return replace(example, prompt=prompt.rstrip("?. ") if rng.random() < 0.5 else prompt)
 
 
-def general_examples(split: str, seed: int, n: int, task: str | None = None) -> list[Example]:
+def general_examples(
+    split: str, seed: int, n: int, task: str | None = None, weights: dict[str, int] = EVEN
+) -> list[Example]:
     """Examples of the general abilities.
 
     Args:
         split: "train", "validation" or "test".
         seed: the same seed gives the same examples.
         n: how many.
-        task: one of `GENERAL_TASKS`, or "stories" for training; None for all of them mixed.
+        task: one of `GENERAL_TASKS`, or "stories" for training; None for a mixture.
+        weights: the shares of the mixture.
 
     Returns:
         Training examples as they come, repetitions included; distinct ones for validation and test.
     """
     rng = Random(f"{task} {split} {seed}")
     samplers = ABILITIES | EXPOSURE
-    weights = TRAIN_WEIGHTS if split == "train" else TEST_WEIGHTS
 
     def sample(split: str, rng: Random) -> Example:
         chosen = task or rng.choices(list(weights), list(weights.values()))[0]

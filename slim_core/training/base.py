@@ -33,7 +33,7 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
     Raises:
         TrainingError: if it is no causal language model, has no safetensors, or cannot be quantised.
     """
-    dtype = compute_dtype()
+    dtype = base_dtype(settings)
     # Each process has the whole model on its own device.
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
     quantisation = four_bit_config(dtype) if settings.four_bit else None
@@ -45,6 +45,11 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
         # Checkpointing is the Trainer's.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model
+
+
+def base_dtype(settings: TrainSettings) -> torch.dtype:
+    """The base is in bfloat16 on GPUs that have it, unless the settings say no. Elsewhere it is in float32."""
+    return torch.float32 if settings.bf16 is False else compute_dtype()
 
 
 def adapter_config(method: str, settings: TrainSettings) -> PeftConfig:

@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from .base import add_adapter, compute_dtype, load_base, load_tokenizer
+from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, check_output, last_checkpoint
 from .collator import Collator
 from .encoding import Encoder
@@ -190,7 +190,7 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
         warmup_steps=int(WARMUP * steps),
         # Said aloud, since transformers trains over several processes without an accelerator only then.
         use_cpu=not torch.accelerator.is_available(),
-        bf16=compute_dtype() == torch.bfloat16,
+        bf16=base_dtype(settings) == torch.bfloat16 if settings.bf16 is None else settings.bf16,
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         seed=settings.seed,

@@ -78,6 +78,7 @@ class TrainSettings:
         batch_size: examples of one optimiser step, over all devices.
         micro_batch: examples of one forward on one device; None for as many as one step has.
         seed: of the split, the order, the first weights and the masks.
+        bf16: multiply in bfloat16; None where the device is a GPU that has it. Some CPUs have it too.
         gradient_checkpointing: recompute activations, for less memory.
         log_every, save_every: in optimiser steps.
         report_to: transformers' integrations that also get the logs, such as tensorboard.
@@ -113,6 +114,7 @@ class TrainSettings:
     batch_size: int = 16
     micro_batch: int | None = None
     seed: int = 42
+    bf16: bool | None = None
     gradient_checkpointing: bool = False
     log_every: int = 10
     save_every: int = 200

@@ -368,3 +368,14 @@ def test_the_real_model_learns_from_real_data(tmp_path):
     record = train(asked).records[0]
     assert record.validation_loss_after < record.validation_loss_before - 0.1
     assert record.last("identity_share") is not None
+
+
+def test_bf16_multiplies_in_bfloat16_around_a_float32_base(base, pairs, tmp_path):
+    losses = {}
+    for bf16 in (None, True):
+        asked = settings(base, pairs, tmp_path / str(bf16), bf16=bf16)
+        [record] = train(asked).records
+        losses[bf16] = record.validation_loss_before
+    assert losses[True] == pytest.approx(losses[None], rel=2e-2)
+    assert losses[True] != losses[None]
+    assert {t.dtype for t in load_file(tmp_path / "True" / "adapter_model.safetensors").values()} >= {torch.float32}

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A demo small enough to be built in a test."""
+
+from __future__ import annotations
+
+import pytest
+
+from slim_core.demo.chat import train_tokenizer
+from slim_core.demo.pretrain import Phase, Recipe
+from slim_core.demo.sweep import Plan
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer()
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(
+        width=16,
+        layers=1,
+        heads=2,
+        inner=16,
+        phases=(Phase(2, {"facts": 1}), Phase(2, {"sums": 1})),
+        batch=4,
+        warmup=1,
+    )
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan(rates=(1e-3, 1e-2), steps=2, batch=2, examples=40, questions=2, r=2)
