@@ -143,7 +143,7 @@ slim.routing = (component) => {
     parts.body.hidden = !data;
     parts.empty.hidden = !!data;
     put(parts.empty, value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is written."
-      : "This answer has no routing: nothing was recorded of it.");
+      : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
     if (!data) return;
     put(parts.note, kind === "lora"
       ? "A LoRA has no identity experts: every token goes through it, so the identity share is 0 everywhere."

@@ -64,7 +64,7 @@ def build(page: Page, picture: Path) -> None:
 
 def facts_of(backend: Backend) -> list[dict[str, Any]]:
     """Tables of what is loaded, its memory, and versions."""
-    info, memory = backend.engine.info, backend.engine.memory()
+    info = backend.engine.info
     model = [
         ["Base", info.name],
         ["Size", f"{count(info.parameters)} parameters, {info.blocks} layers, {info.dtype}"],
@@ -75,9 +75,10 @@ def facts_of(backend: Backend) -> list[dict[str, Any]]:
             for v in backend.adapters
         ],
     ]
-    use = [["Base", size(memory.model)]]
-    use += [[backend.labels.get(name, name), size(amount)] for name, amount in memory.adapters.items()]
-    if memory.free is not None and memory.total is not None:
+    use = [[v.label, size(v.bytes)] for v in backend.engine.variants]
+    # A lent GPU is not ours between two calls, and asking for its memory would be an error.
+    memory = None if backend.borrowed else backend.engine.memory()
+    if memory is not None and memory.free is not None and memory.total is not None:
         use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])
     return [
         {"title": "The model", "rows": model},

@@ -31,7 +31,7 @@ class Config:
         concurrency: most requests that are open at once; the model answers them one after another.
         max_new_tokens: the longest answer that a visitor may ask for.
         max_upload: most bytes of an uploaded file.
-        session_seconds: how long a visitor's conversation is kept after it was last used.
+        sessions: how many visitors' conversations are kept.
     """
 
     base: str = ""
@@ -47,12 +47,12 @@ class Config:
     concurrency: int = 16
     max_new_tokens: int = 1024
     max_upload: int = 64_000_000
-    session_seconds: int = 7200
+    sessions: int = 200
 
     def __post_init__(self) -> None:
         if bool(self.auth_user) != bool(self.auth_password):
             raise ConfigError("SLIM_AUTH_USER and SLIM_AUTH_PASSWORD belong together: set both or none.")
-        for name in ("port", "queue_size", "concurrency", "max_new_tokens", "max_upload", "session_seconds"):
+        for name in ("port", "queue_size", "concurrency", "max_new_tokens", "max_upload", "sessions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{variable(name)} must be at least 1.")
         if (self.lora or self.slim) and not self.base:

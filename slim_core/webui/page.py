@@ -67,7 +67,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         page = Page(
             backend=backend,
             config=config,
-            session=gr.State(Session(), time_to_live=config.session_seconds, delete_callback=_gone),
+            session=gr.State(Session(), delete_callback=_gone),
             status=canvas("status", "Ready.", render=False),
             transcript=canvas(
                 "transcript", transcript(empty, backend), ("stop_one", "retry_one", "edit_turn"), render=False
@@ -117,6 +117,8 @@ def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
         share=False,
         show_error=False,
         max_file_size=config.max_upload,
+        # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
+        state_session_capacity=config.sessions,
         footer_links=["api", "gradio", "settings"],
         **options,
     )

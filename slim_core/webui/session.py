@@ -12,6 +12,8 @@ from ..inference import Stops
 from ..inference.types import Drift, Message, Routing, RowStep, Sampling
 
 
+# Numbers of routing that one conversation keeps: 256 MB of float32.
+MAX_NUMBERS = 64_000_000
 # What the answers show: as they are, word by word against the base's, or coloured by who answered.
 View = Literal["plain", "differences", "routing"]
 
@@ -143,6 +145,14 @@ class Session:
         self.turns.clear()
         self.packers.clear()
         self.shown_turn = None
+
+    def trim(self, most: int = MAX_NUMBERS) -> None:
+        """Drop the routing of the oldest answers where all together hold more than `most` numbers."""
+        for turn in reversed(self.turns):
+            for answer in turn.answers.values():
+                most -= answer.routing.weights.numel() if answer.routing is not None else 0
+                if most < 0:
+                    answer.routing = None
 
     def messages(self, variant: str, turn: Turn) -> tuple[Message, ...]:
         """The conversation that one variant sees before it answers a turn: its own answers, nobody else's."""

@@ -101,6 +101,7 @@ def _follow(backend: Backend, session: Session, turn: Turn, job: Job, run: Run) 
             if answer.step.state != "done":
                 answer.step = replace(answer.step, state="done", finish_reason="stopped")
         session.place = 0
+        session.trim()
         session.end()
 
 

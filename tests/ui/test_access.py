@@ -52,7 +52,7 @@ def test_axe_finds_nothing_serious_on_any_tab(visit, theme, width):
         assert serious(v) == [], label
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1024, 1920, 3840])
+@pytest.mark.parametrize("width", [320, 768, 3840])
 def test_nothing_scrolls_sideways(visit, width):
     v = visit(width=width)
     v.ask("Supercalifragilisticexpialidocious" * 8)

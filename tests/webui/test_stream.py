@@ -100,6 +100,13 @@ def test_a_turn_without_an_answer_is_left_out(engine, backend, answered):
     assert [message.content for message in answered.messages("base", third)][0::2] == ["Hello there", "Third"]
 
 
+def test_a_long_conversation_keeps_the_latest_routing(answered, backend):
+    ask(answered, backend, "Second")
+    numbers = sum(a.routing.weights.numel() for a in answered.turns[1].answers.values() if a.routing is not None)
+    answered.trim(numbers)
+    assert [turn.answers["slim"].routing is None for turn in answered.turns] == [True, False]
+
+
 def test_views_hold_plain_values(answered, backend):
     import json
 
