@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.ui.scripted import ScriptedEngine  # noqa: E402
 from tests.ui.visit import ARGUMENTS, Visit  # noqa: E402
 
 
+# Machines that test are often busy.
+sync_api.expect.set_options(timeout=15_000)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -84,6 +87,10 @@ def running() -> Iterator[Site]:
 @pytest.fixture
 def site(running) -> Site:
     """The app on a fast engine; a test may slow it down."""
+    # A visitor of the test before may just have left; their work ends a moment later.
+    end = time.monotonic() + 15
+    while running.engine.runs != running.engine.closed and time.monotonic() < end:
+        time.sleep(0.05)
     fresh = ScriptedEngine()
     running.engine.__dict__.update({k: v for k, v in fresh.__dict__.items() if k not in ("line",)})
     return running

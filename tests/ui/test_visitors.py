@@ -14,7 +14,7 @@ def slow(site, seconds=0.08, length=60):
 def test_two_visitors_wait_in_line_and_see_only_their_own(visit, site):
     slow(site)
     first, second = visit(), visit()
-    first.send("apples")
+    first.send("zebras")
     expect(first.state("base")).to_have_text("writing")
     second.send("quinces")
     expect(second.state("base")).to_have_text("waiting, 1 in line before you")
@@ -24,16 +24,16 @@ def test_two_visitors_wait_in_line_and_see_only_their_own(visit, site):
     expect(second.text("base")).to_contain_text("quinces")
     second.button("Stop all").click()
     second.done()
-    expect(first.text("base")).to_contain_text("apples")
+    expect(first.text("base")).to_contain_text("zebras")
     expect(second.text("base")).to_contain_text("quinces")
     assert "quinces" not in first.page.content()
-    assert "apples" not in second.page.content()
+    assert "zebras" not in second.page.content()
 
 
 def test_who_waits_can_leave_the_line(visit, site):
     slow(site)
     first, second = visit(), visit()
-    first.send("apples")
+    first.send("zebras")
     expect(first.state("base")).to_have_text("writing")
     second.send("quinces")
     expect(second.state("base")).to_contain_text("in line")
