@@ -16,7 +16,8 @@ LAYERS = [
     {"inference"},
     {"training", "evaluation"},
     {"demo"},
-    {"webui", "commands"},
+    {"webui"},
+    {"commands"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

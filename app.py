@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The app, as Hugging Face Spaces and `python app.py` start it. Settings are environment variables; see the README."""
+
+import os
+import sys
+
+
+# Before torch is imported: on ZeroGPU `spaces` takes the place of CUDA, elsewhere it is not installed.
+try:
+    import spaces
+except ImportError:
+    spaces = None
+
+from slim_core.inference import EngineError
+from slim_core.webui.config import Config, ConfigError
+from slim_core.webui.page import launch
+from slim_core.webui.serve import open_app
+
+
+try:
+    config = Config.read()
+    # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
+    demo = open_app(config, spaces.GPU if spaces and os.environ.get("SPACES_ZERO_GPU") else None)
+except (ConfigError, EngineError) as error:
+    sys.exit(f"Error: {error}")
+
+if __name__ == "__main__":
+    launch(demo, config)

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all views share. Text from models and adapters is only ever put into the page as text.
+window.slim = (() => {
+  const reduced = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const dark = () => document.body.classList.contains("dark");
+
+  // el("p", {class: "x", onclick: f}, "text", child): an element; strings become text nodes.
+  function el(tag, attributes = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (value === true) node.setAttribute(name, "");
+      else if (value !== false && value != null) node.setAttribute(name, value);
+    }
+    node.append(...children.filter((child) => child != null));
+    return node;
+  }
+
+  // Set a text only where it changed; a growing text is appended to, so that a selection in it survives.
+  function put(node, text) {
+    const old = node.textContent;
+    if (old === text) return;
+    const last = node.firstChild;
+    if (old && last && node.childNodes.length === 1 && last.nodeType === 3 && text.startsWith(old))
+      last.appendData(text.slice(old.length));
+    else node.textContent = text;
+  }
+
+  function attribute(node, name, value) {
+    if (value == null || value === false) node.removeAttribute(name);
+    else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? "" : value);
+  }
+
+  function bytes(text) {
+    const raw = atob(text);
+    const found = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) found[i] = raw.charCodeAt(i);
+    return found;
+  }
+
+  // Chunks of base64 bytes that are decoded once: a chunk that did not change is not read again.
+  function chunks() {
+    let seen = [], parts = [];
+    return (texts) => {
+      parts.length = texts.length;
+      texts.forEach((text, i) => { if (seen[i] !== text) parts[i] = bytes(text); });
+      seen = texts.slice();
+      const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+      let at = 0;
+      for (const part of parts) { all.set(part, at); at += part.length; }
+      return all;
+    };
+  }
+
+  // Orange for LoRA, blue for identity: told apart with every common kind of colour vision.
+  const scales = {
+    light: [[222, 110, 10], [240, 239, 236], [37, 99, 205]],
+    dark: [[240, 140, 50], [58, 62, 70], [90, 150, 250]],
+  };
+  function color(share) {
+    const [low, middle, high] = scales[dark() ? "dark" : "light"];
+    const [from, to, part] = share < 0.5 ? [low, middle, share * 2] : [middle, high, share * 2 - 1];
+    return from.map((value, i) => Math.round(value + (to[i] - value) * part));
+  }
+  const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
+  const percent = (share) => `${Math.round(share * 100)} %`;
+
+  // A token as it may be shown: a line break is visible, an empty token too.
+  const visible = (token) => (token === "" ? "∅" : token.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥"));
+
+  // Speak in the one polite status line of the page.
+  function say(text) {
+    const line = document.querySelector("#slim-status [role=status]");
+    if (line) put(line, text);
+  }
+
+  async function copy(text, done) {
+    let ok = true;
+    try { await navigator.clipboard.writeText(text); } catch {
+      // Without a secure context there is no clipboard; the old way still works.
+      const area = el("textarea", { class: "slim-sr" });
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      ok = document.execCommand("copy");
+      area.remove();
+    }
+    say(ok ? done : "The browser did not allow copying.");
+    return ok;
+  }
+
+  function save(blob, name) {
+    const link = el("a", { href: URL.createObjectURL(blob), download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  // Draw now, whenever the value changes, and when the theme does. Several changes between two frames are one drawing.
+  function live({ element, props, watch }, draw) {
+    let queued = false;
+    const redraw = () => {
+      if (queued) return;
+      queued = true;
+      requestAnimationFrame(() => { queued = false; draw(props.value); });
+    };
+    watch("value", redraw);
+    new MutationObserver(redraw).observe(document.body, { attributeFilter: ["class"] });
+    draw(props.value);
+    return redraw;
+  }
+
+  return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, visible };
+})();
+
+slim.focus = (id) => document.querySelector(`#${id} textarea`)?.focus();

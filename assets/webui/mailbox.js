@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files and links from the server, and the one status line of the page.
+slim.mailbox = ({ props, watch }) => {
+  watch("value", () => {
+    const letter = props.value;
+    if (!letter) return;
+    if (letter.kind === "save") {
+      slim.save(new Blob([letter.text], { type: "application/json" }), letter.name);
+      slim.say("The conversation is saved as JSON.");
+    } else if (letter.kind === "link") {
+      const link = `${location.origin}${location.pathname}?${letter.query}`;
+      slim.copy(link, "The link to this prompt and its settings is copied.");
+    }
+  });
+};
+
+slim.status = (component) => {
+  const root = component.element.querySelector(".slim-root");
+  if (!root.firstChild) root.append(slim.el("p", { role: "status", "aria-live": "polite" }));
+  let last = null;
+  slim.live(component, (value) => {
+    // Only a new sentence is spoken; what another part said meanwhile stays until then.
+    if (value !== last) slim.put(root.firstChild, value ?? "");
+    last = value;
+  });
+};

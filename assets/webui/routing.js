@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who answered which token: strip, heat map, layers, experts. They share one selected token.
+slim.routing = (component) => {
+  const { el, put, chunks, percent, say } = slim;
+  const { element, trigger } = component;
+  const parts = {}, byBlock = chunks(), byToken = chunks();
+  let root = null, data = null, scope = "answer", shown = "", timer = null;
+
+  function build() {
+    parts.turn = el("select", { id: "slim-turn", onchange: choose });
+    parts.who = el("select", { id: "slim-who", onchange: choose });
+    parts.scope = el("div", { class: "slim-segments", role: "group", "aria-label": "Averaged over" },
+      ...["prompt", "answer", "both"].map((name) => el("button", {
+        type: "button", class: "slim-small", "data-scope": name, onclick: () => { scope = name; numbers(); },
+      }, name)));
+    parts.readout = el("p", { class: "slim-readout" });
+    parts.note = el("p", { class: "slim-note" });
+    parts.tokens = el("div");
+    parts.heat = el("div", { class: "slim-heat" });
+    parts.bars = el("div", { class: "slim-bars", role: "list" });
+    parts.use = el("div", { class: "slim-use", role: "list" });
+    parts.imbalance = el("p", { class: "slim-note" });
+    parts.body = el("div", { class: "slim-routing-body" },
+      el("section", { class: "slim-card slim-wide" },
+        el("div", { class: "slim-card-line" }, el("h2", {}, "Tokens"), legend()), parts.note, parts.tokens),
+      el("section", { class: "slim-card slim-wide" },
+        el("div", { class: "slim-card-line" }, el("h2", {}, "Layers × tokens"),
+          el("button", { type: "button", class: "slim-small", id: "slim-png", onclick: png }, "Save as PNG")),
+        parts.heat, parts.readout),
+      el("section", { class: "slim-card" },
+        el("div", { class: "slim-card-line" }, el("h2", {}, "Each layer"), parts.scope),
+        el("p", { class: "slim-note" }, "Mean over the tokens and Linears of a layer: identity against LoRA."), parts.bars),
+      el("section", { class: "slim-card" },
+        el("h2", {}, "Use of the experts"), parts.imbalance, parts.use));
+    parts.empty = el("p", { class: "slim-empty" });
+    root = el("div", { class: "slim-routing" },
+      el("div", { class: "slim-controls" }, el("label", { for: "slim-who" }, "Routing of"), parts.who,
+        el("label", { for: "slim-turn" }, "for prompt"), parts.turn), parts.empty, parts.body);
+    element.querySelector(".slim-root").replaceChildren(root);
+    parts.strip = slim.strip(parts.tokens, { label: "Prompt and answer, token by token", pick: (i) => select(i, "strip"),
+      describe: (i, token, share) =>
+        `${slim.visible(token).trim() || "blank"}, token ${i + 1}, ${i < data.prompt_tokens ? "prompt" : "answer"}, identity ${percent(share)}` });
+    parts.map = slim.heatmap(parts.heat, (token, row) => select(token, "map", row));
+  }
+
+  function legend() {
+    return el("div", { class: "slim-legend" }, el("span", {}, "LoRA"), el("span", { class: "slim-ramp", role: "img",
+      "aria-label": "Colours from orange, all LoRA, to blue, all identity" }), el("span", {}, "identity"));
+  }
+
+  function choose() { trigger("choose", { variant: parts.who.value, turn: +parts.turn.value }); }
+
+  function options(select, items, value) {
+    const key = JSON.stringify(items);
+    if (select.dataset.key !== key) {
+      select.dataset.key = key;
+      select.replaceChildren(...items.map(([id, text]) => el("option", { value: id }, text)));
+    }
+    if (value != null) select.value = value;
+  }
+
+  function select(token, from, row = null) {
+    if (from !== "strip") parts.strip.mark(token);
+    if (from !== "map") parts.map.mark(token);
+    const at = parts.map.position().row;
+    const text = parts.map.describe(token, row ?? at);
+    put(parts.readout, text + ".");
+    if (from === "map") say(text);
+    // Held arrow keys pass many tokens; only the one where they rest is asked for.
+    clearTimeout(timer);
+    timer = setTimeout(() => trigger("pick", { token, variant: data.variant, turn: parts.turnId }), 90);
+  }
+
+  function bar(name, share, left, right) {
+    const node = el("div", { class: "slim-bar", role: "listitem", "aria-label": `${name}: ${left} ${percent(share)}${right ? `, ${right} ${percent(1 - share)}` : ""}` },
+      el("span", { "aria-hidden": "true" }, name), el("span", { class: "slim-track", "aria-hidden": "true" }, el("i")),
+      el("span", { "aria-hidden": "true" }, percent(share)));
+    node.style.setProperty("--s", share);
+    return node;
+  }
+
+  function numbers() {
+    for (const button of parts.scope.children) button.setAttribute("aria-pressed", button.dataset.scope === scope);
+    const bars = data.bars[scope], use = data.use[scope];
+    const key = JSON.stringify([bars, use, scope]);
+    if (key === shown) return;
+    shown = key;
+    parts.bars.replaceChildren(...bars.map((share, i) => bar(`Layer ${data.blocks[i]}`, share, "identity", "LoRA")));
+    const most = Math.max(...use, 0.01);
+    parts.use.replaceChildren(...use.map((share, i) => {
+      const identity = i >= data.experts;
+      const node = bar(identity ? `Identity ${i - data.experts + 1}` : `LoRA ${i + 1}`, share, "weight", "");
+      node.dataset.kind = identity ? "identity" : "lora";
+      node.style.setProperty("--s", share / most);
+      return node;
+    }));
+    const imbalance = data.imbalance[scope];
+    put(parts.imbalance, bars.length === 0 ? "No tokens yet." : imbalance === null
+      ? `No LoRA expert was used (${scope}).`
+      : `Mean weight over tokens and Linears (${scope}). Imbalance of the LoRA experts: ${imbalance.toFixed(2)}, largest over mean; 1 is even, ${data.experts} is one for all.`);
+  }
+
+  function png() {
+    const w = Math.max(3, Math.min(22, 1200 / data.tokens.length)), h = 16, left = 56, top = 84;
+    const canvas = el("canvas");
+    const width = Math.max(640, left + w * data.tokens.length + 20), height = top + 16 + h * data.blocks.length + 24;
+    const sharp = Math.min(2, 16000 / width);
+    canvas.width = width * sharp;
+    canvas.height = height * sharp;
+    const context = canvas.getContext("2d");
+    context.scale(sharp, sharp);
+    context.fillStyle = slim.css("--body-background-fill") || "#fff";
+    context.fillRect(0, 0, width, height);
+    context.fillStyle = slim.css("--body-text-color") || "#222";
+    context.font = "600 16px system-ui, sans-serif";
+    context.fillText(`Routing of ${parts.who.selectedOptions[0]?.text ?? data.variant}`, 16, 26);
+    context.font = "13px system-ui, sans-serif";
+    context.fillText(parts.turn.selectedOptions[0]?.text ?? "", 16, 46);
+    context.fillText("LoRA", 16, 68);
+    for (let i = 0; i < 120; i++) {
+      context.fillStyle = `rgb(${slim.color(i / 119)})`;
+      context.fillRect(52 + i, 58, 1, 12);
+    }
+    context.fillStyle = slim.css("--body-text-color") || "#222";
+    context.fillText("identity", 178, 68);
+    context.font = "11px system-ui, sans-serif";
+    data.blocks.forEach((block, i) => { if (h >= 12 || i % 2 === 0) context.fillText(`layer ${block}`, 8, top + 16 + i * h + 12); });
+    context.translate(left, top);
+    parts.map.paint(context, w, h, 16);
+    canvas.toBlob((blob) => { slim.save(blob, "slim-routing.png"); say("The routing view is saved as a PNG."); });
+  }
+
+  slim.live(component, (value) => {
+    if (!value) return;
+    if (!root || !root.isConnected) build();
+    options(parts.who, value.variants.map((v) => [v.name, v.label]), value.variant);
+    options(parts.turn, value.turns.map((t, i) => [t.id, `${i + 1}. ${t.prompt}`]), value.turn);
+    parts.turn.disabled = value.turns.length < 2;
+    const kind = value.variants.find((v) => v.name === value.variant)?.kind;
+    const fresh = !data || data.variant !== value.data?.variant || parts.turnId !== value.turn;
+    data = value.data;
+    parts.turnId = value.turn;
+    parts.body.hidden = !data;
+    parts.empty.hidden = !!data;
+    put(parts.empty, value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is written."
+      : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
+    if (!data) return;
+    put(parts.note, kind === "lora"
+      ? "A LoRA has no identity experts: every token goes through it, so the identity share is 0 everywhere."
+      : "Hover or focus a token for its number; choose one for all experts of every Linear. The last token of an answer is never read, so it has no routing.");
+    const rows = data.blocks.length;
+    parts.map.draw(data, byBlock(data.chunks));
+    const shares = byToken(data.token_share);
+    parts.strip.update(data.tokens, Array.from(shares, (byte) => byte / 255));
+    parts.strip.list.childNodes.forEach((node, i) => { node.classList.toggle("slim-of-prompt", i < data.prompt_tokens); });
+    if (fresh) { parts.map.mark(-1); put(parts.readout, `${data.tokens.length} tokens, ${rows} layers. Choose a cell.`); }
+    numbers();
+  });
+};

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// A text whose tokens are coloured by a share from 0 to 1. It grows while the answer does; old tokens are left alone.
+slim.strip = (root, { label, pick = null, describe }) => {
+  const { el, visible } = slim;
+  const list = el("div", { class: "slim-strip", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" });
+  root.append(list);
+  let tokens = [], shares = [], selected = -1, first = 0;
+
+  function update(newTokens, newShares, from = 0) {
+    const same = from === first && newTokens.length >= tokens.length && newTokens[from] === tokens[from];
+    if (!same) { list.replaceChildren(); tokens = []; shares = []; selected = -1; }
+    first = from;
+    for (let i = first; i < newTokens.length; i++) {
+      const at = i - first;
+      let node = list.childNodes[at];
+      if (!node) {
+        node = el("span", { role: "option", tabindex: at === 0 ? "0" : "-1", "aria-selected": "false" });
+        node.dataset.i = i;
+        list.append(node);
+      }
+      if (tokens[i] !== newTokens[i]) node.textContent = visible(newTokens[i]);
+      if (shares[i] !== newShares[i] || tokens[i] !== newTokens[i]) {
+        node.style.setProperty("--s", newShares[i].toFixed(3));
+        const text = describe(i, newTokens[i], newShares[i]);
+        node.setAttribute("aria-label", text);
+        node.title = text;
+      }
+    }
+    while (list.childNodes.length > Math.max(0, newTokens.length - first)) list.lastChild.remove();
+    tokens = newTokens.slice();
+    shares = Array.from(newShares);
+  }
+
+  function mark(i, focus = false) {
+    const old = list.childNodes[selected - first], node = list.childNodes[i - first];
+    if (old && old !== node) { old.setAttribute("aria-selected", "false"); old.tabIndex = -1; }
+    if (!node) { selected = -1; return; }
+    if (list.firstChild && list.firstChild !== node) list.firstChild.tabIndex = -1;
+    selected = i;
+    node.setAttribute("aria-selected", "true");
+    node.tabIndex = 0;
+    if (focus) node.focus();
+  }
+
+  list.addEventListener("click", (event) => {
+    const node = event.target.closest("[data-i]");
+    if (!node) return;
+    mark(+node.dataset.i, true);
+    if (pick) pick(+node.dataset.i);
+  });
+  list.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key];
+    const now = +(event.target.dataset?.i ?? first);
+    let next = null;
+    if (step) next = Math.min(tokens.length - 1, Math.max(first, now + step));
+    else if (event.key === "Home") next = first;
+    else if (event.key === "End") next = tokens.length - 1;
+    else if (event.key === "Enter" || event.key === " ") next = now;
+    if (next === null) return;
+    event.preventDefault();
+    mark(next, true);
+    if (pick) pick(next);
+  });
+  return { update, mark, list };
+};

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The columns and the conversation. Only what changed is touched, for answers come several times a second.
+slim.transcript = (component) => {
+  const { el, put, attribute, chunks, copy, say } = slim;
+  const { element, trigger } = component;
+  const STORE = "slim-columns";
+  const KINDS = { base: "base model", lora: "LoRA adapter", slim: "SLIM adapter" };
+  let columns = [], turns = new Map(), root = null, layout = { hidden: [], expanded: null };
+  try { layout = { ...layout, ...JSON.parse(localStorage.getItem(STORE) || "{}") }; } catch { /* start afresh */ }
+
+  function arrange() {
+    const names = columns.map((column) => column.name);
+    let hidden = layout.hidden.filter((name) => names.includes(name));
+    if (hidden.length >= names.length) hidden = [];
+    const expanded = names.includes(layout.expanded) && !hidden.includes(layout.expanded) ? layout.expanded : null;
+    layout = { hidden, expanded };
+    try { localStorage.setItem(STORE, JSON.stringify(layout)); } catch { /* private window */ }
+    const shown = (name) => (expanded ? name === expanded : !hidden.includes(name));
+    root.style.setProperty("--columns", names.filter(shown).length || 1);
+    for (const node of root.querySelectorAll("[data-column]")) node.hidden = !shown(node.dataset.column);
+    const back = root.querySelector(".slim-hidden");
+    back.replaceChildren(...hidden.map((name) => el("button", {
+      type: "button", class: "slim-small",
+      onclick: () => { layout.hidden = hidden.filter((other) => other !== name); arrange(); },
+    }, `Show ${labelOf(name)}`)));
+    back.hidden = hidden.length === 0;
+    for (const head of root.querySelectorAll(".slim-head")) {
+      const name = head.dataset.column, open = name === expanded;
+      const [wide, hide] = head.querySelectorAll("button");
+      put(wide, open ? "All columns" : "Expand");
+      wide.setAttribute("aria-label", open ? "Show all columns" : `Show only ${labelOf(name)}`);
+      wide.setAttribute("aria-pressed", open);
+      hide.hidden = open || names.length - hidden.length < 2;
+    }
+  }
+  const labelOf = (name) => columns.find((column) => column.name === name)?.label ?? name;
+
+  function build() {
+    root = el("div", { class: "slim-compare" });
+    const heads = columns.map((column) => el("section", {
+      class: "slim-head", "data-column": column.name, "data-kind": column.kind, "aria-label": column.label,
+    },
+      el("div", { class: "slim-head-line" },
+        el("h2", {}, column.label), el("span", { class: "slim-chip" }, KINDS[column.kind] ?? column.kind),
+        el("span", { class: "slim-head-tools" },
+          el("button", { type: "button", class: "slim-small", onclick: () => {
+            layout.expanded = layout.expanded === column.name ? null : column.name; arrange();
+          } }, "Expand"),
+          el("button", { type: "button", class: "slim-small", "aria-label": `Hide ${column.label}`, onclick: () => {
+            layout.hidden.push(column.name); arrange();
+          } }, "Hide"))),
+      el("p", { class: "slim-size" }, column.size.replaceAll("-", "\u2011"))));
+    root.append(el("div", { class: "slim-hidden", hidden: true }), el("div", { class: "slim-heads" }, ...heads),
+      el("div", { class: "slim-turns" }),
+      el("p", { class: "slim-empty" }, "Write a prompt or choose an example. Every column answers it at once, with the same dice."));
+    element.querySelector(".slim-root").replaceChildren(root);
+    turns = new Map();
+  }
+
+  function turnNode(turn, number) {
+    const bubble = el("div", { class: "slim-bubble", dir: "auto" });
+    const edit = el("button", { type: "button", class: "slim-small" }, "Edit");
+    edit.setAttribute("aria-label", `Edit prompt ${number} and answer again from there`);
+    const user = el("div", { class: "slim-user" }, el("h3", {}, "Prompt"), bubble, edit);
+    const node = el("article", { class: "slim-turn", "aria-label": `Turn ${number}` }, user, el("div", { class: "slim-answers" }));
+    const refs = { node, bubble, user, edit, answers: new Map(), turn };
+    edit.addEventListener("click", () => editor(refs));
+    return refs;
+  }
+
+  function editor(refs) {
+    if (refs.user.querySelector("form")) return;
+    const area = el("textarea", { "aria-label": "The prompt, edited", rows: "3" });
+    area.value = refs.turn.prompt;
+    const close = () => { form.remove(); refs.bubble.hidden = refs.edit.hidden = false; refs.edit.focus(); };
+    const form = el("form", { class: "slim-editor", onsubmit: (event) => {
+      event.preventDefault();
+      trigger("edit_turn", { turn: refs.turn.id, text: area.value });
+      close();
+    } }, area, el("div", {}, el("button", { type: "submit", class: "slim-small slim-main" }, "Answer again"),
+      el("button", { type: "button", class: "slim-small", onclick: close }, "Cancel")));
+    form.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+    refs.bubble.hidden = refs.edit.hidden = true;
+    refs.user.append(form);
+    area.focus();
+  }
+
+  function answerNode(refs, column) {
+    const part = {
+      state: el("span", { class: "slim-state" }), speed: el("span", { class: "slim-speed" }),
+      text: el("div", { class: "slim-text", dir: "auto" }), special: el("div", { class: "slim-special" }),
+      error: el("p", { class: "slim-error" }), summary: el("p", { class: "slim-summary" }),
+      stop: el("button", { type: "button", class: "slim-small slim-stop", "aria-label": `Stop ${column.label}` }, "Stop"),
+      copy: el("button", { type: "button", class: "slim-small", "aria-label": `Copy ${column.label}’s answer` }, "Copy"),
+      retry: el("button", { type: "button", class: "slim-small", "aria-label": `Let ${column.label} answer again` }, "Retry"),
+      share: chunks(), drawn: "",
+    };
+    part.stop.onclick = () => trigger("stop_one", { variant: column.name });
+    part.retry.onclick = () => trigger("retry_one", { variant: column.name });
+    part.copy.onclick = () => copy(part.text.textContent, `${column.label}’s answer is copied.`);
+    part.node = el("section", {
+      class: "slim-answer", "data-column": column.name, "data-kind": column.kind, "aria-label": `${column.label}’s answer`,
+    }, el("div", { class: "slim-answer-line" }, el("span", { class: "slim-name" }, column.label), part.state, part.speed),
+      part.text, part.special, part.error, part.summary,
+      el("div", { class: "slim-tools" }, part.stop, part.copy, part.retry));
+    refs.answers.set(column.name, part);
+    return part;
+  }
+
+  function special(part, answer) {
+    const mode = answer.diff ? "diff" : answer.strip ? "strip" : "";
+    if (part.mode !== mode) { part.special.replaceChildren(); part.drawn = ""; part.mode = mode; part.strip = null; }
+    part.text.hidden = mode !== "";
+    if (mode === "diff") {
+      const key = JSON.stringify(answer.diff);
+      if (key === part.drawn) return;
+      part.drawn = key;
+      const same = answer.diff.every(([mark]) => mark === "same");
+      part.special.replaceChildren(el("p", { class: "slim-text", dir: "auto" }, ...answer.diff.map(([mark, text]) =>
+        mark === "same" ? text : el(mark === "added" ? "ins" : "del", {}, text))),
+      ...(same ? [el("p", { class: "slim-note" }, "Word for word the base’s answer.")] : []));
+    } else if (mode === "strip") {
+      part.strip ??= slim.strip(part.special, {
+        label: "Answer, token by token",
+        describe: (i, token, share) => `${slim.visible(token).trim() || "blank"}: identity ${slim.percent(share)}`,
+      });
+      const shares = Array.from(part.share(answer.strip.token_share), (byte) => byte / 255);
+      part.strip.update(answer.strip.tokens, shares, answer.strip.prompt_tokens);
+    }
+  }
+
+  function answer(refs, column, value, last, running) {
+    const part = refs.answers.get(column.name) ?? answerNode(refs, column);
+    if (!part.node.isConnected) refs.node.lastChild.append(part.node);
+    const done = value.state === "done";
+    attribute(part.node, "data-state", value.state);
+    attribute(part.node, "aria-busy", done ? "false" : "true");
+    put(part.state, value.word);
+    put(part.speed, value.speed);
+    part.speed.title = value.how;
+    put(part.text, value.text);
+    put(part.error, value.error);
+    put(part.summary, value.summary.join(" · "));
+    part.stop.hidden = done;
+    part.copy.hidden = !done || !value.text;
+    part.retry.hidden = !done || !last || running;
+    special(part, value);
+  }
+
+  slim.live(component, (value) => {
+    if (!value) return;
+    const names = JSON.stringify(value.columns);
+    if (!root || !root.isConnected || names !== JSON.stringify(columns)) { columns = value.columns; build(); }
+    const holder = root.querySelector(".slim-turns");
+    const before = turns.size;
+    const ids = new Set(value.turns.map((turn) => turn.id));
+    for (const [id, refs] of turns) if (!ids.has(id)) { refs.node.remove(); turns.delete(id); }
+    value.turns.forEach((turn, i) => {
+      const refs = turns.get(turn.id) ?? turnNode(turn, i + 1);
+      if (!turns.has(turn.id)) { turns.set(turn.id, refs); holder.append(refs.node); }
+      refs.turn = turn;
+      put(refs.bubble, turn.prompt);
+      refs.edit.disabled = value.running;
+      for (const column of columns)
+        if (turn.answers[column.name])
+          answer(refs, column, turn.answers[column.name], i === value.turns.length - 1, value.running);
+    });
+    root.querySelector(".slim-empty").hidden = value.turns.length > 0;
+    attribute(root, "data-ready", value.ready ? "true" : "false");
+    attribute(root, "data-running", value.running ? "true" : "false");
+    arrange();
+    if (turns.size > before && value.running)
+      holder.lastChild?.scrollIntoView({ block: "nearest", behavior: slim.reduced() ? "auto" : "smooth" });
+  });
+};

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core serve`: the app in the browser."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+LIMITS = "Limits"
+
+
+def serve(
+    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. [default: the demo]")] = None,
+    lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id.")] = None,
+    slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id.")] = None,
+    load_4bit: Annotated[bool | None, typer.Option("--load-4bit/--full", help="Base in 4 bits.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address; 0.0.0.0 for other machines. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="[default: 7860]")] = None,
+    auth_user: Annotated[str | None, typer.Option(help="Name to sign in with; SLIM_AUTH_PASSWORD is set too.")] = None,
+    queue_size: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Most that wait. [default: 32]")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Most requests open at once. [default: 16]")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Longest answer in tokens. [default: 1024]")
+    ] = None,
+) -> None:
+    """Open the app: one prompt, three answers side by side, and who answered which token.
+
+    Every flag is an environment variable too (SLIM_BASE, SLIM_PORT, …); a flag goes before it. A password is taken
+    from SLIM_AUTH_PASSWORD alone, for a command line can be read by everyone on the machine.
+    """
+    flags = dict(locals())
+    from ..inference import EngineError
+    from ..webui.config import Config, ConfigError
+
+    try:
+        config = Config.read(**flags)
+        from ..webui.page import launch
+        from ..webui.serve import open_app
+
+        launch(open_app(config), config)
+    except (ConfigError, EngineError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The app in the browser: one prompt, three answers, who answered which token. Only this package knows Gradio."""
+
+import os
+
+
+# Gradio reads it when it is imported; the app tells nobody that it runs.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

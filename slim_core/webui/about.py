@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The About tab: what SLIM is, the paper, versions, memory."""
+
+from __future__ import annotations
+
+import platform
+from base64 import b64encode
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from .backend import Backend
+from .components import canvas, fixed
+from .words import count, size
+
+
+if TYPE_CHECKING:
+    from .page import Page
+
+TEXT = """
+## What you see here
+
+Fine-tuning a language model on a task makes it worse at everything else. **SLIM** lets it learn more and forget less:
+
+- Each adapted Linear keeps its frozen weights and gets a few small **LoRA experts** and **identity experts**.
+- Identity experts add nothing: a token that goes to them gets the base model's own output.
+- While training, **clusters** slide along with the inputs of each Linear and remember what training looks like.
+- A token's **distance** from its nearest cluster says how unlike the training data it is.
+- The **router** weighs all experts by the token; LoRA experts **yield** by the distance; the top few are kept.
+- So what looks like the training data goes through LoRA, and what does not bypasses it.
+- **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
+- All three columns here are rows of one batch on one copy of the base model, with the same dice.
+- **Identity share** is the weight of the identity experts; **drift**, how unlikely a variant finds the base's answer.
+
+The method is from Han et al., *SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture*,
+[NAACL 2025](https://aclanthology.org/2025.naacl-long.246). The authors published no code; this is an
+independent implementation.
+"""
+ALT = (
+    "One Linear with SLIM: a token like the training data goes to LoRA experts, a token unlike it to identity experts"
+)
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
+
+
+def build(page: Page, picture: Path) -> None:
+    """Lay the tab out."""
+    image = b64encode(picture.read_bytes()).decode("ascii")
+    with gr.Row(equal_height=False, elem_id="slim-about"):
+        with gr.Column(min_width=320):
+            gr.Markdown(TEXT)
+        with gr.Column(min_width=320):
+            fixed(
+                '<img class="slim-picture" src="data:image/svg+xml;base64,{{image}}" alt="{{alt}}">',
+                image=image,
+                alt=ALT,
+            )
+            facts = canvas("facts", facts_of(page.backend))
+    gr.Timer(10).tick(
+        lambda: facts_of(page.backend), None, facts, queue=False, show_progress="hidden", api_visibility="private"
+    )
+
+
+def facts_of(backend: Backend) -> list[dict[str, Any]]:
+    """Tables of what is loaded, its memory, and versions."""
+    info = backend.engine.info
+    model = [
+        ["Base", info.name],
+        ["Size", f"{count(info.parameters)} parameters, {info.blocks} layers, {info.dtype}"],
+        ["Device", info.device],
+        ["Reads at most", f"{info.context_length:,} tokens"],
+        *[
+            [v.label, f"{count(v.parameters)} parameters" + (f", {v.detail}" if v.detail else "")]
+            for v in backend.adapters
+        ],
+    ]
+    use = [[v.label, size(v.bytes)] for v in backend.engine.variants]
+    # A lent GPU is not ours between two calls, and asking for its memory would be an error.
+    memory = None if backend.borrowed else backend.engine.memory()
+    if memory is not None and memory.free is not None and memory.total is not None:
+        use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])
+    return [
+        {"title": "The model", "rows": model},
+        {"title": "Memory", "rows": use},
+        {"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]},
+    ]
+
+
+def _versions() -> list[list[str]]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append([name, version(name)])
+        except PackageNotFoundError:
+            continue
+    return found

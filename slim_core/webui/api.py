@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API: three plain functions for programs, notebooks, and agents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from ..inference import EngineError, Stops
+from ..inference.types import Drift, Message, Row, Sampling, Step
+from .backend import Backend, Job
+from .config import Config
+from .limits import LimitError, check_prompt, check_room, check_sampling, check_text
+from .payload import identity_share
+from .stream import INTERVAL
+
+
+def add_api(backend: Backend, config: Config) -> None:
+    """Add `/compare`, `/routing` and `/models` to the interface that is being built."""
+    work = {"concurrency_id": "model", "concurrency_limit": config.concurrency}
+
+    def compare(
+        prompt: str,
+        system: str = "",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        max_new_tokens: int = 256,
+        stop: list[str] = [],  # noqa: B006 - the schema shows it
+        seed: int = 0,
+    ) -> Iterator[dict]:
+        """Answer a prompt by the base model, LoRA and SLIM at once.
+
+        Args:
+            prompt: the user's message.
+            system: the system prompt.
+            temperature: 0 is greedy, at most 2.
+            top_p: keep the most likely tokens that together have this probability.
+            top_k: keep this many tokens; 0 keeps all.
+            min_p: keep tokens at least this fraction as likely as the most likely one.
+            repetition_penalty: above 1 makes repeated tokens less likely.
+            max_new_tokens: the longest answer in tokens.
+            stop: texts that end an answer.
+            seed: of the dice that all variants share.
+
+        Returns:
+            While the answers are written, again and again: for each variant (base, lora, slim) its text, tokens
+            and finish_reason, which is null until it ends; in the last one also drift, the natural logarithm of how
+            many times less likely each variant finds the base's answer.
+        """
+        numbers = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+        }
+        variants = [variant.name for variant in backend.engine.variants]
+        yield from _throttled(_compare(prompt, system, stop, numbers, variants))
+
+    def routing(prompt: str, variant: str = "slim", system: str = "", max_new_tokens: int = 64) -> dict:
+        """Answer a prompt greedily by one variant, and tell who answered which token.
+
+        Args:
+            prompt: the user's message.
+            variant: which adapter, as `/models` names it.
+            system: the system prompt.
+            max_new_tokens: the longest answer in tokens.
+
+        Returns:
+            text, finish_reason, tokens (prompt and answer), prompt_tokens (how many are the prompt), modules (names
+            of the Linears), blocks (their layers), and identity: for each Linear the share of each token that went
+            past LoRA, from 0 to 1.
+        """
+        if variant not in {v.name for v in backend.adapters}:
+            names = ", ".join(v.name for v in backend.adapters) or "none"
+            raise gr.Error(f"There is no adapter {str(variant)[:40]!r}; there are: {names}.", print_exception=False)
+        last = record = None
+        for item in _run(prompt, system, (), {"max_new_tokens": max_new_tokens}, [variant], record=True, drift=False):
+            if isinstance(item, Step):
+                last, record = item.rows[0], item.routing.get(0, record)
+        shares = identity_share(record)
+        return {
+            "text": last.text,
+            "finish_reason": last.finish_reason,
+            "tokens": list(record.tokens),
+            "prompt_tokens": record.prompt_tokens,
+            "modules": list(record.modules),
+            "blocks": list(record.blocks),
+            "identity": [[round(float(x), 4) for x in row] for row in shares],
+        }
+
+    def models() -> dict:
+        """What is loaded: the base model and its variants.
+
+        Returns:
+            base (name, parameters, dtype, device, context_length) and variants (name, kind, label, parameters,
+            detail).
+        """
+        info = backend.engine.info
+        return {
+            "base": {
+                "name": info.name.rsplit("/", 1)[-1],
+                "parameters": info.parameters,
+                "dtype": info.dtype,
+                "device": info.device,
+                "context_length": info.context_length,
+            },
+            "variants": [
+                {"name": v.name, "kind": v.kind, "label": v.label, "parameters": v.parameters, "detail": v.detail}
+                for v in backend.engine.variants
+            ],
+        }
+
+    def _run(
+        prompt: str, system: str, stop: Any, numbers: dict, names: list[str], record: bool, drift: bool
+    ) -> Iterator[Step | Drift]:
+        try:
+            messages = (Message("user", check_prompt(prompt)),)
+            if system := check_text(system, "The system prompt").strip():
+                messages = (Message("system", system), *messages)
+            sampling: Sampling = check_sampling(stop, **numbers)
+            if sampling.max_new_tokens > config.max_new_tokens:
+                raise LimitError(f"max_new_tokens is at most {config.max_new_tokens:,} here.")
+            check_room(backend.engine.count_tokens(messages), backend.engine.info.context_length)
+            rows = tuple(Row(name, messages, routing=record) for name in names)
+            wanted = tuple(v.name for v in backend.adapters) if drift else ()
+            stops = Stops(len(rows))
+            work = backend.run(Job(rows, sampling, drift=wanted, base_messages=messages), stops)
+            try:
+                yield from work
+            finally:
+                stops.stop_all()
+                work.close()
+        except (LimitError, EngineError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def _compare(prompt: str, system: str, stop: Any, numbers: dict, names: list[str]) -> Iterator[dict]:
+        found: dict[str, Any] = {}
+        for item in _run(prompt, system, stop, numbers, names, record=False, drift=True):
+            if isinstance(item, Drift):
+                found = found | {"drift": {v.variant: float(v.log_ratio.double().sum()) for v in item.variants}}
+            else:
+                found = {
+                    row.variant: {"text": row.text, "tokens": row.tokens, "finish_reason": row.finish_reason}
+                    | ({"error": row.error} if row.error else {})
+                    for row in item.rows
+                }
+            yield found
+
+    gr.api(compare, api_name="compare", **work)
+    gr.api(routing, api_name="routing", **work)
+    gr.api(models, api_name="models", queue=False)
+
+
+def _throttled(values: Iterator[dict]) -> Iterator[dict]:
+    """At most 12 a second, and always the last."""
+    last, sent = None, 0.0
+    try:
+        for last in values:
+            if time.monotonic() - sent >= INTERVAL:
+                sent = time.monotonic()
+                yield last
+                last = None
+        if last is not None:
+            yield last
+    finally:
+        values.close()

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine as the app uses it: one job answers a prompt by all variants and then measures their drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Row, Sampling, Step, Variant
+
+
+class Engine(Protocol):
+    """What the app needs of `slim_core.inference.Engine`; the tests bring a scripted one."""
+
+    info: ModelInfo
+    variants: tuple[Variant, ...]
+
+    def answer(
+        self, rows: Sequence[Row], sampling: Sampling, stops: Any = None, *, batched: bool = True, **options: Any
+    ) -> Iterator[Step]: ...
+
+    def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift: ...
+
+    def count_tokens(self, messages: Sequence[Message]) -> int: ...
+
+    def memory(self) -> MemoryUse: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for the model.
+
+    Attributes:
+        rows: the answers that are wanted.
+        sampling: how their tokens are chosen.
+        batched: all at once, or one after another.
+        drift: the variants whose drift is measured afterwards.
+        base_messages: the base's conversation.
+        base_ids: its answer's tokens, where it does not answer in this job.
+    """
+
+    rows: tuple[Row, ...]
+    sampling: Sampling
+    batched: bool = True
+    drift: tuple[str, ...] = ()
+    base_messages: tuple[Message, ...] = ()
+    base_ids: tuple[int, ...] = ()
+
+
+class Backend:
+    """One engine, and the way to call it on this machine.
+
+    Args:
+        engine: the model with its variants.
+        gpu: a decorator that lends a GPU for the time of one call, as `spaces.GPU`; None where the model runs here.
+    """
+
+    def __init__(self, engine: Engine, gpu: Callable[..., Any] | None = None) -> None:
+        self.engine = engine
+        self.borrowed = gpu is not None
+
+        def work(job: Job, stops: Any) -> Iterator[Step | Drift]:
+            yield from run_job(engine, job, stops)
+
+        # A second a hundred tokens and row is generous; asking for less gives visitors a better place in line.
+        self._work = gpu(duration=lambda job, stops: seconds_of(job))(work) if gpu else work
+
+    def run(self, job: Job, stops: Any) -> Iterator[Step | Drift]:
+        """Steps of the answers, then at most one drift."""
+        return self._work(job, stops)
+
+    @property
+    def base(self) -> Variant:
+        """The base model's variant."""
+        return self.engine.variants[0]
+
+    @property
+    def adapters(self) -> tuple[Variant, ...]:
+        """All others."""
+        return self.engine.variants[1:]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Names for people, by variant."""
+        return {variant.name: variant.label for variant in self.engine.variants}
+
+
+def seconds_of(job: Job) -> int:
+    """How long a borrowed GPU is asked for."""
+    return min(120, 20 + job.sampling.max_new_tokens * len(job.rows) // 50)
+
+
+def run_job(engine: Engine, job: Job, stops: Any) -> Iterator[Step | Drift]:
+    """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
+    step = None
+    for step in engine.answer(job.rows, job.sampling, stops, batched=job.batched):
+        yield step
+    ids = job.base_ids
+    for row in step.rows if step is not None else ():
+        if row.variant == engine.variants[0].name:
+            ids = row.token_ids if row.finish_reason != "error" else ()
+    if job.drift and ids:
+        yield engine.drift(job.base_messages, ids, job.drift)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Compare tab: prompt, columns, settings."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from . import settings
+from .components import fixed
+from .examples import example_groups, short
+from .handlers import Handlers
+
+
+if TYPE_CHECKING:
+    from .page import Page
+
+# Fixed, so that a browser's settings survive a restart of the server. They are nobody's secret.
+STORE, STORE_KEY = "slim-compare-settings", "not a secret: settings only"
+VIEWS = [("Answers", "plain"), ("Differences from base", "differences"), ("Coloured by routing", "routing")]
+
+
+def build(page: Page, demo: gr.Blocks) -> None:
+    """Lay the tab out and connect it."""
+    longest = page.config.max_new_tokens
+    page.transcript.render()
+    with gr.Row(elem_id="slim-composer", equal_height=False):
+        prompt = gr.Textbox(
+            label="Prompt",
+            show_label=False,
+            placeholder="Ask all of them…",
+            lines=1,
+            max_lines=8,
+            autofocus=True,
+            scale=8,
+            container=False,
+            elem_id="slim-prompt",
+        )
+        send = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="slim-send")
+        stop = gr.Button("Stop all", variant="stop", scale=1, min_width=120, visible=False, elem_id="slim-stop-all")
+    with gr.Row(elem_id="slim-actions"):
+        retry = gr.Button("Retry all", size="sm", interactive=False, min_width=90, elem_id="slim-retry")
+        undo = gr.Button("Undo", size="sm", interactive=False, min_width=90, elem_id="slim-undo")
+        new = gr.Button("New conversation", size="sm", interactive=False, min_width=140, elem_id="slim-new")
+        view = gr.Radio(VIEWS, value="plain", show_label=False, label="Show", container=False, elem_id="slim-view")
+    with gr.Row(elem_id="slim-examples", equal_height=False):
+        examples = []
+        for number, (title, prompts) in enumerate(example_groups()):
+            with gr.Column(min_width=300, elem_classes=["slim-example-group"]):
+                fixed("<h2>{{title}}</h2>", title=title)
+                with gr.Row(elem_classes=["slim-example-row"]):
+                    examples += [
+                        (
+                            gr.Button(
+                                short(text), size="sm", elem_classes=["slim-example"], elem_id=f"slim-ex-{number}-{i}"
+                            ),
+                            text,
+                        )
+                        for i, text in enumerate(prompts)
+                    ]
+    with gr.Accordion("Settings: sampling and system prompt", open=False, elem_id="slim-settings"):
+        fields = settings.components(longest)
+    with gr.Row(elem_id="slim-files"):
+        link = gr.Button("Copy link", size="sm", min_width=110, elem_id="slim-link")
+        export = gr.Button("Export JSON", size="sm", min_width=110, elem_id="slim-export")
+        load = gr.UploadButton(
+            "Import JSON", size="sm", min_width=110, file_types=[".json"], file_count="single", elem_id="slim-import"
+        )
+    saved = gr.BrowserState(None, storage_key=STORE, secret=STORE_KEY)
+
+    handlers = Handlers(page, prompt, send, stop, retry, undo, new, view)
+    values = list(fields.values())
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    # Gradio shows warnings of queued events only; these never wait for the model.
+    light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
+    # Each waits in the model's own line, which knows the place; Gradio's would not.
+    work = {
+        "concurrency_id": "model",
+        "concurrency_limit": page.config.concurrency,
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        # A second click while answers are written gets a sentence rather than silence.
+        "trigger_mode": "multiple",
+        "outputs": handlers.outputs,
+    }
+    gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *values], **work)
+    retry.click(handlers.retry, [page.session, *values], **work)
+    page.transcript.retry_one(handlers.retry_one, [page.session, *values], **work)
+    page.transcript.edit_turn(handlers.edit, [page.session, *values], **work)
+    page.transcript.stop_one(handlers.stop_one, [page.session], None, **quick)
+    stop.click(handlers.stop_all, [page.session], None, **quick)
+    undo.click(handlers.undo, [page.session], handlers.outputs, **light)
+    new.click(handlers.new, [page.session], handlers.outputs, **light)
+    view.input(handlers.show, [page.session, view], [page.transcript], **quick)
+    for button, text in examples:
+        # In the browser alone: an example fills the prompt, and a person sends it.
+        button.click(
+            None,
+            None,
+            prompt,
+            js=f"() => {{ slim.focus('slim-prompt'); return {_js(text)}; }}",
+            api_visibility="private",
+        )
+    link.click(handlers.link, [page.session, prompt, *values], [page.mailbox], **light)
+    export.click(handlers.export, [page.session], [page.mailbox], **light)
+    load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)
+    keep = "(...values) => Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
+    gr.on([field.change for field in values], None, values, [saved], js=keep, api_visibility="private")
+    demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **light)
+
+
+def _js(value: object) -> str:
+    return json.dumps(value).replace("<", "\\u003c")

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The app's settings. Every field is an environment variable and a flag of `python -m slim_core serve`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A sentence on a setting that makes no sense."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the app; the environment variable of a field is `SLIM_` and its name in capitals.
+
+    Attributes:
+        base: the base model, a folder or a Hub id; empty opens the demo.
+        lora: a PEFT LoRA, a folder or a Hub id.
+        slim: a SLIM adapter, a folder or a Hub id.
+        load_4bit: whether the base is loaded in 4 bits.
+        device: such as "cpu", "cuda", "cuda:1"; empty chooses.
+        host: address to serve at; 0.0.0.0 is every one of this machine.
+        port: to serve at.
+        auth_user: name to sign in with; empty lets everyone in.
+        auth_password: its password.
+        queue_size: most requests that wait; more are turned away.
+        concurrency: most requests that are open at once; the model answers them one after another.
+        max_new_tokens: the longest answer that a visitor may ask for.
+        max_upload: most bytes of an uploaded file.
+        sessions: how many visitors' conversations are kept.
+    """
+
+    base: str = ""
+    lora: str = ""
+    slim: str = ""
+    load_4bit: bool = False
+    device: str = ""
+    host: str = "127.0.0.1"
+    port: int = 7860
+    auth_user: str = ""
+    auth_password: str = ""
+    queue_size: int = 32
+    concurrency: int = 16
+    max_new_tokens: int = 1024
+    max_upload: int = 64_000_000
+    sessions: int = 200
+
+    def __post_init__(self) -> None:
+        if bool(self.auth_user) != bool(self.auth_password):
+            raise ConfigError("SLIM_AUTH_USER and SLIM_AUTH_PASSWORD belong together: set both or none.")
+        for name in ("port", "queue_size", "concurrency", "max_new_tokens", "max_upload", "sessions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{variable(name)} must be at least 1.")
+        if (self.lora or self.slim) and not self.base:
+            raise ConfigError("An adapter needs its base model: set SLIM_BASE.")
+
+    @property
+    def auth(self) -> tuple[str, str] | None:
+        """As Gradio takes it."""
+        return (self.auth_user, self.auth_password) if self.auth_user else None
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ, **flags: Any) -> Config:
+        """Flags where they are given, else the environment, else the defaults.
+
+        Raises:
+            ConfigError: with a sentence that names the variable.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            if flags.get(field.name) is not None:
+                found[field.name] = flags[field.name]
+            elif text := environment.get(variable(field.name), "").strip():
+                found[field.name] = _parse(field.name, type(field.default), text)
+        # Gradio's own variables are what its users and Docker images set.
+        if "host" not in found and environment.get("GRADIO_SERVER_NAME"):
+            found["host"] = environment["GRADIO_SERVER_NAME"]
+        if "port" not in found and environment.get("GRADIO_SERVER_PORT"):
+            found["port"] = _parse("port", int, environment["GRADIO_SERVER_PORT"])
+        return cls(**found)
+
+
+def variable(name: str) -> str:
+    """A field's environment variable."""
+    return f"SLIM_{name.upper()}"
+
+
+def _parse(name: str, kind: type, text: str) -> Any:
+    if kind is bool:
+        words = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
+        if text.lower() not in words:
+            raise ConfigError(f"{variable(name)} is {text!r}; say 1 or 0.")
+        return words[text.lower()]
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigError(f"{variable(name)} is {text!r}; it must be a whole number.") from None
+    return text

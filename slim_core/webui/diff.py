@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Word-level differences between two answers."""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from typing import Literal
+
+
+Mark = Literal["same", "added", "removed"]
+WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+# Above this, comparing word by word takes seconds; whole lines are compared instead.
+MAX_WORDS = 3000
+
+
+def differences(base: str, other: str) -> list[tuple[Mark, str]]:
+    """What must be removed from `base` and added to it to get `other`.
+
+    Returns:
+        Pieces in reading order. Without the removed ones they are `other`; without the added ones, `base`.
+    """
+    split = WORDS.findall
+    if max(len(split(base)), len(split(other))) > MAX_WORDS:
+        split = _lines
+    left, right = split(base), split(other)
+    pieces: list[tuple[Mark, str]] = []
+    for kind, a, b, c, d in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        if kind == "equal":
+            pieces.append(("same", "".join(right[c:d])))
+            continue
+        if a < b:
+            pieces.append(("removed", "".join(left[a:b])))
+        if c < d:
+            pieces.append(("added", "".join(right[c:d])))
+    return pieces
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Forgetting tab: stored results of the adapters, on what they were trained on and on everything else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .components import canvas, fixed
+
+
+if TYPE_CHECKING:
+    from .page import Page
+
+KINDS = {"downstream": "What the adapters were trained on", "general": "What they should not forget"}
+VARIANTS = ("base", "lora", "slim")
+NONE_DEMO = "There are no stored results yet. Make them with: python -m slim_core demo verify"
+NONE_OTHER = (
+    "There are no stored results for this base and these adapters. "
+    "The demo's are made with: python -m slim_core demo verify"
+)
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """Stored results, or None where there are none or they make no sense."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        rows(results)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return results
+
+
+def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a task: name, kind, n, and for each variant score, low and high.
+
+    Raises:
+        KeyError, TypeError, ValueError: if they have another shape.
+    """
+    found = []
+    for name, task in results["tasks"].items():
+        row: dict[str, Any] = {"task": str(name), "kind": task["kind"], "n": int(task["n"])}
+        if row["kind"] not in KINDS:
+            raise ValueError(row["kind"])
+        for variant in VARIANTS:
+            numbers = {part: float(task[variant][part]) for part in ("score", "low", "high")}
+            if not all(math.isfinite(x) and 0 <= x <= 1 for x in numbers.values()):
+                raise ValueError(numbers)
+            row[variant] = numbers
+        found.append(row)
+    return found
+
+
+def sentence(results: Mapping[str, Any]) -> str:
+    """Both averages in one sentence."""
+    general, downstream = results.get("general"), results.get("downstream")
+    if not general or not downstream:
+        return ""
+    return (
+        f"Trained on: base {downstream['base']:.0%}, LoRA {downstream['lora']:.0%}, SLIM {downstream['slim']:.0%}. "
+        f"Not to be forgotten: base {general['base']:.0%}, LoRA {general['lora']:.0%}, SLIM {general['slim']:.0%}."
+    )
+
+
+def build(page: Page, results: dict[str, Any] | None) -> None:
+    """Lay the tab out."""
+    if results is None:
+        text = NONE_OTHER if page.config.base else NONE_DEMO
+        fixed('<p class="slim-empty">{{text}}</p>', "slim-no-results", text=text)
+        return
+    canvas(
+        "forgetting",
+        {
+            "sentence": sentence(results),
+            "groups": [
+                {"title": title, "rows": [row for row in rows(results) if row["kind"] == kind]}
+                for kind, title in KINDS.items()
+            ],
+            "labels": {"base": "Base", "lora": "LoRA", "slim": "SLIM"},
+        },
+    )

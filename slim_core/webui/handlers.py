@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when a visitor does something under Compare. Each handler checks all that comes from the browser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from ..inference import EngineError
+from . import exchange, settings, views
+from .limits import LimitError, check_prompt, check_text
+from .session import Session, Turn
+from .stream import start, ticks
+
+
+if TYPE_CHECKING:
+    from .page import Page
+
+Updates = dict[Any, Any]
+
+
+def warn(error: Exception) -> Updates:
+    """Say the sentence and change nothing."""
+    gr.Warning(str(error), title="Not possible")
+    return gr.skip()
+
+
+class Handlers:
+    """The Compare tab's events.
+
+    Args:
+        page: the parts that all tabs share.
+        prompt: the others are this tab's own components.
+    """
+
+    def __init__(self, page: Page, prompt, send, stop, retry, undo, new, view) -> None:
+        self.page, self.backend, self.longest = page, page.backend, page.config.max_new_tokens
+        self.prompt, self.send, self.stop, self.view = prompt, send, stop, view
+        self.again = (retry, undo, new)
+        self.outputs = [
+            page.transcript, page.status, page.routing, page.detail, page.drift, prompt, send, stop, *self.again, view,
+        ]  # fmt: skip
+        self.outputs_of_open = [page.transcript, page.status]
+
+    # ---- what the page shows
+
+    def frame(self, session: Session, routing: bool = True, **more: Any) -> Updates:
+        """The session as it is now."""
+        updates: Updates = {
+            self.page.transcript: views.transcript(session, self.backend),
+            self.page.status: views.status(session, self.backend),
+        }
+        if routing:
+            updates[self.page.routing] = views.routing(session, self.backend)
+            updates[self.page.drift] = views.drift(session, self.backend)
+        return updates
+
+    def buttons(self, session: Session) -> Updates:
+        """Which buttons can be pressed."""
+        running = session.run is not None
+        free = bool(session.turns) and not running
+        return {
+            self.send: gr.Button(visible=not running),
+            self.stop: gr.Button(visible=running),
+            **{button: gr.Button(interactive=free) for button in self.again},
+        }
+
+    # ---- answers
+
+    def submit(self, session: Session, prompt: Any, *values: Any) -> Iterator[Updates]:
+        """A new prompt for all."""
+        try:
+            turn = Turn(session.next_id(), check_prompt(prompt), "", {})
+        except LimitError as error:
+            yield warn(error)
+            return
+        yield from self._answer(session, turn, None, values, {self.prompt: ""})
+
+    def retry(self, session: Session, *values: Any) -> Iterator[Updates]:
+        """The last prompt again, with the settings of now."""
+        if session.turns:
+            last = session.turns[-1]
+            yield from self._answer(session, Turn(last.id, last.prompt, "", {}), None, values)
+
+    def retry_one(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[Updates]:
+        """The last prompt again for one variant."""
+        variant = event._data.get("variant")
+        if session.turns and variant in self.backend.labels:
+            yield from self._answer(session, session.turns[-1], variant, values)
+
+    def edit(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[Updates]:
+        """Another prompt at an earlier place; what came after it is gone."""
+        turn = session.turn(event._data.get("turn"))
+        if turn is None:
+            return
+        try:
+            text = check_prompt(event._data.get("text"))
+        except LimitError as error:
+            yield warn(error)
+            return
+        yield from self._answer(session, Turn(turn.id, text, "", {}), None, values)
+
+    def _answer(
+        self, session: Session, turn: Turn, only: str | None, values: tuple, more: Updates | None = None
+    ) -> Iterator[Updates]:
+        """Answer a turn by all variants or one, and show it while it is written."""
+        try:
+            chosen = settings.check(dict(zip(settings.NAMES, values, strict=True)), self.longest)
+            if only is None:
+                turn.system = chosen.system
+            names = [only] if only else [variant.name for variant in self.backend.engine.variants]
+            run = start(self.backend, session, turn, names, chosen.sampling, not chosen.one_at_a_time)
+        except (LimitError, EngineError) as error:
+            yield warn(error)
+            return
+        # Whatever came after an edited prompt answered something that was never asked.
+        session.forget_from(turn.id)
+        session.turns.append(turn)
+        session.shown_turn = None
+        first = True
+        for routing in ticks(run):
+            updates = self.frame(session, routing or first)
+            if first:
+                updates |= self.buttons(session) | {self.page.detail: None} | (more or {})
+                first = False
+            yield updates
+        yield self.frame(session) | self.buttons(session)
+
+    def stop_one(self, session: Session, event: gr.EventData) -> None:
+        """End one answer."""
+        if session.run is not None:
+            session.run.stop(str(event._data.get("variant")))
+
+    def stop_all(self, session: Session) -> None:
+        """End all answers."""
+        if session.run is not None:
+            session.run.stop()
+
+    # ---- the conversation
+
+    def undo(self, session: Session) -> Updates:
+        """Take the last turn back; its prompt can be changed and sent again."""
+        if session.run is not None:
+            return warn(LimitError("Answers are still being written. Stop them first."))
+        prompt = session.turns[-1].prompt if session.turns else ""
+        if session.turns:
+            session.forget_from(session.turns[-1].id)
+        return self.frame(session) | self.buttons(session) | {self.prompt: prompt, self.page.detail: None}
+
+    def new(self, session: Session) -> Updates:
+        """Forget the conversation."""
+        if session.run is not None:
+            return warn(LimitError("Answers are still being written. Stop them first."))
+        session.clear()
+        return self.frame(session) | self.buttons(session) | {self.prompt: "", self.page.detail: None}
+
+    def show(self, session: Session, view: Any) -> Updates:
+        """Answers as they are, their differences, or their routing."""
+        session.view = view if view in ("plain", "differences", "routing") else "plain"
+        return {self.page.transcript: views.transcript(session, self.backend)}
+
+    # ---- in and out
+
+    def link(self, session: Session, prompt: Any, *values: Any) -> Updates:
+        """An address that opens this prompt with these settings."""
+        try:
+            text = check_text(prompt).strip() or (session.turns[-1].prompt if session.turns else "")
+            named = dict(zip(settings.NAMES, values, strict=True))
+            settings.check(named, self.longest)
+            return {self.page.mailbox: self._letter("link", query=settings.link(text, named))}
+        except LimitError as error:
+            return warn(error)
+
+    def export(self, session: Session) -> Updates:
+        """The conversation as a file."""
+        if session.run is not None or not session.turns:
+            why = "Answers are still being written." if session.run else "There is nothing to export yet."
+            return warn(LimitError(why))
+        return {
+            self.page.mailbox: self._letter(
+                "save", name="slim-compare.json", text=exchange.dump(session, self.backend)
+            )
+        }
+
+    def load_file(self, session: Session, path: Any) -> Updates:
+        """A conversation from a file."""
+        if session.run is not None:
+            return warn(LimitError("Answers are still being written. Stop them first."))
+        try:
+            turns = exchange.load(path, self.backend, self.page.config.max_upload, session.next_id)
+        except LimitError as error:
+            return warn(error)
+        session.clear()
+        session.turns = turns
+        return self.frame(session) | self.buttons(session) | {self.page.detail: None}
+
+    def open(self, session: Session, saved: Any, request: gr.Request) -> list[Any]:
+        """The page as it was left, or as a link says."""
+        session.opened = True
+        query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
+        values = settings.restore({**(saved if isinstance(saved, dict) else {}), **query}, self.longest)
+        prompt = ""
+        if "prompt" in query:
+            try:
+                prompt = check_text(query["prompt"])
+            except LimitError as error:
+                gr.Warning(str(error), title="The link does not work")
+        return [prompt, *values.values(), views.transcript(session, self.backend), views.status(session, self.backend)]
+
+    @staticmethod
+    def _letter(kind: str, **content: str) -> dict[str, Any]:
+        # The number makes every letter a new one, the same file twice included.
+        return {"kind": kind, "number": time.time_ns(), **content}

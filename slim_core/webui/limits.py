@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a visitor may send. Whatever is wrong becomes one sentence that names it, before it reaches the model."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..inference.types import Sampling
+
+
+# Far above what any model reads; it keeps the tokenizer from chewing on a pasted book.
+MAX_CHARACTERS = 100_000
+MAX_STOPS = 8
+MAX_STOP_CHARACTERS = 100
+# Whole numbers that a browser keeps exactly.
+MAX_SEED = 2**53 - 1
+ALLOWED_CONTROLS = "\n\r\t"
+
+
+class LimitError(ValueError):
+    """A sentence for the person who sent it."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be.
+
+    Attributes:
+        name: for people.
+        low: the least.
+        high: the most.
+        whole: whether it must be a whole number.
+    """
+
+    name: str
+    low: float
+    high: float
+    whole: bool = False
+
+    def check(self, value: Any) -> float | int:
+        """The number, or a sentence."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise LimitError(f"{self.name} must be a number.")
+        if not self.low <= value <= self.high:
+            raise LimitError(f"{self.name} must be between {self.low:,} and {self.high:,}; it is {value:,}.")
+        if self.whole and value != int(value):
+            raise LimitError(f"{self.name} must be a whole number; it is {value:,}.")
+        return int(value) if self.whole else float(value)
+
+
+RANGES = {
+    "temperature": Range("Temperature", 0, 2),
+    "top_p": Range("Top-p", 0.01, 1),
+    "top_k": Range("Top-k", 0, 1000, whole=True),
+    "min_p": Range("Min-p", 0, 1),
+    "repetition_penalty": Range("Repetition penalty", 0.5, 2),
+    "max_new_tokens": Range("Longest answer", 1, 4096, whole=True),
+    "seed": Range("Seed", 0, MAX_SEED, whole=True),
+}
+
+
+def check_text(text: Any, name: str = "The prompt") -> str:
+    """The text as it is, or a sentence on what it contains that no model should read."""
+    if not isinstance(text, str):
+        raise LimitError(f"{name} must be text.")
+    if len(text) > MAX_CHARACTERS:
+        raise LimitError(f"{name} has {len(text):,} characters; at most {MAX_CHARACTERS:,} can be sent.")
+    for place, character in enumerate(text, start=1):
+        category = unicodedata.category(character)
+        if category == "Cs":
+            raise LimitError(f"{name} has half a character (U+{ord(character):04X}) at place {place:,}. Remove it.")
+        if category == "Cc" and character not in ALLOWED_CONTROLS:
+            code = f"U+{ord(character):04X}"
+            raise LimitError(f"{name} has a control character ({code}) at place {place:,}. Remove it.")
+    return text
+
+
+def check_prompt(text: Any) -> str:
+    """A prompt without the blanks around it."""
+    prompt = check_text(text).strip()
+    if not prompt:
+        raise LimitError("Write a prompt first.")
+    return prompt
+
+
+def check_stops(stops: Any) -> tuple[str, ...]:
+    """Texts that end an answer, from a list or from lines."""
+    lines = check_text(stops, "The stop text").splitlines() if isinstance(stops, str) else stops
+    if not isinstance(lines, Sequence):
+        raise LimitError("Stop texts must be a list of texts.")
+    found = tuple(dict.fromkeys(check_text(line, "The stop text") for line in lines if line))
+    if len(found) > MAX_STOPS:
+        raise LimitError(f"There are {len(found)} stop texts; at most {MAX_STOPS} are possible.")
+    if any(len(stop) > MAX_STOP_CHARACTERS for stop in found):
+        raise LimitError(f"A stop text has at most {MAX_STOP_CHARACTERS} characters.")
+    return found
+
+
+def check_sampling(stop: Any = (), **numbers: Any) -> Sampling:
+    """Sampling from a visitor's numbers.
+
+    Args:
+        stop: a list of stop texts, or one a line.
+        numbers: any of the other fields of `Sampling`.
+    """
+    known = {name: RANGES[name].check(value) for name, value in numbers.items()}
+    return Sampling(**known, stop=check_stops(stop))
+
+
+def check_room(tokens: int, context_length: int) -> None:
+    """Refuse a conversation that leaves no room for an answer."""
+    if tokens >= context_length:
+        raise LimitError(
+            f"The conversation has {tokens:,} tokens; this model reads at most {context_length:,}, answer "
+            "included. Shorten the prompt or start a new conversation."
+        )

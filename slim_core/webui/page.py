@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page: its parts in order, and what they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import about, compare, drift, forgetting, routing
+from .api import add_api
+from .backend import Backend
+from .components import canvas, fixed
+from .config import Config
+from .session import Session
+from .views import drift as drift_view
+from .views import routing as routing_view
+from .views import transcript
+
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+SCRIPTS = ("common", "strip", "transcript", "heatmap", "routing", "detail", "drift", "mailbox", "forgetting", "facts")
+TITLE = "SLIM Compare"
+LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar tokens past its adapter."
+
+
+@dataclass
+class Page:
+    """What the tabs share.
+
+    Attributes:
+        backend: the model.
+        config: the app's settings.
+        session: the visitor's `Session`, on the server.
+        status: the one line that is read aloud.
+        transcript: columns and conversation.
+        routing: the routing view.
+        detail: one token in full.
+        drift: the drift view.
+        mailbox: hands files and links to the browser.
+    """
+
+    backend: Backend
+    config: Config
+    session: gr.State
+    status: gr.HTML
+    transcript: gr.HTML
+    routing: gr.HTML
+    detail: gr.HTML
+    drift: gr.HTML
+    mailbox: gr.HTML
+
+
+def build(backend: Backend, config: Config, results: dict[str, Any] | None = None) -> gr.Blocks:
+    """The whole interface.
+
+    Args:
+        backend: the model.
+        config: limits and the like.
+        results: what is stored on forgetting; None where there is nothing.
+    """
+    empty, info = Session(), backend.engine.info
+    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+        page = Page(
+            backend=backend,
+            config=config,
+            session=gr.State(Session(), delete_callback=_gone),
+            status=canvas("status", "Ready.", render=False),
+            transcript=canvas(
+                "transcript", transcript(empty, backend), ("stop_one", "retry_one", "edit_turn"), render=False
+            ),
+            routing=canvas("routing", routing_view(empty, backend), ("choose", "pick"), render=False),
+            detail=canvas("detail", None, render=False),
+            drift=canvas("drift", drift_view(empty, backend), render=False),
+            mailbox=canvas("mailbox", None, render=False),
+        )
+        fixed(
+            '<header><div><h1>{{title}}</h1><p>{{lead}}</p></div><p class="slim-model">{{model}}</p></header>',
+            "slim-header",
+            title=TITLE,
+            lead=LEAD,
+            model=f"{Path(info.name).name} · {info.dtype} · {info.device}",
+        )
+        page.status.render()
+        page.mailbox.render()
+        with gr.Tabs(elem_id="slim-tabs"):
+            with gr.Tab("Compare", id="compare"):
+                compare.build(page, demo)
+            with gr.Tab("Routing", id="routing"):
+                routing.build(page)
+            with gr.Tab("Drift", id="drift"):
+                drift.build(page)
+            with gr.Tab("Forgetting", id="forgetting"):
+                forgetting.build(page, results)
+            with gr.Tab("About", id="about"):
+                about.build(page, ASSETS / "slim-layer.svg")
+        add_api(backend, config)
+    demo.queue(max_size=config.queue_size, default_concurrency_limit=config.concurrency)
+    return demo
+
+
+def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
+    """Serve it. Nothing is loaded from elsewhere, nothing is reported anywhere."""
+    return demo.launch(
+        server_name=config.host,
+        server_port=config.port,
+        auth=config.auth,
+        theme=theme(),
+        css_paths=[ASSETS / "webui" / name for name in ("page.css", "compare.css", "routing.css")],
+        head=head(),
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        share=False,
+        show_error=False,
+        max_file_size=config.max_upload,
+        # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
+        state_session_capacity=config.sessions,
+        footer_links=["api", "gradio", "settings"],
+        **options,
+    )
+
+
+def head() -> str:
+    """Our scripts, in the page itself."""
+    scripts = "".join((ASSETS / "webui" / f"{name}.js").read_text(encoding="utf-8") + "\n" for name in SCRIPTS)
+    description = f'<meta name="description" content="{escape(LEAD)}">'
+    return f"{description}<script>{scripts}</script>"
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys, system fonts, one accent."""
+    found = gr.themes.Default(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Consolas", "monospace"],
+        radius_size="md",
+    )
+    # One shade darker than Gradio's own: white on it can be read by everyone.
+    return found.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_cancel_background_fill="#b42318",
+        button_cancel_background_fill_hover="#912018",
+        button_cancel_background_fill_dark="#b42318",
+        button_cancel_background_fill_hover_dark="#912018",
+        color_accent="*primary_700",
+        block_info_text_color="*neutral_600",
+    )
+
+
+def _gone(session: Session) -> None:
+    if session.run is not None:
+        session.run.stop()

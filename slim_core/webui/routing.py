@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Routing tab: which tokens went through identity and which through LoRA, layer by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from . import views
+from .payload import token_detail
+from .session import Session
+
+
+if TYPE_CHECKING:
+    from .page import Page
+
+
+def build(page: Page) -> None:
+    """Lay the tab out and connect it."""
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    page.routing.render()
+    page.detail.render()
+
+    def choose(session: Session, event: gr.EventData) -> list[Any]:
+        """Another answer's routing."""
+        variant, turn = event._data.get("variant"), session.turn(event._data.get("turn"))
+        session.shown = variant if variant in page.backend.labels else None
+        latest = session.turns[-1].id if session.turns else None
+        # The latest turn is followed by the next one; an earlier one stays chosen.
+        session.shown_turn = turn.id if turn and turn.id != latest else None
+        return [views.routing(session, page.backend), views.drift(session, page.backend), None]
+
+    def pick(session: Session, event: gr.EventData) -> Any:
+        """One token in full, from the server's own record."""
+        turn, token = session.turn(event._data.get("turn")), event._data.get("token")
+        answer = turn.answers.get(event._data.get("variant")) if turn else None
+        record = answer.routing if answer else None
+        if record is None or type(token) is not int or not 0 <= token < record.weights.shape[1]:
+            return gr.skip()
+        return token_detail(record, token)
+
+    page.routing.choose(choose, [page.session], [page.routing, page.drift, page.detail], **quick)
+    page.routing.pick(pick, [page.session], [page.detail], trigger_mode="always_last", **quick)

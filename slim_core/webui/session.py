@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server remembers of one visitor. The browser only shows it: nothing it sends back is taken as history."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..inference import Stops
+from ..inference.types import Drift, Message, Routing, RowStep, Sampling
+
+
+# Numbers of routing that one conversation keeps: 256 MB of float32.
+MAX_NUMBERS = 64_000_000
+# What the answers show: as they are, word by word against the base's, or coloured by who answered.
+View = Literal["plain", "differences", "routing"]
+
+
+@dataclass
+class Answer:
+    """One variant's answer to one prompt.
+
+    Attributes:
+        step: how far it is.
+        sampling: how its tokens were chosen.
+        token_ids: of the answer, so that other variants can read exactly it.
+        routing: who answered which token, the whole record so far.
+    """
+
+    step: RowStep
+    sampling: Sampling
+    token_ids: tuple[int, ...] = ()
+    routing: Routing | None = None
+
+
+@dataclass
+class Turn:
+    """A prompt and its answers, one for each variant.
+
+    Attributes:
+        id: unique in the session; the browser names a turn by it.
+        prompt: the user's message.
+        system: the system prompt it was asked with; may be empty.
+        answers: by the variant's name.
+        drift: how the variants read the base's answer, once it is known.
+    """
+
+    id: int
+    prompt: str
+    system: str
+    answers: dict[str, Answer]
+    drift: Drift | None = None
+
+
+@dataclass
+class Run:
+    """Answers that are being written.
+
+    Attributes:
+        stops: the engine's stop flags.
+        rows: the variants that answer, in the engine's row order.
+        ended: set when the last answer has ended and the model is free.
+        stopping: whether a person asked for all of them to end.
+    """
+
+    stops: Stops
+    rows: tuple[str, ...]
+    ended: threading.Event = field(default_factory=threading.Event)
+    stopping: bool = False
+
+    def stop(self, variant: str | None = None) -> None:
+        """End one answer, or all."""
+        if variant is None:
+            self.stopping = True
+            self.stops.stop_all()
+        elif variant in self.rows:
+            self.stops.stop(self.rows.index(variant))
+
+
+class Session:
+    """One visitor's conversation.
+
+    Attributes:
+        turns: the conversation, oldest first.
+        run: what is being written now, if anything.
+        view: what the answers show.
+        place: place in line for the model.
+        opened: whether the page has its settings.
+        shown: the variant whose routing is shown; None for the first SLIM.
+        shown_turn: the turn whose routing and drift are shown; None for the latest.
+        packers: the routing view's own memory, by turn and variant.
+    """
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.run: Run | None = None
+        self.view: View = "plain"
+        self.place = 0
+        self.opened = False
+        self.shown: str | None = None
+        self.shown_turn: int | None = None
+        self.packers: dict[tuple[int, str], Any] = {}
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict) -> Session:
+        # Gradio copies a state's first value for each visitor, and a lock cannot be copied.
+        return Session()
+
+    def begin(self, run: Run) -> bool:
+        """Take the session for a run; False while another goes on."""
+        with self._lock:
+            if self.run is not None:
+                return False
+            self.run = run
+            return True
+
+    def end(self) -> None:
+        """Give it back."""
+        with self._lock:
+            run, self.run = self.run, None
+        if run is not None:
+            run.ended.set()
+
+    def next_id(self) -> int:
+        """A turn's id."""
+        return next(self._ids)
+
+    def turn(self, turn_id: Any) -> Turn | None:
+        """The turn with this id."""
+        return next((turn for turn in self.turns if turn.id == turn_id), None)
+
+    def forget_from(self, turn_id: int) -> None:
+        """Drop a turn and all after it."""
+        self.turns[:] = itertools.takewhile(lambda turn: turn.id != turn_id, self.turns)
+        kept = {turn.id for turn in self.turns}
+        self.packers = {key: packer for key, packer in self.packers.items() if key[0] in kept}
+        if self.shown_turn not in kept:
+            self.shown_turn = None
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        self.turns.clear()
+        self.packers.clear()
+        self.shown_turn = None
+
+    def trim(self, most: int = MAX_NUMBERS) -> None:
+        """Drop the routing of the oldest answers where all together hold more than `most` numbers."""
+        for turn in reversed(self.turns):
+            for answer in turn.answers.values():
+                most -= answer.routing.weights.numel() if answer.routing is not None else 0
+                if most < 0:
+                    answer.routing = None
+
+    def messages(self, variant: str, turn: Turn) -> tuple[Message, ...]:
+        """The conversation that one variant sees before it answers a turn: its own answers, nobody else's."""
+        found = [Message("system", turn.system)] if turn.system else []
+        for earlier in itertools.takewhile(lambda other: other.id != turn.id, self.turns):
+            answer = earlier.answers.get(variant)
+            # A turn that this variant never answered would leave two user messages in a row.
+            if answer is not None and answer.step.text:
+                found += [Message("user", earlier.prompt), Message("assistant", answer.step.text)]
+        return (*found, Message("user", turn.prompt))

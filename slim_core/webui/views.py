@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session as plain values for the page. All text in them is shown as text, never as HTML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .backend import Backend
+from .diff import differences
+from .payload import RoutingPacker, mean_identity, pack_drift
+from .session import Answer, Session, Turn
+from .words import describe, drift_sentence, how, likelihood, speed, state
+
+
+def transcript(session: Session, backend: Backend) -> dict[str, Any]:
+    """The columns and the conversation."""
+    return {
+        "columns": [
+            {"name": v.name, "kind": v.kind, "label": v.label, "size": describe(v, backend.engine.info)}
+            for v in backend.engine.variants
+        ],
+        "ready": session.opened,
+        "running": session.run is not None,
+        "view": session.view,
+        "turns": [_turn(session, turn, backend) for turn in session.turns],
+    }
+
+
+def _turn(session: Session, turn: Turn, backend: Backend) -> dict[str, Any]:
+    last = turn is session.turns[-1]
+    return {
+        "id": turn.id,
+        "prompt": turn.prompt,
+        "system": turn.system,
+        "answers": {
+            name: _answer(session, turn, name, answer, backend, last) for name, answer in turn.answers.items()
+        },
+    }
+
+
+def _answer(session: Session, turn: Turn, name: str, answer: Answer, backend: Backend, last: bool) -> dict[str, Any]:
+    step = answer.step
+    base = turn.answers.get(backend.base.name)
+    shown: dict[str, Any] = {
+        "state": step.state,
+        "word": state(step, session.place if last else 0),
+        "text": step.text,
+        "speed": speed(step),
+        "how": how(answer.sampling),
+        "error": step.error or "",
+        "summary": summary(turn, name, answer, backend) if step.state == "done" else [],
+    }
+    finished = step.state == "done" and base is not None and base.step.state == "done"
+    if session.view == "differences" and finished and name != backend.base.name:
+        shown["diff"] = differences(base.step.text, step.text)
+    if session.view == "routing" and answer.routing is not None:
+        packed = packer(session, turn, name).pack(answer.routing)
+        shown["strip"] = {key: packed[key] for key in ("tokens", "prompt_tokens", "token_share", "chunk")}
+    return shown
+
+
+def summary(turn: Turn, name: str, answer: Answer, backend: Backend) -> list[str]:
+    """The line under an answer: how much of it went past LoRA, and how far this variant drifted from the base."""
+    found = []
+    if name == backend.base.name:
+        return ["the base model itself"] if answer.step.tokens else []
+    if answer.routing is not None:
+        share = mean_identity(answer.routing)
+        if share is not None:
+            found.append(f"{share:.0%} identity")
+    if turn.drift is not None:
+        for variant in turn.drift.variants:
+            if variant.variant == name:
+                log_ratio = float(variant.log_ratio.double().sum())
+                found.append(f"finds the base’s answer {likelihood(log_ratio)}")
+    return found
+
+
+def packer(session: Session, turn: Turn, name: str) -> RoutingPacker:
+    """The packer of one answer's routing."""
+    return session.packers.setdefault((turn.id, name), RoutingPacker())
+
+
+def status(session: Session, backend: Backend) -> str:
+    """One sentence a variant. It changes only when a state does, for it is read aloud."""
+    if not session.turns:
+        return "Ready."
+    if session.run is not None and session.place:
+        return f"Waiting in line: {session.place} before you."
+    parts = []
+    for name, answer in session.turns[-1].answers.items():
+        step = answer.step
+        word = state(step)
+        tokens = f", {step.tokens:,} token{'s' if step.tokens != 1 else ''}" if step.state == "done" else ""
+        parts.append(f"{backend.labels.get(name, name)}: {word}{tokens}.")
+    return " ".join(parts)
+
+
+def shown_turn(session: Session) -> Turn | None:
+    """The turn that Routing and Drift show: the chosen one, else the latest."""
+    chosen = session.turn(session.shown_turn)
+    return chosen or (session.turns[-1] if session.turns else None)
+
+
+def routing(session: Session, backend: Backend) -> dict[str, Any]:
+    """The routing view."""
+    turn = shown_turn(session)
+    adapters = backend.adapters
+    chosen = session.shown or next((v.name for v in adapters if v.kind == "slim"), None)
+    if chosen is None and adapters:
+        chosen = adapters[0].name
+    value: dict[str, Any] = {
+        "variants": [{"name": v.name, "kind": v.kind, "label": v.label} for v in adapters],
+        "turns": [{"id": t.id, "prompt": t.prompt[:80]} for t in session.turns],
+        "variant": chosen,
+        "turn": turn.id if turn else None,
+        "data": None,
+    }
+    answer = turn.answers.get(chosen) if turn and chosen else None
+    if answer is not None and answer.routing is not None:
+        value["data"] = packer(session, turn, chosen).pack(answer.routing)
+    return value
+
+
+def drift(session: Session, backend: Backend) -> dict[str, Any]:
+    """The drift view."""
+    turn = shown_turn(session)
+    value: dict[str, Any] = {"turn": turn.id if turn else None, "running": session.run is not None, "data": None}
+    if turn is not None and turn.drift is not None:
+        labels = backend.labels
+        kinds = {v.name: v.kind for v in backend.engine.variants}
+        data = pack_drift(turn.drift)
+        for variant in data["variants"]:
+            variant["label"] = labels.get(variant["name"], variant["name"])
+            variant["kind"] = kinds.get(variant["name"], "lora")
+        value |= {"data": data, "sentence": drift_sentence(turn.drift, labels), "prompt": turn.prompt[:200]}
+    return value

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences and numbers for people, the same wherever they stand."""
+
+from __future__ import annotations
+
+import math
+
+from ..inference.types import Drift, ModelInfo, RowStep, Sampling, Variant
+
+
+FINISHED = {
+    "end": "done",
+    "length": "done: longest length reached",
+    "stop_string": "done: stop text reached",
+    "stopped": "stopped",
+    "error": "error",
+}
+
+
+def size(amount: float) -> str:
+    """Bytes as a word: 512 B, 1.5 MB, 2.0 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(amount) < 1000 or unit == "GB":
+            return f"{amount:,.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
+        amount /= 1000
+    raise AssertionError
+
+
+def count(amount: int) -> str:
+    """Parameters as a word: 950, 12.3 thousand, 4.0 million."""
+    for limit, divisor, word in ((1e4, 1, ""), (1e6, 1e3, " thousand"), (1e9, 1e6, " million")):
+        if amount < limit:
+            return f"{amount:,}" if divisor == 1 else f"{amount / divisor:,.1f}{word}"
+    return f"{amount / 1e9:,.1f} billion"
+
+
+def times(log_ratio: float) -> str:
+    """How many times less likely: 1.1, 350, 10^6."""
+    if abs(log_ratio) < math.log(1000):
+        value = math.exp(log_ratio)
+        return f"{value:.2f}" if value < 2 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+    return f"10^{log_ratio / math.log(10):.0f}"
+
+
+def likelihood(log_ratio: float) -> str:
+    """A variant's view of the base's answer: "1.10 times less likely"."""
+    if abs(log_ratio) < 0.005:
+        return "exactly as likely"
+    return f"{times(abs(log_ratio))} times {'less' if log_ratio > 0 else 'more'} likely"
+
+
+def drift_sentence(drift: Drift, labels: dict[str, str]) -> str:
+    """One sentence for all variants."""
+    parts = [
+        f"{labels.get(variant.variant, variant.variant)} finds {'it' if i else 'the base’s answer'} "
+        f"{likelihood(float(variant.log_ratio.double().sum()))}"
+        for i, variant in enumerate(drift.variants)
+    ]
+    return "; ".join(parts) + "." if parts else ""
+
+
+def how(sampling: Sampling) -> str:
+    """How tokens were chosen, in a few words."""
+    if sampling.temperature == 0:
+        return "greedy"
+    return f"temperature {sampling.temperature:g}, seed {sampling.seed}"
+
+
+def state(step: RowStep, place: int = 0) -> str:
+    """What is happening to one answer."""
+    if step.state == "waiting":
+        return f"waiting, {place} in line before you" if place else "waiting"
+    if step.state == "reading":
+        return "reading the prompt"
+    if step.state == "writing":
+        return "writing"
+    return FINISHED[step.finish_reason or "end"]
+
+
+def speed(step: RowStep) -> str:
+    """Tokens, tokens/s and time of one answer."""
+    parts = []
+    if step.tokens:
+        parts.append(f"{step.tokens:,} token{'s' if step.tokens != 1 else ''}")
+    if step.tokens_per_second:
+        parts.append(f"{step.tokens_per_second:,.1f} tokens/s")
+    if step.seconds:
+        parts.append(f"{step.seconds:,.1f} s")
+    return " · ".join(parts)
+
+
+def describe(variant: Variant, info: ModelInfo) -> str:
+    """A variant's size line."""
+    line = f"{count(variant.parameters)} parameters, {size(variant.bytes)}"
+    return f"{line}, {variant.detail or info.dtype}" if variant.detail or variant.kind == "base" else line

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A browser, a running app on a scripted engine, and visitors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r tests/requirements.txt brings playwright")
+
+from slim_core.webui.backend import Backend  # noqa: E402
+from slim_core.webui.config import Config  # noqa: E402
+from slim_core.webui.page import build, launch  # noqa: E402
+from tests.ui.scripted import ScriptedEngine  # noqa: E402
+from tests.ui.visit import ARGUMENTS, Visit  # noqa: E402
+
+
+# Machines that test are often busy.
+sync_api.expect.set_options(timeout=15_000)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("the browser tests need Chromium: apt-get install -y chromium")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+class Site:
+    """A running app."""
+
+    def __init__(self, engine: Any, results: dict | None = None, **config: Any) -> None:
+        settings = Config(port=free_port(), **config)
+        self.engine, self.demo = engine, build(Backend(engine), settings, results)
+        _, self.url, _ = launch(self.demo, settings, prevent_thread_lock=True, quiet=True)
+
+    def close(self) -> None:
+        self.demo.close(verbose=False)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+RESULTS = {
+    "tasks": {
+        name: {
+            "kind": kind,
+            "n": 200,
+            "base": {"score": base, "low": base - 0.05, "high": base + 0.05},
+            "lora": {"score": lora, "low": lora - 0.05, "high": lora + 0.05},
+            "slim": {"score": slim, "low": slim - 0.05, "high": slim + 0.05},
+        }
+        for name, kind, base, lora, slim in (
+            ("yes-or-no", "downstream", 0.1, 0.9, 0.88),
+            ("sums", "general", 0.9, 0.3, 0.8),
+            ("facts", "general", 0.8, 0.2, 0.75),
+        )
+    },
+    "general": {"base": 0.85, "lora": 0.25, "slim": 0.775},
+    "downstream": {"base": 0.1, "lora": 0.9, "slim": 0.88},
+}
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Site]:
+    site = Site(ScriptedEngine(), RESULTS, max_new_tokens=4096)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def site(running) -> Site:
+    """The app on a fast engine; a test may slow it down."""
+    # A visitor of the test before may just have left; their work ends a moment later.
+    end = time.monotonic() + 15
+    while running.engine.runs != running.engine.closed and time.monotonic() < end:
+        time.sleep(0.05)
+    fresh = ScriptedEngine()
+    running.engine.__dict__.update({k: v for k, v in fresh.__dict__.items() if k not in ("line",)})
+    return running
+
+
+@pytest.fixture
+def visit(browser, site) -> Iterator[Callable[..., Visit]]:
+    """Opens a visitor's page, each in a browser profile of its own. No page may ask any other machine for anything."""
+    visits: list[Visit] = []
+
+    def open_page(**options: Any) -> Visit:
+        visits.append(Visit(browser, options.pop("url", site.url), **options))
+        return visits[-1]
+
+    yield open_page
+    for one in visits:
+        one.close()
+    for one in visits:
+        assert one.outside == [], f"asked another machine: {one.outside}"
+        assert one.errors == [], f"errors in the page: {one.errors}"

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine that follows a script: what it says, how fast, and how its tokens are routed, is known before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from slim_core.inference.errors import EngineError
+from slim_core.inference.line import Line
+from slim_core.inference.stops import Stops
+from slim_core.inference.types import (
+    Drift,
+    MemoryUse,
+    Message,
+    ModelInfo,
+    Routing,
+    Row,
+    RowStep,
+    Sampling,
+    Step,
+    Variant,
+    VariantDrift,
+)
+
+
+VARIANTS = (
+    Variant("base", "base", "Base", 1_000_000, 4_000_000),
+    Variant("lora", "lora", "LoRA", 40_000, 160_000, "rank 32"),
+    Variant("slim", "slim", "SLIM", 44_000, 176_000, "rank 4, 8 + 2 experts, top-2"),
+)
+MODULES = ("q_proj", "v_proj", "down_proj")
+FAIL = "fail please"
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers "<Label> says w1 w2 …" followed by the prompt's words.
+
+    Attributes:
+        delay: seconds a token takes, by variant.
+        length: tokens of an answer.
+        blocks: decoder blocks in its routing.
+        pace: tokens that all rows write in one step.
+    """
+
+    delay: dict[str, float] = field(default_factory=dict)
+    length: int = 12
+    blocks: int = 4
+    variants: tuple[Variant, ...] = VARIANTS
+    pace: int = 1
+    reading: float = 0.0
+    runs: int = 0
+    closed: int = 0
+
+    def __post_init__(self) -> None:
+        self.info = ModelInfo("scripted", 1_000_000, 4_000_000, "float32", "cpu", 4096, self.blocks, True)
+        self.line = Line()
+
+    def words(self, row: Row, sampling: Sampling) -> list[str]:
+        label = next(v.label for v in self.variants if v.name == row.variant)
+        last = row.messages[-1].content.split()[:8]
+        users = sum(message.role == "user" for message in row.messages)
+        head = [label, "says:", f"turn{users}", f"seed{sampling.seed}", *last]
+        body = [f"{label.lower() if i % 7 == 3 else 'word'}{i}" for i in range(max(0, self.length - len(head)))]
+        return [head[0], *(f" {word}" for word in head[1:] + body)][: min(self.length, sampling.max_new_tokens)]
+
+    def answer(
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stops: Stops | None = None,
+        *,
+        batched: bool = True,
+        routing_every: float = 0.4,
+    ) -> Iterator[Step]:
+        ticket = self.line.join()
+        self.runs += 1
+        try:
+            while not ticket.wait(0.05):
+                yield Step(tuple(RowStep(row.variant) for row in rows), place=ticket.place)
+            yield from self._answer(rows, sampling, stops or Stops(len(rows)), batched, routing_every)
+        finally:
+            self.closed += 1
+            ticket.leave()
+
+    def _answer(self, rows, sampling, stops, batched, routing_every) -> Iterator[Step]:
+        if FAIL in rows[0].messages[-1].content:
+            raise EngineError("The memory is used up: shorten the conversation.")
+        scripts = [self.words(row, sampling) for row in rows]
+        prompts = [self.count_tokens(row.messages) for row in rows]
+        states = [
+            RowStep(row.variant, "reading" if batched or not i else "waiting", prompt_tokens=prompts[i])
+            for i, row in enumerate(rows)
+        ]
+        yield Step(tuple(states))
+        time.sleep(self.reading)
+        start = drawn = time.monotonic()
+        due = [start] * len(rows)
+        while any(s.state != "done" for s in states):
+            now = time.monotonic()
+            for i, row in enumerate(rows):
+                s = states[i]
+                if s.state == "done" or (not batched and any(x.state != "done" for x in states[:i])):
+                    continue
+                if stops.stopped(i):
+                    states[i] = replace(s, state="done", finish_reason="stopped")
+                    continue
+                if now < due[i]:
+                    continue
+                due[i] = now + self.delay.get(row.variant, 0.0)
+                n = min(s.tokens + self.pace, len(scripts[i]))
+                seconds = now - start
+                done = n == len(scripts[i])
+                states[i] = replace(
+                    s,
+                    state="done" if done else "writing",
+                    text="".join(scripts[i][:n]),
+                    tokens=n,
+                    first_token_seconds=s.first_token_seconds or seconds,
+                    tokens_per_second=n / seconds if seconds > 0 else None,
+                    seconds=seconds,
+                    finish_reason=("length" if n == sampling.max_new_tokens else "end") if done else None,
+                    token_ids=tuple(range(n)),
+                )
+            routing = {}
+            if now - drawn >= routing_every or all(s.state == "done" for s in states):
+                drawn = now
+                routing = {
+                    i: self.routing(row, prompts[i], scripts[i][: max(0, states[i].tokens - 1)])
+                    for i, row in enumerate(rows)
+                    if row.routing
+                }
+            yield Step(tuple(states), routing=routing)
+            time.sleep(0.002)
+
+    def routing(self, row: Row, prompt_tokens: int, words: list[str]) -> Routing:
+        kind = next(v.kind for v in self.variants if v.name == row.variant)
+        prompt = [f" p{i}" for i in range(prompt_tokens)]
+        tokens = (*prompt, *words)
+        linears = self.blocks * len(MODULES)
+        experts, identities = (8, 2) if kind == "slim" else (1, 0)
+        weights = torch.zeros(linears, len(tokens), experts + identities)
+        distance = torch.zeros(linears, len(tokens))
+        cluster = torch.full((linears, len(tokens)), -1)
+        if kind == "slim":
+            t, layer = torch.arange(len(tokens)).float(), torch.arange(linears).float()[:, None]
+            share = (0.5 + 0.5 * torch.sin(t / 5 + layer / 3)).clamp(0, 1)
+            weights[:, :, 8] = share
+            weights[:, :, 2] = 1 - share
+            distance, cluster = share * 3, (share * 15).long()
+        else:
+            weights[:, :, 0] = 1
+        modules = tuple(f"layers.{b}.{name}" for b in range(self.blocks) for name in MODULES)
+        blocks = tuple(b for b in range(self.blocks) for _ in MODULES)
+        return Routing(row.variant, tokens, prompt_tokens, modules, blocks, experts, weights, distance, cluster)
+
+    def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
+        n = len(answer_ids)
+        step = {"lora": 14 / max(1, n), "slim": 0.1 / max(1, n)}
+        tokens = tuple(f" w{i}" for i in range(n))
+        return Drift(
+            tokens,
+            tuple(VariantDrift(v, torch.full((n,), step.get(v, 0.0)), torch.full((n,), 0.01)) for v in variants),
+        )
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return sum(len(message.content.split()) for message in messages)
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(4_000_000, {v.name: v.bytes for v in self.variants[1:]}, 2_000_000_000, 8_000_000_000)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keyboard, screen reader, narrow and wide windows, light and dark."""
+
+import pytest
+from playwright.sync_api import expect
+
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -r tests/requirements.txt")
+TABS = ("Compare", "Routing", "Drift", "Forgetting", "About")
+
+
+def open_tab(v, name):
+    tab = v.page.get_by_role("tab", name=name)
+    if not tab.is_visible():
+        v.page.get_by_role("button", name="More tabs").or_(v.page.locator(".overflow-menu > button")).first.click()
+        tab = v.page.locator(".overflow-dropdown").get_by_text(name)
+    tab.click()
+    v.page.wait_for_timeout(400)
+
+
+def serious(v):
+    """Violations of serious or critical level outside Gradio's own footer."""
+    found = axe.Axe().run(v.page).response["violations"]
+    return [
+        (violation["id"], node["target"], node["failureSummary"][:200])
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+        if not any("footer" in str(target) for target in node["target"])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)], ids=["light", "dark", "phone"]
+)
+def test_axe_finds_nothing_serious_on_any_tab(visit, theme, width):
+    v = visit(theme=theme, width=width)
+    assert serious(v) == []
+    v.ask("Hello there")
+    v.page.get_by_text("Settings: sampling").click()
+    for name in TABS:
+        open_tab(v, name)
+        if name == "Routing":
+            v.page.locator("#slim-routing .slim-strip [role=option]").nth(3).click()
+            expect(v.page.locator("#slim-detail h2")).to_be_visible()
+        assert serious(v) == [], name
+        assert v.width()[0] <= width, name
+    open_tab(v, "Compare")
+    for label in ("Differences from base", "Coloured by routing"):
+        v.page.get_by_label(label).check()
+        v.page.wait_for_timeout(300)
+        assert serious(v) == [], label
+
+
+@pytest.mark.parametrize("width", [320, 768, 3840])
+def test_nothing_scrolls_sideways(visit, width):
+    v = visit(width=width)
+    v.ask("Supercalifragilisticexpialidocious" * 8)
+    for name in TABS:
+        open_tab(v, name)
+        assert v.width()[0] <= width, name
+
+
+def test_phone_stacks_and_desktop_sets_side_by_side(visit):
+    for width, columns in ((390, 1), (1280, 3)):
+        v = visit(width=width)
+        v.ask("Hello")
+        lefts = {round(v.answer(name).bounding_box()["x"]) for name in ("base", "lora", "slim")}
+        assert len(lefts) == columns
+
+
+def test_with_the_keyboard_alone(visit, site):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.1)
+    site.engine.length = 100
+    v = visit()
+    expect(v.prompt).to_be_focused()
+    v.page.keyboard.type("Hello")
+    v.page.keyboard.press("Enter")
+    expect(v.state("lora")).to_have_text("writing")
+
+    def go_to(name, most=60, back=False):
+        for _ in range(most):
+            v.page.keyboard.press("Shift+Tab" if back else "Tab")
+            label = v.page.evaluate(
+                "document.activeElement.getAttribute('aria-label') || document.activeElement.innerText || ''"
+            )
+            if label.strip() == name:
+                return
+        raise AssertionError(f"{name} is not reached")
+
+    go_to("Stop LoRA", back=True)
+    v.page.keyboard.press("Enter")
+    expect(v.state("lora")).to_have_text("stopped")
+    go_to("Stop all")
+    v.page.keyboard.press("Enter")
+    v.done()
+    v.page.get_by_role("tab", name="Compare").focus()
+    v.page.keyboard.press("Tab")
+    v.page.get_by_role("tab", name="Routing").focus()
+    v.page.keyboard.press("Enter")
+    expect(v.page.locator(".slim-heat")).to_be_visible()
+
+
+def test_one_polite_line_speaks(visit):
+    v = visit()
+    v.ask("Hello")
+    spoken = v.page.evaluate(
+        "[...document.querySelectorAll('[aria-live=polite],[role=status],[role=log]')].map(e => e.textContent)"
+    )
+    assert [text for text in spoken if text] == [v.status.inner_text()]
+    expect(v.status).to_have_text("Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens.")

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three answers to one prompt, and stopping them."""
+
+import itertools
+import re
+
+from playwright.sync_api import expect
+
+
+def test_three_answers_stream_together(visit, site):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.05)
+    site.engine.length = 60
+    v = visit()
+    v.send("Hello there")
+    for name in ("base", "lora", "slim"):
+        expect(v.state(name)).to_have_text("writing")
+    counts = []
+    for _ in range(3):
+        counts.append([v.tokens(name) for name in ("base", "lora", "slim")])
+        v.page.wait_for_timeout(400)
+    for earlier, later in itertools.pairwise(counts):
+        assert all(a < b for a, b in zip(earlier, later, strict=True)), counts
+    expect(v.answer("slim")).to_have_attribute("aria-busy", "true")
+    v.done()
+    for name, label in (("base", "Base"), ("lora", "LoRA"), ("slim", "SLIM")):
+        expect(v.text(name)).to_contain_text(f"{label} says: turn1 seed0 Hello there")
+        assert v.tokens(name) == 60
+        expect(v.answer(name)).to_have_attribute("aria-busy", "false")
+        expect(v.answer(name).locator(".slim-speed")).to_contain_text("tokens/s")
+
+
+def test_a_slow_column_does_not_hold_the_others(visit, site):
+    site.engine.delay = {"slim": 0.3}
+    v = visit()
+    v.send("Hello")
+    expect(v.state("base")).to_have_text("done")
+    expect(v.state("lora")).to_have_text("done")
+    expect(v.state("slim")).to_have_text("writing")
+    v.answer("slim").get_by_role("button", name="Stop SLIM").click()
+    v.done()
+
+
+def test_headers_name_kind_and_size(visit):
+    v = visit()
+    heads = v.page.locator(".slim-head")
+    expect(heads).to_have_count(3)
+    expect(v.page.get_by_role("heading", level=1)).to_have_text("SLIM Compare")
+    for i, (name, kind, size) in enumerate(
+        (("Base", "base model", "4.0 MB"), ("LoRA", "LoRA adapter", "rank 32"), ("SLIM", "SLIM adapter", "top\u20112"))
+    ):
+        expect(heads.nth(i).get_by_role("heading", level=2)).to_have_text(name)
+        expect(heads.nth(i).locator(".slim-chip")).to_have_text(kind)
+        expect(heads.nth(i).locator(".slim-size")).to_contain_text(size)
+
+
+def test_stop_one_lets_the_others_go_on(visit, site):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.06)
+    site.engine.length = 40
+    v = visit()
+    v.send("Hello")
+    expect(v.state("lora")).to_have_text("writing")
+    v.answer("lora").get_by_role("button", name="Stop LoRA").click()
+    expect(v.state("lora")).to_have_text("stopped")
+    expect(v.state("base")).to_have_text("writing")
+    v.done()
+    assert v.tokens("lora") < 40
+    assert v.tokens("base") == v.tokens("slim") == 40
+
+
+def test_stop_all_then_send_again(visit, site):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.1)
+    site.engine.length = 200
+    v = visit()
+    v.send("A long story")
+    expect(v.state("base")).to_have_text("writing")
+    v.button("Stop all").click()
+    v.done()
+    for name in ("base", "lora", "slim"):
+        expect(v.state(name)).to_have_text("stopped")
+    site.engine.length, site.engine.delay = 12, {}
+    v.ask("Something else")
+    expect(v.text("base")).to_contain_text("turn2")
+    expect(v.state("slim")).to_have_text("done")
+
+
+def test_a_second_prompt_while_streaming_is_refused_with_a_sentence(visit, site):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.1)
+    site.engine.length = 60
+    v = visit()
+    v.send("First")
+    expect(v.state("base")).to_have_text("writing")
+    v.send("Second")
+    expect(v.warning).to_contain_text("Answers are still being written")
+    expect(v.page.locator(".slim-turn")).to_have_count(1)
+    expect(v.prompt).to_have_value("Second")
+    v.button("Stop all").click()
+    v.done()
+
+
+def test_one_at_a_time(visit, site):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.05)
+    site.engine.length = 20
+    v = visit()
+    v.page.get_by_text("Settings: sampling").click()
+    v.page.get_by_label("One at a time").check()
+    v.send("Hello")
+    expect(v.state("base")).to_have_text("writing")
+    expect(v.state("slim")).to_have_text("waiting")
+    v.done()
+    assert v.tokens("slim") == 20
+
+
+def test_summary_under_each_answer(visit):
+    v = visit()
+    v.ask("Hello")
+    expect(v.answer("base").locator(".slim-summary")).to_have_text("the base model itself")
+    expect(v.answer("lora").locator(".slim-summary")).to_contain_text("0% identity")
+    expect(v.answer("lora").locator(".slim-summary")).to_contain_text("10^6 times less likely")
+    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("1.11 times less likely")
+
+
+def test_differences_from_the_base(visit):
+    v = visit()
+    v.ask("Hello")
+    v.page.get_by_label("Differences from base").check()
+    added = v.answer("lora").locator("ins")
+    expect(added.first).to_have_text("LoRA")
+    expect(v.answer("lora").locator("del").first).to_have_text("Base")
+    expect(v.answer("base").locator("ins")).to_have_count(0)
+    v.page.get_by_label("Answers", exact=True).check()
+    expect(added).to_have_count(0)
+    expect(v.text("lora")).to_be_visible()
+
+
+def test_answers_coloured_by_routing(visit):
+    v = visit()
+    v.ask("Hello")
+    v.page.get_by_label("Coloured by routing").check()
+    token = v.answer("slim").get_by_role("option").first
+    expect(token).to_have_attribute("aria-label", re.compile(r"SLIM: identity \d+ %"))
+    expect(v.answer("lora").get_by_role("option").first).to_have_attribute("aria-label", "LoRA: identity 0 %")
+    expect(v.answer("base").get_by_role("option")).to_have_count(0)
+
+
+def test_columns_hide_and_expand_and_stay_so(visit):
+    v = visit()
+    v.ask("Hello")
+    v.page.get_by_role("button", name="Hide LoRA").click()
+    expect(v.answer("lora")).to_be_hidden()
+    expect(v.answer("slim")).to_be_visible()
+    v.page.reload()
+    v.ready()
+    expect(v.page.locator(".slim-head[data-column=lora]")).to_be_hidden()
+    v.page.get_by_role("button", name="Show LoRA").click()
+    v.page.get_by_role("button", name="Show only SLIM").click()
+    expect(v.page.locator(".slim-head:visible")).to_have_count(1)
+    v.page.get_by_role("button", name="Show all columns").click()
+    expect(v.page.locator(".slim-head:visible")).to_have_count(3)
+
+
+def test_copy(visit):
+    v = visit()
+    v.ask("Hello")
+    v.page.get_by_role("button", name="Copy SLIM’s answer").click()
+    expect(v.status).to_have_text("SLIM’s answer is copied.")
+    assert v.page.evaluate("navigator.clipboard.readText()") == v.text("slim").inner_text()
+
+
+def test_an_example_fills_the_prompt(visit):
+    v = visit()
+    v.button("What is the capital of France?").click()
+    expect(v.prompt).to_have_value("What is the capital of France?")
+    expect(v.prompt).to_be_focused()
+    expect(v.page.get_by_role("heading", name="What they should not forget")).to_be_visible()
+    expect(v.page.get_by_role("heading", name="What the adapters were trained on")).to_be_visible()
+
+
+def test_a_failure_is_a_sentence_in_the_column(visit):
+    v = visit()
+    v.ask("fail please")
+    for name in ("base", "lora", "slim"):
+        expect(v.answer(name).locator(".slim-error")).to_have_text("The memory is used up: shorten the conversation.")
+    v.ask("and now a good one")
+    expect(v.text("base")).to_contain_text("turn1")
+
+
+def test_html_in_prompts_and_answers_stays_text(visit):
+    v = visit()
+    attack = "<img src=x onerror=window.hacked=1>"
+    v.ask(attack)
+    expect(v.page.locator(".slim-bubble")).to_have_text(attack)
+    expect(v.text("base")).to_contain_text("onerror")
+    for label in ("Differences from base", "Coloured by routing"):
+        v.page.get_by_label(label).check()
+        v.page.wait_for_timeout(300)
+    for tab in ("Routing", "Drift"):
+        v.tab(tab)
+        v.page.wait_for_timeout(300)
+    assert v.page.evaluate("window.hacked") is None
+    assert v.page.locator("img[src=x]").count() == 0

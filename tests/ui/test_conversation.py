@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several turns: own histories, retry, undo, edit, new."""
+
+from playwright.sync_api import expect
+
+
+def test_each_variant_goes_on_with_its_own_history(visit, site):
+    seen = []
+    answer = site.engine.answer
+
+    def listen(rows, *args, **kwargs):
+        seen.append({row.variant: row.messages for row in rows})
+        return answer(rows, *args, **kwargs)
+
+    site.engine.answer = listen
+    try:
+        v = visit()
+        v.ask("One")
+        v.ask("Two")
+    finally:
+        del site.engine.answer
+    for name, label in (("base", "Base"), ("slim", "SLIM")):
+        roles = [message.role for message in seen[1][name]]
+        assert roles == ["user", "assistant", "user"]
+        assert seen[1][name][1].content.startswith(f"{label} says:")
+    expect(v.text("slim")).to_contain_text("turn2")
+
+
+def test_retry_answers_again_with_the_settings_of_now(visit):
+    v = visit()
+    v.ask("Hello")
+    expect(v.text("base")).to_contain_text("seed0")
+    v.page.get_by_text("Settings: sampling").click()
+    v.page.get_by_label("Seed").fill("7")
+    v.button("Retry all").click()
+    expect(v.text("base")).to_contain_text("seed7")
+    v.done()
+    expect(v.page.locator(".slim-turn")).to_have_count(1)
+    expect(v.text("lora")).to_contain_text("turn1 seed7")
+
+
+def test_retry_of_one_column_leaves_the_others(visit):
+    v = visit()
+    v.ask("Hello")
+    v.page.get_by_text("Settings: sampling").click()
+    v.page.get_by_label("Seed").fill("3")
+    v.page.get_by_role("button", name="Let LoRA answer again").click()
+    expect(v.text("lora")).to_contain_text("seed3")
+    v.done()
+    expect(v.text("base")).to_contain_text("seed0")
+    expect(v.text("slim")).to_contain_text("seed0")
+    # The base's answer is known, so the drift is measured again.
+    expect(v.answer("lora").locator(".slim-summary")).to_contain_text("times less likely")
+
+
+def test_undo_gives_the_prompt_back(visit):
+    v = visit()
+    v.ask("One")
+    v.ask("Two")
+    v.button("Undo").click()
+    expect(v.page.locator(".slim-turn")).to_have_count(1)
+    expect(v.prompt).to_have_value("Two")
+    v.button("Undo").click()
+    expect(v.page.locator(".slim-turn")).to_have_count(0)
+    expect(v.button("Undo")).to_be_disabled()
+
+
+def test_edit_an_earlier_prompt(visit):
+    v = visit()
+    v.ask("One")
+    v.ask("Two")
+    v.page.get_by_role("button", name="Edit prompt 1").click()
+    area = v.page.get_by_label("The prompt, edited")
+    expect(area).to_have_value("One")
+    area.fill("Uno")
+    v.button("Answer again").click()
+    expect(v.page.locator(".slim-turn")).to_have_count(1)
+    v.done()
+    expect(v.page.locator(".slim-bubble")).to_have_text("Uno")
+    expect(v.text("base")).to_contain_text("turn1 seed0 Uno")
+
+
+def test_an_edit_can_be_cancelled(visit):
+    v = visit()
+    v.ask("One")
+    v.page.get_by_role("button", name="Edit prompt 1").click()
+    v.page.get_by_label("The prompt, edited").fill("Uno")
+    v.page.keyboard.press("Escape")
+    expect(v.page.locator(".slim-bubble")).to_have_text("One")
+    expect(v.page.get_by_role("button", name="Edit prompt 1")).to_be_focused()
+
+
+def test_new_conversation(visit):
+    v = visit()
+    v.ask("One")
+    v.button("New conversation").click()
+    expect(v.page.locator(".slim-turn")).to_have_count(0)
+    v.ask("Two")
+    expect(v.text("base")).to_contain_text("turn1")

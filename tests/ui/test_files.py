@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export, import, and the picture of the routing."""
+
+import json
+
+from playwright.sync_api import expect
+
+
+def save(v, button):
+    with v.page.expect_download() as download:
+        v.button(button).click()
+    return download.value
+
+
+def test_export_and_import_round_trip(visit, tmp_path):
+    v = visit()
+    v.ask("Hello")
+    v.ask("And again")
+    download = save(v, "Export JSON")
+    assert download.suggested_filename == "slim-compare.json"
+    path = tmp_path / "conversation.json"
+    download.save_as(path)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert [turn["prompt"] for turn in data["turns"]] == ["Hello", "And again"]
+    answer = data["turns"][0]["answers"]["slim"]
+    assert answer["sampling"]["seed"] == 0 and answer["routing"]["weights"]["base64"]
+    assert data["turns"][0]["drift"]["variants"][0]["variant"] == "lora"
+
+    other = visit()
+    other.upload(path)
+    expect(other.page.locator(".slim-turn")).to_have_count(2)
+    assert other.text("slim").inner_text() == v.text("slim").inner_text()
+    expect(other.answer("lora").locator(".slim-summary")).to_contain_text("10^6 times less likely")
+    other.tab("Routing")
+    expect(other.page.locator(".slim-heat canvas")).to_be_visible()
+    other.tab("Compare")
+    # It goes on where it stopped.
+    other.ask("Third")
+    expect(other.text("base")).to_contain_text("turn3")
+
+
+def test_a_file_that_is_no_conversation(visit, tmp_path):
+    v = visit()
+    path = tmp_path / "other.json"
+    path.write_text('{"format": "something else"}')
+    v.upload(path)
+    expect(v.warning).to_contain_text("no conversation that this app exported")
+    v.ask("Hello")
+
+
+def test_routing_as_png(visit):
+    v = visit()
+    v.ask("Hello")
+    v.tab("Routing")
+    download = save(v, "Save as PNG")
+    assert download.suggested_filename == "slim-routing.png"
+    with open(download.path(), "rb") as file:
+        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_nothing_to_export(visit):
+    v = visit()
+    v.button("Export JSON").click()
+    expect(v.warning).to_contain_text("There is nothing to export yet.")

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A visit with real models: a tiny random one, and the demo where it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from slim_core.demo.chat import train_tokenizer
+from slim_core.webui.config import Config
+from slim_core.webui.serve import open_engine
+from tests.inference.conftest import TEXTS, save_lora, save_slim, tiny_base
+
+from .conftest import Site, free_port
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "assets" / "demo"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """base, lora and slim of a tiny model, as the demo's folder has them."""
+    root = tmp_path_factory.mktemp("tiny")
+    base = tiny_base()
+    base.save_pretrained(root / "base")
+    train_tokenizer(TEXTS).save_pretrained(root / "base")
+    save_lora(root / "lora", base)
+    save_slim(root / "slim", base)
+    return root
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    config = Config(base=str(folder / "base"), lora=str(folder / "lora"), slim=str(folder / "slim"), device="cpu")
+    site = Site(open_engine(config, DEMO))
+    yield site
+    site.close()
+
+
+def test_a_real_model_answers_with_routing_and_drift(visit, tiny):
+    v = visit(url=tiny.url)
+    v.page.get_by_text("Settings: sampling").click()
+    longest = v.page.locator("#slim-max_new_tokens input[type=number]")
+    longest.fill("24")
+    longest.blur()
+    v.ask("What is the capital of Peru?")
+    v.ask("And the sea?")
+    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("identity")
+    expect(v.answer("lora").locator(".slim-summary")).to_contain_text("likely")
+    v.tab("Routing")
+    v.page.locator("#slim-routing .slim-strip [role=option]").nth(3).click()
+    rows = v.page.get_by_role("region", name="Experts of every Linear").locator("tbody tr")
+    expect(rows).to_have_count(14)
+    v.tab("Drift")
+    expect(v.page.locator(".slim-sentence").first).to_contain_text("finds the base’s answer")
+    v.tab("Forgetting")
+    expect(v.page.locator("#slim-no-results")).to_contain_text("no stored results")
+
+
+def test_the_app_starts_from_its_environment(folder):
+    port = free_port()
+    names = {f"SLIM_{name.upper()}": str(folder / name) for name in ("base", "lora", "slim")}
+    environment = os.environ | names | {"SLIM_DEVICE": "cpu", "SLIM_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    log = folder / "serve.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    # A proxy that the environment names knows nothing of this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        end, page = time.monotonic() + 90, ""
+        while not page and server.poll() is None and time.monotonic() < end:
+            try:
+                page = opener.open(f"http://127.0.0.1:{port}/config", timeout=5).read().decode()
+            except OSError:
+                time.sleep(0.3)
+        assert "SLIM Compare" in page, log.read_text()
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def demo():
+    if not (DEMO / "base").is_dir():
+        pytest.skip("the demo model is not here: make it with `python -m slim_core demo build`")
+    from slim_core.webui.forgetting import read_results
+
+    site = Site(open_engine(Config(device="cpu"), DEMO), read_results(DEMO / "results.json"))
+    yield site
+    site.close()
+
+
+def test_the_demo_answers_its_examples(visit, demo):
+    v = visit(url=demo.url)
+    v.button("What is the capital of France?").click()
+    v.prompt.press("Enter")
+    expect(v.page.locator(".slim-turn")).to_have_count(1)
+    v.done()
+    expect(v.text("base")).to_contain_text("Paris")
+    assert v.text("slim").inner_text()
+    v.tab("Forgetting")
+    expect(v.page.locator(".slim-score-grid")).to_have_count(2)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who answered which token: strip, heat map, detail, layers, experts, drift, results."""
+
+import re
+import time
+
+from playwright.sync_api import expect
+
+
+def test_token_heat_map_and_detail_are_linked(visit):
+    v = visit()
+    v.ask("Hello there")
+    v.tab("Routing")
+    strip = v.page.get_by_role("listbox", name="Prompt and answer, token by token")
+    tokens = strip.get_by_role("option")
+    expect(tokens).to_have_count(2 + 11)
+    tokens.nth(4).click()
+    readout = v.page.locator(".slim-readout")
+    expect(readout).to_contain_text("token 5")
+    expect(v.page.locator(".slim-cursor")).to_be_visible()
+    table = v.page.get_by_role("region", name="Experts of every Linear")
+    expect(v.page.locator("#slim-detail h2")).to_contain_text("number 5, answer")
+    expect(table.locator("tbody tr")).to_have_count(12)
+    expect(table.locator("thead th")).to_have_count(5 + 10)
+    # From the heat map back to the strip.
+    box = v.page.locator(".slim-heat canvas").bounding_box()
+    v.page.mouse.click(box["x"] + box["width"] * (0.5 / 13), box["y"] + 20)
+    expect(tokens.nth(0)).to_have_attribute("aria-selected", "true")
+    expect(v.page.locator("#slim-detail h2")).to_contain_text("number 1, prompt")
+    expect(tokens.nth(4)).to_have_attribute("aria-selected", "false")
+
+
+def test_arrow_keys_in_strip_and_heat_map(visit):
+    v = visit()
+    v.ask("Hello there")
+    v.tab("Routing")
+    first = v.page.locator("#slim-routing .slim-strip [role=option]").first
+    expect(first).to_have_attribute("tabindex", "0")
+    first.focus()
+    for _ in range(3):
+        v.page.keyboard.press("ArrowRight")
+    expect(v.page.locator("#slim-detail h2")).to_contain_text("number 4")
+    expect(v.page.locator(":focus")).to_have_attribute("aria-label", re.compile("token 4, answer, identity"))
+    v.page.get_by_role("application", name="Heat map").focus()
+    v.page.keyboard.press("ArrowDown")
+    v.page.keyboard.press("ArrowRight")
+    expect(v.status).to_contain_text("Layer 1, token 5")
+    expect(v.page.locator("#slim-detail h2")).to_contain_text("number 5")
+
+
+def test_layers_and_experts(visit):
+    v = visit()
+    v.ask("Hello there")
+    v.tab("Routing")
+    expect(v.page.locator(".slim-bars .slim-bar")).to_have_count(4)
+    expect(v.page.locator(".slim-use .slim-bar")).to_have_count(10)
+    expect(v.page.locator(".slim-routing")).to_contain_text("Imbalance of the LoRA experts: 8.00")
+    before = v.page.locator(".slim-bars").inner_text()
+    v.button("prompt").click()
+    expect(v.button("prompt")).to_have_attribute("aria-pressed", "true")
+    assert v.page.locator(".slim-bars").inner_text() != before
+    v.button("both").click()
+    expect(v.page.locator(".slim-routing")).to_contain_text("(both)")
+
+
+def test_a_lora_shows_what_it_is(visit):
+    v = visit()
+    v.ask("Hello")
+    v.tab("Routing")
+    v.page.get_by_label("Routing of").select_option("lora")
+    expect(v.page.locator(".slim-routing")).to_contain_text("the identity share is 0 everywhere")
+    expect(v.page.locator(".slim-bars .slim-bar").first).to_have_attribute(
+        "aria-label", "Layer 0: identity 0 %, LoRA 100 %"
+    )
+
+
+def test_an_earlier_turn_can_be_chosen(visit):
+    v = visit()
+    v.ask("One")
+    v.ask("Two")
+    v.tab("Routing")
+    v.page.get_by_label("for prompt").select_option(label="1. One")
+    tokens = v.page.locator("#slim-routing .slim-strip [role=option]")
+    expect(tokens).to_have_count(1 + 11)
+    v.tab("Drift")
+    expect(v.page.locator("#slim-drift")).to_contain_text("“One”")
+
+
+def test_routing_fills_while_the_answer_is_written(visit, site):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.05)
+    site.engine.length = 80
+    v = visit()
+    v.send("Hello")
+    v.tab("Routing")
+    counts = []
+    for _ in range(4):
+        v.page.wait_for_timeout(500)
+        counts.append(v.page.locator("#slim-routing .slim-strip [role=option]").count())
+    assert counts[0] < counts[-1] < 80 and sorted(counts) == counts, counts
+    v.tab("Compare")
+    v.button("Stop all").click()
+    v.done()
+
+
+def test_two_thousand_tokens_and_forty_layers_do_not_freeze_the_page(visit, site):
+    site.engine.length, site.engine.blocks, site.engine.pace = 2000, 40, 10
+    v = visit()
+    v.page.get_by_text("Settings: sampling").click()
+    longest = v.page.locator("#slim-max_new_tokens input[type=number]")
+    longest.fill("2000")
+    longest.blur()
+    v.tab("Compare")
+    v.send("Hello")
+    v.tab("Routing")
+    # The longest time for which the page answered nothing.
+    v.page.evaluate(
+        """() => { window.longest = 0; let last = performance.now();
+        const look = () => { const now = performance.now(); window.longest = Math.max(window.longest, now - last);
+        last = now; setTimeout(look, 20); }; look(); }"""
+    )
+    expect(v.status).to_contain_text("SLIM: done", timeout=60_000)
+    done = time.monotonic()
+    tokens = v.page.locator("#slim-routing .slim-strip [role=option]")
+    expect(tokens).to_have_count(2000, timeout=10_000)
+    assert time.monotonic() - done < 4
+    tokens.nth(1500).click()
+    expect(v.page.locator("#slim-detail h2")).to_contain_text("number 1501")
+    assert v.page.evaluate("window.longest") < 1500
+
+
+def test_drift(visit):
+    v = visit()
+    v.ask("Hello")
+    v.tab("Drift")
+    expect(v.page.locator(".slim-sentence").first).to_have_text(
+        "LoRA finds the base’s answer 10^6 times less likely; SLIM finds it 1.11 times less likely."
+    )
+    strip = v.page.get_by_role("listbox", name="The base’s answer as LoRA reads it")
+    expect(strip.get_by_role("option")).to_have_count(12)
+    expect(strip.get_by_role("option").first).to_have_attribute(
+        "aria-label", re.compile("3.21 times less likely, KL 0.01")
+    )
+    expect(v.page.get_by_role("img", name=re.compile("Drift of SLIM token by token"))).to_be_visible()
+
+
+def test_forgetting(visit):
+    v = visit()
+    v.tab("Forgetting")
+    panel = v.page.locator("#slim-forgetting")
+    expect(panel).to_contain_text("Not to be forgotten: base 85%, LoRA 25%, SLIM 78%.")
+    panel.get_by_text("The numbers as a table").nth(1).click()
+    row = panel.get_by_role("row").filter(has=v.page.get_by_role("rowheader", name="sums"))
+    expect(row).to_contain_text("30 % (25 to 35)")
+
+
+def test_about(visit):
+    v = visit()
+    v.tab("About")
+    expect(v.page.get_by_alt_text(re.compile("One Linear with SLIM"))).to_be_visible()
+    expect(v.page.get_by_role("link", name="NAACL 2025")).to_have_attribute(
+        "href", "https://aclanthology.org/2025.naacl-long.246"
+    )
+    expect(v.page.locator("#slim-facts")).to_contain_text("2.0 GB of 8.0 GB")
+    expect(v.page.locator("#slim-facts")).to_contain_text("gradio")

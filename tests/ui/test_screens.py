@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of the app; SLIM_SCREENSHOTS names the folder where they stay."""
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from slim_core.webui.config import Config
+from slim_core.webui.forgetting import read_results
+from slim_core.webui.serve import open_engine
+
+from .conftest import Site
+from .test_real import DEMO
+
+
+@pytest.fixture(scope="module")
+def shown(running):
+    """The demo where it is, else the scripted engine."""
+    if not (DEMO / "base").is_dir():
+        yield running
+        return
+    site = Site(open_engine(Config(device="cpu"), DEMO), read_results(DEMO / "results.json"))
+    yield site
+    site.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "theme", "width", "tab"),
+    [
+        ("compare-light", "light", 1440, "Compare"),
+        ("compare-dark", "dark", 1440, "Compare"),
+        ("compare-phone", "light", 390, "Compare"),
+        ("routing", "light", 1440, "Routing"),
+    ],
+)
+def test_screenshot(visit, shown, tmp_path, name, theme, width, tab):
+    v = visit(url=shown.url, theme=theme, width=width)
+    v.ask("What is the capital of France?")
+    v.tab(tab)
+    if tab == "Routing":
+        v.page.locator("#slim-routing .slim-strip [role=option]").nth(6).click()
+        expect(v.page.locator("#slim-detail h2")).to_be_visible()
+    folder = Path(os.environ.get("SLIM_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    v.page.screenshot(path=path, full_page=width > 400)
+    assert path.stat().st_size > 10_000

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings survive a reload; a link restores them; limits are told in sentences."""
+
+import pytest
+from playwright.sync_api import expect
+
+
+def open_settings(v):
+    v.page.get_by_text("Settings: sampling").click()
+    expect(v.page.get_by_label("Seed")).to_be_visible()
+
+
+def test_settings_survive_a_reload(visit):
+    v = visit()
+    open_settings(v)
+    v.page.get_by_label("Seed").fill("42")
+    v.page.get_by_label("System prompt").fill("Be brief.")
+    v.page.get_by_label("System prompt").blur()
+    v.page.wait_for_timeout(500)
+    v.page.reload()
+    v.ready()
+    open_settings(v)
+    expect(v.page.get_by_label("Seed")).to_have_value("42")
+    expect(v.page.get_by_label("System prompt")).to_have_value("Be brief.")
+
+
+def test_a_link_restores_prompt_and_settings(visit):
+    v = visit()
+    open_settings(v)
+    v.page.get_by_label("Seed").fill("5")
+    v.prompt.fill("What is 1 + 1 & 2?")
+    v.button("Copy link").click()
+    expect(v.status).to_contain_text("is copied")
+    link = v.page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(v.url) and "seed=5" in link
+    other = visit()
+    other.page.goto(link)
+    other.ready()
+    expect(other.prompt).to_have_value("What is 1 + 1 & 2?")
+    open_settings(other)
+    expect(other.page.get_by_label("Seed")).to_have_value("5")
+
+
+def test_a_link_with_nonsense_opens_with_the_defaults(visit):
+    v = visit(query={"seed": "-4", "temperature": "NaN", "top_k": "lots", "max_new_tokens": "1e99", "prompt": "Hi"})
+    expect(v.prompt).to_have_value("Hi")
+    open_settings(v)
+    expect(v.page.get_by_label("Seed")).to_have_value("0")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("   ", "Write a prompt first."),
+        ("a\u0007b", "control character (U+0007) at place 2"),
+        ("word " * 4100, "has 4,100 tokens; this model reads at most 4,096"),
+    ],
+    ids=["empty", "control", "tokens"],
+)
+def test_a_prompt_that_cannot_be_answered_gets_a_sentence(visit, text, sentence):
+    v = visit()
+    v.send(text)
+    expect(v.warning).to_contain_text(sentence)
+    expect(v.page.locator(".slim-turn")).to_have_count(0)
+    v.ask("a good one")
+
+
+def test_a_million_characters(visit):
+    v = visit()
+    v.page.evaluate(
+        """() => { const area = document.querySelector('#slim-prompt textarea');
+        area.value = 'x'.repeat(1000000); area.dispatchEvent(new Event('input')); }"""
+    )
+    v.button("Compare").click()
+    expect(v.warning).to_contain_text("has 1,000,000 characters; at most 100,000 can be sent")

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several visitors: a line with places, nobody sees another's, and whoever leaves stops their work."""
+
+import time
+
+from playwright.sync_api import expect
+
+
+def slow(site, seconds=0.08, length=60):
+    site.engine.delay = dict.fromkeys(("base", "lora", "slim"), seconds)
+    site.engine.length = length
+
+
+def test_two_visitors_wait_in_line_and_see_only_their_own(visit, site):
+    slow(site)
+    first, second = visit(), visit()
+    first.send("zebras")
+    expect(first.state("base")).to_have_text("writing")
+    second.send("quinces")
+    expect(second.state("base")).to_have_text("waiting, 1 in line before you")
+    expect(second.status).to_have_text("Waiting in line: 1 before you.")
+    first.button("Stop all").click()
+    expect(second.state("base")).to_have_text("writing")
+    expect(second.text("base")).to_contain_text("quinces")
+    second.button("Stop all").click()
+    second.done()
+    expect(first.text("base")).to_contain_text("zebras")
+    expect(second.text("base")).to_contain_text("quinces")
+    assert "quinces" not in first.page.content()
+    assert "zebras" not in second.page.content()
+
+
+def test_who_waits_can_leave_the_line(visit, site):
+    slow(site)
+    first, second = visit(), visit()
+    first.send("zebras")
+    expect(first.state("base")).to_have_text("writing")
+    second.send("quinces")
+    expect(second.state("base")).to_contain_text("in line")
+    second.button("Stop all").click()
+    expect(second.state("base")).to_have_text("stopped")
+    expect(first.state("base")).to_have_text("writing")
+    first.button("Stop all").click()
+    first.done()
+
+
+def test_closing_the_tab_stops_the_work(visit, site):
+    slow(site, length=2000)
+    v = visit()
+    v.send("a very long story")
+    expect(v.state("base")).to_have_text("writing")
+    assert site.engine.closed == 0
+    v.page.close()
+    end = time.monotonic() + 10
+    while site.engine.closed == 0 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert site.engine.closed == 1

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A visitor: what a person does on the page and what they see."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+]
+SECONDS = 1000
+
+
+class Visit:
+    """One visitor's page.
+
+    Attributes:
+        page: Playwright's.
+        outside: addresses of other machines that the page asked for.
+        errors: errors that its scripts threw.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        url: str,
+        width: int = 1280,
+        height: int = 900,
+        theme: str = "light",
+        query: dict[str, Any] | None = None,
+    ) -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height}, permissions=["clipboard-read", "clipboard-write"]
+        )
+        self.context.set_default_timeout(15 * SECONDS)
+        self.page: Page = self.context.new_page()
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", self._requested)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.url = url
+        self.go(theme=theme, **(query or {}))
+
+    def _requested(self, request: Any) -> None:
+        address = urlsplit(request.url)
+        if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in ("127.0.0.1", "localhost"):
+            self.outside.append(request.url)
+
+    def go(self, theme: str = "light", **query: Any) -> None:
+        self.page.goto(f"{self.url}?{urlencode({'__theme': theme, **query})}")
+        self.ready()
+
+    def ready(self) -> None:
+        expect(self.page.locator("#slim-transcript .slim-head")).not_to_have_count(0, timeout=15 * SECONDS)
+        # The page's first event has answered: settings and link are in place.
+        expect(self.page.locator(".slim-compare")).to_have_attribute("data-ready", "true")
+
+    def close(self) -> None:
+        self.context.close()
+
+    # ---- what a person does
+
+    @property
+    def prompt(self) -> Locator:
+        return self.page.locator("#slim-prompt textarea")
+
+    def send(self, text: str) -> None:
+        self.prompt.fill(text)
+        self.prompt.press("Enter")
+
+    def ask(self, text: str) -> None:
+        """Send, and wait until all have answered."""
+        before = self.page.locator(".slim-turn").count()
+        self.send(text)
+        expect(self.page.locator(".slim-turn")).to_have_count(before + 1)
+        self.done()
+
+    def done(self) -> None:
+        expect(self.page.locator(".slim-compare")).to_have_attribute("data-running", "false", timeout=30 * SECONDS)
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def upload(self, path: Path) -> None:
+        with self.page.expect_file_chooser() as chooser:
+            self.button("Import JSON").click()
+        chooser.value.set_files(path)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    # ---- what a person sees
+
+    def answer(self, name: str, turn: int = -1) -> Locator:
+        return self.page.locator(".slim-turn").nth(turn).locator(f".slim-answer[data-column={name}]")
+
+    def text(self, name: str, turn: int = -1) -> Locator:
+        return self.answer(name, turn).locator("> .slim-text")
+
+    def state(self, name: str) -> Locator:
+        return self.answer(name).locator(".slim-state")
+
+    def tokens(self, name: str) -> int:
+        found = re.search(r"([\d,]+) token", self.answer(name).locator(".slim-speed").inner_text())
+        return int(found[1].replace(",", "")) if found else 0
+
+    @property
+    def status(self) -> Locator:
+        return self.page.locator("#slim-status [role=status]")
+
+    @property
+    def warning(self) -> Locator:
+        return self.page.locator(".toast-body").last
+
+    def width(self) -> tuple[int, int]:
+        """Of the page's content and of the window."""
+        # Gradio's container hides what is too wide for it, so the document alone would not tell.
+        script = """() => {
+            const parts = document.querySelectorAll('html, .gradio-container, .gradio-container main, .tabitem');
+            return [Math.max(...[...parts].map((part) => part.scrollWidth)), innerWidth]; }"""
+        return tuple(self.page.evaluate(script))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API as a program uses it."""
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from slim_core.webui.backend import Backend
+from slim_core.webui.config import Config
+from slim_core.webui.page import build, launch
+from tests.ui.scripted import ScriptedEngine
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return ScriptedEngine(delay=dict.fromkeys(("base", "lora", "slim"), 0.02), length=30)
+
+
+@pytest.fixture(scope="module")
+def client(engine):
+    from tests.ui.conftest import free_port
+
+    config = Config(port=free_port(), max_new_tokens=512)
+    demo = build(Backend(engine), config)
+    _, url, _ = launch(demo, config, prevent_thread_lock=True, quiet=True)
+    found = Client(url, verbose=False)
+    yield found
+    demo.close(verbose=False)
+
+
+def test_what_is_public(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/compare", "/routing", "/models"}
+    compare = endpoints["/compare"]
+    required = [p["parameter_name"] for p in compare["parameters"] if not p["parameter_has_default"]]
+    assert required == ["prompt"]
+    assert client.view_api(return_format="dict")["unnamed_endpoints"] == {}
+
+
+def test_compare_streams(client):
+    seen = list(client.submit("Hello there", api_name="/compare"))
+    assert len(seen) > 3
+    last = seen[-1]
+    for name, label in (("base", "Base"), ("lora", "LoRA"), ("slim", "SLIM")):
+        assert last[name]["text"].startswith(f"{label} says: turn1 seed0 Hello there")
+        assert last[name]["tokens"] == 30 and last[name]["finish_reason"] == "end"
+    assert last["drift"]["lora"] == pytest.approx(14)
+    assert any(step["base"]["finish_reason"] is None for step in seen)
+
+
+def test_compare_with_settings(client):
+    last = client.predict("Hi", system="Be brief.", seed=5, temperature=0.5, max_new_tokens=4, api_name="/compare")
+    assert last["slim"]["text"] == "SLIM says: turn1 seed5" and last["slim"]["finish_reason"] == "length"
+
+
+def test_cancelling_stops_the_model(client, engine):
+    import time
+
+    engine.length, closed = 5000, engine.closed
+    try:
+        job = client.submit("A long story", api_name="/compare")
+        time.sleep(1)
+        job.cancel()
+        end = time.monotonic() + 10
+        while engine.closed == closed and time.monotonic() < end:
+            time.sleep(0.1)
+        assert engine.closed == closed + 1
+    finally:
+        engine.length = 30
+
+
+def test_routing(client):
+    found = client.predict("Hello there", max_new_tokens=10, api_name="/routing")
+    assert found["text"].startswith("SLIM says") and found["prompt_tokens"] == 2
+    assert len(found["identity"]) == len(found["modules"]) == len(found["blocks"]) == 12
+    assert len(found["identity"][0]) == len(found["tokens"]) == 2 + 9
+    assert client.predict("Hi", variant="lora", api_name="/routing")["identity"][0][0] == 0
+
+
+def test_models(client):
+    found = client.predict(api_name="/models")
+    assert found["base"]["context_length"] == 4096
+    assert [v["name"] for v in found["variants"]] == ["base", "lora", "slim"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"prompt": " "}, "Write a prompt first."),
+        ({"prompt": "a\u0007"}, "control character"),
+        ({"prompt": "x", "temperature": 9}, "Temperature must be between 0 and 2"),
+        ({"prompt": "x", "max_new_tokens": 4000}, "max_new_tokens is at most 512 here."),
+        ({"prompt": "x " * 5000}, "has 5,000 tokens; this model reads at most 4,096"),
+        ({"prompt": "fail please"}, "The memory is used up"),
+        ({"prompt": 5}, "The prompt must be text."),
+    ],
+)
+def test_errors_are_sentences(client, arguments, sentence):
+    with pytest.raises(AppError, match=sentence.replace("(", r"\(")):
+        client.predict(**arguments, api_name="/compare")
+
+
+def test_an_unknown_variant(client):
+    with pytest.raises(AppError, match=r"There is no adapter 'base'; there are: lora, slim."):
+        client.predict("Hi", variant="base", api_name="/routing")

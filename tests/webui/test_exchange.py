@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export, and import of files that may be anything."""
+
+import copy
+import itertools
+import json
+
+import pytest
+import torch
+
+from slim_core.webui import exchange
+from slim_core.webui.limits import LimitError
+from slim_core.webui.session import Session
+
+from .conftest import ask
+
+
+def write(tmp_path, data):
+    path = tmp_path / "file.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    return path
+
+
+def read(path, backend, most=10**7):
+    return exchange.load(path, backend, most, itertools.count(100).__next__)
+
+
+def test_round_trip(answered, backend, tmp_path):
+    ask(answered, backend, "A second\nline", "Be brief.")
+    turns = read(write(tmp_path, exchange.dump(answered, backend)), backend)
+    assert [turn.id for turn in turns] == [100, 101]
+    for old, new in zip(answered.turns, turns, strict=True):
+        assert (new.prompt, new.system) == (old.prompt, old.system)
+        for name, before in old.answers.items():
+            after = new.answers[name]
+            assert after.step == before.step
+            assert (after.sampling, after.token_ids) == (before.sampling, before.token_ids)
+            if before.routing is not None:
+                assert after.routing.tokens == before.routing.tokens
+                torch.testing.assert_close(after.routing.weights, before.routing.weights, atol=1e-3, rtol=0)
+                assert torch.equal(after.routing.cluster, before.routing.cluster)
+        torch.testing.assert_close(new.drift.variants[0].kl, old.drift.variants[0].kl)
+    session = Session()
+    session.turns = turns
+    again = json.loads(exchange.dump(session, backend))
+    first = json.loads(exchange.dump(answered, backend))
+    assert again["turns"] == first["turns"]
+
+
+def put(data, path, value):
+    for key in path[:-1]:
+        data = data[key]
+    if value is KeyError:
+        del data[path[-1]]
+    else:
+        data[path[-1]] = value
+
+
+TURN = ("turns", 0)
+SLIM = (*TURN, "answers", "slim")
+ROUTING = (*SLIM, "routing")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("format",), "other"),
+        (("version",), 2),
+        (("turns",), {}),
+        (("turns",), [{}] * 201),
+        (TURN, "text"),
+        ((*TURN, "prompt"), ""),
+        ((*TURN, "prompt"), "a\u0000"),
+        ((*TURN, "system"), 5),
+        ((*TURN, "answers"), []),
+        ((*TURN, "answers", "evil"), {}),
+        ((*SLIM, "text"), None),
+        ((*SLIM, "finish_reason"), None),
+        ((*SLIM, "finish_reason"), ["end"]),
+        ((*SLIM, "tokens"), "many"),
+        ((*SLIM, "tokens"), 1e300),
+        ((*SLIM, "seconds"), -1),
+        ((*SLIM, "token_ids"), [1.5]),
+        ((*SLIM, "token_ids"), [2**40]),
+        ((*SLIM, "sampling", "seed"), -1),
+        ((*SLIM, "sampling", "evil"), 1),
+        ((*SLIM, "sampling"), None),
+        ((*ROUTING, "weights", "base64"), "!!!"),
+        ((*ROUTING, "weights", "base64"), ""),
+        ((*ROUTING, "weights", "dtype"), "object"),
+        ((*ROUTING, "weights", "shape"), [10**9, 10**9, 10]),
+        ((*ROUTING, "weights", "shape"), [-1, 5, 5]),
+        ((*ROUTING, "weights"), None),
+        ((*ROUTING, "num_experts"), 0),
+        ((*ROUTING, "num_experts"), 99),
+        ((*ROUTING, "prompt_tokens"), 10**6),
+        ((*ROUTING, "blocks"), [0]),
+        ((*ROUTING, "modules"), []),
+        ((*ROUTING, "tokens"), ["a"]),
+        ((*ROUTING, "tokens", 0), 7),
+        ((*TURN, "drift"), []),
+        ((*TURN, "drift", "variants", 0, "variant"), "evil"),
+        ((*TURN, "drift", "variants", 0, "kl"), [1]),
+        ((*TURN, "drift", "variants", 0, "log_ratio", 0), "x"),
+        ((*TURN, "drift", "tokens"), KeyError),
+    ],
+    ids=lambda x: ".".join(map(str, x)) if isinstance(x, tuple) else None,
+)
+def test_bad_files_get_a_sentence(answered, backend, tmp_path, path, value):
+    data = copy.deepcopy(json.loads(exchange.dump(answered, backend)))
+    put(data, path, value)
+    with pytest.raises(LimitError) as error:
+        read(write(tmp_path, data), backend)
+    assert str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "NaN", "[" * 100_000, '{"format": "slim-compare"}', "\ufeff{}"]
+)
+def test_no_conversation_at_all(backend, tmp_path, text):
+    with pytest.raises(LimitError):
+        read(write(tmp_path, text), backend)
+
+
+def test_nan_weights_and_size_and_missing_file(answered, backend, tmp_path):
+    answered.turns[0].answers["slim"].routing.weights[0, 0, 0] = float("nan")
+    with pytest.raises(LimitError, match="not finite"):
+        read(write(tmp_path, exchange.dump(answered, backend)), backend)
+    with pytest.raises(LimitError, match=r"has [\d,]+ bytes; at most 10 are read"):
+        read(write(tmp_path, exchange.dump(answered, backend)), backend, most=10)
+    for path in (tmp_path / "none.json", None, tmp_path):
+        with pytest.raises(LimitError):
+            read(path, backend)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What visitors may send, and what they may configure."""
+
+import math
+
+import pytest
+
+from slim_core.webui.config import Config, ConfigError
+from slim_core.webui.limits import LimitError, check_prompt, check_room, check_sampling, check_text
+from slim_core.webui.settings import check, defaults, link, restore
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "Write a prompt first."),
+        (" \n\t ", "Write a prompt first."),
+        (None, "The prompt must be text."),
+        (["a"], "The prompt must be text."),
+        ("a\x00b", "control character (U+0000) at place 2"),
+        ("\x1b[31m", "control character (U+001B) at place 1"),
+        ("a\x85", "control character (U+0085) at place 2"),
+        ("ab\ud800", "half a character (U+D800) at place 3"),
+        ("x" * 1_000_000, "has 1,000,000 characters; at most 100,000 can be sent"),
+    ],
+)
+def test_prompts_that_are_refused(text, sentence):
+    with pytest.raises(LimitError) as error:
+        check_prompt(text)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["Hello", "two\nlines\twith tab\r\n", "日本語 👩‍👩‍👧 עברית", "\u202eright to left"])
+def test_prompts_that_are_fine(text):
+    assert check_prompt(f" {text} ") == text.strip()
+
+
+def test_room():
+    check_room(99, 100)
+    with pytest.raises(LimitError, match=r"has 1,500 tokens; this model reads at most 1,024"):
+        check_room(1500, 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.5),
+        ("temperature", math.nan),
+        ("temperature", "0.5"),
+        ("temperature", True),
+        ("top_p", 0),
+        ("top_k", 1.5),
+        ("min_p", math.inf),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", 10**9),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", None),
+    ],
+)
+def test_numbers_out_of_range(name, value):
+    with pytest.raises(LimitError):
+        check_sampling(**{name: value})
+
+
+def test_stop_texts():
+    assert check_sampling("\n\nEND\nEND\nStop").stop == ("END", "Stop")
+    assert check_sampling(["a", "", "b"]).stop == ("a", "b")
+    for stops in ("a\n" * 0 + "\n".join(map(str, range(9))), ["x" * 101], [1], 5):
+        with pytest.raises(LimitError):
+            check_sampling(stops)
+
+
+def test_settings_from_the_page():
+    chosen = check(defaults() | {"system": " Be brief. ", "one_at_a_time": True, "seed": 4.0}, 1024)
+    assert chosen.system == "Be brief." and chosen.one_at_a_time and chosen.sampling.seed == 4
+    with pytest.raises(LimitError, match=r"at most 1,024 tokens here; 2,000"):
+        check(defaults() | {"max_new_tokens": 2000}, 1024)
+
+
+@pytest.mark.parametrize("saved", [None, [], "text", 5, {"unknown": 1}, {"seed": "x"}, {"top_p": {}}, {"stop": 3}])
+def test_nonsense_in_the_browser_gives_the_defaults(saved):
+    assert restore(saved, 1024) == defaults()
+
+
+def test_a_link_and_back():
+    values = defaults() | {"temperature": 0.7, "seed": 12, "system": "Ä & b", "one_at_a_time": True, "stop": "a\nb"}
+    query = link("What is 1+1?", values)
+    from urllib.parse import parse_qsl
+
+    found = dict(parse_qsl(query))
+    assert found.pop("prompt") == "What is 1+1?"
+    assert restore(found, 1024) == values
+    with pytest.raises(LimitError, match="The link would have"):
+        link("x" * 7000, values)
+
+
+def test_text_names_what_it_is():
+    with pytest.raises(LimitError, match=r"The system prompt has a control character"):
+        check_text("\x01", "The system prompt")
+
+
+def test_config_from_environment_and_flags():
+    config = Config.read({"SLIM_BASE": "a", "SLIM_PORT": "80", "SLIM_LOAD_4BIT": "yes", "SLIM_LORA": " b "}, port=81)
+    assert (config.base, config.port, config.load_4bit, config.lora) == ("a", 81, True, "b")
+    assert Config.read({"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": "9"}).port == 9
+    assert Config.read({"SLIM_AUTH_USER": "u", "SLIM_AUTH_PASSWORD": "p"}).auth == ("u", "p")
+    assert Config.read({}).auth is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"SLIM_PORT": "high"}, "SLIM_PORT is 'high'; it must be a whole number."),
+        ({"SLIM_LOAD_4BIT": "maybe"}, "SLIM_LOAD_4BIT is 'maybe'; say 1 or 0."),
+        ({"SLIM_AUTH_USER": "u"}, "set both or none"),
+        ({"SLIM_QUEUE_SIZE": "0"}, "SLIM_QUEUE_SIZE must be at least 1."),
+        ({"SLIM_SLIM": "x"}, "An adapter needs its base model: set SLIM_BASE."),
+    ],
+)
+def test_config_that_makes_no_sense(environment, sentence):
+    with pytest.raises(ConfigError) as error:
+        Config.read(environment)
+    assert sentence in str(error.value)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core serve`, up to where the server would start."""
+
+import pytest
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.inference import EngineError
+from slim_core.webui import page, serve
+from slim_core.webui.about import facts_of
+from slim_core.webui.backend import Backend
+from slim_core.webui.config import Config
+from slim_core.webui.forgetting import read_results
+
+
+@pytest.fixture
+def served(monkeypatch):
+    found = []
+    monkeypatch.setattr(serve, "open_app", lambda config: found.append(config))
+    monkeypatch.setattr(page, "launch", lambda demo, config: None)
+    return found
+
+
+def run(*arguments, **environment):
+    return CliRunner().invoke(app, ["serve", *arguments], env=environment)
+
+
+def test_flags_go_before_the_environment(served):
+    result = run("--port", "99", "--base", "b", SLIM_PORT="98", SLIM_SLIM="s", SLIM_LOAD_4BIT="1")
+    assert result.exit_code == 0, result.output
+    assert (served[0].port, served[0].base, served[0].slim, served[0].load_4bit) == (99, "b", "s", True)
+    run("--full", "--base", "b", SLIM_LOAD_4BIT="1")
+    assert served[1].load_4bit is False
+
+
+def test_nonsense_is_one_sentence(served):
+    result = run(SLIM_PORT="high")
+    assert result.exit_code == 1 and "SLIM_PORT is 'high'" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
+    result = run("--base", str(tmp_path / "nothing"))
+    assert result.exit_code == 1 and result.stderr.startswith("Error: ")
+
+
+def test_no_demo(tmp_path):
+    with pytest.raises(EngineError, match="There is no demo model"):
+        serve.open_engine(Config(), tmp_path)
+
+
+def test_results_that_make_no_sense_are_none(tmp_path):
+    path = tmp_path / "results.json"
+    assert read_results(path) is None
+    for text in ("", "[]", "{}", '{"tasks": {"a": {"kind": "evil", "n": 1}}}', '{"tasks": []}'):
+        path.write_text(text)
+        assert read_results(path) is None
+
+
+def test_a_lent_gpu_is_not_asked_for_its_memory(engine):
+    lent = Backend(engine, lambda duration: lambda function: function)
+    assert "Free" not in str(facts_of(lent)) and "Free" in str(facts_of(Backend(engine)))

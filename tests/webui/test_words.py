@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Differences word by word, and numbers for people."""
+
+import math
+import time
+
+import pytest
+import torch
+
+from slim_core.inference.types import Drift, RowStep, Sampling, VariantDrift
+from slim_core.webui.diff import differences
+from slim_core.webui.examples import example_groups, short
+from slim_core.webui.words import count, drift_sentence, how, likelihood, size, speed, state, times
+
+
+@pytest.mark.parametrize(
+    ("base", "other"),
+    [
+        ("", ""),
+        ("", "new"),
+        ("the cat sat", "the dog sat"),
+        ("a  b\n\nc", "a b\nc"),
+        ("Das ist gut.", "Das, ist gut!"),
+        ("日本語 text", "日本 text"),
+    ],
+)
+def test_pieces_give_both_texts_back(base, other):
+    pieces = differences(base, other)
+    assert "".join(text for mark, text in pieces if mark != "removed") == other
+    assert "".join(text for mark, text in pieces if mark != "added") == base
+
+
+def test_words_not_letters():
+    assert differences("the cat sat", "the car sat") == [
+        ("same", "the "),
+        ("removed", "cat"),
+        ("added", "car"),
+        ("same", " sat"),
+    ]
+
+
+def test_long_answers_take_no_seconds():
+    left = " ".join(f"w{i}" for i in range(40_000))
+    right = " ".join(f"w{i * 7 % 40_001}" for i in range(40_000))
+    start = time.perf_counter()
+    differences(left, right)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2e9, "2.0 GB"), (5e12, "5,000.0 GB")]
+)
+def test_size(amount, text):
+    assert size(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(950, "950"), (12_300, "12.3 thousand"), (4e6, "4.0 million"), (7e9, "7.0 billion")]
+)
+def test_count(amount, text):
+    assert count(int(amount)) == text
+
+
+@pytest.mark.parametrize(
+    ("nats", "text"),
+    [(math.log(1.1), "1.10"), (math.log(35), "35.0"), (math.log(350), "350"), (14, "10^6"), (5000, "10^2171")],
+)
+def test_times(nats, text):
+    assert times(nats) == text
+
+
+def test_likelihood():
+    assert likelihood(0.0) == "exactly as likely"
+    assert likelihood(math.log(2)) == "2.0 times less likely"
+    assert likelihood(-math.log(2)) == "2.0 times more likely"
+
+
+def test_drift_in_one_sentence():
+    zeros = torch.zeros(2)
+    drift = Drift(
+        ("a", "b"),
+        (
+            VariantDrift("lora", torch.tensor([7.0, 7.0]), zeros),
+            VariantDrift("slim", torch.tensor([0.05, 0.0453]), zeros),
+        ),
+    )
+    assert drift_sentence(drift, {"lora": "LoRA", "slim": "SLIM"}) == (
+        "LoRA finds the base’s answer 10^6 times less likely; SLIM finds it 1.10 times less likely."
+    )
+
+
+def test_states_and_speed():
+    assert state(RowStep("a"), 2) == "waiting, 2 in line before you"
+    assert state(RowStep("a", "reading")) == "reading the prompt"
+    assert state(RowStep("a", "done", finish_reason="length")) == "done: longest length reached"
+    assert state(RowStep("a", "done", finish_reason="stopped")) == "stopped"
+    assert speed(RowStep("a", tokens=1, tokens_per_second=None, seconds=0.5)) == "1 token · 0.5 s"
+    assert how(Sampling()) == "greedy" and how(Sampling(temperature=0.7, seed=4)) == "temperature 0.7, seed 4"
+
+
+def test_examples_are_short_on_their_buttons():
+    groups = dict(example_groups())
+    assert set(groups) == {"What the adapters were trained on", "What they should not forget"}
+    for prompts in groups.values():
+        for prompt in prompts:
+            assert 0 < len(short(prompt)) <= 91 and "Answer format" not in short(prompt)
