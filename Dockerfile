@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # The app for Docker Spaces and any server. The demo needs no network once the image is built.
 #   docker build -t slim-compare . && docker run -p 7860:7860 slim-compare
-#   docker build --build-arg TORCH=cuda -t slim-compare . && docker run --gpus all -p 7860:7860 slim-compare
+#   docker run --gpus all -p 7860:7860 slim-compare
+#   docker build --build-arg TORCH_INDEX=… -t slim-compare .
 FROM python:3.12-slim
 
-# cpu: PyTorch's wheels for processors, a fifth of the size. cuda: those for NVIDIA GPUs.
-ARG TORCH=cpu
+# The index to take PyTorch from. The default one's wheels run on processors and on NVIDIA GPUs, and are large; PyTorch's
+# own index for processors makes a smaller image.
+ARG TORCH_INDEX=
 
 # Spaces run containers as this user.
 RUN useradd --create-home --uid 1000 user
@@ -23,8 +25,8 @@ WORKDIR /home/user/app
 
 # Before the code: a change in it does not install everything again.
 COPY --chown=user requirements.txt .
-RUN if [ "$TORCH" = cpu ]; then \
-        pip install --user "$(grep '^torch[<>=]' requirements.txt)" --index-url https://download.pytorch.org/whl/cpu; \
+RUN if [ -n "$TORCH_INDEX" ]; then \
+        pip install --user "$(grep '^torch[<>=]' requirements.txt)" --index-url "$TORCH_INDEX"; \
     fi \
     && pip install --user -r requirements.txt
 
