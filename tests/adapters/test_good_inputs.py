@@ -36,7 +36,6 @@ LORAS = {
     "block by number": {"layers_to_transform": 0, "layers_pattern": "layers"},
     "dotted targets": {"target_modules": ["layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]},
     "excluded": {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["layers.0.mlp.up_proj"]},
-    "default targets": {"target_modules": None},
     "dropout": {"lora_dropout": 0.1},
     "gaussian": {"init_lora_weights": "gaussian"},
 }
@@ -91,6 +90,12 @@ def same_as_peft(folder: Path, make) -> None:
 def test_every_kind_of_lora_answers_as_in_peft(changes, tmp_path):
     moved(get_peft_model(build("llama"), lora(**changes))).save_pretrained(tmp_path)
     same_as_peft(tmp_path, lambda: build("llama"))
+
+
+def test_unset_targets_are_pefts_default_for_the_family(good_lora, tmp_path):
+    folder = shutil.copytree(good_lora, tmp_path / "lora")
+    config(target_modules=None)(folder)
+    same_as_peft(folder, lambda: build("llama"))
 
 
 @pytest.mark.parametrize("changes", SLIMS.values(), ids=SLIMS)
