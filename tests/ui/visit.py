@@ -45,7 +45,7 @@ class Visit:
         self.context = browser.new_context(
             viewport={"width": width, "height": height}, permissions=["clipboard-read", "clipboard-write"]
         )
-        self.context.set_default_timeout(15 * SECONDS)
+        self.context.set_default_timeout(30 * SECONDS)
         self.page: Page = self.context.new_page()
         self.outside: list[str] = []
         self.errors: list[str] = []
