@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights that ship: small, harmless files, and as good as the stored results say."""
+
+from __future__ import annotations
+
+import pytest
+
+from slim_core.demo.verify import DEMO, QUESTIONS, differences, load_report, load_results, missing, verify
+
+
+FILE_LIMIT, TOTAL_LIMIT = 9_500_000, 25_000_000  # bytes
+
+pytestmark = pytest.mark.skipif(
+    bool(missing(DEMO)), reason="the demo is not here: make it with python -m slim_core demo build"
+)
+
+
+def test_files_are_small_and_cannot_run_code():
+    files = [path for path in DEMO.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
+    assert max(path.stat().st_size for path in files) < FILE_LIMIT
+    assert sum(path.stat().st_size for path in files) < TOTAL_LIMIT
+
+
+def test_a_sample_agrees_with_the_stored_results():
+    assert differences(verify(DEMO, 40), DEMO) == []
+
+
+def test_stored_results_are_complete():
+    results, report = load_results(DEMO), load_report(DEMO)
+    assert results["split"] == "test"
+    assert all(task["n"] == QUESTIONS for task in results["tasks"].values())
+    for kind in ("general", "downstream"):
+        tasks = [task for task in results["tasks"].values() if task["kind"] == kind]
+        for variant, mean in results[kind].items():
+            assert mean == pytest.approx(sum(task[variant]["score"] for task in tasks) / len(tasks), abs=1e-3)
+    for method, rate in report["chosen"].items():
+        rows = [row for row in report["sweep"] if row["method"] == method]
+        assert max(row["downstream"] for row in rows) == next(r["downstream"] for r in rows if r["rate"] == rate)
