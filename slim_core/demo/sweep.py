@@ -46,20 +46,17 @@ class Plan:
         examples: training examples of each downstream task.
         questions: validation questions of each task.
         r: rank of an expert; LoRA has the rank of all experts together.
-        alpha: scaling numerator of each method. LoRA adds up all its rank; SLIM keeps two of eight experts, with
-            weights that sum to 1, so at the same alpha a step moves its output an eighth as far.
         targets: the Linears that both adapt.
         slim: fields of `SlimConfig`.
         seed: of the data order, the first weights and the masks.
     """
 
-    rates: tuple[float, ...] = (3e-4, 7e-4, 1.5e-3)
+    rates: tuple[float, ...] = (3e-4, 7e-4, 2e-3)
     steps: int = 3000
     batch: int = 32
     examples: int = 8000
     questions: int = 200
     r: int = 16
-    alpha: dict[str, float] = field(default_factory=lambda: {"lora": 32.0, "slim": 256.0})
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     slim: dict[str, Any] = field(default_factory=lambda: {"num_clusters": 64, "router_scope": "block"})
     seed: int = 42
@@ -127,7 +124,6 @@ def settings(task: Task, plan: Plan) -> TrainSettings:
         output=task.folder,
         methods=[task.method],
         r=plan.r,
-        alpha=plan.alpha[task.method],
         target_modules=list(plan.targets),
         slim=plan.slim,
         learning_rate=task.rate,

@@ -27,13 +27,19 @@ def test_a_sample_agrees_with_the_stored_results():
 
 
 def test_stored_results_are_complete():
-    results, report = load_results(DEMO), load_report(DEMO)
+    results = load_results(DEMO)
     assert results["split"] == "test"
     assert all(task["n"] == QUESTIONS for task in results["tasks"].values())
     for kind in ("general", "downstream"):
         tasks = [task for task in results["tasks"].values() if task["kind"] == kind]
         for variant, mean in results[kind].items():
             assert mean == pytest.approx(sum(task[variant]["score"] for task in tasks) / len(tasks), abs=1e-3)
+
+
+def test_the_adapters_are_the_best_of_their_sweep():
+    report = load_report(DEMO)
+    if report is None:
+        pytest.skip("these weights were not made by one run of python -m slim_core demo build")
     for method, rate in report["chosen"].items():
         rows = [row for row in report["sweep"] if row["method"] == method]
         assert max(row["downstream"] for row in rows) == next(r["downstream"] for r in rows if r["rate"] == rate)

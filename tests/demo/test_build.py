@@ -65,7 +65,6 @@ def test_adapters_have_equal_total_rank(tmp_path, plan):
         task = Task(method, 1e-3, tmp_path, tmp_path, tmp_path)
         config = adapter_config(method, settings(task, plan))
         ranks.append(config.r * getattr(config, "num_experts", 1))
-        assert (config.lora_alpha / 8 if method == "lora" else config.alpha) == plan.alpha[method]
     assert ranks[0] == ranks[1] == 8 * plan.r
 
 
