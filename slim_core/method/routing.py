@@ -128,8 +128,9 @@ def yield_weights(logits: Tensor, distance: Tensor, strength: float, num_experts
         (T, E + I).
     """
     if not torch.is_grad_enabled():
+        # The same products and differences as below, to the bit: a gradient checkpoint runs both.
         weights = logits.clone()
-        weights.narrow(-1, 0, num_experts).sub_(distance.unsqueeze(-1), alpha=strength)
+        weights.narrow(-1, 0, num_experts).sub_((strength * distance).unsqueeze(-1))
         return weights
     lora, identity = logits.split([num_experts, logits.shape[-1] - num_experts], dim=-1)
     return torch.cat([lora - (strength * distance).unsqueeze(-1), identity], dim=-1)

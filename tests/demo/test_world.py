@@ -26,6 +26,7 @@ from slim_core.demo import (
 )
 from slim_core.demo.chat import END, PIECES, train_tokenizer
 from slim_core.demo.downstream import BOOLQ, OBQA, PEOPLE, SIQA
+from slim_core.demo.pretrain import PHASES
 from slim_core.demo.questions import fact_questions, which_questions
 from slim_core.demo.relations import SPLITS, clashes, fields, held_out
 from slim_core.demo.tables import BY_NAME, RELATIONS
@@ -193,9 +194,10 @@ def test_downstream_examples_are_deterministic(task):
     assert downstream_examples(task, "train", 3, 200) != downstream_examples(task, "train", 4, 200)
 
 
-def test_every_ability_is_in_the_training_mix():
-    counts = Counter(example.task for example in general_examples("train", 0, 2000))
-    assert set(counts) == {*GENERAL_TASKS, "stories"}
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_ability_is_in_every_phase_of_the_training(phase):
+    counts = Counter(example.task for example in general_examples("train", 0, 2000, weights=phase.weights))
+    assert set(counts) == set(phase.weights) >= {*GENERAL_TASKS, "stories"}
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -375,12 +377,12 @@ def test_the_tokenizer_can_be_saved(tokenizer, tmp_path):
 
 
 def test_the_world_needs_only_the_standard_library():
-    modules = Path(demo.__file__).parent.rglob("*.py")
-    for module in modules:
+    trained = {"chat.py", "pretrain.py", "measure.py", "sweep.py", "build.py", "verify.py"}
+    for module in Path(demo.__file__).parent.rglob("*.py"):
         imports = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Import)]
         names = {alias.name.split(".")[0] for node in imports for alias in node.names}
         absolute = (
             n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ImportFrom) and not n.level
         )
         names |= {node.module.split(".")[0] for node in absolute}
-        assert module.name == "chat.py" or not names & {"torch", "numpy", "transformers", "tokenizers"}
+        assert module.name in trained or not names & {"torch", "numpy", "transformers", "tokenizers"}
