@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
@@ -228,6 +230,13 @@ def _begin_worker(steps: Any, threads: int) -> None:
     global _steps
     _steps = steps
     torch.set_num_threads(threads)
+    # A killed parent would leave its workers behind, and they would go on with the next trials.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(index: int, task: Task, plan: Plan) -> Trial | None:
