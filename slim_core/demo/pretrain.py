@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -209,7 +211,7 @@ class Pretraining:
         ]
         self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self._factor) for o in self.optimisers]
         self.step = 0
-        self._file = folder / "pretraining.pt"
+        self._file = folder / "pretraining.safetensors"
         self._load()
 
     def _factor(self, step: int) -> float:
@@ -259,24 +261,40 @@ class Pretraining:
         return loss.item()
 
     def _save(self) -> None:
-        parts = [self.model, *self.optimisers, *self.schedules]
-        state = {"recipe": _plain(self.recipe), "step": self.step, "parts": [part.state_dict() for part in parts]}
+        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        for i, optimiser in enumerate(self.optimisers):
+            for j, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{i}.{j}.{name}": tensor for name, tensor in state.items()}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._file.with_suffix(".partial")
-        torch.save(state, partial)
+        save_file(tensors, partial, {"recipe": _plain(self.recipe), "step": str(self.step)})
         partial.replace(self._file)
 
     def _load(self) -> None:
         if not self._file.is_file():
             return
-        state = torch.load(self._file, map_location=self.device, weights_only=True)
-        if state["recipe"] != _plain(self.recipe):
-            return
-        self.step = state["step"]
-        for part, saved in zip([self.model, *self.optimisers, *self.schedules], state["parts"], strict=True):
-            part.load_state_dict(saved)
+        with safe_open(self._file, "pt", device=str(self.device)) as file:
+            metadata = file.metadata()
+            if metadata["recipe"] != _plain(self.recipe):
+                return
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        self.step = int(metadata["step"])
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+        for i, (optimiser, schedule) in enumerate(zip(self.optimisers, self.schedules, strict=True)):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                kind, *place = name.split(".", 3)
+                if kind == "optimiser" and int(place[0]) == i:
+                    state.setdefault(int(place[1]), {})[place[2]] = tensor
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+            # The rates follow from the step.
+            schedule.last_epoch = self.step
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * self._factor(self.step)
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON would give it back."""
-    return json.loads(json.dumps(asdict(recipe)))
+def _plain(recipe: Recipe) -> str:
+    """The recipe as JSON."""
+    return json.dumps(asdict(recipe))

@@ -304,10 +304,7 @@ def slice_factors(model: nn.Module, adapter_name: str) -> None:
     Raises:
         ValueError: if the model has no such SLIM adapter.
     """
-    layers = [m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A]
-    if not layers:
-        raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
-    for layer in layers:
+    for layer in _layers_with(model, adapter_name):
         layer.slice_factors(adapter_name)
 
 
@@ -325,8 +322,12 @@ def fold_masks(model: nn.Module, adapter_name: str) -> None:
     Raises:
         ValueError: if the model has no such SLIM adapter.
     """
+    for layer in _layers_with(model, adapter_name):
+        layer.fold_masks(adapter_name)
+
+
+def _layers_with(model: nn.Module, adapter_name: str) -> list[SlimLayer]:
     layers = [m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A]
     if not layers:
         raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
-    for layer in layers:
-        layer.fold_masks(adapter_name)
+    return layers
