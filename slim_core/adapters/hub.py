@@ -48,7 +48,7 @@ ANSWER_SECONDS = 10.0
 DOWNLOADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="adapter-download")
 
 
-class _TooLongError(Exception):
+class StoppedError(Exception):
     """Raised inside a download that nobody waits for any more."""
 
 
@@ -76,7 +76,7 @@ class HubRepository:
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
         """See `Source`. Everything together takes at most `limits.seconds`."""
-        _check_id(self.repository, self.revision)
+        check_id(self.repository, self.revision)
         stop = threading.Event()
         fetching = DOWNLOADS.submit(self._fetch, folder / "download", limits, stop)
         try:
@@ -92,20 +92,21 @@ class HubRepository:
         except AdapterError:
             raise
         except Exception as error:  # the library passes on what its HTTP client and the disk raise
-            raise _explained(error, self.repository, self.revision) from None
+            raise explained(error, self.repository, self.revision) from None
         finally:
             stop.set()
             fetching.cancel()
             shutil.rmtree(folder / "download", ignore_errors=True)
 
     @property
-    def _token(self) -> bool | None:
+    def token(self) -> bool | None:
+        """As huggingface_hub takes it."""
         # None is the library's own look-up; False sends none even if there is one.
         return None if self.operator else False
 
-    def _commit(self) -> str:
+    def commit(self) -> str:
         """The commit that the revision stands for now. What comes later is of this commit and no other."""
-        api = HfApi(endpoint=self.endpoint, token=self._token)
+        api = HfApi(endpoint=self.endpoint, token=self.token)
         info = api.model_info(self.repository, revision=self.revision, timeout=ANSWER_SECONDS, expand=["sha"])
         if info.id.casefold() != self.repository.casefold():
             raise AdapterError(
@@ -116,10 +117,11 @@ class HubRepository:
             raise AdapterError(f"The Hub names no commit of {self.repository}; try again later.")
         return info.sha
 
-    def _metadata(self, name: str, commit: str, most: int) -> HfFileMetadata:
+    def metadata(self, name: str, commit: str, most: int) -> HfFileMetadata:
+        """What the Hub says of one file, which must be of this repository and at most `most` bytes."""
         url = hf_hub_url(self.repository, name, revision=commit, endpoint=self.endpoint)
         try:
-            found = get_hf_file_metadata(url, token=self._token, timeout=ANSWER_SECONDS, endpoint=self.endpoint)
+            found = get_hf_file_metadata(url, token=self.token, timeout=ANSWER_SECONDS, endpoint=self.endpoint)
         except EntryNotFoundError:
             raise AdapterError(
                 f"{self.repository} has no `{name}`; an adapter is `{CONFIG}` and `{WEIGHTS}`, and a `.bin` is never "
@@ -136,18 +138,18 @@ class HubRepository:
     def _fetch(self, folder: Path, limits: Limits, stop: threading.Event) -> dict[str, HfFileMetadata]:
         """In a thread of its own, since a connection that trickles cannot be interrupted from within."""
         try:
-            commit = self._commit()
-            files = {name: self._metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
-            progress = _progress_bar(sum(file.size for file in files.values()), self.on_progress, stop)
+            commit = self.commit()
+            files = {name: self.metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
+            progress = progress_bar(sum(file.size for file in files.values()), self.on_progress, stop)
             for name in files:
                 if stop.is_set():
-                    raise _TooLongError
+                    raise StoppedError
                 hf_hub_download(
                     self.repository,
                     name,
                     revision=commit,
                     local_dir=folder,
-                    token=self._token,
+                    token=self.token,
                     endpoint=self.endpoint,
                     etag_timeout=ANSWER_SECONDS,
                     tqdm_class=progress,
@@ -162,7 +164,12 @@ def _limits_by_name(limits: Limits) -> dict[str, int]:
     return {CONFIG: limits.config_bytes, WEIGHTS: limits.weights_bytes}
 
 
-def _check_id(repository: str, revision: str | None) -> None:
+def check_id(repository: str, revision: str | None) -> None:
+    """Refuse what is no id or revision before anything is asked for.
+
+    Raises:
+        AdapterError: with the sentence.
+    """
     if not REPOSITORY.match(repository) or ".." in repository or "--" in repository:
         raise AdapterError(
             f"{shown(repository)} is no Hub id; it must be owner/name, of letters, digits, dots, dashes and "
@@ -184,7 +191,7 @@ def _check_location(url: str, found: HfFileMetadata, repository: str, commit: st
         raise AdapterError(f"The Hub answers with another commit of {repository} than was asked for; try again.")
 
 
-def _progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.Event) -> type[tqdm]:
+def progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.Event) -> type[tqdm]:
     """huggingface_hub reports to a class of progress bar. This one shows nothing, counts, and can end the download."""
     done = 0
 
@@ -196,7 +203,7 @@ def _progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.
             nonlocal done
             done += int(n or 0)
             if stop.is_set():
-                raise _TooLongError
+                raise StoppedError
             if done > total:
                 raise AdapterError(f"The Hub sends more than the {megabytes(total)} that it named; try again later.")
             tell(done, total)
@@ -215,7 +222,7 @@ def _check_content(path: Path, expected: HfFileMetadata, repository: str) -> Non
             raise AdapterError(f"`{WEIGHTS}` of {repository} was damaged on the way; try again.")
 
 
-def _explained(error: Exception, repository: str, revision: str | None) -> AdapterError:
+def explained(error: Exception, repository: str, revision: str | None) -> AdapterError:
     """One sentence for what the library raises."""
     if isinstance(error, GatedRepoError):
         return AdapterError(f"{repository} is gated: its owner must grant access, which visitors' ids are without.")
