@@ -13,8 +13,9 @@ from .base import BaseShapes, base_from_config, describe_base
 from .errors import AdapterError
 from .files import Folder, Source, Upload, UploadedFile
 from .hub import HubRepository
-from .limits import Limits
+from .limits import OPERATOR, Limits
 from .report import Check, check, clean_label, open_adapter
+from .sources import named_source
 from .store import AdapterStore, Held, StoreLimits
 
 
@@ -28,6 +29,7 @@ __all__ = [
     "Held",
     "HubRepository",
     "Limits",
+    "OPERATOR",
     "Source",
     "StoreLimits",
     "Upload",
@@ -38,6 +40,7 @@ __all__ = [
     "clean_label",
     "describe_base",
     "detach",
+    "named_source",
     "open_adapter",
     "try_out",
 ]

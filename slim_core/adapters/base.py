@@ -22,12 +22,13 @@ class BaseShapes:
     """A base model as an adapter sees it.
 
     Attributes:
-        name: its folder or Hub id.
+        name: what people call it.
         linears: (C_in, C_out) by module name, in the model's order. Sizes of what the Linear computes: a quantised
             one packs its weight into another shape, and GPT-2's Conv1D turns it.
         others: names of all other modules.
         family: its `model_type`, such as "llama"; None if it has none.
         head: name of the output head, which `"all-linear"` leaves out; None if it has none.
+        source: its folder or Hub id. Only ever compared with what an adapter says that it was trained on.
     """
 
     name: str
@@ -35,6 +36,7 @@ class BaseShapes:
     others: frozenset[str]
     family: str | None
     head: str | None
+    source: str = ""
 
 
 def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -> BaseShapes:
@@ -42,15 +44,15 @@ def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -
 
     Args:
         model: the base, or a `PeftModel` around it. Its weights may be on the meta device.
-        name: its folder or Hub id, if its config does not know.
+        name: what people call it; None for its folder or Hub id.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     modules = base_modules(base)
     linears = {key: _get_in_out_features(module) for key, module in modules.items() if is_supported(module)}
-    if name is None:
-        name = str(getattr(getattr(base, "config", None), "name_or_path", "") or type(base).__name__)
+    source = str(getattr(getattr(base, "config", None), "name_or_path", "") or type(base).__name__)
     family = getattr(getattr(base, "config", None), "model_type", None)
-    return BaseShapes(name, MappingProxyType(linears), frozenset(modules.keys() - linears.keys()), family, _head(base))
+    others = frozenset(modules.keys() - linears.keys())
+    return BaseShapes(name or source, MappingProxyType(linears), others, family, _head(base), source)
 
 
 def _head(base: nn.Module) -> str | None:

@@ -161,7 +161,7 @@ def _fit(read: ReadConfig, header: Header, base: BaseShapes | None) -> tuple[tup
     if base is None:
         return (), Check("fits this base", "warning", "Not checked: no base model was given.")
     targets = check_fit(read.config, header, base)
-    if read.trained_on and _model_name(read.trained_on) != _model_name(base.name):
+    if read.trained_on and _model_name(read.trained_on) not in (_model_name(base.name), _model_name(base.source)):
         return targets, Check(
             "fits this base",
             "warning",

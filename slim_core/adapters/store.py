@@ -126,6 +126,16 @@ class AdapterStore:
         with self._lock:
             return tuple(state.held for state in self._present() if state.held.owner == owner)
 
+    def all(self) -> tuple[Held, ...]:
+        """Everybody's adapters."""
+        with self._lock:
+            return tuple(state.held for state in self._present())
+
+    def delete_files(self) -> None:
+        """The process ends: delete all files. Rows are not taken off, for the model goes as well."""
+        for held in self.all():
+            held.adapter.delete()
+
     def remove(self, key: str) -> None:
         """Drop an adapter; nothing happens if it is gone already."""
         with self._lock:

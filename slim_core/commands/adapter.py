@@ -15,7 +15,7 @@ from rich.console import Console
 
 
 if TYPE_CHECKING:
-    from ..adapters import Adapter, Source
+    from ..adapters import Adapter
 
 
 app = typer.Typer(no_args_is_help=True, help="Check, describe and export adapters.")
@@ -44,13 +44,13 @@ def check_command(
     base_revision: Annotated[str | None, typer.Option(help="Version of the base.")] = None,
 ) -> None:
     """Check an adapter as the app does before it is used. Of the base only the config is read."""
-    from ..adapters import base_from_config, check
+    from ..adapters import OPERATOR, base_from_config, check, named_source
 
     console = Console(soft_wrap=True)
     with _told():
         shapes = base_from_config(base, base_revision) if base else None
         last = None
-        for last in check(_source(source, revision), shapes):
+        for last in check(named_source(source, revision), shapes, limits=OPERATOR):
             console.print(f"{last.state:8}", style=STYLES[last.state], end="")
             console.print(f"{last.name}: {last.sentence}", markup=False, highlight=False)
     if last.adapter:
@@ -86,7 +86,7 @@ def export(
 
     Take text like what the LoRA will read: the routing is frozen as it is there.
     """
-    from ..adapters import AdapterError, attach, describe_base, open_adapter
+    from ..adapters import OPERATOR, AdapterError, attach, describe_base, named_source, open_adapter
     from ..method import export_lora
 
     with _told():
@@ -94,7 +94,7 @@ def export(
             raise AdapterError(f"{output} exists and is not empty; name a new folder.")
         passages = _passages(text)
         model, tokenizer = _load(base, base_revision)
-        adapter = open_adapter(_source(source, revision), describe_base(model, base))
+        adapter = open_adapter(named_source(source, revision), describe_base(model, base), limits=OPERATOR)
         try:
             if adapter.kind != "slim":
                 raise AdapterError("This is a plain LoRA already; there is no routing to freeze.")
@@ -131,25 +131,13 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def _opened(source: str, revision: str | None) -> Iterator[Adapter]:
-    from ..adapters import open_adapter
+    from ..adapters import OPERATOR, named_source, open_adapter
 
-    adapter = open_adapter(_source(source, revision), None)
+    adapter = open_adapter(named_source(source, revision), None, limits=OPERATOR)
     try:
         yield adapter
     finally:
         adapter.delete()
-
-
-def _source(source: str, revision: str | None) -> Source:
-    """A folder if there is one of that name. Who types a command is the operator."""
-    from ..adapters import AdapterError, Folder, HubRepository
-
-    path = Path(source).expanduser()
-    if path.is_file():
-        raise AdapterError(f"{source} is a file; name the folder that holds the adapter's two files.")
-    if path.is_dir() or source.startswith((".", "/", "~")):
-        return Folder(path)
-    return HubRepository(source, revision, operator=True)
 
 
 def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:

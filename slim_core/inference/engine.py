@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
 from ..method import BASE_ROW, adapter_rows
 from .decode import Answer, decode
 from .detokenise import AnswerText, decoder_of
@@ -34,10 +36,11 @@ from .types import (
     Variant,
     VariantDrift,
 )
-from .variants import Adapters, adapter_folder, adapter_kind, base_size, device_memory, peft_name
+from .variants import Adapters, base_size, device_memory, peft_name
 
 
 BASE = "base"
+log = logging.getLogger(__name__)
 # How often those who wait hear of their place.
 WAITING_SECONDS = 0.5
 
@@ -56,6 +59,7 @@ class Engine:
     Attributes:
         info: what is loaded.
         variants: the base first, then the adapters in the order in which they came.
+        shapes: what an adapter has to fit.
         end_tokens: tokens that end an answer.
     """
 
@@ -65,6 +69,7 @@ class Engine:
         self._decode = decoder_of(tokenizer)
         self._adapters = Adapters(model)
         self._line = Line()
+        self.shapes = describe_base(model, name)
         self.end_tokens = _end_tokens(model, self._prompts)
         parameters, size = base_size(model)
         self.info = ModelInfo(
@@ -82,30 +87,54 @@ class Engine:
     # -- variants ------------------------------------------------------------------------------------------------
 
     def attach(
-        self, directory: str | Path, *, name: str | None = None, kind: Kind | None = None, label: str | None = None
+        self,
+        adapter: Adapter | str | Path,
+        *,
+        name: str | None = None,
+        kind: Kind | None = None,
+        label: str | None = None,
     ) -> Variant:
-        """Attach a saved adapter; waits in line.
+        """Attach an adapter that passes every check; waits in line, so that no answer is disturbed.
 
         Args:
-            directory: folder or Hub id with `adapter_config.json` and `adapter_model.safetensors`.
+            adapter: a checked one, whose files stay with its owner; or a folder or Hub id, named by who runs the
+                program, which is checked here.
             name: unique in the engine; None for its kind, numbered where that is taken.
-            kind: "lora" or "slim"; None reads it from the files.
+            kind: "lora" or "slim"; None takes either.
             label: its name for people; None for "LoRA" or "SLIM".
 
         Raises:
-            EngineError: if the adapter is no LoRA or SLIM or does not fit; the engine is as before.
+            EngineError: if a check fails, it is of another kind, or memory does not suffice; the engine is as before.
         """
-        folder = adapter_folder(directory)
-        found = adapter_kind(folder)
-        if kind is not None and kind != found:
-            raise EngineError(f"The adapter in {directory} is a {found} adapter, not {kind}.")
+        if isinstance(adapter, Adapter):
+            return self._attach(adapter, name, kind, label)
+        opened = self._open(adapter)
+        try:
+            return self._attach(opened, name, kind, label)
+        except EngineError as error:
+            raise EngineError(f"The adapter {adapter} cannot be attached: {error}") from None
+        finally:
+            opened.delete()
+
+    def _open(self, source: str | Path) -> Adapter:
+        try:
+            found = open_adapter(named_source(source), self.shapes, limits=OPERATOR)
+        except AdapterError as error:
+            raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
+        for sentence in found.warnings:
+            log.warning("%s: %s", source, sentence)
+        return found
+
+    def _attach(self, adapter: Adapter, name: str | None, kind: Kind | None, label: str | None) -> Variant:
+        if kind is not None and kind != adapter.kind:
+            raise EngineError(f"It is a {adapter.kind} adapter, not {kind}.")
         with self._line.turn():
             taken = {variant.name for variant in self.variants}
-            name = _free_name(found, taken) if name is None else name
+            name = _free_name(adapter.kind, taken) if name is None else name
             if name in taken:
                 raise EngineError(f"There is a variant named {name!r} already: choose another name.")
-            self._adapters.attach(folder, found, name)
-            variant = self._adapters.variant(name, found, label or {"lora": "LoRA", "slim": "SLIM"}[found])
+            self._adapters.attach(adapter, name)
+            variant = self._adapters.variant(adapter, name, label or {"lora": "LoRA", "slim": "SLIM"}[adapter.kind])
             self.variants = (*self.variants, variant)
         return variant
 

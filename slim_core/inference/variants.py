@@ -3,64 +3,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from peft import PeftModel
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..method import SlimLayer, fold_masks, load_lora
-from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
-from .types import Kind, Variant
-
-
-FILES = ("adapter_config.json", "adapter_model.safetensors")
-KINDS: dict[str, Kind] = {"LORA": "lora", "SLIM": "slim"}
+from ..adapters import Adapter, AdapterError, attach, detach, try_out
+from ..method import SlimLayer, fold_masks
+from .errors import EngineError, is_out_of_memory, out_of_memory_sentence
+from .types import Variant
 
 
 def peft_name(variant: str) -> str:
     """An adapter's name in PEFT. PEFT allows neither dots nor a part of a tuner's prefix, such as "slim"."""
     return "variant-" + variant.replace("~", "~0").replace(".", "~1")
-
-
-def adapter_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder with an adapter's two files: as it is, or fetched from the Hub.
-
-    Raises:
-        EngineError: if there is no such folder or repository, or one of the files is missing.
-    """
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=list(FILES)))
-        except Exception as error:  # hub and network errors of many kinds
-            raise EngineError(
-                f"There is no adapter {source} ({first_line(error)}): name a folder or a Hub id that holds "
-                f"{FILES[0]} and {FILES[1]}."
-            ) from None
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise EngineError(f"{source} holds no {name}: name the folder of a saved LoRA or SLIM adapter.")
-    return folder
-
-
-def adapter_kind(folder: Path) -> Kind:
-    """What kind of adapter a folder holds.
-
-    Raises:
-        EngineError: if it is neither a LoRA nor SLIM.
-    """
-    try:
-        found = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))["peft_type"]
-        return KINDS[found]
-    except (ValueError, TypeError):
-        raise EngineError(f"{folder / FILES[0]} is no adapter configuration: save the adapter again.") from None
-    except KeyError as error:
-        raise EngineError(f"The adapter in {folder} is of the kind {error}: only LORA and SLIM can answer.") from None
 
 
 class Adapters:
@@ -74,62 +33,40 @@ class Adapters:
         self._model: PreTrainedModel | PeftModel = model
         self._base = model
 
-    def attach(self, folder: Path, kind: Kind, name: str) -> None:
-        """Attach a saved adapter as a variant.
+    def attach(self, adapter: Adapter, name: str) -> None:
+        """Attach a checked adapter as a variant, and try it out.
 
         Raises:
-            EngineError: if it does not fit; the base and the other adapters are as before.
+            EngineError: if it does not fit, its answers overflow, or memory does not suffice; the base and the other
+                adapters are as before.
         """
+        row, attached = peft_name(name), False
         try:
-            if kind == "lora":
-                self._model = load_lora(self._model, folder, peft_name(name))
-            elif isinstance(self._model, PeftModel):
-                self._load_slim(folder, peft_name(name))
-            else:
-                self._model = PeftModel.from_pretrained(
-                    self._base, str(folder), adapter_name=peft_name(name), torch_device=str(self._base.device)
-                )
-        except Exception as error:  # what a file can be wrong in is without number
+            self._model = attach(self._model, adapter, row)
+            attached = True
+            # Here it only answers.
+            fold_masks(self._base, row)
+            try_out(self._model, row)
+        except BaseException as error:
+            if attached:
+                self.detach(name)
+            if isinstance(error, AdapterError):
+                raise EngineError(str(error)) from None
             if is_out_of_memory(error):
                 raise EngineError(out_of_memory_sentence(self._base.device, 1)) from None
-            raise EngineError(f"The adapter in {folder} cannot be attached: {first_line(error)}.") from error
-        else:
-            # Here it only answers.
-            fold_masks(self._base, peft_name(name))
+            raise
         finally:
             self._model.requires_grad_(False).eval()
 
-    def _load_slim(self, folder: Path, name: str) -> None:
-        try:
-            self._model.load_adapter(str(folder), adapter_name=name, torch_device=str(self._base.device))
-        except Exception:
-            if name in self._model.peft_config:
-                self._model.delete_adapter(name)
-            raise
-
     def detach(self, name: str) -> None:
         """Take an adapter off; after the last one the base is as it was loaded."""
-        if len(self._model.peft_config) == 1:
-            self._model.unload()
-            self._model = self._base
-        else:
-            self._model.delete_adapter(peft_name(name))
+        self._model = detach(self._model, peft_name(name))
 
-    def size(self, name: str) -> tuple[int, int]:
-        """Numbers and bytes of one adapter's tensors."""
+    def variant(self, adapter: Adapter, name: str, label: str) -> Variant:
+        """What is attached, with the sizes that it has here."""
         tensors = list(_tensors(self._base, peft_name(name)))
-        return sum(t.numel() for t in tensors), sum(t.numel() * t.element_size() for t in tensors)
-
-    def describe(self, name: str, kind: Kind) -> str:
-        """A few words on its sizes."""
-        config = self._model.peft_config[peft_name(name)]
-        if kind == "lora":
-            return f"rank {config.r}"
-        return f"rank {config.r}, {config.num_experts} + {config.num_identity} experts, top-{config.top_k}"
-
-    def variant(self, name: str, kind: Kind, label: str) -> Variant:
-        parameters, size = self.size(name)
-        return Variant(name, kind, label, parameters, size, self.describe(name, kind))
+        size = sum(t.numel() * t.element_size() for t in tensors)
+        return Variant(name, adapter.kind, label, sum(t.numel() for t in tensors), size, adapter.detail)
 
 
 def _tensors(model: nn.Module, name: str):

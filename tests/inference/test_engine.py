@@ -99,29 +99,33 @@ def test_sizes(engine, folders):
 def test_an_adapter_that_does_not_fit_leaves_the_engine_as_it_was(kind, engine, tmp_path):
     expected = ids(last(engine, rows(QUESTION)))
     {"lora": save_lora, "slim": save_slim}[kind](tmp_path, tiny_base(hidden_size=16))
-    with pytest.raises(EngineError, match=r"cannot be attached: .* does not fit"):
+    with pytest.raises(EngineError, match=r"cannot be attached: .* made for another base"):
         engine.attach(tmp_path)
     assert len(engine.variants) == 3 and ids(last(engine, rows(QUESTION))) == expected
     bare = Engine(tiny_base(), engine._prompts.tokenizer, "bare")
-    with pytest.raises(EngineError, match="does not fit"):
+    with pytest.raises(EngineError, match="made for another base"):
         bare.attach(tmp_path)
     assert ids(last(bare, rows(QUESTION)[:1])) == expected[:1]
 
 
 def test_files_that_are_no_adapter_are_a_sentence(engine, folders, tmp_path):
-    with pytest.raises(EngineError, match="There is no adapter"):
+    with pytest.raises(EngineError, match="There is no folder"):
         engine.attach(tmp_path / "nothing")
+    with pytest.raises(EngineError, match="is no Hub id"):
+        engine.attach("nothing")
+    with pytest.raises(EngineError, match="HF_HUB_OFFLINE is set"):
+        engine.attach("nobody/nothing")
     shutil.copytree(folders.lora, tmp_path / "bin")
     (tmp_path / "bin" / "adapter_model.safetensors").rename(tmp_path / "bin" / "adapter_model.bin")
-    with pytest.raises(EngineError, match=r"holds no adapter_model\.safetensors"):
+    with pytest.raises(EngineError, match=r"no `adapter_model\.safetensors` but .* can run code"):
         engine.attach(tmp_path / "bin")
     shutil.copytree(folders.lora, tmp_path / "other")
     config = tmp_path / "other" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "IA3"}))
-    with pytest.raises(EngineError, match="of the kind 'IA3'"):
+    with pytest.raises(EngineError, match="`peft_type` is IA3"):
         engine.attach(tmp_path / "other")
     config.write_text("[]")
-    with pytest.raises(EngineError, match="no adapter configuration"):
+    with pytest.raises(EngineError, match="must be a JSON object"):
         engine.attach(tmp_path / "other")
     with pytest.raises(EngineError, match="is a lora adapter, not slim"):
         engine.attach(folders.lora, kind="slim")
