@@ -20,7 +20,8 @@ from slim_core.webui.serve import open_app
 try:
     config = Config.read()
     # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
-    demo = open_app(config, spaces.GPU if spaces and os.environ.get("SPACES_ZERO_GPU") else None)
+    lent = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+    demo = open_app(config, spaces.GPU if lent else None)
 except (ConfigError, EngineError) as error:
     sys.exit(f"Error: {error}")
 

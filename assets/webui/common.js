@@ -63,7 +63,7 @@ window.slim = (() => {
     return from.map((value, i) => Math.round(value + (to[i] - value) * part));
   }
   const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
-  const percent = (share) => `${Math.round(share * 100)} %`;
+  const percent = (share) => `${Math.round(share * 100)}%`;
 
   // A token as it may be shown: a line break is visible, an empty token too.
   const visible = (token) => (token === "" ? "∅" : token.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥"));
@@ -73,6 +73,29 @@ window.slim = (() => {
     const line = document.querySelector("#slim-status [role=status]");
     if (line) put(line, text);
   }
+
+  // One small label for the whole page, beside whatever the pointer or the focus is on. What it says is also the
+  // element's own label, so nobody hears it twice.
+  const label = el("div", { class: "slim-tip", "aria-hidden": "true", hidden: true });
+  let where = null;
+  // tip(text, () => the rectangle it belongs to), or tip("") for none.
+  function tip(text, rectangle = null) {
+    label.hidden = !text;
+    where = text ? rectangle : null;
+    if (!text) return;
+    if (!label.isConnected) document.body.append(label);
+    put(label, text);
+    place();
+  }
+  function place() {
+    const box = where?.();
+    if (!box) return;
+    const { width, height } = label.getBoundingClientRect();
+    label.style.left = `${Math.max(4, Math.min(innerWidth - width - 4, box.left + box.width / 2 - width / 2))}px`;
+    label.style.top = `${box.top - height > 10 ? box.top - height - 6 : box.bottom + 6}px`;
+  }
+  addEventListener("keydown", (event) => { if (event.key === "Escape") tip(""); });
+  addEventListener("scroll", place, { capture: true, passive: true });
 
   async function copy(text, done) {
     let ok = true;
@@ -111,7 +134,7 @@ window.slim = (() => {
     return redraw;
   }
 
-  return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, visible };
+  return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, tip, visible };
 })();
 
 slim.focus = (id) => document.querySelector(`#${id} textarea`)?.focus();

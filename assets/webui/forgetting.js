@@ -11,14 +11,14 @@ slim.forgetting = (component) => {
       ...VARIANTS.map((name) => {
         const { score, low, high } = row[name];
         const node = el("div", { class: "slim-score", "data-kind": name }, el("span", {}, value.labels[name]),
-          el("span", { class: "slim-track", "aria-hidden": "true" }, el("i"), el("b")), el("span", {}, `${points(score)} %`));
+          el("span", { class: "slim-track", "aria-hidden": "true" }, el("i"), el("b")), el("span", {}, `${points(score)}%`));
         for (const [key, x] of Object.entries({ s: score, low, high })) node.style.setProperty(`--${key}`, x);
         return node;
       }));
     const table = (group) => el("div", { class: "slim-table", tabindex: "0", role: "region", "aria-label": group.title },
       el("table", {}, el("thead", {}, el("tr", {}, ...["Task", "Questions", ...VARIANTS.map((v) => value.labels[v])].map((name) => el("th", { scope: "col" }, name)))),
         el("tbody", {}, ...group.rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.task), el("td", {}, String(row.n)),
-          ...VARIANTS.map((v) => el("td", {}, `${points(row[v].score)} % (${points(row[v].low)} to ${points(row[v].high)})`)))))));
+          ...VARIANTS.map((v) => el("td", {}, `${points(row[v].score)}% (${points(row[v].low)} to ${points(row[v].high)})`)))))));
     root.replaceChildren(el("p", { class: "slim-sentence" }, value.sentence),
       el("p", { class: "slim-note" }, "Share of right answers on held-out questions. The thin line is the interval."),
       ...value.groups.filter((group) => group.rows.length).map((group) => el("section", { class: "slim-card slim-wide" },

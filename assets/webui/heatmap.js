@@ -110,8 +110,9 @@ slim.heatmap = (root, pick) => {
   });
   canvas.addEventListener("mousemove", (event) => {
     const hit = under(event);
-    canvas.title = hit ? describe(hit.token, hit.row) : "";
+    slim.tip(hit ? describe(hit.token, hit.row) : "", () => new DOMRect(event.clientX, event.clientY - 4, 0, 16));
   });
+  canvas.addEventListener("mouseleave", () => slim.tip(""));
   scroller.addEventListener("keydown", (event) => {
     if (!data) return;
     const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], PageUp: [-20, 0],

@@ -101,32 +101,10 @@ slim.routing = (component) => {
   }
 
   function png() {
-    const w = Math.max(3, Math.min(22, 1200 / data.tokens.length)), h = 16, left = 56, top = 84;
-    const canvas = el("canvas");
-    const width = Math.max(640, left + w * data.tokens.length + 20), height = top + 16 + h * data.blocks.length + 24;
-    const sharp = Math.min(2, 16000 / width);
-    canvas.width = width * sharp;
-    canvas.height = height * sharp;
-    const context = canvas.getContext("2d");
-    context.scale(sharp, sharp);
-    context.fillStyle = slim.css("--body-background-fill") || "#fff";
-    context.fillRect(0, 0, width, height);
-    context.fillStyle = slim.css("--body-text-color") || "#222";
-    context.font = "600 16px system-ui, sans-serif";
-    context.fillText(`Routing of ${parts.who.selectedOptions[0]?.text ?? data.variant}`, 16, 26);
-    context.font = "13px system-ui, sans-serif";
-    context.fillText(parts.turn.selectedOptions[0]?.text ?? "", 16, 46);
-    context.fillText("LoRA", 16, 68);
-    for (let i = 0; i < 120; i++) {
-      context.fillStyle = `rgb(${slim.color(i / 119)})`;
-      context.fillRect(52 + i, 58, 1, 12);
-    }
-    context.fillStyle = slim.css("--body-text-color") || "#222";
-    context.fillText("identity", 178, 68);
-    context.font = "11px system-ui, sans-serif";
-    data.blocks.forEach((block, i) => { if (h >= 12 || i % 2 === 0) context.fillText(`layer ${block}`, 8, top + 16 + i * h + 12); });
-    context.translate(left, top);
-    parts.map.paint(context, w, h, 16);
+    const canvas = slim.picture({
+      title: `Routing of ${parts.who.selectedOptions[0]?.text ?? data.variant}`,
+      prompt: parts.turn.selectedOptions[0]?.text ?? "", scope, data, shares: parts.shares, paint: parts.map.paint,
+    });
     canvas.toBlob((blob) => { slim.save(blob, "slim-routing.png"); say("The routing view is saved as a PNG."); });
   }
 
@@ -150,8 +128,8 @@ slim.routing = (component) => {
       : "Hover or focus a token for its number; choose one for all experts of every Linear. The last token of an answer is never read, so it has no routing.");
     const rows = data.blocks.length;
     parts.map.draw(data, byBlock(data.chunks));
-    const shares = byToken(data.token_share);
-    parts.strip.update(data.tokens, Array.from(shares, (byte) => byte / 255));
+    parts.shares = Array.from(byToken(data.token_share), (byte) => byte / 255);
+    parts.strip.update(data.tokens, parts.shares);
     parts.strip.list.childNodes.forEach((node, i) => { node.classList.toggle("slim-of-prompt", i < data.prompt_tokens); });
     if (fresh) { parts.map.mark(-1); put(parts.readout, `${data.tokens.length} tokens, ${rows} layers. Choose a cell.`); }
     numbers();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A text whose tokens are coloured by a share from 0 to 1. It grows while the answer does; old tokens are left alone.
 slim.strip = (root, { label, pick = null, describe }) => {
-  const { el, visible } = slim;
+  const { el, tip, visible } = slim;
   const list = el("div", { class: "slim-strip", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" });
   root.append(list);
   let tokens = [], shares = [], selected = -1, first = 0;
@@ -21,9 +21,7 @@ slim.strip = (root, { label, pick = null, describe }) => {
       if (tokens[i] !== newTokens[i]) node.textContent = visible(newTokens[i]);
       if (shares[i] !== newShares[i] || tokens[i] !== newTokens[i]) {
         node.style.setProperty("--s", newShares[i].toFixed(3));
-        const text = describe(i, newTokens[i], newShares[i]);
-        node.setAttribute("aria-label", text);
-        node.title = text;
+        node.setAttribute("aria-label", describe(i, newTokens[i], newShares[i]));
       }
     }
     while (list.childNodes.length > Math.max(0, newTokens.length - first)) list.lastChild.remove();
@@ -48,6 +46,14 @@ slim.strip = (root, { label, pick = null, describe }) => {
     mark(+node.dataset.i, true);
     if (pick) pick(+node.dataset.i);
   });
+  // The number of the token under the pointer, or of the one that has the focus.
+  const tell = (event) => {
+    const node = event.target.closest("[data-i]");
+    // A token may be broken over two lines; the label stands at its first part.
+    if (node) tip(node.getAttribute("aria-label"), () => node.getClientRects()[0]);
+  };
+  for (const name of ["mouseover", "focusin"]) list.addEventListener(name, tell);
+  for (const name of ["mouseleave", "focusout"]) list.addEventListener(name, () => tip(""));
   list.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key];
     const now = +(event.target.dataset?.i ?? first);

@@ -75,6 +75,8 @@ slim.transcript = (component) => {
     const close = () => { form.remove(); refs.bubble.hidden = refs.edit.hidden = false; refs.edit.focus(); };
     const form = el("form", { class: "slim-editor", onsubmit: (event) => {
       event.preventDefault();
+      // What was typed stays: the server would refuse it now.
+      if (root.dataset.running === "true") { say("Answers are still being written. Stop them first."); return; }
       trigger("edit_turn", { turn: refs.turn.id, text: area.value });
       close();
     } }, area, el("div", {}, el("button", { type: "submit", class: "slim-small slim-main" }, "Answer again"),
@@ -93,7 +95,7 @@ slim.transcript = (component) => {
       stop: el("button", { type: "button", class: "slim-small slim-stop", "aria-label": `Stop ${column.label}` }, "Stop"),
       copy: el("button", { type: "button", class: "slim-small", "aria-label": `Copy ${column.label}’s answer` }, "Copy"),
       retry: el("button", { type: "button", class: "slim-small", "aria-label": `Let ${column.label} answer again` }, "Retry"),
-      share: chunks(), drawn: "",
+      how: el("span", { class: "slim-how" }), share: chunks(), drawn: "",
     };
     part.stop.onclick = () => trigger("stop_one", { variant: column.name });
     part.retry.onclick = () => trigger("retry_one", { variant: column.name });
@@ -102,7 +104,7 @@ slim.transcript = (component) => {
       class: "slim-answer", "data-column": column.name, "data-kind": column.kind, "aria-label": `${column.label}’s answer`,
     }, el("div", { class: "slim-answer-line" }, el("span", { class: "slim-name" }, column.label), part.state, part.speed),
       part.text, part.special, part.error, part.summary,
-      el("div", { class: "slim-tools" }, part.stop, part.copy, part.retry));
+      el("div", { class: "slim-tools" }, part.stop, part.copy, part.retry, part.how));
     refs.answers.set(column.name, part);
     return part;
   }
@@ -137,7 +139,7 @@ slim.transcript = (component) => {
     attribute(part.node, "aria-busy", done ? "false" : "true");
     put(part.state, value.word);
     put(part.speed, value.speed);
-    part.speed.title = value.how;
+    put(part.how, done ? value.how : "");
     put(part.text, value.text);
     put(part.error, value.error);
     put(part.summary, value.summary.join(" · "));

@@ -30,6 +30,12 @@ def serve(
     max_new_tokens: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Longest answer in tokens. [default: 1024]")
     ] = None,
+    max_upload: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Largest imported file in bytes. [default: 64000000]")
+    ] = None,
+    sessions: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Visitors whose conversations are kept. [default: 200]")
+    ] = None,
 ) -> None:
     """Open the app: one prompt, three answers side by side, and who answered which token.
 

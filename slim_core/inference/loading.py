@@ -112,6 +112,7 @@ def load_engine(
     *,
     lora: str | Path | None = None,
     slim: str | Path | None = None,
+    name: str | None = None,
     revision: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -124,6 +125,7 @@ def load_engine(
         base: folder or Hub id.
         lora: folder or Hub id of a LoRA, which becomes the variant "lora".
         slim: of a SLIM adapter, which becomes the variant "slim".
+        name: what people call the base; None for its folder or Hub id.
         revision: version of the base on the Hub.
         device: None for CUDA or MPS where they are, else the CPU.
         dtype: None for bfloat16 on GPUs that have it, else float32.
@@ -151,7 +153,7 @@ def load_engine(
         if not is_out_of_memory(error):
             raise
         raise EngineError(out_of_memory_sentence(device, 1)) from None
-    engine = Engine(model, tokenizer, base)
+    engine = Engine(model, tokenizer, name or base)
     for folder, kind in ((lora, "lora"), (slim, "slim")):
         if folder is not None:
             engine.attach(folder, name=kind, kind=kind)

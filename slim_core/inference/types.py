@@ -207,7 +207,7 @@ class ModelInfo:
     """What is loaded.
 
     Attributes:
-        name: the base's folder or Hub id, as it was given.
+        name: what people call the base: a name, its folder or its Hub id.
         parameters: of the base.
         bytes: memory of its weights.
         dtype: such as "float32", "bfloat16", "4-bit nf4".

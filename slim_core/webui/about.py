@@ -13,7 +13,7 @@ import gradio as gr
 
 from .backend import Backend
 from .components import canvas, fixed
-from .words import count, size
+from .words import base_name, count, size
 
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def facts_of(backend: Backend) -> list[dict[str, Any]]:
     """Tables of what is loaded, its memory, and versions."""
     info = backend.engine.info
     model = [
-        ["Base", info.name],
+        ["Base", base_name(info)],
         ["Size", f"{count(info.parameters)} parameters, {info.blocks} layers, {info.dtype}"],
         ["Device", info.device],
         ["Reads at most", f"{info.context_length:,} tokens"],

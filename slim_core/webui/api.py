@@ -16,6 +16,7 @@ from .config import Config
 from .limits import LimitError, check_prompt, check_room, check_sampling, check_text
 from .payload import identity_share
 from .stream import INTERVAL
+from .words import base_name
 
 
 def add_api(backend: Backend, config: Config) -> None:
@@ -86,6 +87,8 @@ def add_api(backend: Backend, config: Config) -> None:
         for item in _run(prompt, system, (), {"max_new_tokens": max_new_tokens}, [variant], record=True, drift=False):
             if isinstance(item, Step):
                 last, record = item.rows[0], item.routing.get(0, record)
+        if last.error or record is None:
+            raise gr.Error(last.error or "There is no record of who answered.", print_exception=False)
         shares = identity_share(record)
         return {
             "text": last.text,
@@ -107,7 +110,7 @@ def add_api(backend: Backend, config: Config) -> None:
         info = backend.engine.info
         return {
             "base": {
-                "name": info.name.rsplit("/", 1)[-1],
+                "name": base_name(info),
                 "parameters": info.parameters,
                 "dtype": info.dtype,
                 "device": info.device,

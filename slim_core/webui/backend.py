@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Row, Sampling, Step, Variant
+from .lent import lend
 
 
 class Engine(Protocol):
@@ -59,12 +61,8 @@ class Backend:
     def __init__(self, engine: Engine, gpu: Callable[..., Any] | None = None) -> None:
         self.engine = engine
         self.borrowed = gpu is not None
-
-        def work(job: Job, stops: Any) -> Iterator[Step | Drift]:
-            yield from run_job(engine, job, stops)
-
-        # A second a hundred tokens and row is generous; asking for less gives visitors a better place in line.
-        self._work = gpu(duration=lambda job, stops: seconds_of(job))(work) if gpu else work
+        work = partial(run_job, engine)
+        self._work = lend(gpu, work, seconds_of) if gpu else work
 
     def run(self, job: Job, stops: Any) -> Iterator[Step | Drift]:
         """Steps of the answers, then at most one drift."""
@@ -86,8 +84,8 @@ class Backend:
         return {variant.name: variant.label for variant in self.engine.variants}
 
 
-def seconds_of(job: Job) -> int:
-    """How long a borrowed GPU is asked for."""
+def seconds_of(job: Job, stops: Any) -> int:
+    """How long a borrowed GPU is asked for. Asking for less gives visitors a better place in line."""
     return min(120, 20 + job.sampling.max_new_tokens * len(job.rows) // 50)
 
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app's settings. Every field is an environment variable and a flag of `python -m slim_core serve`."""
+"""The app's settings. Every field is an environment variable and, but for the password, a flag of `serve`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -81,6 +82,9 @@ class Config:
             found["host"] = environment["GRADIO_SERVER_NAME"]
         if "port" not in found and environment.get("GRADIO_SERVER_PORT"):
             found["port"] = _parse("port", int, environment["GRADIO_SERVER_PORT"])
+        # Gradio reads this one itself, and would answer with a stack trace.
+        if environment.get("GRADIO_MCP_SERVER", "").lower() == "true" and find_spec("mcp") is None:
+            raise ConfigError('GRADIO_MCP_SERVER needs a package more: pip install "gradio[mcp]".')
         return cls(**found)
 
 

@@ -21,6 +21,7 @@ from ..inference.types import Drift, FinishReason, Routing, RowStep, Sampling, V
 from .backend import Backend
 from .limits import LimitError, check_prompt, check_sampling, check_text
 from .session import Answer, Session, Turn
+from .words import base_name
 
 
 FORMAT, VERSION = "slim-compare", 1
@@ -36,7 +37,7 @@ def dump(session: Session, backend: Backend) -> str:
             "format": FORMAT,
             "version": VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "base": Path(backend.engine.info.name).name,
+            "base": base_name(backend.engine.info),
             "variants": [asdict(variant) for variant in backend.engine.variants],
             "turns": [_dump_turn(turn) for turn in session.turns],
         },
@@ -143,9 +144,9 @@ def _load_answer(name: str, data: dict) -> Answer:
     step = RowStep(
         name,
         "done",
-        text=check_text(data.get("text"), "An answer in the file"),
+        text=_written(data.get("text"), "An answer"),
         finish_reason=reason,
-        error=None if error is None else check_text(error, "An error in the file"),
+        error=None if error is None else _written(error, "An error"),
         token_ids=ids,
         **numbers,
     )
@@ -223,8 +224,15 @@ def _texts(value: Any, name: str, most: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _encodes(text: Any) -> bool:
-    if not isinstance(text, str) or len(text) > 1000:
+def _written(value: Any, name: str) -> str:
+    # A model writes what it likes, control characters too; an answer of MAX_TOKENS tokens is a long one.
+    if not _encodes(value, 100 * MAX_TOKENS):
+        raise LimitError(f"{name} in the file must be text.")
+    return value
+
+
+def _encodes(text: Any, most: int = 1000) -> bool:
+    if not isinstance(text, str) or len(text) > most:
         return False
     try:
         text.encode()

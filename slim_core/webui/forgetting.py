@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 KINDS = {"downstream": "What the adapters were trained on", "general": "What they should not forget"}
 VARIANTS = ("base", "lora", "slim")
+RESULTS = "results.json"
 NONE_DEMO = "There are no stored results yet. Make them with: python -m slim_core demo verify"
 NONE_OTHER = (
-    "There are no stored results for this base and these adapters. "
-    "The demo's are made with: python -m slim_core demo verify"
+    f"There are no stored results for these adapters. A file {RESULTS} in the folder of the SLIM adapter or the LoRA "
+    f"is shown here when the app starts; assets/demo/{RESULTS} shows its shape."
 )
 
 
@@ -29,6 +30,7 @@ def read_results(path: Path) -> dict[str, Any] | None:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         rows(results)
+        sentence(results)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return results
@@ -42,7 +44,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     found = []
     for name, task in results["tasks"].items():
-        row: dict[str, Any] = {"task": str(name), "kind": task["kind"], "n": int(task["n"])}
+        row: dict[str, Any] = {"task": str(name).replace("_", " "), "kind": task["kind"], "n": int(task["n"])}
         if row["kind"] not in KINDS:
             raise ValueError(row["kind"])
         for variant in VARIANTS:

@@ -19,10 +19,13 @@ from .session import Session
 from .views import drift as drift_view
 from .views import routing as routing_view
 from .views import transcript
+from .words import base_name
 
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-SCRIPTS = ("common", "strip", "transcript", "heatmap", "routing", "detail", "drift", "mailbox", "forgetting", "facts")
+SCRIPTS = (
+    "common", "strip", "transcript", "heatmap", "picture", "routing", "detail", "drift", "mailbox", "forgetting", "facts",
+)  # fmt: skip
 TITLE = "SLIM Compare"
 LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar tokens past its adapter."
 
@@ -82,7 +85,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             "slim-header",
             title=TITLE,
             lead=LEAD,
-            model=f"{Path(info.name).name} · {info.dtype} · {info.device}",
+            model=f"{base_name(info)} · {info.dtype} · {info.device}",
         )
         page.status.render()
         page.mailbox.render()

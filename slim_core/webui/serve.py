@@ -12,8 +12,11 @@ import gradio as gr
 from ..inference import Engine, EngineError, load_engine
 from .backend import Backend
 from .config import Config
-from .forgetting import read_results
+from .forgetting import RESULTS, read_results
 from .page import ASSETS, build
+
+
+DEMO_NAME = "SLIM demo"
 
 
 def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = ASSETS / "demo") -> gr.Blocks:
@@ -28,21 +31,27 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
         EngineError: if something cannot be loaded; its message is one sentence.
     """
     engine = open_engine(config, demo, lent=gpu is not None)
-    # A stored file says nothing about other models.
-    results = None if config.base else read_results(demo / "results.json")
-    return build(Backend(engine, gpu), config, results)
+    return build(Backend(engine, gpu), config, stored_results(config, demo))
+
+
+def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:
+    """Stored scores of the loaded adapters: the demo's, or those that lie beside SLIM, else beside the LoRA."""
+    if not config.base:
+        return read_results(demo / RESULTS)
+    found = (read_results(Path(folder) / RESULTS) for folder in (config.slim, config.lora) if folder)
+    return next(filter(None, found), None)
 
 
 def open_engine(config: Config, demo: Path, lent: bool = False) -> Engine:
     """The engine that the settings name, or the demo's."""
-    base, lora, slim = config.base, config.lora or None, config.slim or None
+    base, lora, slim, name = config.base, config.lora or None, config.slim or None, None
     if not base:
         if not (demo / "base").is_dir():
             raise EngineError(
                 f"There is no demo model in {demo}: make it with `python -m slim_core demo build`, or name your own "
                 "with SLIM_BASE, SLIM_LORA and SLIM_SLIM."
             )
-        base, lora, slim = str(demo / "base"), str(demo / "lora"), str(demo / "slim")
+        base, lora, slim, name = str(demo / "base"), str(demo / "lora"), str(demo / "slim"), DEMO_NAME
     # Where a GPU is lent, the model is put there when the app starts and moves to the real one at the first call.
     device = config.device or ("cuda" if lent else None)
-    return load_engine(base, lora=lora, slim=slim, device=device, four_bit=config.load_4bit)
+    return load_engine(base, lora=lora, slim=slim, name=name, device=device, four_bit=config.load_4bit)

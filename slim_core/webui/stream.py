@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+
+import gradio as gr
 
 from ..inference import EngineError, Stops
 from ..inference.types import Drift, Row, RowStep, Sampling, Step
@@ -89,6 +92,9 @@ def _follow(backend: Backend, session: Session, turn: Turn, job: Job, run: Run) 
                 break  # Nobody waits in line for an answer that is not wanted.
     except EngineError as error:
         _fail(turn, run, str(error))
+    except gr.Error as error:
+        # Who lends a GPU says why there is none, with links that would be shown as text.
+        _fail(turn, run, re.sub(r"<[^>]*>", "", str(error.message)))
     except Exception:
         log.exception("the model failed")
         _fail(turn, run, "The model failed. The server's log says why.")

@@ -46,7 +46,7 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, backend: Ba
         "word": state(step, session.place if last else 0),
         "text": step.text,
         "speed": speed(step),
-        "how": how(answer.sampling),
+        "how": how(answer.sampling, step),
         "error": step.error or "",
         "summary": summary(turn, name, answer, backend) if step.state == "done" else [],
     }

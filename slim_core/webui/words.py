@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from ..inference.types import Drift, ModelInfo, RowStep, Sampling, Variant
 
@@ -59,11 +60,11 @@ def drift_sentence(drift: Drift, labels: dict[str, str]) -> str:
     return "; ".join(parts) + "." if parts else ""
 
 
-def how(sampling: Sampling) -> str:
-    """How tokens were chosen, in a few words."""
-    if sampling.temperature == 0:
-        return "greedy"
-    return f"temperature {sampling.temperature:g}, seed {sampling.seed}"
+def how(sampling: Sampling, step: RowStep) -> str:
+    """How tokens were chosen and when the first one came, in a few words."""
+    chosen = f"temperature {sampling.temperature:g}, seed {sampling.seed}" if sampling.temperature else "greedy"
+    first = step.first_token_seconds
+    return chosen if first is None else f"{chosen} · first token after {first:,.2f} s"
 
 
 def state(step: RowStep, place: int = 0) -> str:
@@ -89,7 +90,14 @@ def speed(step: RowStep) -> str:
     return " · ".join(parts)
 
 
+def base_name(info: ModelInfo) -> str:
+    """The base's name for visitors; of a folder the last part, as its place on the server is not theirs to know."""
+    return Path(info.name).name if Path(info.name).is_dir() else info.name
+
+
 def describe(variant: Variant, info: ModelInfo) -> str:
     """A variant's size line."""
     line = f"{count(variant.parameters)} parameters, {size(variant.bytes)}"
-    return f"{line}, {variant.detail or info.dtype}" if variant.detail or variant.kind == "base" else line
+    if variant.kind == "base":
+        return f"{base_name(info)}: {line}, {variant.detail or info.dtype}"
+    return f"{line}, {variant.detail}" if variant.detail else line

@@ -19,7 +19,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r tes
 from slim_core.webui.backend import Backend  # noqa: E402
 from slim_core.webui.config import Config  # noqa: E402
 from slim_core.webui.page import build, launch  # noqa: E402
-from tests.ui.scripted import ScriptedEngine  # noqa: E402
+from tests.ui.scripted import RESULTS, ScriptedEngine  # noqa: E402
 from tests.ui.visit import ARGUMENTS, Visit  # noqa: E402
 
 
@@ -55,26 +55,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-RESULTS = {
-    "tasks": {
-        name: {
-            "kind": kind,
-            "n": 200,
-            "base": {"score": base, "low": base - 0.05, "high": base + 0.05},
-            "lora": {"score": lora, "low": lora - 0.05, "high": lora + 0.05},
-            "slim": {"score": slim, "low": slim - 0.05, "high": slim + 0.05},
-        }
-        for name, kind, base, lora, slim in (
-            ("yes-or-no", "downstream", 0.1, 0.9, 0.88),
-            ("sums", "general", 0.9, 0.3, 0.8),
-            ("facts", "general", 0.8, 0.2, 0.75),
-        )
-    },
-    "general": {"base": 0.85, "lora": 0.25, "slim": 0.775},
-    "downstream": {"base": 0.1, "lora": 0.9, "slim": 0.88},
-}
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,25 @@ VARIANTS = (
 )
 MODULES = ("q_proj", "v_proj", "down_proj")
 FAIL = "fail please"
+# Stored scores, as a file `results.json` has them.
+RESULTS = {
+    "tasks": {
+        name: {
+            "kind": kind,
+            "n": 200,
+            "base": {"score": base, "low": base - 0.05, "high": base + 0.05},
+            "lora": {"score": lora, "low": lora - 0.05, "high": lora + 0.05},
+            "slim": {"score": slim, "low": slim - 0.05, "high": slim + 0.05},
+        }
+        for name, kind, base, lora, slim in (
+            ("yes-or-no", "downstream", 0.1, 0.9, 0.88),
+            ("sums", "general", 0.9, 0.3, 0.8),
+            ("facts", "general", 0.8, 0.2, 0.75),
+        )
+    },
+    "general": {"base": 0.85, "lora": 0.25, "slim": 0.775},
+    "downstream": {"base": 0.1, "lora": 0.9, "slim": 0.88},
+}
 
 
 @dataclass

@@ -137,8 +137,8 @@ def test_answers_coloured_by_routing(visit):
     v.ask("Hello")
     v.page.get_by_label("Coloured by routing").check()
     token = v.answer("slim").get_by_role("option").first
-    expect(token).to_have_attribute("aria-label", re.compile(r"SLIM: identity \d+ %"))
-    expect(v.answer("lora").get_by_role("option").first).to_have_attribute("aria-label", "LoRA: identity 0 %")
+    expect(token).to_have_attribute("aria-label", re.compile(r"SLIM: identity \d+%"))
+    expect(v.answer("lora").get_by_role("option").first).to_have_attribute("aria-label", "LoRA: identity 0%")
     expect(v.answer("base").get_by_role("option")).to_have_count(0)
 
 

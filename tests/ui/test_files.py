@@ -3,6 +3,7 @@
 
 import json
 
+from PIL import Image
 from playwright.sync_api import expect
 
 
@@ -54,8 +55,12 @@ def test_routing_as_png(visit):
     v.tab("Routing")
     download = save(v, "Save as PNG")
     assert download.suggested_filename == "slim-routing.png"
-    with open(download.path(), "rb") as file:
-        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+    with Image.open(download.path()) as picture:
+        width, height = picture.size
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(width * height)}
+    # Title, tokens, four layers of cells, and ten experts below them.
+    assert picture.format == "PNG" and width >= 760 and height >= 400
+    assert any(red > blue + 100 for red, _, blue in colours) and any(blue > red + 100 for red, _, blue in colours)
 
 
 def test_nothing_to_export(visit):

@@ -69,7 +69,7 @@ def test_a_lora_shows_what_it_is(visit):
     v.page.get_by_label("Routing of").select_option("lora")
     expect(v.page.locator(".slim-routing")).to_contain_text("the identity share is 0 everywhere")
     expect(v.page.locator(".slim-bars .slim-bar").first).to_have_attribute(
-        "aria-label", "Layer 0: identity 0 %, LoRA 100 %"
+        "aria-label", "Layer 0: identity 0%, LoRA 100%"
     )
 
 
@@ -148,7 +148,7 @@ def test_forgetting(visit):
     expect(panel).to_contain_text("Not to be forgotten: base 85%, LoRA 25%, SLIM 78%.")
     panel.get_by_text("The numbers as a table").nth(1).click()
     row = panel.get_by_role("row").filter(has=v.page.get_by_role("rowheader", name="sums"))
-    expect(row).to_contain_text("30 % (25 to 35)")
+    expect(row).to_contain_text("30% (25 to 35)")
 
 
 def test_about(visit):

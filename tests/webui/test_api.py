@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API as a program uses it."""
 
+import json
+import urllib.request
+
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from slim_core.inference.types import RowStep, Step
 from slim_core.webui.backend import Backend
 from slim_core.webui.config import Config
 from slim_core.webui.page import build, launch
@@ -75,6 +79,33 @@ def test_routing(client):
     assert len(found["identity"]) == len(found["modules"]) == len(found["blocks"]) == 12
     assert len(found["identity"][0]) == len(found["tokens"]) == 2 + 9
     assert client.predict("Hi", variant="lora", api_name="/routing")["identity"][0][0] == 0
+
+
+def test_a_row_that_failed_is_its_sentence(client, engine):
+    def failing(rows, *_args, **_kwargs):
+        yield Step((RowStep("slim", "done", finish_reason="error", error="The numbers are no longer finite."),))
+
+    engine.answer = failing
+    try:
+        with pytest.raises(AppError, match="no longer finite"):
+            client.predict("Hi", api_name="/routing")
+        assert client.predict("Hi", api_name="/compare")["slim"]["error"] == "The numbers are no longer finite."
+    finally:
+        del engine.answer
+
+
+def post(client, name, body):
+    """What the server says to a request that no client library would send."""
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{client.src}gradio_api/call/{name}", body, {"Content-Type": "application/json"})
+    ) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{client.src}gradio_api/call/{name}/{event}") as stream:
+        return stream.read().decode()
+
+
+def test_half_a_character_from_a_program(client):
+    assert "half a character (U+D800) at place 2" in post(client, "compare", b'{"data": ["a\\ud800"]}')
 
 
 def test_models(client):

@@ -4,6 +4,7 @@
 import copy
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,14 @@ def test_round_trip(answered, backend, tmp_path):
     assert again["turns"] == first["turns"]
 
 
+def test_whatever_a_model_writes_comes_back(answered, backend, tmp_path):
+    odd = "a\x00b\x0b\x1b[0m\u202e " * 20_000
+    answer = answered.turns[0].answers["slim"]
+    answer.step = replace(answer.step, text=odd, finish_reason="error", error="bell \x07")
+    turn = read(write(tmp_path, exchange.dump(answered, backend)), backend)[0]
+    assert turn.answers["slim"].step.text == odd and turn.answers["slim"].step.error == "bell \x07"
+
+
 def put(data, path, value):
     for key in path[:-1]:
         data = data[key]
@@ -75,6 +84,8 @@ ROUTING = (*SLIM, "routing")
         ((*TURN, "answers"), []),
         ((*TURN, "answers", "evil"), {}),
         ((*SLIM, "text"), None),
+        ((*SLIM, "text"), "\ud800"),
+        ((*SLIM, "error"), 5),
         ((*SLIM, "finish_reason"), None),
         ((*SLIM, "finish_reason"), ["end"]),
         ((*SLIM, "tokens"), "many"),

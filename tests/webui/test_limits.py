@@ -123,3 +123,10 @@ def test_config_that_makes_no_sense(environment, sentence):
     with pytest.raises(ConfigError) as error:
         Config.read(environment)
     assert sentence in str(error.value)
+
+
+def test_mcp_without_its_package_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("slim_core.webui.config.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'pip install "gradio\[mcp\]"'):
+        Config.read({"GRADIO_MCP_SERVER": "True"})
+    assert Config.read({"GRADIO_MCP_SERVER": "False"}) == Config.read({})

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m slim_core serve`, up to where the server would start."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +14,8 @@ from slim_core.webui.about import facts_of
 from slim_core.webui.backend import Backend
 from slim_core.webui.config import Config
 from slim_core.webui.forgetting import read_results
+from slim_core.webui.words import base_name
+from tests.ui.scripted import RESULTS
 
 
 @pytest.fixture
@@ -54,6 +59,27 @@ def test_results_that_make_no_sense_are_none(tmp_path):
     for text in ("", "[]", "{}", '{"tasks": {"a": {"kind": "evil", "n": 1}}}', '{"tasks": []}'):
         path.write_text(text)
         assert read_results(path) is None
+
+
+def test_results_stand_beside_the_adapters(tmp_path):
+    for name, text in (("lora", RESULTS), ("slim", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(text))
+    own = Config(base="b", lora=str(tmp_path / "lora"), slim=str(tmp_path / "slim"))
+    # SLIM's make no sense, so they are as good as none.
+    assert serve.stored_results(own, tmp_path) == RESULTS
+    assert serve.stored_results(Config(base="b", slim="org/on-the-hub"), tmp_path) is None
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS | {"general": {"base": 1}}))
+    assert serve.stored_results(Config(), tmp_path) is None
+
+
+def test_where_a_base_lies_on_the_server_is_not_told(engine, tmp_path):
+    def named(name):
+        return base_name(replace(engine.info, name=name))
+
+    (tmp_path / "my-base").mkdir()
+    assert named(str(tmp_path / "my-base")) == "my-base"
+    assert named("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B" and named(serve.DEMO_NAME) == "SLIM demo"
 
 
 def test_a_lent_gpu_is_not_asked_for_its_memory(engine):

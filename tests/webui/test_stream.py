@@ -134,5 +134,5 @@ def test_a_lent_gpu_is_asked_for_once_with_all_rows(engine):
     backend = Backend(engine, gpu)
     session = Session()
     ask(session, backend, "Hello")
-    assert calls == [(3, seconds_of(Job((None,) * 3, Sampling())))]
+    assert calls == [(3, seconds_of(Job((None,) * 3, Sampling()), None))]
     assert session.turns[0].drift is not None

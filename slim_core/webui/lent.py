@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lent GPU: the work runs in a process of its own, and plain values are all that comes back from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..inference import EngineError
+from ..inference.types import Drift, Step
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong over there. Of an exception only the name of its class would come back."""
+
+    sentence: str
+
+
+def lend(gpu: Callable[..., Any], work: Callable[..., Iterator[Step | Drift]], seconds: Callable[..., int]):
+    """Work that borrows a GPU for the time of one call.
+
+    Args:
+        gpu: the decorator that lends it, as `spaces.GPU`.
+        work: a generator function of the engine's values.
+        seconds: how long it is asked for; takes what `work` takes.
+
+    Returns:
+        `work`, to be called in the same way.
+    """
+
+    def remote(*arguments: Any) -> Iterator[Any]:
+        try:
+            for item in work(*arguments):
+                yield _changed(item, Tensor.numpy)
+        except EngineError as error:
+            yield Failure(str(error))
+
+    borrowed = gpu(duration=seconds)(remote)
+
+    def run(*arguments: Any) -> Iterator[Step | Drift]:
+        with closing(borrowed(*arguments)) as items:
+            for item in items:
+                if isinstance(item, Failure):
+                    raise EngineError(item.sentence)
+                yield _changed(item, torch.from_numpy)
+
+    return run
+
+
+def _changed(item: Step | Drift, change: Callable[[Any], Any]) -> Any:
+    """The value with other arrays. A tensor would travel as an open file for each, and die with its process."""
+    if isinstance(item, Drift):
+        parts = (replace(part, log_ratio=change(part.log_ratio), kl=change(part.kl)) for part in item.variants)
+        return replace(item, variants=tuple(parts))
+    routing = {
+        row: replace(part, weights=change(part.weights), distance=change(part.distance), cluster=change(part.cluster))
+        for row, part in item.routing.items()
+    }
+    return replace(item, routing=routing)
