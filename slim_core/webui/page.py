@@ -24,7 +24,8 @@ from .words import base_name
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCRIPTS = (
-    "common", "strip", "transcript", "heatmap", "picture", "routing", "detail", "drift", "mailbox", "forgetting", "facts",
+    "common", "strip", "transcript", "heatmap", "picture", "routing", "detail", "drift", "mailbox", "forgetting",
+    "facts",
 )  # fmt: skip
 TITLE = "SLIM Compare"
 LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar tokens past its adapter."

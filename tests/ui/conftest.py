@@ -18,7 +18,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r tes
 
 from slim_core.webui.backend import Backend  # noqa: E402
 from slim_core.webui.config import Config  # noqa: E402
-from slim_core.webui.page import build, launch  # noqa: E402
+from slim_core.webui.page import ASSETS, build, launch  # noqa: E402
+from slim_core.webui.serve import open_engine, stored_results  # noqa: E402
 from tests.ui.scripted import RESULTS, ScriptedEngine  # noqa: E402
 from tests.ui.visit import ARGUMENTS, Visit  # noqa: E402
 
@@ -26,6 +27,7 @@ from tests.ui.visit import ARGUMENTS, Visit  # noqa: E402
 # Machines that test are often busy.
 sync_api.expect.set_options(timeout=15_000)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+DEMO = ASSETS / "demo"
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +76,17 @@ def site(running) -> Site:
     fresh = ScriptedEngine()
     running.engine.__dict__.update({k: v for k, v in fresh.__dict__.items() if k not in ("line",)})
     return running
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Site]:
+    """The app on the real demo model."""
+    if not (DEMO / "base").is_dir():
+        pytest.skip("the demo model is not here: make it with `python -m slim_core demo build`")
+    config = Config(device="cpu")
+    site = Site(open_engine(config, DEMO), stored_results(config, DEMO))
+    yield site
+    site.close()
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ def serious(v):
 
 
 @pytest.mark.parametrize(
-    ("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)], ids=["light", "dark", "phone"]
+    ("theme", "width"),
+    [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)],
+    ids=["light", "dark", "phone", "dark phone"],
 )
 def test_axe_finds_nothing_serious_on_any_tab(visit, theme, width):
     v = visit(theme=theme, width=width)

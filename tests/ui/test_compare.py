@@ -29,6 +29,16 @@ def test_three_answers_stream_together(visit, site):
         expect(v.answer(name).locator(".slim-speed")).to_contain_text("tokens/s")
 
 
+def test_reading_the_prompt_has_a_name(visit, site):
+    site.engine.reading = 1.5
+    v = visit()
+    v.send("Hello")
+    for name in ("base", "lora", "slim"):
+        expect(v.state(name)).to_have_text("reading the prompt")
+    v.done()
+    expect(v.answer("slim").locator(".slim-how")).to_have_text(re.compile(r"greedy · first token after [\d.]+ s"))
+
+
 def test_a_slow_column_does_not_hold_the_others(visit, site):
     site.engine.delay = {"slim": 0.3}
     v = visit()

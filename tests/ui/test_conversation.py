@@ -90,6 +90,21 @@ def test_an_edit_can_be_cancelled(visit):
     expect(v.page.get_by_role("button", name="Edit prompt 1")).to_be_focused()
 
 
+def test_an_edit_sent_while_answers_are_written_is_not_lost(visit, site):
+    v = visit()
+    v.ask("One")
+    v.page.get_by_role("button", name="Edit prompt 1").click()
+    v.page.get_by_label("The prompt, edited").fill("Uno")
+    site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.1), 100
+    v.send("Two")
+    expect(v.state("base")).to_have_text("writing")
+    v.button("Answer again").click()
+    expect(v.status).to_contain_text("Answers are still being written.")
+    expect(v.page.get_by_label("The prompt, edited")).to_have_value("Uno")
+    v.button("Stop all").click()
+    v.done()
+
+
 def test_new_conversation(visit):
     v = visit()
     v.ask("One")

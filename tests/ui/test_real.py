@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A visit with real models: a tiny random one, and the demo where it is."""
+"""A visit with a tiny random model, and the app as its environment starts it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from slim_core.webui.config import Config
 from slim_core.webui.serve import open_engine
 from tests.inference.conftest import TEXTS, save_lora, save_slim, tiny_base
 
-from .conftest import Site, free_port
+from .conftest import DEMO, Site, free_port
 
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "assets" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -87,26 +86,3 @@ def test_the_app_starts_from_its_environment(folder):
     finally:
         server.kill()
         server.wait()
-
-
-@pytest.fixture(scope="module")
-def demo():
-    if not (DEMO / "base").is_dir():
-        pytest.skip("the demo model is not here: make it with `python -m slim_core demo build`")
-    from slim_core.webui.forgetting import read_results
-
-    site = Site(open_engine(Config(device="cpu"), DEMO), read_results(DEMO / "results.json"))
-    yield site
-    site.close()
-
-
-def test_the_demo_answers_its_examples(visit, demo):
-    v = visit(url=demo.url)
-    v.button("What is the capital of France?").click()
-    v.prompt.press("Enter")
-    expect(v.page.locator(".slim-turn")).to_have_count(1)
-    v.done()
-    expect(v.text("base")).to_contain_text("Paris")
-    assert v.text("slim").inner_text()
-    v.tab("Forgetting")
-    expect(v.page.locator(".slim-score-grid")).to_have_count(2)

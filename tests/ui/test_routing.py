@@ -47,6 +47,26 @@ def test_arrow_keys_in_strip_and_heat_map(visit):
     expect(v.page.locator("#slim-detail h2")).to_contain_text("number 5")
 
 
+def test_numbers_beside_what_is_pointed_at_or_focused(visit):
+    v = visit()
+    v.ask("Hello there")
+    v.tab("Routing")
+    tip = v.page.locator(".slim-tip")
+    tokens = v.page.locator("#slim-routing .slim-strip [role=option]")
+    tokens.nth(3).hover()
+    expect(tip).to_have_text(tokens.nth(3).get_attribute("aria-label"))
+    box = v.page.locator(".slim-heat canvas").bounding_box()
+    v.page.mouse.move(box["x"] + box["width"] * (0.5 / 13), box["y"] + 20)
+    expect(tip).to_have_text(re.compile(r"Layer 0, token 1 .*: identity \d+%"))
+    v.page.mouse.move(1, 1)
+    expect(tip).to_be_hidden()
+    tokens.first.focus()
+    v.page.keyboard.press("ArrowRight")
+    expect(tip).to_have_text(tokens.nth(1).get_attribute("aria-label"))
+    v.page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+
+
 def test_layers_and_experts(visit):
     v = visit()
     v.ask("Hello there")

@@ -7,24 +7,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from slim_core.webui.config import Config
-from slim_core.webui.forgetting import read_results
-from slim_core.webui.serve import open_engine
-
-from .conftest import Site
-from .test_real import DEMO
-
-
-@pytest.fixture(scope="module")
-def shown(running):
-    """The demo where it is, else the scripted engine."""
-    if not (DEMO / "base").is_dir():
-        yield running
-        return
-    site = Site(open_engine(Config(device="cpu"), DEMO), read_results(DEMO / "results.json"))
-    yield site
-    site.close()
-
 
 @pytest.mark.parametrize(
     ("name", "theme", "width", "tab"),
@@ -35,8 +17,8 @@ def shown(running):
         ("routing", "light", 1440, "Routing"),
     ],
 )
-def test_screenshot(visit, shown, tmp_path, name, theme, width, tab):
-    v = visit(url=shown.url, theme=theme, width=width)
+def test_screenshot(visit, demo, tmp_path, name, theme, width, tab):
+    v = visit(url=demo.url, theme=theme, width=width)
     v.ask("What is the capital of France?")
     v.tab(tab)
     if tab == "Routing":

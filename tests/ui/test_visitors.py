@@ -44,6 +44,20 @@ def test_who_waits_can_leave_the_line(visit, site):
     first.done()
 
 
+def test_a_reload_stops_the_work_too(visit, site):
+    slow(site, length=2000)
+    v = visit()
+    v.send("a very long story")
+    expect(v.state("base")).to_have_text("writing")
+    v.page.reload()
+    v.ready()
+    expect(v.page.locator(".slim-turn")).to_have_count(0)
+    end = time.monotonic() + 10
+    while site.engine.closed == 0 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert site.engine.closed == 1
+
+
 def test_closing_the_tab_stops_the_work(visit, site):
     slow(site, length=2000)
     v = visit()
