@@ -159,7 +159,7 @@ def test_drift_forgetting_and_about(v):
     for task, scores in stored.items():
         row = v.page.get_by_role("row").filter(has=v.page.get_by_role("rowheader", name=task.replace("_", " ")))
         for variant in NAMES:
-            low, high = (f"{100 * scores[variant][part]:.0f}" for part in ("low", "high"))
+            low, high = (int(100 * scores[variant][part] + 0.5) for part in ("low", "high"))
             expect(row).to_contain_text(f"({low} to {high})")
     v.tab("About")
     expect(v.page.locator("#slim-facts")).to_contain_text("SLIM demo")
