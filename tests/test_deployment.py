@@ -2,9 +2,11 @@
 """What stands outside the package: the Space's front matter, the Dockerfile, and the README's list of settings."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -87,7 +89,7 @@ def instructions(name: str) -> list[str]:
 
 
 def test_hadolint_has_nothing_to_say():
-    hadolint = shutil.which("hadolint")
+    hadolint = shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if hadolint is None:
         pytest.skip("hadolint is not here: pip install -r tests/requirements.txt")
     done = subprocess.run([hadolint, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
