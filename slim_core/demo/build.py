@@ -25,6 +25,7 @@ from .verify import QUESTIONS, REPORT, WEIGHTS, save, verify
 
 
 ENOUGH = 0.95  # of sums, facts and choices that the base must answer before anything is trained on it
+EXACT = ("slim_center", "slim_var", "slim_reference", "slim_count", "slim_columns", "slim_rows")
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,12 @@ def install_adapter(source: Path, target: Path) -> None:
     """Copy an adapter's two files, its weights in bfloat16 and its base by its place in the repository."""
     target.mkdir(parents=True)
     name = Path(WEIGHTS["lora"]).name
-    tensors = load_file(source / name)
-    save_file({key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()}, target / name, {"format": "pt"})
+    tensors = {
+        # Statistics, counts and masks are what they are; an adapter with others is refused.
+        key: tensor if key.endswith(EXACT) else tensor.to(torch.bfloat16)
+        for key, tensor in load_file(source / name).items()
+    }
+    save_file(tensors, target / name, {"format": "pt"})
     config = json.loads((source / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "assets/demo/base"
     (target / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
