@@ -13,6 +13,7 @@ from rich.table import Table
 from .commands import adapter, demo
 from .commands.bench_compare import bench_compare
 from .commands.compare import compare
+from .commands.estimate import estimate
 from .commands.pairs import pairs
 from .commands.serve import serve
 from .method import SlimConfig
@@ -65,6 +66,7 @@ def bench(
 
 
 app.command()(compare)
+app.command()(estimate)
 app.command("bench-compare")(bench_compare)
 app.command()(serve)
 

@@ -33,7 +33,8 @@ def compare(
     stop: Annotated[list[str], typer.Option(rich_help_panel=SAMPLING, help="Text that ends an answer.")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Of the dice that all answers share.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Version of the base on the Hub.")] = None,
-    four_bit: Annotated[bool, typer.Option("--four-bit", help="Base in 4 bits.")] = False,
+    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Base in 4 bits.")] = False,
+    load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Base in 8 bits.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -57,7 +58,8 @@ def compare(
     messages = (*([Message("system", system)] if system else []), Message("user", prompt))
     try:
         base, lora, slim = _sources(base, lora, slim)
-        engine = load_engine(base, lora=lora, slim=slim, revision=revision, four_bit=four_bit, device=device)
+        how = {"revision": revision, "device": device, "four_bit": load_4bit, "eight_bit": load_8bit}
+        engine = load_engine(base, lora=lora, slim=slim, **how)
         failed = _run(engine, messages, sampling, as_json)
     except EngineError as error:
         errors.print(f"Error: {error}", style="red", markup=False, highlight=False)

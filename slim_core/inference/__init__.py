@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of a base model and its adapters in one batch, who answered which token, and how far they drift."""
 
+from .bases import BaseChoice
 from .engine import Engine
 from .errors import EngineError
-from .loading import load_engine
+from .loading import load_engine, open_engine
 from .stops import Stops
+from .switching import BaseSwitch, Progress
 from .types import (
     Drift,
     MemoryUse,
@@ -21,12 +23,15 @@ from .types import (
 
 
 __all__ = [
+    "BaseChoice",
+    "BaseSwitch",
     "Drift",
     "Engine",
     "EngineError",
     "MemoryUse",
     "Message",
     "ModelInfo",
+    "Progress",
     "Row",
     "RowStep",
     "Routing",
@@ -36,4 +41,5 @@ __all__ = [
     "Variant",
     "VariantDrift",
     "load_engine",
+    "open_engine",
 ]

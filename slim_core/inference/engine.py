@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -10,12 +11,14 @@ from contextlib import closing, nullcontext
 from itertools import count
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
 from ..method import BASE_ROW, adapter_rows
 from .decode import Answer, decode
 from .detokenise import AnswerText, decoder_of
+from .devices import device_memory
 from .drift import read_answer
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .line import Line
@@ -36,7 +39,7 @@ from .types import (
     Variant,
     VariantDrift,
 )
-from .variants import Adapters, base_size, device_memory, peft_name
+from .variants import Adapters, base_size, peft_name
 
 
 BASE = "base"
@@ -70,6 +73,9 @@ class Engine:
         self._adapters = Adapters(model)
         self._line = Line()
         self.shapes = describe_base(model, name)
+        self._device = model.device
+        self._known = model.get_input_embeddings().num_embeddings
+        self._closed: str | None = None
         self.end_tokens = _end_tokens(model, self._prompts)
         parameters, size = base_size(model)
         self.info = ModelInfo(
@@ -77,7 +83,7 @@ class Engine:
             parameters=parameters,
             bytes=size,
             dtype=_dtype(model),
-            device=str(model.device),
+            device=", ".join(map(str, _devices(model))),
             context_length=_context_length(model, tokenizer),
             blocks=model.config.get_text_config().num_hidden_layers,
             chat_template=self._prompts.has_template,
@@ -129,6 +135,7 @@ class Engine:
         if kind is not None and kind != adapter.kind:
             raise EngineError(f"It is a {adapter.kind} adapter, not {kind}.")
         with self._line.turn():
+            self._check_open()
             taken = {variant.name for variant in self.variants}
             name = _free_name(adapter.kind, taken) if name is None else name
             if name in taken:
@@ -145,15 +152,36 @@ class Engine:
             EngineError: if there is no adapter of that name.
         """
         with self._line.turn():
+            self._check_open()
             if name == BASE or name not in {variant.name for variant in self.variants}:
                 raise EngineError(f"There is no adapter named {name!r}.")
             self._adapters.detach(name)
             self.variants = tuple(variant for variant in self.variants if variant.name != name)
 
     def memory(self) -> MemoryUse:
-        """Memory in use and free on the model's device."""
-        free, total = device_memory(self._model.device)
+        """Memory in use and free on the model's device; of a model on several, on the one that it begins on."""
+        free, total = device_memory(self._device)
         return MemoryUse(self.info.bytes, {v.name: v.bytes for v in self.variants[1:]}, free, total)
+
+    def close(self, sentence: str) -> None:
+        """Give the model's memory back. Answers that are being written end as if a person had stopped them.
+
+        It waits until they have. Whoever waits in line, or asks later, is told the sentence.
+
+        Args:
+            sentence: why there is no answer, and when there will be.
+        """
+        self._closed = sentence
+        with self._line.turn():
+            self._model = self._adapters = None
+        # Adapters and the hooks on the model hold each other.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise EngineError(self._closed)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -202,17 +230,19 @@ class Engine:
         self, rows: tuple[Row, ...], sampling: Sampling, stops: Stops | None, batched: bool, routing_every: float
     ) -> Iterator[Step]:
         def stopped(row: int) -> bool:
-            return stops is not None and stops.stopped(row)
+            return self._closed is not None or (stops is not None and stops.stopped(row))
 
         ticket = self._line.join()
         try:
             seconds = 0.0
             while not ticket.wait(seconds):
+                self._check_open()
                 if all(stopped(index) for index in range(len(rows))):
                     yield Step(tuple(RowStep(row.variant, "done", finish_reason="stopped") for row in rows))
                     return
                 yield Step(tuple(RowStep(row.variant) for row in rows), place=max(1, ticket.place))
                 seconds = WAITING_SECONDS
+            self._check_open()
             last = yield from self._write(rows, sampling, stopped, batched, routing_every)
         finally:
             ticket.leave()
@@ -254,6 +284,7 @@ class Engine:
         try:
             self._check_variants([row.variant])
             answer.prompt = self._prompts.encode(row.messages)
+            self._check_known(answer.prompt)
             answer.limit = min(sampling.max_new_tokens, self._room(len(answer.prompt)))
         except EngineError as error:
             answer.end("error", str(error))
@@ -268,6 +299,14 @@ class Engine:
                 f"{self.info.context_length}: shorten it, or begin a new one."
             )
         return room
+
+    def _check_known(self, tokens: Sequence[int]) -> None:
+        """A tokenizer may know more than its model does; on a GPU such a token would end the whole process."""
+        if max(tokens, default=0) >= self._known:
+            raise EngineError(
+                f"The chat template writes token {max(tokens)}, but the model knows {self._known}: put the tokenizer "
+                "beside the model that belongs to it."
+            )
 
     def _check_variants(self, names: Sequence[str]) -> None:
         known = {variant.name for variant in self.variants}
@@ -302,13 +341,13 @@ class Engine:
         answer = list(answer_ids)
         if not answer:
             raise EngineError("The base's answer is empty, so there is nothing to read.")
-        vocabulary = self._model.config.get_text_config().vocab_size
         for token in answer:
-            if not 0 <= token < vocabulary:
+            if not 0 <= token < self._known:
                 raise EngineError(f"The model has no token {token}, so the answer is not its own.")
         prompt = self._prompts.encode(messages)
         self._room(len(prompt) + len(answer) - 1)
         with self._line.turn():
+            self._check_open()
             self._check_variants(variants)
             readers = [BASE_ROW, *map(_adapter_name, variants)]
             scope = adapter_rows(self._model, readers) if len(self.variants) > 1 else nullcontext()
@@ -371,6 +410,11 @@ def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     found = [getattr(config, name, None) for name in names]
     return next((length for length in found if isinstance(length, int) and length > 0), tokenizer.model_max_length)
+
+
+def _devices(model: PreTrainedModel) -> list[torch.device]:
+    """The device, or several where the model is spread over them."""
+    return sorted({parameter.device for parameter in model.parameters()}, key=str)
 
 
 def _dtype(model: PreTrainedModel) -> str:

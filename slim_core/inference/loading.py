@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base model and its tokenizer from a folder or the Hub. Safetensors only; no code of a model is run."""
+"""From a base model's name to an engine. Safetensors only; no code of a model is run."""
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +21,16 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import set_tqdm_hook
 
 from ..method import guard_cpu_4bit
+from .amounts import count, size
+from .bases import BaseChoice, Tell, base_files
+from .devices import all_gpus, answer_dtype, best_device, device_memory
 from .engine import Engine
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
-
-
-def compute_dtype() -> torch.dtype:
-    """bfloat16 on GPUs that have it, else float32."""
-    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+from .estimate import Bits, Need, empty_model, estimate, quantised_weights
+from .families import check_family
 
 
 def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
@@ -42,20 +41,23 @@ def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTo
     """
     if (Path(base) / "adapter_config.json").is_file():
         raise EngineError(f"{base} is an adapter; --base must name the model that it belongs to.")
-    common = {"revision": revision, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(base, **common)
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
     except Exception as error:  # hub, file and format errors of many kinds
         raise EngineError(
             f"The base model {base} cannot be loaded: {first_line(error)}; --base takes a folder or a Hub id such as "
             "Qwen/Qwen3-0.6B."
         ) from None
+    return _tokenizer(base, base, revision), config
+
+
+def _tokenizer(base: str, label: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(base, **common), config
+        return AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise EngineError(
-            f"The tokenizer of {base} cannot be loaded: {first_line(error)}; put its tokenizer.json and "
-            "tokenizer_config.json beside the model."
+            f"The tokenizer of {label} cannot be loaded: {first_line(error).replace(base, label)}; put its "
+            "tokenizer.json and tokenizer_config.json beside the model."
         ) from None
 
 
@@ -69,12 +71,24 @@ def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
+def quantisation_config(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How the Linears are quantised; None for not at all."""
+    if bits == 8:
+        # It says at each product that float16 goes in.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        # With a threshold, the columns that stay in full precision are chosen over the whole batch: an answer would
+        # depend on those beside it, and a token on those that follow.
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    return four_bit_config(dtype) if bits == 4 else None
+
+
 def read_model(
     base: str,
     revision: str | None,
     dtype: torch.dtype,
     quantisation: BitsAndBytesConfig | None = None,
     device: torch.device | None = None,
+    **more: Any,
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode.
 
@@ -84,27 +98,206 @@ def read_model(
         dtype: of the weights that are not quantised.
         quantisation: of the others.
         device: where a quantised model goes; it cannot be moved later. Others are on the CPU.
+        more: for `from_pretrained`.
 
     Raises:
-        EngineError: if it is no causal language model, has no safetensors, or cannot be quantised.
-        torch.OutOfMemoryError: if a quantised one does not fit.
+        EngineError: if it is no causal language model, has no safetensors, lacks weights, or cannot be quantised.
+        torch.OutOfMemoryError: if it does not fit.
     """
-    more: dict[str, Any] = {}
     if quantisation is not None:
-        more = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}}
+        more = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}} | more
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype, **more
+        model, found = AutoModelForCausalLM.from_pretrained(
+            base,
+            revision=revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            **more,
         )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise EngineError(
             f"The base model {base} cannot be loaded: {first_line(error)}; --base must be a causal language model "
             "with safetensors files."
         ) from None
+    if missing := sorted(found["missing_keys"]):
+        # transformers would fill them with random numbers.
+        raise EngineError(
+            f"The base model {base} cannot be loaded: its files lack {len(missing)} of its weights, {missing[0]} for "
+            "one; fetch it again."
+        )
     guard_cpu_4bit(model)
     return model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a base model will be loaded.
+
+    Attributes:
+        config: its config.
+        need: what it takes.
+        dtype: of what is not quantised.
+        bits: 4 or 8 for its Linears; None for none.
+        device: where it goes.
+        spread: whether it goes over all GPUs, since one is too small.
+    """
+
+    config: PreTrainedConfig
+    need: Need
+    dtype: torch.dtype
+    bits: Bits
+    device: torch.device
+    spread: bool = False
+
+
+def plan(
+    choice: BaseChoice,
+    config: PreTrainedConfig,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    released: int = 0,
+) -> Plan:
+    """Decide where and in which dtype a base is loaded, before it is.
+
+    Args:
+        choice: the base.
+        config: its config.
+        device: None for CUDA or MPS where they are, else the CPU. Without an index, a base that is too large for one
+            GPU is spread over all.
+        dtype: None for what the device is good at; see `answer_dtype`.
+        released: bytes that will be free by then and are not yet.
+
+    Raises:
+        EngineError: if it is no model that can answer here, or does not fit; with the numbers.
+    """
+    place = best_device() if device is None else torch.device(device)
+    whole = place.index is None or device is None
+    stored = getattr(config, "quantization_config", None) or {}
+    bits = 4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else choice.bits
+    if dtype is None:
+        dtype = answer_dtype(place, config.dtype or config.get_text_config().dtype)
+    model = empty_model(config, dtype)
+    check_family(model, choice.label)
+    if bits is not None and not quantised_weights(model):
+        raise EngineError(
+            f"{choice.label} ({config.model_type}) has no Linears that bitsandbytes quantises; load it without."
+        )
+    need = estimate(model, dtype, bits)
+    free, total = device_memory(place)
+    if free is None or need.total <= free + released:
+        return Plan(config, need, dtype, bits, place)
+    spread = all_gpus() if place.type == "cuda" and whole else {}
+    if len(spread) > 1 and need.total <= sum(spread.values()) + released:
+        return Plan(config, need, dtype, bits, place, spread=True)
+    raise EngineError(_too_large(choice.label, model, need, place, free + released, total))
+
+
+def _too_large(
+    label: str, model: PreTrainedModel, need: Need, device: torch.device, room: int, total: int | None
+) -> str:
+    smaller = estimate(model, model.dtype, 4)
+    hint = "choose a smaller one"
+    if smaller.total < need.total and smaller.total <= room:
+        hint = f"in 4 bits it needs {size(smaller.total)}"
+    return (
+        f"{label} needs {need_sentence(need)}; {device} has {size(room)} free"
+        f"{f' of {size(total)}' if total else ''}: {hint}."
+    )
+
+
+def need_sentence(need: Need) -> str:
+    """What a base takes, in words, to stand behind "needs"."""
+    return (
+        f"about {size(need.total)} of memory: {size(need.weights)} for {count(need.parameters)} parameters in "
+        f"{need.dtype}, and {size(need.answers)} for three answers of {need.tokens:,} tokens"
+    )
+
+
+def read_base(choice: BaseChoice, folder: Path, how: Plan, tell: Tell = lambda done, total: None) -> Engine:
+    """Load a base from its folder and attach the adapters that belong to it.
+
+    Args:
+        choice: the base.
+        folder: its files.
+        how: as `plan` says.
+        tell: called with weights read so far and in all.
+
+    Raises:
+        EngineError: if something cannot be loaded or does not fit.
+    """
+    tokenizer = _tokenizer(str(folder), choice.label)
+    quantisation = (
+        None if getattr(how.config, "quantization_config", None) else quantisation_config(how.bits, how.dtype)
+    )
+    where: dict[str, Any] = {}
+    if how.spread:
+        where = {"device_map": "auto", "max_memory": all_gpus()}
+    elif how.device.type == "cuda" or how.bits is not None:
+        # Straight to where it goes, without a copy in the computer's memory.
+        where = {"device_map": {"": how.device}}
+    try:
+        with _told(tell):
+            model = read_model(str(folder), None, how.dtype, quantisation, how.device, config=how.config, **where)
+        if not where:
+            model.to(how.device)
+    except EngineError as error:
+        raise EngineError(str(error).replace(str(folder), choice.label)) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise EngineError(out_of_memory_sentence(how.device, 1)) from None
+    engine = Engine(model, tokenizer, choice.name or choice.base)
+    for adapter, kind in ((choice.lora, "lora"), (choice.slim, "slim")):
+        if adapter is not None:
+            engine.attach(adapter, name=kind, kind=kind)
+    return engine
+
+
+@contextmanager
+def _told(tell: Tell) -> Iterator[None]:
+    """Hear how far transformers is with its weights."""
+
+    def hook(factory: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        bar = factory(*args, **kwargs)
+        return _Counted(bar, len(args[0]), tell) if args and kwargs.get("desc") == "Loading weights" else bar
+
+    before = set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
+
+
+class _Counted:
+    """A progress bar that is told on."""
+
+    def __init__(self, bar: Any, total: int, tell: Tell) -> None:
+        self._bar, self._total, self._tell = bar, total, tell
+
+    def __iter__(self) -> Iterator[Any]:
+        for done, item in enumerate(self._bar):
+            self._tell(done, self._total)
+            yield item
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bar, name)
+
+
+def bits_of(four_bit: bool, eight_bit: bool) -> Bits:
+    """From two switches, as flags and settings have them.
+
+    Raises:
+        EngineError: if both are on.
+    """
+    if four_bit and eight_bit:
+        raise EngineError("The base is kept in 4 or in 8 bits, not in both: choose one.")
+    return 4 if four_bit else 8 if eight_bit else None
 
 
 def load_engine(
@@ -127,34 +320,28 @@ def load_engine(
         slim: of a SLIM adapter, which becomes the variant "slim".
         name: what people call the base; None for its folder or Hub id.
         revision: version of the base on the Hub.
-        device: None for CUDA or MPS where they are, else the CPU.
-        dtype: None for bfloat16 on GPUs that have it, else float32.
-        four_bit: keep the base's Linears in 4 bits (NF4).
+        device: None for CUDA or MPS where they are, else the CPU. "cuda" takes all GPUs where one is too small.
+        dtype: None for bfloat16 where the device has it, else float32; a float32 base stays so on a CPU.
+        four_bit: keep the base's Linears in 4 bits (NF4, double quantisation).
         eight_bit: in 8 bits.
 
     Raises:
         EngineError: if something cannot be loaded or does not fit.
     """
-    if four_bit and eight_bit:
-        raise EngineError("The base is kept in 4 or in 8 bits, not in both: choose one.")
-    base = str(base)
-    device = best_device() if device is None else torch.device(device)
-    if dtype is None:
-        dtype = compute_dtype() if device.type == "cuda" else torch.float32
-    tokenizer, _ = read_tokenizer(base, revision)
-    quantisation = four_bit_config(dtype) if four_bit else BitsAndBytesConfig(load_in_8bit=True) if eight_bit else None
-    try:
-        model = read_model(base, revision, dtype, quantisation, device)
-        if quantisation is None:
-            model.to(device)
-    except EngineError:
-        raise
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise EngineError(out_of_memory_sentence(device, 1)) from None
-    engine = Engine(model, tokenizer, name or base)
-    for folder, kind in ((lora, "lora"), (slim, "slim")):
-        if folder is not None:
-            engine.attach(folder, name=kind, kind=kind)
-    return engine
+    bits = bits_of(four_bit, eight_bit)
+    choice = BaseChoice(str(base), revision, bits, name, lora and str(lora), slim and str(slim))
+    return open_engine(choice, device, dtype)
+
+
+def open_engine(
+    choice: BaseChoice, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> Engine:
+    """`load_engine` for a choice.
+
+    Raises:
+        EngineError: if something cannot be loaded or does not fit.
+    """
+    with base_files(choice) as files:
+        how = plan(choice, files.config(), device, dtype)
+        folder = files.fetch(lambda done, total: None, threading.Event())
+        return read_base(choice, folder, how)

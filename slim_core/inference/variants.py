@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from peft import PeftModel
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -81,23 +78,3 @@ def _tensors(model: nn.Module, name: str):
 def base_size(model: PreTrainedModel) -> tuple[int, int]:
     """Numbers and bytes of a base model that carries no adapter yet; of 4-bit weights the unpacked numbers."""
     return model.num_parameters(), model.get_memory_footprint()
-
-
-def device_memory(device: torch.device) -> tuple[int | None, int | None]:
-    """Free and total bytes of a device; None where it does not say."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return free, total
-    if device.type == "cpu":
-        return _cpu_memory()
-    return None, None
-
-
-def _cpu_memory() -> tuple[int | None, int | None]:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None, None
-    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
-    free, total = kilobytes.get("MemAvailable"), kilobytes.get("MemTotal")
-    return None if free is None else free * 1024, None if total is None else total * 1024

@@ -10,7 +10,8 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_mode
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..inference import EngineError
-from ..inference.loading import compute_dtype, four_bit_config, read_model, read_tokenizer
+from ..inference.devices import compute_dtype
+from ..inference.loading import four_bit_config, read_model, read_tokenizer
 from .errors import TrainingError
 from .settings import TrainSettings
 

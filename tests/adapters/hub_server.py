@@ -92,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(307, b"", {"Location": f"{API}new/name"})
         else:
             sha = None if way == "no commit" else COMMIT
-            self._send(200, json.dumps({"id": repository, "sha": sha, "_id": "1"}).encode(), {})
+            files = [{"rfilename": name, "size": len(data)} for name, data in self.hub.files.items()]
+            found = {"id": repository, "sha": sha, "_id": "1", "siblings": files}
+            self._send(200, json.dumps(found).encode(), {})
 
     def _file(self, path: str) -> None:
         way, name = self.hub.way, path.rpartition("/")[2]

@@ -64,6 +64,15 @@ def test_the_base_alone(folders):
     assert result.exit_code == 0 and "LoRA" not in result.stdout
 
 
+@pytest.mark.parametrize(("flag", "dtype"), [("--load-4bit", "4-bit nf4"), ("--load-8bit", "8-bit")])
+def test_a_quantised_base(folders, flag, dtype):
+    result = run(*sources(folders), flag, "--max-new-tokens", 3, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["model"]["dtype"] == dtype
+    both = run(*sources(folders), "--load-4bit", "--load-8bit")
+    assert both.exit_code == 1 and "4 or in 8 bits, not in both" in both.stderr
+
+
 def test_without_a_demo_the_sentence_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "ASSETS", tmp_path)
     result = run()

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from slim_core import SlimConfig
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import Engine, Message, Row, Sampling, Step, load_engine
+from slim_core.inference.decode import _Batch
 from tests.conftest import tiny_llama
 
 
@@ -88,3 +89,28 @@ def last(engine: Engine, wanted: list[Row], sampling: Sampling | None = None, **
 
 def ids(step: Step) -> list[tuple[int, ...]]:
     return [row.token_ids for row in step.rows]
+
+
+def logits_of(engine: Engine, wanted: list[Row], monkeypatch, tokens: int = 10) -> list[dict[int, torch.Tensor]]:
+    """Logits of every step of one call, each (V,), by whose they are."""
+    found = []
+    original = _Batch.forward
+
+    def forward(self):
+        before = [answer.index for answer in self.answers]
+        choose = self._sampler.choose
+
+        def record(logits, seen):
+            found.append(dict(zip(before, logits.clone(), strict=True)))
+            return choose(logits, seen)
+
+        self._sampler.choose = record
+        try:
+            return original(self)
+        finally:
+            self._sampler.choose = choose
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Batch, "forward", forward)
+        last(engine, wanted, Sampling(max_new_tokens=tokens))
+    return found

@@ -5,11 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import Engine, Message, Row, Sampling, Stops, load_engine
-from slim_core.inference.decode import _Batch
-from tests.conftest import TINY
-from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, ids, last, rows, save_lora, save_slim
+from slim_core.inference import Message, Row, Sampling, Stops, load_engine
+from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, logits_of, rows
 
 
 SETTINGS = [
@@ -40,31 +37,6 @@ def test_the_order_of_the_rows_changes_nothing(engine):
     backwards = ids(last(engine, wanted[::-1] + wanted[:1], sampling))
     straight = ids(last(engine, wanted, sampling))
     assert backwards == [*straight[::-1], straight[0]]
-
-
-def logits_of(engine, wanted, monkeypatch):
-    """Logits of every step of one call, each (B, V), with whose they are."""
-    found = []
-    original = _Batch.forward
-
-    def forward(self):
-        before = [answer.index for answer in self.answers]
-        choose = self._sampler.choose
-
-        def record(logits, seen):
-            found.append(dict(zip(before, logits.clone(), strict=True)))
-            return choose(logits, seen)
-
-        self._sampler.choose = record
-        try:
-            return original(self)
-        finally:
-            self._sampler.choose = choose
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_Batch, "forward", forward)
-        last(engine, wanted, Sampling(max_new_tokens=10))
-    return found
 
 
 def test_logits_are_those_of_each_row_alone(engine, monkeypatch):
@@ -100,27 +72,6 @@ def test_rows_that_end_early_leave_and_the_others_go_on(engine):
     assert [row.finish_reason for row in step.rows[:2]] == ["stopped", "stopped"]
     assert [row.tokens for row in step.rows[:2]] == [4, 9]
     assert step.rows[2].token_ids == alone
-
-
-@pytest.mark.parametrize("family", ["qwen3", "gemma3", "gpt2"])
-def test_other_families(family, tmp_path):
-    """Sliding windows, learned positions, Conv1D."""
-    torch.manual_seed(0)
-    model = TINY[family]()
-    for parameter in model.parameters():
-        parameter.data.mul_(3 if parameter.dim() > 1 else 1)
-    tokenizer = train_tokenizer(TEXTS)
-    model.resize_token_embeddings(len(tokenizer))
-    save_lora(tmp_path / "lora", model)
-    save_slim(tmp_path / "slim", model)
-    engine = Engine(model, tokenizer, family)
-    for kind in ("lora", "slim"):
-        engine.attach(tmp_path / kind, name=kind)
-    wanted = rows(QUESTION, LONGER, SHORT)
-    together = ids(last(engine, wanted, Sampling(max_new_tokens=14)))
-    for row, expected in zip(wanted, together, strict=True):
-        assert ids(last(engine, [row], Sampling(max_new_tokens=14))) == [expected]
-    assert len(set(together)) > 1
 
 
 def test_each_variant_goes_on_with_its_own_history(engine):

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core estimate`: what a base model would take, from its config alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def estimate(
+    base: Annotated[str, typer.Argument(help="Base model: folder or Hub id.", show_default=False)],
+    revision: Annotated[str | None, typer.Option(help="Version of the base on the Hub.")] = None,
+    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Base in 4 bits.")] = False,
+    load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Base in 8 bits.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
+) -> None:
+    """Tell how much memory a base model needs, and whether it is there. No weights are fetched or loaded."""
+    from ..inference import BaseChoice, EngineError
+    from ..inference.amounts import size
+    from ..inference.bases import base_files
+    from ..inference.loading import bits_of, need_sentence, plan
+
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        choice = BaseChoice(base, revision, bits_of(load_4bit, load_8bit))
+        with base_files(choice) as files:
+            need = plan(choice, files.config(), device).need
+        fetched = f" {size(files.size)} would be fetched." if files.size else ""
+        console.print(f"{choice.label} needs {need_sentence(need)}. It fits.{fetched}", markup=False)
+    except EngineError as error:
+        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None

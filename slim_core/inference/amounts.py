@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers as words, the same wherever they stand."""
+
+from __future__ import annotations
+
+
+def size(amount: float) -> str:
+    """Bytes as a word: 512 B, 1.5 MB, 2.0 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(amount) < 1000 or unit == "GB":
+            return f"{amount:,.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
+        amount /= 1000
+    raise AssertionError
+
+
+def count(amount: int) -> str:
+    """Parameters as a word: 950, 12.3 thousand, 4.0 million."""
+    for limit, divisor, word in ((1e4, 1, ""), (1e6, 1e3, " thousand"), (1e9, 1e6, " million")):
+        if amount < limit:
+            return f"{amount:,}" if divisor == 1 else f"{amount / divisor:,.1f}{word}"
+    return f"{amount / 1e9:,.1f} billion"

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base model's files: a folder, or what is fetched from the Hub. Its config first, then all that is needed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.hf_api import ModelInfo
+from transformers import AutoConfig, PreTrainedConfig
+
+from ..adapters import AdapterError, HubRepository
+from ..adapters.hub import ANSWER_SECONDS, SHA1, StoppedError, check_id, explained, progress_bar
+from .amounts import size
+from .errors import EngineError, first_line
+from .estimate import Bits
+
+
+CONFIG = "config.json"
+# What a tokenizer and a config are made of. Nothing else is fetched: no code, no pickle, no other framework's weights.
+TEXTS = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
+TEXT_BYTES = 128 * 1024 * 1024
+# A visitor's model has to be here within an hour.
+VISITOR_SECONDS = 3600.0
+# Of the disk: what a download leaves free.
+DISK_LEFT = 512 * 1024 * 1024
+DOWNLOADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="base-download")
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """A base model, and how it is loaded.
+
+    Attributes:
+        base: its folder or Hub id.
+        revision: branch, tag or commit on the Hub; None for the main branch.
+        bits: 4 or 8 for its Linears; None for none.
+        name: what people call it; None for its folder or Hub id.
+        lora: folder or Hub id of a LoRA that belongs to it.
+        slim: of a SLIM adapter.
+        operator: whether the person who runs this named it. A visitor's is only ever a Hub id, and is fetched without
+            any token into a folder that goes when the model is loaded.
+        endpoint: another Hub than the configured one.
+    """
+
+    base: str
+    revision: str | None = None
+    bits: Bits = None
+    name: str | None = None
+    lora: str | None = None
+    slim: str | None = None
+    operator: bool = True
+    endpoint: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name for people. Where a folder lies is nobody's business."""
+        return self.name or (Path(self.base).name if self.operator and Path(self.base).is_dir() else self.base)
+
+
+class BaseFiles(Protocol):
+    """Where a base model's files come from.
+
+    Attributes:
+        size: bytes that are fetched; 0 where all is here.
+    """
+
+    size: int
+
+    def config(self) -> PreTrainedConfig:
+        """Its config alone.
+
+        Raises:
+            EngineError: if it cannot be had, or describes what cannot be loaded.
+        """
+        ...
+
+    def fetch(self, tell: Tell, stop: threading.Event) -> Path:
+        """All of it, as a folder.
+
+        Args:
+            tell: called with bytes so far and in all, from another thread.
+            stop: set it to end a download.
+
+        Raises:
+            EngineError: if something is missing, or goes wrong on the way.
+        """
+        ...
+
+
+@contextmanager
+def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
+    """Find a base model. What was fetched for a visitor is deleted when the context ends.
+
+    Raises:
+        EngineError: if there is none of that name.
+    """
+    if choice.operator and Path(choice.base).expanduser().is_dir():
+        yield _Folder(Path(choice.base).expanduser(), choice.label)
+    elif choice.operator:
+        yield _of_the_operator(choice)
+    else:
+        with tempfile.TemporaryDirectory(prefix="slim-base-") as folder:
+            yield _Hub(choice, Path(folder))
+
+
+def _of_the_operator(choice: BaseChoice) -> BaseFiles:
+    """From the Hub; without a connection, what the library's cache has."""
+    if choice.base.startswith((".", "/", "~")):
+        raise EngineError(f"There is no folder {choice.base}; name a folder or a Hub id such as Qwen/Qwen3-0.6B.")
+    try:
+        return _Hub(choice, None)
+    except EngineError as error:
+        # Where the Hub itself said no, the cache is not asked.
+        if error.__cause__ is not None and not isinstance(error.__cause__, HfHubHTTPError):
+            try:
+                patterns = [*TEXTS, "*.safetensors", INDEX]
+                folder = snapshot_download(
+                    choice.base, revision=choice.revision, local_files_only=True, allow_patterns=patterns
+                )
+                return _Folder(Path(folder), choice.label)
+            except LocalEntryNotFoundError:
+                pass
+        raise
+
+
+def read_config(folder: Path, label: str) -> PreTrainedConfig:
+    """The config in a folder, without what in it asks for other code.
+
+    Raises:
+        EngineError: if there is none, or its weights are stored in a way that cannot be read.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise EngineError(f"{label} is an adapter; --base must name the model that it belongs to.")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # file and format errors of many kinds
+        raise EngineError(
+            f"The base model {label} cannot be loaded: {first_line(error).replace(str(folder), label)}; --base takes "
+            "a folder or a Hub id such as Qwen/Qwen3-0.6B."
+        ) from None
+    method = (getattr(config, "quantization_config", None) or {}).get("quant_method", "bitsandbytes")
+    if method != "bitsandbytes":
+        raise EngineError(
+            f"{label} is stored in {method}, which is not read here; name the model that it was made from and load "
+            "that in 4 bits."
+        )
+    # A config may name kernels of another repository; the library's own do.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    return config
+
+
+class _Folder:
+    """Files that are here."""
+
+    def __init__(self, folder: Path, label: str) -> None:
+        self._folder, self._label, self.size = folder, label, 0
+
+    def config(self) -> PreTrainedConfig:
+        return read_config(self._folder, self._label)
+
+    def fetch(self, tell: Tell, stop: threading.Event) -> Path:
+        if not any((self._folder / name).is_file() for name in (WEIGHTS, INDEX)):
+            raise EngineError(f"{self._label} has no {WEIGHTS}; other files of weights are not opened.")
+        return self._folder
+
+
+class _Hub:
+    """Files of one commit on the Hub, their sizes known before the first byte.
+
+    Args:
+        choice: what is wanted.
+        folder: where they go; None for the library's cache.
+    """
+
+    def __init__(self, choice: BaseChoice, folder: Path | None) -> None:
+        self._choice, self._folder = choice, folder
+        self._hub = HubRepository(choice.base, choice.revision, choice.operator, endpoint=choice.endpoint)
+        with self._explained():
+            if not choice.operator:
+                check_id(choice.base, choice.revision)
+            api = HfApi(endpoint=choice.endpoint, token=self._hub.token)
+            info = api.model_info(choice.base, revision=choice.revision, timeout=ANSWER_SECONDS, files_metadata=True)
+        self._commit = _commit_of(info, choice)
+        self._sizes = _wanted(info, choice.label)
+        self.size = sum(self._sizes.values())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (EngineError, StoppedError):
+            raise
+        except AdapterError as error:
+            raise EngineError(str(error)) from None
+        except Exception as error:  # the library passes on what its HTTP client and the disk raise
+            raise EngineError(str(explained(error, self._choice.base, self._choice.revision))) from error
+
+    def config(self) -> PreTrainedConfig:
+        stop = threading.Event()
+        with self._explained():
+            folder = self._get([CONFIG], progress_bar(self._sizes[CONFIG], lambda done, total: None, stop), stop)
+        return read_config(folder, self._choice.label)
+
+    def fetch(self, tell: Tell, stop: threading.Event) -> Path:
+        room = shutil.disk_usage(self._folder or _existing(Path(constants.HF_HUB_CACHE))).free - DISK_LEFT
+        if self.size > room:
+            raise EngineError(
+                f"{self._choice.label} has {size(self.size)} of files, but this machine's disk has room for "
+                f"{size(max(0, room))}."
+            )
+        bar = progress_bar(self.size, tell, stop)
+        # In a thread of its own, since a connection that trickles cannot be interrupted from within.
+        fetching = DOWNLOADS.submit(self._get, list(self._sizes), bar, stop)
+        if not wait([fetching], None if self._choice.operator else VISITOR_SECONDS).done:
+            stop.set()
+            raise EngineError(
+                f"Fetching {self._choice.base} takes longer than the {VISITOR_SECONDS / 60:.0f} minutes allowed."
+            )
+        try:
+            with self._explained():
+                folder = fetching.result()
+        except StoppedError:
+            raise EngineError(f"Fetching {self._choice.base} was stopped.") from None
+        tell(self.size, self.size)
+        return folder
+
+    def _get(self, names: list[str], bar: type, stop: threading.Event) -> Path:
+        folder = self._folder
+        for name in names:
+            if stop.is_set():
+                raise StoppedError
+            if not self._choice.operator:
+                # It may send to no other repository, and to nothing larger than it named.
+                self._hub.metadata(name, self._commit, self._sizes[name])
+            path = hf_hub_download(
+                self._choice.base,
+                name,
+                revision=self._commit,
+                local_dir=self._folder,
+                token=self._hub.token,
+                endpoint=self._choice.endpoint,
+                etag_timeout=ANSWER_SECONDS,
+                tqdm_class=bar,
+            )
+            folder = folder or Path(path).parent
+        return folder
+
+
+def _commit_of(info: ModelInfo, choice: BaseChoice) -> str:
+    if not choice.operator and info.id.casefold() != choice.base.casefold():
+        raise EngineError(f"{choice.base} was renamed to {info.id[:120]!r}; give the new id if you trust it.")
+    if not info.sha or not SHA1.match(info.sha):
+        raise EngineError(f"The Hub names no commit of {choice.base}; try again later.")
+    return info.sha
+
+
+def _wanted(info: ModelInfo, label: str) -> dict[str, int]:
+    """Sizes by name of the files that are fetched."""
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    if CONFIG not in sizes:
+        raise EngineError(f"{label} has no {CONFIG}; name a repository of a model, not of an adapter or of data.")
+    weights = [WEIGHTS] if WEIGHTS in sizes else [INDEX, *filter(SHARD.match, sizes)] if INDEX in sizes else []
+    if not weights:
+        raise EngineError(f"{label} has no {WEIGHTS}; other files of weights are not opened.")
+    found = {name: sizes[name] for name in (*filter(sizes.__contains__, TEXTS), *weights)}
+    for name, bytes_of_file in found.items():
+        if not bytes_of_file:
+            raise EngineError(f"The Hub does not say how large {name} of {label} is; try again later.")
+        if not name.endswith(".safetensors") and bytes_of_file > TEXT_BYTES:
+            raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(TEXT_BYTES)} are read.")
+    return found
+
+
+def _existing(path: Path) -> Path:
+    """The path, or its nearest parent that is there."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())

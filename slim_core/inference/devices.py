@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model goes, in which dtype, and how much memory there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+
+# Memory limits of containers: version 2 of control groups, then version 1. Limit, use, and the line of `memory.stat`
+# with what is used for files and can be had back.
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+# Of a GPU that shares a model with others: the rest is for activations and fragments.
+SHARE_OF_EACH_GPU = 0.9
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def compute_dtype() -> torch.dtype:
+    """bfloat16 on GPUs that have it, else float32. Some GPUs only emulate it, slowly."""
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16 itself."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # older than the function
+        return torch.cpu._is_avx512_bf16_supported()
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def answer_dtype(device: torch.device, stored: torch.dtype | None) -> torch.dtype:
+    """In what a base answers: bfloat16 where the device has it, else float32.
+
+    Args:
+        device: where it answers.
+        stored: of its files. On a CPU or MPS, a float32 base stays what it is: it is small, or made for that.
+    """
+    if device.type == "cuda":
+        return compute_dtype()
+    if stored not in (torch.bfloat16, torch.float16):
+        return torch.float32
+    if device.type == "mps":
+        return torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float32
+    return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+
+
+def device_memory(device: torch.device) -> tuple[int | None, int | None]:
+    """Free and total bytes of a device; None where it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    if device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        return total - torch.mps.driver_allocated_memory(), total
+    if device.type == "cpu":
+        return cpu_memory()
+    return None, None
+
+
+def cpu_memory(cgroups: Path = CGROUPS) -> tuple[int, int]:
+    """Free and total bytes of this machine, or of the container that this process runs in."""
+    memory = psutil.virtual_memory()
+    for limit_file, use_file, stat_file, reclaimable in CGROUP_FILES:
+        try:
+            limit, use = (int((cgroups / name).read_text()) for name in (limit_file, use_file))
+            stat = dict(line.split() for line in (cgroups / stat_file).read_text().splitlines())
+            free = limit - use + int(stat.get(reclaimable, 0))
+        except (OSError, ValueError):  # no such version, or no limit: "max"
+            continue
+        return min(memory.available, max(0, free)), min(memory.total, limit)
+    return memory.available, memory.total
+
+
+def all_gpus() -> dict[int, int]:
+    """By its index, how many bytes of each CUDA device a model that is spread over all of them may take."""
+    return {
+        index: int(torch.cuda.mem_get_info(index)[0] * SHARE_OF_EACH_GPU) for index in range(torch.cuda.device_count())
+    }

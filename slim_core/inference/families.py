@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kinds of causal language models can answer here: those whose rows are what they would be alone."""
+
+from __future__ import annotations
+
+import inspect
+
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from .errors import EngineError
+
+
+NEEDED = ("attention_mask", "past_key_values")
+
+
+def check_family(model: PreTrainedModel, label: str) -> None:
+    """Refuse a kind of model that cannot answer as rows of one batch.
+
+    Args:
+        model: it may be on the meta device.
+        label: its name for people.
+
+    Raises:
+        EngineError: with the reason.
+    """
+    family = model.config.model_type
+    text = model.config.get_text_config()
+    if model.config.is_encoder_decoder:
+        raise EngineError(f"{label} ({family}) has an encoder; only models that go on with a text can answer here.")
+    if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(text, "is_decoder", True):
+        raise EngineError(f"{label} ({family}) reads in both directions, so it cannot go on with a text.")
+    layers = {type(layer) for layer in DynamicCache(config=text).layers}
+    if model._is_stateful or not layers <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        raise EngineError(
+            f"{label} ({family}) keeps a running state of what it read, which padding would change, so its answers in "
+            "a batch would not be its own; choose a model that attends to all it read, such as Llama, Qwen3 or Gemma."
+        )
+    missing = [name for name in NEEDED if name not in inspect.signature(type(model).forward).parameters]
+    if missing:
+        raise EngineError(
+            f"{label} ({family}) takes no {missing[0]} in transformers, without which texts of different lengths "
+            "cannot be answered in one batch; choose a model of another kind."
+        )

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another base in place of the one that answers: fetched first, then the old one goes, then the new one comes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn
+
+import torch
+from transformers import PreTrainedConfig
+
+from .bases import BaseChoice, base_files
+from .engine import Engine
+from .errors import EngineError, first_line
+from .estimate import Need
+from .loading import Plan, plan, read_base
+from .types import Drift, MemoryUse, Message, Row, Sampling, Step
+
+
+# checking: its config and size. fetching: its files. ending: answers that are being written with the old base.
+# loading: its weights. done, failed: see the sentence.
+Stage = Literal["checking", "fetching", "ending", "loading", "done", "failed"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a switch is.
+
+    Attributes:
+        label: the new base's name.
+        stage: what is happening.
+        done: bytes that were fetched, or weights that were loaded.
+        total: of how many; 0 where nobody knows.
+        sentence: how it ended.
+    """
+
+    label: str
+    stage: Stage
+    done: int = 0
+    total: int = 0
+    sentence: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.stage in ("done", "failed")
+
+
+class Away:
+    """Stands where the engine was while there is none, and says so. What it shows is what was loaded last."""
+
+    def __init__(self, last: Engine | Away, sentence: str) -> None:
+        self.info, self.variants, self._sentence = last.info, last.variants[:1], sentence
+
+    def _refuse(self) -> NoReturn:
+        raise EngineError(self._sentence)
+
+    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Any = None, **options: Any) -> Iterator[Step]:
+        self._refuse()
+
+    def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
+        self._refuse()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        self._refuse()
+
+    def attach(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._refuse()
+
+    def detach(self, name: str) -> None:
+        self._refuse()
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(0, {}, None, None)
+
+
+class BaseSwitch:
+    """Changes the one base that all visitors share. Any thread may call any method.
+
+    Args:
+        engine: what answers now.
+        choice: what it was loaded from.
+        device: where bases go; None for CUDA or MPS where they are, else the CPU.
+        put: called with what answers from now on, an engine or one that stands in for it.
+
+    Attributes:
+        choice: what answers now, or answered last.
+        progress: how far the latest switch is; None before the first.
+        generation: counts the bases that answered; conversations and adapters of earlier ones are gone.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        choice: BaseChoice,
+        device: str | torch.device | None = None,
+        put: Callable[[Engine | Away], None] = lambda engine: None,
+    ) -> None:
+        self.choice = choice
+        self.progress: Progress | None = None
+        self.generation = 0
+        self._engine: Engine | Away = engine
+        self._device, self.put = device, put
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def need(self, choice: BaseChoice) -> Need:
+        """What a base would take. Fetches its config at most.
+
+        Raises:
+            EngineError: if it cannot be had, cannot answer here, or does not fit.
+        """
+        with base_files(choice) as files:
+            return self._plan(choice, files.config()).need
+
+    def start(self, choice: BaseChoice) -> None:
+        """Begin to switch; `progress` tells the rest.
+
+        Raises:
+            EngineError: if another switch is on its way.
+        """
+        with self._lock:
+            if self.progress is not None and not self.progress.ended:
+                raise EngineError(f"{self.progress.label} is being loaded already; wait until it is.")
+            self.progress = Progress(choice.label, "checking")
+            self._stop = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(choice, self._stop), daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Give the latest switch up. Once the old base is gone it goes on to its end."""
+        self._stop.set()
+
+    def wait(self, seconds: float | None = None) -> Progress | None:
+        """Wait until the latest switch has ended, at most so long."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self.progress
+
+    # -- in a thread of its own ----------------------------------------------------------------------------------
+
+    def _tell(self, stage: Stage, done: int = 0, total: int = 0, sentence: str = "") -> None:
+        self.progress = replace(self.progress, stage=stage, done=done, total=total, sentence=sentence)
+
+    def _run(self, choice: BaseChoice, stop: threading.Event) -> None:
+        before = self._engine
+        why = self._switch(choice, stop)
+        if why is None:
+            self._tell("done", sentence=f"The base is {choice.label} now; conversations and adapters begin anew.")
+        elif self._engine is before:
+            self._tell("failed", sentence=why)
+        else:
+            self._tell("failed", sentence=self._go_back(why))
+
+    def _switch(self, choice: BaseChoice, stop: threading.Event) -> str | None:
+        """Returns why it failed. What was half loaded is gone by then: the traceback that held it is."""
+        try:
+            with base_files(choice) as files:
+                how = self._plan(choice, files.config())
+                self._tell("fetching", 0, files.size)
+                folder = files.fetch(lambda done, total: self._tell("fetching", done, total), stop)
+                if stop.is_set():
+                    raise EngineError(f"Loading {choice.label} was stopped.")
+                self._release(choice)
+                self._come(choice, read_base(choice, folder, how, lambda *n: self._tell("loading", *n)))
+            return None
+        except EngineError as error:
+            return str(error)
+        except Exception as error:
+            log.exception("a base could not be loaded")
+            return f"Loading {choice.label} failed: {first_line(error)}."
+
+    def _plan(self, choice: BaseChoice, config: PreTrainedConfig) -> Plan:
+        use = self._engine.memory()
+        # All that the old base gives back.
+        return plan(choice, config, self._device, released=use.model + sum(use.adapters.values()))
+
+    def _release(self, choice: BaseChoice) -> None:
+        self._tell("ending")
+        sentence = f"The base is being switched to {choice.label}; ask again when it is loaded."
+        old = self._engine
+        self._replace(Away(old, sentence))
+        if isinstance(old, Engine):
+            old.close(sentence)
+        self._tell("loading")
+
+    def _come(self, choice: BaseChoice, engine: Engine) -> None:
+        self.choice = choice
+        self.generation += 1
+        self._replace(engine)
+
+    def _go_back(self, why: str) -> str:
+        """Load again what was there before. Returns what is to be said."""
+        choice = self.choice
+        self._tell("loading")
+        gc.collect()
+        try:
+            with base_files(choice) as files:
+                folder = files.fetch(lambda done, total: None, threading.Event())
+                self._come(choice, read_base(choice, folder, plan(choice, files.config(), self._device)))
+        except Exception as error:
+            log.exception("the base of before could not be loaded again")
+            sentence = f"{why} {choice.label} could not be loaded again: {first_line(error)}."
+            self._replace(Away(self._engine, f"No base is loaded. {sentence}"))
+            return sentence
+        return f"{why} {choice.label} is loaded again; conversations and adapters begin anew."
+
+    def _replace(self, engine: Engine | Away) -> None:
+        self._engine = engine
+        self.put(engine)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every family of causal language models that people bring, as a tiny model on disk with LoRA and SLIM on top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from slim_core.demo.chat import train_tokenizer
+from slim_core.inference import EngineError, Row, Sampling, load_engine
+from slim_core.inference.estimate import empty_model, estimate
+from slim_core.inference.families import check_family
+from tests.adapters.families import FAMILIES, SMALL
+from tests.conftest import SIZES, require_stories
+from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, last, logits_of, rows, save_lora, save_slim
+
+
+# Windows smaller than the prompts, and the other ways in which some families see positions.
+CONFIGS = {
+    **{name: (name, sizes) for name, sizes in FAMILIES.items()},
+    "mistral": ("mistral", SIZES | {"sliding_window": 8}),
+    "qwen2": ("qwen2", SIZES | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    "gemma2": ("gemma2", SIZES | {"sliding_window": 8}),
+    "falcon-alibi": ("falcon", SMALL | {"alibi": True}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        SIZES
+        | {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"shared_expert_intermediate_size": 16, "decoder_sparse_step": 1},
+    ),
+}
+TOKENS = 12
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# PEFT would adapt the bare parameters of these experts too, which no row can.
+DENSE = {"mixtral": ATTENTION, "qwen3_moe": ATTENTION}
+
+
+def tiny(name: str) -> PreTrainedModel:
+    """Its weights are large, so that its answers depend on what it reads."""
+    model_type, sizes = CONFIGS[name]
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = AutoConfig.for_model(model_type, **(sizes | ends | {"vocab_size": len(train_tokenizer(TEXTS))}))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(3 if parameter.dim() > 1 else 1)
+    return model
+
+
+def save(model: PreTrainedModel, root: Path, targets: str | list[str] = "all-linear") -> dict[str, Path]:
+    folders = {kind: root / kind for kind in ("base", "lora", "slim")}
+    model.save_pretrained(folders["base"])
+    train_tokenizer(TEXTS).save_pretrained(folders["base"])
+    save_lora(folders["lora"], model, target_modules=targets)
+    save_slim(folders["slim"], model, target_modules=targets)
+    return folders
+
+
+def assert_rows_as_alone(engine, monkeypatch, near=1e-5):
+    """Base, LoRA and SLIM with a prompt of another length each, together and each alone."""
+    wanted = rows(QUESTION, LONGER, SHORT)
+    together = logits_of(engine, wanted, monkeypatch, TOKENS)
+    for index, row in enumerate(wanted):
+        alone = logits_of(engine, [row], monkeypatch, TOKENS)
+        assert len(alone) > 2
+        for step, found in enumerate(alone):
+            torch.testing.assert_close(together[step][index], found[0], atol=near, rtol=1e-5)
+            assert together[step][index].argmax() == found[0].argmax()
+    first = together[0]
+    assert not torch.allclose(first[0], first[1], atol=1e-2) and not torch.allclose(first[0], first[2], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_row_is_what_it_is_alone(name, tmp_path, monkeypatch):
+    engine = load_engine(**save(tiny(name), tmp_path, DENSE.get(name, "all-linear")), device="cpu")
+    assert engine.info.dtype == "float32"
+    assert_rows_as_alone(engine, monkeypatch)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_estimate_is_what_is_loaded(name, tmp_path):
+    model = tiny(name)
+    need = estimate(empty_model(model.config, torch.float32), torch.float32)
+    assert need.parameters == model.num_parameters() and need.weights == model.get_memory_footprint()
+    assert 0 < need.answers < need.total
+
+
+def test_the_real_small_model(tmp_path, monkeypatch):
+    path = require_stories()
+    model = AutoModelForCausalLM.from_pretrained(path)
+    save_lora(tmp_path / "lora", model)
+    save_slim(tmp_path / "slim", model)
+    engine = load_engine(path, lora=tmp_path / "lora", slim=tmp_path / "slim", device="cpu")
+    assert not engine.info.chat_template
+    # Its logits are more than ten times as large as those above.
+    assert_rows_as_alone(engine, monkeypatch, near=3e-5)
+    assert last(engine, [Row("base", QUESTION)], Sampling(max_new_tokens=20)).rows[0].tokens > 5
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "sentence"),
+    [
+        ("bert", {"intermediate_size": 48}, "reads in both directions"),
+        ("openai-gpt", {}, "takes no past_key_values"),
+        ("mamba", {}, "keeps a running state"),
+        ("t5", {}, "no causal language model that can be built"),
+    ],
+)
+def test_a_family_that_cannot_answer_here_is_a_sentence(model_type, sizes, sentence):
+    with pytest.raises(EngineError, match=sentence):
+        check_family(empty_model(AutoConfig.for_model(model_type, **(SMALL | sizes)), torch.float32), "theirs")
