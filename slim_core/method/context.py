@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .layer import SlimLayer
+    from .one_token import TokenRouter, TokenRows
     from .trace import RoutingTrace
 
 
@@ -40,6 +41,8 @@ class ForwardContext:
         forward_number: number of the running training forward; None outside of one.
         adapter_names: the adapter of each row, or None for the active adapters on every row.
         trace: the routing trace that is being recorded, or None.
+        token_rows: what each layer does with rows of one token while `adapter_names` are set; None where it cannot.
+        token_routers: the routers for that, by the layer that owns them and the adapter.
         process_group: the data-parallel group over which cluster statistics are added up; None is the default group.
         expects_losses: whether an adapter with a loss of its own learns in the running forward.
         balance: load-balance terms of the last forward that had any, by adapter.
@@ -51,6 +54,8 @@ class ForwardContext:
         self.forward_number: int | None = None
         self.adapter_names: list[str] | None = None
         self.trace: RoutingTrace | None = None
+        self.token_rows: dict[SlimLayer, TokenRows | None] = {}
+        self.token_routers: dict[tuple[SlimLayer, str], TokenRouter] = {}
         self.process_group: dist.ProcessGroup | None = None
         self.expects_losses = False
         self.balance: dict[str, list[Tensor]] = {}
@@ -65,7 +70,8 @@ class ForwardContext:
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are between forwards: what belongs to a running or past forward stays behind."""
         between = {"mask": None, "forward_number": None, "adapter_names": None, "trace": None, "process_group": None}
-        return self.__dict__ | between | {"balance": {}, "_learned": [], "_rows": {}}
+        empty = {"balance": {}, "token_rows": {}, "token_routers": {}, "_rows": {}}
+        return self.__dict__ | between | empty | {"_learned": []}
 
     # -- life on a model -----------------------------------------------------------------------------------------
 
@@ -181,7 +187,7 @@ class ForwardContext:
 
     def set_rows(self, adapter_names: list[str] | None) -> None:
         self.adapter_names = adapter_names
-        self._rows = {}
+        self._rows, self.token_rows, self.token_routers = {}, {}, {}
 
     def rows(self, length: int, device: torch.device) -> list[tuple[str, slice | Tensor]]:
         """Which rows of a layer's input belong to which adapter.

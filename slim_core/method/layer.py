@@ -18,6 +18,7 @@ from .config import SlimConfig
 from .context import ForwardContext, in_backward
 from .learning import ClusterLearner, PendingSums, entry
 from .losses import balance_term
+from .one_token import TokenRouter
 from .routing import ClusterTables, Router, Routing, cluster_tables, route
 
 
@@ -302,6 +303,21 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
                 if not repeated:
                     self._learn_from(adapter_name, config, routing)
         return routing
+
+    def token_router(self, adapter_name: str) -> TokenRouter:
+        """The adapter's router for rows of one token; one while `adapter_names` are set, for all that share it."""
+        routers = self.context.token_routers
+        key = (self, adapter_name)
+        if key not in routers:
+            self._slide_earlier(adapter_name, learning=False)
+            routers[key] = TokenRouter(
+                self.slim_config[adapter_name],
+                self._cluster_tables(adapter_name),
+                self._router(adapter_name),
+                entry(self.slim_reference, adapter_name),
+                self._router_readers.get(adapter_name, 1),
+            )
+        return routers[key]
 
     def _router(self, adapter_name: str) -> Router:
         return Router(*(entry(getattr(self, name), adapter_name) for name in self.router_names))

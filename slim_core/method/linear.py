@@ -14,6 +14,7 @@ from . import merging
 from .config import SlimConfig
 from .context import ForwardContext
 from .layer import SlimLayer
+from .one_token import MOST_EXPERTS, MOST_ROWS, TokenRows
 
 
 def _warn_of_evaluation_mode(grad: Tensor) -> None:
@@ -51,17 +52,68 @@ class Linear(nn.Module, SlimLayer):
         result = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
-        if self.context.adapter_names is None:
+        context = self.context
+        if context.adapter_names is None:
             for name in self.active_adapters:
                 if name in self.slim_A:
                     result = self._add_experts(name, x, result, x, None)
             return result
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        for name, rows in self.context.rows(len(x), x.device):
+        if self._is_one_token_each(x, result):
+            if self not in context.token_rows:
+                context.token_rows[self] = self._token_rows()
+            token_rows = context.token_rows[self]
+            if token_rows is not None:
+                token_rows.add(x, result, context.trace)
+                return result
+        for name, rows in context.rows(len(x), x.device):
             if name in self.slim_A:
                 result[rows] = self._add_experts(name, x[rows], result[rows], x, rows)
         return result
+
+    def _is_one_token_each(self, x: Tensor, result: Tensor) -> bool:
+        """Whether `x` holds a token for each of `adapter_names`, in a place and mode that `TokenRows` is made for."""
+        rows = len(self.context.adapter_names)
+        return (
+            not torch.compiler.is_compiling()
+            and x.is_cpu
+            and x.numel() == rows * self.in_features
+            and x.shape[0] == rows
+            and x.dtype == result.dtype == torch.float32
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and x.is_contiguous()
+            and result.is_contiguous()
+        )
+
+    def _token_rows(self) -> TokenRows | None:
+        """The rows of `adapter_names` one token at a time; None if one of them needs more than that."""
+        found = TokenRows(self.module_name, self.in_features, self.out_features)
+        rows = [(row, name) for row, name in enumerate(self.context.adapter_names) if name in self.slim_A]
+        if len(rows) > MOST_ROWS or not all(self._is_plain(name) for name in {name for _, name in rows}):
+            return None
+        for row, name in rows:
+            config, router = self.slim_config[name], None
+            if config.routed:
+                router = self._router_owner.get(name, [self])[0].token_router(name)
+            scale = 1.0 if name in self._folded else self.scaling[name]
+            experts = config.num_experts if config.routed else 1
+            found.put(row, name, self.slim_A[name], self.slim_B[name], experts, scale, router)
+        return found
+
+    def _is_plain(self, name: str) -> bool:
+        """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask or cast."""
+        config = self.slim_config[name]
+        masked = config.merge != "none" and config.mask_rate > 0 and name not in self._folded
+        factors = (self.slim_A[name], self.slim_B[name])
+        return (
+            not masked
+            and not self.training
+            and name not in self.slim_column_index
+            and (config.top_k <= MOST_EXPERTS or not config.routed)
+            and all(factor.is_cpu and factor.dtype == torch.float32 for factor in factors)
+        )
 
     def _add_experts(
         self, name: str, x: Tensor, result: Tensor, whole_x: Tensor, rows: slice | Tensor | None

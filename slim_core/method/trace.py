@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,15 @@ class _Piece(NamedTuple):
     cluster: Tensor
 
 
+class _Token(NamedTuple):
+    """What one Linear did with one token that came alone."""
+
+    forward: int
+    weights: list[float]
+    distance: float
+    cluster: int
+
+
 class RoutingTrace:
     """Records the routing of chosen rows while `trace_routing` is open. Tensors stay on their device until read.
 
@@ -59,7 +69,7 @@ class RoutingTrace:
         self._num_experts = num_experts
         self._batch_size = 0
         self._valid: list[Tensor | None] = []
-        self._pieces: dict[int, dict[str, list[tuple[_Piece, int]]]] = {}
+        self._pieces: dict[int, dict[str, list[tuple[_Piece, int] | _Token]]] = {}
         self._adapters: dict[int, str] = {}
 
     def clear(self) -> None:
@@ -94,12 +104,22 @@ class RoutingTrace:
         piece = _Piece(len(self._valid) - 1, weights, distance, cluster)
         for position, row in enumerate(index):
             if self._wanted is None or row in self._wanted:
-                if self._adapters.setdefault(row, adapter) != adapter:
-                    raise ValueError(
-                        f"Row {row} was routed by {self._adapters[row]!r} and by {adapter!r}: a trace holds one "
-                        "adapter for each row."
-                    )
-                self._pieces.setdefault(row, {}).setdefault(module, []).append((piece, position))
+                self._append(row, module, adapter, (piece, position))
+
+    def add_token(
+        self, module: str, adapter: str, row: int, weights: list[float], distance: float, cluster: int
+    ) -> None:
+        """Record what one Linear did with the only token of a row. The numbers become tensors when they are read."""
+        if self._wanted is None or row in self._wanted:
+            self._append(row, module, adapter, _Token(len(self._valid) - 1, weights, distance, cluster))
+
+    def _append(self, row: int, module: str, adapter: str, piece: tuple[_Piece, int] | _Token) -> None:
+        if self._adapters.setdefault(row, adapter) != adapter:
+            raise ValueError(
+                f"Row {row} was routed by {self._adapters[row]!r} and by {adapter!r}: a trace holds one adapter for "
+                "each row."
+            )
+        self._pieces.setdefault(row, {}).setdefault(module, []).append(piece)
 
     def add_unrouted(
         self, module: str, adapter: str, length: int, rows: slice | Tensor | None, tokens: Tensor
@@ -125,25 +145,48 @@ class RoutingTrace:
         """
         if row not in self._pieces:
             raise KeyError(f"No routing was recorded for row {row}; recorded rows: {self.rows or 'none'}.")
-        joined = {
-            module: [self._join(row, pieces, field) for field in ("weights", "distance", "cluster")]
-            for module, pieces in self._pieces[row].items()
-        }
+        joined = {module: self._join(row, pieces) for module, pieces in self._pieces[row].items()}
         tokens = max(len(weights) for weights, _, _ in joined.values())
         joined = {module: parts for module, parts in joined.items() if len(parts[0]) == tokens}
         stacked = (torch.stack(parts) for parts in zip(*joined.values(), strict=True))
         return RowRouting(list(joined), self._num_experts[self._adapters[row]], *stacked)
 
-    def _join(self, row: int, pieces: list[tuple[_Piece, int]], field: str) -> Tensor:
-        parts = []
-        for piece, position in pieces:
-            part = getattr(piece, field)[position]
-            valid = self._valid[piece.forward] if piece.forward >= 0 else None
-            if valid is not None and valid.shape[1] == len(part):
-                part = part[valid[row].to(part.device)]
-            parts.append(part)
+    def _join(self, row: int, pieces: list[tuple[_Piece, int] | _Token]) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, distances and clusters of one Linear, each (tokens, ...), on the CPU."""
+        parts: tuple[list[Tensor], ...] = ([], [], [])
+        for alone, run in groupby(pieces, lambda piece: isinstance(piece, _Token)):
+            read = self._of_tokens if alone else self._of_pieces
+            for part, fields in zip(parts, read(row, list(run)), strict=True):
+                part.extend(fields)
         # One transfer for all: on a GPU each waits for what runs there.
-        return torch.cat(parts).cpu()
+        weights, distance, cluster = (torch.cat(part).cpu() for part in parts)
+        return weights, distance, cluster
+
+    def _of_pieces(self, row: int, pieces: list[tuple[_Piece, int]]) -> Iterator[list[Tensor]]:
+        for field in ("weights", "distance", "cluster"):
+            found = []
+            for piece, position in pieces:
+                part = getattr(piece, field)[position]
+                valid = self._mask(piece.forward)
+                if valid is not None and valid.shape[1] == len(part):
+                    part = part[valid[row].to(part.device)]
+                found.append(part)
+            yield found
+
+    def _of_tokens(self, row: int, tokens: list[_Token]) -> Iterator[list[Tensor]]:
+        kept = [token for token in tokens if self._counts(token.forward, row)]
+        yield [torch.tensor([token.weights for token in kept]).view(len(kept), len(tokens[0].weights))]
+        yield [torch.tensor([token.distance for token in kept])]
+        yield [torch.tensor([token.cluster for token in kept], dtype=torch.int64)]
+
+    def _counts(self, forward: int, row: int) -> bool:
+        """Whether the only token that a row had in a forward is no padding."""
+        valid = self._mask(forward)
+        return valid is None or valid.shape[1] != 1 or bool(valid[row])
+
+    def _mask(self, forward: int) -> Tensor | None:
+        """(batch, tokens) bool of a forward, False for padding; None if every token counts."""
+        return self._valid[forward] if forward >= 0 else None
 
 
 @contextmanager

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of one token each on a CPU, which is what generation reads: less work for the same numbers.
+
+There, reading a number from a tensor costs no wait. So the few numbers of a token's routing are Python's, and what its
+weights leave out is not computed: of E experts at most K are read from memory, and none for a token that goes past
+them all. What this replaces is in `linear.py` and `routing.py`; the results differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .config import SlimConfig
+from .routing import ClusterTables, Router
+from .trace import RoutingTrace
+
+
+# With more experts for each token, or more rows, the stacked products of many tokens are faster.
+MOST_EXPERTS = 4
+MOST_ROWS = 8
+
+
+class TokenRouting(NamedTuple):
+    """How one token was routed.
+
+    Attributes:
+        weights: of the E + I experts, zero for those that were not kept.
+        distance: d.
+        cluster: index of the nearest cluster.
+        sent: the LoRA experts that it was sent to, each with its weight.
+    """
+
+    weights: list[float]
+    distance: float
+    cluster: int
+    sent: list[tuple[int, float]]
+
+
+# What a plain LoRA does with every token.
+UNROUTED = TokenRouting([1.0], 0.0, -1, [(0, 1.0)])
+
+
+class TokenRouter:
+    """One router for one token at a time, and its answers while the Linears of a block share them.
+
+    Args:
+        config: of the adapter.
+        tables: its clusters, float32.
+        router: its weights.
+        reference: () the calibrated distance, or None.
+        readers: how many Linears read each input's routing.
+    """
+
+    def __init__(
+        self, config: SlimConfig, tables: ClusterTables, router: Router, reference: Tensor | None, readers: int
+    ) -> None:
+        self._num_experts, self._top_k = config.num_experts, config.top_k
+        self._experts = config.num_experts + config.num_identity
+        self._strength, self._statistic = config.yield_strength, config.distance
+        self._tables = tables
+        self._router = Router(*(None if weight is None else weight.detach().float() for weight in router))
+        self._reference = None if reference is None else reference.item()
+        self._readers = readers
+        self._input: Tensor | None = None
+        self._version = self._reads = 0
+        self._found: dict[int, TokenRouting] = {}
+
+    def begin(self, x: Tensor) -> None:
+        """One of the readers comes with the input `x` of all rows."""
+        version = 0 if x.is_inference() else x._version
+        if self._input is not x or self._version != version or self._reads == self._readers:
+            self._input, self._version, self._reads, self._found = x, version, 0, {}
+        self._reads += 1
+
+    def of_row(self, row: int, x: Tensor) -> TokenRouting:
+        """Routing of the token `x`, (C,) float32, which is row `row` of the input that was begun with."""
+        found = self._found.get(row)
+        if found is None:
+            found = self._found[row] = self._route(x)
+        return found
+
+    def _route(self, x: Tensor) -> TokenRouting:
+        tables, router = self._tables, self._router
+        cluster = int(torch.addmv(tables.bias, tables.direction, x).argmin())
+        z = (x - tables.center[cluster]).mul_(tables.scale[cluster])
+        if self._statistic == "max":
+            distance = float(z.abs().max()) - 1
+        else:
+            distance = float(torch.linalg.vector_norm(z)) / math.sqrt(len(z)) - 1
+        logits = router.logits(z) if router.down is not None else torch.addmv(router.bias, router.weight, z)
+        return self._soft_top_k(logits.tolist(), distance, cluster)
+
+    def _soft_top_k(self, scores: list[float], distance: float, cluster: int) -> TokenRouting:
+        beyond = distance if self._reference is None else max(distance - self._reference, 0.0)
+        push = self._strength * beyond
+        for expert in range(self._num_experts):
+            scores[expert] -= push
+        if math.isnan(sum(scores)):
+            # Numbers that are none have no order, so nothing can be chosen.
+            return TokenRouting([math.nan] * self._experts, distance, cluster, [(0, math.nan)])
+        kept = sorted(range(self._experts), key=scores.__getitem__)[-self._top_k :]
+        best = scores[kept[-1]]
+        powers = [math.exp(scores[expert] - best) for expert in kept]
+        total = sum(powers)
+        weights = [0.0] * self._experts
+        for expert, power in zip(kept, powers, strict=True):
+            weights[expert] = power / total
+        sent = [(expert, weight) for expert, weight in enumerate(weights[: self._num_experts]) if weight != 0]
+        return TokenRouting(weights, distance, cluster, sent)
+
+
+class _Row(NamedTuple):
+    """One row with an adapter: its place in the batch, who routes it, and the factors of its experts."""
+
+    row: int
+    name: str
+    router: TokenRouter | None
+    factors: list[tuple[Tensor, Tensor]]
+    scale: float
+
+
+class TokenRows:
+    """What the rows of one batch add to the result of one Linear."""
+
+    def __init__(self, module: str, in_features: int, out_features: int) -> None:
+        self._module, self._in, self._out = module, in_features, out_features
+        self._rows: list[_Row] = []
+        self._routers: list[TokenRouter] = []
+
+    def put(
+        self, row: int, name: str, a: Tensor, b: Tensor, num_experts: int, scale: float, router: TokenRouter | None
+    ) -> None:
+        """Row `row` belongs to adapter `name`, with stacked factors (E r, C_in) and (C_out, E r), both float32."""
+        factors = list(zip(a.detach().chunk(num_experts), b.detach().chunk(num_experts, dim=1), strict=True))
+        self._rows.append(_Row(row, name, router, factors, scale))
+        if router is not None and router not in self._routers:
+            self._routers.append(router)
+
+    def add(self, x: Tensor, result: Tensor, trace: RoutingTrace | None) -> None:
+        """Add the experts of every row to `result`, in place; (B, C_in) or (B, 1, C_in), and result alike."""
+        if not self._rows:
+            return
+        for router in self._routers:
+            router.begin(x)
+        tokens, results = x.view(-1, self._in).unbind(0), result.view(-1, self._out).unbind(0)
+        for row, name, router, factors, scale in self._rows:
+            token = tokens[row]
+            routing = UNROUTED if router is None else router.of_row(row, token)
+            for expert, weight in routing.sent:
+                first, second = factors[expert]
+                results[row].addmv_(second, torch.mv(first, token), alpha=weight * scale)
+            if trace is not None:
+                trace.add_token(self._module, name, row, routing.weights, routing.distance, routing.cluster)
