@@ -21,10 +21,11 @@ def bench_compare(
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; the median counts.")] = 7,
+    prompt: Annotated[str, typer.Option(help="The question.")] = "What is the capital of Peru?",
 ) -> None:
     """Time base, LoRA and SLIM in one batch, against the base alone and one run after another."""
     from ..demo.chat import train_tokenizer
-    from ..evaluation.compare_speed import random_engine, time_ways
+    from ..evaluation.compare_speed import experts_used, random_engine, time_ways
     from ..evaluation.speed import describe_machine
     from ..inference import EngineError, load_engine
     from ..method import SlimConfig
@@ -42,9 +43,11 @@ def bench_compare(
     console.print(describe_machine())
     adapters = "; ".join(f"{variant.label} {variant.detail}" for variant in engine.variants[1:])
     console.print(f"{engine.info.name}, {engine.info.dtype}; {adapters}; {tokens} tokens, {rounds} rounds")
+    for name, experts in experts_used(engine, prompt, tokens).items():
+        console.print(f"{name}: a token gets {experts:.2f} LoRA experts in each Linear")
     table = Table()
     for column in ("answers", "ms a token", "× base alone", "× one after another"):
         table.add_column(column, justify="left" if column == "answers" else "right")
-    for way in time_ways(engine, tokens, rounds):
+    for way in time_ways(engine, prompt, tokens, rounds):
         table.add_row(way.name, f"{way.milliseconds:.2f}", f"{way.to_base:.2f}", f"{way.to_runs:.2f}")
     console.print(table)

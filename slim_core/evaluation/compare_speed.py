@@ -22,9 +22,6 @@ from ..inference import Engine, Message, Row, Sampling
 from ..method import SlimConfig
 
 
-PROMPT = (Message("user", "What is the capital of Peru?"),)
-
-
 @dataclass(frozen=True)
 class WayTiming:
     """How long one way takes.
@@ -74,11 +71,29 @@ def random_engine(
     return engine
 
 
-def time_ways(engine: Engine, tokens: int, rounds: int) -> list[WayTiming]:
+def experts_used(engine: Engine, prompt: str, tokens: int) -> dict[str, float]:
+    """How many LoRA experts a token gets in a Linear, on average, by adapter. On a CPU only these take time.
+
+    Args:
+        engine: with at least one adapter.
+        prompt: the question.
+        tokens: length of each answer.
+    """
+    names = [variant.name for variant in engine.variants[1:]]
+    rows = [Row(name, (Message("user", prompt),), routing=True) for name in names]
+    *_, step = engine.answer(rows, Sampling(max_new_tokens=tokens))
+    return {
+        names[index]: (routing.weights[..., : routing.num_experts] > 0).sum(-1).float().mean().item()
+        for index, routing in step.routing.items()
+    }
+
+
+def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[WayTiming]:
     """Time all ways in turn. Answers do not end before they have `tokens` tokens.
 
     Args:
         engine: with at least one adapter.
+        prompt: the question.
         tokens: length of each answer.
         rounds: how often each way has its turn.
     """
@@ -87,7 +102,7 @@ def time_ways(engine: Engine, tokens: int, rounds: int) -> list[WayTiming]:
 
     def run(wanted: list[str], routing: bool = False, batched: bool = True) -> Callable[[], None]:
         def answer() -> None:
-            rows = [Row(name, PROMPT, routing) for name in wanted]
+            rows = [Row(name, (Message("user", prompt),), routing) for name in wanted]
             *_, step = engine.answer(rows, sampling, batched=batched)
             if any(row.tokens != tokens for row in step.rows):
                 raise ValueError(f"The answers did not get {tokens} tokens: {[row.error for row in step.rows]}.")

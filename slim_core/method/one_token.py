@@ -59,9 +59,9 @@ class TokenRouter:
         self, config: SlimConfig, tables: ClusterTables, router: Router, reference: Tensor | None, readers: int
     ) -> None:
         self._num_experts, self._top_k = config.num_experts, config.top_k
-        self._experts = config.num_experts + config.num_identity
         self._strength, self._statistic = config.yield_strength, config.distance
         self._tables = tables
+        self._clusters: dict[int, tuple[Tensor, Tensor]] = {}
         self._router = Router(*(None if weight is None else weight.detach().float() for weight in router))
         self._reference = None if reference is None else reference.item()
         self._readers = readers
@@ -85,31 +85,40 @@ class TokenRouter:
 
     def _route(self, x: Tensor) -> TokenRouting:
         tables, router = self._tables, self._router
-        cluster = int(torch.addmv(tables.bias, tables.direction, x).argmin())
-        z = (x - tables.center[cluster]).mul_(tables.scale[cluster])
+        cluster = torch.addmv(tables.bias, tables.direction, x).argmin().item()
+        rows = self._clusters.get(cluster)
+        if rows is None:
+            rows = self._clusters[cluster] = (tables.center[cluster], tables.scale[cluster])
+        z = (x - rows[0]).mul_(rows[1])
         if self._statistic == "max":
-            distance = float(z.abs().max()) - 1
+            low, high = z.aminmax()
+            distance = max(-low.item(), high.item()) - 1
         else:
-            distance = float(torch.linalg.vector_norm(z)) / math.sqrt(len(z)) - 1
-        logits = router.logits(z) if router.down is not None else torch.addmv(router.bias, router.weight, z)
+            distance = torch.linalg.vector_norm(z).item() / math.sqrt(len(z)) - 1
+        logits = torch.addmv(router.bias, router.weight, z) if router.down is None else router.logits(z)
         return self._soft_top_k(logits.tolist(), distance, cluster)
 
-    def _soft_top_k(self, scores: list[float], distance: float, cluster: int) -> TokenRouting:
-        beyond = distance if self._reference is None else max(distance - self._reference, 0.0)
-        push = self._strength * beyond
-        for expert in range(self._num_experts):
-            scores[expert] -= push
+    def _soft_top_k(self, logits: list[float], distance: float, cluster: int) -> TokenRouting:
+        lora = self._num_experts
+        push = self._strength * (distance if self._reference is None else max(distance - self._reference, 0.0))
+        scores = [logit - push for logit in logits[:lora]] + logits[lora:]
+        weights, kept, total = [0.0] * len(scores), [], 0.0
         if math.isnan(sum(scores)):
             # Numbers that are none have no order, so nothing can be chosen.
-            return TokenRouting([math.nan] * self._experts, distance, cluster, [(0, math.nan)])
-        kept = sorted(range(self._experts), key=scores.__getitem__)[-self._top_k :]
-        best = scores[kept[-1]]
-        powers = [math.exp(scores[expert] - best) for expert in kept]
-        total = sum(powers)
-        weights = [0.0] * self._experts
-        for expert, power in zip(kept, powers, strict=True):
-            weights[expert] = power / total
-        sent = [(expert, weight) for expert, weight in enumerate(weights[: self._num_experts]) if weight != 0]
+            return TokenRouting([math.nan] * len(scores), distance, cluster, [(0, math.nan)])
+        best = max(scores)
+        for _ in range(self._top_k):
+            score = max(scores)
+            if kept and score == -math.inf:
+                break
+            expert = scores.index(score)
+            weights[expert] = math.exp(score - best)
+            total += weights[expert]
+            kept.append(expert)
+            scores[expert] = -math.inf
+        for expert in kept:
+            weights[expert] /= total
+        sent = [(expert, weights[expert]) for expert in kept if expert < lora and weights[expert]]
         return TokenRouting(weights, distance, cluster, sent)
 
 
