@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
 from ..method import BASE_ROW, adapter_rows
+from .cpu_linear import use_onednn
 from .decode import Answer, decode
 from .detokenise import AnswerText, decoder_of
 from .devices import device_memory
@@ -73,6 +74,7 @@ class Engine:
         self._adapters = Adapters(model)
         self._line = Line()
         self.shapes = describe_base(model, name)
+        use_onednn(model)
         self._device = model.device
         self._known = model.get_input_embeddings().num_embeddings
         self._closed: str | None = None

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base's large Linears through oneDNN on x86 processors.
+
+PyTorch multiplies in float32 by MKL. For two or three rows MKL reads the whole weight once for each, so that three
+answers in one batch cost as much as three runs; and on AMD it does not use AVX-512. oneDNN, which PyTorch brings along
+and uses for other types, reads it once.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+
+# For fewer weights the call itself costs more than it saves.
+WORTH_IT = 2**18
+
+
+class OneDnnLinear(nn.Linear):
+    """A Linear that goes through oneDNN where no gradient is wanted. The result differs by rounding alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return _onednn(x, self.weight, self.bias)
+
+
+def use_onednn(model: nn.Module) -> None:
+    """Let large float32 Linears of `model` on an x86 processor go through oneDNN, where PyTorch has it."""
+    if not _works():
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            weight = module.weight
+            if weight.is_cpu and weight.dtype == torch.float32 and weight.numel() >= WORTH_IT:
+                module.__class__ = OneDnnLinear
+
+
+@cache
+def _works() -> bool:
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return False
+    # The operator is PyTorch's own and promised to nobody: another version may not have it, or have it otherwise.
+    x, weight = torch.linspace(-1, 1, 64).view(2, 1, 32), torch.linspace(1, -2, 512).view(16, 32)
+    try:
+        with torch.inference_mode():
+            return torch.allclose(_onednn(x, weight, None), nn.functional.linear(x, weight), atol=1e-4)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
