@@ -21,11 +21,10 @@ from slim_core.webui.config import Config  # noqa: E402
 from slim_core.webui.page import ASSETS, build, launch  # noqa: E402
 from slim_core.webui.serve import open_engine, stored_results  # noqa: E402
 from tests.ui.scripted import RESULTS, ScriptedEngine  # noqa: E402
-from tests.ui.visit import ARGUMENTS, Visit  # noqa: E402
+from tests.ui.visit import ARGUMENTS, SECONDS, Visit  # noqa: E402
 
 
-# Machines that test are often busy.
-sync_api.expect.set_options(timeout=15_000)
+sync_api.expect.set_options(timeout=15 * SECONDS)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 DEMO = ASSETS / "demo"
 
