@@ -21,4 +21,5 @@ LONGEST = 90
 def short(prompt: str) -> str:
     """A prompt as a button says it."""
     text = FRAME.sub("", FRAME.sub("", prompt)).removeprefix("question: ").strip() or prompt
+    text = text[0].upper() + text[1:]
     return text if len(text) <= LONGEST else f"{text[:LONGEST].rsplit(' ', 1)[0]}…"

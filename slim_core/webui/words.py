@@ -70,7 +70,7 @@ def speed(step: RowStep) -> str:
     if step.tokens_per_second:
         parts.append(f"{step.tokens_per_second:,.1f} tokens/s")
     if step.seconds:
-        parts.append(f"{step.seconds:,.1f} s")
+        parts.append(f"{step.seconds:,.{1 if step.seconds >= 1 else 2}f} s")
     return " · ".join(parts)
 
 

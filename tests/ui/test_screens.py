@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 )
 def test_screenshot(visit, demo, tmp_path, name, theme, width, tab):
     v = visit(url=demo.url, theme=theme, width=width)
-    v.ask("What is the capital of France?")
+    v.ask("What kind of animal is a whale? A. bird B. mammal C. fish D. insect")
     v.tab(tab)
     if tab == "Routing":
         v.page.locator("#slim-routing .slim-strip [role=option]").nth(6).click()

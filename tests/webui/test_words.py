@@ -92,7 +92,7 @@ def test_states_and_speed():
     assert state(RowStep("a", "reading")) == "reading the prompt"
     assert state(RowStep("a", "done", finish_reason="length")) == "done: longest length reached"
     assert state(RowStep("a", "done", finish_reason="stopped")) == "stopped"
-    assert speed(RowStep("a", tokens=1, tokens_per_second=None, seconds=0.5)) == "1 token · 0.5 s"
+    assert speed(RowStep("a", tokens=1, tokens_per_second=None, seconds=0.5)) == "1 token · 0.50 s"
     assert how(Sampling(), RowStep("a")) == "greedy"
     begun = RowStep("a", first_token_seconds=0.25)
     assert how(Sampling(temperature=0.7, seed=4), begun) == "temperature 0.7, seed 4 · first token after 0.25 s"
