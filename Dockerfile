@@ -24,7 +24,7 @@ ARG TORCH_BACKEND=cpu
 COPY --chown=1000 requirements.txt .
 RUN python -m venv "$VIRTUAL_ENV" \
     && pip install --no-cache-dir "uv>=0.13,<1" \
-    && uv pip install --no-cache --torch-backend "$TORCH_BACKEND" -r requirements.txt
+    && uv pip install --no-cache --compile-bytecode --torch-backend "$TORCH_BACKEND" -r requirements.txt
 
 COPY --chown=1000 . .
 

@@ -71,6 +71,24 @@ def test_phone_stacks_and_desktop_sets_side_by_side(visit):
         assert len(lefts) == columns
 
 
+def test_a_phone_gives_its_width_to_the_answers(visit):
+    v = visit(width=390)
+    v.ask("Hello")
+    assert v.answer("slim").bounding_box()["width"] > 350
+
+
+def test_who_wants_no_motion_gets_none(visit, site):
+    site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.1), 60
+    v = visit()
+    v.page.emulate_media(reduced_motion="reduce")
+    v.send("Hello")
+    expect(v.state("base")).to_have_text("writing")
+    script = "getComputedStyle(document.querySelector('.slim-state'), '::before').animationDuration"
+    assert v.page.evaluate(script) in ("0.00001s", "1e-05s", "0.01ms")
+    v.button("Stop all").click()
+    v.done()
+
+
 def test_with_the_keyboard_alone(visit, site):
     site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.1)
     site.engine.length = 100
