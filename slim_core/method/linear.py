@@ -14,7 +14,7 @@ from . import merging
 from .config import SlimConfig
 from .context import ForwardContext
 from .layer import SlimLayer
-from .one_token import MOST_EXPERTS, MOST_ROWS, TokenRows
+from .one_token import DTYPES, MOST_EXPERTS, MOST_ROWS, TokenRows
 
 
 def _warn_of_evaluation_mode(grad: Tensor) -> None:
@@ -65,8 +65,7 @@ class Linear(nn.Module, SlimLayer):
                 context.token_rows[self] = self._token_rows()
             token_rows = context.token_rows[self]
             if token_rows is not None:
-                token_rows.add(x, result, context.trace)
-                return result
+                return token_rows.add(x, result, context.trace)
         for name, rows in context.rows(len(x), x.device):
             if name in self.slim_A:
                 result[rows] = self._add_experts(name, x[rows], result[rows], x, rows)
@@ -80,7 +79,8 @@ class Linear(nn.Module, SlimLayer):
             and x.is_cpu
             and x.numel() == rows * self.in_features
             and x.shape[0] == rows
-            and x.dtype == result.dtype == torch.float32
+            and x.dtype == result.dtype
+            and x.dtype in DTYPES
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
             and x.is_contiguous()

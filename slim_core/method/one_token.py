@@ -22,6 +22,7 @@ from .trace import RoutingTrace
 # With more experts for each token, or more rows, the stacked products of many tokens are faster.
 MOST_EXPERTS = 4
 MOST_ROWS = 8
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class TokenRouting(NamedTuple):
@@ -149,18 +150,26 @@ class TokenRows:
         if router is not None and router not in self._routers:
             self._routers.append(router)
 
-    def add(self, x: Tensor, result: Tensor, trace: RoutingTrace | None) -> None:
-        """Add the experts of every row to `result`, in place; (B, C_in) or (B, 1, C_in), and result alike."""
+    def add(self, x: Tensor, result: Tensor, trace: RoutingTrace | None) -> Tensor:
+        """Add the experts of every row to `result`, (B, C_out) or (B, 1, C_out); in place, if it is float32.
+
+        Args:
+            x: (B, C_in) or (B, 1, C_in) tokens; half precision is computed in float32 and rounded once.
+            result: of the base layer, in the dtype of `x`.
+            trace: where the routing is recorded.
+        """
         if not self._rows:
-            return
+            return result
         for router in self._routers:
             router.begin(x)
-        tokens, results = x.view(-1, self._in).unbind(0), result.view(-1, self._out).unbind(0)
+        total = result.float()
+        tokens, sums = x.float().view(-1, self._in).unbind(0), total.view(-1, self._out).unbind(0)
         for row, name, router, factors, scale in self._rows:
             token = tokens[row]
             routing = UNROUTED if router is None else router.of_row(row, token)
             for expert, weight in routing.sent:
                 first, second = factors[expert]
-                results[row].addmv_(second, torch.mv(first, token), alpha=weight * scale)
+                sums[row].addmv_(second, torch.mv(first, token), alpha=weight * scale)
             if trace is not None:
                 trace.add_token(self._module, name, row, routing.weights, routing.distance, routing.cluster)
+        return total.to(result.dtype)

@@ -66,7 +66,7 @@ def taken(monkeypatch) -> list[str]:
 
     def counted(self, x, result, trace):
         found.extend(row.name for row in self._rows)
-        add(self, x, result, trace)
+        return add(self, x, result, trace)
 
     monkeypatch.setattr(TokenRows, "add", counted)
     return found
@@ -102,6 +102,24 @@ def test_the_numbers_are_the_same_in_every_family(family, ids, monkeypatch, take
     base = decode(model, ["__base__"] * len(NAMES), tokens)
     torch.testing.assert_close(short[1], base[1], rtol=1e-5, atol=1e-5)
     assert all((short[row] - base[row]).abs().max() > 1e-3 for row in (0, 2, 3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_in_half_precision_is_rounded_once(dtype, ids, monkeypatch, taken):
+    model = several(ids)
+    layer = slim_layers(model)["model.layers.0.mlp.up_proj"]
+    layer.base_layer.to(dtype)
+    x = torch.randn(len(NAMES), 1, 32).to(dtype)
+    with torch.no_grad(), adapter_rows(model, NAMES):
+        short = layer(x)
+        with long_way(monkeypatch):
+            long = layer(x)
+        base = layer.base_layer(x)
+    assert short.dtype == long.dtype == dtype and len(taken) == 5
+    assert torch.equal(short[1], base[1])
+    # Sums that differ by rounding in float32 may fall on either side of a half.
+    torch.testing.assert_close(short, long, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    assert (short != long).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -209,6 +227,7 @@ def test_what_it_is_not_made_for_goes_the_long_way(ids, taken):
     run(model, NAMES, tokens[:, :1])
     with torch.no_grad():
         model.get_base_model()(tokens[:, :1])
+        # Factors in half precision.
         run(model.bfloat16(), NAMES, tokens[:, :1])
     assert not taken
 
