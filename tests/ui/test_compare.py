@@ -6,6 +6,8 @@ import re
 
 from playwright.sync_api import expect
 
+from .visit import SECONDS
+
 
 def test_three_answers_stream_together(visit, site):
     site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.05)
@@ -30,7 +32,7 @@ def test_three_answers_stream_together(visit, site):
 
 
 def test_reading_the_prompt_has_a_name(visit, site):
-    site.engine.reading = 1.5
+    site.engine.reading = 2.5 * SECONDS / 1000
     v = visit()
     v.send("Hello")
     for name in ("base", "lora", "slim"):
