@@ -2,11 +2,14 @@
 // Stored scores: a bar with its interval for each task and variant, and the same numbers as a table.
 slim.forgetting = (component) => {
   const { el } = slim;
-  const VARIANTS = ["base", "lora", "slim"];
+  let drawn = "";
   const points = (share) => (share * 100).toFixed(0);
   slim.live(component, (value) => {
     const root = component.element.querySelector(".slim-root");
-    if (!value || root.firstChild) return;
+    const key = JSON.stringify(value);
+    if (!value || key === drawn) return;
+    drawn = key;
+    const VARIANTS = ["base", "lora", "slim"].filter((name) => name in value.labels);
     const bars = (row) => el("div", { class: "slim-scores", role: "listitem" }, el("h3", {}, row.task),
       ...VARIANTS.map((name) => {
         const { score, low, high } = row[name];
@@ -20,6 +23,7 @@ slim.forgetting = (component) => {
         el("tbody", {}, ...group.rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.task), el("td", {}, String(row.n)),
           ...VARIANTS.map((v) => el("td", {}, `${points(row[v].score)}% (${points(row[v].low)} to ${points(row[v].high)})`)))))));
     root.replaceChildren(el("p", { class: "slim-sentence" }, value.sentence),
+      ...(value.missing ? [el("p", { class: "slim-note slim-missing" }, value.missing)] : []),
       el("p", { class: "slim-note" }, "Share of right answers on held-out questions. The thin line is the interval."),
       ...value.groups.filter((group) => group.rows.length).map((group) => el("section", { class: "slim-card slim-wide" },
         el("h2", {}, group.title), el("div", { class: "slim-score-grid", role: "list" }, ...group.rows.map(bars)),

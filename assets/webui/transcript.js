@@ -26,7 +26,7 @@ slim.transcript = (component) => {
     back.hidden = hidden.length === 0;
     for (const head of root.querySelectorAll(".slim-head")) {
       const name = head.dataset.column, open = name === expanded;
-      const [wide, hide] = head.querySelectorAll("button");
+      const [wide, hide] = head.querySelectorAll("[data-tool]");
       put(wide, open ? "All columns" : "Expand");
       wide.setAttribute("aria-label", open ? "Show all columns" : `Show only ${labelOf(name)}`);
       wide.setAttribute("aria-pressed", open);
@@ -41,12 +41,16 @@ slim.transcript = (component) => {
       class: "slim-head", "data-column": column.name, "data-kind": column.kind, "aria-label": column.label,
     },
       el("div", { class: "slim-head-line" },
-        el("h2", {}, column.label), el("span", { class: "slim-chip" }, KINDS[column.kind] ?? column.kind),
+        el("h2", {}, column.label), el("span", { class: "slim-chip" }, (column.own ? "your " : "") + (KINDS[column.kind] ?? column.kind)),
         el("span", { class: "slim-head-tools" },
-          el("button", { type: "button", class: "slim-small", onclick: () => {
+          ...(column.kind === "base" ? [] : [el("button", {
+            type: "button", class: "slim-small", "aria-label": `Change the adapter of ${column.label}`,
+            onclick: () => trigger("change_column", { column: column.name }),
+          }, "Change")]),
+          el("button", { type: "button", class: "slim-small", "data-tool": "expand", onclick: () => {
             layout.expanded = layout.expanded === column.name ? null : column.name; arrange();
           } }, "Expand"),
-          el("button", { type: "button", class: "slim-small", "aria-label": `Hide ${column.label}`, onclick: () => {
+          el("button", { type: "button", class: "slim-small", "data-tool": "hide", "aria-label": `Hide ${column.label}`, onclick: () => {
             layout.hidden.push(column.name); arrange();
           } }, "Hide"))),
       el("p", { class: "slim-size" }, column.size.replaceAll("-", "\u2011"))));
@@ -92,17 +96,17 @@ slim.transcript = (component) => {
       state: el("span", { class: "slim-state" }), speed: el("span", { class: "slim-speed" }),
       text: el("div", { class: "slim-text", dir: "auto" }), special: el("div", { class: "slim-special" }),
       error: el("p", { class: "slim-error" }), summary: el("p", { class: "slim-summary" }),
-      stop: el("button", { type: "button", class: "slim-small slim-stop", "aria-label": `Stop ${column.label}` }, "Stop"),
-      copy: el("button", { type: "button", class: "slim-small", "aria-label": `Copy ${column.label}’s answer` }, "Copy"),
+      stop: el("button", { type: "button", class: "slim-small slim-stop" }, "Stop"),
+      copy: el("button", { type: "button", class: "slim-small" }, "Copy"),
       retry: el("button", { type: "button", class: "slim-small", "aria-label": `Let ${column.label} answer again` }, "Retry"),
-      how: el("span", { class: "slim-how" }), share: chunks(), drawn: "",
+      how: el("span", { class: "slim-how" }), name: el("span", { class: "slim-name" }), share: chunks(), drawn: "",
     };
     part.stop.onclick = () => trigger("stop_one", { variant: column.name });
     part.retry.onclick = () => trigger("retry_one", { variant: column.name });
-    part.copy.onclick = () => copy(part.text.textContent, `${column.label}’s answer is copied.`);
+    part.copy.onclick = () => copy(part.text.textContent, `${part.name.textContent}’s answer is copied.`);
     part.node = el("section", {
-      class: "slim-answer", "data-column": column.name, "data-kind": column.kind, "aria-label": `${column.label}’s answer`,
-    }, el("div", { class: "slim-answer-line" }, el("span", { class: "slim-name" }, column.label), part.state, part.speed),
+      class: "slim-answer", "data-column": column.name,
+    }, el("div", { class: "slim-answer-line" }, part.name, part.state, part.speed),
       part.text, part.special, part.error, part.summary,
       el("div", { class: "slim-tools" }, part.stop, part.copy, part.retry, part.how));
     refs.answers.set(column.name, part);
@@ -135,6 +139,12 @@ slim.transcript = (component) => {
     const part = refs.answers.get(column.name) ?? answerNode(refs, column);
     if (!part.node.isConnected) refs.node.lastChild.append(part.node);
     const done = value.state === "done";
+    // Who answered: by now another adapter may be in the column.
+    put(part.name, value.label);
+    attribute(part.node, "data-kind", value.kind);
+    attribute(part.node, "aria-label", `${value.label}’s answer`);
+    attribute(part.stop, "aria-label", `Stop ${value.label}`);
+    attribute(part.copy, "aria-label", `Copy ${value.label}’s answer`);
     attribute(part.node, "data-state", value.state);
     attribute(part.node, "aria-busy", done ? "false" : "true");
     put(part.state, value.word);

@@ -50,9 +50,8 @@ class Adapter:
 
     @property
     def row_bytes(self) -> int:
-        """Memory that it takes in a model, where factors in half precision become float32."""
-        sizes = {"BOOL": 1, "I64": 8}
-        return sum(math.prod(info.shape) * sizes.get(info.dtype, 4) for info in self.header.values())
+        """Memory that it takes in a model, whatever its file's precision: all float32 but for masks and counts."""
+        return sum(math.prod(info.shape) * _number_bytes(name) for name, info in self.header.items())
 
     @property
     def detail(self) -> str:
@@ -71,3 +70,9 @@ class Adapter:
     def delete(self) -> None:
         """Remove its files. What is attached to a model stays there."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _number_bytes(name: str) -> int:
+    if name.endswith((".slim_columns", ".slim_rows")):
+        return 1
+    return 8 if name.endswith(".slim_count") else 4

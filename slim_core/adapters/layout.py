@@ -12,6 +12,8 @@ from .base import BaseShapes
 
 
 FLOATS = frozenset({"F32", "F16", "BF16"})
+# A model that was cast as a whole saves its masks and counts like that, too. They become what they were.
+MASKS, COUNTS = FLOATS | {"BOOL"}, FLOATS | {"I64"}
 PREFIX = "base_model.model."
 
 
@@ -57,26 +59,24 @@ def _slim_tensors(config: SlimConfig, r: int, c_in: int, c_out: int, shares: boo
     if config.routed and not shares:
         tensors |= _router_tensors(config, c_in)
     if config.merge == "fast" and config.mask_rate > 0:
-        mask = frozenset({"BOOL"})
-        tensors |= {"slim_columns": Expected(mask, (c_in,)), "slim_rows": Expected(mask, (c_out,))}
+        tensors |= {"slim_columns": Expected(MASKS, (c_in,)), "slim_rows": Expected(MASKS, (c_out,))}
     return tensors
 
 
 def _router_tensors(config: SlimConfig, c_in: int) -> Layout:
     experts, clusters = config.num_experts + config.num_identity, config.num_clusters
-    statistic = frozenset({"F32"})
     tensors = {
         "slim_router": Expected(FLOATS, (experts, c_in)),
         "slim_router_bias": Expected(FLOATS, (experts,)),
-        "slim_center": Expected(statistic, (clusters, c_in)),
-        "slim_var": Expected(statistic, (clusters, c_in)),
-        "slim_count": Expected(frozenset({"I64"}), (clusters,)),
+        "slim_center": Expected(FLOATS, (clusters, c_in)),
+        "slim_var": Expected(FLOATS, (clusters, c_in)),
+        "slim_count": Expected(COUNTS, (clusters,)),
     }
     if config.router_hidden:
         tensors["slim_router_down"] = Expected(FLOATS, (config.router_hidden, c_in))
         tensors["slim_router_up"] = Expected(FLOATS, (c_in, config.router_hidden))
     if config.yield_mode == "calibrated":
-        tensors["slim_reference"] = Expected(statistic, ())
+        tensors["slim_reference"] = Expected(FLOATS, ())
     return tensors
 
 

@@ -143,6 +143,15 @@ class AdapterStore:
             freed = [] if state is None or state.dropped else [self._drop(state)]
         self._release(freed)
 
+    def clear(self, why: str) -> None:
+        """Drop everything, and tell the owners why, as the end of a sentence."""
+        with self._lock:
+            all_of_them = self._present()
+            for state in all_of_them:
+                self._tell(state, why)
+            freed = [self._drop(state) for state in all_of_them]
+        self._release(freed)
+
     def leave(self, owner: str) -> None:
         """A visitor leaves: their adapters, files and notices go."""
         with self._lock:

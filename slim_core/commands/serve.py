@@ -16,6 +16,7 @@ def serve(
     base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. [default: the demo]")] = None,
     lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id.")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id.")] = None,
+    adapters: Annotated[str | None, typer.Option(help="Folder whose folders visitors may choose as adapters.")] = None,
     load_4bit: Annotated[bool | None, typer.Option("--load-4bit/--full", help="Base in 4 bits.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
     host: Annotated[str | None, typer.Option(help="Address; 0.0.0.0 for other machines. [default: 127.0.0.1]")] = None,
@@ -35,6 +36,15 @@ def serve(
     ] = None,
     sessions: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Visitors whose conversations are kept. [default: 200]")
+    ] = None,
+    max_adapters: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Adapters of visitors held at once. [default: 16]")
+    ] = None,
+    adapter_memory: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Bytes for all of them. [default: 4000000000]")
+    ] = None,
+    visitor_memory: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Bytes for one visitor's. [default: 1000000000]")
     ] = None,
 ) -> None:
     """Open the app: one prompt, three answers side by side, and who answered which token.

@@ -75,7 +75,10 @@ def facts_of(backend: Backend) -> list[dict[str, Any]]:
             for v in backend.adapters
         ],
     ]
-    use = [[v.label, size(v.bytes)] for v in backend.engine.variants]
+    use = [[v.label, size(v.bytes)] for v in backend.variants]
+    visitors, held = backend.own.size()
+    if visitors:
+        use.append(["Visitors’ adapters", f"{visitors}, {size(held)}"])
     # A lent GPU is not ours between two calls, and asking for its memory would be an error.
     memory = None if backend.borrowed else backend.engine.memory()
     if memory is not None and memory.free is not None and memory.total is not None:

@@ -63,7 +63,7 @@ def add_api(backend: Backend, config: Config) -> None:
             "max_new_tokens": max_new_tokens,
             "seed": seed,
         }
-        variants = [variant.name for variant in backend.engine.variants]
+        variants = [variant.name for variant in backend.variants]
         yield from _throttled(_compare(prompt, system, stop, numbers, variants))
 
     def routing(prompt: str, variant: str = "slim", system: str = "", max_new_tokens: int = 64) -> dict:
@@ -118,7 +118,7 @@ def add_api(backend: Backend, config: Config) -> None:
             },
             "variants": [
                 {"name": v.name, "kind": v.kind, "label": v.label, "parameters": v.parameters, "detail": v.detail}
-                for v in backend.engine.variants
+                for v in backend.variants
             ],
         }
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from ..adapters import Adapter, BaseShapes, StoreLimits
 from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Row, Sampling, Step, Variant
 from .lent import lend
+from .own import OwnAdapters
 
 
 class Engine(Protocol):
@@ -17,6 +20,11 @@ class Engine(Protocol):
 
     info: ModelInfo
     variants: tuple[Variant, ...]
+    shapes: BaseShapes
+
+    def attach(self, adapter: Adapter, *, name: str, label: str) -> Variant: ...
+
+    def detach(self, name: str) -> None: ...
 
     def answer(
         self, rows: Sequence[Row], sampling: Sampling, stops: Any = None, *, batched: bool = True, **options: Any
@@ -40,6 +48,7 @@ class Job:
         drift: the variants whose drift is measured afterwards.
         base_messages: the base's conversation.
         base_ids: its answer's tokens, where it does not answer in this job.
+        adapters: the visitor's adapters that it needs, by the names of their variants.
     """
 
     rows: tuple[Row, ...]
@@ -48,6 +57,7 @@ class Job:
     drift: tuple[str, ...] = ()
     base_messages: tuple[Message, ...] = ()
     base_ids: tuple[int, ...] = ()
+    adapters: tuple[tuple[str, Adapter], ...] = ()
 
 
 class Backend:
@@ -56,11 +66,20 @@ class Backend:
     Args:
         engine: the model with its variants.
         gpu: a decorator that lends a GPU for the time of one call, as `spaces.GPU`; None where the model runs here.
+        limits: how many adapters of visitors are held.
+
+    Attributes:
+        variants: the app's own: the base first. Visitors' adapters are none of them.
+        own: visitors' adapters.
     """
 
-    def __init__(self, engine: Engine, gpu: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self, engine: Engine, gpu: Callable[..., Any] | None = None, limits: StoreLimits | None = None
+    ) -> None:
         self.engine = engine
+        self.variants = engine.variants
         self.borrowed = gpu is not None
+        self.own = OwnAdapters(engine, limits, lent=self.borrowed)
         work = partial(run_job, engine)
         self._work = lend(gpu, work, seconds_of) if gpu else work
 
@@ -71,17 +90,12 @@ class Backend:
     @property
     def base(self) -> Variant:
         """The base model's variant."""
-        return self.engine.variants[0]
+        return self.variants[0]
 
     @property
     def adapters(self) -> tuple[Variant, ...]:
-        """All others."""
-        return self.engine.variants[1:]
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Names for people, by variant."""
-        return {variant.name: variant.label for variant in self.engine.variants}
+        """The app's own adapters."""
+        return self.variants[1:]
 
 
 def seconds_of(job: Job, stops: Any) -> int:
@@ -91,12 +105,29 @@ def seconds_of(job: Job, stops: Any) -> int:
 
 def run_job(engine: Engine, job: Job, stops: Any) -> Iterator[Step | Drift]:
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
-    step = None
-    for step in engine.answer(job.rows, job.sampling, stops, batched=job.batched):
-        yield step
-    ids = job.base_ids
-    for row in step.rows if step is not None else ():
-        if row.variant == engine.variants[0].name:
-            ids = row.token_ids if row.finish_reason != "error" else ()
-    if job.drift and ids:
-        yield engine.drift(job.base_messages, ids, job.drift)
+    with _brought(engine, job.adapters):
+        step = None
+        for step in engine.answer(job.rows, job.sampling, stops, batched=job.batched):
+            yield step
+        ids = job.base_ids
+        for row in step.rows if step is not None else ():
+            if row.variant == engine.variants[0].name:
+                ids = row.token_ids if row.finish_reason != "error" else ()
+        if job.drift and ids:
+            yield engine.drift(job.base_messages, ids, job.drift)
+
+
+@contextmanager
+def _brought(engine: Engine, adapters: tuple[tuple[str, Adapter], ...]) -> Iterator[None]:
+    """Attach what is not there yet, and take it off again: a process on a lent GPU starts with the app's own alone."""
+    there = {variant.name for variant in engine.variants}
+    brought: list[str] = []
+    try:
+        for name, adapter in adapters:
+            if name not in there:
+                engine.attach(adapter, name=name, label=adapter.label)
+                brought.append(name)
+        yield
+    finally:
+        for name in brought:
+            engine.detach(name)

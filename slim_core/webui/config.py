@@ -7,7 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+from ..adapters import StoreLimits
 
 
 class ConfigError(ValueError):
@@ -31,8 +34,12 @@ class Config:
         queue_size: most requests that wait; more are turned away.
         concurrency: most requests that are open at once; the model answers them one after another.
         max_new_tokens: the longest answer that a visitor may ask for.
-        max_upload: most bytes of an uploaded file.
+        max_upload: most bytes of an uploaded file, and of an adapter's file from the Hub.
         sessions: how many visitors' conversations are kept.
+        adapters: a folder whose folders visitors may choose as adapters; empty offers none.
+        max_adapters: how many adapters of visitors are held at once.
+        adapter_memory: most bytes that all of them take in the model.
+        visitor_memory: most bytes that one visitor's take.
     """
 
     base: str = ""
@@ -49,15 +56,26 @@ class Config:
     max_new_tokens: int = 1024
     max_upload: int = 64_000_000
     sessions: int = 200
+    adapters: str = ""
+    max_adapters: int = 16
+    adapter_memory: int = 4_000_000_000
+    visitor_memory: int = 1_000_000_000
 
     def __post_init__(self) -> None:
         if bool(self.auth_user) != bool(self.auth_password):
             raise ConfigError("SLIM_AUTH_USER and SLIM_AUTH_PASSWORD belong together: set both or none.")
-        for name in ("port", "queue_size", "concurrency", "max_new_tokens", "max_upload", "sessions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{variable(name)} must be at least 1.")
+        for field in fields(self):
+            if type(field.default) is int and getattr(self, field.name) < 1:
+                raise ConfigError(f"{variable(field.name)} must be at least 1.")
+        if self.adapters and not Path(self.adapters).is_dir():
+            raise ConfigError(f"{variable('adapters')} is {self.adapters!r}; it must be a folder.")
         if (self.lora or self.slim) and not self.base:
             raise ConfigError("An adapter needs its base model: set SLIM_BASE.")
+
+    @property
+    def store_limits(self) -> StoreLimits:
+        """How much visitors' adapters may take. Two of a visitor's answer; a third is on its way to replace one."""
+        return StoreLimits(3, self.visitor_memory, self.max_adapters, self.adapter_memory)
 
     @property
     def auth(self) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inference.types import Drift, FinishReason, Routing, RowStep, Sampling, VariantDrift
+from ..adapters import clean_label
+from ..inference.types import Drift, FinishReason, Kind, Routing, RowStep, Sampling, Variant, VariantDrift
 from .backend import Backend
+from .columns import BASE, columns
 from .limits import LimitError, check_prompt, check_sampling, check_text
 from .session import Answer, Session, Turn
 from .words import base_name
@@ -38,7 +40,7 @@ def dump(session: Session, backend: Backend) -> str:
             "version": VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "base": base_name(backend.engine.info),
-            "variants": [asdict(variant) for variant in backend.engine.variants],
+            "variants": [asdict(v) | {"name": name} for name, v in columns(session, backend).items()],
             "turns": [_dump_turn(turn) for turn in session.turns],
         },
         ensure_ascii=False,
@@ -65,6 +67,7 @@ def _dump_turn(turn: Turn) -> dict[str, Any]:
 def _dump_answer(answer: Answer) -> dict[str, Any]:
     step, routing = answer.step, answer.routing
     return {
+        "variant": asdict(answer.variant),
         "text": step.text,
         "finish_reason": step.finish_reason,
         "error": step.error,
@@ -96,8 +99,14 @@ def _dump_array(tensor: Tensor, dtype: type) -> dict[str, Any]:
     }
 
 
-def load(path: Any, backend: Backend, max_bytes: int, next_id: Callable[[], int]) -> list[Turn]:
+def load(path: Any, loaded: Mapping[str, Variant], max_bytes: int, next_id: Callable[[], int]) -> list[Turn]:
     """Turns from a file.
+
+    Args:
+        path: of the file.
+        loaded: the variants by column, as they are now.
+        max_bytes: the most that is read.
+        next_id: numbers the turns.
 
     Raises:
         LimitError: with a sentence on what is wrong with it.
@@ -116,22 +125,21 @@ def load(path: Any, backend: Backend, max_bytes: int, next_id: Callable[[], int]
         raise LimitError(f"The file has version {str(data.get('version'))[:20]}; this app reads version {VERSION}.")
     turns = _list(data.get("turns"), "turns", MAX_TURNS)
     try:
-        return [_load_turn(_object(turn, "A turn"), backend, next_id()) for turn in turns]
+        return [_load_turn(_object(turn, "A turn"), loaded, next_id()) for turn in turns]
     except OverflowError:
         raise LimitError("A number in the file is too large.") from None
 
 
-def _load_turn(data: dict, backend: Backend, turn_id: int) -> Turn:
-    known = {variant.name for variant in backend.engine.variants}
+def _load_turn(data: dict, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
     answers = _object(data.get("answers"), "answers")
-    if strangers := [str(name)[:40] for name in answers if name not in known]:
-        raise LimitError(f"The file has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(known))}.")
-    found = {name: _load_answer(name, _object(answer, "An answer")) for name, answer in answers.items()}
+    if strangers := [str(name)[:40] for name in answers if name not in loaded]:
+        raise LimitError(f"The file has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}.")
+    found = {n: _load_answer(n, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
     system = check_text(data.get("system", ""), "A system prompt in the file")
-    return Turn(turn_id, check_prompt(data.get("prompt")), system, found, _load_drift(data.get("drift"), known))
+    return Turn(turn_id, check_prompt(data.get("prompt")), system, found, _load_drift(data.get("drift"), loaded))
 
 
-def _load_answer(name: str, data: dict) -> Answer:
+def _load_answer(name: str, data: dict, current: Variant) -> Answer:
     reason = data.get("finish_reason")
     if reason not in get_args(FinishReason):
         raise LimitError("An answer in the file has no known finish_reason.")
@@ -152,11 +160,27 @@ def _load_answer(name: str, data: dict) -> Answer:
     )
     routing = data.get("routing")
     return Answer(
+        _load_variant(name, data.get("variant"), current),
         step,
         check_sampling(**settings),
         ids,
         None if routing is None else _load_routing(name, _object(routing, "routing")),
     )
+
+
+def _load_variant(name: str, data: Any, current: Variant) -> Variant:
+    """Who answered: the column's variant of now if it is the same, else one that is not here."""
+    if data is None or name == BASE:
+        return current
+    data = _object(data, "variant")
+    if data.get("kind") not in get_args(Kind):
+        raise LimitError("An answer in the file is of no known kind.")
+    label = clean_label(check_text(data.get("label"), "A name in the file"))
+    detail = clean_label(check_text(data.get("detail"), "A detail in the file"))
+    numbers = [_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes")]
+    found = Variant("", data["kind"], label, *numbers, detail)
+    same = all(getattr(found, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
+    return current if same else found
 
 
 def _load_routing(name: str, data: dict) -> Routing:
@@ -184,7 +208,7 @@ def _load_routing(name: str, data: dict) -> Routing:
     )
 
 
-def _load_drift(data: Any, known: set[str]) -> Drift | None:
+def _load_drift(data: Any, known: Mapping[str, Variant]) -> Drift | None:
     if data is None:
         return None
     data = _object(data, "drift")
@@ -254,8 +278,8 @@ def _number(value: Any, name: str, optional: bool = False, low: float = 0) -> An
     return value
 
 
-def _whole(value: Any, name: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**31:
+def _whole(value: Any, name: str, most: int = 2**31 - 1) -> int:
+    if type(value) is not int or not 0 <= value <= most:
         raise LimitError(f"{name} in the file must be whole numbers.")
     return value
 

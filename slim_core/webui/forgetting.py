@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .components import canvas, fixed
+from .components import fixed
+from .session import Session
 
 
 if TYPE_CHECKING:
     from .page import Page
 
 KINDS = {"downstream": "What the adapters were trained on", "general": "What they should not forget"}
-VARIANTS = ("base", "lora", "slim")
+LABELS = {"base": "Base", "lora": "LoRA", "slim": "SLIM"}
+VARIANTS = tuple(LABELS)
 RESULTS = "results.json"
 NONE_DEMO = "There are no stored results yet. Make them with: python -m slim_core demo verify"
 NONE_OTHER = (
@@ -30,7 +32,7 @@ def read_results(path: Path) -> dict[str, Any] | None:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         rows(results)
-        sentence(results)
+        sentence(results, LABELS)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return results
@@ -56,31 +58,40 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def sentence(results: Mapping[str, Any]) -> str:
-    """Both averages in one sentence."""
+def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Both averages in one sentence, of those who are named."""
     general, downstream = results.get("general"), results.get("downstream")
     if not general or not downstream:
         return ""
-    return (
-        f"Trained on: base {downstream['base']:.0%}, LoRA {downstream['lora']:.0%}, SLIM {downstream['slim']:.0%}. "
-        f"Not to be forgotten: base {general['base']:.0%}, LoRA {general['lora']:.0%}, SLIM {general['slim']:.0%}."
+    parts = (("Trained on", downstream), ("Not to be forgotten", general))
+    return " ".join(
+        f"{title}: {', '.join(f'{label} {means[name]:.0%}' for name, label in labels.items())}."
+        for title, means in parts
     )
 
 
-def build(page: Page, results: dict[str, Any] | None) -> None:
-    """Lay the tab out."""
+def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] | None:
+    """What is stored of the variants that answer here; of a visitor's own adapter nothing is."""
     if results is None:
+        return None
+    labels = {name: LABELS[name] for name in VARIANTS if name not in session.own}
+    missing = " and ".join(f"“{variant.label}”" for variant in session.own.values())
+    return {
+        "sentence": sentence(results, labels),
+        "missing": f"Nothing is stored of {missing}." if missing else "",
+        "groups": [
+            {"title": title, "rows": [row for row in rows(results) if row["kind"] == kind]}
+            for kind, title in KINDS.items()
+        ],
+        "labels": labels,
+    }
+
+
+def build(page: Page) -> None:
+    """Lay the tab out."""
+    if page.results is None:
         text = NONE_OTHER if page.config.base else NONE_DEMO
         fixed('<p class="slim-empty">{{text}}</p>', "slim-no-results", text=text)
-        return
-    canvas(
-        "forgetting",
-        {
-            "sentence": sentence(results),
-            "groups": [
-                {"title": title, "rows": [row for row in rows(results) if row["kind"] == kind]}
-                for kind, title in KINDS.items()
-            ],
-            "labels": {"base": "Base", "lora": "LoRA", "slim": "SLIM"},
-        },
-    )
+        # Without results it is hidden, but it is there: what changes with the columns may name it.
+        page.forgetting.visible = False
+    page.forgetting.render()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import gradio as gr
 
 from ..inference import EngineError
 from . import exchange, settings, views
+from .columns import columns
 from .limits import LimitError, check_prompt, check_text
 from .session import Session, Turn
 from .stream import start, ticks
@@ -40,10 +42,9 @@ class Handlers:
         self.page, self.backend, self.longest = page, page.backend, page.config.max_new_tokens
         self.prompt, self.send, self.stop, self.view = prompt, send, stop, view
         self.again = (retry, undo, new)
-        self.outputs = [
-            page.transcript, page.status, page.routing, page.detail, page.drift, prompt, send, stop, *self.again, view,
-        ]  # fmt: skip
-        self.outputs_of_open = [page.transcript, page.status]
+        self.outputs = [*page.of_columns, page.status, page.detail, prompt, send, stop, *self.again, view]
+        # The session too: Gradio deletes only a state that was an output once.
+        self.outputs_of_open = [page.transcript, page.status, page.session]
 
     # ---- what the page shows
 
@@ -51,7 +52,7 @@ class Handlers:
         """The session as it is now."""
         updates: Updates = {
             self.page.transcript: views.transcript(session, self.backend),
-            self.page.status: views.status(session, self.backend),
+            self.page.status: views.status(session),
         }
         if routing:
             updates[self.page.routing] = views.routing(session, self.backend)
@@ -86,9 +87,9 @@ class Handlers:
             yield from self._answer(session, Turn(last.id, last.prompt, "", {}), None, values)
 
     def retry_one(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[Updates]:
-        """The last prompt again for one variant."""
+        """The last prompt again for one column."""
         variant = event._data.get("variant")
-        if session.turns and variant in self.backend.labels:
+        if session.turns and variant in columns(session, self.backend):
             yield from self._answer(session, session.turns[-1], variant, values)
 
     def edit(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[Updates]:
@@ -106,12 +107,15 @@ class Handlers:
     def _answer(
         self, session: Session, turn: Turn, only: str | None, values: tuple, more: Updates | None = None
     ) -> Iterator[Updates]:
-        """Answer a turn by all variants or one, and show it while it is written."""
+        """Answer a turn in all columns or one, and show it while it is written."""
+        if self._missed(session):
+            yield self.page.column_updates(session)
+            return
         try:
             chosen = settings.check(dict(zip(settings.NAMES, values, strict=True)), self.longest)
             if only is None:
                 turn.system = chosen.system
-            names = [only] if only else [variant.name for variant in self.backend.engine.variants]
+            names = [only] if only else list(columns(session, self.backend))
             run = start(self.backend, session, turn, names, chosen.sampling, not chosen.one_at_a_time)
         except (LimitError, EngineError) as error:
             yield warn(error)
@@ -128,6 +132,13 @@ class Handlers:
                 first = False
             yield updates
         yield self.frame(session) | self.buttons(session)
+
+    def _missed(self, session: Session) -> bool:
+        """Say which of the visitor's adapters went; nobody's answer should be taken for another's."""
+        told = self.backend.own.miss(session)
+        for sentence in told:
+            gr.Warning(sentence, title="An adapter is gone")
+        return bool(told)
 
     def stop_one(self, session: Session, event: gr.EventData) -> None:
         """End one answer."""
@@ -189,10 +200,14 @@ class Handlers:
         """A conversation from a file."""
         if session.run is not None:
             return warn(LimitError("Answers are still being written. Stop them first."))
+        self.page.uploads.note(session.owner, [path])
         try:
-            turns = exchange.load(path, self.backend, self.page.config.max_upload, session.next_id)
+            loaded = columns(session, self.backend)
+            turns = exchange.load(path, loaded, self.page.config.max_upload, session.next_id)
         except LimitError as error:
             return warn(error)
+        finally:
+            self.page.uploads.drop(session.owner, [path])
         session.clear()
         session.turns = turns
         return self.frame(session) | self.buttons(session) | {self.page.detail: None}
@@ -200,6 +215,9 @@ class Handlers:
     def open(self, session: Session, saved: Any, request: gr.Request) -> list[Any]:
         """The page as it was left, or as a link says."""
         session.opened = True
+        session.owner = str(request.session_hash)
+        # Of many visitors Gradio forgets the first, without a word.
+        weakref.finalize(session, self.backend.own.leave, session.owner).atexit = False
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
         values = settings.restore({**(saved if isinstance(saved, dict) else {}), **query}, self.longest)
         prompt = ""
@@ -208,7 +226,7 @@ class Handlers:
                 prompt = check_text(query["prompt"])
             except LimitError as error:
                 gr.Warning(str(error), title="The link does not work")
-        return [prompt, *values.values(), views.transcript(session, self.backend), views.status(session, self.backend)]
+        return [prompt, *values.values(), views.transcript(session, self.backend), views.status(session), session]
 
     @staticmethod
     def _letter(kind: str, **content: str) -> dict[str, Any]:

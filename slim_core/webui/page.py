@@ -10,23 +10,28 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, compare, drift, forgetting, routing
+from . import about, adapters, compare, drift, forgetting, routing
 from .api import add_api
 from .backend import Backend
 from .components import canvas, fixed
 from .config import Config
+from .forgetting import view as forgetting_view
 from .session import Session
+from .uploads import Uploads
 from .views import drift as drift_view
 from .views import routing as routing_view
+from .views import shelf as shelf_view
 from .views import transcript
+from .wizard import untouched
 from .words import base_name
 
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCRIPTS = (
     "common", "strip", "transcript", "heatmap", "picture", "routing", "detail", "drift", "mailbox", "forgetting",
-    "facts",
+    "facts", "adapters",
 )  # fmt: skip
+STYLES = ("page", "compare", "routing", "adapters")
 TITLE = "SLIM Compare"
 LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar tokens past its adapter."
 
@@ -38,6 +43,8 @@ class Page:
     Attributes:
         backend: the model.
         config: the app's settings.
+        results: what is stored on forgetting; None where there is nothing.
+        uploads: files that visitors sent.
         session: the visitor's `Session`, on the server.
         status: the one line that is read aloud.
         transcript: columns and conversation.
@@ -45,10 +52,15 @@ class Page:
         detail: one token in full.
         drift: the drift view.
         mailbox: hands files and links to the browser.
+        checks: the checks of the adapter that is on its way.
+        shelf: what answers in the columns that a visitor can fill.
+        forgetting: the stored results.
     """
 
     backend: Backend
     config: Config
+    results: dict[str, Any] | None
+    uploads: Uploads
     session: gr.State
     status: gr.HTML
     transcript: gr.HTML
@@ -56,6 +68,24 @@ class Page:
     detail: gr.HTML
     drift: gr.HTML
     mailbox: gr.HTML
+    checks: gr.HTML
+    shelf: gr.HTML
+    forgetting: gr.HTML
+
+    @property
+    def of_columns(self) -> list[gr.HTML]:
+        """The parts that change with who answers in a column."""
+        return [self.transcript, self.routing, self.drift, self.shelf, self.forgetting]
+
+    def column_updates(self, session: Session) -> dict[gr.HTML, Any]:
+        """These parts as they are now."""
+        return {
+            self.transcript: transcript(session, self.backend),
+            self.routing: routing_view(session, self.backend),
+            self.drift: drift_view(session, self.backend),
+            self.shelf: shelf_view(session, self.backend),
+            self.forgetting: forgetting_view(self.results, session),
+        }
 
 
 def build(backend: Backend, config: Config, results: dict[str, Any] | None = None) -> gr.Blocks:
@@ -71,15 +101,23 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         page = Page(
             backend=backend,
             config=config,
-            session=gr.State(Session(), delete_callback=_gone),
+            results=results,
+            uploads=Uploads(),
+            session=gr.State(Session(), delete_callback=lambda session: _gone(session, backend)),
             status=canvas("status", "Ready.", render=False),
             transcript=canvas(
-                "transcript", transcript(empty, backend), ("stop_one", "retry_one", "edit_turn"), render=False
+                "transcript",
+                transcript(empty, backend),
+                ("stop_one", "retry_one", "edit_turn", "change_column"),
+                render=False,
             ),
             routing=canvas("routing", routing_view(empty, backend), ("choose", "pick"), render=False),
             detail=canvas("detail", None, render=False),
             drift=canvas("drift", drift_view(empty, backend), render=False),
             mailbox=canvas("mailbox", None, render=False),
+            checks=canvas("checks", untouched(), render=False),
+            shelf=canvas("shelf", shelf_view(empty, backend), ("remove",), render=False),
+            forgetting=canvas("forgetting", forgetting_view(results, empty), render=False),
         )
         fixed(
             '<header><div><h1>{{title}}</h1><p>{{lead}}</p></div><p class="slim-model">{{model}}</p></header>',
@@ -90,18 +128,27 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         )
         page.status.render()
         page.mailbox.render()
-        with gr.Tabs(elem_id="slim-tabs"):
+        with gr.Tabs(elem_id="slim-tabs") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare.build(page, demo)
+            with gr.Tab("Adapters", id="adapters"):
+                adapters.build(page, tabs)
             with gr.Tab("Routing", id="routing"):
                 routing.build(page)
             with gr.Tab("Drift", id="drift"):
                 drift.build(page)
             with gr.Tab("Forgetting", id="forgetting"):
-                forgetting.build(page, results)
+                forgetting.build(page)
             with gr.Tab("About", id="about"):
                 about.build(page, ASSETS / "slim-layer.svg")
         add_api(backend, config)
+
+        def left(request: gr.Request) -> None:
+            """A visitor closed the page: what they brought goes. The conversation is kept for an hour."""
+            page.uploads.drop(str(request.session_hash))
+            backend.own.leave(str(request.session_hash))
+
+        demo.unload(left)
     demo.queue(max_size=config.queue_size, default_concurrency_limit=config.concurrency)
     return demo
 
@@ -113,7 +160,7 @@ def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
         server_port=config.port,
         auth=config.auth,
         theme=theme(),
-        css_paths=[ASSETS / "webui" / name for name in ("page.css", "compare.css", "routing.css")],
+        css_paths=[ASSETS / "webui" / f"{name}.css" for name in STYLES],
         head=head(),
         ssr_mode=False,
         run_history=False,
@@ -159,6 +206,7 @@ def theme() -> gr.themes.Base:
     )
 
 
-def _gone(session: Session) -> None:
+def _gone(session: Session, backend: Backend) -> None:
     if session.run is not None:
         session.run.stop()
+    backend.own.leave(session.owner)

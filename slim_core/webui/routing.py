@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from . import views
+from .columns import ADAPTERS
 from .payload import token_detail
 from .session import Session
 
@@ -25,7 +26,7 @@ def build(page: Page) -> None:
     def choose(session: Session, event: gr.EventData) -> list[Any]:
         """Another answer's routing."""
         variant, turn = event._data.get("variant"), session.turn(event._data.get("turn"))
-        session.shown = variant if variant in page.backend.labels else None
+        session.shown = variant if variant in ADAPTERS else None
         latest = session.turns[-1].id if session.turns else None
         # The latest turn is followed by the next one; an earlier one stays chosen.
         session.shown_turn = turn.id if turn and turn.id != latest else None

@@ -31,7 +31,7 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
         EngineError: if something cannot be loaded; its message is one sentence.
     """
     engine = open_engine(config, demo, lent=gpu is not None)
-    return build(Backend(engine, gpu), config, stored_results(config, demo))
+    return build(Backend(engine, gpu, config.store_limits), config, stored_results(config, demo))
 
 
 def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..inference import Stops
-from ..inference.types import Drift, Message, Routing, RowStep, Sampling
+from ..inference.types import Drift, Message, Routing, RowStep, Sampling, Variant
 
 
 # Numbers of routing that one conversation keeps: 256 MB of float32.
@@ -20,15 +20,17 @@ View = Literal["plain", "differences", "routing"]
 
 @dataclass
 class Answer:
-    """One variant's answer to one prompt.
+    """One column's answer to one prompt.
 
     Attributes:
+        variant: who answered; the column may show another one by now.
         step: how far it is.
         sampling: how its tokens were chosen.
         token_ids: of the answer, so that other variants can read exactly it.
         routing: who answered which token, the whole record so far.
     """
 
+    variant: Variant
     step: RowStep
     sampling: Sampling
     token_ids: tuple[int, ...] = ()
@@ -37,14 +39,14 @@ class Answer:
 
 @dataclass
 class Turn:
-    """A prompt and its answers, one for each variant.
+    """A prompt and its answers, one for each column.
 
     Attributes:
         id: unique in the session; the browser names a turn by it.
         prompt: the user's message.
         system: the system prompt it was asked with; may be empty.
-        answers: by the variant's name.
-        drift: how the variants read the base's answer, once it is known.
+        answers: by column.
+        drift: how the adapters read the base's answer, by column, once it is known.
     """
 
     id: int
@@ -60,7 +62,7 @@ class Run:
 
     Attributes:
         stops: the engine's stop flags.
-        rows: the variants that answer, in the engine's row order.
+        rows: the columns that answer, in the engine's row order.
         ended: set when the last answer has ended and the model is free.
         stopping: whether a person asked for all of them to end.
     """
@@ -70,30 +72,34 @@ class Run:
     ended: threading.Event = field(default_factory=threading.Event)
     stopping: bool = False
 
-    def stop(self, variant: str | None = None) -> None:
+    def stop(self, column: str | None = None) -> None:
         """End one answer, or all."""
-        if variant is None:
+        if column is None:
             self.stopping = True
             self.stops.stop_all()
-        elif variant in self.rows:
-            self.stops.stop(self.rows.index(variant))
+        elif column in self.rows:
+            self.stops.stop(self.rows.index(column))
 
 
 class Session:
-    """One visitor's conversation.
+    """One visitor's conversation, and what they brought.
 
     Attributes:
+        owner: Gradio's name for the visit.
+        own: the visitor's own adapters, by column.
         turns: the conversation, oldest first.
         run: what is being written now, if anything.
         view: what the answers show.
         place: place in line for the model.
         opened: whether the page has its settings.
-        shown: the variant whose routing is shown; None for the first SLIM.
+        shown: the column whose routing is shown; None for the first SLIM.
         shown_turn: the turn whose routing and drift are shown; None for the latest.
-        packers: the routing view's own memory, by turn and variant.
+        packers: the routing view's own memory, by turn and column.
     """
 
     def __init__(self) -> None:
+        self.owner = ""
+        self.own: dict[str, Variant] = {}
         self.turns: list[Turn] = []
         self.run: Run | None = None
         self.view: View = "plain"
@@ -102,6 +108,7 @@ class Session:
         self.shown: str | None = None
         self.shown_turn: int | None = None
         self.packers: dict[tuple[int, str], Any] = {}
+        self._checking = False
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -123,6 +130,16 @@ class Session:
             run, self.run = self.run, None
         if run is not None:
             run.ended.set()
+
+    def begin_check(self) -> bool:
+        """Take the session for the check of an adapter; False while another goes on."""
+        with self._lock:
+            free, self._checking = not self._checking, True
+            return free
+
+    def end_check(self) -> None:
+        """Give it back."""
+        self._checking = False
 
     def next_id(self) -> int:
         """A turn's id."""
@@ -154,12 +171,12 @@ class Session:
                 if most < 0:
                     answer.routing = None
 
-    def messages(self, variant: str, turn: Turn) -> tuple[Message, ...]:
-        """The conversation that one variant sees before it answers a turn: its own answers, nobody else's."""
+    def messages(self, column: str, turn: Turn, variant: str) -> tuple[Message, ...]:
+        """What a variant sees of the conversation before it answers a turn in a column: its own answers alone."""
         found = [Message("system", turn.system)] if turn.system else []
         for earlier in itertools.takewhile(lambda other: other.id != turn.id, self.turns):
-            answer = earlier.answers.get(variant)
+            answer = earlier.answers.get(column)
             # A turn that this variant never answered would leave two user messages in a row.
-            if answer is not None and answer.step.text:
+            if answer is not None and answer.variant.name == variant and answer.step.text:
                 found += [Message("user", earlier.prompt), Message("assistant", answer.step.text)]
         return (*found, Message("user", turn.prompt))

@@ -8,7 +8,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import gradio as gr
@@ -16,6 +17,7 @@ import gradio as gr
 from ..inference import EngineError, Stops
 from ..inference.types import Drift, Row, RowStep, Sampling, Step
 from .backend import Backend, Job
+from .columns import BASE, columns
 from .limits import LimitError, check_room
 from .session import Answer, Run, Session, Turn
 
@@ -31,41 +33,56 @@ log = logging.getLogger(__name__)
 def start(
     backend: Backend, session: Session, turn: Turn, names: Sequence[str], sampling: Sampling, batched: bool
 ) -> Run:
-    """Let some variants answer a turn of the session.
+    """Let some columns answer a turn of the session.
 
     Args:
         backend: where the model is.
         session: the visitor's; it is written while the answers come.
         turn: already part of the session.
-        names: the variants that answer.
+        names: the columns that answer.
         sampling: how tokens are chosen.
         batched: all at once, or one after another.
 
     Raises:
-        LimitError: if answers are still being written or there is no room.
+        LimitError: if answers are still being written, there is no room, or an adapter is gone.
     """
-    base = backend.base.name
-    rows = tuple(Row(name, session.messages(name, turn), routing=name != base) for name in names)
+    loaded = columns(session, backend)
+    rows = tuple(
+        Row(loaded[name].name, session.messages(name, turn, loaded[name].name), routing=name != BASE) for name in names
+    )
     check_room(max(backend.engine.count_tokens(row.messages) for row in rows), backend.engine.info.context_length)
-    known = turn.answers.get(base)
+    known = turn.answers.get(BASE)
+    # Who answered this turn before an adapter was replaced cannot read the base's answer any more.
+    readers = {
+        variant.name: name
+        for name, variant in loaded.items()
+        if name != BASE and (name in names or (name in turn.answers and turn.answers[name].variant == variant))
+    }
+    run = Run(Stops(len(rows)), tuple(names))
+    kept, adapters = backend.own.keep(session)
+    try:
+        take(session, run)
+    except BaseException:
+        kept.close()
+        raise
     job = Job(
         rows=rows,
         sampling=sampling,
         batched=batched,
-        drift=tuple(v.name for v in backend.adapters),
-        base_messages=session.messages(base, turn),
-        base_ids=known.token_ids if known and base not in names else (),
+        drift=tuple(readers),
+        base_messages=session.messages(BASE, turn, loaded[BASE].name),
+        base_ids=known.token_ids if known and BASE not in names else (),
+        adapters=tuple(adapters.items()),
     )
-    run = Run(Stops(len(rows)), tuple(names))
-    take(session, run)
     for name in names:
-        turn.answers[name] = Answer(RowStep(name), sampling)
+        turn.answers[name] = Answer(loaded[name], RowStep(name), sampling)
         session.packers.pop((turn.id, name), None)
-    if base in names:
+    if BASE in names:
         turn.drift = None
     # A lent GPU is booked on the visitor, who is known by the context of this thread.
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(_follow, backend, session, turn, job, run), daemon=True).start()
+    arguments = (_follow, backend, session, turn, job, run, readers, kept)
+    threading.Thread(target=context.run, args=arguments, daemon=True).start()
     return run
 
 
@@ -79,15 +96,17 @@ def take(session: Session, run: Run) -> None:
     raise LimitError("Answers are still being written. Stop them first, or wait until they are done.")
 
 
-def _follow(backend: Backend, session: Session, turn: Turn, job: Job, run: Run) -> None:
+def _follow(
+    backend: Backend, session: Session, turn: Turn, job: Job, run: Run, readers: Mapping[str, str], kept: ExitStack
+) -> None:
     """Write the session while the model answers. Runs in a thread of its own, so that no page slows the model."""
     work = backend.run(job, run.stops)
     try:
         for item in work:
             if isinstance(item, Drift):
-                turn.drift = item
+                turn.drift = Drift(item.tokens, tuple(replace(v, variant=readers[v.variant]) for v in item.variants))
             else:
-                _record(session, turn, item)
+                _record(session, turn, run, item)
             if run.stopping and session.place:
                 break  # Nobody waits in line for an answer that is not wanted.
     except EngineError as error:
@@ -109,16 +128,18 @@ def _follow(backend: Backend, session: Session, turn: Turn, job: Job, run: Run) 
         session.place = 0
         session.trim()
         session.end()
+        # Last: an adapter that was removed meanwhile goes now, and waits for the model to do so.
+        kept.close()
 
 
-def _record(session: Session, turn: Turn, step: Step) -> None:
+def _record(session: Session, turn: Turn, run: Run, step: Step) -> None:
     session.place = step.place
-    for index, row in enumerate(step.rows):
-        answer = turn.answers[row.variant]
-        answer.step = row
+    for index, (column, row) in enumerate(zip(run.rows, step.rows, strict=True)):
+        answer = turn.answers[column]
+        answer.step = replace(row, variant=column)
         answer.token_ids = tuple(row.token_ids)
         if index in step.routing:
-            answer.routing = step.routing[index]
+            answer.routing = replace(step.routing[index], variant=column)
 
 
 def _fail(turn: Turn, run: Run, sentence: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..inference.types import Variant
 from .backend import Backend
+from .columns import ADAPTERS, BASE, columns
 from .diff import differences
 from .payload import RoutingPacker, mean_identity, pack_drift
 from .session import Answer, Session, Turn
@@ -16,42 +18,68 @@ def transcript(session: Session, backend: Backend) -> dict[str, Any]:
     """The columns and the conversation."""
     return {
         "columns": [
-            {"name": v.name, "kind": v.kind, "label": v.label, "size": describe(v, backend.engine.info)}
-            for v in backend.engine.variants
+            {
+                "name": name,
+                "kind": v.kind,
+                "label": v.label,
+                "own": name in session.own,
+                "size": describe(v, backend.engine.info),
+            }
+            for name, v in columns(session, backend).items()
         ],
         "ready": session.opened,
         "running": session.run is not None,
         "view": session.view,
-        "turns": [_turn(session, turn, backend) for turn in session.turns],
+        "turns": [_turn(session, turn) for turn in session.turns],
     }
 
 
-def _turn(session: Session, turn: Turn, backend: Backend) -> dict[str, Any]:
+def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
+    """What answers in the columns that an adapter can fill."""
+    loaded = columns(session, backend)
+    app = {variant.name: variant.label for variant in backend.adapters}
+    found = []
+    for name, title in ADAPTERS.items():
+        variant = loaded.get(name)
+        card: dict[str, Any] = {"name": name, "title": title, "own": name in session.own, "app": app.get(name)}
+        if variant is not None:
+            opened = backend.own.adapter(session.owner, variant.name)
+            card |= {
+                "kind": variant.kind,
+                "label": variant.label,
+                "size": describe(variant, backend.engine.info),
+                "warnings": list(opened.warnings) if opened else [],
+            }
+        found.append(card)
+    return found
+
+
+def _turn(session: Session, turn: Turn) -> dict[str, Any]:
     last = turn is session.turns[-1]
     return {
         "id": turn.id,
         "prompt": turn.prompt,
         "system": turn.system,
-        "answers": {
-            name: _answer(session, turn, name, answer, backend, last) for name, answer in turn.answers.items()
-        },
+        "answers": {name: _answer(session, turn, name, answer, last) for name, answer in turn.answers.items()},
     }
 
 
-def _answer(session: Session, turn: Turn, name: str, answer: Answer, backend: Backend, last: bool) -> dict[str, Any]:
+def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool) -> dict[str, Any]:
     step = answer.step
-    base = turn.answers.get(backend.base.name)
+    base = turn.answers.get(BASE)
     shown: dict[str, Any] = {
+        "label": answer.variant.label,
+        "kind": answer.variant.kind,
         "state": step.state,
         "word": state(step, session.place if last else 0),
         "text": step.text,
         "speed": speed(step),
         "how": how(answer.sampling, step),
         "error": step.error or "",
-        "summary": summary(turn, name, answer, backend) if step.state == "done" else [],
+        "summary": summary(turn, name, answer) if step.state == "done" else [],
     }
     finished = step.state == "done" and base is not None and base.step.state == "done"
-    if session.view == "differences" and finished and name != backend.base.name:
+    if session.view == "differences" and finished and name != BASE:
         shown["diff"] = differences(base.step.text, step.text)
     if session.view == "routing" and answer.routing is not None:
         packed = packer(session, turn, name).pack(answer.routing)
@@ -59,10 +87,10 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, backend: Ba
     return shown
 
 
-def summary(turn: Turn, name: str, answer: Answer, backend: Backend) -> list[str]:
+def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
     """The line under an answer: how much of it went past LoRA, and how far this variant drifted from the base."""
     found = []
-    if name == backend.base.name:
+    if name == BASE:
         return ["the base model itself"] if answer.step.tokens else []
     if answer.routing is not None:
         share = mean_identity(answer.routing)
@@ -81,18 +109,18 @@ def packer(session: Session, turn: Turn, name: str) -> RoutingPacker:
     return session.packers.setdefault((turn.id, name), RoutingPacker())
 
 
-def status(session: Session, backend: Backend) -> str:
+def status(session: Session) -> str:
     """One sentence a variant. It changes only when a state does, for it is read aloud."""
     if not session.turns:
         return "Ready."
     if session.run is not None and session.place:
         return f"Waiting in line: {session.place} before you."
     parts = []
-    for name, answer in session.turns[-1].answers.items():
+    for answer in session.turns[-1].answers.values():
         step = answer.step
         word = state(step)
         tokens = f", {step.tokens:,} token{'s' if step.tokens != 1 else ''}" if step.state == "done" else ""
-        parts.append(f"{backend.labels.get(name, name)}: {word}{tokens}.")
+        parts.append(f"{answer.variant.label}: {word}{tokens}.")
     return " ".join(parts)
 
 
@@ -102,15 +130,20 @@ def shown_turn(session: Session) -> Turn | None:
     return chosen or (session.turns[-1] if session.turns else None)
 
 
+def answered(session: Session, backend: Backend, turn: Turn | None) -> dict[str, Variant]:
+    """Who answered a turn, by column; where nobody did yet, who would now."""
+    return columns(session, backend) | {name: a.variant for name, a in (turn.answers.items() if turn else ())}
+
+
 def routing(session: Session, backend: Backend) -> dict[str, Any]:
     """The routing view."""
     turn = shown_turn(session)
-    adapters = backend.adapters
-    chosen = session.shown or next((v.name for v in adapters if v.kind == "slim"), None)
-    if chosen is None and adapters:
-        chosen = adapters[0].name
+    adapters = {name: variant for name, variant in answered(session, backend, turn).items() if name != BASE}
+    chosen = session.shown or next((name for name, v in adapters.items() if v.kind == "slim"), None)
+    if chosen not in adapters:
+        chosen = next(iter(adapters), None)
     value: dict[str, Any] = {
-        "variants": [{"name": v.name, "kind": v.kind, "label": v.label} for v in adapters],
+        "variants": [{"name": name, "kind": v.kind, "label": v.label} for name, v in adapters.items()],
         "turns": [{"id": t.id, "prompt": t.prompt[:80]} for t in session.turns],
         "variant": chosen,
         "turn": turn.id if turn else None,
@@ -127,11 +160,11 @@ def drift(session: Session, backend: Backend) -> dict[str, Any]:
     turn = shown_turn(session)
     value: dict[str, Any] = {"turn": turn.id if turn else None, "running": session.run is not None, "data": None}
     if turn is not None and turn.drift is not None:
-        labels = backend.labels
-        kinds = {v.name: v.kind for v in backend.engine.variants}
+        by_column = answered(session, backend, turn)
+        labels = {name: variant.label for name, variant in by_column.items()}
         data = pack_drift(turn.drift)
         for variant in data["variants"]:
-            variant["label"] = labels.get(variant["name"], variant["name"])
-            variant["kind"] = kinds.get(variant["name"], "lora")
+            variant["label"] = labels[variant["name"]]
+            variant["kind"] = by_column[variant["name"]].kind
         value |= {"data": data, "sentence": drift_sentence(turn.drift, labels), "prompt": turn.prompt[:200]}
     return value

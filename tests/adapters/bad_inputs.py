@@ -373,20 +373,20 @@ SLIM = {
     ),
     "fewer experts than it says": ("fits this base", config(num_experts=2), r"must be \[4, 32\]"),
     "a LoRA's weights": ("fits this base", renamed("slim_A", "lora_A.weight"), "4 of 40 tensors .* are missing"),
-    "counts in float": (
+    "counts in int8": (
         "fits this base",
-        tensor(KEY + "slim_count", retype(torch.float32)),
-        "dtype F32; it must be I64",
+        tensor(KEY + "slim_count", retype(torch.int8)),
+        "dtype I8; it must be BF16 or F16 or F32 or I64",
     ),
-    "clusters in half": (
+    "clusters in int64": (
         "fits this base",
-        tensor(KEY + "slim_center", retype(torch.half)),
-        "dtype F16; it must be F32",
+        tensor(KEY + "slim_center", retype(torch.int64)),
+        "dtype I64; it must be BF16 or F16 or F32",
     ),
-    "masks in float": (
+    "masks in int64": (
         "fits this base",
-        tensor(KEY + "slim_rows", retype(torch.float32)),
-        "dtype F32; it must be BOOL",
+        tensor(KEY + "slim_rows", retype(torch.int64)),
+        "dtype I64; it must be BF16 or BOOL or F16 or F32",
     ),
     "NaN in a router": ("weights finite", tensor(KEY + "slim_router", fill(float("nan"))), "that are not finite"),
     "infinite centre": ("weights finite", tensor(KEY + "slim_center", fill(float("inf"))), "that are not finite"),

@@ -133,6 +133,16 @@ def test_weights_in_half_precision(dtype, tmp_path):
     same_as_peft(tmp_path, lambda: build("llama"))
 
 
+def test_a_slim_file_that_was_cast_as_a_whole(tmp_path):
+    """Masks and counts too."""
+    save_slim(tmp_path, target_modules=["q_proj"])
+    tensors(lambda saved: {key: t.to(torch.bfloat16) for key, t in saved.items()})(tmp_path)
+    same_as_peft(tmp_path, lambda: build("llama"))
+    adapter = open_adapter(Folder(tmp_path), describe_base(build("llama")))
+    model = attach(build("llama"), adapter, "one")
+    assert adapter.row_bytes == sum(tensor.nbytes for tensor in tensors_of(model, "one").values())
+
+
 def test_a_base_in_half_precision(tmp_path):
     save(lora(), tmp_path)
     same_as_peft(tmp_path, lambda: build("llama").bfloat16())

@@ -22,7 +22,7 @@ def adapter(root: Path, label: str, size: int = 10) -> Adapter:
     folder = root / label
     folder.mkdir()
     (folder / WEIGHTS).write_bytes(b"x")
-    return Adapter("lora", label, LoraConfig(), folder, {"x": TensorInfo("BOOL", (size,))}, (), 1, size, "")
+    return Adapter("lora", label, LoraConfig(), folder, {"x.slim_rows": TensorInfo("BOOL", (size,))}, (), 1, size, "")
 
 
 class Freed(list):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters come and go while the engine answers: nobody's answer changes, and nothing stays behind."""
 
-import gc
 import threading
 
 import pytest
@@ -97,24 +96,3 @@ def test_an_answer_that_is_being_written_is_not_disturbed(engine, folders, opene
     assert ids(step)[0] == expected[2] and step.rows[1].error == (
         "There is no variant named 'lora': it may have been taken off."
     )
-
-
-def test_fifty_adapters_leave_memory_where_it_was(engine, folders):
-    def visit(number):
-        adapter = open_adapter(Folder((folders.slim, folders.lora)[number % 2]), engine.shapes)
-        engine.attach(adapter, name=f"visitor-{number}")
-        if number % 10 == 0:
-            last(engine, [Row(f"visitor-{number}", QUESTION), Row("base", QUESTION)], Sampling(max_new_tokens=2))
-        engine.detach(f"visitor-{number}")
-        adapter.delete()
-
-    def held():
-        gc.collect()
-        alive = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
-        return len(alive), sum(t.nbytes for t in alive), modules(engine)
-
-    visit(0), visit(1)
-    before = held()
-    for number in range(2, 52):
-        visit(number)
-    assert held() == before

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from slim_core.adapters import Adapter, BaseShapes
 from slim_core.inference.errors import EngineError
 from slim_core.inference.line import Line
 from slim_core.inference.stops import Stops
@@ -77,7 +78,20 @@ class ScriptedEngine:
 
     def __post_init__(self) -> None:
         self.info = ModelInfo("scripted", 1_000_000, 4_000_000, "float32", "cpu", 4096, self.blocks, True)
+        self.shapes = BaseShapes("scripted", {}, frozenset(), None, None)
         self.line = Line()
+
+    def attach(self, adapter: Adapter, *, name: str, label: str) -> Variant:
+        with self.line.turn():
+            added = Variant(name, adapter.kind, label, adapter.parameters, adapter.row_bytes, adapter.detail)
+            self.variants = (*self.variants, added)
+        return added
+
+    def detach(self, name: str) -> None:
+        with self.line.turn():
+            if name not in {variant.name for variant in self.variants}:
+                raise EngineError(f"There is no adapter named {name!r}.")
+            self.variants = tuple(variant for variant in self.variants if variant.name != name)
 
     def words(self, row: Row, sampling: Sampling) -> list[str]:
         label = next(v.label for v in self.variants if v.name == row.variant)

@@ -7,6 +7,7 @@ import pytest
 
 from slim_core.inference.types import Sampling
 from slim_core.webui.backend import Backend
+from slim_core.webui.columns import columns
 from slim_core.webui.session import Session, Turn
 from slim_core.webui.stream import start
 from tests.ui.scripted import ScriptedEngine
@@ -23,10 +24,9 @@ def backend(engine) -> Backend:
 
 
 def ask(session: Session, backend: Backend, prompt: str, system: str = "") -> Turn:
-    """Answer a prompt by all variants, and wait until they are done."""
+    """Answer a prompt in all columns, and wait until they are done."""
     turn = Turn(session.next_id(), prompt, system, {})
-    names = [variant.name for variant in backend.engine.variants]
-    run = start(backend, session, turn, names, Sampling(seed=3), batched=True)
+    run = start(backend, session, turn, list(columns(session, backend)), Sampling(seed=3), batched=True)
     session.turns.append(turn)
     assert run.ended.wait(10)
     return turn

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from slim_core.webui import exchange
+from slim_core.webui.columns import columns
 from slim_core.webui.limits import LimitError
-from slim_core.webui.session import Session
+from slim_core.webui.session import Session, Turn
 
 from .conftest import ask
 
@@ -23,7 +24,7 @@ def write(tmp_path, data):
 
 
 def read(path, backend, most=10**7):
-    return exchange.load(path, backend, most, itertools.count(100).__next__)
+    return exchange.load(path, columns(Session(), backend), most, itertools.count(100).__next__)
 
 
 def test_round_trip(answered, backend, tmp_path):
@@ -96,6 +97,13 @@ ROUTING = (*SLIM, "routing")
         ((*SLIM, "sampling", "seed"), -1),
         ((*SLIM, "sampling", "evil"), 1),
         ((*SLIM, "sampling"), None),
+        ((*SLIM, "variant"), "SLIM"),
+        ((*SLIM, "variant", "kind"), ["slim"]),
+        ((*SLIM, "variant", "label"), 5),
+        ((*SLIM, "variant", "label"), "a\u0000"),
+        ((*SLIM, "variant", "parameters"), -1),
+        ((*SLIM, "variant", "bytes"), 1e3),
+        ((*SLIM, "variant", "detail"), KeyError),
         ((*ROUTING, "weights", "base64"), "!!!"),
         ((*ROUTING, "weights", "base64"), ""),
         ((*ROUTING, "weights", "dtype"), "object"),
@@ -123,6 +131,19 @@ def test_bad_files_get_a_sentence(answered, backend, tmp_path, path, value):
     with pytest.raises(LimitError) as error:
         read(write(tmp_path, data), backend)
     assert str(error.value).endswith(".")
+
+
+def test_answers_of_another_adapter_are_shown_but_not_continued(answered, backend, tmp_path):
+    data = json.loads(exchange.dump(answered, backend))
+    data["turns"][0]["answers"]["lora"]["variant"] |= {"name": "slim", "label": " Their\u200b own ", "parameters": 7}
+    del data["turns"][0]["answers"]["slim"]["variant"]  # as files had none at first
+    (turn,) = read(write(tmp_path, data), backend)
+    assert turn.answers["lora"].variant.label == "Their own"
+    session = Session()
+    session.turns = [turn]
+    new = Turn(2, "And now?", "", {})
+    assert [m.role for m in session.messages("lora", new, "lora")] == ["user"]
+    assert [m.role for m in session.messages("slim", new, "slim")] == ["user", "assistant", "user"]
 
 
 @pytest.mark.parametrize(

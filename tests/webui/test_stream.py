@@ -89,15 +89,15 @@ def test_only_one_variant_again_keeps_the_drift_current(engine, backend, answere
 def test_history_is_each_variants_own(engine, backend, answered):
     ask(answered, backend, "Second", "Be brief.")
     third = Turn(answered.next_id(), "Third", "Be brief.", {})
-    roles = [message.role for message in answered.messages("slim", third)]
+    roles = [message.role for message in answered.messages("slim", third, "slim")]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert answered.messages("slim", third)[2].content.startswith("SLIM")
+    assert answered.messages("slim", third, "slim")[2].content.startswith("SLIM")
 
 
 def test_a_turn_without_an_answer_is_left_out(engine, backend, answered):
     ask(answered, backend, "fail please")
     third = Turn(answered.next_id(), "Third", "", {})
-    assert [message.content for message in answered.messages("base", third)][0::2] == ["Hello there", "Third"]
+    assert [message.content for message in answered.messages("base", third, "base")][0::2] == ["Hello there", "Third"]
 
 
 def test_a_long_conversation_keeps_the_latest_routing(answered, backend):
@@ -115,7 +115,7 @@ def test_views_hold_plain_values(answered, backend):
     json.dumps(views_of)
     assert views_of[0]["turns"][0]["answers"]["lora"]["diff"][0] == ("removed", "Base")
     assert views_of[1]["data"]["variant"] == "slim" and views_of[2]["sentence"].startswith("LoRA finds")
-    assert views.status(answered, backend) == "Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens."
+    assert views.status(answered) == "Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens."
 
 
 def test_a_lent_gpu_is_asked_for_once_with_all_rows(engine):

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that visitors sent and that lie in Gradio's cache: they go as soon as nobody needs them any more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+
+class Uploads:
+    """Who sent which file. Gradio keeps two equal files as one, so it goes when the last of its senders is done."""
+
+    def __init__(self) -> None:
+        self._senders: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+
+    def note(self, sender: str, paths: Iterable[str]) -> None:
+        """A visitor sent these."""
+        with self._lock:
+            for path in paths:
+                self._senders.setdefault(path, set()).add(sender)
+
+    def drop(self, sender: str, paths: Iterable[str] | None = None) -> None:
+        """A visitor needs these no more; None is all that they sent."""
+        with self._lock:
+            for path in list(self._senders) if paths is None else list(paths):
+                senders = self._senders.get(path, set())
+                senders.discard(sender)
+                if path in self._senders and not senders:
+                    del self._senders[path]
+                    with suppress(OSError):
+                        Path(path).unlink()
+                        Path(path).parent.rmdir()  # Gradio's folder for this one file
