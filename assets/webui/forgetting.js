@@ -9,6 +9,10 @@ slim.forgetting = (component) => {
     const key = JSON.stringify(value);
     if (!value || key === drawn) return;
     drawn = key;
+    if (value.none) {
+      root.replaceChildren(el("p", { class: "slim-empty", id: "slim-no-results" }, value.none));
+      return;
+    }
     const VARIANTS = ["base", "lora", "slim"].filter((name) => name in value.labels);
     const bars = (row) => el("div", { class: "slim-scores", role: "listitem" }, el("h3", {}, row.task),
       ...VARIANTS.map((name) => {

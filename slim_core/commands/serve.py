@@ -17,7 +17,12 @@ def serve(
     lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id.")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id.")] = None,
     adapters: Annotated[str | None, typer.Option(help="Folder whose folders visitors may choose as adapters.")] = None,
-    load_4bit: Annotated[bool | None, typer.Option("--load-4bit/--full", help="Base in 4 bits.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Version of the base on the Hub.")] = None,
+    load_4bit: Annotated[bool | None, typer.Option("--load-4bit/--no-load-4bit", help="Base in 4 bits.")] = None,
+    load_8bit: Annotated[bool | None, typer.Option("--load-8bit/--no-load-8bit", help="Base in 8 bits.")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Bases that visitors may switch to, with commas; * is any Hub id.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
     host: Annotated[str | None, typer.Option(help="Address; 0.0.0.0 for other machines. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="[default: 7860]")] = None,

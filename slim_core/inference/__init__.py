@@ -4,7 +4,7 @@
 from .bases import BaseChoice
 from .engine import Engine
 from .errors import EngineError
-from .loading import load_engine, open_engine
+from .loading import load_engine, open_base
 from .stops import Stops
 from .switching import BaseSwitch, Progress
 from .types import (
@@ -41,5 +41,5 @@ __all__ = [
     "Variant",
     "VariantDrift",
     "load_engine",
-    "open_engine",
+    "open_base",
 ]

@@ -231,7 +231,8 @@ class _Batch:
         if not kept:
             self._cache = None
             return
-        index = torch.tensor(kept, device=self._next.device)
+        # On the CPU: the layers of a model that is spread over GPUs have their caches on each.
+        index = torch.tensor(kept)
         self._cache.batch_select_indices(index)
         self._next, self._positions = self._next[index], self._positions[index]
         self._padding = [self._padding[i] for i in kept]

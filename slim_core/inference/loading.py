@@ -330,10 +330,10 @@ def load_engine(
     """
     bits = bits_of(four_bit, eight_bit)
     choice = BaseChoice(str(base), revision, bits, name, lora and str(lora), slim and str(slim))
-    return open_engine(choice, device, dtype)
+    return open_base(choice, device, dtype)
 
 
-def open_engine(
+def open_base(
     choice: BaseChoice, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Engine:
     """`load_engine` for a choice.

@@ -55,7 +55,8 @@ class Away:
     """Stands where the engine was while there is none, and says so. What it shows is what was loaded last."""
 
     def __init__(self, last: Engine | Away, sentence: str) -> None:
-        self.info, self.variants, self._sentence = last.info, last.variants[:1], sentence
+        self.info, self.variants, self.shapes = last.info, last.variants, last.shapes
+        self._sentence = sentence
 
     def _refuse(self) -> NoReturn:
         raise EngineError(self._sentence)

@@ -7,13 +7,11 @@ import platform
 from base64 import b64encode
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from .backend import Backend
 from .components import canvas, fixed
-from .words import base_name, count, size
 
 
 if TYPE_CHECKING:
@@ -56,38 +54,7 @@ def build(page: Page, picture: Path) -> None:
                 image=image,
                 alt=ALT,
             )
-            facts = canvas("facts", facts_of(page.backend))
-    gr.Timer(10).tick(
-        lambda: facts_of(page.backend), None, facts, queue=False, show_progress="hidden", api_visibility="private"
-    )
-
-
-def facts_of(backend: Backend) -> list[dict[str, Any]]:
-    """Tables of what is loaded, its memory, and versions."""
-    info = backend.engine.info
-    model = [
-        ["Base", base_name(info)],
-        ["Size", f"{count(info.parameters)} parameters, {info.blocks} layers, {info.dtype}"],
-        ["Device", info.device],
-        ["Reads at most", f"{info.context_length:,} tokens"],
-        *[
-            [v.label, f"{count(v.parameters)} parameters" + (f", {v.detail}" if v.detail else "")]
-            for v in backend.adapters
-        ],
-    ]
-    use = [[v.label, size(v.bytes)] for v in backend.variants]
-    visitors, held = backend.own.size()
-    if visitors:
-        use.append(["Visitors’ adapters", f"{visitors}, {size(held)}"])
-    # A lent GPU is not ours between two calls, and asking for its memory would be an error.
-    memory = None if backend.borrowed else backend.engine.memory()
-    if memory is not None and memory.free is not None and memory.total is not None:
-        use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])
-    return [
-        {"title": "The model", "rows": model},
-        {"title": "Memory", "rows": use},
-        {"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]},
-    ]
+            canvas("facts", [{"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]}])
 
 
 def _versions() -> list[list[str]]:

@@ -10,7 +10,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..adapters import Adapter, BaseShapes, StoreLimits
+from ..inference import BaseSwitch
 from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Row, Sampling, Step, Variant
+from .choices import NOT_ALLOWED, Choices
 from .lent import lend
 from .own import OwnAdapters
 
@@ -67,25 +69,54 @@ class Backend:
         engine: the model with its variants.
         gpu: a decorator that lends a GPU for the time of one call, as `spaces.GPU`; None where the model runs here.
         limits: how many adapters of visitors are held.
+        switch: changes the engine; None where it stays.
+        choices: what visitors may change it to.
 
     Attributes:
+        engine: the model with its variants. It may be another one the next time.
         variants: the app's own: the base first. Visitors' adapters are none of them.
         own: visitors' adapters.
     """
 
     def __init__(
-        self, engine: Engine, gpu: Callable[..., Any] | None = None, limits: StoreLimits | None = None
+        self,
+        engine: Engine,
+        gpu: Callable[..., Any] | None = None,
+        limits: StoreLimits | None = None,
+        switch: BaseSwitch | None = None,
+        choices: Choices | None = None,
     ) -> None:
         self.engine = engine
         self.variants = engine.variants
         self.borrowed = gpu is not None
         self.own = OwnAdapters(engine, limits, lent=self.borrowed)
-        work = partial(run_job, engine)
-        self._work = lend(gpu, work, seconds_of) if gpu else work
+        self.switch = switch
+        self.choices = choices or Choices({}, fixed=NOT_ALLOWED)
+        self._first = switch.choice if switch is not None else None
+        if switch is not None:
+            switch.put = self._put
+        # Where a GPU is lent, the engine stays.
+        self._lent = lend(gpu, partial(run_job, engine), seconds_of) if gpu else None
 
     def run(self, job: Job, stops: Any) -> Iterator[Step | Drift]:
         """Steps of the answers, then at most one drift."""
-        return self._work(job, stops)
+        return self._lent(job, stops) if self._lent else run_job(self.engine, job, stops)
+
+    def _put(self, engine: Engine) -> None:
+        self.engine = engine
+        self.variants = engine.variants
+        # After the engine: what goes with the old base waits for nobody.
+        self.own.move(engine)
+
+    @property
+    def generation(self) -> int:
+        """Counts the bases that answered here."""
+        return self.switch.generation if self.switch is not None else 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the base is the one that the app started with, whatever its precision."""
+        return self.switch is None or self.switch.choice.base == self._first.base
 
     @property
     def base(self) -> Variant:

@@ -25,7 +25,11 @@ class Config:
         base: the base model, a folder or a Hub id; empty opens the demo.
         lora: a PEFT LoRA, a folder or a Hub id.
         slim: a SLIM adapter, a folder or a Hub id.
-        load_4bit: whether the base is loaded in 4 bits.
+        revision: of the base on the Hub; empty for the main branch.
+        load_4bit: whether the base's Linears are kept in 4 bits.
+        load_8bit: in 8 bits.
+        models: bases that visitors may switch to, with commas between them: folders, Hub ids, ID@REVISION; * is any
+            Hub id that a visitor names. Empty keeps the base that the app starts with.
         device: such as "cpu", "cuda", "cuda:1"; empty chooses.
         host: address to serve at; 0.0.0.0 is every one of this machine.
         port: to serve at.
@@ -45,7 +49,10 @@ class Config:
     base: str = ""
     lora: str = ""
     slim: str = ""
+    revision: str = ""
     load_4bit: bool = False
+    load_8bit: bool = False
+    models: str = ""
     device: str = ""
     host: str = "127.0.0.1"
     port: int = 7860
@@ -69,6 +76,8 @@ class Config:
                 raise ConfigError(f"{variable(field.name)} must be at least 1.")
         if self.adapters and not Path(self.adapters).is_dir():
             raise ConfigError(f"{variable('adapters')} is {self.adapters!r}; it must be a folder.")
+        if self.load_4bit and self.load_8bit:
+            raise ConfigError("SLIM_LOAD_4BIT and SLIM_LOAD_8BIT cannot both be set: choose one.")
         if (self.lora or self.slim) and not self.base:
             raise ConfigError("An adapter needs its base model: set SLIM_BASE.")
 

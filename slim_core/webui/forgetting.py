@@ -7,14 +7,10 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .components import fixed
 from .session import Session
 
-
-if TYPE_CHECKING:
-    from .page import Page
 
 KINDS = {"downstream": "What the adapters were trained on", "general": "What they should not forget"}
 LABELS = {"base": "Base", "lora": "LoRA", "slim": "SLIM"}
@@ -70,6 +66,11 @@ def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     )
 
 
+def shown(results: Mapping[str, Any] | None, session: Session, is_demo: bool) -> dict[str, Any]:
+    """The tab's value: what is stored, or a sentence where nothing is."""
+    return view(results, session) or {"none": NONE_DEMO if is_demo else NONE_OTHER}
+
+
 def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] | None:
     """What is stored of the variants that answer here; of a visitor's own adapter nothing is."""
     if results is None:
@@ -85,13 +86,3 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
         ],
         "labels": labels,
     }
-
-
-def build(page: Page) -> None:
-    """Lay the tab out."""
-    if page.results is None:
-        text = NONE_OTHER if page.config.base else NONE_DEMO
-        fixed('<p class="slim-empty">{{text}}</p>', "slim-no-results", text=text)
-        # Without results it is hidden, but it is there: what changes with the columns may name it.
-        page.forgetting.visible = False
-    page.forgetting.render()

@@ -108,6 +108,9 @@ class Handlers:
         self, session: Session, turn: Turn, only: str | None, values: tuple, more: Updates | None = None
     ) -> Iterator[Updates]:
         """Answer a turn in all columns or one, and show it while it is written."""
+        if session.run is None and session.renew(self.backend.generation):
+            # What was there was said by another base.
+            turn, only = Turn(turn.id, turn.prompt, "", {}), None
         if self._missed(session):
             yield self.page.column_updates(session)
             return
@@ -218,6 +221,7 @@ class Handlers:
         session.owner = str(request.session_hash)
         # Of many visitors Gradio forgets the first, without a word.
         weakref.finalize(session, self.backend.own.leave, session.owner).atexit = False
+        session.renew(self.backend.generation)
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
         values = settings.restore({**(saved if isinstance(saved, dict) else {}), **query}, self.longest)
         prompt = ""

@@ -10,12 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from . import about, adapters, compare, drift, forgetting, routing
+from . import about, adapters, compare, drift, forgetting, models, routing
 from .api import add_api
 from .backend import Backend
 from .components import canvas, fixed
 from .config import Config
-from .forgetting import view as forgetting_view
 from .session import Session
 from .uploads import Uploads
 from .views import drift as drift_view
@@ -29,7 +28,7 @@ from .words import base_name
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCRIPTS = (
     "common", "strip", "transcript", "heatmap", "picture", "routing", "detail", "drift", "mailbox", "forgetting",
-    "facts", "adapters",
+    "facts", "adapters", "model",
 )  # fmt: skip
 STYLES = ("page", "compare", "routing", "adapters")
 TITLE = "SLIM Compare"
@@ -55,6 +54,7 @@ class Page:
         checks: the checks of the adapter that is on its way.
         shelf: what answers in the columns that a visitor can fill.
         forgetting: the stored results.
+        switch: how far the way to another base is.
     """
 
     backend: Backend
@@ -71,6 +71,7 @@ class Page:
     checks: gr.HTML
     shelf: gr.HTML
     forgetting: gr.HTML
+    switch: gr.HTML
 
     @property
     def of_columns(self) -> list[gr.HTML]:
@@ -84,8 +85,13 @@ class Page:
             self.routing: routing_view(session, self.backend),
             self.drift: drift_view(session, self.backend),
             self.shelf: shelf_view(session, self.backend),
-            self.forgetting: forgetting_view(self.results, session),
+            self.forgetting: self.stored(session),
         }
+
+    def stored(self, session: Session) -> dict[str, Any]:
+        """What is stored on forgetting. Of a base that came later nothing is."""
+        first = self.backend.is_first
+        return forgetting.shown(self.results if first else None, session, first and not self.config.base)
 
 
 def build(backend: Backend, config: Config, results: dict[str, Any] | None = None) -> gr.Blocks:
@@ -117,7 +123,8 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             mailbox=canvas("mailbox", None, render=False),
             checks=canvas("checks", untouched(), render=False),
             shelf=canvas("shelf", shelf_view(empty, backend), ("remove",), render=False),
-            forgetting=canvas("forgetting", forgetting_view(results, empty), render=False),
+            forgetting=canvas("forgetting", forgetting.shown(results, empty, not config.base), render=False),
+            switch=canvas("switch", None, render=False),
         )
         fixed(
             '<header><div><h1>{{title}}</h1><p>{{lead}}</p></div><p class="slim-model">{{model}}</p></header>',
@@ -126,6 +133,8 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             lead=LEAD,
             model=f"{base_name(info)} · {info.dtype} · {info.device}",
         )
+        page.switch.render()
+        clock = gr.Timer(models.SECONDS, active=not backend.choices.fixed)
         page.status.render()
         page.mailbox.render()
         with gr.Tabs(elem_id="slim-tabs") as tabs:
@@ -138,7 +147,9 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             with gr.Tab("Drift", id="drift"):
                 drift.build(page)
             with gr.Tab("Forgetting", id="forgetting"):
-                forgetting.build(page)
+                page.forgetting.render()
+            with gr.Tab("Model", id="model"):
+                models.build(page, demo, clock)
             with gr.Tab("About", id="about"):
                 about.build(page, ASSETS / "slim-layer.svg")
         add_api(backend, config)

@@ -9,14 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from ..inference import Engine, EngineError, load_engine
+from ..inference import BaseSwitch, Engine, open_base
 from .backend import Backend
+from .choices import choices_of, first_choice
 from .config import Config
 from .forgetting import RESULTS, read_results
 from .page import ASSETS, build
-
-
-DEMO_NAME = "SLIM demo"
 
 
 def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = ASSETS / "demo") -> gr.Blocks:
@@ -30,8 +28,7 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
     Raises:
         EngineError: if something cannot be loaded; its message is one sentence.
     """
-    engine = open_engine(config, demo, lent=gpu is not None)
-    return build(Backend(engine, gpu, config.store_limits), config, stored_results(config, demo))
+    return build(open_backend(config, demo, gpu), config, stored_results(config, demo))
 
 
 def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:
@@ -42,16 +39,15 @@ def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:
     return next(filter(None, found), None)
 
 
+def open_backend(config: Config, demo: Path, gpu: Callable[..., Any] | None = None) -> Backend:
+    """The base that the settings name, or the demo's, and what visitors may put in its place."""
+    lent = gpu is not None
+    engine, choices = open_engine(config, demo, lent), choices_of(config, demo, lent)
+    switch = None if choices.fixed else BaseSwitch(engine, first_choice(config, demo), config.device or None)
+    return Backend(engine, gpu, config.store_limits, switch, choices)
+
+
 def open_engine(config: Config, demo: Path, lent: bool = False) -> Engine:
     """The engine that the settings name, or the demo's."""
-    base, lora, slim, name = config.base, config.lora or None, config.slim or None, None
-    if not base:
-        if not (demo / "base").is_dir():
-            raise EngineError(
-                f"There is no demo model in {demo}: make it with `python -m slim_core demo build`, or name your own "
-                "with SLIM_BASE, SLIM_LORA and SLIM_SLIM."
-            )
-        base, lora, slim, name = str(demo / "base"), str(demo / "lora"), str(demo / "slim"), DEMO_NAME
     # Where a GPU is lent, the model is put there when the app starts and moves to the real one at the first call.
-    device = config.device or ("cuda" if lent else None)
-    return load_engine(base, lora=lora, slim=slim, name=name, device=device, four_bit=config.load_4bit)
+    return open_base(first_choice(config, demo), config.device or ("cuda" if lent else None))

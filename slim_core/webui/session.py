@@ -95,6 +95,7 @@ class Session:
         shown: the column whose routing is shown; None for the first SLIM.
         shown_turn: the turn whose routing and drift are shown; None for the latest.
         packers: the routing view's own memory, by turn and column.
+        generation: of the base that the conversation is with.
     """
 
     def __init__(self) -> None:
@@ -109,6 +110,7 @@ class Session:
         self.shown_turn: int | None = None
         self.packers: dict[tuple[int, str], Any] = {}
         self._checking = False
+        self.generation = 0
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -162,6 +164,15 @@ class Session:
         self.turns.clear()
         self.packers.clear()
         self.shown_turn = None
+
+    def renew(self, generation: int) -> bool:
+        """Forget a conversation with an earlier base; whether the base is another one."""
+        if self.generation == generation:
+            return False
+        self.generation = generation
+        self.shown = None
+        self.clear()
+        return True
 
     def trim(self, most: int = MAX_NUMBERS) -> None:
         """Drop the routing of the oldest answers where all together hold more than `most` numbers."""

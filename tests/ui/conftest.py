@@ -45,7 +45,8 @@ class Site:
 
     def __init__(self, engine: Any, results: dict | None = None, **config: Any) -> None:
         settings = Config(port=free_port(), **config)
-        self.engine, self.demo = engine, build(Backend(engine), settings, results)
+        backend = engine if isinstance(engine, Backend) else Backend(engine)
+        self.engine, self.demo = backend.engine, build(backend, settings, results)
         _, self.url, _ = launch(self.demo, settings, prevent_thread_lock=True, quiet=True)
 
     def close(self) -> None:

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 from slim_core.cli import app
 from slim_core.inference import EngineError
 from slim_core.webui import page, serve
-from slim_core.webui.about import facts_of
 from slim_core.webui.backend import Backend
+from slim_core.webui.choices import DEMO_NAME
 from slim_core.webui.config import Config
 from slim_core.webui.forgetting import read_results
+from slim_core.webui.models import facts_of
 from slim_core.webui.words import base_name
 from tests.ui.scripted import RESULTS
 
@@ -34,7 +35,7 @@ def test_flags_go_before_the_environment(served):
     result = run("--port", "99", "--base", "b", SLIM_PORT="98", SLIM_SLIM="s", SLIM_LOAD_4BIT="1")
     assert result.exit_code == 0, result.output
     assert (served[0].port, served[0].base, served[0].slim, served[0].load_4bit) == (99, "b", "s", True)
-    run("--full", "--base", "b", SLIM_LOAD_4BIT="1")
+    run("--no-load-4bit", "--base", "b", SLIM_LOAD_4BIT="1")
     assert served[1].load_4bit is False
 
 
@@ -79,7 +80,7 @@ def test_where_a_base_lies_on_the_server_is_not_told(engine, tmp_path):
 
     (tmp_path / "my-base").mkdir()
     assert named(str(tmp_path / "my-base")) == "my-base"
-    assert named("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B" and named(serve.DEMO_NAME) == "SLIM demo"
+    assert named("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B" and named(DEMO_NAME) == "SLIM demo"
 
 
 def test_a_lent_gpu_is_not_asked_for_its_memory(engine):
