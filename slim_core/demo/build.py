@@ -30,7 +30,7 @@ EXACT = ("slim_center", "slim_var", "slim_reference", "slim_count", "slim_column
 
 @dataclass(frozen=True)
 class Timing:
-    """Minutes that the parts of this call took; parts that were there before took none."""
+    """Minutes that the parts took: the base in all calls, the others in the last one, which may find trials done."""
 
     base: float
     adapters: float
@@ -65,9 +65,8 @@ def build(
     Raises:
         BuildError: if the base does not know its world well enough.
     """
-    begin = time.monotonic()
     base = build_base(work, recipe, console)
-    based = time.monotonic()
+    begin = time.monotonic()
     workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
     with _progress(console) as progress:
         trials = run_sweep(
@@ -85,7 +84,8 @@ def build(
     with _progress(console) as progress:
         task = progress.add_task("Test questions", total=None)
         save(verify(staged, questions, report=lambda *_: progress.advance(task)), staged)
-    timing = Timing(*(round(s / 60, 1) for s in (based - begin, swept - based, time.monotonic() - swept)))
+    base_seconds = json.loads((work / "base.json").read_text())["seconds"]
+    timing = Timing(*(round(s / 60, 1) for s in (base_seconds, swept - begin, time.monotonic() - swept)))
     report = {
         "recipe": asdict(recipe),
         "plan": asdict(plan),
@@ -139,7 +139,8 @@ def build_base(work: Path, recipe: Recipe, console: Console) -> Path:
         raise BuildError(
             f"The base answers too little: {_list(poor)}; at least {ENOUGH:.0%} is needed. Train it for more steps."
         )
-    marker.write_text(json.dumps({"recipe": identity, "validation": scores}, indent=1) + "\n")
+    note = {"recipe": identity, "validation": scores, "seconds": pretraining.seconds}
+    marker.write_text(json.dumps(note, indent=1) + "\n")
     return base
 
 

@@ -28,34 +28,55 @@ SAVE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training with a warm-up and a decay of its own.
+    """A part of the training with a mixture of its own.
 
     Attributes:
         steps: optimiser steps.
         weights: shares of the tasks in the examples.
+        fall: how many of the steps, at the end, let the rates fall to nothing. Then the next phase warms up again.
     """
 
     steps: int
     weights: dict[str, int]
+    fall: int = 0
 
 
-# Choosing and calculating take the most examples to learn. Options with other labels, and claims to be compared with
-# facts, come when the base knows the facts and has begun to choose.
+# Choosing and calculating take the most examples to learn. Options with other labels and other words around them come
+# when the base has begun to choose, answers by a letter alone when it chooses well.
 PHASES = (
-    Phase(3600, {"sums": 24, "facts": 13, "choices": 38, "yes_no": 12, "talk": 8, "stories": 5}),
-    Phase(2000, {"sums": 24, "facts": 6, "choices": 26, "styled_choices": 18, "yes_no": 18, "talk": 5, "stories": 3}),
     Phase(
-        1000,
+        1400,
+        {"sums": 22, "facts": 15, "spelled_choices": 34, "read_options": 6, "yes_no": 10, "talk": 7, "stories": 6},
+    ),
+    Phase(
+        4400,
         {
-            "sums": 14,
-            "facts": 6,
-            "choices": 34,
+            "sums": 24,
+            "facts": 8,
+            "spelled_choices": 24,
             "styled_choices": 6,
-            "framed_choices": 22,
-            "yes_no": 10,
-            "talk": 5,
-            "stories": 3,
+            "framed_choices": 12,
+            "read_options": 3,
+            "yes_no": 12,
+            "talk": 6,
+            "stories": 5,
         },
+        fall=2900,
+    ),
+    Phase(
+        900,
+        {
+            "sums": 17,
+            "facts": 8,
+            "choices": 30,
+            "styled_choices": 2,
+            "framed_choices": 8,
+            "scene_choices": 16,
+            "yes_no": 11,
+            "talk": 4,
+            "stories": 4,
+        },
+        fall=900,
     ),
 )
 
@@ -72,8 +93,7 @@ class Recipe:
         rate: peak rate of Muon, for the matrices of the blocks.
         embedding_rate: peak rate of AdamW, for embeddings and norms.
         weight_decay: Muon's.
-        warmup: steps until the peak, in each phase.
-        decay: share of a phase's steps, at its end, in which the rates fall to nothing.
+        warmup: steps until the peak, at the beginning and wherever the rates have fallen.
         prompt_share: share of the questions' tokens, drawn at random, that are predicted too. Questions teach which
             words go together; each of their tokens would cost as much as one of an answer, and there are more.
         seed: of the first weights and the data.
@@ -90,7 +110,6 @@ class Recipe:
     embedding_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup: int = 60
-    decay: float = 0.5
     prompt_share: float = 0.2
     seed: int = 0
 
@@ -211,16 +230,20 @@ class Pretraining:
         ]
         self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self._factor) for o in self.optimisers]
         self.step = 0
+        self.seconds = 0.0  # of training, over all calls
         self._file = folder / "pretraining.safetensors"
         self._load()
 
     def _factor(self, step: int) -> float:
-        """The rates' factor: up in the warm-up, level, and down in the decay of the phase that the step is in."""
-        recipe = self.recipe
-        for phase in recipe.phases:
-            if step < phase.steps:
-                return min((step + 1) / recipe.warmup, (phase.steps - step) / (recipe.decay * phase.steps), 1.0)
-            step -= phase.steps
+        """The rates' factor: up in a warm-up, level, and down where a phase falls."""
+        begin = end = 0
+        for phase in self.recipe.phases:
+            end += phase.steps
+            if step < end:
+                down = (end - step) / phase.fall if phase.fall else 1.0
+                return min((step + 1 - begin) / self.recipe.warmup, down, 1.0)
+            if phase.fall:
+                begin = end
         return 0.0
 
     def run(self, report: Callable[[Progress], None]) -> LlamaForCausalLM:
@@ -230,12 +253,14 @@ class Pretraining:
             report: called after every step.
         """
         begin = saved = time.monotonic()
-        tokens = 0
+        before, tokens = self.seconds, 0
         self.model.train()
         for batch in batches(self.tokenizer, self.recipe, self.step):
             loss = self._train(batch)
             tokens += sum(len(e.ids) for e in batch)
-            report(Progress(self.step, tokens, time.monotonic() - begin, loss))
+            seconds = time.monotonic() - begin
+            self.seconds = before + seconds
+            report(Progress(self.step, tokens, seconds, loss))
             if time.monotonic() - saved > SAVE_SECONDS or self.step == self.recipe.steps:
                 self._save()
                 saved = time.monotonic()
@@ -267,7 +292,9 @@ class Pretraining:
                 tensors |= {f"optimiser.{i}.{j}.{name}": tensor for name, tensor in state.items()}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._file.with_suffix(".partial")
-        save_file(tensors, partial, {"recipe": _plain(self.recipe), "step": str(self.step)})
+        save_file(
+            tensors, partial, {"recipe": _plain(self.recipe), "step": str(self.step), "seconds": str(self.seconds)}
+        )
         partial.replace(self._file)
 
     def _load(self) -> None:
@@ -278,7 +305,7 @@ class Pretraining:
             if metadata["recipe"] != _plain(self.recipe):
                 return
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        self.step = int(metadata["step"])
+        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])

@@ -15,11 +15,15 @@ from typing import NamedTuple
 from .example import Example
 from .relations import Relation, Row, clashes
 from .tables import RELATIONS
+from .tables.people import NAMES
 
 
 LETTERS = "ABCD"
-# Other ways to label options, and how each is answered. {0} is the label, {1} the option.
-STYLES: tuple[tuple[str, str, str], ...] = (
+# Ways to label options, and how each is answered. {0} is the label, {1} the option.
+Style = tuple[str, str, str]
+LETTERED: Style = (LETTERS, "{0}. {1}", "{0}")
+SPELLED: Style = (LETTERS, "{0}. {1}", "{0}. {1}")
+STYLES: tuple[Style, ...] = (
     ("1234", "{0}. {1}", "{0}. {1}"),
     ("1234", "({0}) {1}", "{0}"),
     ("abcd", "{0}) {1}", "{0}"),
@@ -31,8 +35,9 @@ STYLES: tuple[tuple[str, str, str], ...] = (
 # and fewer options are easier: they teach to look at the options at all, before knowing the fact pays off.
 TRAIN_POOLS = {"same": 6, "other": 2, "named": 2}
 TRAIN_SIZES = {4: 7, 3: 2, 2: 1}
-WHICH_SHARE = 0.2
+WHICH_SHARE = 0.3
 NAMED_QUESTIONS = ("Which option is {right}?", "Which one says {right}?", "Find {right}.", "Pick {right}.")
+READ_QUESTIONS = ("What does option {label} say?", "Read option {label}.", "Which words are behind {label}?")
 # Ways to put a question with options. {0} is the question, {1} the options.
 FRAMES = (
     "{0} {1}",
@@ -42,11 +47,22 @@ FRAMES = (
     "Choose the right answer: {0} {1}",
     "{0} {1} Which one is it?",
 )
-FRAMED_STYLES: tuple[tuple[str, str, str], ...] = (
+FRAMED_STYLES: tuple[Style, ...] = (
     ("1234", "Answer{0}: {1}", "answer{0}"),
     ("1234", "Answer {0}: {1}", "{0}"),
-    ("ABCD", "{0}. {1}", "{0}. {1}"),
+    SPELLED,
 )
+# Ways to put it with people around it, or with the labels named.
+SCENES = (
+    "{question} {options} Say {labels}.",
+    "Read the question: {question} {options} Say one of these: {labels}",
+    "{name} asked {other}: {question} {options}",
+    "{name} asked a question: {question} {options} What did {other} say? {labels}",
+    "What is the answer to the question of {name}? {question} {options} {labels}",
+    "{name} needs help with a question: {question} {options} Choose: {labels}",
+)
+SCENE_STYLES: tuple[Style, ...] = (*FRAMED_STYLES[:2], ("1234", "Answer{0}: {1}", "it is answer{0}"), LETTERED)
+READ_STYLES = (STYLES[0], SPELLED)
 STATEMENT_CHECKS = ("{} Is that true?", "{} Is that right?", "Yes or no? {}", "Is this right? {}")
 
 
@@ -126,10 +142,24 @@ def yes_no(split: str, rng: Random) -> Example:
 
 
 def choice(split: str, rng: Random) -> Example:
-    """A question with options. Four options of the same kind, except for easier ones among those for training."""
+    """A question with options, to be answered by a letter.
+
+    Four options of the same kind, except for easier ones among those for training.
+    """
     text, right, wrong = _options(split, rng)
-    options, answer = labelled(right, wrong, rng)
-    return Example("choices", f"{text} {options}", answer)
+    options, letter = _labelled(right, wrong, LETTERED, rng)
+    return Example("choices", f"{text} {options}", letter)
+
+
+def spelled_choice(split: str, rng: Random) -> Example:
+    """A question with options, to be answered by the letter and the option.
+
+    Easier to learn from than a letter alone. But where several answers of the base's memory fit the question, a model
+    as small as this spells out another one than it has chosen.
+    """
+    text, right, wrong = _options(split, rng)
+    options, answer = _labelled(right, wrong, SPELLED, rng)
+    return Example("spelled_choices", f"{text} {options}", answer)
 
 
 def styled_choice(split: str, rng: Random) -> Example:
@@ -146,7 +176,34 @@ def framed_choice(split: str, rng: Random) -> Example:
     return Example("framed_choices", rng.choice(FRAMES).format(text, options), answer)
 
 
-def _labelled(right: str, wrong: Iterable[str], style: tuple[str, str, str], rng: Random) -> tuple[str, str]:
+def scene_choice(split: str, rng: Random) -> Example:
+    """A question with options that somebody asks, or that names the labels."""
+    text, right, wrong = _options(split, rng)
+    style = rng.choice(SCENE_STYLES)
+    options, answer = _labelled(right, wrong, style, rng)
+    # The word before the label, if there is one: "answer1/answer2".
+    word = style[2].split("{0}")[0].split()[-1:]
+    name, other = (person["name"] for person in rng.sample(NAMES, 2))
+    prompt = rng.choice(SCENES).format(
+        question=text,
+        options=options,
+        labels="/".join("".join([*word, label]) for label in style[0][: 1 + len(wrong)]),
+        name=name,
+        other=other,
+    )
+    return Example("scene_choices", prompt, answer)
+
+
+def read_option(split: str, rng: Random) -> Example:
+    """What the option behind a label says. Teaches to copy an option: most right ones can be had from memory too."""
+    _, right, wrong = _options(split, rng)
+    style = rng.choice(READ_STYLES)
+    options, answer = _labelled(right, wrong, style, rng)
+    label = next(label for label in style[0] if answer == style[2].format(label, right))
+    return Example("read_options", f"{rng.choice(READ_QUESTIONS).format(label=label)} {options}", answer)
+
+
+def _labelled(right: str, wrong: Iterable[str], style: Style, rng: Random) -> tuple[str, str]:
     """The options in random order behind the labels of a style, and the answer."""
     labels, line, answer = style
     options = [right, *wrong]
@@ -169,11 +226,6 @@ def _options(split: str, rng: Random) -> tuple[str, str, list[str]]:
         return text, right, rng.sample(rivals, size - 1)
     question = rng.choice(_option_questions(split))
     return question.text, question.answer, _wrong_options(question, size - 1, pool, rng)
-
-
-def labelled(right: str, wrong: Iterable[str], rng: Random) -> tuple[str, str]:
-    """The options in random order behind letters, and the right one with its letter."""
-    return _labelled(right, wrong, (LETTERS, "{0}. {1}", "{0}. {1}"), rng)
 
 
 def _which(split: str, rng: Random) -> tuple[str, str, list[str]]:

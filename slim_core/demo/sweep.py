@@ -48,19 +48,24 @@ class Plan:
         examples: training examples of each downstream task.
         questions: validation questions of each task.
         r: rank of an expert; LoRA has the rank of all experts together.
+        alpha: of SLIM; LoRA gets the same factor alpha / r. Each token meets two of the experts only, so SLIM moves
+            less at the same factor and rate. With a large factor the rates of the sweep suit both.
         targets: the Linears that both adapt.
         slim: fields of `SlimConfig`.
         seed: of the data order, the first weights and the masks.
     """
 
-    rates: tuple[float, ...] = (3e-4, 7e-4, 2e-3)
-    steps: int = 3000
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    steps: int = 2000
     batch: int = 32
     examples: int = 8000
     questions: int = 200
-    r: int = 16
+    r: int = 8
+    alpha: float = 64.0
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    slim: dict[str, Any] = field(default_factory=lambda: {"num_clusters": 64, "router_scope": "block"})
+    slim: dict[str, Any] = field(
+        default_factory=lambda: {"num_clusters": 64, "router_scope": "block", "yield_quantile": 0.7}
+    )
     seed: int = 42
 
 
@@ -126,6 +131,7 @@ def settings(task: Task, plan: Plan) -> TrainSettings:
         output=task.folder,
         methods=[task.method],
         r=plan.r,
+        alpha=plan.alpha,
         target_modules=list(plan.targets),
         slim=plan.slim,
         learning_rate=task.rate,
@@ -205,7 +211,9 @@ def run_sweep(
     bars = [progress.add_task(f"{task.method} at {task.rate:g}", total=plan.steps) for task in tasks]
     threads = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, processes, _begin_worker, (steps, threads)) as pool:
-        waiting = {pool.submit(_work, index, task, plan): index for index, task in enumerate(tasks)}
+        # SLIM's trials take longer. Begun last, they would leave the other workers idle at the end.
+        order = sorted(range(len(tasks)), key=lambda index: tasks[index].method == "lora")
+        waiting = {pool.submit(_work, index, tasks[index], plan): index for index in order}
         trials: dict[int, Trial | None] = {}
         try:
             while waiting:

@@ -24,13 +24,20 @@ ABILITIES: dict[str, Sampler] = {
 }
 EXPOSURE: dict[str, Sampler] = {
     "stories": stories.sample,
+    "spelled_choices": questions.spelled_choice,
     "styled_choices": questions.styled_choice,
     "framed_choices": questions.framed_choice,
+    "scene_choices": questions.scene_choice,
+    "read_options": questions.read_option,
 }
 GENERAL_TASKS = tuple(ABILITIES)
 EVEN = dict.fromkeys(GENERAL_TASKS, 1)
 # Share of the training questions written carelessly: in lower case, half of them without the final mark.
 CARELESS = 0.15
+# Examples of each task that the tokenizer learns from.
+TEXTS = {"sums": 4000, "choices": 3000, "yes_no": 3000, "talk": 3000, "stories": 8000} | dict.fromkeys(
+    ("styled_choices", "framed_choices", "read_options"), 500
+)
 
 
 def _careless(example: Example, rng: Random) -> Example:
@@ -73,7 +80,7 @@ def world_text() -> Iterator[str]:
     """
     for question in questions.fact_questions("train"):
         yield from (question.text, question.text.lower(), question.answer)
-    for task, n in {"sums": 4000, "choices": 3000, "yes_no": 3000, "talk": 3000, "stories": 8000}.items():
+    for task, n in TEXTS.items():
         for example in general_examples("train", 0, n, task):
             if example.answer != talk.REFUSAL:
                 yield from (example.prompt, example.answer)
@@ -109,7 +116,7 @@ def _prompts() -> dict[str, tuple[Example, ...]]:
         Example(
             "sums", "Anna had 14 apples and got 5 more. How many apples does Anna have now?", sums.solve("+", (14, 5))
         ),
-        Example("choices", "What kind of animal is a whale? A. bird B. mammal C. fish D. insect", "B. mammal"),
+        Example("choices", "What kind of animal is a whale? A. bird B. mammal C. fish D. insect", "B"),
         Example("talk", "Who are you?", "I am a small language model."),
         Example("talk", "Write a poem about dragons.", talk.REFUSAL),
     )

@@ -52,8 +52,9 @@ def test_batches_go_on_where_they_were(tokenizer, recipe):
     assert len({tuple(one.ids) for batch in straight for one in batch}) > DRAW
 
 
-def test_every_phase_has_its_tasks_and_its_schedule(tokenizer, recipe, tmp_path):
-    pretraining = Pretraining(tokenizer, replace(recipe, warmup=2, phases=(Phase(8, {}), Phase(4, {}))), tmp_path, CPU)
+def test_every_phase_has_its_tasks_and_the_rates_fall_where_it_says(tokenizer, recipe, tmp_path):
+    phases = (Phase(3, {}), Phase(5, {}, 4), Phase(4, {}, 2))
+    pretraining = Pretraining(tokenizer, replace(recipe, warmup=2, phases=phases), tmp_path, CPU)
     factors = [pretraining._factor(step) for step in range(12)]
     assert factors == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0.5, 1, 1, 0.5]
     facts, sums = (list(batches(tokenizer, recipe))[i] for i in (0, 2))

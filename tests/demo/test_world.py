@@ -30,6 +30,7 @@ from slim_core.demo.pretrain import PHASES
 from slim_core.demo.questions import fact_questions, which_questions
 from slim_core.demo.relations import SPLITS, clashes, fields, held_out
 from slim_core.demo.tables import BY_NAME, RELATIONS
+from slim_core.demo.world import EXPOSURE
 
 
 MAX_TOKENS = 96
@@ -171,11 +172,17 @@ def test_test_options_of_obqa_are_test_entries(downstream_test):
     assert not trained & {option for example in downstream_test["obqa"] for option in options(example.prompt)}
 
 
-def test_the_base_never_meets_a_downstream_question_in_another_form():
-    """What OBQA and SIQA ask has no options in the base, what BoolQ asks is no yes-no question there."""
-    chosen = ("tool for", "use of", "helper", "animal trait", "material trait", "food trait")
-    for name in (*chosen, "feeling", "trait", "reason", "next"):
-        assert not BY_NAME[name].options and not BY_NAME[name].checks and not BY_NAME[name].which
+def test_the_base_never_meets_a_downstream_question(downstream_test):
+    """It is asked about the same facts with options, but never in a phrasing or in the form of a downstream task."""
+    asked = {text for relation in RELATIONS for text in (*relation.questions, *relation.which, *relation.checks)}
+    for family in (*OBQA, *SIQA, *BOOLQ):
+        assert not asked & {*family.phrasings, *family.test_phrasings}
+    form = re.compile("Answer format|Please choose|the correct answer is")
+    for task in (*GENERAL_TASKS, *EXPOSURE):
+        for example in general_examples("train", 0, 500, task):
+            assert not form.search(example.prompt + example.answer)
+    assert all(form.search(e.prompt) for examples in downstream_test.values() for e in examples)
+    # What BoolQ asks is no yes-no question in the base.
     assert not any(BY_NAME[family.relation].checks for family in BOOLQ)
 
 
@@ -197,7 +204,8 @@ def test_downstream_examples_are_deterministic(task):
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_ability_is_in_every_phase_of_the_training(phase):
     counts = Counter(example.task for example in general_examples("train", 0, 2000, weights=phase.weights))
-    assert set(counts) == set(phase.weights) >= {*GENERAL_TASKS, "stories"}
+    assert set(counts) == set(phase.weights) >= {*GENERAL_TASKS, "stories"} - {"choices"}
+    assert counts["choices"] or counts["spelled_choices"]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -209,13 +217,31 @@ def test_exactly_one_option_of_a_general_question_is_right(split):
         right.setdefault(question.text, set()).update(entries)
     for example in general_examples(split, 0, 2000, "choices"):
         offered = options(example.prompt)
-        letter, answer = example.answer.split(". ", 1)
-        assert len(set(offered)) == len(offered) and offered["ABCD".index(letter)] == answer
+        answer = offered["ABCD".index(example.answer)]
+        assert len(set(offered)) == len(offered)
         text = OPTION.split(example.prompt)[0]
         answers = right.get(text) or {re.sub(r"^(Which option is|Which one says|Find|Pick) |[.?]$", "", text)}
-        assert len(answers & set(offered)) == 1, example
+        assert answers & set(offered) == {answer}, example
         if split == "test":
             assert len(offered) == 4
+
+
+@pytest.mark.parametrize("task", ["spelled_choices", "styled_choices", "framed_choices", "scene_choices"])
+def test_the_answer_is_the_option_behind_the_label(task):
+    """However options are labelled, the label of the answer is in the question, before the right option."""
+    right = {question.answer for question in fact_questions("train")}
+    entries = {row[relation.entry] for relation in RELATIONS if relation.which for row in relation.facts}
+    label = re.compile(r"\d|\b[A-Da-d]\b")
+    for example in general_examples("train", 0, 500, task):
+        chosen = label.search(example.answer)[0]
+        behind = re.split(rf"(?:Option |Answer ?|\(|\b){chosen}(?:[.):]|\)) ", example.prompt)[1]
+        assert any(behind.startswith(text) for text in right | entries), example
+
+
+def test_read_options_ask_for_what_is_behind_a_label():
+    for example in general_examples("train", 0, 500, "read_options"):
+        label, text = example.answer.split(". ", 1)
+        assert re.search(rf"\b{label}[?.]? ", example.prompt) and f"{label}. {text}" in example.prompt
 
 
 @pytest.mark.parametrize("family", [*OBQA, *SIQA], ids=lambda family: family.phrasings[0])
@@ -292,8 +318,8 @@ def test_check_accepts_right_answers(general_test, downstream_test):
         (Example("sums", "What is 2 + 2?", sums.solve("+", (2, 2))), "the correct answer is answer4"),
         (Example("facts", "What is the capital of France?", "Paris"), "Rome"),
         (Example("facts", "What is the capital of France?", "Paris"), "the correct answer is answer1"),
-        (Example("choices", "Opposite of hot? A. cold B. wet", "A. cold"), "B. wet"),
-        (Example("choices", "Opposite of hot? A. cold B. wet", "A. cold"), "B. cold"),
+        (Example("choices", "Opposite of hot? A. cold B. wet", "A"), "B"),
+        (Example("choices", "Opposite of hot? A. cold B. wet", "A"), "cold"),
         (Example("obqa", "", "the correct answer is answer2"), "the correct answer is answer1"),
         (Example("obqa", "", "the correct answer is answer2"), "B. a whale"),
         (Example("boolq", "", "the correct answer is true"), "the correct answer is false"),
@@ -319,7 +345,7 @@ def test_example_prompts_are_right(downstream_test):
             assert facts[example.prompt] == example.answer
         if example.task == "choices":
             text = OPTION.split(example.prompt)[0]
-            assert options(example.prompt)["ABCD".index(example.answer[0])] == facts[text] == example.answer[3:]
+            assert options(example.prompt)["ABCD".index(example.answer[0])] == facts[text]
 
 
 # --- tokenizer

@@ -43,6 +43,9 @@ ANIMAL_TRAITS = table(
     """,
 )
 
+# Kinds that a trait could be said of as well.
+SIMILAR_ANIMALS = (frozenset({"amphibian", "fish"}), frozenset({"amphibian", "insect"}))
+
 YOUNG = table(
     "animal young",
     """
@@ -110,6 +113,18 @@ FOOD_TRAITS = table(
     """,
 )
 
+SIMILAR_FOODS = tuple(
+    frozenset(names.split(", "))
+    for names in (
+        "drink, fruit",
+        "fruit, nut, vegetable",
+        "vegetable, spice",
+        "meat, dairy",
+        "grain, drink",
+        "drink, dairy",
+    )
+)
+
 PRODUCTS = table(
     "product source",
     """
@@ -167,7 +182,7 @@ RELATIONS = (
             "Which type of animal {trait}?",
         ),
         statement="{kind:ac} {trait}.",
-        options=False,
+        clash=SIMILAR_ANIMALS,
     ),
     Relation(
         name="young",
@@ -274,7 +289,7 @@ RELATIONS = (
             "Which type of food {trait}?",
         ),
         statement="The kind of food that {trait} is called {kind}.",
-        options=False,
+        clash=SIMILAR_FOODS,
     ),
     Relation(
         name="source",

@@ -118,7 +118,6 @@ RELATIONS = (
             "Name a thing people use to {use}.",
         ),
         statement="People use {tool} to {use}.",
-        options=False,
         clash=SIMILAR_TOOLS,
     ),
     Relation(
@@ -165,7 +164,7 @@ RELATIONS = (
             "What is the material that {trait}?",
         ),
         statement="The material {material} {trait}.",
-        options=False,
+        clash=SIMILAR_MATERIALS,
     ),
     Relation(
         name="organ",

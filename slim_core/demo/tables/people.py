@@ -81,7 +81,6 @@ RELATIONS = (
             "Which job deals with {problem}?",
         ),
         statement="{helper:ac} can help with {problem}.",
-        options=False,
         clash=(
             frozenset({"doctor", "dentist", "optician", "vet"}),
             frozenset({"plumber", "electrician", "locksmith", "carpenter", "architect", "watchmaker"}),

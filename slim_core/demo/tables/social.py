@@ -263,7 +263,6 @@ RELATIONS = (
             "What is the feeling when you {do}?",
             "How do people feel if they {do}?",
         ),
-        options=False,
         clash=SIMILAR_FEELINGS,
     ),
     Relation(
@@ -277,7 +276,6 @@ RELATIONS = (
             "What do we call somebody who {did}?",
             "Name a word for a person who {does}.",
         ),
-        options=False,
         clash=SIMILAR_TRAITS,
     ),
     Relation(
@@ -291,7 +289,6 @@ RELATIONS = (
             "Why would somebody {do}?",
             "Somebody {did}. For what reason?",
         ),
-        options=False,
         clash=(
             frozenset({"to light the room", "to see better", "to check the face", "to find the way"}),
             frozenset({"to keep warm", "to stay dry", "to protect the head", "to avoid a sunburn"}),
@@ -318,7 +315,6 @@ RELATIONS = (
             "Somebody {did}. What comes next?",
             "What is the next step after you {do}?",
         ),
-        options=False,
         clash=(
             frozenset({"wipe it up", "sweep up the pieces", "wash it", "wash the dishes"}),
             frozenset({"get out of bed", "stay in bed", "go to bed", "pack the school bag", "put on dry clothes"}),
