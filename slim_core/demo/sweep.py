@@ -212,7 +212,7 @@ def run_sweep(
     threads = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, processes, _begin_worker, (steps, threads)) as pool:
         # SLIM's trials take longer. Begun last, they would leave the other workers idle at the end.
-        order = sorted(range(len(tasks)), key=lambda index: tasks[index].method == "lora")
+        order = sorted(range(len(tasks)), key=lambda index: (tasks[index].method == "lora", -tasks[index].rate))
         waiting = {pool.submit(_work, index, tasks[index], plan): index for index in order}
         trials: dict[int, Trial | None] = {}
         try:
