@@ -66,10 +66,11 @@ slim.shelf = (component) => {
   }
 
   slim.live(component, (value) => {
-    const key = JSON.stringify(value);
-    if (!value || key === drawn) return;
+    const root = component.element.querySelector(".slim-root"), key = JSON.stringify(value);
+    // Gradio may have put an empty root in place of the one that was drawn into.
+    if (!value || (key === drawn && root.firstChild)) return;
     drawn = key;
-    component.element.querySelector(".slim-root").replaceChildren(
+    root.replaceChildren(
       el("div", { class: "slim-shelves" }, ...value.map(card)));
   });
 };

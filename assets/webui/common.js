@@ -123,14 +123,16 @@ window.slim = (() => {
   // Draw now, whenever the value changes, and when the theme does. Several changes between two frames are one drawing.
   function live({ element, props, watch }, draw) {
     let queued = false;
+    // In a tab that was never open, Gradio puts its word for "unchanged" in the place of the value.
+    const value = () => (props.value?.__type__ ? null : props.value);
     const redraw = () => {
       if (queued) return;
       queued = true;
-      requestAnimationFrame(() => { queued = false; draw(props.value); });
+      requestAnimationFrame(() => { queued = false; draw(value()); });
     };
     watch("value", redraw);
     new MutationObserver(redraw).observe(document.body, { attributeFilter: ["class"] });
-    draw(props.value);
+    draw(value());
     return redraw;
   }
 

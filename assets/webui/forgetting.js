@@ -7,7 +7,8 @@ slim.forgetting = (component) => {
   slim.live(component, (value) => {
     const root = component.element.querySelector(".slim-root");
     const key = JSON.stringify(value);
-    if (!value || key === drawn) return;
+    // Gradio may have put an empty root in place of the one that was drawn into.
+    if (!value || (key === drawn && root.firstChild)) return;
     drawn = key;
     if (value.none) {
       root.replaceChildren(el("p", { class: "slim-empty", id: "slim-no-results" }, value.none));

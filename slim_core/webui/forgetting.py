@@ -60,9 +60,9 @@ def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     if not general or not downstream:
         return ""
     parts = (("Trained on", downstream), ("Not to be forgotten", general))
+    words = {name: "base" if name == "base" else label for name, label in labels.items()}
     return " ".join(
-        f"{title}: {', '.join(f'{label} {means[name]:.0%}' for name, label in labels.items())}."
-        for title, means in parts
+        f"{title}: {', '.join(f'{word} {means[name]:.0%}' for name, word in words.items())}." for title, means in parts
     )
 
 

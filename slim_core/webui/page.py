@@ -140,18 +140,29 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         with gr.Tabs(elem_id="slim-tabs") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare.build(page, demo)
-            with gr.Tab("Adapters", id="adapters"):
+            with gr.Tab("Adapters", id="adapters") as of_adapters:
                 adapters.build(page, tabs)
-            with gr.Tab("Routing", id="routing"):
+            with gr.Tab("Routing", id="routing") as of_routing:
                 routing.build(page)
-            with gr.Tab("Drift", id="drift"):
+            with gr.Tab("Drift", id="drift") as of_drift:
                 drift.build(page)
-            with gr.Tab("Forgetting", id="forgetting"):
+            with gr.Tab("Forgetting", id="forgetting") as of_forgetting:
                 page.forgetting.render()
             with gr.Tab("Model", id="model"):
                 models.build(page, demo, clock)
             with gr.Tab("About", id="about"):
                 about.build(page, ASSETS / "slim-layer.svg")
+        # What changed while a tab had never been open did not reach it.
+        opened = ((of_adapters, page.shelf), (of_routing, page.routing), (of_drift, page.drift))
+        for tab, part in (*opened, (of_forgetting, page.forgetting)):
+            tab.select(
+                lambda session, part=part: page.column_updates(session)[part],
+                [page.session],
+                [part],
+                queue=False,
+                show_progress="hidden",
+                api_visibility="private",
+            )
         add_api(backend, config)
 
         def left(request: gr.Request) -> None:

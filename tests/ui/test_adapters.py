@@ -291,7 +291,7 @@ def test_a_folder_that_the_operator_offers(open_visit):
     choose_column(v, THIRD)
     v.page.locator("#slim-use-folder").click()
     expect_ready(v)
-    expect(shelf(v, THIRD)).to_contain_text("rank 2, 3 + 1 experts, top-2")
+    expect(shelf(v, THIRD)).to_contain_text("rank 2, 3 + 1 experts")
     v.tab("Compare")
     v.ask("What is the capital of France?")
     expect(v.answer("slim").locator(".slim-name")).to_have_text("routed")

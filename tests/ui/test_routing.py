@@ -178,5 +178,6 @@ def test_about(visit):
     expect(v.page.get_by_role("link", name="NAACL 2025")).to_have_attribute(
         "href", "https://aclanthology.org/2025.naacl-long.246"
     )
-    expect(v.page.locator("#slim-facts")).to_contain_text("2.0 GB of 8.0 GB")
     expect(v.page.locator("#slim-facts")).to_contain_text("gradio")
+    v.tab("Model")
+    expect(v.page.locator("#slim-loaded")).to_contain_text("2.0 GB of 8.0 GB")
