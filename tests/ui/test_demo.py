@@ -164,8 +164,10 @@ def test_drift_forgetting_and_about(v):
         for variant in NAMES:
             low, high = (int(100 * scores[variant][part] + 0.5) for part in ("low", "high"))
             expect(row).to_contain_text(f"({low} to {high})")
+    v.tab("Model")
+    expect(v.page.locator("#slim-models")).to_contain_text("SLIM demo")
     v.tab("About")
-    expect(v.page.locator("#slim-facts")).to_contain_text("SLIM demo")
+    expect(v.page.locator("#slim-facts")).to_contain_text("torch")
     assert str(DEMO) not in v.page.content()
 
 
