@@ -44,6 +44,7 @@ def test_retry_of_one_column_leaves_the_others(visit):
     v.ask("Hello")
     v.page.get_by_text("Settings: sampling").click()
     v.page.get_by_label("Seed").fill("3")
+    v.page.get_by_label("Seed").press("Tab")
     v.page.get_by_role("button", name="Let LoRA answer again").click()
     expect(v.text("lora")).to_contain_text("seed3")
     v.done()
