@@ -4,6 +4,18 @@
 from playwright.sync_api import expect
 
 
+def set_seed(v, seed):
+    """As a person would: once the settings are open and the number stands still."""
+    v.page.get_by_text("Settings: sampling").click()
+    field = v.page.get_by_label("Seed")
+    expect(field).to_have_value("0")
+    v.page.wait_for_timeout(500)
+    field.fill(str(seed))
+    field.press("Tab")
+    v.page.wait_for_timeout(300)
+    expect(field).to_have_value(str(seed))
+
+
 def test_each_variant_goes_on_with_its_own_history(visit, site):
     seen = []
     answer = site.engine.answer
@@ -30,8 +42,7 @@ def test_retry_answers_again_with_the_settings_of_now(visit):
     v = visit()
     v.ask("Hello")
     expect(v.text("base")).to_contain_text("seed0")
-    v.page.get_by_text("Settings: sampling").click()
-    v.page.get_by_label("Seed").fill("7")
+    set_seed(v, 7)
     v.button("Retry all").click()
     expect(v.text("base")).to_contain_text("seed7")
     v.done()
@@ -42,9 +53,7 @@ def test_retry_answers_again_with_the_settings_of_now(visit):
 def test_retry_of_one_column_leaves_the_others(visit):
     v = visit()
     v.ask("Hello")
-    v.page.get_by_text("Settings: sampling").click()
-    v.page.get_by_label("Seed").fill("3")
-    v.page.get_by_label("Seed").press("Tab")
+    set_seed(v, 3)
     v.page.get_by_role("button", name="Let LoRA answer again").click()
     expect(v.text("lora")).to_contain_text("seed3")
     v.done()
