@@ -18,6 +18,7 @@ from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_sou
 from ..method import BASE_ROW, adapter_rows
 from .cpu_linear import use_onednn
 from .decode import Answer, decode
+from .describe import describe, end_tokens
 from .detokenise import AnswerText, decoder_of
 from .devices import device_memory
 from .drift import read_answer
@@ -32,7 +33,6 @@ from .types import (
     Kind,
     MemoryUse,
     Message,
-    ModelInfo,
     Row,
     RowStep,
     Sampling,
@@ -40,7 +40,7 @@ from .types import (
     Variant,
     VariantDrift,
 )
-from .variants import Adapters, base_size, peft_name
+from .variants import Adapters, peft_name
 
 
 BASE = "base"
@@ -78,19 +78,11 @@ class Engine:
         self._device = model.device
         self._known = model.get_input_embeddings().num_embeddings
         self._closed: str | None = None
-        self.end_tokens = _end_tokens(model, self._prompts)
-        parameters, size = base_size(model)
-        self.info = ModelInfo(
-            name=name,
-            parameters=parameters,
-            bytes=size,
-            dtype=_dtype(model),
-            device=", ".join(map(str, _devices(model))),
-            context_length=_context_length(model, tokenizer),
-            blocks=model.config.get_text_config().num_hidden_layers,
-            chat_template=self._prompts.has_template,
+        self.end_tokens = end_tokens(model, self._prompts)
+        self.info = describe(model, self._prompts, name)
+        self.variants: tuple[Variant, ...] = (
+            Variant(BASE, "base", "Base", self.info.parameters, self.info.bytes, self.info.dtype),
         )
-        self.variants: tuple[Variant, ...] = (Variant(BASE, "base", "Base", parameters, size, self.info.dtype),)
 
     # -- variants ------------------------------------------------------------------------------------------------
 
@@ -395,34 +387,3 @@ def _free_name(kind: Kind, taken: set[str]) -> str:
     if kind not in taken:
         return kind
     return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
-
-
-def _end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
-    """Every token that ends an answer: what the model's files say, and what the chat template closes one with."""
-    found = {prompts.tokenizer.eos_token_id, prompts.closing_token}
-    for config in (model.generation_config, model.config.get_text_config()):
-        ids = getattr(config, "eos_token_id", None)
-        found.update(ids if isinstance(ids, (list, tuple)) else [ids])
-    return frozenset(found - {None})
-
-
-def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens of prompt and answer together. A tokenizer without a limit names an absurd one."""
-    config = model.config.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    found = [getattr(config, name, None) for name in names]
-    return next((length for length in found if isinstance(length, int) and length > 0), tokenizer.model_max_length)
-
-
-def _devices(model: PreTrainedModel) -> list[torch.device]:
-    """The device, or several where the model is spread over them."""
-    return sorted({parameter.device for parameter in model.parameters()}, key=str)
-
-
-def _dtype(model: PreTrainedModel) -> str:
-    quantisation = getattr(model.config, "quantization_config", None)
-    if getattr(quantisation, "load_in_4bit", False):
-        return f"4-bit {quantisation.bnb_4bit_quant_type}"
-    if getattr(quantisation, "load_in_8bit", False):
-        return "8-bit"
-    return str(model.dtype).removeprefix("torch.")

@@ -73,8 +73,3 @@ def _tensors(model: nn.Module, name: str):
                 # Containers are keyed by the adapter's name; the base's own modules are not.
                 if name in path.split(".") and not path.startswith(("base_layer.", "original_module.")):
                     yield tensor
-
-
-def base_size(model: PreTrainedModel) -> tuple[int, int]:
-    """Numbers and bytes of a base model that carries no adapter yet; of 4-bit weights the unpacked numbers."""
-    return model.num_parameters(), model.get_memory_footprint()

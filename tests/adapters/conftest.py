@@ -37,6 +37,6 @@ def nothing_left(private):
     yield
     # A download that nobody waits for any more tidies up when it notices.
     late = time.monotonic() + 20
-    while list(private_folders(private)) and time.monotonic() < late:
+    while private_folders(private) and time.monotonic() < late:
         time.sleep(0.02)
-    assert not list(private_folders(private))
+    assert not private_folders(private)

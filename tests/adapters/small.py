@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,5 +129,5 @@ def packed(header: Any, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def private_folders(root: Path) -> Iterator[Path]:
-    return root.glob("slim-adapter-*")
+def private_folders(root: Path) -> list[Path]:
+    return list(root.glob("slim-adapter-*"))

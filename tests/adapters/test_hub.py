@@ -8,7 +8,6 @@ import re
 import sys
 import time
 import traceback
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -17,26 +16,13 @@ from slim_core.adapters import HubRepository, Limits, check, describe_base, open
 from slim_core.adapters import hub as hub_module
 from slim_core.adapters.files import CONFIG, WEIGHTS
 from tests.adapters.hub_server import COMMIT, Hub, serve
+from tests.adapters.online import TOKEN, online
 from tests.adapters.small import IDS
 from tests.conftest import build
 from tests.method.small import assert_untouched, logits
 
 
-TOKEN = "hf_operators_own"
-
-
-@pytest.fixture(autouse=True)
-def online(monkeypatch, tmp_path):
-    """The tests' own Hub is reachable, the cache is empty, and the operator has a token."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    # Waiting between tries is the library's business.
-    impatient = SimpleNamespace(**(vars(time) | {"sleep": lambda seconds: None}))
-    monkeypatch.setattr("huggingface_hub.file_download.time", impatient)
-    huggingface_hub.utils.close_session()
-    yield
-    huggingface_hub.utils.close_session()
+__all__ = ["online"]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,9 +13,10 @@ import pytest
 from slim_core.inference import EngineError, bases, load_engine
 from slim_core.inference.bases import BaseChoice, base_files
 from tests.adapters.hub_server import COMMIT, Hub, serve
+from tests.adapters.online import TOKEN, online
 
 
-TOKEN = "hf_operators_own"
+__all__ = ["online"]
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 WEIGHTS = "model.safetensors"
 VISITOR = BaseChoice("me/base", operator=False)
@@ -24,19 +24,10 @@ OPERATOR = BaseChoice("me/base")
 
 
 @pytest.fixture(autouse=True)
-def online(monkeypatch, tmp_path):
-    """The tests' own Hub is reachable, the cache is empty, and the operator has a token."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+def private(monkeypatch, tmp_path):
+    """Private copies go where the test's files are."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    # Waiting between tries is the library's business.
-    impatient = SimpleNamespace(**(vars(time) | {"sleep": lambda seconds: None}))
-    monkeypatch.setattr("huggingface_hub.file_download.time", impatient)
-    huggingface_hub.utils.close_session()
-    yield
-    huggingface_hub.utils.close_session()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,20 +17,13 @@ from slim_core.inference import Sampling
 from slim_core.webui import wizard as wizard_module
 from slim_core.webui.backend import Backend
 from slim_core.webui.wizard import NAMES, Wizard, untouched
+from tests.adapters.conftest import private
+from tests.adapters.small import private_folders
 from tests.inference.conftest import QUESTION, engine, folders, ids, last, rows, save_lora, tiny_base
 
 
-__all__ = ["engine", "folders"]
+__all__ = ["engine", "folders", "private"]
 LIMITS = Limits(weights_bytes=10**7)
-
-
-@pytest.fixture(autouse=True)
-def private(tmp_path, monkeypatch) -> Path:
-    """Where private copies go."""
-    root = tmp_path / "private"
-    root.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(root))
-    return root
 
 
 @pytest.fixture
@@ -54,10 +46,6 @@ def soon(condition) -> bool:
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()
-
-
-def private_folders(root: Path) -> list[Path]:
-    return list(root.glob("slim-adapter-*"))
 
 
 def test_a_good_adapter_passes_every_check(backend, folders):
