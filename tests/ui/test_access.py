@@ -39,7 +39,7 @@ def test_axe_finds_nothing_serious_on_any_tab(visit, theme, width):
     v = visit(theme=theme, width=width)
     assert serious(v) == []
     v.ask("Hello there")
-    v.page.get_by_text("Settings: sampling").click()
+    v.open_settings()
     for name in TABS:
         open_tab(v, name)
         if name == "Routing":

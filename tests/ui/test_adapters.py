@@ -91,11 +91,7 @@ def demo(made, tmp_path_factory):
 @pytest.fixture
 def open_visit(visit, demo):
     def open_page(**options):
-        v = visit(url=demo.url, **options)
-        v.page.get_by_text("Settings: sampling").click()
-        longest = v.page.locator("#slim-max_new_tokens input[type=number]")
-        longest.fill("12")
-        longest.blur()
+        v = visit(url=demo.url, query={"max_new_tokens": 12}, **options)
         v.tab("Adapters")
         return v
 

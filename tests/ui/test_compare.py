@@ -113,7 +113,7 @@ def test_one_at_a_time(visit, site):
     site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.05)
     site.engine.length = 20
     v = visit()
-    v.page.get_by_text("Settings: sampling").click()
+    v.open_settings()
     v.page.get_by_label("One at a time").check()
     v.send("Hello")
     expect(v.state("base")).to_have_text("writing")

@@ -5,11 +5,8 @@ from playwright.sync_api import expect
 
 
 def set_seed(v, seed):
-    """As a person would: once the settings are open and the number stands still."""
-    v.page.get_by_text("Settings: sampling").click()
+    v.open_settings()
     field = v.page.get_by_label("Seed")
-    expect(field).to_have_value("0")
-    v.page.wait_for_timeout(500)
     field.fill(str(seed))
     field.press("Tab")
     v.page.wait_for_timeout(300)

@@ -60,17 +60,8 @@ def columns(v, *names: str) -> None:
         expect(v.page.locator(f"#slim-transcript .slim-head[data-column={name}]")).to_have_count(1)
 
 
-def longest(v, tokens: int) -> None:
-    v.page.get_by_text("Settings: sampling").click()
-    number = v.page.locator("#slim-max_new_tokens input[type=number]")
-    number.fill(str(tokens))
-    number.blur()
-
-
 def test_another_base_for_everyone_and_back(visit, changing):
-    v, other = visit(url=changing.url), visit(url=changing.url)
-    longest(v, 8)
-    longest(other, 8)
+    v, other = (visit(url=changing.url, query={"max_new_tokens": 8}) for _ in range(2))
     other.ask("What is the capital of Peru?")
     v.tab("Model")
     expect(v.page.locator("#slim-loaded")).to_contain_text("SLIM demo")
@@ -105,7 +96,7 @@ def test_another_base_for_everyone_and_back(visit, changing):
 
 
 def test_another_precision(visit, changing):
-    v = visit(url=changing.url)
+    v = visit(url=changing.url, query={"max_new_tokens": 6})
     v.tab("Model")
     v.page.locator("#slim-precision").get_by_label("4-bit").check()
     v.button("Load").click()
@@ -113,12 +104,11 @@ def test_another_precision(visit, changing):
     expect(v.page.locator("#slim-loaded")).to_contain_text("4-bit nf4")
     v.tab("Compare")
     columns(v, "base", "lora", "slim")
-    longest(v, 6)
     v.ask("What is the capital of Peru?")
 
 
 def test_what_does_not_fit_is_refused_with_numbers(visit, changing):
-    v = visit(url=changing.url)
+    v = visit(url=changing.url, query={"max_new_tokens": 6})
     v.tab("Model")
     choose(v, "huge")
     v.button("Estimate").click()
@@ -129,7 +119,6 @@ def test_what_does_not_fit_is_refused_with_numbers(visit, changing):
     expect(banner(v)).to_have_attribute("data-state", "failed")
     v.tab("Compare")
     columns(v, "base", "lora", "slim")
-    longest(v, 4)
     v.ask("What is the capital of Peru?")
 
 

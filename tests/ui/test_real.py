@@ -45,11 +45,7 @@ def tiny(folder):
 
 
 def test_a_real_model_answers_with_routing_and_drift(visit, tiny):
-    v = visit(url=tiny.url)
-    v.page.get_by_text("Settings: sampling").click()
-    longest = v.page.locator("#slim-max_new_tokens input[type=number]")
-    longest.fill("24")
-    longest.blur()
+    v = visit(url=tiny.url, query={"max_new_tokens": 24})
     v.ask("What is the capital of Peru?")
     v.ask("And the sea?")
     expect(v.answer("slim").locator(".slim-summary")).to_contain_text("identity")

@@ -123,12 +123,7 @@ def test_routing_fills_while_the_answer_is_written(visit, site):
 
 def test_two_thousand_tokens_and_forty_layers_do_not_freeze_the_page(visit, site):
     site.engine.length, site.engine.blocks, site.engine.pace = 2000, 40, 10
-    v = visit()
-    v.page.get_by_text("Settings: sampling").click()
-    longest = v.page.locator("#slim-max_new_tokens input[type=number]")
-    longest.fill("2000")
-    longest.blur()
-    v.tab("Compare")
+    v = visit(query={"max_new_tokens": 2000})
     v.send("Hello")
     v.tab("Routing")
     # The longest time for which the page answered nothing.

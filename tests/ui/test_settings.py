@@ -5,28 +5,23 @@ import pytest
 from playwright.sync_api import expect
 
 
-def open_settings(v):
-    v.page.get_by_text("Settings: sampling").click()
-    expect(v.page.get_by_label("Seed")).to_be_visible()
-
-
 def test_settings_survive_a_reload(visit):
     v = visit()
-    open_settings(v)
+    v.open_settings()
     v.page.get_by_label("Seed").fill("42")
     v.page.get_by_label("System prompt").fill("Be brief.")
     v.page.get_by_label("System prompt").blur()
     v.page.wait_for_timeout(500)
     v.page.reload()
     v.ready()
-    open_settings(v)
+    v.open_settings()
     expect(v.page.get_by_label("Seed")).to_have_value("42")
     expect(v.page.get_by_label("System prompt")).to_have_value("Be brief.")
 
 
 def test_a_link_restores_prompt_and_settings(visit):
     v = visit()
-    open_settings(v)
+    v.open_settings()
     v.page.get_by_label("Seed").fill("5")
     v.prompt.fill("What is 1 + 1 & 2?")
     v.button("Copy link").click()
@@ -37,14 +32,14 @@ def test_a_link_restores_prompt_and_settings(visit):
     other.page.goto(link)
     other.ready()
     expect(other.prompt).to_have_value("What is 1 + 1 & 2?")
-    open_settings(other)
+    other.open_settings()
     expect(other.page.get_by_label("Seed")).to_have_value("5")
 
 
 def test_a_link_with_nonsense_opens_with_the_defaults(visit):
     v = visit(query={"seed": "-4", "temperature": "NaN", "top_k": "lots", "max_new_tokens": "1e99", "prompt": "Hi"})
     expect(v.prompt).to_have_value("Hi")
-    open_settings(v)
+    v.open_settings()
     expect(v.page.get_by_label("Seed")).to_have_value("0")
 
 

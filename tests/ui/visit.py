@@ -96,6 +96,12 @@ class Visit:
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)
 
+    def open_settings(self) -> None:
+        """Open the settings, and wait until what they hold stands still: it is put in place after they are open."""
+        self.page.get_by_text("Settings: sampling").click()
+        expect(self.page.get_by_label("Seed")).to_be_visible()
+        self.page.wait_for_timeout(500)
+
     def upload(self, path: Path) -> None:
         with self.page.expect_file_chooser() as chooser:
             self.button("Import JSON").click()
