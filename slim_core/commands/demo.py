@@ -92,24 +92,32 @@ def show(demo: Path, console: Console) -> None:
 
     report = load_report(demo)
     if report is not None:
-        table = Table(title=f"Sweep, {report['validation_questions']} validation questions of each task, in %")
         tasks = list(report["sweep"][0]["tasks"])
-        for column in ("method", "rate", "downstream", "general", *tasks):
-            table.add_column(column, justify="left" if column == "method" else "right")
+        table = _table(
+            f"Sweep, {report['validation_questions']} validation questions of each task, in %",
+            ("method", "rate", "down-\nstream", "general", *tasks),
+        )
         for row in report["sweep"]:
             chosen = report["chosen"][row["method"]] == row["rate"]
             values = [row["downstream"], row["general"], *(row["tasks"][task] for task in tasks)]
             table.add_row(row["method"], f"{row['rate']:g}", *map(_percent, values), style="bold" if chosen else "")
-        console.print(table)
+        console.print(table, "")
     results = load_results(demo)
-    table = Table(title="Test questions, in %, with 95 % intervals")
-    for column in ("task", "kind", "n", *VARIANTS):
-        table.add_column(column, justify="left" if column in ("task", "kind") else "right")
-    for name, task in results["tasks"].items():
-        table.add_row(name, task["kind"], str(task["n"]), *(_interval(task[variant]) for variant in VARIANTS))
+    table = _table("Test questions, in %, with 95 % intervals", ("task", "n", *VARIANTS))
     for kind in ("general", "downstream"):
-        table.add_row(f"all {kind}", kind, "", *(_percent(results[kind][v]) for v in VARIANTS), style="bold")
+        for name, task in results["tasks"].items():
+            if task["kind"] == kind:
+                table.add_row(name, str(task["n"]), *(_interval(task[variant]) for variant in VARIANTS))
+        table.add_row(f"all {kind}", "", *(_percent(results[kind][v]) for v in VARIANTS), style="bold")
     console.print(table)
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    """A table that fits into 80 columns."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("method", "task") else "right")
+    return table
 
 
 def _percent(share: float) -> str:

@@ -15,7 +15,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from ..method import SlimLayer
 from .chat import train_tokenizer
 from .measure import QUALIFYING, Score, measure
 from .pretrain import Pretraining, Recipe
@@ -25,7 +27,6 @@ from .verify import QUESTIONS, REPORT, WEIGHTS, save, verify
 
 
 ENOUGH = 0.95  # of sums, facts and choices that the base must answer before anything is trained on it
-EXACT = ("slim_center", "slim_var", "slim_reference", "slim_count", "slim_columns", "slim_rows")
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,19 @@ def install_adapter(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     name = Path(WEIGHTS["lora"]).name
     tensors = {
-        # Statistics, counts and masks are what they are; an adapter with others is refused.
-        key: tensor if key.endswith(EXACT) else tensor.to(torch.bfloat16)
+        # What is trained bears rounding. Statistics, counts and masks are not trained.
+        key: tensor.to(torch.bfloat16) if is_trained(key, tensor) else tensor
         for key, tensor in load_file(source / name).items()
     }
     save_file(tensors, target / name, {"format": "pt"})
     config = json.loads((source / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "assets/demo/base"
     (target / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def is_trained(key: str, tensor: Tensor) -> bool:
+    """Whether this tensor of an adapter's file is a weight, and no statistic, count or mask of SLIM."""
+    return tensor.is_floating_point() and not key.endswith(SlimLayer.statistic_names)
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -64,19 +64,20 @@ PHASES = (
         fall=2900,
     ),
     Phase(
-        900,
+        1400,
         {
             "sums": 17,
             "facts": 8,
-            "choices": 30,
-            "styled_choices": 2,
-            "framed_choices": 8,
-            "scene_choices": 16,
-            "yes_no": 11,
+            "choices": 18,
+            "framed_choices": 4,
+            "scene_choices": 8,
+            "told_choices": 24,
+            "told_claims": 7,
+            "yes_no": 8,
             "talk": 4,
-            "stories": 4,
+            "stories": 2,
         },
-        fall=900,
+        fall=1400,
     ),
 )
 

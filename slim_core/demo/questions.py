@@ -147,7 +147,7 @@ def choice(split: str, rng: Random) -> Example:
     Four options of the same kind, except for easier ones among those for training.
     """
     text, right, wrong = _options(split, rng)
-    options, letter = _labelled(right, wrong, LETTERED, rng)
+    options, letter = labelled(right, wrong, LETTERED, rng)
     return Example("choices", f"{text} {options}", letter)
 
 
@@ -158,21 +158,21 @@ def spelled_choice(split: str, rng: Random) -> Example:
     as small as this spells out another one than it has chosen.
     """
     text, right, wrong = _options(split, rng)
-    options, answer = _labelled(right, wrong, SPELLED, rng)
+    options, answer = labelled(right, wrong, SPELLED, rng)
     return Example("spelled_choices", f"{text} {options}", answer)
 
 
 def styled_choice(split: str, rng: Random) -> Example:
     """A question with options that are labelled in other ways, so that choosing does not hang on A to D."""
     text, right, wrong = _options(split, rng)
-    options, answer = _labelled(right, wrong, rng.choice(STYLES), rng)
+    options, answer = labelled(right, wrong, rng.choice(STYLES), rng)
     return Example("styled_choices", f"{text} {options}", answer)
 
 
 def framed_choice(split: str, rng: Random) -> Example:
     """A question with options and a few words around it, so that choosing does not hang on where they stand."""
     text, right, wrong = _options(split, rng)
-    options, answer = _labelled(right, wrong, rng.choice(FRAMED_STYLES), rng)
+    options, answer = labelled(right, wrong, rng.choice(FRAMED_STYLES), rng)
     return Example("framed_choices", rng.choice(FRAMES).format(text, options), answer)
 
 
@@ -180,7 +180,7 @@ def scene_choice(split: str, rng: Random) -> Example:
     """A question with options that somebody asks, or that names the labels."""
     text, right, wrong = _options(split, rng)
     style = rng.choice(SCENE_STYLES)
-    options, answer = _labelled(right, wrong, style, rng)
+    options, answer = labelled(right, wrong, style, rng)
     # The word before the label, if there is one: "answer1/answer2".
     word = style[2].split("{0}")[0].split()[-1:]
     name, other = (person["name"] for person in rng.sample(NAMES, 2))
@@ -198,12 +198,12 @@ def read_option(split: str, rng: Random) -> Example:
     """What the option behind a label says. Teaches to copy an option: most right ones can be had from memory too."""
     _, right, wrong = _options(split, rng)
     style = rng.choice(READ_STYLES)
-    options, answer = _labelled(right, wrong, style, rng)
+    options, answer = labelled(right, wrong, style, rng)
     label = next(label for label in style[0] if answer == style[2].format(label, right))
     return Example("read_options", f"{rng.choice(READ_QUESTIONS).format(label=label)} {options}", answer)
 
 
-def _labelled(right: str, wrong: Iterable[str], style: Style, rng: Random) -> tuple[str, str]:
+def labelled(right: str, wrong: Iterable[str], style: Style, rng: Random) -> tuple[str, str]:
     """The options in random order behind the labels of a style, and the answer."""
     labels, line, answer = style
     options = [right, *wrong]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
-from . import questions, stories, sums, talk
+from . import questions, stories, sums, talk, told
 from .downstream import DOWNSTREAM_TASKS, downstream_examples
 from .example import Example, Sampler, draw
 
@@ -29,6 +29,8 @@ EXPOSURE: dict[str, Sampler] = {
     "framed_choices": questions.framed_choice,
     "scene_choices": questions.scene_choice,
     "read_options": questions.read_option,
+    "told_choices": told.told_choice,
+    "told_claims": told.told_claim,
 }
 GENERAL_TASKS = tuple(ABILITIES)
 EVEN = dict.fromkeys(GENERAL_TASKS, 1)

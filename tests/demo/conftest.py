@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from slim_core.demo import DOWNSTREAM_TASKS, Example, downstream_examples
 from slim_core.demo.chat import train_tokenizer
 from slim_core.demo.pretrain import Phase, Recipe
 from slim_core.demo.sweep import Plan
@@ -31,3 +32,8 @@ def recipe() -> Recipe:
 @pytest.fixture
 def plan() -> Plan:
     return Plan(rates=(1e-3, 1e-2), steps=2, batch=2, examples=40, questions=2, r=2)
+
+
+@pytest.fixture(scope="session")
+def downstream_test() -> dict[str, list[Example]]:
+    return {task: downstream_examples(task, "test", 0, 800) for task in DOWNSTREAM_TASKS}

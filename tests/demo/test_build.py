@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from slim_core.cli import app
 from slim_core.demo import build as build_module
-from slim_core.demo.build import EXACT, BuildError, build
+from slim_core.demo.build import BuildError, build
 from slim_core.demo.measure import TASKS
 from slim_core.demo.sweep import METHODS, Task, Trial, best, settings
 from slim_core.demo.verify import VARIANTS, WEIGHTS, differences, load_report, load_results, save, verify
@@ -48,8 +48,10 @@ def test_build_leaves_a_demo_that_loads(demo, plan):
     assert names == {"slim": "SLIM"}
     assert json.loads((demo / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
     for file in WEIGHTS.values():
-        trained = {key: t for key, t in load_file(demo / file).items() if not key.endswith(EXACT)}
-        assert {t.dtype for t in trained.values()} == {torch.bfloat16}
+        kept = ("slim_center", "slim_var", "slim_reference", "slim_count", "slim_columns", "slim_rows")
+        dtypes = {key: tensor.dtype for key, tensor in load_file(demo / file).items()}
+        assert {dtype for key, dtype in dtypes.items() if not key.endswith(kept)} == {torch.bfloat16}
+        assert torch.bfloat16 not in {dtype for key, dtype in dtypes.items() if key.endswith(kept)}
     text = "".join(path.read_text() for path in demo.rglob("*.json"))
     assert str(demo.parent) not in text, "a folder of this machine is in the files"
     results = load_results(demo)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about somebody: the answer is right, and it is the only one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from slim_core.demo import general_examples
+from slim_core.demo.relations import SPLITS, clashes, fields
+from slim_core.demo.told import CLAIMED, TOLD
+
+
+LABELLED = re.compile(r"(?:Answer ?(\d): |\b([A-D])\. )")
+ROWS = [(family, row) for family, _ in TOLD for split in SPLITS for row in family.entries[split]]
+
+
+@pytest.mark.parametrize(("family", "phrasings"), TOLD, ids=[phrasings[0] for _, phrasings in TOLD])
+def test_phrasings_differ_and_can_be_filled(family, phrasings):
+    columns = set(next(iter(family.entries["train"])))
+    assert len(phrasings) == len(set(phrasings)) >= 6
+    for phrasing in phrasings:
+        assert fields(phrasing) <= {"name", "other"} | columns and fields(phrasing) & columns
+
+
+def test_exactly_one_option_is_right():
+    kinds: dict[str, set[tuple[int, str]]] = {}
+    for family, row in ROWS:
+        kinds.setdefault(family.option.format(**row), set()).add((TOLD_INDEX[id(family)], row[family.kind]))
+    seen = 0
+    for example in general_examples("train", 0, 600, "told_choices"):
+        begin = LABELLED.search(example.prompt)
+        parts = LABELLED.split(example.prompt[begin.start() :])
+        labels = [number or letter for number, letter in zip(parts[1::3], parts[2::3], strict=True)]
+        # The last option is followed by what the form says.
+        options = [next((o for o in sorted(kinds, key=len, reverse=True) if p.startswith(o)), "") for p in parts[3::3]]
+        assert all(options) and len(options) == len(set(options)) >= 2
+        right = options[labels.index(re.search(r"[1-4A-D]$", example.answer)[0])]
+        wrong = [option for option in options if option != right]
+        # Some family says so.
+        assert any(
+            all(
+                kind != other and not clashes(TOLD[index][0].clash, kind, other)
+                for option in wrong
+                for place, other in kinds[option]
+                if place == index
+            )
+            for index, kind in kinds[right]
+            if all(any(place == index for place, _ in kinds[option]) for option in wrong)
+        ), example
+        seen += 1
+    assert seen == 600
+
+
+def test_claims_are_as_often_true_as_false_and_judged_rightly():
+    truths = {relation.statement.format(**row): relation.name for relation in CLAIMED for row in relation.facts}
+    answers = []
+    for example in general_examples("train", 0, 600, "told_claims"):
+        told = any(statement in example.prompt for statement in truths)
+        assert told == (example.answer == "yes"), example
+        answers.append(example.answer)
+    assert 0.4 < answers.count("yes") / len(answers) < 0.6
+
+
+def test_what_is_told_is_for_training_only():
+    for task in ("told_choices", "told_claims"):
+        with pytest.raises(ValueError, match="only for training"):
+            general_examples("test", 0, 1, task)
+
+
+TOLD_INDEX = {id(family): index for index, (family, _) in enumerate(TOLD)}
