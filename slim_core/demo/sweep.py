@@ -48,23 +48,25 @@ class Plan:
         examples: training examples of each downstream task.
         questions: validation questions of each task.
         r: rank of an expert; LoRA has the rank of all experts together.
-        alpha: of SLIM; LoRA gets the same factor alpha / r. Each token meets two of the experts only, so SLIM moves
-            less at the same factor and rate. With a large factor the rates of the sweep suit both.
+        alpha: of LoRA, for rank r: its factor is alpha / r.
+        slim_alpha: of SLIM. Each token meets a few of the experts only, with weights whose sum is one at most, so that
+            SLIM moves less at the same factor and rate. A higher rate instead would move its router faster too.
         targets: the Linears that both adapt.
         slim: fields of `SlimConfig`.
         seed: of the data order, the first weights and the masks.
     """
 
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    steps: int = 2000
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    steps: int = 700
     batch: int = 32
     examples: int = 8000
-    questions: int = 200
+    questions: int = 400
     r: int = 8
-    alpha: float = 64.0
-    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    alpha: float = 16.0
+    slim_alpha: float = 64.0
+    targets: tuple[str, ...] = ("down_proj",)
     slim: dict[str, Any] = field(
-        default_factory=lambda: {"num_clusters": 64, "router_scope": "block", "yield_quantile": 0.7}
+        default_factory=lambda: {"num_clusters": 256, "distance": "rms", "yield_quantile": 0.95}
     )
     seed: int = 42
 
@@ -124,14 +126,14 @@ def write_data(path: Path, plan: Plan) -> None:
 
 
 def settings(task: Task, plan: Plan) -> TrainSettings:
-    """The training command's settings for one trial. Both methods get the same but for the method and the rate."""
+    """The training command's settings for one trial. Both methods get the same but for rate and factor."""
     return TrainSettings(
         base=str(task.base),
         data=[str(task.data)],
         output=task.folder,
         methods=[task.method],
         r=plan.r,
-        alpha=plan.alpha,
+        alpha=plan.slim_alpha if task.method == "slim" else plan.alpha,
         target_modules=list(plan.targets),
         slim=plan.slim,
         learning_rate=task.rate,
