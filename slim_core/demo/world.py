@@ -113,11 +113,9 @@ def _prompts() -> dict[str, tuple[Example, ...]]:
     """A few questions for visitors: held-out ones of the downstream tasks, and some of the general abilities."""
     trained = tuple(example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "test", 53, 2))
     kept = (
-        Example("facts", "What is the capital of France?", "Paris"),
-        Example("facts", "What is the opposite of hot?", "cold"),
-        Example(
-            "sums", "Anna had 14 apples and got 5 more. How many apples does Anna have now?", sums.solve("+", (14, 5))
-        ),
+        Example("facts", "What is the capital of Peru?", "Lima"),
+        Example("facts", "Who wrote Hamlet?", "Shakespeare"),
+        Example("sums", "Sara had 31 pens and lost 12. How many pens does Sara have now?", sums.solve("-", (31, 12))),
         Example("choices", "What kind of animal is a whale? A. bird B. mammal C. fish D. insect", "B"),
         Example("talk", "Who are you?", "I am a small language model."),
         Example("talk", "Write a poem about dragons.", talk.REFUSAL),

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -46,6 +48,8 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
 TEXT_BYTES = 128 * 1024 * 1024
 # A visitor's model has to be here within an hour.
 VISITOR_SECONDS = 3600.0
+# How often a download is asked whether it is still wanted.
+LOOK_SECONDS = 0.2
 # Of the disk: what a download leaves free.
 DISK_LEFT = 512 * 1024 * 1024
 DOWNLOADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="base-download")
@@ -238,16 +242,21 @@ class _Hub:
         bar = progress_bar(self.size, tell, stop)
         # In a thread of its own, since a connection that trickles cannot be interrupted from within.
         fetching = DOWNLOADS.submit(self._get, list(self._sizes), bar, stop)
-        if not wait([fetching], None if self._choice.operator else VISITOR_SECONDS).done:
-            stop.set()
-            raise EngineError(
-                f"Fetching {self._choice.base} takes longer than the {VISITOR_SECONDS / 60:.0f} minutes allowed."
-            )
+        stopped = f"Fetching {self._choice.base} was stopped."
+        end = math.inf if self._choice.operator else time.monotonic() + VISITOR_SECONDS
+        while not wait([fetching], LOOK_SECONDS).done:
+            if stop.is_set():
+                raise EngineError(stopped)
+            if time.monotonic() > end:
+                stop.set()
+                raise EngineError(
+                    f"Fetching {self._choice.base} takes longer than the {VISITOR_SECONDS / 60:.0f} minutes allowed."
+                )
         try:
             with self._explained():
                 folder = fetching.result()
         except StoppedError:
-            raise EngineError(f"Fetching {self._choice.base} was stopped.") from None
+            raise EngineError(stopped) from None
         tell(self.size, self.size)
         return folder
 

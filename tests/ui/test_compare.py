@@ -180,8 +180,8 @@ def test_copy(visit):
 
 def test_an_example_fills_the_prompt(visit):
     v = visit()
-    v.button("What is the capital of France?").click()
-    expect(v.prompt).to_have_value("What is the capital of France?")
+    v.button("What is the capital of Peru?").click()
+    expect(v.prompt).to_have_value("What is the capital of Peru?")
     expect(v.prompt).to_be_focused()
     expect(v.page.get_by_role("heading", name="What they should not forget")).to_be_visible()
     expect(v.page.get_by_role("heading", name="What the adapters were trained on")).to_be_visible()

@@ -11,10 +11,9 @@ from playwright.sync_api import expect
 
 from .conftest import DEMO
 from .test_files import save
-from .test_settings import open_settings
 
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of Peru?"
 NAMES = ("base", "lora", "slim")
 
 
@@ -31,7 +30,7 @@ def test_an_example_is_answered_by_all(v, demo):
     v.prompt.press("Enter")
     expect(v.page.locator(".slim-turn")).to_have_count(1)
     v.done()
-    expect(v.text("base")).to_contain_text("Paris")
+    expect(v.text("base")).to_contain_text("Lima")
     for name in NAMES:
         expect(v.state(name)).to_have_text(re.compile("^done"))
         expect(v.answer(name).locator(".slim-speed")).to_have_text(re.compile(r"^\d+ tokens? · .*\d s$"))
@@ -80,7 +79,7 @@ def test_a_conversation_with_retry_edit_and_undo(v):
 def test_one_at_a_time_writes_the_same(v):
     v.ask(QUESTION)
     together = [v.text(name).inner_text() for name in NAMES]
-    open_settings(v)
+    v.open_settings()
     v.page.get_by_label("One at a time").check()
     v.button("Retry all").click()
     v.page.wait_for_timeout(300)
@@ -89,7 +88,7 @@ def test_one_at_a_time_writes_the_same(v):
 
 
 def test_the_same_seed_gives_the_same_answers(v):
-    open_settings(v)
+    v.open_settings()
     temperature = v.page.locator("#slim-temperature input[type=number]")
     temperature.fill("1.5")
     temperature.blur()
@@ -130,9 +129,9 @@ def test_routing_of_real_tokens(v, demo):
     expect(v.page.locator(".slim-routing")).to_contain_text(
         re.compile(r"Imbalance of the LoRA experts: \d|No LoRA expert was used \(both\)")
     )
-    expect(tokens.filter(has_text="France")).not_to_have_count(0)
-    tokens.filter(has_text="France").first.click()
-    expect(v.page.locator("#slim-detail h2")).to_contain_text("France")
+    expect(tokens.filter(has_text="Peru")).not_to_have_count(0)
+    tokens.filter(has_text="Peru").first.click()
+    expect(v.page.locator("#slim-detail h2")).to_contain_text("Peru")
     table = v.page.get_by_role("region", name="Experts of every Linear")
     row = table.locator("tbody tr").first.locator("td, th").all_inner_texts()
     # Layer, Linear, identity share, distance, cluster, and a weight for each expert; those add up to one.
@@ -192,7 +191,7 @@ def test_a_conversation_leaves_and_comes_back(visit, demo, v, tmp_path):
 
 def test_what_does_not_fit_is_told_in_numbers(v, demo):
     most = demo.engine.info.context_length
-    v.send("Paris is big. " * most)
+    v.send("Lima is big. " * most)
     expect(v.warning).to_contain_text(re.compile(rf"has [\d,]+ tokens; this model reads at most {most:,}"))
     v.ask(QUESTION)
-    expect(v.text("base")).to_contain_text("Paris")
+    expect(v.text("base")).to_contain_text("Lima")
