@@ -16,7 +16,7 @@ def tokenizer():
     return train_tokenizer()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe() -> Recipe:
     return Recipe(
         width=16,
@@ -29,7 +29,7 @@ def recipe() -> Recipe:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plan() -> Plan:
     return Plan(rates=(1e-3, 1e-2), steps=2, batch=2, examples=40, questions=2, r=2)
 
