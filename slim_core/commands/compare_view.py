@@ -27,7 +27,7 @@ def answers_view(variants: Sequence[Variant], rows: Sequence[RowStep]) -> Table:
 
 
 def _footer(row: RowStep) -> str:
-    parts = [f"{row.tokens} tokens"]
+    parts = [f"{row.tokens} token{'' if row.tokens == 1 else 's'}"]
     if row.tokens_per_second is not None:
         parts.append(f"{row.tokens_per_second:.0f}/s")
     if row.first_token_seconds is not None:
@@ -77,12 +77,14 @@ def drift_sentence(variants: Sequence[Variant], drift: Drift) -> str:
     ratios = [f"{_times(d.times_less_likely)} for {labels[d.variant]}" for d in drift.variants]
     means = [f"{labels[d.variant]} {float(d.kl.mean()):.3f}" for d in drift.variants]
     return (
-        f"The base's own answer is {' and '.join(ratios)} than for the base. "
+        f"The base's own answer is, compared with the base, {' and '.join(ratios)}. "
         f"Mean drift in nats a token: {', '.join(means)}."
     )
 
 
 def _times(times: float) -> str:
-    if times >= 1:
-        return f"{times:,.1f} times less likely" if times < 1e6 else f"{times:.1e} times less likely"
-    return f"{1 / times:,.1f} times more likely" if times > 1e-6 else f"{1 / max(times, 1e-300):.1e} times more likely"
+    word = "less" if times >= 1 else "more"
+    factor = max(times, 1 / max(times, 1e-300))
+    if factor < 1.005:
+        return "as likely"
+    return f"{factor:,.2f} times {word} likely" if factor < 1e6 else f"{factor:.1e} times {word} likely"

@@ -103,14 +103,15 @@ def test_identity_is_averaged_over_the_linears_of_a_block():
 
 
 def test_the_drift_sentence():
-    names = [Variant("l", "lora", "LoRA", 1, 1), Variant("s", "slim", "SLIM", 1, 1)]
+    names = [Variant("l", "lora", "LoRA", 1, 1), Variant("s", "slim", "SLIM", 1, 1), Variant("t", "slim", "T", 1, 1)]
     readings = (
         VariantDrift("l", torch.tensor([math.log(4), math.log(2)]), torch.tensor([0.5, 1.5])),
         VariantDrift("s", torch.tensor([-math.log(2), 0.0]), torch.tensor([0.0, 0.25])),
+        VariantDrift("t", torch.tensor([0.001, 0.0]), torch.tensor([0.0, 0.0])),
     )
     assert drift_sentence(names, Drift(("a", "b"), readings)) == (
-        "The base's own answer is 8.0 times less likely for LoRA and 2.0 times more likely for SLIM than for the "
-        "base. Mean drift in nats a token: LoRA 1.000, SLIM 0.125."
+        "The base's own answer is, compared with the base, 8.00 times less likely for LoRA and 2.00 times more likely "
+        "for SLIM and as likely for T. Mean drift in nats a token: LoRA 1.000, SLIM 0.125, T 0.000."
     )
 
 
