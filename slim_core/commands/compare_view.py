@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..inference import Drift, Routing, RowStep, Variant
+from ..inference.amounts import likelihood
 
 
 BAR = 20
@@ -74,17 +75,9 @@ def _bar(share: float | None) -> str:
 def drift_sentence(variants: Sequence[Variant], drift: Drift) -> str:
     """What the base said, and how much less likely the others find it."""
     labels = {variant.name: variant.label for variant in variants}
-    ratios = [f"{_times(d.times_less_likely)} for {labels[d.variant]}" for d in drift.variants]
+    ratios = [f"{likelihood(float(d.log_ratio.double().sum()))} for {labels[d.variant]}" for d in drift.variants]
     means = [f"{labels[d.variant]} {float(d.kl.mean()):.3f}" for d in drift.variants]
     return (
         f"The base's own answer is, compared with the base, {' and '.join(ratios)}. "
         f"Mean drift in nats a token: {', '.join(means)}."
     )
-
-
-def _times(times: float) -> str:
-    word = "less" if times >= 1 else "more"
-    factor = max(times, 1 / max(times, 1e-300))
-    if factor < 1.005:
-        return "as likely"
-    return f"{factor:,.2f} times {word} likely" if factor < 1e6 else f"{factor:.1e} times {word} likely"

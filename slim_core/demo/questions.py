@@ -47,11 +47,10 @@ FRAMES = (
     "Choose the right answer: {0} {1}",
     "{0} {1} Which one is it?",
 )
-FRAMED_STYLES: tuple[Style, ...] = (
-    ("1234", "Answer{0}: {1}", "answer{0}"),
-    ("1234", "Answer {0}: {1}", "{0}"),
-    SPELLED,
-)
+ANSWERED: Style = ("1234", "Answer{0}: {1}", "answer{0}")
+NUMBERED: Style = ("1234", "Answer {0}: {1}", "{0}")
+SAID: Style = ("1234", "Answer{0}: {1}", "it is answer{0}")
+FRAMED_STYLES: tuple[Style, ...] = (ANSWERED, NUMBERED, SPELLED)
 # Ways to put it with people around it, or with the labels named.
 SCENES = (
     "{question} {options} Say {labels}.",
@@ -61,7 +60,7 @@ SCENES = (
     "What is the answer to the question of {name}? {question} {options} {labels}",
     "{name} needs help with a question: {question} {options} Choose: {labels}",
 )
-SCENE_STYLES: tuple[Style, ...] = (*FRAMED_STYLES[:2], ("1234", "Answer{0}: {1}", "it is answer{0}"), LETTERED)
+SCENE_STYLES: tuple[Style, ...] = (ANSWERED, NUMBERED, SAID, LETTERED)
 READ_STYLES = (STYLES[0], SPELLED)
 STATEMENT_CHECKS = ("{} Is that true?", "{} Is that right?", "Yes or no? {}", "Is this right? {}")
 
@@ -181,15 +180,9 @@ def scene_choice(split: str, rng: Random) -> Example:
     text, right, wrong = _options(split, rng)
     style = rng.choice(SCENE_STYLES)
     options, answer = labelled(right, wrong, style, rng)
-    # The word before the label, if there is one: "answer1/answer2".
-    word = style[2].split("{0}")[0].split()[-1:]
-    name, other = (person["name"] for person in rng.sample(NAMES, 2))
+    people = two_people(rng)
     prompt = rng.choice(SCENES).format(
-        question=text,
-        options=options,
-        labels="/".join("".join([*word, label]) for label in style[0][: 1 + len(wrong)]),
-        name=name,
-        other=other,
+        question=text, options=options, labels=named_labels(style, 1 + len(wrong)), **people
     )
     return Example("scene_choices", prompt, answer)
 
@@ -210,6 +203,20 @@ def labelled(right: str, wrong: Iterable[str], style: Style, rng: Random) -> tup
     rng.shuffle(options)
     lines = [line.format(label, option) for label, option in zip(labels, options, strict=False)]
     return " ".join(lines), answer.format(labels[options.index(right)], right)
+
+
+def named_labels(style: Style, size: int) -> str:
+    """The labels of `size` options as an answer writes them: "answer1/answer2"."""
+    labels, _, answer = style
+    # The word before the label, if there is one.
+    word = answer.split("{0}")[0].split()[-1:]
+    return "/".join("".join([*word, label]) for label in labels[:size])
+
+
+def two_people(rng: Random) -> dict[str, str]:
+    """Two different names, as "name" and "other"."""
+    name, other = (person["name"] for person in rng.sample(NAMES, 2))
+    return {"name": name, "other": other}
 
 
 def _options(split: str, rng: Random) -> tuple[str, str, list[str]]:

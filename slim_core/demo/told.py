@@ -10,11 +10,22 @@ from __future__ import annotations
 from random import Random
 
 from .example import Example
-from .questions import FRAMES, LETTERED, SCENES, TRAIN_SIZES, Style, labelled
+from .questions import (
+    ANSWERED,
+    FRAMES,
+    LETTERED,
+    NUMBERED,
+    SAID,
+    SCENES,
+    TRAIN_SIZES,
+    Style,
+    labelled,
+    named_labels,
+    two_people,
+)
 from .relations import SPLITS
 from .scenes import OBQA, SIQA
 from .tables import RELATIONS
-from .tables.people import NAMES
 
 
 # In the order of `OBQA` and `SIQA`.
@@ -100,13 +111,7 @@ PHRASINGS: tuple[tuple[str, ...], ...] = (
     ),
 )
 TOLD = tuple(zip((*OBQA, *SIQA), PHRASINGS, strict=True))
-STYLES: tuple[Style, ...] = (
-    ("1234", "Answer{0}: {1}", "answer{0}"),
-    ("1234", "Answer{0}: {1}", "it is answer{0}"),
-    ("1234", "Answer {0}: {1}", "{0}"),
-    LETTERED,
-)
-STYLE_SHARES = (4, 3, 1, 2)
+STYLES: dict[Style, int] = {ANSWERED: 4, SAID: 3, NUMBERED: 1, LETTERED: 2}  # with their shares
 # Those of the frames and scenes that bring no people of their own.
 FORMS = (*(frame.format("{question}", "{options}") for frame in FRAMES), *(s for s in SCENES if "{name}" not in s))
 CLAIMS = (
@@ -125,11 +130,6 @@ def _only_for_training(split: str) -> None:
         raise ValueError("what is told is only for training")
 
 
-def _people(rng: Random) -> dict[str, str]:
-    name, other = (person["name"] for person in rng.sample(NAMES, 2))
-    return {"name": name, "other": other}
-
-
 def told_choice(split: str, rng: Random) -> Example:
     """A question with options, about somebody. Only for training: every entry and phrasing may come."""
     _only_for_training(split)
@@ -137,13 +137,12 @@ def told_choice(split: str, rng: Random) -> Example:
     row = rng.choice(family.entries[rng.choices(SPLITS, [len(family.entries[name]) for name in SPLITS])[0]])
     size = rng.choices(list(TRAIN_SIZES), list(TRAIN_SIZES.values()))[0]
     wrong = rng.sample(family.wrong(SPLITS, row), size - 1)
-    style = rng.choices(STYLES, STYLE_SHARES)[0]
+    style = rng.choices(list(STYLES), list(STYLES.values()))[0]
     options, answer = labelled(family.option.format(**row), wrong, style, rng)
-    word = style[2].split("{0}")[0].split()[-1:]
     prompt = rng.choice(FORMS).format(
-        question=rng.choice(phrasings).format(**{**_people(rng), **row}),
+        question=rng.choice(phrasings).format(**{**two_people(rng), **row}),
         options=options,
-        labels="/".join("".join([*word, label]) for label in style[0][:size]),
+        labels=named_labels(style, size),
     )
     return Example("told_choices", prompt, answer)
 
@@ -156,5 +155,5 @@ def told_claim(split: str, rng: Random) -> Example:
     right = row[relation.answer]
     claimed = right if rng.random() < 0.5 else rng.choice(relation.wrong(right))
     claim = relation.statement.format(**{**row, relation.answer: claimed})
-    prompt = rng.choice(CLAIMS).format(claim=claim, **_people(rng))
+    prompt = rng.choice(CLAIMS).format(claim=claim, **two_people(rng))
     return Example("told_claims", prompt, "yes" if claimed == right else "no")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def size(amount: float) -> str:
     """Bytes as a word: 512 B, 1.5 MB, 2.0 GB."""
@@ -19,3 +21,18 @@ def count(amount: int) -> str:
         if amount < limit:
             return f"{amount:,}" if divisor == 1 else f"{amount / divisor:,.1f}{word}"
     return f"{amount / 1e9:,.1f} billion"
+
+
+def times(log_ratio: float) -> str:
+    """How many times less likely, from the difference in nats: 1.1, 350, 10^6."""
+    if abs(log_ratio) < math.log(1000):
+        value = math.exp(log_ratio)
+        return f"{value:.2f}" if value < 2 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+    return f"10^{log_ratio / math.log(10):.0f}"
+
+
+def likelihood(log_ratio: float) -> str:
+    """A variant's view of the base's answer: "1.10 times less likely"."""
+    if abs(log_ratio) < 0.005:
+        return "exactly as likely"
+    return f"{times(abs(log_ratio))} times {'less' if log_ratio > 0 else 'more'} likely"

@@ -129,7 +129,8 @@ def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
     elif choice.operator:
         yield _of_the_operator(choice)
     else:
-        with tempfile.TemporaryDirectory(prefix="slim-base-") as folder:
+        # A download that was stopped may still be writing; it cleans up after itself.
+        with tempfile.TemporaryDirectory(prefix="slim-base-", ignore_cleanup_errors=True) as folder:
             yield _Hub(choice, Path(folder))
 
 
@@ -241,7 +242,7 @@ class _Hub:
             )
         bar = progress_bar(self.size, tell, stop)
         # In a thread of its own, since a connection that trickles cannot be interrupted from within.
-        fetching = DOWNLOADS.submit(self._get, list(self._sizes), bar, stop)
+        fetching = DOWNLOADS.submit(self._get_all, bar, stop)
         stopped = f"Fetching {self._choice.base} was stopped."
         end = math.inf if self._choice.operator else time.monotonic() + VISITOR_SECONDS
         while not wait([fetching], LOOK_SECONDS).done:
@@ -259,6 +260,13 @@ class _Hub:
             raise EngineError(stopped) from None
         tell(self.size, self.size)
         return folder
+
+    def _get_all(self, bar: type, stop: threading.Event) -> Path:
+        try:
+            return self._get(list(self._sizes), bar, stop)
+        finally:
+            if stop.is_set() and self._folder:  # nobody waits, and the private folder is gone or about to go
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _get(self, names: list[str], bar: type, stop: threading.Event) -> Path:
         folder = self._folder

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-from ..inference.amounts import count, size
+from ..inference.amounts import count, likelihood, size
 from ..inference.types import Drift, ModelInfo, RowStep, Sampling, Variant
 
 
@@ -17,21 +16,6 @@ FINISHED = {
     "stopped": "stopped",
     "error": "error",
 }
-
-
-def times(log_ratio: float) -> str:
-    """How many times less likely: 1.1, 350, 10^6."""
-    if abs(log_ratio) < math.log(1000):
-        value = math.exp(log_ratio)
-        return f"{value:.2f}" if value < 2 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
-    return f"10^{log_ratio / math.log(10):.0f}"
-
-
-def likelihood(log_ratio: float) -> str:
-    """A variant's view of the base's answer: "1.10 times less likely"."""
-    if abs(log_ratio) < 0.005:
-        return "exactly as likely"
-    return f"{times(abs(log_ratio))} times {'less' if log_ratio > 0 else 'more'} likely"
 
 
 def drift_sentence(drift: Drift, labels: dict[str, str]) -> str:

@@ -13,6 +13,14 @@ import pytest
 TOKEN = "hf_operators_own"
 
 
+def use_hub(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub at `url` in place of the one on the net, where no endpoint is given."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture(autouse=True)
 def online(monkeypatch, tmp_path):
     """The tests' own Hub is reachable, the cache is empty, and the operator has a token."""

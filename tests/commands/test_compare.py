@@ -110,8 +110,8 @@ def test_the_drift_sentence():
         VariantDrift("t", torch.tensor([0.001, 0.0]), torch.tensor([0.0, 0.0])),
     )
     assert drift_sentence(names, Drift(("a", "b"), readings)) == (
-        "The base's own answer is, compared with the base, 8.00 times less likely for LoRA and 2.00 times more likely "
-        "for SLIM and as likely for T. Mean drift in nats a token: LoRA 1.000, SLIM 0.125, T 0.000."
+        "The base's own answer is, compared with the base, 8.0 times less likely for LoRA and 2.0 times more likely "
+        "for SLIM and exactly as likely for T. Mean drift in nats a token: LoRA 1.000, SLIM 0.125, T 0.000."
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 from slim_core.inference import EngineError, bases, load_engine
 from slim_core.inference.bases import BaseChoice, base_files
 from tests.adapters.hub_server import COMMIT, Hub, serve
-from tests.adapters.online import TOKEN, online
+from tests.adapters.online import TOKEN, online, use_hub
 
 
 __all__ = ["online"]
@@ -82,11 +83,7 @@ def test_weights_in_several_files(hub):
 
 
 def test_an_engine_from_the_hub(hub, monkeypatch, folders):
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    use_hub(hub.url, monkeypatch)
     engine = load_engine("me/base", lora=folders.lora, revision=COMMIT, device="cpu")
     assert engine.info.name == "me/base" and [v.name for v in engine.variants] == ["base", "lora"]
     # Without a connection, what is here is enough.
@@ -179,3 +176,15 @@ def test_a_download_can_be_stopped(hub, monkeypatch):
     stop = threading.Event()
     with pytest.raises(EngineError, match="Fetching me/base was stopped"):
         fetch(hub, VISITOR, lambda done, total: stop.set(), stop)
+
+
+def test_a_stopped_download_that_still_writes_leaves_nothing(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 8)
+    downloads = ThreadPoolExecutor()
+    monkeypatch.setattr(bases, "DOWNLOADS", downloads)
+    hub.way, stop = "trickle", threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(EngineError, match="Fetching me/base was stopped"):
+        fetch(hub, VISITOR, stop=stop)
+    downloads.shutdown()
+    assert not list(tmp_path.glob("slim-base-*"))

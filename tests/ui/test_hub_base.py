@@ -10,7 +10,7 @@ from slim_core.demo.chat import train_tokenizer
 from slim_core.webui.config import Config
 from slim_core.webui.serve import open_backend
 from tests.adapters.hub_server import Hub, serve
-from tests.adapters.online import online
+from tests.adapters.online import online, use_hub
 from tests.inference.conftest import TEXTS, tiny_base
 
 from .conftest import Site
@@ -26,12 +26,7 @@ def hub(tmp_path, monkeypatch):
     tiny_base(num_hidden_layers=3).save_pretrained(tmp_path / "base")
     train_tokenizer(TEXTS).save_pretrained(tmp_path / "base")
     with serve(Hub({path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()})) as running:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", running.url)
-        monkeypatch.setattr(
-            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
-            running.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
+        use_hub(running.url, monkeypatch)
         yield running
 
 
