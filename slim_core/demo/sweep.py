@@ -48,9 +48,7 @@ class Plan:
         examples: training examples of each downstream task.
         questions: validation questions of each task.
         r: rank of an expert; LoRA has the rank of all experts together.
-        alpha: of LoRA, for rank r: its factor is alpha / r.
-        slim_alpha: of SLIM. Each token meets a few of the experts only, with weights whose sum is one at most, so that
-            SLIM moves less at the same factor and rate. A higher rate instead would move its router faster too.
+        alpha: for rank r: the factor of both is alpha / r.
         targets: the Linears that both adapt.
         slim: fields of `SlimConfig`.
         seed: of the data order, the first weights and the masks.
@@ -63,10 +61,14 @@ class Plan:
     questions: int = 400
     r: int = 8
     alpha: float = 16.0
-    slim_alpha: float = 64.0
-    targets: tuple[str, ...] = ("down_proj",)
+    targets: tuple[str, ...] = ("gate_proj", "up_proj")
     slim: dict[str, Any] = field(
-        default_factory=lambda: {"num_clusters": 256, "distance": "rms", "yield_quantile": 0.95}
+        default_factory=lambda: {
+            "num_clusters": 64,
+            "distance": "rms",
+            "yield_quantile": 0.95,
+            "router_scope": "block",
+        }
     )
     seed: int = 42
 
@@ -126,14 +128,14 @@ def write_data(path: Path, plan: Plan) -> None:
 
 
 def settings(task: Task, plan: Plan) -> TrainSettings:
-    """The training command's settings for one trial. Both methods get the same but for rate and factor."""
+    """The training command's settings for one trial. Both methods get the same but for the rate."""
     return TrainSettings(
         base=str(task.base),
         data=[str(task.data)],
         output=task.folder,
         methods=[task.method],
         r=plan.r,
-        alpha=plan.slim_alpha if task.method == "slim" else plan.alpha,
+        alpha=plan.alpha,
         target_modules=list(plan.targets),
         slim=plan.slim,
         learning_rate=task.rate,

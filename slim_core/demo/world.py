@@ -31,6 +31,7 @@ EXPOSURE: dict[str, Sampler] = {
     "read_options": questions.read_option,
     "told_choices": told.told_choice,
     "told_claims": told.told_claim,
+    "told_questions": told.told_question,
 }
 GENERAL_TASKS = tuple(ABILITIES)
 EVEN = dict.fromkeys(GENERAL_TASKS, 1)
@@ -114,7 +115,7 @@ def _prompts() -> dict[str, tuple[Example, ...]]:
     trained = tuple(example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "test", 53, 2))
     kept = (
         Example("facts", "What is the capital of Peru?", "Lima"),
-        Example("facts", "Who wrote Hamlet?", "Shakespeare"),
+        Example("facts", "Name the largest bird.", "the ostrich"),
         Example("sums", "Sara had 31 pens and lost 12. How many pens does Sara have now?", sums.solve("-", (31, 12))),
         Example("choices", "What kind of animal is a whale? A. bird B. mammal C. fish D. insect", "B"),
         Example("talk", "Who are you?", "I am a small language model."),

@@ -164,3 +164,8 @@ def test_build_command_refuses_what_it_does_not_know(tmp_path):
     run = CliRunner().invoke(app, ["demo", "build", "--output", str(tmp_path / "mine")])
     assert run.exit_code == 2
     assert (tmp_path / "mine" / "thesis.txt").exists()
+    # Where the command works, it deletes what it finds.
+    run = CliRunner().invoke(
+        app, ["demo", "build", "--work", str(tmp_path / "work"), "--output", str(tmp_path / "work" / "demo")]
+    )
+    assert run.exit_code == 2 and "name a folder outside of it" in " ".join(run.output.replace("│", " ").split())

@@ -8,8 +8,11 @@ import re
 import pytest
 
 from slim_core.demo import general_examples
+from slim_core.demo.chat import PIECES, train_tokenizer
 from slim_core.demo.relations import SPLITS, clashes, fields
-from slim_core.demo.told import CLAIMED, TOLD
+from slim_core.demo.scenes import BOOLQ
+from slim_core.demo.tables import BY_NAME
+from slim_core.demo.told import CLAIMED, JUDGED, TOLD, TOLD_CLAIMS
 
 
 LABELLED = re.compile(r"(?:Answer ?(\d): |\b([A-D])\. )")
@@ -18,7 +21,10 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("family", "phrasings"), TOLD, ids=[phrasings[0] for _, phrasings in TOLD])
+EVERY = (*TOLD, *TOLD_CLAIMS)
+
+
+@pytest.mark.parametrize(("family", "phrasings"), EVERY, ids=[phrasings[0] for _, phrasings in EVERY])
 def test_phrasings_differ_and_can_be_filled(family, phrasings):
     columns = set(next(iter(family.entries["train"])))
     assert len(phrasings) == len(set(phrasings)) >= 6
@@ -62,7 +68,40 @@ def test_claims_are_as_often_true_as_false_and_judged_rightly():
     assert 0.4 < answers.count("yes") / len(answers) < 0.6
 
 
+def test_questions_about_claims_are_answered_rightly():
+    # A question holds an entry and a kind of the same family, and is true where the table says so.
+    def said(text, entry):
+        return re.search(rf"(?<![a-z]){re.escape(entry)}(?![a-z])", text)
+
+    truths = [BY_NAME[family.relation] for family in BOOLQ]
+    words = {word: truth for pair in JUDGED.values() for word, truth in zip(pair, (True, False), strict=True)}
+    answers = []
+    for example in general_examples("train", 0, 400, "told_questions"):
+        found = [
+            (row[relation.answer], claimed)
+            for relation in truths
+            for row in relation.facts
+            for claimed in relation.answers
+            if said(example.prompt, row[relation.key[0]]) and said(example.prompt, claimed)
+        ]
+        assert found, example
+        assert words[example.answer] in {right == claimed for right, claimed in found}, example
+        if len(found) == 1:
+            answers.append(words[example.answer])
+    assert len(answers) > 200 and 0.4 < sum(answers) / len(answers) < 0.6
+
+
+def test_every_word_is_in_the_vocabulary():
+    # A word that is not would be read byte by byte, at many times the price.
+    tokenizer = train_tokenizer()
+    for task in ("told_choices", "told_claims", "told_questions"):
+        for example in general_examples("train", 0, 300, task):
+            pieces = re.findall(PIECES, f" {example.prompt}")
+            tokens = tokenizer.tokenize(f" {example.prompt}")
+            assert len(tokens) == len(pieces), (example.prompt, tokens)
+
+
 def test_what_is_told_is_for_training_only():
-    for task in ("told_choices", "told_claims"):
+    for task in ("told_choices", "told_claims", "told_questions"):
         with pytest.raises(ValueError, match="only for training"):
             general_examples("test", 0, 1, task)
