@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..method import base_modules, is_supported
+from .base_config import build_empty, read_base_config
 from .errors import AdapterError, shown
 
 
@@ -71,9 +71,7 @@ def base_from_config(name: str, revision: str | None = None) -> BaseShapes:
         AdapterError: if the config cannot be found or is no causal language model that transformers itself knows.
     """
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = build_empty(read_base_config(name, revision))
     except Exception as error:  # whatever a config can do wrong, transformers raises as it likes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AdapterError(f"The base model {shown(name, 120)} cannot be described: {reason.rstrip('.')}.") from None

@@ -19,9 +19,10 @@ from typing import Protocol
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ..adapters import AdapterError, HubRepository
+from ..adapters.base_config import BaseConfigError, read_base_config
 from ..adapters.hub import ANSWER_SECONDS, SHA1, StoppedError, check_id, explained, progress_bar
 from .amounts import size
 from .errors import EngineError, first_line
@@ -46,6 +47,8 @@ TEXTS = (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
 TEXT_BYTES = 128 * 1024 * 1024
+# A config is read before anything else is known of a base; real ones have some kilobytes.
+CONFIG_BYTES = 4 * 1024 * 1024
 # A visitor's model has to be here within an hour.
 VISITOR_SECONDS = 3600.0
 # How often a download is asked whether it is still wanted.
@@ -163,7 +166,9 @@ def read_config(folder: Path, label: str) -> PreTrainedConfig:
     if (folder / "adapter_config.json").is_file():
         raise EngineError(f"{label} is an adapter; --base must name the model that it belongs to.")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = read_base_config(folder)
+    except BaseConfigError as error:
+        raise EngineError(f"The base model {label} cannot be loaded: {error}.") from None
     except Exception as error:  # file and format errors of many kinds
         raise EngineError(
             f"The base model {label} cannot be loaded: {first_line(error).replace(str(folder), label)}; --base takes "
@@ -175,9 +180,6 @@ def read_config(folder: Path, label: str) -> PreTrainedConfig:
             f"{label} is stored in {method}, which is not read here; name the model that it was made from and load "
             "that in 4 bits."
         )
-    # A config may name kernels of another repository; the library's own do.
-    config._attn_implementation = None
-    config._experts_implementation = None
     return config
 
 
@@ -310,8 +312,9 @@ def _wanted(info: ModelInfo, label: str) -> dict[str, int]:
     for name, bytes_of_file in found.items():
         if not bytes_of_file:
             raise EngineError(f"The Hub does not say how large {name} of {label} is; try again later.")
-        if not name.endswith(".safetensors") and bytes_of_file > TEXT_BYTES:
-            raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(TEXT_BYTES)} are read.")
+        most = CONFIG_BYTES if name == CONFIG else TEXT_BYTES
+        if not name.endswith(".safetensors") and bytes_of_file > most:
+            raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(most)} are read.")
     return found
 
 

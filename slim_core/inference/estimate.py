@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from ..adapters.base_config import build_empty
 from .errors import EngineError, first_line
 
 
@@ -74,8 +75,7 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
         EngineError: if it cannot be built, or is no causal language model of a kind that transformers knows.
     """
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        return build_empty(config, dtype)
     except Exception as error:  # whatever a config can do wrong, transformers raises as it likes
         raise EngineError(
             f"The config describes no causal language model that can be built: {first_line(error)}."
