@@ -19,6 +19,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..inference import Engine, Message, Row, Sampling
+from ..inference.prompts import Prompts
 from ..method import SlimConfig
 
 
@@ -65,7 +66,7 @@ def random_engine(
             model.train()(torch.randint(5, len(tokenizer), (8, 32)))
             model.eval().save_pretrained(Path(folder) / name)
             model.unload()
-        engine = Engine(base.to(device), tokenizer, f"random Llama, width {width}, {layers} blocks")
+        engine = Engine(base.to(device), Prompts(tokenizer), f"random Llama, width {width}, {layers} blocks")
         for name in ("lora", "slim"):
             engine.attach(Path(folder) / name, name=name)
     return engine

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
 from ..method import BASE_ROW, adapter_rows
@@ -57,7 +57,7 @@ class Engine:
 
     Args:
         model: the base model without adapters, in evaluation mode.
-        tokenizer: its tokenizer.
+        prompts: how it reads conversations.
         name: what people call it; its folder or Hub id.
 
     Attributes:
@@ -67,10 +67,10 @@ class Engine:
         end_tokens: tokens that end an answer.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: Prompts, name: str) -> None:
         self._model = model.requires_grad_(False).eval()
-        self._prompts = Prompts(tokenizer)
-        self._decode = decoder_of(tokenizer)
+        self._prompts = prompts
+        self._decode = decoder_of(prompts.tokenizer)
         self._adapters = Adapters(model)
         self._line = Line()
         self.shapes = describe_base(model, name)
@@ -168,6 +168,7 @@ class Engine:
         self._closed = sentence
         with self._line.turn():
             self._model = self._adapters = None
+        self._prompts.close()
         # Adapters and the hooks on the model hold each other.
         gc.collect()
         if self._device.type == "cuda":

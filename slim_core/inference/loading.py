@@ -31,6 +31,7 @@ from .engine import Engine
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .estimate import Bits, Need, empty_model, estimate, quantised_weights
 from .families import check_family
+from .prompts import Prompts
 
 
 def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
@@ -219,19 +220,40 @@ def need_sentence(need: Need) -> str:
     )
 
 
-def read_base(choice: BaseChoice, folder: Path, how: Plan, tell: Tell = lambda done, total: None) -> Engine:
+def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
+    """How a base reads conversations; its chat template has been tried out.
+
+    Args:
+        choice: the base.
+        folder: its files.
+
+    Raises:
+        EngineError: if there is no tokenizer, or its chat template never ends.
+    """
+    prompts = Prompts(_tokenizer(str(folder), choice.label), foreign=not choice.operator)
+    try:
+        prompts.try_out()
+    except EngineError:
+        prompts.close()
+        raise
+    return prompts
+
+
+def read_base(
+    choice: BaseChoice, folder: Path, how: Plan, prompts: Prompts, tell: Tell = lambda done, total: None
+) -> Engine:
     """Load a base from its folder and attach the adapters that belong to it.
 
     Args:
         choice: the base.
         folder: its files.
         how: as `plan` says.
+        prompts: as `read_prompts` returns it.
         tell: called with weights read so far and in all.
 
     Raises:
         EngineError: if something cannot be loaded or does not fit.
     """
-    tokenizer = _tokenizer(str(folder), choice.label)
     quantisation = (
         None if getattr(how.config, "quantization_config", None) else quantisation_config(how.bits, how.dtype)
     )
@@ -252,7 +274,7 @@ def read_base(choice: BaseChoice, folder: Path, how: Plan, tell: Tell = lambda d
         if not is_out_of_memory(error):
             raise
         raise EngineError(out_of_memory_sentence(how.device, 1)) from None
-    engine = Engine(model, tokenizer, choice.name or choice.base)
+    engine = Engine(model, prompts, choice.name or choice.base)
     for adapter, kind in ((choice.lora, "lora"), (choice.slim, "slim")):
         if adapter is not None:
             engine.attach(adapter, name=kind, kind=kind)
@@ -344,4 +366,4 @@ def open_base(
     with base_files(choice) as files:
         how = plan(choice, files.config(), device, dtype)
         folder = files.fetch(lambda done, total: None, threading.Event())
-        return read_base(choice, folder, how)
+        return read_base(choice, folder, how, read_prompts(choice, folder))

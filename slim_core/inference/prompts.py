@@ -10,6 +10,7 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
+from .apart import TemplateProcess
 from .errors import EngineError, first_line
 from .template import ensure_chat_template
 from .types import Message
@@ -34,16 +35,32 @@ class Prompts:
 
     Args:
         tokenizer: gets the fallback template if it has none.
+        foreign: whether its template is a visitor's, and is rendered apart.
 
     Attributes:
         has_template: whether the tokenizer brought a chat template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, foreign: bool = False) -> None:
         self.tokenizer = tokenizer
         self.has_template = ensure_chat_template(tokenizer)
+        self._apart = TemplateProcess(tokenizer) if foreign and self.has_template else None
         # A tokenizer changes settings of its own while it encodes, so two threads must not.
         self._lock = threading.Lock()
+
+    def try_out(self) -> None:
+        """Render what is rendered of every model, so that a template that never ends is known before it is needed.
+
+        Raises:
+            EngineError: if it takes too long.
+        """
+        _ = self.closing_token, self._takes_system
+
+    def close(self) -> None:
+        """End the process of a visitor's template."""
+        with self._lock:
+            if self._apart is not None:
+                self._apart.close()
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the answer begins.
@@ -64,14 +81,26 @@ class Prompts:
                 written = _merged_system(written)
         with self._lock:
             try:
-                return self.tokenizer.apply_chat_template(
-                    written, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
-                )
+                return self._encode(written)
+            except EngineError:
+                raise
             except Exception as error:  # a template is a program: it may raise anything
                 raise EngineError(
                     f"The model's chat template refuses this conversation ({first_line(error)}): change it to what "
                     "the template knows."
                 ) from None
+
+    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
+        if self._apart is None:
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
+            )
+        # The same in two halves, for the middle happens elsewhere.
+        (marked,), *_ = self.tokenizer._mark_chat_inputs(
+            self.tokenizer.get_chat_template(), [messages], None, None, {}, tokenize=True, assistant_mask=False
+        )
+        text = self._apart.render(marked, generation_prompt=True)
+        return self.tokenizer(text, add_special_tokens=False, sanitize_control_tokens=True).input_ids
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -80,10 +109,14 @@ class Prompts:
         return SYSTEM_MARK in self._rendered(messages)
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
-        """The text of a conversation; "" if the template refuses it."""
+        """The text of a conversation; "" if the template refuses it. Raises EngineError if it takes too long."""
         with self._lock:
             try:
+                if self._apart is not None:
+                    return self._apart.render(messages)
                 return self.tokenizer.apply_chat_template(messages, tokenize=False)
+            except EngineError:
+                raise
             except Exception:
                 return ""
 

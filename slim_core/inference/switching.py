@@ -17,7 +17,7 @@ from .bases import BaseChoice, base_files
 from .engine import Engine
 from .errors import EngineError, first_line
 from .estimate import Need
-from .loading import Plan, plan, read_base
+from .loading import Plan, plan, read_base, read_prompts
 from .types import Drift, MemoryUse, Message, Row, Sampling, Step
 
 
@@ -85,7 +85,7 @@ class BaseSwitch:
 
     Args:
         engine: what answers now.
-        choice: what it was loaded from.
+        choice: what it was loaded from; what comes back when nothing else can be loaded.
         device: where bases go; None for CUDA or MPS where they are, else the CPU.
         put: called with what answers from now on, an engine or one that stands in for it.
 
@@ -102,7 +102,7 @@ class BaseSwitch:
         device: str | torch.device | None = None,
         put: Callable[[Engine | Away], None] = lambda engine: None,
     ) -> None:
-        self.choice = choice
+        self.choice = self._first = choice
         self.progress: Progress | None = None
         self.generation = 0
         self._engine: Engine | Away = engine
@@ -168,8 +168,10 @@ class BaseSwitch:
                 folder = files.fetch(lambda done, total: self._tell("fetching", done, total), stop)
                 if stop.is_set():
                     raise EngineError(f"Loading {choice.label} was stopped.")
+                # Before the old base goes: its chat template is a program, and may never end.
+                prompts = read_prompts(choice, folder)
                 self._release(choice)
-                self._come(choice, read_base(choice, folder, how, lambda *n: self._tell("loading", *n)))
+                self._come(choice, read_base(choice, folder, how, prompts, lambda *n: self._tell("loading", *n)))
             return None
         except EngineError as error:
             return str(error)
@@ -197,20 +199,30 @@ class BaseSwitch:
         self._replace(engine)
 
     def _go_back(self, why: str) -> str:
-        """Load again what was there before. Returns what is to be said."""
-        choice = self.choice
+        """Load again what was there before, else what the app started with. Returns what is to be said."""
+        # A visitor's base would have to be fetched anew, while nobody gets an answer.
+        choices = [choice for choice in dict.fromkeys((self.choice, self._first)) if choice.operator]
+        for choice in choices:
+            failed = self._load_again(choice)
+            if failed is None:
+                return f"{why} {choice.label} is loaded again; conversations and adapters begin anew."
+            why = f"{why} {failed}"
+        self._replace(Away(self._engine, f"No base is loaded. {why}"))
+        return why
+
+    def _load_again(self, choice: BaseChoice) -> str | None:
+        """Returns why it failed."""
         self._tell("loading")
         gc.collect()
         try:
             with base_files(choice) as files:
                 folder = files.fetch(lambda done, total: None, threading.Event())
-                self._come(choice, read_base(choice, folder, plan(choice, files.config(), self._device)))
+                how = plan(choice, files.config(), self._device)
+                self._come(choice, read_base(choice, folder, how, read_prompts(choice, folder)))
         except Exception as error:
             log.exception("the base of before could not be loaded again")
-            sentence = f"{why} {choice.label} could not be loaded again: {first_line(error)}."
-            self._replace(Away(self._engine, f"No base is loaded. {sentence}"))
-            return sentence
-        return f"{why} {choice.label} is loaded again; conversations and adapters begin anew."
+            return f"{choice.label} could not be loaded again: {first_line(error)}."
+        return None
 
     def _replace(self, engine: Engine | Away) -> None:
         self._engine = engine

@@ -9,6 +9,7 @@ from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import Engine, Sampling, cpu_linear
 from slim_core.inference import engine as engine_module
 from slim_core.inference.cpu_linear import OneDnnLinear, use_onednn
+from slim_core.inference.prompts import Prompts
 from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, ids, last, rows, save_lora, save_slim, tiny_base
 
 
@@ -62,7 +63,7 @@ def test_answers_of_a_wide_model_are_the_same(tmp_path, monkeypatch):
             save_slim(tmp_path / "slim", base)
         else:
             monkeypatch.setattr(engine_module, "use_onednn", lambda model: None)
-        engine = Engine(base, tokenizer, "wide")
+        engine = Engine(base, Prompts(tokenizer), "wide")
         for kind in ("lora", "slim"):
             engine.attach(tmp_path / kind, name=kind)
         assert any(isinstance(module, OneDnnLinear) for module in base.modules()) == changed

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slim_core.inference import Engine, EngineError, Row, Sampling, drift, load_engine
+from slim_core.inference.prompts import Prompts
 from slim_core.method import SlimLayer
 from tests.conftest import require_stories
 from tests.inference.conftest import LONGER, QUESTION, ids, last, rows, save_lora, save_slim, tiny_base
@@ -102,7 +103,7 @@ def test_an_adapter_that_does_not_fit_leaves_the_engine_as_it_was(kind, engine, 
     with pytest.raises(EngineError, match=r"cannot be attached: .* made for another base"):
         engine.attach(tmp_path)
     assert len(engine.variants) == 3 and ids(last(engine, rows(QUESTION))) == expected
-    bare = Engine(tiny_base(), engine._prompts.tokenizer, "bare")
+    bare = Engine(tiny_base(), Prompts(engine._prompts.tokenizer), "bare")
     with pytest.raises(EngineError, match="made for another base"):
         bare.attach(tmp_path)
     assert ids(last(bare, rows(QUESTION)[:1])) == expected[:1]

@@ -14,8 +14,24 @@ import psutil
 import pytest
 
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import BaseChoice, BaseSwitch, EngineError, Row, Sampling, loading, open_base, switching
-from tests.inference.conftest import LONGER, QUESTION, TEXTS, ids, last, rows, save_lora, tiny_base
+from slim_core.inference import (
+    BaseChoice,
+    BaseSwitch,
+    EngineError,
+    Row,
+    Sampling,
+    apart,
+    loading,
+    open_base,
+    switching,
+)
+from tests.adapters.hub_server import Hub, serve
+from tests.adapters.online import online
+from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, ids, last, rows, save_lora, tiny_base
+from tests.inference.test_apart import ENDLESS
+
+
+__all__ = ["online"]
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +240,57 @@ def test_going_back_and_forth_leaves_memory_where_it_was(world, other):
         world.go(world.first)
         sizes.append(process.memory_info().rss)
     assert sizes[-1] - sizes[1] < 20_000_000
+
+
+# -- a visitor's base ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(other, tmp_path, monkeypatch):
+    """A Hub whose repositories all hold the second base."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with serve(Hub({path.name: path.read_bytes() for path in other.iterdir()})) as running:
+        yield running
+
+
+def of_a_visitor(hub: Hub) -> BaseChoice:
+    return BaseChoice("me/second", operator=False, endpoint=hub.url)
+
+
+def test_a_template_that_never_ends_leaves_everything_as_it_was(world, hub, monkeypatch):
+    monkeypatch.setattr(apart, "RENDER_SECONDS", 1.0)
+    hub.files["chat_template.jinja"] = ENDLESS.encode()
+    engine = world.engine
+    progress = world.go(of_a_visitor(hub))
+    assert progress.stage == "failed" and "chat template takes longer than 1 seconds" in progress.sentence
+    assert world.engine is engine and not world.stages
+    assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+
+
+def test_in_place_of_a_visitors_base_the_first_comes_back(world, hub, tmp_path, other):
+    before = ids(last(world.engine, rows(QUESTION)))
+    assert world.go(of_a_visitor(hub)).stage == "done"
+    assert last(world.engine, [Row("base", QUESTION)]).rows[0].tokens
+    shutil.copytree(other, tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    hub.asked.clear()
+    progress = world.go(BaseChoice(str(tmp_path / "broken")))
+    assert progress.stage == "failed" and progress.sentence.endswith(
+        "First is loaded again; conversations and adapters begin anew."
+    )
+    assert ids(last(world.engine, rows(QUESTION))) == before and not hub.asked
+
+
+def test_where_the_base_of_before_is_gone_the_first_comes_back(world, other, tmp_path):
+    shutil.copytree(other, tmp_path / "gone")
+    assert world.go(BaseChoice(str(tmp_path / "gone"))).stage == "done"
+    shutil.rmtree(tmp_path / "gone")
+    shutil.copytree(other, tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    progress = world.go(BaseChoice(str(tmp_path / "broken")))
+    assert "could not be loaded again" in progress.sentence
+    assert progress.sentence.endswith("First is loaded again; conversations and adapters begin anew.")
+    assert len(world.engine.variants) == 3
