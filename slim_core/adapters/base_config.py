@@ -98,6 +98,8 @@ def _check_sizes(config: PreTrainedConfig) -> None:
     """Refuse a model of nothing, which would fit anywhere."""
     text = config.get_text_config()
     for name in SIZES:
+        if name in (text.per_layer_attributes or ()):
+            continue
         value = getattr(text, name, None)
         if isinstance(value, int) and value < 1:
             raise BaseConfigError(f"`{name}` in its config is {value:,}; it must be at least 1")

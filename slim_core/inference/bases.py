@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Protocol
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
 from ..adapters import AdapterError, HubRepository
 from ..adapters.base_config import BaseConfigError, read_base_config
+from ..adapters.errors import shown
 from ..adapters.hub import ANSWER_SECONDS, SHA1, StoppedError, check_id, explained, progress_bar
 from .amounts import size
 from .errors import EngineError, first_line
@@ -87,7 +89,17 @@ class BaseChoice:
     @property
     def label(self) -> str:
         """Its name for people. Where a folder lies is nobody's business."""
-        return self.name or (Path(self.base).name if self.operator and Path(self.base).is_dir() else self.base)
+        folder = named_folder(self.base) if self.operator else None
+        return self.name or (folder.name if folder is not None else self.base)
+
+
+def named_folder(name: str) -> Path | None:
+    """The folder of that name, as its operator writes it; None if there is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if name.strip() and path.is_dir() else None
+    except (OSError, RuntimeError):  # longer than a name can be, or in the home of somebody who is not here
+        return None
 
 
 class BaseFiles(Protocol):
@@ -127,8 +139,14 @@ def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
     Raises:
         EngineError: if there is none of that name.
     """
-    if choice.operator and Path(choice.base).expanduser().is_dir():
-        yield _Folder(Path(choice.base).expanduser(), choice.label)
+    folder = named_folder(choice.base) if choice.operator else None
+    if folder is not None:
+        if choice.revision is not None:
+            raise EngineError(
+                f"{choice.label} is a folder, which has no revision {shown(choice.revision)}; name a Hub id, or leave "
+                "the revision out."
+            )
+        yield _Folder(folder, choice.label)
     elif choice.operator:
         yield _of_the_operator(choice)
     else:
@@ -140,7 +158,15 @@ def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
 def _of_the_operator(choice: BaseChoice) -> BaseFiles:
     """From the Hub; without a connection, what the library's cache has."""
     if choice.base.startswith((".", "/", "~")):
-        raise EngineError(f"There is no folder {choice.base}; name a folder or a Hub id such as Qwen/Qwen3-0.6B.")
+        name = shown(choice.base, 200)[1:-1]
+        raise EngineError(f"There is no folder {name}; name a folder or a Hub id such as Qwen/Qwen3-0.6B.")
+    try:
+        validate_repo_id(choice.base)
+    except HFValidationError:
+        raise EngineError(
+            f"The base {shown(choice.base, 200)} is no folder here and no Hub id; name a folder or a Hub id such as "
+            "Qwen/Qwen3-0.6B."
+        ) from None
     try:
         return _Hub(choice, None)
     except EngineError as error:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .prompts import Prompts
@@ -65,3 +68,11 @@ def _dtype(model: PreTrainedModel) -> str:
 def _size(model: PreTrainedModel) -> tuple[int, int]:
     """Numbers and bytes of a base model that carries no adapter yet; of 4-bit weights the unpacked numbers."""
     return model.num_parameters(), model.get_memory_footprint()
+
+
+def bytes_by_device(model: nn.Module) -> dict[torch.device, int]:
+    """What a model takes on each device, adapters that it carries included; what is shared counts once."""
+    found: Counter[torch.device] = Counter()
+    for tensor in (*model.parameters(), *model.buffers()):
+        found[tensor.device] += tensor.numel() * tensor.element_size()
+    return dict(found)

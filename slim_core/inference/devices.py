@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import torch
+
+from .errors import EngineError
 
 
 # Memory limits of containers: version 2 of control groups, then version 1. Limit, use, and the line of `memory.stat`
@@ -25,6 +29,29 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def chosen_device(name: str | torch.device | None) -> torch.device:
+    """The device that somebody named; the best one for None.
+
+    Raises:
+        EngineError: if there is none of that name here.
+    """
+    if name is None:
+        return best_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch knows no such name
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise EngineError(f"There is no device {str(name)[:60]!r}; it must be cpu, cuda, cuda:1 or such, or mps.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError(f"There is no device {name}: torch finds no CUDA GPU on this machine; choose cpu.")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise EngineError(f"There is no device {name}: this machine has {count} CUDA GPUs, counted from 0.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise EngineError("There is no device mps: torch finds no GPU of Apple's on this machine; choose cpu.")
+    return device
 
 
 def compute_dtype() -> torch.dtype:
@@ -82,8 +109,23 @@ def cpu_memory(cgroups: Path = CGROUPS) -> tuple[int, int]:
     return memory.available, memory.total
 
 
-def all_gpus() -> dict[int, int]:
-    """By its index, how many bytes of each CUDA device a model that is spread over all of them may take."""
-    return {
-        index: int(torch.cuda.mem_get_info(index)[0] * SHARE_OF_EACH_GPU) for index in range(torch.cuda.device_count())
-    }
+def all_gpus(released: Mapping[torch.device, int] = MappingProxyType({})) -> dict[int, int]:
+    """By its index, how many bytes of each CUDA device a model that is spread over all of them may take.
+
+    Args:
+        released: by device, bytes that will be free by then and are not yet.
+    """
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    free = {gpu: torch.cuda.mem_get_info(gpu)[0] + bytes_on(gpu, released) for gpu in gpus}
+    return {gpu.index: int(most * SHARE_OF_EACH_GPU) for gpu, most in free.items()}
+
+
+def bytes_on(device: torch.device, found: Mapping[torch.device, int]) -> int:
+    """Of bytes by device, those on one. Without an index, it is the current one of its type."""
+    alike = {other.index or 0: size for other, size in found.items() if other.type == device.type}
+    if not alike:
+        return 0
+    index = device.index
+    if index is None:
+        index = torch.cuda.current_device() if device.type == "cuda" else 0
+    return alike.get(index, 0)

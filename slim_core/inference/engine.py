@@ -18,7 +18,7 @@ from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_sou
 from ..method import BASE_ROW, adapter_rows
 from .cpu_linear import use_onednn
 from .decode import Answer, decode
-from .describe import describe, end_tokens
+from .describe import bytes_by_device, describe, end_tokens
 from .detokenise import AnswerText, decoder_of
 from .devices import device_memory
 from .drift import read_answer
@@ -65,6 +65,7 @@ class Engine:
         variants: the base first, then the adapters in the order in which they came.
         shapes: what an adapter has to fit.
         end_tokens: tokens that end an answer.
+        held: by device, bytes that `close` gives back.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Prompts, name: str) -> None:
@@ -83,6 +84,7 @@ class Engine:
         self.variants: tuple[Variant, ...] = (
             Variant(BASE, "base", "Base", self.info.parameters, self.info.bytes, self.info.dtype),
         )
+        self.held = bytes_by_device(model)
 
     # -- variants ------------------------------------------------------------------------------------------------
 
@@ -137,6 +139,7 @@ class Engine:
             self._adapters.attach(adapter, name)
             variant = self._adapters.variant(adapter, name, label or {"lora": "LoRA", "slim": "SLIM"}[adapter.kind])
             self.variants = (*self.variants, variant)
+            self.held = bytes_by_device(self._model)
         return variant
 
     def detach(self, name: str) -> None:
@@ -151,6 +154,7 @@ class Engine:
                 raise EngineError(f"There is no adapter named {name!r}.")
             self._adapters.detach(name)
             self.variants = tuple(variant for variant in self.variants if variant.name != name)
+            self.held = bytes_by_device(self._model)
 
     def memory(self) -> MemoryUse:
         """Memory in use and free on the model's device; of a model on several, on the one that it begins on."""

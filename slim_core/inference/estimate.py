@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import mul
 from typing import Literal
 
 import torch
@@ -110,15 +111,28 @@ def _sizes(model: PreTrainedModel, bits: Bits) -> Iterator[float]:
 
 def _cache_bytes(text: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
     """Keys and values of one answer; a sliding window keeps no more than itself."""
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     layers = DynamicCache(config=text).layers
     kept = [min(tokens, getattr(layer, "sliding_window", None) or tokens) for layer in layers]
-    seen = sum(kept) if kept else tokens * text.num_hidden_layers
-    return 2 * seen * heads * width * dtype.itemsize
+    kept = kept or [tokens] * text.num_hidden_layers
+    # Layers that share another one's keys and values have no place of their own in the cache; they come last.
+    widths = [_cache_width(layer) for layer in text.per_layer_config[: len(kept)]]
+    return 2 * sum(map(mul, kept, widths)) * dtype.itemsize
+
+
+def _cache_width(layer: PreTrainedConfig) -> int:
+    """Numbers of one token's keys in one layer."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    return heads * (getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
 
 
 def _work_bytes(text: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
     """Of one answer while its prompt is read: the widest tensors of a block, and logits as float32 with copies."""
-    wide = getattr(text, "intermediate_size", None) or getattr(text, "ffn_dim", None) or 4 * text.hidden_size
+    wide = max(_inner_width(layer) for layer in text.per_layer_config[:])
     return tokens * (3 * wide + 6 * text.hidden_size) * dtype.itemsize + 4 * text.vocab_size * 4
+
+
+def _inner_width(layer: PreTrainedConfig) -> int:
+    """Of the MLP."""
+    found = getattr(layer, "intermediate_size", None) or getattr(layer, "ffn_dim", None) or 4 * layer.hidden_size
+    # Some families write one number for each layer.
+    return max(found) if isinstance(found, (list, tuple)) else found

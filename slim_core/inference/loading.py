@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,15 @@ from transformers.utils.logging import set_tqdm_hook
 from ..method import guard_cpu_4bit
 from .amounts import count, size
 from .bases import BaseChoice, Tell, base_files
-from .devices import all_gpus, answer_dtype, best_device, device_memory
+from .devices import all_gpus, answer_dtype, bytes_on, chosen_device, device_memory
 from .engine import Engine
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .estimate import Bits, Need, empty_model, estimate, quantised_weights
 from .families import check_family
 from .prompts import Prompts
+
+
+log = logging.getLogger(__name__)
 
 
 def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
@@ -162,7 +165,7 @@ def plan(
     config: PreTrainedConfig,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    released: int = 0,
+    released: Mapping[torch.device, int] | None = None,
 ) -> Plan:
     """Decide where and in which dtype a base is loaded, before it is.
 
@@ -172,31 +175,50 @@ def plan(
         device: None for CUDA or MPS where they are, else the CPU. Without an index, a base that is too large for one
             GPU is spread over all.
         dtype: None for what the device is good at; see `answer_dtype`.
-        released: bytes that will be free by then and are not yet.
+        released: by device, bytes that will be free by then and are not yet.
 
     Raises:
         EngineError: if it is no model that can answer here, or does not fit; with the numbers.
     """
-    place = best_device() if device is None else torch.device(device)
+    place = chosen_device(device)
     whole = place.index is None or device is None
     stored = getattr(config, "quantization_config", None) or {}
     bits = 4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else choice.bits
-    if dtype is None:
-        dtype = answer_dtype(place, config.dtype or config.get_text_config().dtype)
-    model = empty_model(config, dtype)
-    check_family(model, choice.label)
-    if bits is not None and not quantised_weights(model):
-        raise EngineError(
-            f"{choice.label} ({config.model_type}) has no Linears that bitsandbytes quantises; load it without."
-        )
-    need = estimate(model, dtype, bits)
+    with _of_a_known_kind(choice, config):
+        if dtype is None:
+            dtype = answer_dtype(place, config.dtype or config.get_text_config().dtype)
+        model = empty_model(config, dtype)
+        check_family(model, choice.label)
+        if bits is not None and not quantised_weights(model):
+            raise EngineError(
+                f"{choice.label} ({config.model_type}) has no Linears that bitsandbytes quantises; load it without."
+            )
+        need = estimate(model, dtype, bits)
     free, total = device_memory(place)
-    if free is None or need.total <= free + released:
+    if free is None:
         return Plan(config, need, dtype, bits, place)
-    spread = all_gpus() if place.type == "cuda" and whole else {}
-    if len(spread) > 1 and need.total <= sum(spread.values()) + released:
+    room = free + bytes_on(place, released or {})
+    if need.total <= room:
+        return Plan(config, need, dtype, bits, place)
+    spread = all_gpus(released or {}) if place.type == "cuda" and whole else {}
+    if len(spread) > 1 and need.total <= sum(spread.values()):
         return Plan(config, need, dtype, bits, place, spread=True)
-    raise EngineError(_too_large(choice.label, model, need, place, free + released, total))
+    raise EngineError(_too_large(choice.label, model, need, place, room, total))
+
+
+@contextmanager
+def _of_a_known_kind(choice: BaseChoice, config: PreTrainedConfig) -> Iterator[None]:
+    """Whatever a config of a kind that nobody has tried here raises while it is measured, as one sentence."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:  # each family of transformers has fields of its own
+        log.info("a base could not be measured", exc_info=True)
+        raise EngineError(
+            f"{choice.label} ({config.model_type}) is of a kind whose size cannot be told ({first_line(error)}); "
+            "choose a model of another kind, such as Llama, Qwen3 or Gemma."
+        ) from None
 
 
 def _too_large(

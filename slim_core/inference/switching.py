@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
@@ -57,6 +57,7 @@ class Away:
     def __init__(self, last: Engine | Away, sentence: str) -> None:
         self.info, self.variants, self.shapes = last.info, last.variants, last.shapes
         self._sentence = sentence
+        self.held: Mapping[torch.device, int] = {}
 
     def _refuse(self) -> NoReturn:
         raise EngineError(self._sentence)
@@ -180,9 +181,8 @@ class BaseSwitch:
             return f"Loading {choice.label} failed: {first_line(error)}."
 
     def _plan(self, choice: BaseChoice, config: PreTrainedConfig) -> Plan:
-        use = self._engine.memory()
-        # All that the old base gives back.
-        return plan(choice, config, self._device, released=use.model + sum(use.adapters.values()))
+        # All that the old base gives back, where it is.
+        return plan(choice, config, self._device, released=self._engine.held)
 
     def _release(self, choice: BaseChoice) -> None:
         self._tell("ending")

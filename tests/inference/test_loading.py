@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import EngineError, Row, devices, load_engine, loading
 from slim_core.inference.bases import BaseChoice, read_config
+from slim_core.inference.describe import bytes_by_device
 from slim_core.inference.devices import answer_dtype, cpu_memory
 from slim_core.inference.estimate import empty_model, estimate
 from slim_core.inference.loading import plan, quantisation_config, read_model
@@ -117,7 +118,7 @@ def test_4_bits_are_named_where_they_would_fit(wide, monkeypatch):
         plan(BaseChoice(str(wide.base)), config, "cpu")
     assert plan(BaseChoice(str(wide.base), bits=4), config, "cpu").need.total < whole
     # What the old base gives back counts.
-    assert plan(BaseChoice(str(wide.base)), config, "cpu", released=1).device == CPU
+    assert plan(BaseChoice(str(wide.base)), config, "cpu", released={CPU: 1}).device == CPU
 
 
 def test_a_base_too_large_for_one_gpu_is_spread_over_all(wide, monkeypatch):
@@ -125,13 +126,75 @@ def test_a_base_too_large_for_one_gpu_is_spread_over_all(wide, monkeypatch):
     whole = estimate(empty_model(config, torch.bfloat16), torch.bfloat16).total
     monkeypatch.setattr(loading, "device_memory", lambda device: (whole - 1, whole))
     monkeypatch.setattr(loading, "answer_dtype", lambda device, stored: torch.bfloat16)
-    monkeypatch.setattr(loading, "all_gpus", lambda: {0: whole - 1, 1: whole - 1})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(loading, "all_gpus", lambda released: {0: whole - 1, 1: whole - 1})
     choice = BaseChoice(str(wide.base))
     assert plan(choice, config, "cuda").spread
     for device, gpus in (("cuda:1", {0: whole, 1: whole}), ("cuda", {0: whole - 1}), ("cuda", {0: 1, 1: 1})):
-        monkeypatch.setattr(loading, "all_gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(loading, "all_gpus", lambda released, gpus=gpus: gpus)
         with pytest.raises(EngineError, match="free of"):
             plan(choice, config, device)
+
+
+def test_what_is_released_counts_on_its_own_gpu_alone(wide, monkeypatch):
+    config = AutoConfig.from_pretrained(wide.base)
+    whole = estimate(empty_model(config, torch.bfloat16), torch.bfloat16).total
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (whole // 2, 2 * whole))
+    monkeypatch.setattr(loading, "answer_dtype", lambda device, stored: torch.bfloat16)
+    choice = BaseChoice(str(wide.base))
+    for device in (first, "cuda"):
+        assert not plan(choice, config, device, released={first: whole}).spread
+    with pytest.raises(EngineError, match="free of"):
+        plan(choice, config, first, released={second: whole})
+    assert plan(choice, config, "cuda", released={second: whole}).spread
+    # What both give back lets it go over both, and still on neither alone.
+    assert plan(choice, config, "cuda", released={first: whole // 3, second: whole // 3}).spread
+    with pytest.raises(EngineError, match="free of"):
+        plan(choice, config, "cuda")
+
+
+def test_what_a_model_takes_is_told_by_device(folders):
+    model = tiny_base()
+    model.lm_head.to("meta")
+    head = model.lm_head.weight.numel() * 4
+    whole = load_engine(folders.base, device="cpu")
+    assert bytes_by_device(model)[torch.device("meta")] == head
+    assert sum(whole.held.values()) == whole.info.bytes and set(whole.held) == {CPU}
+    before = whole.held[CPU]
+    variant = whole.attach(folders.lora)
+    assert whole.held[CPU] == before + variant.bytes
+    whole.detach("lora")
+    assert whole.held[CPU] == before
+
+
+NO_DEVICE = {
+    "evil": "There is no device 'evil'; it must be cpu, cuda, cuda:1 or such, or mps",
+    "meta": "There is no device 'meta'",
+    "": "There is no device ''",
+    "cuda:x": "There is no device 'cuda:x'",
+    "cuda": "There is no device cuda: torch finds no CUDA GPU on this machine; choose cpu",
+    "mps": "There is no device mps: torch finds no GPU of Apple's",
+}
+
+
+@pytest.mark.parametrize(("device", "words"), NO_DEVICE.items(), ids=NO_DEVICE)
+def test_a_device_that_is_not_here_is_a_sentence(device, words, folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(EngineError, match=words):
+        load_engine(folders.base, device=device)
+
+
+def test_a_gpu_that_this_machine_has_not_is_a_sentence(folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EngineError, match="There is no device cuda:7: this machine has 2 CUDA GPUs, counted from 0"):
+        load_engine(folders.base, device="cuda:7")
 
 
 # -- quantised bases ---------------------------------------------------------------------------------------------
