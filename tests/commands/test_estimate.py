@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`estimate` as a person calls it."""
 
+import json
+import re
+import shutil
+
+import pytest
 from typer.testing import CliRunner
 
 from slim_core.cli import app
@@ -31,3 +36,43 @@ def test_what_does_not_fit_or_is_not_there_is_one_sentence(folders, tmp_path, mo
     for arguments in ((tmp_path / "nothing",), (tmp_path,), (folders.base, "--load-4bit", "--load-8bit")):
         result = run(*arguments)
         assert result.exit_code == 1 and result.stderr.startswith("Error: ") and "Traceback" not in result.stderr
+
+
+NAMES = {
+    "a b": "The base 'a b' is no folder here and no Hub id",
+    "": "The base '' is no folder here and no Hub id",
+    "a" * 300: "is no folder here and no Hub id",
+    "./" + "a" * 5000: r"There is no folder \./a",
+    "~nosuchuser/x": "There is no folder ~nosuchuser/x",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), NAMES.items(), ids=["spaces", "empty", "long", "long path", "home"])
+@pytest.mark.parametrize(
+    "command", [["estimate"], ["compare", "Hi", "--base"], ["serve", "--base"]], ids=lambda c: c[0]
+)
+def test_a_name_of_nothing_is_one_sentence(command, name, words):
+    if command[0] == "serve" and not name:
+        pytest.skip("an empty setting is the demo")
+    result = CliRunner().invoke(app, [*command, name])
+    assert result.exit_code == 1 and re.match(f"Error: .*{words}.*\\.\n\\Z", result.stderr), result.stderr
+
+
+def test_a_folder_has_no_revisions(folders):
+    result = run(folders.base, "--revision", "a b")
+    assert result.exit_code == 1 and "base is a folder, which has no revision 'a b'" in result.stderr
+
+
+@pytest.mark.parametrize("fields", [{"num_hidden_layers": -1}, {"hidden_size": 0}, {"num_hidden_layers": 10**6}])
+def test_a_config_of_nothing_or_too_much_is_one_sentence(fields, folders, tmp_path):
+    shutil.copytree(folders.base, tmp_path / "base")
+    config = tmp_path / "base" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | fields))
+    result = run(tmp_path / "base")
+    assert result.exit_code == 1
+    assert f"The base model base cannot be loaded: `{next(iter(fields))}` in its config is" in result.stderr
+
+
+def test_a_device_that_is_not_here_is_one_sentence(folders):
+    result = run(folders.base, "--device", "evil")
+    assert result.exit_code == 1 and "There is no device 'evil'" in result.stderr

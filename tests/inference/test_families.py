@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import EngineError, Row, Sampling, load_engine
-from slim_core.inference.estimate import empty_model, estimate
+from slim_core.inference import BaseChoice, EngineError, Row, Sampling, load_engine, loading
+from slim_core.inference.estimate import ROWS, empty_model, estimate
 from slim_core.inference.families import check_family
+from slim_core.inference.loading import plan
 from tests.adapters.families import FAMILIES, SMALL
 from tests.conftest import SIZES, require_stories
 from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, last, logits_of, rows, save_lora, save_slim
@@ -86,6 +88,41 @@ def test_the_estimate_is_what_is_loaded(name, tmp_path):
     need = estimate(empty_model(model.config, torch.float32), torch.float32)
     assert need.parameters == model.num_parameters() and need.weights == model.get_memory_footprint()
     assert 0 < need.answers < need.total
+
+
+def test_layers_of_different_widths_are_each_measured():
+    sizes = SIZES | {"global_head_dim": 32, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 99}
+    layers = ["sliding_attention", "full_attention"]
+    config = AutoConfig.for_model("gemma4_text", **sizes, layer_types=layers, sliding_window=16)
+    need = estimate(empty_model(config, torch.float32), torch.float32)
+    (near, far), heads = (16 * 8, need.tokens * 32), SIZES["num_key_value_heads"]
+    work = need.tokens * (3 * 48 + 6 * 32) * 4 + 4 * 99 * 4
+    assert need.answers == ROWS * (2 * (near + far) * heads * 4 + work)
+
+
+@pytest.fixture
+def plenty(monkeypatch):
+    monkeypatch.setattr(loading, "device_memory", lambda device: (None, None))
+
+
+@pytest.mark.parametrize("model_type", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+def test_every_kind_is_measured_or_refused_in_one_sentence(model_type, plenty):
+    try:
+        config = AutoConfig.for_model(model_type, num_hidden_layers=2)
+    except Exception as error:
+        pytest.skip(f"no config of two layers: {type(error).__name__}")
+    try:
+        need = plan(BaseChoice("theirs"), config, "cpu").need
+    except EngineError as error:
+        assert str(error).endswith(".") and "\n" not in str(error)
+    else:
+        assert need.weights > 0 and need.answers > 0
+
+
+@pytest.mark.parametrize("model_type", ["blt", "musicgen"])
+def test_a_kind_whose_size_cannot_be_told_is_a_sentence(model_type, plenty):
+    with pytest.raises(EngineError, match=rf"theirs \({model_type}\) is of a kind whose size cannot be told"):
+        plan(BaseChoice("theirs"), AutoConfig.for_model(model_type), "cpu")
 
 
 def test_the_real_small_model(tmp_path, monkeypatch):
