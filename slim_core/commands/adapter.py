@@ -180,18 +180,22 @@ def _passages(path: Path | None) -> list[str]:
 
 
 def _load(base: str, revision: str | None) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """The base and its tokenizer, checked as the app does: a weight that is missing would be made up."""
+    from threading import Event
 
     from ..adapters import AdapterError
+    from ..inference import BaseChoice, EngineError
+    from ..inference.bases import base_files
+    from ..inference.loading import plan, read_prompts, read_weights
 
-    common = {"revision": revision, "trust_remote_code": False}
+    choice = BaseChoice(base, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base, **common)
-        model = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, dtype="auto", **common)
-    except Exception as error:  # hub, file and format errors of many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise AdapterError(f"The base model {base} cannot be loaded: {reason}.") from None
-    return model.eval(), tokenizer
+        with base_files(choice) as files:
+            how = plan(choice, files.config(), "cpu")
+            folder = files.fetch(lambda done, total: None, Event())
+            return read_weights(choice, folder, how), read_prompts(choice, folder).tokenizer
+    except EngineError as error:
+        raise AdapterError(str(error)) from None
 
 
 def _batches(tokenizer: Any, passages: list[str]) -> Iterator[dict[str, Any]]:

@@ -276,6 +276,22 @@ def read_base(
     Raises:
         EngineError: if something cannot be loaded or does not fit.
     """
+    model = read_weights(choice, folder, how, tell)
+    engine = Engine(model, prompts, choice.name or choice.base)
+    for adapter, kind in ((choice.lora, "lora"), (choice.slim, "slim")):
+        if adapter is not None:
+            engine.attach(adapter, name=kind, kind=kind)
+    return engine
+
+
+def read_weights(
+    choice: BaseChoice, folder: Path, how: Plan, tell: Tell = lambda done, total: None
+) -> PreTrainedModel:
+    """The model alone, where `how` says. For the arguments see `read_base`.
+
+    Raises:
+        EngineError: if it cannot be loaded or does not fit.
+    """
     quantisation = (
         None if getattr(how.config, "quantization_config", None) else quantisation_config(how.bits, how.dtype)
     )
@@ -296,11 +312,7 @@ def read_base(
         if not is_out_of_memory(error):
             raise
         raise EngineError(out_of_memory_sentence(how.device, 1)) from None
-    engine = Engine(model, prompts, choice.name or choice.base)
-    for adapter, kind in ((choice.lora, "lora"), (choice.slim, "slim")):
-        if adapter is not None:
-            engine.attach(adapter, name=kind, kind=kind)
-    return engine
+    return model
 
 
 @contextmanager

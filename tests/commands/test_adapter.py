@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -85,7 +87,8 @@ BAD = [
     (["info", "./nowhere"], "There is no folder 'nowhere'"),
     (["info", "BASE"], f"There is no `{CONFIG}` among the files|There are|no `{WEIGHTS}`"),
     (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already; there is no routing to freeze"),
-    (["export", "SLIM", "OUT", "--base", "./nowhere"], "The base model ./nowhere cannot be loaded"),
+    (["export", "SLIM", "OUT", "--base", "./nowhere"], "There is no folder ./nowhere; name a folder or a Hub id"),
+    (["export", "SLIM", "OUT", "--base", "a b"], "The base 'a b' is no folder here and no Hub id"),
     (["export", "SLIM", "SLIM", "--base", "BASE"], "exists and is not empty; name a new folder"),
     (["export", "SLIM", "OUT", "--base", "BASE", "--text", "nothing.txt"], "The text nothing.txt cannot be read"),
     (["export", "SLIM", "OUT", "--base", "BASE", "--text", "EMPTY"], "is empty; give a passage a line"),
@@ -107,6 +110,25 @@ def test_mistakes_are_one_sentence_and_exit_code_one(arguments, words, world, tm
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
     assert re.search(words, result.output), result.output
     assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+
+
+def test_an_export_makes_up_no_weights_of_the_base(world, tmp_path):
+    base = shutil.copytree(world / "base", tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    del weights["model.layers.0.mlp.down_proj.weight"]
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    result = run("export", world / "slim", tmp_path / "out", "--base", base)
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert "The base model base cannot be loaded: its files lack 1 of its weights" in result.output
+
+
+def test_no_kernels_that_a_base_names_are_asked_for(world, tmp_path):
+    base = shutil.copytree(world / "base", tmp_path / "base")
+    fields = json.loads((base / "config.json").read_text()) | {"_attn_implementation": "evil/repo"}
+    (base / "config.json").write_text(json.dumps(fields))
+    for arguments in (("check", world / "slim"), ("export", world / "slim", tmp_path / "out")):
+        result = run(*arguments, "--base", base)
+        assert result.exit_code == 0, result.output
 
 
 def test_info_says_what_an_adapter_is(world):
