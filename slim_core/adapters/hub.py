@@ -83,7 +83,7 @@ class HubRepository:
             files = fetching.result(timeout=limits.seconds)
             for name in files:
                 (folder / "download" / name).replace(folder / name)
-            _check_content(folder / WEIGHTS, files[WEIGHTS], self.repository)
+            check_content(folder / WEIGHTS, files[WEIGHTS], self.repository)
         except StillRunning:
             raise AdapterError(
                 f"Fetching {self.repository} takes longer than the {limits.seconds:.0f} seconds allowed; try again "
@@ -211,15 +211,19 @@ def progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.E
     return Progress
 
 
-def _check_content(path: Path, expected: HfFileMetadata, repository: str) -> None:
-    """What came is what was named: the size, and for large files the SHA-256, which is their ETag."""
+def check_content(path: Path, expected: HfFileMetadata, repository: str) -> None:
+    """What came is what was named: the size, and for large files the SHA-256, which is their ETag.
+
+    Raises:
+        AdapterError: if it is not.
+    """
     if path.stat().st_size != expected.size:
-        raise AdapterError(f"`{WEIGHTS}` of {repository} came with another size than the Hub named; try again.")
+        raise AdapterError(f"`{path.name}` of {repository} came with another size than the Hub named; try again.")
     if expected.etag is None or not SHA256.match(expected.etag):
         return
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != expected.etag:
-            raise AdapterError(f"`{WEIGHTS}` of {repository} was damaged on the way; try again.")
+            raise AdapterError(f"`{path.name}` of {repository} was damaged on the way; try again.")
 
 
 def explained(error: Exception, repository: str, revision: str | None) -> AdapterError:

@@ -16,8 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
@@ -25,7 +34,7 @@ from transformers import PreTrainedConfig
 from ..adapters import AdapterError, HubRepository
 from ..adapters.base_config import BaseConfigError, read_base_config
 from ..adapters.errors import shown
-from ..adapters.hub import ANSWER_SECONDS, SHA1, StoppedError, check_id, explained, progress_bar
+from ..adapters.hub import ANSWER_SECONDS, SHA1, StoppedError, check_content, check_id, explained, progress_bar
 from .amounts import size
 from .errors import EngineError, first_line
 from .estimate import Bits
@@ -301,9 +310,7 @@ class _Hub:
         for name in names:
             if stop.is_set():
                 raise StoppedError
-            if not self._choice.operator:
-                # It may send to no other repository, and to nothing larger than it named.
-                self._hub.metadata(name, self._commit, self._sizes[name])
+            expected = None if self._cached(name) else self._expected(name)
             path = hf_hub_download(
                 self._choice.base,
                 name,
@@ -314,8 +321,34 @@ class _Hub:
                 etag_timeout=ANSWER_SECONDS,
                 tqdm_class=bar,
             )
+            if expected is not None:
+                self._check(Path(path), expected)
             folder = folder or Path(path).parent
         return folder
+
+    def _cached(self, name: str) -> bool:
+        """Whether the operator's cache has a file, which was checked when it came."""
+        if self._folder is not None:
+            return False
+        return isinstance(try_to_load_from_cache(self._choice.base, name, revision=self._commit), str)
+
+    def _expected(self, name: str) -> HfFileMetadata:
+        """What the Hub says of a file."""
+        if not self._choice.operator:
+            # It may send to no other repository, and to nothing larger than it named.
+            return self._hub.metadata(name, self._commit, self._sizes[name])
+        # An operator may use the old name of a repository that was renamed.
+        url = hf_hub_url(self._choice.base, name, revision=self._commit, endpoint=self._choice.endpoint)
+        return get_hf_file_metadata(url, token=self._hub.token, timeout=ANSWER_SECONDS, endpoint=self._choice.endpoint)
+
+    def _check(self, path: Path, expected: HfFileMetadata) -> None:
+        """What is damaged goes, so that it is not found in the cache the next time."""
+        try:
+            check_content(path, expected, self._choice.base)
+        except AdapterError:
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _commit_of(info: ModelInfo, choice: BaseChoice) -> str:

@@ -114,6 +114,8 @@ BAD = {
     "other commit": "The Hub answers with another commit of me/base",
     "file redirected": "The Hub redirects me/base to another repository",
     "huge": r"`model\.safetensors` has 1,000,000\.0 MB; at most",
+    "damaged": r"`[a-z_]+\.[a-z]+` of me/base was damaged on the way; try again",
+    "more": "me/base came with another size than the Hub named|The Hub sends more than the",
     "wrong size": "A file of me/base came with another size than the Hub named",
     "cut for good": "The connection to the Hub broke while fetching me/base",
     "trickle": "Fetching me/base takes longer than the 0 minutes allowed",
@@ -131,6 +133,14 @@ def test_what_goes_wrong_is_one_sentence(way, words, hub, monkeypatch, tmp_path)
     with pytest.raises(EngineError, match=words) as error:
         fetch(hub, VISITOR)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_damaged_weights_do_not_stay_in_the_cache(hub):
+    hub.way = "damaged"
+    with pytest.raises(EngineError, match="of me/base was damaged on the way"):
+        fetch(hub, OPERATOR)
+    hub.way = ""
+    assert fetch(hub, OPERATOR)[WEIGHTS] == hub.files[WEIGHTS]
 
 
 @pytest.mark.parametrize(
