@@ -76,6 +76,7 @@ class TemplateProcess:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
+            self.close()
             process = subprocess.Popen(
                 [sys.executable, "-P", str(PROGRAM)],  # -P: the files beside it are no modules of its own
                 stdin=subprocess.PIPE,

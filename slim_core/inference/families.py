@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from .errors import EngineError
+from .errors import EngineError, first_line
 
 
+log = logging.getLogger(__name__)
 NEEDED = ("attention_mask", "past_key_values")
 
 
@@ -43,3 +47,26 @@ def check_family(model: PreTrainedModel, label: str) -> None:
             f"{label} ({family}) takes no {missing[0]} in transformers, without which texts of different lengths "
             "cannot be answered in one batch; choose a model of another kind."
         )
+
+
+@contextmanager
+def measured(label: str, config: PreTrainedConfig) -> Iterator[None]:
+    """For the time in which a kind of model that nobody may have tried here is built and measured.
+
+    Args:
+        label: its name for people.
+        config: its config.
+
+    Raises:
+        EngineError: in place of whatever goes wrong.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:  # each family of transformers has fields of its own
+        log.info("a base could not be measured", exc_info=True)
+        raise EngineError(
+            f"{label} ({config.model_type}) is of a kind whose size cannot be told ({first_line(error)}); choose a "
+            "model of another kind, such as Llama, Qwen3 or Gemma."
+        ) from None

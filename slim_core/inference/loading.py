@@ -30,11 +30,8 @@ from .devices import all_gpus, answer_dtype, bytes_on, chosen_device, device_mem
 from .engine import Engine
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .estimate import Bits, Need, empty_model, estimate, quantised_weights
-from .families import check_family
+from .families import check_family, measured
 from .prompts import Prompts
-
-
-log = logging.getLogger(__name__)
 
 
 def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
@@ -184,7 +181,7 @@ def plan(
     whole = place.index is None or device is None
     stored = getattr(config, "quantization_config", None) or {}
     bits = 4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else choice.bits
-    with _of_a_known_kind(choice, config):
+    with measured(choice.label, config):
         if dtype is None:
             dtype = answer_dtype(place, config.dtype or config.get_text_config().dtype)
         model = empty_model(config, dtype)
@@ -204,21 +201,6 @@ def plan(
     if len(spread) > 1 and need.total <= sum(spread.values()):
         return Plan(config, need, dtype, bits, place, spread=True)
     raise EngineError(_too_large(choice.label, model, need, place, room, total))
-
-
-@contextmanager
-def _of_a_known_kind(choice: BaseChoice, config: PreTrainedConfig) -> Iterator[None]:
-    """Whatever a config of a kind that nobody has tried here raises while it is measured, as one sentence."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception as error:  # each family of transformers has fields of its own
-        log.info("a base could not be measured", exc_info=True)
-        raise EngineError(
-            f"{choice.label} ({config.model_type}) is of a kind whose size cannot be told ({first_line(error)}); "
-            "choose a model of another kind, such as Llama, Qwen3 or Gemma."
-        ) from None
 
 
 def _too_large(
