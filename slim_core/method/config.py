@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from dataclasses import dataclass, field
 from enum import Enum
@@ -215,8 +216,8 @@ class SlimConfig(PeftConfig):
         _check_integer("format_version", self.format_version, 1)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(
-                f"This SLIM adapter is saved in format {self.format_version}; the installed slim_core reads formats "
-                f"up to {FORMAT_VERSION}. Upgrade slim_core to load it."
+                f"This SLIM adapter is saved in format {_shown(self.format_version)}; the installed slim_core reads "
+                f"formats up to {FORMAT_VERSION}. Upgrade slim_core to load it."
             )
         if not isinstance(self.base_fingerprint, (dict, type(None))):
             raise ValueError(
@@ -230,7 +231,7 @@ class SlimConfig(PeftConfig):
         total = self.num_experts + self.num_identity
         if self.top_k > total:
             raise ValueError(
-                f"`top_k` is {self.top_k}, but there are only {total} experts "
+                f"`top_k` is {_shown(self.top_k)}, but there are only {total} experts "
                 f"(num_experts={self.num_experts} + num_identity={self.num_identity}); choose 1 to {total}."
             )
         if self.top_k == 1 and total > 1:
@@ -258,7 +259,7 @@ class SlimConfig(PeftConfig):
         _check_number("balance_coefficient", self.balance_coefficient, 0)
         _check_integer("mask_seed", self.mask_seed, 0)
         if self.mask_seed >= 2**31:
-            raise ValueError(f"`mask_seed` must be below 2**31, not {self.mask_seed}.")
+            raise ValueError(f"`mask_seed` must be below 2**31, not {_shown(self.mask_seed)}.")
         for pattern, value in self.rank_pattern.items():
             _check_integer(f"rank_pattern[{pattern!r}]", value, 1)
         for pattern, value in self.alpha_pattern.items():
@@ -276,20 +277,33 @@ class SlimConfig(PeftConfig):
 
 def _check_integer(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"`{name}` must be a whole number, not {value!r}.")
+        raise ValueError(f"`{name}` must be a whole number, not {_shown(value)}.")
     if value < least:
-        raise ValueError(f"`{name}` must be {least} or more, not {value}.")
+        raise ValueError(f"`{name}` must be {least} or more, not {_shown(value)}.")
 
 
 def _check_number(name: str, value: object, least: float, below: float | None = None, strict: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"`{name}` must be a finite number, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+        raise ValueError(f"`{name}` must be a finite number, not {_shown(value)}.")
     if value < least or (strict and value == least) or (below is not None and value >= below):
         low = f"above {least}" if strict else f"{least} or more"
         high = "" if below is None else f" and below {below}"
-        raise ValueError(f"`{name}` must be {low}{high}, not {value}.")
+        raise ValueError(f"`{name}` must be {low}{high}, not {_shown(value)}.")
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is a number that a float can be. Python compares whole numbers of any length, but converts few."""
+    return abs(value) <= sys.float_info.max
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {value!r}.")
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {_shown(value)}.")
+
+
+def _shown(value: object) -> str:
+    """A value as it may stand in a sentence, not long: Python itself writes no number of many thousand digits."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "one of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:58] + "…" + text[-1]

@@ -15,7 +15,8 @@ from slim_core.adapters import Folder, Upload, UploadedFile, check, describe_bas
 from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.adapters.kinds import VARIANTS
 from slim_core.method.rows import UNUSED
-from tests.adapters.bad_inputs import LIMITS, LORA, SLIM
+from tests.adapters.bad_inputs import LIMITS, LORA
+from tests.adapters.bad_slim_inputs import SLIM
 from tests.adapters.small import (
     IDS,
     config,

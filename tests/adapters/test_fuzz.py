@@ -151,6 +151,8 @@ HOSTILE = st.sampled_from(
         -1,
         0,
         10**30,
+        10**400,
+        -(10**4200),
         1e308,
         math.nan,
         math.inf,

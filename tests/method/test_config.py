@@ -68,8 +68,13 @@ def test_defaults_are_the_papers():
         ({"base_fingerprint": "x"}, "`base_fingerprint` must be a table"),
         ({"use_rslora": "yes"}, "`use_rslora` must be one of True, False, not 'yes'."),
         ({"init_weights": "gaussian"}, "`init_weights` must be one of True, False"),
+        ({"dropout": 10**400}, "`dropout` must be a finite number, not one of more than 40 digits."),
+        ({"balance_coefficient": -(10**5000)}, "`balance_coefficient` must be a finite number, not one of more than"),
+        ({"mask_seed": 10**5000}, "`mask_seed` must be below .*, not one of more than 40 digits."),
+        ({"top_k": 10**5000}, "`top_k` is one of more than 40 digits, but there are only 10 experts"),
+        ({"distance": "x" * 10**5}, "must be one of 'max', 'rms', not 'x{57}…'."),
     ],
-    ids=str,
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
 def test_a_wrong_value_is_a_sentence(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
