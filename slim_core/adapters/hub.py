@@ -11,9 +11,10 @@ import hashlib
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -44,8 +45,12 @@ REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?\Z")
 SHA1, SHA256 = re.compile(r"[0-9a-f]{40}\Z"), re.compile(r"[0-9a-f]{64}\Z")
 # The Hub has to answer within this many seconds; the download as a whole has `Limits.seconds`.
 ANSWER_SECONDS = 10.0
+# Errors before any answer, by name: which HTTP client the library has is its own business.
+UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
 # Downloads at a time, of all visitors.
 DOWNLOADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="adapter-download")
+# Downloads that go over plain HTTP now, and what the library's switch for Xet was before the first of them.
+_over_http, _without_xet, _http_lock = 0, False, threading.Lock()
 
 
 class StoppedError(Exception):
@@ -144,16 +149,17 @@ class HubRepository:
             for name in files:
                 if stop.is_set():
                     raise StoppedError
-                hf_hub_download(
-                    self.repository,
-                    name,
-                    revision=commit,
-                    local_dir=folder,
-                    token=self.token,
-                    endpoint=self.endpoint,
-                    etag_timeout=ANSWER_SECONDS,
-                    tqdm_class=progress,
-                )
+                with over_http():
+                    hf_hub_download(
+                        self.repository,
+                        name,
+                        revision=commit,
+                        local_dir=folder,
+                        token=self.token,
+                        endpoint=self.endpoint,
+                        etag_timeout=ANSWER_SECONDS,
+                        tqdm_class=progress,
+                    )
             return files
         finally:
             if stop.is_set():  # nobody waits, and the private folder is gone or about to go
@@ -191,6 +197,28 @@ def _check_location(url: str, found: HfFileMetadata, repository: str, commit: st
         raise AdapterError(f"The Hub answers with another commit of {repository} than was asked for; try again.")
 
 
+@contextmanager
+def over_http() -> Iterator[None]:
+    """While this is open, the library downloads over HTTP.
+
+    Xet reports from a thread of its own, where nothing that is raised ends the download. The library's switch is for
+    the whole process, so whoever else downloads meanwhile goes over HTTP too, and gets the same files.
+    """
+    global _over_http, _without_xet
+    with _http_lock:
+        if not _over_http:
+            _without_xet = constants.HF_HUB_DISABLE_XET
+            constants.HF_HUB_DISABLE_XET = True
+        _over_http += 1
+    try:
+        yield
+    finally:
+        with _http_lock:
+            _over_http -= 1
+            if not _over_http:
+                constants.HF_HUB_DISABLE_XET = _without_xet
+
+
 def progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.Event) -> type[tqdm]:
     """huggingface_hub reports to a class of progress bar. This one shows nothing, counts, and can end the download."""
     done = 0
@@ -207,6 +235,15 @@ def progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.E
             if done > total:
                 raise AdapterError(f"The Hub sends more than the {megabytes(total)} that it named; try again later.")
             tell(done, total)
+
+        # With these two, Xet reports to one bar: what is written by `update`, what came over the network here. Only
+        # the first is bytes of the file, so the second is not added to it.
+        def update_transfer(self, n: float) -> None:
+            if stop.is_set():
+                raise StoppedError
+
+        def set_transfer_postfix_str(self, *args, **kwargs) -> None:
+            pass
 
     return Progress
 
@@ -229,7 +266,10 @@ def check_content(path: Path, expected: HfFileMetadata, repository: str) -> None
 def explained(error: Exception, repository: str, revision: str | None) -> AdapterError:
     """One sentence for what the library raises."""
     if isinstance(error, GatedRepoError):
-        return AdapterError(f"{repository} is gated: its owner must grant access, which visitors' ids are without.")
+        return AdapterError(
+            f"{repository} is gated: its owner must grant access to the account whose token is used here; what a "
+            "visitor names is fetched without any."
+        )
     if isinstance(error, RepositoryNotFoundError):
         return AdapterError(f"{repository} does not exist on the Hub or is private; check the id.")
     if isinstance(error, RevisionNotFoundError):
@@ -237,11 +277,18 @@ def explained(error: Exception, repository: str, revision: str | None) -> Adapte
     if isinstance(error, DisabledRepoError):
         return AdapterError(f"{repository} was disabled by the Hub.")
     if isinstance(error, OfflineModeIsEnabled):
-        return AdapterError(f"{repository} cannot be fetched: HF_HUB_OFFLINE is set; unset it or give files.")
+        return AdapterError(
+            f"{repository} cannot be fetched: HF_HUB_OFFLINE is set; unset it, or give files or a folder that is here."
+        )
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         return AdapterError(f"The Hub refused {repository} with status {error.response.status_code}; try again later.")
     if isinstance(error, FileMetadataError):
         return AdapterError(f"{constants.ENDPOINT} does not answer like a Hub; check HF_ENDPOINT.")
+    if type(error).__name__ in UNREACHABLE:
+        return AdapterError(
+            f"The Hub cannot be reached to look for {repository} ({type(error).__name__}); check the connection, or "
+            "the name if a folder was meant."
+        )
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return AdapterError(f"A file of {repository} came with another size than the Hub named; try again.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -118,7 +118,10 @@ class Handler(BaseHTTPRequestHandler):
         data = self.hub.files[name]
         commit = "f" * 40 if self.hub.way == "other commit" else COMMIT
         digest = hashlib.sha256(data if self.hub.way != "damaged" else b"other").hexdigest()
-        return {"X-Repo-Commit": commit, "ETag": f'"{digest}"', "size": str(len(data))}
+        described = {"X-Repo-Commit": commit, "ETag": f'"{digest}"', "size": str(len(data))}
+        if self.hub.way == "xet" and name.endswith("safetensors"):
+            described |= {"X-Xet-Hash": digest, "X-Xet-Refresh-Route": f"{self.hub.url}/xet-token"}
+        return described
 
     def _content(self, name: str, data: bytes) -> None:
         headers = self._describing(name)

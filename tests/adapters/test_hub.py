@@ -6,15 +6,19 @@ from __future__ import annotations
 import errno
 import re
 import sys
+import threading
 import time
 import traceback
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from slim_core.adapters import HubRepository, Limits, check, describe_base, open_adapter
 from slim_core.adapters import hub as hub_module
 from slim_core.adapters.files import CONFIG, WEIGHTS
+from slim_core.adapters.hub import progress_bar
 from tests.adapters.hub_server import COMMIT, Hub, serve
 from tests.adapters.online import TOKEN, online
 from tests.adapters.small import IDS
@@ -42,7 +46,8 @@ def repository(hub: Hub, name: str = "me/lora", **kwargs) -> HubRepository:
 
 
 # "store": large files lie on another host. "resolve cache": small ones behind a second address of the same host.
-@pytest.mark.parametrize("way", ["", "store", "resolve cache"])
+# "xet": large ones may also come in pieces from another service, whose downloads cannot be stopped.
+@pytest.mark.parametrize("way", ["", "store", "resolve cache", "xet"])
 @pytest.mark.parametrize("revision", [None, "main", "refs/pr/1", COMMIT])
 def test_a_visitors_adapter_arrives_without_any_token(way, revision, hub, base, good_lora):
     hub.way = way
@@ -60,6 +65,39 @@ def test_a_visitors_adapter_arrives_without_any_token(way, revision, hub, base, 
     # Sizes first: nothing is fetched before both are known.
     methods = [method for method, path, _ in hub.asked if "/api/models/" not in path]
     assert methods.index("GET") >= 2
+
+
+def test_the_librarys_switch_for_xet_is_as_it_was(hub, base, monkeypatch):
+    during = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    told = lambda done, total: during.append(huggingface_hub.constants.HF_HUB_DISABLE_XET)  # noqa: E731
+    open_adapter(repository(hub, on_progress=told), describe_base(base))
+    assert during and all(during) and huggingface_hub.constants.HF_HUB_DISABLE_XET is False
+    with hub_module.over_http():
+        with hub_module.over_http():
+            pass
+        assert huggingface_hub.constants.HF_HUB_DISABLE_XET is True
+    assert huggingface_hub.constants.HF_HUB_DISABLE_XET is False
+
+
+def test_what_xet_sends_is_counted_once():
+    """Driven by the library's own reporter: what comes over the network is then written, and counts then."""
+    told = []
+    bar = progress_bar(1_010, lambda done, total: told.append((done, total)), threading.Event())
+    bar(total=10).update(10)  # the config came before
+    with XetDownloadProgressReporter(
+        reconstruction_desc="a", total=1_000, log_level=30, name="x", tqdm_class=bar
+    ) as reporter:
+        for written, received in ((0, 300), (300, 600), (600, 1_000), (1_000, 1_000)):
+            report = SimpleNamespace(
+                total_bytes_completed=written,
+                total_transfer_bytes_completed=received,
+                total_bytes_completion_rate=1.0,
+                total_transfer_bytes_completion_rate=1.0,
+                total_bytes=1_000,
+            )
+            reporter.update_progress(report)
+    assert told == [(10, 1_010), (310, 1_010), (610, 1_010), (1_010, 1_010)]
 
 
 def test_the_operators_token_goes_with_the_operators_ids(hub, base):
@@ -81,7 +119,7 @@ BAD = {
     "missing": "me/lora does not exist on the Hub or is private",
     "private": "me/lora does not exist on the Hub or is private",
     "no revision": r"me/lora has no revision None; give a branch",
-    "gated": "me/lora is gated: its owner must grant access",
+    "gated": "me/lora is gated: its owner must grant access to the account whose token is used here; what",
     "broken": "The Hub refused me/lora with status 500",
     "busy": "The Hub refused me/lora with status 429",
     "no commit": "The Hub names no commit of me/lora",
@@ -133,9 +171,13 @@ def test_a_file_that_is_not_in_the_repository(name, hub, base):
     assert "adapter_model.bin" not in str(hub.asked)
 
 
-def test_no_hub_at_all(hub, base):
+def test_without_a_connection_the_name_may_be_wrong_too(hub, base):
+    """A folder whose name is mistyped is looked for on the Hub."""
     (found,) = check(HubRepository("me/lora", endpoint="http://127.0.0.1:9"), describe_base(base))
-    assert "The connection to the Hub broke while fetching me/lora (ConnectError)" in found.sentence
+    assert found.sentence == (
+        "The Hub cannot be reached to look for me/lora (ConnectError); check the connection, or the name if a folder "
+        "was meant."
+    )
 
 
 def test_a_full_disk_is_said(hub, base, monkeypatch):
@@ -152,6 +194,7 @@ def test_offline_is_said(hub, base, monkeypatch):
     huggingface_hub.utils.close_session()
     (found,) = check(repository(hub), describe_base(base))
     assert "HF_HUB_OFFLINE is set" in found.sentence and not hub.asked
+    assert found.sentence.endswith("give files or a folder that is here.")
 
 
 IDS_THAT_ARE_NONE = [
