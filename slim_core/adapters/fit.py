@@ -77,18 +77,21 @@ def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[
         AdapterError: if a name is nowhere in the base, names something other than a Linear, or none is left.
     """
     if config.target_modules == ALL_LINEAR:
-        return tuple(name for name in base.linears if name != base.head and not _excluded(config, name))
+        return tuple(name for name in base.linears if name != base.head and is_target(config, name))
     _check_names_exist(config, base)
-    wrong = next((name for name in sorted(base.others) if _matches(config, name)), None)
+    wrong = next((name for name in sorted(base.others) if is_target(config, name)), None)
     if wrong is not None:
         refuse("target_modules", f"names `{wrong}`, which is no Linear; only Linears can be adapted here")
-    targets = tuple(name for name in base.linears if _matches(config, name))
+    targets = tuple(name for name in base.linears if is_target(config, name))
     if not targets:
         refuse("target_modules", f"with the other fields leaves no Linear of {shown(base.name, 120)} to adapt")
     return targets
 
 
-def _matches(config: LoraConfig | SlimConfig, name: str) -> bool:
+def is_target(config: LoraConfig | SlimConfig, name: str) -> bool:
+    """Whether a config that names its targets adapts a module of that name, if it is a Linear but the head."""
+    if config.target_modules == ALL_LINEAR:
+        return not _excluded(config, name)
     return bool(check_target_module_exists(config, name))
 
 

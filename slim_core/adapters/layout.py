@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 from peft import LoraConfig
 
@@ -44,9 +45,20 @@ def expected_layout(config: LoraConfig | SlimConfig, targets: tuple[str, ...], b
 
 
 def rank_of(config: LoraConfig | SlimConfig, name: str) -> int:
-    """Rank of each expert in one Linear. As PEFT does it, the first pattern that is the name or ends it counts."""
-    found = (rank for key, rank in config.rank_pattern.items() if name == key or name.endswith(f".{key}"))
-    return next(found, config.r)
+    """Rank of each expert in one Linear."""
+    return _by_pattern(config.rank_pattern, name, config.r)
+
+
+def scaling_of(config: LoraConfig | SlimConfig, name: str) -> float:
+    """Factor of the update of one Linear."""
+    alpha = config.lora_alpha if isinstance(config, LoraConfig) else config.alpha
+    rank = rank_of(config, name)
+    return _by_pattern(config.alpha_pattern, name, alpha) / (math.sqrt(rank) if config.use_rslora else rank)
+
+
+def _by_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
+    """As PEFT does it, the first pattern that is the name or ends it counts."""
+    return next((value for key, value in pattern.items() if name == key or name.endswith(f".{key}")), default)
 
 
 def _lora_tensors(r: int, c_in: int, c_out: int) -> Layout:

@@ -15,6 +15,7 @@ from typing import Literal
 from peft import LoraConfig
 
 from .adapter import Adapter
+from .alone import check_alone
 from .base import BaseShapes
 from .configs import ReadConfig, check_rank, read_config
 from .errors import AdapterError, megabytes, shown
@@ -23,7 +24,7 @@ from .fit import check_fit
 from .header import Header, read_header
 from .limits import DEFAULT, Limits
 from .strict_json import read_object
-from .values import STATISTICS, check_values
+from .values import STATISTICS, changes, check_values
 
 
 Name = Literal["readable", "format", "size", "fits this base", "weights finite", "changes something", "ready"]
@@ -120,6 +121,8 @@ def _checks(
     yield "format"
     header = read_header(weights, limits)
     read = read_config(read_object((folder / CONFIG).read_bytes(), CONFIG, limits.json_depth), limits)
+    if base is None:
+        check_alone(read.config, header)
     (folder / CONFIG).unlink()  # what counts from here on is the config that was rebuilt
     kind = "lora" if isinstance(read.config, LoraConfig) else "slim"
     yield Check("format", "passed", f"A {kind.upper()} adapter in safetensors.")
@@ -134,16 +137,16 @@ def _checks(
     yield fits
 
     yield "weights finite"
-    changes = check_values(weights, limits)
+    check_values(weights, limits)
     yield Check("weights finite", "passed", "Every number is finite and of a sane size.")
 
     yield "changes something"
     moves = Check("changes something", "passed", "Its update is not zero.")
-    if not changes:
+    if not changes(weights, read.config, header):
         moves = Check(
             "changes something",
             "warning",
-            "It changes nothing: a factor of each Linear is all zero, as before training; its answers are the base's.",
+            "It changes nothing: the update of each Linear is zero, as before training; its answers are the base's.",
         )
     yield moves
 

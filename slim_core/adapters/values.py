@@ -1,35 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers in an adapter's file: finite, of a sane size, and not all zero. One tensor is in memory at a time."""
+"""The numbers in an adapter's file: finite, of a sane size, and an update that is not zero. One tensor at a time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor
 
+from ..method import SlimConfig
 from .errors import AdapterError, shown
 from .files import WEIGHTS
+from .header import Header
+from .layout import PREFIX, scaling_of
 from .limits import Limits
 
 
 # Not trained: statistics of activations, which may be larger than any weight, and masks.
 STATISTICS = tuple(f".slim_{name}" for name in ("center", "var", "reference", "count", "columns", "rows"))
-FIRST = ("lora_A.weight", "slim_A")
-SECOND = ("lora_B.weight", "slim_B")
+FACTORS = {"lora_A.weight": "lora_B.weight", "slim_A": "slim_B"}
 
 
-def check_values(path: Path, limits: Limits) -> bool:
+def check_values(path: Path, limits: Limits) -> None:
     """Check every tensor of a file whose header is checked.
-
-    Returns:
-        Whether the adapter changes anything: in at least one Linear neither factor is all zero.
 
     Raises:
         AdapterError: for a number that is not finite, too large, or negative where none can be.
     """
-    nonzero: dict[str, int] = {}
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118
             tensor = file.get_tensor(name)
@@ -37,11 +36,36 @@ def check_values(path: Path, limits: Limits) -> bool:
                 _check_finite(name, tensor)
                 _check_magnitude(name, tensor, limits)
             _check_sign(name, tensor)
-            for ending in FIRST + SECOND:
-                if name.endswith("." + ending) and tensor.any():
-                    module = name.removesuffix(ending)
-                    nonzero[module] = nonzero.get(module, 0) + 1
-    return any(count == 2 for count in nonzero.values())
+
+
+def changes(path: Path, config: LoraConfig | SlimConfig, header: Header) -> bool:
+    """Whether the update of any Linear is not zero: a random input comes out of it as more than zero in float32.
+
+    Both factors may hold numbers and yet have no common rank, no common survivors of the masks, or a scale or a
+    product that float32 rounds to zero.
+    """
+    with safe_open(path, framework="pt") as file:
+        for name in header:
+            ending = next((ending for ending in FACTORS if name.endswith(f".{ending}")), None)
+            if ending is None:
+                continue
+            module = name.removesuffix(ending)
+            update = _masked(_random(header[name].shape[1]), file, f"{module}slim_columns", header)
+            for factor in (name, module + FACTORS[ending]):
+                update = file.get_tensor(factor).double() @ update
+            update = _masked(update, file, f"{module}slim_rows", header)
+            if (update * scaling_of(config, module.removeprefix(PREFIX).removesuffix("."))).float().any():
+                return True
+    return False
+
+
+def _random(size: int) -> Tensor:
+    return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def _masked(values: Tensor, file: safe_open, name: str, header: Header) -> Tensor:
+    """What dynamic merging leaves of them, where the file has its masks."""
+    return values * file.get_tensor(name).double() if name in header else values
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from slim_core.adapters import Folder, Upload, UploadedFile, check, describe_base
 from slim_core.adapters.files import CONFIG, WEIGHTS
@@ -144,13 +145,54 @@ def test_the_name_of_the_base_is_shown_and_never_followed(elsewhere, good_lora, 
     assert last.adapter.config.base_model_name_or_path is None
 
 
-@pytest.mark.parametrize("ending", ["lora_A.weight", "lora_B.weight"])
-def test_an_adapter_that_changes_nothing_is_marked(ending, good_lora, base, tmp_path):
-    folder = shutil.copytree(good_lora, tmp_path / "zero")
-    tensors(lambda saved: {k: t * (not k.endswith(ending)) for k, t in saved.items()})(folder)
+def halves(saved: dict) -> dict:
+    """No rank in which both factors hold numbers: B·A is zero, though neither is."""
+    lower, left = torch.tensor([2, 3]), torch.tensor([0, 1])
+    return {
+        key: t.index_fill(0, lower, 0) if key.endswith("lora_A.weight") else t.index_fill(1, left, 0)
+        for key, t in saved.items()
+    }
+
+
+def masked(saved: dict) -> dict:
+    """The masks drop all that the factors hold."""
+    return {key: t.zero_() if key.endswith("slim_columns") else t for key, t in saved.items()}
+
+
+NOTHING = {
+    "A is zero": tensors(lambda saved: {k: t * (not k.endswith("lora_A.weight")) for k, t in saved.items()}),
+    "B is zero": tensors(lambda saved: {k: t * (not k.endswith("lora_B.weight")) for k, t in saved.items()}),
+    "no common rank": tensors(halves),
+    "alpha below float32": config(lora_alpha=1e-320),
+    "a pattern's alpha below float32": config(alpha_pattern={"q_proj": 1e-300, "v_proj": 1e-310}),
+    "numbers whose product is none": tensors(lambda saved: {k: torch.full_like(t, 1e-30) for k, t in saved.items()}),
+}
+
+
+def marked(folder, base) -> None:
     *_, moves, ready = check(Folder(folder), describe_base(base))
     assert (moves.name, moves.state) == ("changes something", "warning") and "changes nothing" in moves.sentence
     assert ready.adapter.warnings == (moves.sentence,)
+
+
+@pytest.mark.parametrize("spoil", NOTHING.values(), ids=NOTHING)
+def test_an_adapter_that_changes_nothing_is_marked(spoil, good_lora, base, tmp_path):
+    folder = shutil.copytree(good_lora, tmp_path / "zero")
+    spoil(folder)
+    marked(folder, base)
+
+
+def test_a_slim_adapter_whose_masks_leave_nothing_is_marked(good_slim, base, tmp_path):
+    folder = shutil.copytree(good_slim, tmp_path / "zero")
+    tensors(masked)(folder)
+    marked(folder, base)
+
+
+@pytest.mark.parametrize("key", ["model.layers.1.self_attn.v_proj", "model.layers.0.self_attn.q_proj"])
+def test_one_linear_that_moves_is_enough(key, good_lora, base, tmp_path):
+    folder = shutil.copytree(good_lora, tmp_path / "nearly")
+    tensors(lambda saved: {k: t * (key in k) for k, t in saved.items()})(folder)
+    assert all(found.state == "passed" for found in check(Folder(folder), describe_base(base)))
 
 
 def test_hostile_headers_take_no_longer_than_others(good_lora, base, before, tmp_path):
