@@ -7,6 +7,7 @@ PEFT loads what fits and warns of the rest, so an adapter of another base may lo
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -37,6 +38,8 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes)
     """
     config = with_default_targets(config, base)
     targets = adapted_linears(config, base)
+    for field in ("rank_pattern", "alpha_pattern"):
+        _check_names_exist(getattr(config, field), field, base)
     _check_fingerprint(config, targets, base)
     layout = expected_layout(config, targets, base)
     _check_prefix(header, layout)
@@ -78,7 +81,7 @@ def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[
     """
     if config.target_modules == ALL_LINEAR:
         return tuple(name for name in base.linears if name != base.head and is_target(config, name))
-    _check_names_exist(config, base)
+    _check_names_exist(config.target_modules, "target_modules", base)
     wrong = next((name for name in sorted(base.others) if is_target(config, name)), None)
     if wrong is not None:
         refuse("target_modules", f"names `{wrong}`, which is no Linear; only Linears can be adapted here")
@@ -99,18 +102,19 @@ def _excluded(config: LoraConfig | SlimConfig, name: str) -> bool:
     return any(name == excluded or name.endswith(f".{excluded}") for excluded in config.exclude_modules or ())
 
 
-def _check_names_exist(config: LoraConfig | SlimConfig, base: BaseShapes) -> None:
+def _check_names_exist(named: Iterable[str], field: str, base: BaseShapes) -> None:
+    """What a field names and the base does not have would do nothing, without a word."""
     # Every ending of every name, so that this takes one look-up a target.
     endings = set()
-    for name in (*base.linears, *base.others):
-        parts = name.split(".")
+    for module in (*base.linears, *base.others):
+        parts = module.split(".")
         endings |= {".".join(parts[i:]) for i in range(len(parts))}
-    for target in sorted(config.target_modules):
-        if target not in endings:
-            known = sorted({name.rpartition(".")[2] for name in base.linears})
+    for name in sorted(named):
+        if name not in endings:
+            known = sorted({module.rpartition(".")[2] for module in base.linears})
             refuse(
-                "target_modules",
-                f"names {shown(target)}, which {shown(base.name, 120)} does not have; its Linears are "
+                field,
+                f"names {shown(name)}, which {shown(base.name, 120)} does not have; its Linears are "
                 + ", ".join(known[:12])
                 + (", …" if len(known) > 12 else ""),
             )

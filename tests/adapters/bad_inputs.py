@@ -289,6 +289,11 @@ FITS = {
         r"names `model\.embed_tokens`, which is no",
     ),
     "target a block": (config(target_modules=["mlp"]), r"names `model\.layers\.0\.mlp`, which is no Linear"),
+    "rank pattern of no module": (config(rank_pattern={"a": 1}), "`rank_pattern` names 'a', which .* does not have"),
+    "alpha pattern of no module": (
+        config(alpha_pattern={"v_proj": 1, "layers.9.self_attn.q_proj": 2}),
+        r"`alpha_pattern` names 'layers\.9\.self_attn\.q_proj', which .* does not have",
+    ),
     "nothing left": (config(exclude_modules=["q_proj", "v_proj"]), "leaves no Linear of"),
     "no such block": (config(layers_to_transform=[7]), "leaves no Linear of"),
     "wrong prefix": (
