@@ -26,6 +26,11 @@ def shown(value: object, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 2] + "…" + text[-1]
 
 
+def reason(error: OSError) -> str:
+    """Why the system refused, in its own words, to go on a sentence with."""
+    return (error.strerror or type(error).__name__).lower()
+
+
 def megabytes(size: int) -> str:
     """`size` bytes for people; small ones exactly."""
     return f"{size:,} bytes" if size < 1_000_000 else f"{size / 1e6:,.1f} MB"

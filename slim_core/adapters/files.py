@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from .errors import AdapterError, SizeError, megabytes, shown
+from .errors import AdapterError, SizeError, megabytes, reason, shown
 from .limits import Limits
 
 
@@ -72,9 +73,16 @@ class Folder:
         return self.path.name or "adapter"
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
-        if not self.path.is_dir():
-            raise AdapterError(f"There is no folder {shown(str(self.path), 200)}.")
-        Upload.of(path for path in sorted(self.path.iterdir()) if not path.is_dir()).copy_to(folder, limits)
+        named = shown(str(self.path), 200)
+        try:
+            if not self.path.is_dir():
+                raise AdapterError(f"There is no folder {named}.")
+            paths = [path for path in sorted(self.path.iterdir()) if not path.is_dir()]
+        except OSError as error:
+            raise AdapterError(
+                f"The folder {named} cannot be read: {reason(error)}; name one that you may read."
+            ) from None
+        Upload.of(paths).copy_to(folder, limits)
 
 
 def _check_names(files: tuple[UploadedFile, ...]) -> None:
@@ -122,12 +130,33 @@ def _copy(file: UploadedFile, target: Path, most: int) -> None:
         if info.st_size == 0:
             raise AdapterError(f"`{name}` is empty.")
         check_bytes(name, info.st_size, most)
-        with open(target, "xb") as out:
-            copied = 0
-            while chunk := source.read(CHUNK):
-                copied += len(chunk)
-                check_bytes(name, copied, most)  # the file may be growing
-                out.write(chunk)
+        try:
+            with open(target, "xb") as out:
+                copied = 0
+                while chunk := source.read(CHUNK):
+                    copied += len(chunk)
+                    check_bytes(name, copied, most)  # the file may be growing
+                    out.write(chunk)
+        except OSError as error:
+            raise AdapterError(
+                f"`{name}` cannot be copied: {reason(error)}; see to it that it can be read and that this machine's "
+                "disk has room."
+            ) from None
+
+
+def private_folder() -> Path:
+    """A new folder that nobody else can read.
+
+    Raises:
+        AdapterError: if there is no place for one.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix="slim-adapter-"))
+    except OSError as error:
+        raise AdapterError(
+            f"This machine has no place for a copy of the adapter: {reason(error)}; make room, or name a folder that "
+            "can be written to in TMPDIR."
+        ) from None
 
 
 def check_bytes(name: str, size: int, most: int) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from .alone import check_alone
 from .base import BaseShapes
 from .configs import ReadConfig, check_rank, read_config
 from .errors import AdapterError, megabytes, shown
-from .files import CONFIG, WEIGHTS, Source
+from .files import CONFIG, WEIGHTS, Source, private_folder
 from .fit import check_fit
 from .header import Header, read_header
 from .limits import DEFAULT, Limits
@@ -62,7 +61,11 @@ def check(
         label: the visitor's name for it.
         limits: how large it may be.
     """
-    folder = Path(tempfile.mkdtemp(prefix="slim-adapter-"))
+    try:
+        folder = private_folder()
+    except AdapterError as error:
+        yield Check("readable", "failed", str(error))
+        return
     kept = False
     running: Name = "readable"
     try:

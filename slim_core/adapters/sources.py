@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .errors import AdapterError
+from .errors import AdapterError, reason, shown
 from .files import Folder, Source
 from .hub import HubRepository
 
@@ -18,11 +18,19 @@ def named_source(name: str | Path, revision: str | None = None) -> Source:
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        AdapterError: if it is a file.
+        AdapterError: if it is a file, or no path can be looked for under that name.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    try:
+        path = Path(name).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except RuntimeError:  # Python's word for a user who is not there
+        raise AdapterError(f"{shown(str(name))} begins with a user that is not on this machine; check it.") from None
+    except OSError as error:
+        raise AdapterError(
+            f"{shown(str(name))} cannot be looked for: {reason(error)}; name a folder or a Hub id."
+        ) from None
+    if is_file:
         raise AdapterError(f"{name} is a file; name the folder that holds the adapter's two files.")
-    if path.is_dir() or isinstance(name, Path) or name.startswith((".", "/", "~")):
+    if is_folder or isinstance(name, Path) or name.startswith((".", "/", "~")):
         return Folder(path)
     return HubRepository(name, revision, operator=True)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +50,10 @@ def check_command(
 
     console = Console(soft_wrap=True)
     with _told():
-        shapes = base_from_config(base, base_revision) if base else None
+        shapes = None
+        if base is not None:
+            _check_named(base)
+            shapes = base_from_config(base, base_revision)
         last = None
         for last in check(named_source(source, revision), shapes, limits=OPERATOR):
             console.print(f"{last.state:8}", style=STYLES[last.state], end="")
@@ -86,12 +91,13 @@ def export(
 
     Take text like what the LoRA will read: the routing is frozen as it is there.
     """
+    from safetensors import SafetensorError
+
     from ..adapters import OPERATOR, AdapterError, attach, describe_base, named_source, open_adapter
     from ..method import export_lora
 
-    with _told():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise AdapterError(f"{output} exists and is not empty; name a new folder.")
+    with _told(), _new_folder(output):
+        _check_named(base)
         passages = _passages(text)
         model, tokenizer = _load(base, base_revision)
         adapter = open_adapter(named_source(source, revision), describe_base(model, base), limits=OPERATOR)
@@ -106,6 +112,8 @@ def export(
             report = export_lora(model, "exported", _batches(tokenizer, passages), output)
         except ValueError as error:
             raise AdapterError(str(error)) from None
+        except (OSError, SafetensorError) as error:
+            raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(f"A plain LoRA of rank {adapter.config.num_experts * adapter.config.r} is in {output}.")
     console.print(
@@ -138,6 +146,49 @@ def _opened(source: str, revision: str | None) -> Iterator[Adapter]:
         yield adapter
     finally:
         adapter.delete()
+
+
+def _check_named(base: str) -> None:
+    from ..adapters import AdapterError
+
+    if not base.strip():
+        raise AdapterError("--base is empty; name a folder or a Hub id such as Qwen/Qwen3-0.6B.")
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[None]:
+    """Make a folder before the work that fills it. If that fails, what was made goes again."""
+    from ..adapters import AdapterError
+    from ..adapters.errors import reason, shown
+    from ..adapters.files import CONFIG, WEIGHTS
+
+    made: list[Path] = []
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise AdapterError(f"{path} exists and is not empty; name a new folder.")
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        _remove_empty(made)
+        raise AdapterError(
+            f"No LoRA can be written to {shown(str(path), 120)}: {reason(error)}; name another folder."
+        ) from None
+    try:
+        yield
+    except BaseException:
+        for name in (CONFIG, WEIGHTS):  # half of an adapter is none
+            with suppress(OSError):
+                (path / name).unlink()
+        _remove_empty(made)
+        raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # somebody may have put something there meanwhile
+            folder.rmdir()
 
 
 def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:

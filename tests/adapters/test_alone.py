@@ -36,7 +36,10 @@ def entries(*shapes: list[int], ending: str = "lora_A.weight"):
 
 LORA = {
     **{
-        f"{dtype} as {name[12:18]}": (tensor(name, retype(dtype)), rf"has the dtype {written}; it must be BF16 or F16")
+        f"{dtype} in {name[-13:-7]}": (
+            tensor(name, retype(dtype)),
+            rf"has the dtype {written}; it must be BF16",
+        )
         for name in (A, B)
         for dtype, written in {
             torch.float8_e4m3fn: "F8_E4M3",

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -131,6 +133,40 @@ def test_a_pipe_does_not_make_us_wait(good_lora, base, before, tmp_path):
 
 def test_a_folder_that_is_not_there(base, before, tmp_path):
     refused(list(check(Folder(tmp_path / "x"), describe_base(base))), base, before, "readable", "There is no folder")
+
+
+def refuses(error: int):
+    def refuse(*args, **kwargs):
+        raise OSError(error, os.strerror(error))
+
+    return refuse
+
+
+def test_a_folder_that_may_not_be_read(good_lora, base, before, monkeypatch):
+    monkeypatch.setattr(Path, "iterdir", refuses(errno.EACCES))
+    refused(
+        list(check(Folder(good_lora), describe_base(base))),
+        base,
+        before,
+        "readable",
+        "The folder '.*lora' cannot be read: permission denied; name one that you may read",
+    )
+
+
+def test_a_disk_without_room_for_a_folder(good_lora, base, before, monkeypatch):
+    monkeypatch.setattr("tempfile.mkdtemp", refuses(errno.ENOSPC))
+    words = "no place for a copy of the adapter: no space left on device; make room"
+    refused(list(check(Folder(good_lora), describe_base(base))), base, before, "readable", words)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_disk_without_room_for_a_file(good_lora, base, before, monkeypatch):
+    full = MagicMock()
+    full.return_value.__enter__.return_value.write = refuses(errno.ENOSPC)
+    full.return_value.__exit__.return_value = False
+    monkeypatch.setattr("slim_core.adapters.files.open", full, raising=False)
+    words = r"`adapter_config\.json` cannot be copied: no space left on device; see to it that"
+    refused(list(check(Folder(good_lora), describe_base(base))), base, before, "readable", words)
 
 
 @pytest.mark.parametrize("elsewhere", ["http://169.254.169.254/", "../../etc", "/etc/passwd", "evil/repo"])

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -38,6 +40,8 @@ def world(tmp_path_factory) -> Path:
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(root / "base"), made)
         fill_statistics(model)
         model.save_pretrained(root / name)
+    shutil.copytree(root / "lora", root / "fp8")
+    tensors(lambda saved: {key: t.to(torch.float8_e4m3fn) for key, t in saved.items()})(root / "fp8")
     return root
 
 
@@ -79,9 +83,25 @@ def test_markup_in_a_file_is_only_text(world, tmp_path):
     assert "'[red]x[/] <img onerror>'" in result.output and result.exit_code == 0
 
 
+BAD_NAME = "out/" + "a" * 300
 BAD = [
     (["check", "nowhere/at/all"], "'nowhere/at/all' is no Hub id; it must be owner/name"),
     (["check", "./nowhere"], "There is no folder 'nowhere'"),
+    (["check", "~nosuchuser/x"], "'~nosuchuser/x' begins with a user that is not on this machine"),
+    (["info", "~nosuchuser/x"], "'~nosuchuser/x' begins with a user that is not on this machine"),
+    (["check", "a" * 300], "'a+…' cannot be looked for: file name too long; name a folder or a Hub id"),
+    (["check", "./" + "a" * 5000], "'./a+…' cannot be looked for: file name too long"),
+    (["check", "LORA", "--base", ""], "--base is empty; name a folder or a Hub id"),
+    (["check", "LORA", "--base", " "], "--base is empty; name a folder or a Hub id"),
+    (["check", "FP8"], "has the dtype F8_E4M3; it must be BF16 or F16 or F32"),
+    (["info", "FP8"], "has the dtype F8_E4M3; it must be BF16 or F16 or F32"),
+    (["export", "SLIM", "OUT", "--base", ""], "--base is empty; name a folder or a Hub id"),
+    (["export", "SLIM", "/dev/null/x", "--base", "BASE"], "No LoRA can be written to '/dev/null/x': not a directory"),
+    (
+        ["export", "SLIM", "/proc/x", "--base", "BASE"],
+        "No LoRA can be written to '/proc/x': no such file",
+    ),
+    (["export", "SLIM", BAD_NAME, "--base", "BASE"], "No LoRA can be written to '.*': file name too long"),
     (["check", "FILE"], "is a file; name the folder that holds the adapter's two files"),
     (["check", "LORA", "--base", "./nowhere"], "The base model './nowhere' cannot be described"),
     (["info", "./nowhere"], "There is no folder 'nowhere'"),
@@ -95,7 +115,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments)[:60] for arguments, _ in BAD])
 def test_mistakes_are_one_sentence_and_exit_code_one(arguments, words, world, tmp_path):
     (tmp_path / "empty").write_text("\n\n")
     given = {
@@ -105,6 +125,8 @@ def test_mistakes_are_one_sentence_and_exit_code_one(arguments, words, world, tm
         "FILE": world / "lora" / CONFIG,
         "OUT": tmp_path / "out",
         "EMPTY": tmp_path / "empty",
+        "FP8": world / "fp8",
+        BAD_NAME: tmp_path / BAD_NAME,
     }
     result = run(*(given.get(argument, argument) for argument in arguments))
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
@@ -129,6 +151,22 @@ def test_no_kernels_that_a_base_names_are_asked_for(world, tmp_path):
     for arguments in (("check", world / "slim"), ("export", world / "slim", tmp_path / "out")):
         result = run(*arguments, "--base", base)
         assert result.exit_code == 0, result.output
+
+
+def test_an_export_that_cannot_be_written_leaves_nothing(world, tmp_path, monkeypatch):
+    def full(tensors, path, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("slim_core.method.export.save_file", full)
+    out = tmp_path / "new" / "out"
+    result = run("export", world / "slim", out, "--base", world / "base")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert f"The LoRA cannot be written to {out}: [Errno 28] No space left on device." in result.output
+    assert not out.parent.exists()
+    out.mkdir(parents=True)
+    assert run("export", world / "slim", out, "--base", world / "base").exit_code == 1
+    assert list(out.iterdir()) == []
 
 
 def test_info_says_what_an_adapter_is(world):
