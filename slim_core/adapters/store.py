@@ -14,9 +14,14 @@ from .adapter import Adapter
 from .errors import AdapterError, megabytes, shown
 
 
+# Why one went, as the end of a sentence.
+OWN_NEW = "to make room for your new one"
+OTHERS_NEW = "since others need the room and it was used longest ago"
+
+
 @dataclass(frozen=True)
 class StoreLimits:
-    """How much is held. Bytes are those that an adapter takes in a model.
+    """How much is held. Bytes are those that an adapter takes in a model. One on its way in comes on top.
 
     Attributes:
         owner_count: adapters of one visitor.
@@ -51,6 +56,8 @@ class _State:
     held: Held
     users: int = 0
     dropped: bool = False
+    # Makes room for one that is on its way in, and goes when that has arrived.
+    going: bool = False
 
 
 class AdapterStore:
@@ -74,8 +81,14 @@ class AdapterStore:
         self._notices: dict[str, list[str]] = {}
         self._numbers = itertools.count(1)
 
-    def add(self, owner: str, adapter: Adapter) -> Held:
-        """Take an adapter in, and drop others where there is no room.
+    def add(self, owner: str, adapter: Adapter, attach: Callable[[Held], None] = lambda held: None) -> Held:
+        """Take an adapter in, and then drop others where there is no room.
+
+        Args:
+            owner: whose it is.
+            adapter: the adapter.
+            attach: puts it on the model, with no lock held. What it raises is passed on: then nobody else's goes, and
+                this one is freed.
 
         Raises:
             AdapterError: if it is larger than all the room, or what could go is in use. It then still belongs to the
@@ -83,20 +96,42 @@ class AdapterStore:
         """
         self._check_alone(adapter)
         with self._lock:
-            own = [s for s in self._present() if s.held.owner == owner]
+            own = [s for s in self._present() if s.held.owner == owner and not s.going]
             gone = self._to_drop(own, adapter, self.limits.owner_count, self.limits.owner_bytes)
             # Also those that are removed but still in use: they take room until their answer ends.
-            rest = [s for s in self._states.values() if s not in gone]
+            rest = [s for s in self._states.values() if s not in gone and not s.going]
             others = self._to_drop(rest, adapter, self.limits.total_count, self.limits.total_bytes)
-            for state in gone:
-                self._tell(state, "to make room for your new one")
-            for state in others:
-                self._tell(state, "since others need the room and it was used longest ago")
-            freed = [self._drop(state) for state in gone + others]
+            for state in gone + others:
+                state.going = True
             held = Held(f"visitor-{next(self._numbers)}", owner, adapter)
-            self._states[held.key] = _State(held)
-        self._release(freed)
+            # Used while it is on its way: whoever comes meanwhile does not push it out.
+            new = self._states[held.key] = _State(held, users=1)
+        try:
+            attach(held)
+        except BaseException:
+            self._give_up(new, gone + others)
+            raise
+        self._arrive(new, gone, others)
         return held
+
+    def _give_up(self, new: _State, going: list[_State]) -> None:
+        with self._lock:
+            for state in going:
+                state.going = False
+            new.dropped = True
+            freed = self._end_use(new)
+        self._release(freed)
+
+    def _arrive(self, new: _State, gone: list[_State], others: list[_State]) -> None:
+        with self._lock:
+            for state in gone + others:
+                state.going = False
+            # One whose owner left while it was on its way needs no room.
+            leaving = [] if new.dropped else [state for state in gone + others if not state.dropped]
+            for state in leaving:
+                self._tell(state, OWN_NEW if state in gone else OTHERS_NEW)
+            freed = [self._drop(state) for state in leaving] + self._end_use(new)
+        self._release(freed)
 
     @contextmanager
     def use(self, key: str) -> Iterator[Adapter]:
@@ -115,10 +150,7 @@ class AdapterStore:
             yield state.held.adapter
         finally:
             with self._lock:
-                state.users -= 1
-                freed = [state.held] if state.dropped and not state.users else []
-                if freed:
-                    del self._states[key]
+                freed = self._end_use(state)
             self._release(freed)
 
     def of(self, owner: str) -> tuple[Held, ...]:
@@ -201,6 +233,14 @@ class AdapterStore:
             return None
         del self._states[state.held.key]
         return state.held
+
+    def _end_use(self, state: _State) -> list[Held]:
+        """One use less; what was dropped meanwhile is taken out with the last."""
+        state.users -= 1
+        if state.users or not state.dropped:
+            return []
+        del self._states[state.held.key]
+        return [state.held]
 
     # -- without it ----------------------------------------------------------------------------------------------
 

@@ -52,18 +52,16 @@ class OwnAdapters:
 
         Raises:
             AdapterError: if there is no room. The adapter still belongs to the caller.
-            EngineError: if the model cannot carry it. It is gone.
+            EngineError: if the model cannot carry it. It is gone, and nobody else's went for it.
         """
-        held = self._store.add(owner, adapter)
-        try:
-            # Used while it is on its way: whoever comes meanwhile does not push it out.
-            with self._store.use(held.key):
-                if self._lent:
-                    return _variant(held)
-                return self._engine.attach(adapter, name=held.key, label=adapter.label)
-        except BaseException:
-            self._store.remove(held.key)
-            raise
+        carried: list[Variant] = []
+        self._store.add(owner, adapter, lambda held: carried.append(self._carry(held)))
+        return carried[0]
+
+    def _carry(self, held: Held) -> Variant:
+        if self._lent:
+            return _variant(held)
+        return self._engine.attach(held.adapter, name=held.key, label=held.adapter.label)
 
     def keep(self, session: Session) -> tuple[ExitStack, dict[str, Adapter]]:
         """A visitor's adapters, kept until the stack is closed, so that none goes while an answer is written with it.

@@ -181,6 +181,45 @@ def test_a_row_is_freed_with_no_lock_held(root):
     assert not thread.is_alive()
 
 
+def test_one_that_cannot_be_attached_pushes_nobody_out(store, freed, root):
+    for owner in ("ann", "bob", "cat", "dan"):
+        store.add(owner, adapter(root, owner))
+
+    def refuse(held) -> None:
+        assert "ann" not in freed and held.adapter.folder.is_dir()
+        raise RuntimeError("it overflows")
+
+    for attempt in range(3):
+        with pytest.raises(RuntimeError, match="overflows"):
+            store.add("eve", adapter(root, f"bad {attempt}", 100), refuse)
+    assert freed == [f"bad {attempt}" for attempt in range(3)]
+    assert [held.owner for held in store.all()] == ["ann", "bob", "cat", "dan"]
+    assert not any(store.notices(owner) for owner in ("ann", "bob", "cat", "dan", "eve"))
+    store.add("eve", adapter(root, "good"))
+    assert freed[3:] == ["ann"] and len(store.all()) == 4
+
+
+def test_two_on_their_way_make_room_for_both(store, freed, root):
+    for owner in ("ann", "bob", "cat", "dan"):
+        store.add(owner, adapter(root, owner))
+    store.add("eve", adapter(root, "eve"), lambda held: store.add("fay", adapter(root, "fay")) and None)
+    assert sorted(freed) == ["ann", "bob"] and [len(labels(store, owner)) for owner in ("eve", "fay")] == [1, 1]
+
+
+def test_who_leaves_while_theirs_is_on_its_way_pushes_nobody_out(store, freed, root):
+    for owner in ("ann", "bob", "cat", "dan"):
+        store.add(owner, adapter(root, owner))
+    store.add("eve", adapter(root, "eve"), lambda held: store.leave("eve"))
+    assert freed == ["eve"] and labels(store, "ann") == ["ann"] and store.notices("ann") == ()
+
+
+def test_what_makes_room_may_leave_first(store, freed, root):
+    for owner in ("ann", "bob", "cat", "dan"):
+        store.add(owner, adapter(root, owner))
+    store.add("eve", adapter(root, "eve"), lambda held: store.leave("ann"))
+    assert freed == ["ann"] and len(store.all()) == 4 and store.notices("ann") == ()
+
+
 def test_many_threads_at_once_stay_within_the_limits(root):
     freed, errors, numbers = [], [], iter(range(10**6))
     store = AdapterStore(LIMITS, lambda held: freed.append(held.key))

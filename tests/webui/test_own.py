@@ -172,14 +172,18 @@ def test_with_another_base_they_go_and_their_owners_are_told(engine, backend, ro
 
 
 @pytest.mark.parametrize("error", [EngineError("Its answers overflow."), RuntimeError("broken")])
-def test_what_the_model_cannot_carry_is_gone(engine, backend, root, error):
+def test_what_the_model_cannot_carry_is_gone_and_nothing_else(engine, backend, root, error):
     def refuse(*_args, **_kwargs):
         raise error
 
+    others = [visitor(name) for name in ("bob", "cat", "dan", "eve")]
+    for session in others:
+        bring(backend, session, root, session.owner)
     engine.attach = refuse
     with pytest.raises(type(error)):
         backend.own.add("ann", adapter(root, "Mine"))
-    assert backend.own.size() == (0, 0) and list(root.iterdir()) == []
+    assert backend.own.size() == (4, 40) and not (root / "Mine").exists()
+    assert not any(backend.own.miss(session) for session in others)
 
 
 def test_what_is_too_large_stays_with_its_owner(backend, root):
