@@ -11,11 +11,11 @@ import hashlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as StillRunning
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -45,6 +45,8 @@ REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?\Z")
 SHA1, SHA256 = re.compile(r"[0-9a-f]{40}\Z"), re.compile(r"[0-9a-f]{64}\Z")
 # The Hub has to answer within this many seconds; the download as a whole has `Limits.seconds`.
 ANSWER_SECONDS = 10.0
+# How often a download is asked whether it is still wanted.
+LOOK_SECONDS = 0.2
 # Errors before any answer, by name: which HTTP client the library has is its own business.
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
 # Downloads at a time, of all visitors.
@@ -66,6 +68,7 @@ class HubRepository:
         revision: branch, tag or commit; None for the main branch.
         operator: the operator chose this id, so the operator's token may be used. Never for what a visitor types.
         on_progress: called with bytes so far and in all, from another thread.
+        stop: set it to end a download.
         endpoint: another Hub than the configured one.
     """
 
@@ -73,6 +76,7 @@ class HubRepository:
     revision: str | None = None
     operator: bool = False
     on_progress: Callable[[int, int], None] = lambda done, total: None
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
     endpoint: str | None = None
 
     @property
@@ -85,15 +89,10 @@ class HubRepository:
         stop = threading.Event()
         fetching = DOWNLOADS.submit(self._fetch, folder / "download", limits, stop)
         try:
-            files = fetching.result(timeout=limits.seconds)
+            files = self._awaited(fetching, limits.seconds)
             for name in files:
                 (folder / "download" / name).replace(folder / name)
             check_content(folder / WEIGHTS, files[WEIGHTS], self.repository)
-        except StillRunning:
-            raise AdapterError(
-                f"Fetching {self.repository} takes longer than the {limits.seconds:.0f} seconds allowed; try again "
-                "later."
-            ) from None
         except AdapterError:
             raise
         except Exception as error:  # the library passes on what its HTTP client and the disk raise
@@ -102,6 +101,17 @@ class HubRepository:
             stop.set()
             fetching.cancel()
             shutil.rmtree(folder / "download", ignore_errors=True)
+
+    def _awaited(self, fetching: Future, seconds: float) -> dict[str, HfFileMetadata]:
+        end = time.monotonic() + seconds
+        while not wait([fetching], LOOK_SECONDS).done:
+            if self.stop.is_set():
+                raise AdapterError(f"Fetching {self.repository} was stopped.")
+            if time.monotonic() > end:
+                raise AdapterError(
+                    f"Fetching {self.repository} takes longer than the {seconds:.0f} seconds allowed; try again later."
+                )
+        return fetching.result()
 
     @property
     def token(self) -> bool | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -42,19 +43,19 @@ class Wizard:
     """
 
     def __init__(self, own: OwnAdapters, owner: str, source: Source, label: str | None, limits: Limits) -> None:
+        self._stop = threading.Event()
         if isinstance(source, HubRepository):
-            source = replace(source, on_progress=self._fetched)
+            source = replace(source, on_progress=self._fetched, stop=self._stop)
         self._own, self._owner, self._source, self._label, self._limits = own, owner, source, label, limits
         self.checks: list[Check] = []
         self.variant: Variant | None = None
         self._note = ""
-        self._left = False
         self._lock = threading.Lock()
 
     def run(self) -> Iterator[None]:
         """Run all checks; each step says that there is something new to draw.
 
-        Closing it means that the visitor went away: what has come or will come is thrown away.
+        Closing it means that the visitor went away: the work ends, and what has come is thrown away.
         """
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
@@ -92,15 +93,21 @@ class Wizard:
             self._end("failed", FAILED)
 
     def _check(self) -> Adapter | None:
-        for found in check(self._source, self._own.shapes, label=self._label, limits=self._limits):
-            self._note = ""
-            if found.adapter is not None:
-                return found.adapter
-            self.checks.append(found)
+        with closing(check(self._source, self._own.shapes, label=self._label, limits=self._limits)) as running:
+            for found in running:
+                self._note = ""
+                if found.adapter is not None:
+                    return found.adapter
+                self.checks.append(found)
+                if self._stop.is_set():
+                    return None
         return None
 
     def _attach(self, adapter: Adapter) -> None:
         self._note = WAITING
+        if self._stop.is_set():
+            adapter.delete()
+            return
         try:
             variant = self._own.add(self._owner, adapter)
         except (AdapterError, EngineError) as error:
@@ -112,7 +119,7 @@ class Wizard:
             raise
         with self._lock:
             self.variant = variant
-            if self._left:
+            if self._stop.is_set():
                 self._own.remove(variant.name)
         self._end("passed", f"{KINDS[adapter.kind]}, {adapter.detail}.")
 
@@ -122,7 +129,7 @@ class Wizard:
 
     def _leave(self) -> None:
         with self._lock:
-            self._left = True
+            self._stop.set()
             if self.variant is not None:
                 self._own.remove(self.variant.name)
 

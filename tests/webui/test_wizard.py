@@ -8,16 +8,19 @@ import threading
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slim_core.adapters import Folder, Limits
+from slim_core.adapters import Folder, HubRepository, Limits
+from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.inference import Sampling
 from slim_core.webui import wizard as wizard_module
 from slim_core.webui.backend import Backend
 from slim_core.webui.wizard import NAMES, Wizard, untouched
 from tests.adapters.conftest import private
+from tests.adapters.hub_server import Hub, serve
 from tests.adapters.small import private_folders
 from tests.inference.conftest import QUESTION, engine, folders, ids, last, rows, save_lora, tiny_base
 
@@ -137,6 +140,44 @@ def test_who_leaves_meanwhile_leaves_nothing(backend, folders, private):
             break
     steps.close()
     assert soon(lambda: not private_folders(private) and len(backend.engine.variants) == 3)
+
+
+def test_who_leaves_ends_the_checks(backend, folders, private, monkeypatch):
+    """Not one more is begun, and nothing waits for the model."""
+    begun, go_on = [], threading.Event()
+
+    def slow(path, limits):
+        begun.append("values")
+        assert go_on.wait(20)
+
+    monkeypatch.setattr("slim_core.adapters.report.check_values", slow)
+    monkeypatch.setattr("slim_core.adapters.report.changes", lambda *_: begun.append("changes"))
+    monkeypatch.setattr(backend.own, "add", lambda *_: begun.append("add"))
+    one = wizard(backend, folders.lora)
+    steps = one.run()
+    next(steps)
+    assert soon(lambda: begun == ["values"])
+    steps.close()
+    go_on.set()
+    assert soon(lambda: not private_folders(private)) and begun == ["values"]
+    assert [found.name for found in one.checks] == list(NAMES[:5])
+
+
+def test_who_leaves_ends_the_download(backend, private, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    huggingface_hub.utils.close_session()
+    with serve(Hub({CONFIG: b"{}", WEIGHTS: bytes(10**6)}, way="trickle")) as hub:
+        source = HubRepository("me/lora", endpoint=hub.url)
+        one = Wizard(backend.own, "ann", source, None, LIMITS)
+        steps = one.run()
+        for _ in steps:
+            if "fetched" in one.view()["rows"][0]["sentence"]:
+                break
+        steps.close()
+        assert soon(lambda: not private_folders(private))
+        assert soon(lambda: bool(one.checks)) and one.checks[0].sentence == "Fetching me/lora was stopped."
+    huggingface_hub.utils.close_session()
 
 
 def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, private):
