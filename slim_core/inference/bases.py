@@ -34,7 +34,16 @@ from transformers import PreTrainedConfig
 from ..adapters import AdapterError, HubRepository
 from ..adapters.base_config import BaseConfigError, read_base_config
 from ..adapters.errors import shown
-from ..adapters.hub import ANSWER_SECONDS, SHA1, StoppedError, check_content, check_id, explained, progress_bar
+from ..adapters.hub import (
+    ANSWER_SECONDS,
+    SHA1,
+    StoppedError,
+    check_content,
+    check_id,
+    explained,
+    over_http,
+    progress_bar,
+)
 from .amounts import size
 from .errors import EngineError, first_line
 from .estimate import Bits
@@ -311,16 +320,17 @@ class _Hub:
             if stop.is_set():
                 raise StoppedError
             expected = None if self._cached(name) else self._expected(name)
-            path = hf_hub_download(
-                self._choice.base,
-                name,
-                revision=self._commit,
-                local_dir=self._folder,
-                token=self._hub.token,
-                endpoint=self._choice.endpoint,
-                etag_timeout=ANSWER_SECONDS,
-                tqdm_class=bar,
-            )
+            with over_http():
+                path = hf_hub_download(
+                    self._choice.base,
+                    name,
+                    revision=self._commit,
+                    local_dir=self._folder,
+                    token=self._hub.token,
+                    endpoint=self._choice.endpoint,
+                    etag_timeout=ANSWER_SECONDS,
+                    tqdm_class=bar,
+                )
             if expected is not None:
                 self._check(Path(path), expected)
             folder = folder or Path(path).parent
