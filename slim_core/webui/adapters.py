@@ -126,9 +126,10 @@ class AdapterHandlers:
             yield warn(LimitError(f"Choose the files first: {CONFIG} and {WEIGHTS}."))
             return
         try:
+            # At once, so that files that are chosen while these are checked stay.
+            yield {self.files: None}
             source = Upload(tuple(UploadedFile(Path(path).name, Path(path)) for path in paths))
             yield from self._use(session, column, label, source)
-            yield {self.files: None}
         finally:
             self.page.uploads.drop(session.owner, paths)
 

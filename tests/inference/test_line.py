@@ -16,6 +16,10 @@ from slim_core.inference.line import Line
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
 
 
+# The first of those who wait answers for longer than the other needs to look at its place.
+WAITING = (("b", LONGER, 150), ("c", SHORT, 7))
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(engine_module, "WAITING_SECONDS", 0.02)
@@ -23,8 +27,7 @@ def _quick(monkeypatch):
 
 def test_those_who_wait_know_their_place_and_get_their_own_answers(engine):
     expected = {
-        name: ids(last(engine, rows(messages), Sampling(max_new_tokens=limit)))
-        for name, messages, limit in (("b", LONGER, 9), ("c", SHORT, 7))
+        name: ids(last(engine, rows(messages), Sampling(max_new_tokens=limit))) for name, messages, limit in WAITING
     }
     first = engine.answer(rows(QUESTION), Sampling(max_new_tokens=200))
     next(first)
@@ -39,7 +42,7 @@ def test_those_who_wait_know_their_place_and_get_their_own_answers(engine):
         found[name] = ids(step)
 
     threads = []
-    for name, messages, limit in (("b", LONGER, 9), ("c", SHORT, 7)):
+    for name, messages, limit in WAITING:
         threads.append(threading.Thread(target=ask, args=(name, messages, limit)))
         threads[-1].start()
         while not places[name]:
