@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -249,6 +250,16 @@ def test_a_download_that_nobody_waits_for_ends(hub, base, monkeypatch):
     while hub_module.DOWNLOADS._work_queue.qsize() or _busy():
         assert time.monotonic() < idle
         time.sleep(0.05)
+
+
+def test_waiting_for_others_takes_none_of_its_time(hub, base, monkeypatch):
+    downloads = ThreadPoolExecutor(1)
+    monkeypatch.setattr(hub_module, "DOWNLOADS", downloads)
+    downloads.submit(threading.Event().wait, 1.5)
+    assert all(
+        found.state == "passed" for found in check(repository(hub), describe_base(base), limits=Limits(seconds=1))
+    )
+    downloads.shutdown()
 
 
 def _busy() -> bool:
