@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -23,9 +22,10 @@ from transformers import (
 )
 from transformers.utils.logging import set_tqdm_hook
 
+from ..adapters.base_config import read_base_config
 from ..method import guard_cpu_4bit
 from .amounts import count, size
-from .bases import BaseChoice, Tell, base_files
+from .bases import BaseChoice, Tell, base_files, named_folder
 from .devices import all_gpus, answer_dtype, bytes_on, chosen_device, device_memory
 from .engine import Engine
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
@@ -40,10 +40,11 @@ def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTo
     Raises:
         EngineError: if there is no base model of that name.
     """
-    if (Path(base) / "adapter_config.json").is_file():
+    folder = named_folder(base)
+    if folder is not None and (folder / "adapter_config.json").is_file():
         raise EngineError(f"{base} is an adapter; --base must name the model that it belongs to.")
     try:
-        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
+        config = read_base_config(base, revision)
     except Exception as error:  # hub, file and format errors of many kinds
         raise EngineError(
             f"The base model {base} cannot be loaded: {first_line(error)}; --base takes a folder or a Hub id such as "
@@ -89,6 +90,7 @@ def read_model(
     dtype: torch.dtype,
     quantisation: BitsAndBytesConfig | None = None,
     device: torch.device | None = None,
+    config: PreTrainedConfig | None = None,
     **more: Any,
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode.
@@ -99,6 +101,7 @@ def read_model(
         dtype: of the weights that are not quantised.
         quantisation: of the others.
         device: where a quantised model goes; it cannot be moved later. Others are on the CPU.
+        config: as `read_base_config` returns it; None to read it here.
         more: for `from_pretrained`.
 
     Raises:
@@ -110,6 +113,7 @@ def read_model(
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             base,
+            config=config or read_base_config(base, revision),
             revision=revision,
             trust_remote_code=False,
             use_safetensors=True,

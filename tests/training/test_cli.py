@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,8 @@ BAD = [
     (["--prompt-column", "prompt"], "Error: Name both --prompt-column and --completion-column"),
     (["--resume"], "Error: There is no run to resume in"),
     (["--base", "missing"], "Error: The base model missing cannot be loaded"),
+    (["--base", "~nobody-of-that-name/base"], "Error: The base model ~nobody-of-that-name/base cannot be loaded"),
+    (["--base", "long/" * 1000], "Error: The base model long/"),
 ]
 
 
@@ -74,6 +77,14 @@ def test_bad_input_is_one_sentence_and_exit_code_1(arguments, sentence, base, pa
     assert result.exit_code == 1
     assert result.stderr.startswith(sentence) and result.stderr.count("\n") == 1
     assert "Traceback" not in result.output
+
+
+def test_no_kernels_that_a_base_names_are_asked_for(base, pairs, tmp_path):
+    copy = shutil.copytree(base, tmp_path / "base")
+    fields = json.loads((copy / "config.json").read_text()) | {"_attn_implementation": "evil/repo"}
+    (copy / "config.json").write_text(json.dumps(fields))
+    result = run("--base", copy, "--data", pairs, "--output", tmp_path / "out", "--max-steps", 1, *SMALL)
+    assert result.exit_code == 0, result.output
 
 
 def test_two_processes_train_one_adapter_as_one_process_does(base, pairs, tmp_path):
