@@ -213,12 +213,16 @@ def run_sweep(
     processes = multiprocessing.get_context("spawn")
     steps = processes.Array("q", len(tasks), lock=False)
     bars = [progress.add_task(f"{task.method} at {task.rate:g}", total=plan.steps) for task in tasks]
+    # What an earlier call found needs no process, which takes seconds to start.
+    trials = {i: run_trial(task, plan) for i, task in enumerate(tasks) if (task.folder / RECORD).is_file()}
+    for index, trial in trials.items():
+        progress.update(bars[index], completed=plan.steps)
+        report(trial)
+    # SLIM's trials take longer. Begun last, they would leave the other workers idle at the end.
+    order = sorted(range(len(tasks)), key=lambda index: (tasks[index].method == "lora", -tasks[index].rate))
     threads = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, processes, _begin_worker, (steps, threads)) as pool:
-        # SLIM's trials take longer. Begun last, they would leave the other workers idle at the end.
-        order = sorted(range(len(tasks)), key=lambda index: (tasks[index].method == "lora", -tasks[index].rate))
-        waiting = {pool.submit(_work, index, tasks[index], plan): index for index in order}
-        trials: dict[int, Trial | None] = {}
+        waiting = {pool.submit(_work, index, tasks[index], plan): index for index in order if index not in trials}
         try:
             while waiting:
                 for future in wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done:
@@ -226,10 +230,10 @@ def run_sweep(
                     trials[index] = future.result()
                     if trials[index] is None:
                         return None
-                    steps[index] = plan.steps
+                    progress.update(bars[index], completed=plan.steps)
                     report(trials[index])
-                for bar, done in zip(bars, steps, strict=True):
-                    progress.update(bar, completed=done)
+                for index in waiting.values():
+                    progress.update(bars[index], completed=steps[index])
         finally:
             pool.shutdown(cancel_futures=True)
     return [trials[index] for index in range(len(tasks))]
