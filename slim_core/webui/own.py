@@ -47,6 +47,11 @@ class OwnAdapters:
         """What an adapter has to fit, under a name that may be shown."""
         return replace(self._engine.shapes, name=base_name(self._engine.info))
 
+    @property
+    def tried(self) -> bool:
+        """Whether an adapter that is added has been tried on the model; where each job brings its own, it has not."""
+        return not self._lent
+
     def add(self, owner: str, adapter: Adapter) -> Variant:
         """Take a visitor's checked adapter in and attach it; waits for the model.
 

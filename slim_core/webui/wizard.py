@@ -23,6 +23,7 @@ KINDS = {"lora": "LoRA", "slim": "SLIM"}
 # How often the page looks, in seconds.
 INTERVAL = 0.1
 WAITING = "Waits for the model: answers are being written."
+UNTRIED = " The GPU is lent for each prompt, so the first one tries it."
 FAILED = "The check itself failed; the server's log says why."
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class Wizard:
             self.variant = variant
             if self._stop.is_set():
                 self._own.remove(variant.name)
-        self._end("passed", f"{KINDS[adapter.kind]}, {adapter.detail}.")
+        self._end("passed", f"{KINDS[adapter.kind]}, {adapter.detail}.{'' if self._own.tried else UNTRIED}")
 
     def _end(self, state: Any, sentence: str) -> None:
         self._note = ""

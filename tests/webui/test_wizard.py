@@ -18,6 +18,7 @@ from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.inference import Sampling
 from slim_core.webui import wizard as wizard_module
 from slim_core.webui.backend import Backend
+from slim_core.webui.own import OwnAdapters
 from slim_core.webui.wizard import NAMES, Wizard, untouched
 from tests.adapters.conftest import private
 from tests.adapters.hub_server import Hub, serve
@@ -59,6 +60,13 @@ def test_a_good_adapter_passes_every_check(backend, folders):
     assert one.view()["rows"][-1]["sentence"] == "SLIM, rank 2, 3 + 2 experts, top-2."
     assert one.variant.label == "Mine" and backend.own.adapter("ann", one.variant.name) is not None
     assert ids(last(backend.engine, rows(QUESTION))) == expected
+
+
+def test_on_a_lent_gpu_it_is_said_that_nothing_was_tried(engine, folders):
+    one = Wizard(OwnAdapters(engine, lent=True), "ann", Folder(folders.lora), None, LIMITS)
+    assert finish(one) == ["passed"] * 7
+    assert one.view()["rows"][-1]["sentence"].endswith(" The GPU is lent for each prompt, so the first one tries it.")
+    assert len(engine.variants) == 3
 
 
 def test_one_that_changes_nothing_passes_with_a_warning(backend, tmp_path):
