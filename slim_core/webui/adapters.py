@@ -164,10 +164,16 @@ class AdapterHandlers:
         except LimitError as error:
             yield warn(error)
             return
+        checking = True
         try:
             wizard = Wizard(self.own, session.owner, source, name, self.limits)
             for _ in wizard.run():
-                yield {self.page.checks: wizard.view()}
+                view = wizard.view()
+                if checking and view["ended"] and wizard.variant is None:
+                    # Before it is seen to have failed: who sees that may begin anew at once.
+                    session.end_check()
+                    checking = False
+                yield {self.page.checks: view}
             if wizard.variant is not None:
                 before = session.own.get(column)
                 session.own = session.own | {column: wizard.variant}
@@ -175,7 +181,8 @@ class AdapterHandlers:
                     self.own.remove(before.name)
                 yield self._frame(session) | {self.label: ""}
         finally:
-            session.end_check()
+            if checking:
+                session.end_check()
 
     def remove(self, session: Session, event: gr.EventData) -> Updates:
         """Take the visitor's adapter away; the app's own is there again."""
