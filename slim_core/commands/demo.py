@@ -39,8 +39,6 @@ def build(
     demo = output or DEMO
     if output is not None and output.exists() and any(output.iterdir()) and not (output / "base").is_dir():
         raise typer.BadParameter(f"{output} holds something else than a demo; name a new folder.")
-    if demo.resolve().is_relative_to(work.resolve()):
-        raise typer.BadParameter(f"{demo} is in {work}, where this command works; name a folder outside of it.")
     try:
         recipe = Recipe(**_fields(Recipe, base, "--base"))
         report = build(demo, work, recipe, Plan(**_fields(Plan, plan, "--plan")), console, questions)

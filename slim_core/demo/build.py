@@ -64,8 +64,11 @@ def build(
         The report; None if a training was interrupted.
 
     Raises:
-        BuildError: if the base does not know its world well enough.
+        BuildError: if the base does not know its world well enough, or the result would go into `work`.
     """
+    # What is there is deleted on the way, the finished demo itself included.
+    if demo.resolve().is_relative_to(work.resolve()):
+        raise BuildError(f"{demo} is in {work}, where the demo is built; name a folder outside of it.")
     base = build_base(work, recipe, console)
     begin = time.monotonic()
     workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
