@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A visitor's chat template, rendered apart: a template is a program, and its loops may never end."""
+"""A visitor's tokenizer in a process of its own: a chat template is a program whose loops may never end, and a regular
+expression of a tokenizer may take minutes for one word.
+"""
 
 from __future__ import annotations
 
@@ -7,69 +9,89 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from .errors import EngineError
 
 
-PROGRAM = Path(__file__).with_name("template_process.py")
-# Templates take milliseconds.
-RENDER_SECONDS = 5.0
-# To import what renders, on a machine that is busy.
+PROGRAM = Path(__file__).with_name("tokenizer_process.py")
+# Conversations take milliseconds.
+ANSWER_SECONDS = 5.0
+# To import what answers, on a machine that is busy.
 START_SECONDS = 120.0
 
 
-class TemplateProcess:
-    """Renders a tokenizer's chat template in a process with little memory, which ends when it takes too long.
+class TokenizerProcess:
+    """A copy of a tokenizer in a process with little memory, which ends when it takes too long.
 
     One thread at a time may use it.
 
     Args:
-        tokenizer: with a template of its own.
+        tokenizer: is copied as it is now; its chat template is read at each request.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._template = tokenizer.get_chat_template()
-        self._special_tokens = dict(tokenizer.special_tokens_map)
+        self._tokenizer = tokenizer
+        self._folder = tempfile.TemporaryDirectory(prefix="slim-tokenizer-", ignore_cleanup_errors=True)
+        tokenizer.save_pretrained(self._folder.name)
         self._process: subprocess.Popen[str] | None = None
 
-    def render(self, messages: Sequence[dict[str, str]], generation_prompt: bool = False) -> str:
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
         """The text of a conversation.
 
         Raises:
-            EngineError: if it takes longer than `RENDER_SECONDS` or too much memory, or no process starts.
+            EngineError: if it takes longer than `ANSWER_SECONDS` or too much memory, or no process starts.
             ValueError: if the template refuses the conversation.
         """
-        request = {
-            "template": self._template,
-            "special_tokens": self._special_tokens,
-            "messages": list(messages),
-            "generation_prompt": generation_prompt,
-        }
+        return self._ask_of_chat(messages, tokenize=False)["text"]
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins; what people typed is no control token.
+
+        Raises:
+            EngineError, ValueError: as `render`.
+        """
+        return self._ask_of_chat(messages, tokenize=True)["ids"]
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """The token ids of a text; with `special`, with those that the tokenizer puts around any text.
+
+        Raises:
+            EngineError, ValueError: as `render`.
+        """
+        return self._ask({"text": text, "special": special})["ids"]
+
+    def _ask_of_chat(self, messages: Sequence[dict[str, str]], tokenize: bool) -> dict[str, Any]:
+        template = self._tokenizer.get_chat_template()
+        return self._ask({"messages": list(messages), "template": template, "tokenize": tokenize})
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._started()
         try:
             print(json.dumps(request), file=process.stdin, flush=True)
-            line = _line(process, RENDER_SECONDS)
+            line = _line(process, ANSWER_SECONDS)
         except BrokenPipeError:
             line = ""
         if not line:
             self.close()
             raise EngineError(
-                f"The model's chat template takes longer than {RENDER_SECONDS:.0f} seconds or more memory than any "
-                "needs; choose another model."
+                f"The model's chat template or tokenizer takes longer than {ANSWER_SECONDS:.0f} seconds or more "
+                "memory than any needs; choose another model."
             )
         found = json.loads(line)
         if "error" in found:
             raise ValueError(found["error"])
-        return found["text"]
+        return found
 
     def close(self) -> None:
-        """End the process. The next conversation starts another."""
+        """End the process. Who asks again starts another."""
         if self._process is not None:
             self._end()
             self._process = None
@@ -78,7 +100,8 @@ class TemplateProcess:
         if self._process is None or self._process.poll() is not None:
             self.close()
             process = subprocess.Popen(
-                [sys.executable, "-P", str(PROGRAM)],  # -P: the files beside it are no modules of its own
+                # -P: the files beside the program are no modules of its own
+                [sys.executable, "-P", str(PROGRAM), self._folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -89,7 +112,7 @@ class TemplateProcess:
             self._process, self._end = process, weakref.finalize(self, _end, process)
             if not _line(process, START_SECONDS):
                 self.close()
-                raise EngineError("The process that renders chat templates does not start here; try again later.")
+                raise EngineError("The process that reads conversations does not start here; try again later.")
         return self._process
 
 

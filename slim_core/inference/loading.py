@@ -63,6 +63,12 @@ def _tokenizer(base: str, label: str, revision: str | None = None) -> PreTrained
         ) from None
 
 
+def _decodes_by_pattern(tokenizer: PreTrainedTokenizerBase) -> bool:
+    decoder = tokenizer.backend_tokenizer.decoder
+    # Quotes inside of a text are escaped, so that this is a key and nothing else.
+    return decoder is not None and b'{"Regex":' in decoder.__getstate__()
+
+
 def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 with double quantisation, as QLoRA has it."""
     return BitsAndBytesConfig(
@@ -229,16 +235,22 @@ def need_sentence(need: Need) -> str:
 
 
 def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
-    """How a base reads conversations; its chat template has been tried out.
+    """How a base reads conversations; its tokenizer and chat template have been tried out.
 
     Args:
         choice: the base.
         folder: its files.
 
     Raises:
-        EngineError: if there is no tokenizer, or its chat template never ends.
+        EngineError: if there is no tokenizer, or it or its chat template never ends.
     """
-    prompts = Prompts(_tokenizer(str(folder), choice.label), foreign=not choice.operator)
+    tokenizer = _tokenizer(str(folder), choice.label)
+    if not choice.operator and tokenizer.is_fast and _decodes_by_pattern(tokenizer):
+        raise EngineError(
+            f"The tokenizer of {choice.label} decodes with regular expressions, which may take minutes for one token; "
+            "choose another model."
+        )
+    prompts = Prompts(tokenizer, foreign=not choice.operator)
     try:
         prompts.try_out()
     except EngineError:

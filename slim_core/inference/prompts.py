@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 from transformers import PreTrainedTokenizerBase
 
-from .apart import TemplateProcess
+from .apart import TokenizerProcess
 from .errors import EngineError, first_line
 from .template import ensure_chat_template
 from .types import Message
@@ -35,7 +35,7 @@ class Prompts:
 
     Args:
         tokenizer: gets the fallback template if it has none.
-        foreign: whether its template is a visitor's, and is rendered apart.
+        foreign: whether it is a visitor's, and texts are encoded apart.
 
     Attributes:
         has_template: whether the tokenizer brought a chat template.
@@ -43,8 +43,8 @@ class Prompts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, foreign: bool = False) -> None:
         self.tokenizer = tokenizer
-        self.has_template = ensure_chat_template(tokenizer)
-        self._apart = TemplateProcess(tokenizer) if foreign and self.has_template else None
+        self._apart = TokenizerProcess(tokenizer) if foreign else None
+        self.has_template = ensure_chat_template(tokenizer, partial(self._ids, special=True))
         # A tokenizer changes settings of its own while it encodes, so two threads must not.
         self._lock = threading.Lock()
 
@@ -57,7 +57,7 @@ class Prompts:
         _ = self.closing_token, self._takes_system
 
     def close(self) -> None:
-        """End the process of a visitor's template."""
+        """End the process of a visitor's tokenizer."""
         with self._lock:
             if self._apart is not None:
                 self._apart.close()
@@ -91,16 +91,11 @@ class Prompts:
                 ) from None
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
-        if self._apart is None:
-            return self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
-            )
-        # The same in two halves, for the middle happens elsewhere.
-        (marked,), *_ = self.tokenizer._mark_chat_inputs(
-            self.tokenizer.get_chat_template(), [messages], None, None, {}, tokenize=True, assistant_mask=False
+        if self._apart is not None:
+            return self._apart.encode_chat(messages)
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
         )
-        text = self._apart.render(marked, generation_prompt=True)
-        return self.tokenizer(text, add_special_tokens=False, sanitize_control_tokens=True).input_ids
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -132,8 +127,18 @@ class Prompts:
         if not found or not after:
             return None
         with self._lock:
-            ids = self.tokenizer.encode(after, add_special_tokens=False)
+            ids = self._ids(after)
         return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
+
+    def _ids(self, text: str, special: bool = False) -> list[int]:
+        if self._apart is not None:
+            try:
+                return self._apart.encode(text, special)
+            except ValueError as error:
+                raise EngineError(
+                    f"The model's tokenizer cannot read a text ({first_line(error)}); choose another model."
+                ) from None
+        return self.tokenizer.encode(text, add_special_tokens=special)
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The text of each token by itself; a part of a character is shown as such, a special token by its name."""
@@ -156,7 +161,8 @@ class Prompts:
 
     @cached_property
     def _before(self) -> list[int]:
-        return self.tokenizer.encode("a", add_special_tokens=False)[-1:]
+        with self._lock:
+            return self._ids("a")[-1:]
 
     @cached_property
     def _before_text(self) -> str:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from transformers import PreTrainedTokenizerBase
 
 
@@ -17,8 +19,12 @@ FALLBACK_TEMPLATE = (
 )
 
 
-def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, encode: Callable[[str], list[int]] | None = None) -> bool:
     """Give the tokenizer the fallback template if it has none.
+
+    Args:
+        tokenizer: is changed.
+        encode: a text to ids, with those around any text; None for the tokenizer's own way.
 
     Returns:
         Whether it had one of its own.
@@ -26,7 +32,7 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     if tokenizer.chat_template:
         return True
     # The begin token, for tokenizers that put one in front of any text.
-    first = tokenizer("a").input_ids[:1]
+    first = (encode or tokenizer.encode)("a")[:1]
     begins = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
     tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + FALLBACK_TEMPLATE
     return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates of visitors' bases: rendered in a process of their own, and ended when they do not end."""
+"""Tokenizers of visitors' bases: used in a process of their own, which ends when they do not end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenizer(before: str = ""):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(apart, "RENDER_SECONDS", 1.0)
+    monkeypatch.setattr(apart, "ANSWER_SECONDS", 1.0)
 
 
 def test_it_is_the_text_that_it_would_be_here():
@@ -52,7 +52,7 @@ def test_it_is_the_text_that_it_would_be_here():
 def test_a_template_that_never_ends_is_a_sentence(quick):
     prompts = Prompts(tokenizer(ENDLESS), foreign=True)
     begin = time.monotonic()
-    with pytest.raises(EngineError, match=r"The model's chat template takes longer than 1 seconds"):
+    with pytest.raises(EngineError, match=r"The model's chat template or tokenizer takes longer than 1 seconds"):
         prompts.try_out()
     with pytest.raises(EngineError, match="choose another model"):
         prompts.encode(QUESTION)
@@ -71,7 +71,7 @@ def test_one_that_never_ends_for_some_conversations_ends_those(quick):
     ("before", "words"),
     [
         ("{{ 'a' * (10 ** 11) }}", "refuses this conversation .MemoryError"),
-        ("{{ 'a' * (10 ** 7) }}", r"refuses this conversation .it writes 10,0\d\d,\d\d\d characters"),
+        ("{{ 'a' * (10 ** 8) }}", "takes longer than 5 seconds or more memory"),
         ("{{ raise_exception('roles must alternate') }}", "refuses this conversation .roles must alternate"),
     ],
     ids=["memory", "long", "refuses"],

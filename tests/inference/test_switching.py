@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import re
 import shutil
 import threading
 import time
@@ -18,6 +20,7 @@ from slim_core.inference import (
     BaseChoice,
     BaseSwitch,
     EngineError,
+    Message,
     Row,
     Sampling,
     apart,
@@ -260,13 +263,39 @@ def of_a_visitor(hub: Hub) -> BaseChoice:
 
 
 def test_a_template_that_never_ends_leaves_everything_as_it_was(world, hub, monkeypatch):
-    monkeypatch.setattr(apart, "RENDER_SECONDS", 1.0)
+    monkeypatch.setattr(apart, "ANSWER_SECONDS", 1.0)
     hub.files["chat_template.jinja"] = ENDLESS.encode()
     engine = world.engine
     progress = world.go(of_a_visitor(hub))
-    assert progress.stage == "failed" and "chat template takes longer than 1 seconds" in progress.sentence
+    assert progress.stage == "failed" and "chat template or tokenizer takes longer than 1 seconds" in progress.sentence
     assert world.engine is engine and not world.stages
     assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+
+
+def with_tokenizer(hub: Hub, part: str, value: dict) -> BaseChoice:
+    """A visitor's base whose tokenizer.json differs in one part."""
+    tokenizer = json.loads(hub.files["tokenizer.json"])
+    hub.files["tokenizer.json"] = json.dumps(tokenizer | {part: value}).encode()
+    return of_a_visitor(hub)
+
+
+@pytest.mark.parametrize("words", [r"(a|aa){1,29}c", r"(a|aa)+$"], ids=["slow", "gives up"])
+def test_a_tokenizer_with_a_slow_pattern_ends_a_conversation_and_not_the_app(world, hub, monkeypatch, words):
+    monkeypatch.setattr(apart, "ANSWER_SECONDS", 2.0)
+    split = {"type": "Split", "pattern": {"Regex": words}, "behavior": "Isolated", "invert": False}
+    before = json.loads(hub.files["tokenizer.json"])["pre_tokenizer"]
+    steps = {"type": "Sequence", "pretokenizers": [split, before]}
+    assert world.go(with_tokenizer(hub, "pre_tokenizer", steps)).stage == "done"
+    slow = last(world.engine, [Row("base", (Message("user", ("a" * 40 + "b ") * 500),))]).rows[0]
+    assert slow.finish_reason == "error"
+    assert re.search("takes longer than 2 seconds|refuses this conversation .*retry-limit", slow.error)
+    assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+
+
+def test_a_tokenizer_that_decodes_with_patterns_is_refused(world, hub):
+    decoder = {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": ""}
+    progress = world.go(with_tokenizer(hub, "decoder", decoder))
+    assert progress.stage == "failed" and "decodes with regular expressions" in progress.sentence
 
 
 def test_in_place_of_a_visitors_base_the_first_comes_back(world, hub, tmp_path, other):
