@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,8 +63,10 @@ class TokenRouter:
         self._num_experts, self._top_k = config.num_experts, config.top_k
         self._strength, self._statistic = config.yield_strength, config.distance
         self._tables = tables
-        self._clusters: dict[int, tuple[Tensor, Tensor]] = {}
+        self._clusters: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._router = Router(*(None if weight is None else weight.detach().float() for weight in router))
+        if router.down is None:
+            self._weight, self._bias = self._router.weight.numpy(), self._router.bias.numpy()
         self._reference = None if reference is None else reference.item()
         self._readers = readers
         self._input: Tensor | None = None
@@ -86,17 +89,19 @@ class TokenRouter:
 
     def _route(self, x: Tensor) -> TokenRouting:
         tables, router = self._tables, self._router
-        cluster = torch.addmv(tables.bias, tables.direction, x).argmin().item()
+        cluster = int(torch.addmv(tables.bias, tables.direction, x).numpy().argmin())
         rows = self._clusters.get(cluster)
         if rows is None:
-            rows = self._clusters[cluster] = (tables.center[cluster], tables.scale[cluster])
-        z = (x - rows[0]).mul_(rows[1])
-        if self._statistic == "max":
-            low, high = z.aminmax()
-            distance = max(-low.item(), high.item()) - 1
-        else:
-            distance = torch.linalg.vector_norm(z).item() / math.sqrt(len(z)) - 1
-        logits = torch.addmv(router.bias, router.weight, z) if router.down is None else router.logits(z)
+            rows = self._clusters[cluster] = (tables.center[cluster].numpy(), tables.scale[cluster].numpy())
+        # From here on the vectors are so short that NumPy, whose operations begin sooner, takes half the time.
+        with np.errstate(all="ignore"):  # numbers that are none go through, as everywhere
+            z = x.detach().numpy() - rows[0]
+            z *= rows[1]
+            if self._statistic == "max":
+                distance = float(max(-z.min(), z.max())) - 1
+            else:
+                distance = math.sqrt(z.dot(z) / len(z)) - 1
+            logits = self._weight.dot(z) + self._bias if router.down is None else router.logits(torch.from_numpy(z))
         return self._soft_top_k(logits.tolist(), distance, cluster)
 
     def _soft_top_k(self, logits: list[float], distance: float, cluster: int) -> TokenRouting:
