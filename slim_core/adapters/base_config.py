@@ -24,11 +24,13 @@ COUNTS = (
 )
 # No other number of a model comes near it.
 LARGEST = 2**40
+# Nor one in a list to this; there, some families tell how often something is repeated.
+LARGEST_IN_LIST = 2**20
 # A layer takes 20 to 30 calls of torch, one with separate experts some thousand. Though nothing is allocated on the
 # meta device, each makes objects that stay in memory.
 BUILD_CALLS = 200_000
 # What no language model is without, as transformers names it in every family.
-SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
 
 
 class BaseConfigError(ValueError):
@@ -47,8 +49,8 @@ def read_base_config(name: str | Path, revision: str | None = None) -> PreTraine
         Exception: whatever transformers raises where there is none, or none that it knows.
     """
     raw, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-    for field, number in _numbers(raw):
-        _check_number(field, number)
+    for field, number, in_list in _numbers(raw):
+        _check_number(field, number, in_list)
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     _check_sizes(config)
     # A config may name kernels of another repository; the library's own do.
@@ -72,23 +74,28 @@ def build_empty(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
-def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Every whole number of nested JSON, with the field that it stands in. Without recursion: the depth is theirs."""
-    left: list[tuple[str, Any]] = [("", raw)]
+def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int, bool]]:
+    """Every whole number of nested JSON, with its field and whether it is in a list.
+
+    Without recursion: the depth is theirs.
+    """
+    left: list[tuple[str, Any, bool]] = [("", raw, False)]
     while left:
-        field, value = left.pop()
+        field, value, in_list = left.pop()
         if isinstance(value, dict):
-            left += [(f"{field}.{name}" if field else str(name), inner) for name, inner in value.items()]
+            left += [(f"{field}.{name}" if field else str(name), inner, False) for name, inner in value.items()]
         elif isinstance(value, list):
-            left += [(field, inner) for inner in value]
+            left += [(field, inner, True) for inner in value]
         elif isinstance(value, int) and not isinstance(value, bool):
-            yield field, value
+            yield field, value, in_list
 
 
-def _check_number(field: str, number: int) -> None:
+def _check_number(field: str, number: int, in_list: bool) -> None:
     """Refuse a count that would take minutes and gigabytes to build, before transformers repeats anything so often."""
     name = field.rpartition(".")[2]
     most = next((most for ending, most in COUNTS if ending.search(name)), LARGEST)
+    if in_list:
+        most = min(most, LARGEST_IN_LIST)
     if number > most or -number > LARGEST:
         digits = f"{number:,}" if abs(number) < 10**30 else "a number of more than 30 digits"
         raise BaseConfigError(f"`{shown(field)[1:-1]}` in its config is {digits}; at most {most:,} is read")

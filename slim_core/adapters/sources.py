@@ -32,5 +32,10 @@ def named_source(name: str | Path, revision: str | None = None) -> Source:
     if is_file:
         raise AdapterError(f"{name} is a file; name the folder that holds the adapter's two files.")
     if is_folder or isinstance(name, Path) or name.startswith((".", "/", "~")):
+        if revision is not None:
+            raise AdapterError(
+                f"{name} is a folder, which has no revision {shown(revision)}; name a Hub id, or leave the revision "
+                "out."
+            )
         return Folder(path)
     return HubRepository(name, revision, operator=True)

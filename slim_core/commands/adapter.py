@@ -93,7 +93,7 @@ def export(
     """
     from safetensors import SafetensorError
 
-    from ..adapters import OPERATOR, AdapterError, attach, describe_base, named_source, open_adapter
+    from ..adapters import OPERATOR, AdapterError, attach, describe_base, named_source, open_adapter, try_out
     from ..method import export_lora
 
     with _told(), _new_folder(output):
@@ -105,6 +105,7 @@ def export(
             if adapter.kind != "slim":
                 raise AdapterError("This is a plain LoRA already; there is no routing to freeze.")
             model = attach(model, adapter, "exported")
+            try_out(model, "exported")
         finally:
             adapter.delete()
         model.peft_config["exported"].base_model_name_or_path = base

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from .errors import EngineError
+from .errors import EngineError, first_line
 
 
 PROGRAM = Path(__file__).with_name("tokenizer_process.py")
@@ -26,39 +25,42 @@ PROGRAM = Path(__file__).with_name("tokenizer_process.py")
 ANSWER_SECONDS = 5.0
 # To import what answers, on a machine that is busy.
 START_SECONDS = 120.0
+# Large vocabularies take a second or two.
+LOAD_SECONDS = 15.0
 
 
 class TokenizerProcess:
-    """A copy of a tokenizer in a process with little memory, which ends when it takes too long.
+    """A tokenizer in a process with little memory, which ends when it takes too long.
 
     One thread at a time may use it.
 
     Args:
-        tokenizer: is copied as it is now; its chat template is read at each request.
+        files: of a fast tokenizer. They are copied, so that the process can start again when they are gone.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, files: Sequence[Path]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="slim-tokenizer-", ignore_cleanup_errors=True)
-        tokenizer.save_pretrained(self._folder.name)
+        for file in files:
+            if file.is_file():
+                shutil.copyfile(file, Path(self._folder.name) / file.name)
         self._process: subprocess.Popen[str] | None = None
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def render(self, messages: Sequence[dict[str, str]], template: str) -> str:
         """The text of a conversation.
 
         Raises:
             EngineError: if it takes longer than `ANSWER_SECONDS` or too much memory, or no process starts.
             ValueError: if the template refuses the conversation.
         """
-        return self._ask_of_chat(messages, tokenize=False)["text"]
+        return self._ask({"messages": list(messages), "template": template, "tokenize": False})["text"]
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, str]], template: str) -> list[int]:
         """The token ids of a conversation, up to where the answer begins; what people typed is no control token.
 
         Raises:
             EngineError, ValueError: as `render`.
         """
-        return self._ask_of_chat(messages, tokenize=True)["ids"]
+        return self._ask({"messages": list(messages), "template": template, "tokenize": True})["ids"]
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """The token ids of a text; with `special`, with those that the tokenizer puts around any text.
@@ -68,12 +70,8 @@ class TokenizerProcess:
         """
         return self._ask({"text": text, "special": special})["ids"]
 
-    def _ask_of_chat(self, messages: Sequence[dict[str, str]], tokenize: bool) -> dict[str, Any]:
-        template = self._tokenizer.get_chat_template()
-        return self._ask({"messages": list(messages), "template": template, "tokenize": tokenize})
-
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        process = self._started()
+        process = self.start()
         try:
             print(json.dumps(request), file=process.stdin, flush=True)
             line = _line(process, ANSWER_SECONDS)
@@ -96,7 +94,12 @@ class TokenizerProcess:
             self._end()
             self._process = None
 
-    def _started(self) -> subprocess.Popen[str]:
+    def start(self) -> subprocess.Popen[str]:
+        """The process, which has read the tokenizer.
+
+        Raises:
+            EngineError: if that takes too long or too much memory, or the tokenizer is broken.
+        """
         if self._process is None or self._process.poll() is not None:
             self.close()
             process = subprocess.Popen(
@@ -113,6 +116,19 @@ class TokenizerProcess:
             if not _line(process, START_SECONDS):
                 self.close()
                 raise EngineError("The process that reads conversations does not start here; try again later.")
+            found = _line(process, LOAD_SECONDS)
+            if not found:
+                self.close()
+                raise EngineError(
+                    f"To read the model's tokenizer takes longer than {LOAD_SECONDS:.0f} seconds or more memory than "
+                    "any needs; choose another model."
+                )
+            if "error" in json.loads(found):
+                self.close()
+                raise EngineError(
+                    f"The model's tokenizer cannot be read ({first_line(json.loads(found)['error'])}); choose another "
+                    "model."
+                )
         return self._process
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import tempfile
 import threading
@@ -47,6 +46,7 @@ from ..adapters.hub import (
 from .amounts import size
 from .errors import EngineError, first_line
 from .estimate import Bits
+from .foreign import SHARD, TOKENIZER, TOKENIZER_FILES, check_index
 
 
 CONFIG = "config.json"
@@ -65,8 +65,8 @@ TEXTS = (
     "chat_template.json",
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
-TEXT_BYTES = 128 * 1024 * 1024
+TEXT_BYTES = 32 * 1024 * 1024
+TOKENIZER_BYTES = 128 * 1024 * 1024
 # A config is read before anything else is known of a base; real ones have some kilobytes.
 CONFIG_BYTES = 4 * 1024 * 1024
 # A visitor's model has to be here within an hour.
@@ -259,7 +259,7 @@ class _Hub:
             api = HfApi(endpoint=choice.endpoint, token=self._hub.token)
             info = api.model_info(choice.base, revision=choice.revision, timeout=ANSWER_SECONDS, files_metadata=True)
         self._commit = _commit_of(info, choice)
-        self._sizes = _wanted(info, choice.label)
+        self._sizes = _wanted(info, choice)
         self.size = sum(self._sizes.values())
 
     @contextmanager
@@ -304,6 +304,8 @@ class _Hub:
                 folder = fetching.result()
         except StoppedError:
             raise EngineError(stopped) from None
+        if INDEX in self._sizes:
+            check_index(folder / INDEX, self._sizes, self._choice.label)
         tell(self.size, self.size)
         return folder
 
@@ -369,19 +371,21 @@ def _commit_of(info: ModelInfo, choice: BaseChoice) -> str:
     return info.sha
 
 
-def _wanted(info: ModelInfo, label: str) -> dict[str, int]:
+def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
     """Sizes by name of the files that are fetched."""
+    label = choice.label
+    texts = TEXTS if choice.operator else (CONFIG, "generation_config.json", *TOKENIZER_FILES)
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
     if CONFIG not in sizes:
         raise EngineError(f"{label} has no {CONFIG}; name a repository of a model, not of an adapter or of data.")
     weights = [WEIGHTS] if WEIGHTS in sizes else [INDEX, *filter(SHARD.match, sizes)] if INDEX in sizes else []
     if not weights:
         raise EngineError(f"{label} has no {WEIGHTS}; other files of weights are not opened.")
-    found = {name: sizes[name] for name in (*filter(sizes.__contains__, TEXTS), *weights)}
+    found = {name: sizes[name] for name in (*filter(sizes.__contains__, texts), *weights)}
     for name, bytes_of_file in found.items():
         if not bytes_of_file:
             raise EngineError(f"The Hub does not say how large {name} of {label} is; try again later.")
-        most = CONFIG_BYTES if name == CONFIG else TEXT_BYTES
+        most = {CONFIG: CONFIG_BYTES, TOKENIZER: TOKENIZER_BYTES}.get(name, TEXT_BYTES)
         if not name.endswith(".safetensors") and bytes_of_file > most:
             raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(most)} are read.")
     return found

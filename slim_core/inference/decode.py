@@ -18,7 +18,7 @@ from .detokenise import AnswerText
 from .errors import is_out_of_memory, out_of_memory_sentence
 from .forward import forward_arguments
 from .sampling import Sampler
-from .types import FinishReason, State
+from .types import FinishReason, RowStep, State
 
 
 NOT_A_NUMBER = (
@@ -66,6 +66,24 @@ class Answer:
         self.state, self.finish_reason, self.error = "done", reason, error
         if self.started:
             self.latest = time.perf_counter()
+
+    def shown(self, variant: str) -> RowStep:
+        """How it is told as the answer of a variant."""
+        now = time.perf_counter() if self.state in ("reading", "writing") else self.latest
+        writing = 0.0 if self.first is None else self.latest - self.first
+        return RowStep(
+            variant=variant,
+            state=self.state,
+            text=self.text.text,
+            tokens=len(self.ids),
+            prompt_tokens=len(self.prompt),
+            first_token_seconds=None if self.first is None else self.first - self.started,
+            tokens_per_second=(len(self.ids) - 1) / writing if len(self.ids) > 1 and writing > 0 else None,
+            seconds=now - self.started,
+            finish_reason=self.finish_reason,
+            error=self.error,
+            token_ids=tuple(self.ids),
+        )
 
     def take(self, token: int, end_tokens: frozenset[int]) -> None:
         """The model has chosen a token."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from .forward import forward_arguments
+from .types import Reading, Step
 
 
 # Values of the largest tensor over the vocabulary that is held at once; a few of this size are alive together.
@@ -63,3 +64,19 @@ def _logits_of(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[i
         output = model(**forward_arguments(model, ids[:, done:upto], positions, None, cache, keep=wanted))
         yield output.logits[:, -wanted:]
         done, upto = upto, min(upto + piece, ids.shape[1])
+
+
+def answer_to_read(step: Step, reading: Reading | None, base: str) -> tuple[int, ...]:
+    """The tokens that are to be read when the answers are there; none if there is nothing to read.
+
+    Args:
+        step: the end of the answers.
+        reading: who reads them, if anybody does.
+        base: the base's name among the rows.
+    """
+    if reading is None:
+        return ()
+    for row in step.rows:
+        if row.variant == base:
+            return row.token_ids if row.finish_reason != "error" else ()
+    return reading.answer_ids

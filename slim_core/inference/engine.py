@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from itertools import count
@@ -21,7 +20,7 @@ from .decode import Answer, decode
 from .describe import bytes_by_device, describe, end_tokens
 from .detokenise import AnswerText, decoder_of
 from .devices import device_memory
-from .drift import read_answer
+from .drift import answer_to_read, read_answer
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .line import Line
 from .prompts import Prompts
@@ -33,6 +32,7 @@ from .types import (
     Kind,
     MemoryUse,
     Message,
+    Reading,
     Row,
     RowStep,
     Sampling,
@@ -200,7 +200,8 @@ class Engine:
         *,
         batched: bool = True,
         routing_every: float = 0.4,
-    ) -> Iterator[Step]:
+        reading: Reading | None = None,
+    ) -> Iterator[Step | Drift]:
         """Answer all rows.
 
         The generator gets in line at its first step. While it waits it yields about twice a second; then once when
@@ -214,20 +215,29 @@ class Engine:
             stops: flags with which rows are stopped; one for each row.
             batched: all at once; False writes one after the other, with the same tokens.
             routing_every: seconds between two fillings of `Step.routing`.
+            reading: who reads the base's answer afterwards, in the same turn of the line. Where there is one, the last
+                that is yielded is its drift.
 
         Raises:
-            EngineError: if there is no row, a setting is out of its range, or the model fails.
+            EngineError: if there is no row, a setting is out of its range, or the model fails; after the answers, as
+                `drift`.
         """
         if not rows:
             raise EngineError("No answer was asked for: name at least one variant.")
         if stops is not None and len(stops) != len(rows):
             raise EngineError(f"There are {len(rows)} answers but stop flags for {len(stops)}.")
         check_sampling(sampling)
-        return self._answer(tuple(rows), sampling, stops, batched, routing_every)
+        return self._answer(tuple(rows), sampling, stops, batched, routing_every, reading)
 
     def _answer(
-        self, rows: tuple[Row, ...], sampling: Sampling, stops: Stops | None, batched: bool, routing_every: float
-    ) -> Iterator[Step]:
+        self,
+        rows: tuple[Row, ...],
+        sampling: Sampling,
+        stops: Stops | None,
+        batched: bool,
+        routing_every: float,
+        reading: Reading | None,
+    ) -> Iterator[Step | Drift]:
         def stopped(row: int) -> bool:
             return self._closed is not None or (stops is not None and stops.stopped(row))
 
@@ -242,7 +252,12 @@ class Engine:
                 yield Step(tuple(RowStep(row.variant) for row in rows), place=max(1, ticket.place))
                 seconds = WAITING_SECONDS
             self._check_open()
-            last = yield from self._write(rows, sampling, stopped, batched, routing_every)
+            last: Step | Drift = yield from self._write(rows, sampling, stopped, batched, routing_every)
+            ids = answer_to_read(last, reading, BASE)
+            if ids:
+                yield last
+                self._check_open()
+                last = self._read(reading.messages, ids, reading.variants)
         finally:
             ticket.leave()
         # Behind the `finally`: whoever sees that all is done may ask for more in the same thread.
@@ -314,7 +329,7 @@ class Engine:
                 raise EngineError(f"There is no variant named {name!r}: it may have been taken off.")
 
     def _step(self, rows: tuple[Row, ...], answers: list[Answer], with_routing: bool) -> Step:
-        states = tuple(_row_step(row, answer) for row, answer in zip(rows, answers, strict=True))
+        states = tuple(answer.shown(row.variant) for row, answer in zip(rows, answers, strict=True))
         routing = {}
         if with_routing:
             routing = {
@@ -337,6 +352,11 @@ class Engine:
         Raises:
             EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
         """
+        with self._line.turn():
+            self._check_open()
+            return self._read(messages, answer_ids, variants)
+
+    def _read(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
         answer = list(answer_ids)
         if not answer:
             raise EngineError("The base's answer is empty, so there is nothing to read.")
@@ -345,18 +365,16 @@ class Engine:
                 raise EngineError(f"The model has no token {token}, so the answer is not its own.")
         prompt = self._prompts.encode(messages)
         self._room(len(prompt) + len(answer) - 1)
-        with self._line.turn():
-            self._check_open()
-            self._check_variants(variants)
-            readers = [BASE_ROW, *map(_adapter_name, variants)]
-            scope = adapter_rows(self._model, readers) if len(self.variants) > 1 else nullcontext()
-            try:
-                with scope:
-                    ratios, divergences = read_answer(self._model, prompt, answer, len(readers))
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise EngineError(out_of_memory_sentence(self._model.device, len(readers))) from None
-                raise EngineError(f"The model failed while it read the answer: {first_line(error)}.") from error
+        self._check_variants(variants)
+        readers = [BASE_ROW, *map(_adapter_name, variants)]
+        scope = adapter_rows(self._model, readers) if len(self.variants) > 1 else nullcontext()
+        try:
+            with scope:
+                ratios, divergences = read_answer(self._model, prompt, answer, len(readers))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise EngineError(out_of_memory_sentence(self._model.device, len(readers))) from None
+            raise EngineError(f"The model failed while it read the answer: {first_line(error)}.") from error
         return Drift(
             self._prompts.token_texts(answer),
             tuple(
@@ -368,24 +386,6 @@ class Engine:
 
 def _adapter_name(variant: str) -> str:
     return BASE_ROW if variant == BASE else peft_name(variant)
-
-
-def _row_step(row: Row, answer: Answer) -> RowStep:
-    now = time.perf_counter() if answer.state in ("reading", "writing") else answer.latest
-    writing = 0.0 if answer.first is None else answer.latest - answer.first
-    return RowStep(
-        variant=row.variant,
-        state=answer.state,
-        text=answer.text.text,
-        tokens=len(answer.ids),
-        prompt_tokens=len(answer.prompt),
-        first_token_seconds=None if answer.first is None else answer.first - answer.started,
-        tokens_per_second=(len(answer.ids) - 1) / writing if len(answer.ids) > 1 and writing > 0 else None,
-        seconds=now - answer.started,
-        finish_reason=answer.finish_reason,
-        error=answer.error,
-        token_ids=tuple(answer.ids),
-    )
 
 
 def _free_name(kind: Kind, taken: set[str]) -> str:

@@ -31,6 +31,7 @@ from .engine import Engine
 from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .estimate import Bits, Need, empty_model, estimate, quantised_weights
 from .families import check_family, measured
+from .foreign import read_foreign
 from .prompts import Prompts
 
 
@@ -61,12 +62,6 @@ def _tokenizer(base: str, label: str, revision: str | None = None) -> PreTrained
             f"The tokenizer of {label} cannot be loaded: {first_line(error).replace(base, label)}; put its "
             "tokenizer.json and tokenizer_config.json beside the model."
         ) from None
-
-
-def _decodes_by_pattern(tokenizer: PreTrainedTokenizerBase) -> bool:
-    decoder = tokenizer.backend_tokenizer.decoder
-    # Quotes inside of a text are escaped, so that this is a key and nothing else.
-    return decoder is not None and b'{"Regex":' in decoder.__getstate__()
 
 
 def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -235,7 +230,7 @@ def need_sentence(need: Need) -> str:
 
 
 def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
-    """How a base reads conversations; its tokenizer and chat template have been tried out.
+    """How a base reads conversations; a visitor's tokenizer and chat template have been tried out.
 
     Args:
         choice: the base.
@@ -244,19 +239,9 @@ def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
     Raises:
         EngineError: if there is no tokenizer, or it or its chat template never ends.
     """
-    tokenizer = _tokenizer(str(folder), choice.label)
-    if not choice.operator and tokenizer.is_fast and _decodes_by_pattern(tokenizer):
-        raise EngineError(
-            f"The tokenizer of {choice.label} decodes with regular expressions, which may take minutes for one token; "
-            "choose another model."
-        )
-    prompts = Prompts(tokenizer, foreign=not choice.operator)
-    try:
-        prompts.try_out()
-    except EngineError:
-        prompts.close()
-        raise
-    return prompts
+    if not choice.operator:
+        return read_foreign(folder, choice.label)
+    return Prompts(_tokenizer(str(folder), choice.label))
 
 
 def read_base(

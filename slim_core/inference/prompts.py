@@ -35,15 +35,15 @@ class Prompts:
 
     Args:
         tokenizer: gets the fallback template if it has none.
-        foreign: whether it is a visitor's, and texts are encoded apart.
+        apart: where a visitor's tokenizer encodes texts; None for here.
 
     Attributes:
         has_template: whether the tokenizer brought a chat template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, foreign: bool = False) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, apart: TokenizerProcess | None = None) -> None:
         self.tokenizer = tokenizer
-        self._apart = TokenizerProcess(tokenizer) if foreign else None
+        self._apart = apart
         self.has_template = ensure_chat_template(tokenizer, partial(self._ids, special=True))
         # A tokenizer changes settings of its own while it encodes, so two threads must not.
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Prompts:
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         if self._apart is not None:
-            return self._apart.encode_chat(messages)
+            return self._apart.encode_chat(messages, self.tokenizer.get_chat_template())
         return self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
         )
@@ -108,7 +108,7 @@ class Prompts:
         with self._lock:
             try:
                 if self._apart is not None:
-                    return self._apart.render(messages)
+                    return self._apart.render(messages, self.tokenizer.get_chat_template())
                 return self.tokenizer.apply_chat_template(messages, tokenize=False)
             except EngineError:
                 raise

@@ -176,7 +176,7 @@ class BaseSwitch:
             return None
         except EngineError as error:
             return str(error)
-        except Exception as error:
+        except BaseException as error:  # a panic of a library is no Exception, and would end the thread
             log.exception("a base could not be loaded")
             return f"Loading {choice.label} failed: {first_line(error)}."
 
@@ -219,7 +219,7 @@ class BaseSwitch:
                 folder = files.fetch(lambda done, total: None, threading.Event())
                 how = plan(choice, files.config(), self._device)
                 self._come(choice, read_base(choice, folder, how, read_prompts(choice, folder)))
-        except Exception as error:
+        except BaseException as error:
             log.exception("the base of before could not be loaded again")
             return f"{choice.label} could not be loaded again: {first_line(error)}."
         return None

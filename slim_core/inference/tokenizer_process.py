@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 
 # A template repeats texts as it likes.
@@ -29,19 +28,7 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
-def read(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that was saved in a folder."""
-    if (Path(folder) / "tokenizer.json").is_file():
-        # The file says all. Any other way imports torch, which takes seconds.
-        from transformers import PreTrainedTokenizerFast
-
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-
-
-def answer(tokenizer: PreTrainedTokenizerBase, request: dict[str, Any]) -> dict[str, Any]:
+def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[str, Any]:
     """The text or the ids of a request, or why there are none."""
     try:
         if "text" in request:
@@ -59,18 +46,29 @@ def answer(tokenizer: PreTrainedTokenizerBase, request: dict[str, Any]) -> dict[
         text = tokenizer.apply_chat_template(request["messages"], chat_template=request["template"], tokenize=False)
     # A template is a program and may raise anything; a panic of the tokenizers library is no Exception.
     except BaseException as error:
-        return {"error": (str(error).strip() or type(error).__name__)[:1000]}
+        return failure(error)
     if len(text) > TEXT_CHARACTERS:
         return {"error": f"it writes {len(text):,} characters"}
     return {"text": text}
+
+
+def failure(error: BaseException) -> dict[str, str]:
+    """An error as an answer."""
+    return {"error": (str(error).strip() or type(error).__name__)[:1000]}
 
 
 def main(folder: str) -> None:
     """Answer until nobody asks any more."""
     out, sys.stdout = sys.stdout, sys.stderr  # nothing else comes between the answers
     limit_memory()
-    tokenizer = read(folder)
     print("{}", file=out, flush=True)  # it has started
+    # The file alone says all. Any other way imports torch, which takes seconds.
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        print("{}", file=out, flush=True)
+    except BaseException as error:
+        print(json.dumps(failure(error)), file=out, flush=True)
+        return
     for line in sys.stdin:
         print(json.dumps(answer(tokenizer, json.loads(line))), file=out, flush=True)
 

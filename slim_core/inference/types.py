@@ -170,6 +170,21 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Who reads the base's answer when the answers are there.
+
+    Attributes:
+        variants: names of the readers.
+        messages: the conversation that the base answered.
+        answer_ids: tokens of its answer; empty for the one that it writes among the answers.
+    """
+
+    variants: tuple[str, ...]
+    messages: tuple[Message, ...]
+    answer_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class VariantDrift:
     """How one variant reads the base's answer, T tokens.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from .components import canvas, fixed
+from .models import memory_of
 
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ ALT = (
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
 
 
-def build(page: Page, picture: Path) -> None:
+def build(page: Page, picture: Path, tab: gr.Tab) -> None:
     """Lay the tab out."""
     image = b64encode(picture.read_bytes()).decode("ascii")
     with gr.Row(equal_height=False, elem_id="slim-about"):
@@ -54,7 +55,16 @@ def build(page: Page, picture: Path) -> None:
                 image=image,
                 alt=ALT,
             )
-            canvas("facts", [{"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]}])
+            versions = {"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]}
+            facts = canvas("facts", [versions, memory_of(page.backend)])
+    tab.select(
+        lambda: [versions, memory_of(page.backend)],
+        None,
+        [facts],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
 
 
 def _versions() -> list[list[str]]:

@@ -156,6 +156,9 @@ class AdapterHandlers:
     def _use(self, session: Session, column: Any, label: Any, source: Source) -> Iterator[Updates]:
         """Check a source and put it into a column; on failure the column stays as it is."""
         try:
+            if not session.owner:
+                # Of a program that calls this without opening the page nobody would know when it has left.
+                raise LimitError("Open the page before you bring an adapter.")
             if column not in ADAPTERS:
                 raise LimitError("Choose a column first.")
             name = check_text(label or "", "The name").strip() or None

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ..inference import EngineError, Stops
-from ..inference.types import Drift, Message, Row, Sampling, Step
+from ..inference.types import Drift, Message, Reading, Row, Sampling, Step
 from .backend import Backend, Job
 from .config import Config
 from .limits import LimitError, check_prompt, check_room, check_sampling, check_text
@@ -22,6 +22,7 @@ from .words import base_name
 def add_api(backend: Backend, config: Config) -> None:
     """Add `/compare`, `/routing` and `/models` to the interface that is being built."""
     work = {"concurrency_id": "model", "concurrency_limit": config.concurrency}
+    usual = min(Sampling().max_new_tokens, config.max_new_tokens)
 
     def compare(
         prompt: str,
@@ -31,7 +32,7 @@ def add_api(backend: Backend, config: Config) -> None:
         top_k: int = 0,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
-        max_new_tokens: int = 256,
+        max_new_tokens: int = usual,
         stop: list[str] = [],  # noqa: B006 - the schema shows it
         seed: int = 0,
     ) -> Iterator[dict]:
@@ -66,7 +67,7 @@ def add_api(backend: Backend, config: Config) -> None:
         variants = [variant.name for variant in backend.variants]
         yield from _throttled(_compare(prompt, system, stop, numbers, variants))
 
-    def routing(prompt: str, variant: str = "slim", system: str = "", max_new_tokens: int = 64) -> dict:
+    def routing(prompt: str, variant: str = "slim", system: str = "", max_new_tokens: int = min(64, usual)) -> dict:
         """Answer a prompt greedily by one variant, and tell who answered which token.
 
         Args:
@@ -134,9 +135,10 @@ def add_api(backend: Backend, config: Config) -> None:
                 raise LimitError(f"max_new_tokens is at most {config.max_new_tokens:,} here.")
             check_room(backend.engine.count_tokens(messages), backend.engine.info.context_length)
             rows = tuple(Row(name, messages, routing=record) for name in names)
-            wanted = tuple(v.name for v in backend.adapters) if drift else ()
+            readers = tuple(v.name for v in backend.adapters) if drift else ()
+            reading = Reading(readers, messages) if readers else None
             stops = Stops(len(rows))
-            work = backend.run(Job(rows, sampling, drift=wanted, base_messages=messages), stops)
+            work = backend.run(Job(rows, sampling, reading=reading), stops)
             try:
                 yield from work
             finally:

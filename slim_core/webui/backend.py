@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from ..adapters import Adapter, BaseShapes, StoreLimits
 from ..inference import BaseSwitch
-from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Row, Sampling, Step, Variant
+from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Reading, Row, Sampling, Step, Variant
 from .choices import NOT_ALLOWED, Choices
 from .lent import lend
 from .own import OwnAdapters
@@ -30,9 +31,7 @@ class Engine(Protocol):
 
     def answer(
         self, rows: Sequence[Row], sampling: Sampling, stops: Any = None, *, batched: bool = True, **options: Any
-    ) -> Iterator[Step]: ...
-
-    def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift: ...
+    ) -> Iterator[Step | Drift]: ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int: ...
 
@@ -47,18 +46,14 @@ class Job:
         rows: the answers that are wanted.
         sampling: how their tokens are chosen.
         batched: all at once, or one after another.
-        drift: the variants whose drift is measured afterwards.
-        base_messages: the base's conversation.
-        base_ids: its answer's tokens, where it does not answer in this job.
+        reading: who reads the base's answer afterwards.
         adapters: the visitor's adapters that it needs, by the names of their variants.
     """
 
     rows: tuple[Row, ...]
     sampling: Sampling
     batched: bool = True
-    drift: tuple[str, ...] = ()
-    base_messages: tuple[Message, ...] = ()
-    base_ids: tuple[int, ...] = ()
+    reading: Reading | None = None
     adapters: tuple[tuple[str, Adapter], ...] = ()
 
 
@@ -71,6 +66,7 @@ class Backend:
         limits: how many adapters of visitors are held.
         switch: changes the engine; None where it stays.
         choices: what visitors may change it to.
+        places: how many visitors' prompts are answered or wait in line at once.
 
     Attributes:
         engine: the model with its variants. It may be another one the next time.
@@ -85,8 +81,11 @@ class Backend:
         limits: StoreLimits | None = None,
         switch: BaseSwitch | None = None,
         choices: Choices | None = None,
+        places: int = 16,
     ) -> None:
         self.engine = engine
+        self.places = places
+        self._places = threading.BoundedSemaphore(places)
         self.variants = engine.variants
         self.borrowed = gpu is not None
         self.own = OwnAdapters(engine, limits, lent=self.borrowed)
@@ -101,6 +100,14 @@ class Backend:
     def run(self, job: Job, stops: Any) -> Iterator[Step | Drift]:
         """Steps of the answers, then at most one drift."""
         return self._lent(job, stops) if self._lent else run_job(self.engine, job, stops)
+
+    def enter(self) -> bool:
+        """Take one of the places, if there is one. Whoever has one must `leave`."""
+        return self._places.acquire(blocking=False)
+
+    def leave(self) -> None:
+        """Give it back."""
+        self._places.release()
 
     def _put(self, engine: Engine) -> None:
         self.engine = engine
@@ -137,15 +144,7 @@ def seconds_of(job: Job, stops: Any) -> int:
 def run_job(engine: Engine, job: Job, stops: Any) -> Iterator[Step | Drift]:
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
     with _brought(engine, job.adapters):
-        step = None
-        for step in engine.answer(job.rows, job.sampling, stops, batched=job.batched):
-            yield step
-        ids = job.base_ids
-        for row in step.rows if step is not None else ():
-            if row.variant == engine.variants[0].name:
-                ids = row.token_ids if row.finish_reason != "error" else ()
-        if job.drift and ids:
-            yield engine.drift(job.base_messages, ids, job.drift)
+        yield from engine.answer(job.rows, job.sampling, stops, batched=job.batched, reading=job.reading)
 
 
 @contextmanager

@@ -57,12 +57,14 @@ class Choices:
         if precision not in PRECISIONS:
             raise LimitError(f"Precision must be one of {', '.join(PRECISIONS)}.")
         name = name.strip() if isinstance(name, str) else ""
-        if name in self.bases:
+        wanted = revision.strip() if isinstance(revision, str) else ""
+        if name in self.bases and wanted in ("", self.bases[name].revision):
             return replace(self.bases[name], bits=PRECISIONS[precision])
+        if name in self.bases and not self.any_id:
+            raise LimitError(f"{name} is offered as it is; leave the revision empty.")
         if not name or not self.any_id:
             raise LimitError(f"Choose one of these: {', '.join(self.bases)}.")
         # Whether it is an id at all is checked before the Hub is asked, which gets no token.
-        wanted = revision.strip() if isinstance(revision, str) else ""
         return BaseChoice(name, wanted or None, PRECISIONS[precision], operator=False)
 
 

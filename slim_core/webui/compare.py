@@ -78,7 +78,7 @@ def build(page: Page, demo: gr.Blocks) -> None:
     # Each waits in the model's own line, which knows the place; Gradio's would not.
     work = {
         "concurrency_id": "model",
-        "concurrency_limit": page.config.concurrency,
+        "concurrency_limit": None,
         "show_progress": "hidden",
         "api_visibility": "private",
         # A second click while answers are written gets a sentence rather than silence.
@@ -107,7 +107,8 @@ def build(page: Page, demo: gr.Blocks) -> None:
     export.click(handlers.export, [page.session], [page.mailbox], **light)
     load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)
     keep = "(...values) => Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
-    gr.on([field.change for field in values], None, values, [saved], js=keep, api_visibility="private")
+    # What a person chose, and not what a link did.
+    gr.on([field.input for field in values], None, values, [saved], js=keep, api_visibility="private")
     demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **light)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters import StoreLimits
+from .limits import RANGES
 
 
 class ConfigError(ValueError):
@@ -36,7 +37,7 @@ class Config:
         auth_user: name to sign in with; empty lets everyone in.
         auth_password: its password.
         queue_size: most requests that wait; more are turned away.
-        concurrency: most requests that are open at once; the model answers them one after another.
+        concurrency: most prompts that are answered or wait in line at once; more are turned away.
         max_new_tokens: the longest answer that a visitor may ask for.
         max_upload: most bytes of an uploaded file, and of an adapter's file from the Hub.
         sessions: how many visitors' conversations are kept.
@@ -74,6 +75,9 @@ class Config:
         for field in fields(self):
             if type(field.default) is int and getattr(self, field.name) < 1:
                 raise ConfigError(f"{variable(field.name)} must be at least 1.")
+        most = RANGES["max_new_tokens"].high
+        if self.max_new_tokens > most:
+            raise ConfigError(f"{variable('max_new_tokens')} must be at most {most:,}.")
         if self.adapters and not Path(self.adapters).is_dir():
             raise ConfigError(f"{variable('adapters')} is {self.adapters!r}; it must be a folder.")
         if self.load_4bit and self.load_8bit:

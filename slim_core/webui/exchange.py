@@ -99,14 +99,20 @@ def _dump_array(tensor: Tensor, dtype: type) -> dict[str, Any]:
     }
 
 
-def load(path: Any, loaded: Mapping[str, Variant], max_bytes: int, next_id: Callable[[], int]) -> list[Turn]:
+def load(
+    path: Any, base: str, loaded: Mapping[str, Variant], max_bytes: int, next_id: Callable[[], int]
+) -> tuple[list[Turn], str]:
     """Turns from a file.
 
     Args:
         path: of the file.
+        base: name of the base model, as it is now.
         loaded: the variants by column, as they are now.
         max_bytes: the most that is read.
         next_id: numbers the turns.
+
+    Returns:
+        The turns, and the name of the base that they are of if it is another one, else "".
 
     Raises:
         LimitError: with a sentence on what is wrong with it.
@@ -116,30 +122,34 @@ def load(path: Any, loaded: Mapping[str, Variant], max_bytes: int, next_id: Call
         if file.stat().st_size > max_bytes:
             raise LimitError(f"The file has {file.stat().st_size:,} bytes; at most {max_bytes:,} are read.")
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise LimitError("The file is no JSON file that this app exported.") from None
+    except LimitError:
+        raise
+    except (OSError, TypeError, ValueError, RecursionError):  # of numbers of thousands of digits, too
+        raise LimitError("The file is not a JSON file that this app exported.") from None
     data = _object(data, "The file")
     if data.get("format") != FORMAT:
-        raise LimitError("The file is no conversation that this app exported.")
+        raise LimitError("The file is not a conversation that this app exported.")
     if data.get("version") != VERSION:
-        raise LimitError(f"The file has version {str(data.get('version'))[:20]}; this app reads version {VERSION}.")
+        raise LimitError(f"The file has version {str(data.get('version'))[:20]!a}; this app reads version {VERSION}.")
+    foreign = clean_label(check_text(data.get("base"), "The name of the base in the file"))
+    foreign = "" if foreign == clean_label(base) else foreign
     turns = _list(data.get("turns"), "turns", MAX_TURNS)
     try:
-        return [_load_turn(_object(turn, "A turn"), loaded, next_id()) for turn in turns]
+        return [_load_turn(_object(turn, "A turn"), foreign, loaded, next_id()) for turn in turns], foreign
     except OverflowError:
         raise LimitError("A number in the file is too large.") from None
 
 
-def _load_turn(data: dict, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
+def _load_turn(data: dict, foreign: str, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
     answers = _object(data.get("answers"), "answers")
     if strangers := [str(name)[:40] for name in answers if name not in loaded]:
         raise LimitError(f"The file has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}.")
-    found = {n: _load_answer(n, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
+    found = {n: _load_answer(n, foreign, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
     system = check_text(data.get("system", ""), "A system prompt in the file")
     return Turn(turn_id, check_prompt(data.get("prompt")), system, found, _load_drift(data.get("drift"), loaded))
 
 
-def _load_answer(name: str, data: dict, current: Variant) -> Answer:
+def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answer:
     reason = data.get("finish_reason")
     if reason not in get_args(FinishReason):
         raise LimitError("An answer in the file has no known finish_reason.")
@@ -160,7 +170,7 @@ def _load_answer(name: str, data: dict, current: Variant) -> Answer:
     )
     routing = data.get("routing")
     return Answer(
-        _load_variant(name, data.get("variant"), current),
+        _load_variant(name, foreign, data.get("variant"), current),
         step,
         check_sampling(**settings),
         ids,
@@ -168,9 +178,9 @@ def _load_answer(name: str, data: dict, current: Variant) -> Answer:
     )
 
 
-def _load_variant(name: str, data: Any, current: Variant) -> Variant:
+def _load_variant(name: str, foreign: str, data: Any, current: Variant) -> Variant:
     """Who answered: the column's variant of now if it is the same, else one that is not here."""
-    if data is None or name == BASE:
+    if not foreign and (data is None or name == BASE):
         return current
     data = _object(data, "variant")
     if data.get("kind") not in get_args(Kind):
@@ -178,6 +188,8 @@ def _load_variant(name: str, data: Any, current: Variant) -> Variant:
     label = clean_label(check_text(data.get("label"), "A name in the file"))
     detail = clean_label(check_text(data.get("detail"), "A detail in the file"))
     numbers = [_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes")]
+    if foreign:
+        return Variant("", data["kind"], f"{label} ({foreign})", *numbers, detail)
     found = Variant("", data["kind"], label, *numbers, detail)
     same = all(getattr(found, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
     return current if same else found
@@ -216,7 +228,7 @@ def _load_drift(data: Any, known: Mapping[str, Variant]) -> Drift | None:
     found = []
     for item in _list(data.get("variants"), "drift.variants", 16):
         item = _object(item, "drift.variants")
-        if item.get("variant") not in known:
+        if not isinstance(item.get("variant"), str) or item["variant"] not in known:
             raise LimitError("The drift in the file is of an unknown variant.")
         parts = {}
         for key in ("log_ratio", "kl"):
@@ -293,7 +305,7 @@ def _array(value: Any, name: str, dtype: type, dimensions: int) -> Tensor:
     try:
         raw = base64.b64decode(value["base64"], validate=True)
     except (binascii.Error, ValueError):
-        raise LimitError(f"{name} in the file is no base64.") from None
+        raise LimitError(f"{name} in the file is not base64.") from None
     if len(raw) != math.prod(shape) * kind.itemsize:
         raise LimitError(f"{name} in the file has another size than it says.")
     array = np.frombuffer(raw, kind.newbyteorder("<")).reshape(shape)

@@ -79,7 +79,7 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
     missing = " and ".join(f"“{variant.label}”" for variant in session.own.values())
     return {
         "sentence": sentence(results, labels),
-        "missing": f"Nothing is stored of {missing}." if missing else "",
+        "missing": f"No scores are stored for {missing}." if missing else "",
         "groups": [
             {"title": title, "rows": [row for row in rows(results) if row["kind"] == kind]}
             for kind, title in KINDS.items()

@@ -16,6 +16,7 @@ from .columns import columns
 from .limits import LimitError, check_prompt, check_text
 from .session import Session, Turn
 from .stream import start, ticks
+from .words import base_name
 
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Handlers:
             text = check_text(prompt).strip() or (session.turns[-1].prompt if session.turns else "")
             named = dict(zip(settings.NAMES, values, strict=True))
             settings.check(named, self.longest)
-            return {self.page.mailbox: self._letter("link", query=settings.link(text, named))}
+            return {self.page.mailbox: self._letter("link", query=settings.link(text, named, self.longest))}
         except LimitError as error:
             return warn(error)
 
@@ -193,11 +194,15 @@ class Handlers:
         if session.run is not None or not session.turns:
             why = "Answers are still being written." if session.run else "There is nothing to export yet."
             return warn(LimitError(why))
-        return {
-            self.page.mailbox: self._letter(
-                "save", name="slim-compare.json", text=exchange.dump(session, self.backend)
+        text = exchange.dump(session, self.backend)
+        size, most = len(text.encode()), self.page.config.max_upload
+        if size > most:
+            gr.Warning(
+                f"The file has {size:,} bytes, but this app reads back at most {most:,}: shorter conversations can be "
+                "read again.",
+                title="A large file",
             )
-        }
+        return {self.page.mailbox: self._letter("save", name="slim-compare.json", text=text)}
 
     def load_file(self, session: Session, path: Any) -> Updates:
         """A conversation from a file."""
@@ -206,11 +211,17 @@ class Handlers:
         self.page.uploads.note(session.owner, [path])
         try:
             loaded = columns(session, self.backend)
-            turns = exchange.load(path, loaded, self.page.config.max_upload, session.next_id)
+            base = base_name(self.backend.engine.info)
+            turns, foreign = exchange.load(path, base, loaded, self.page.config.max_upload, session.next_id)
         except LimitError as error:
             return warn(error)
         finally:
             self.page.uploads.drop(session.owner, [path])
+        if foreign:
+            gr.Warning(
+                f"The conversation is with {foreign}. It is shown, but {base} does not see it when it answers.",
+                title="Another base model",
+            )
         session.clear()
         session.turns = turns
         return self.frame(session) | self.buttons(session) | {self.page.detail: None}
@@ -223,7 +234,9 @@ class Handlers:
         weakref.finalize(session, self.backend.own.leave, session.owner).atexit = False
         session.renew(self.backend.generation)
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
-        values = settings.restore({**(saved if isinstance(saved, dict) else {}), **query}, self.longest)
+        # A link says all: what is not in it is the default, whatever this visitor had chosen for themselves.
+        linked = any(name in query for name in ("prompt", *settings.NAMES))
+        values = settings.restore(query if linked else saved, self.longest)
         prompt = ""
         if "prompt" in query:
             try:

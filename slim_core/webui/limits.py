@@ -43,10 +43,13 @@ class Range:
 
     def check(self, value: Any) -> float | int:
         """The number, or a sentence."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or (isinstance(value, float) and not math.isfinite(value)):
             raise LimitError(f"{self.name} must be a number.")
         if not self.low <= value <= self.high:
-            raise LimitError(f"{self.name} must be between {self.low:,} and {self.high:,}; it is {value:,}.")
+            # An integer may have more digits than Python would write.
+            known = f"; it is {value:,}" if abs(value) < 1e15 else ""
+            raise LimitError(f"{self.name} must be between {self.low:,} and {self.high:,}{known}.")
         if self.whole and value != int(value):
             raise LimitError(f"{self.name} must be a whole number; it is {value:,}.")
         return int(value) if self.whole else float(value)
@@ -96,7 +99,7 @@ def check_stops(stops: Any) -> tuple[str, ...]:
     if len(found) > MAX_STOPS:
         raise LimitError(f"There are {len(found)} stop texts; at most {MAX_STOPS} are possible.")
     if any(len(stop) > MAX_STOP_CHARACTERS for stop in found):
-        raise LimitError(f"A stop text has at most {MAX_STOP_CHARACTERS} characters.")
+        raise LimitError(f"A stop text can have at most {MAX_STOP_CHARACTERS} characters.")
     return found
 
 
@@ -104,7 +107,7 @@ def check_sampling(stop: Any = (), **numbers: Any) -> Sampling:
     """Sampling from a visitor's numbers.
 
     Args:
-        stop: a list of stop texts, or one a line.
+        stop: a list of stop texts, or one per line.
         numbers: any of the other fields of `Sampling`.
     """
     known = {name: RANGES[name].check(value) for name, value in numbers.items()}

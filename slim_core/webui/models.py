@@ -186,6 +186,11 @@ def facts_of(backend: Backend) -> list[dict[str, Any]]:
             for v in backend.adapters
         ],
     ]
+    return [{"title": "The model", "rows": model}, memory_of(backend)]
+
+
+def memory_of(backend: Backend) -> dict[str, Any]:
+    """A table of who takes how much memory, and of what is free."""
     visitors, held = backend.own.size()
     whole = held + sum(v.bytes for v in backend.variants)
     use = [[v.label, f"{size(v.bytes)}, {v.bytes / whole:.1%}"] for v in backend.variants]
@@ -195,4 +200,4 @@ def facts_of(backend: Backend) -> list[dict[str, Any]]:
     memory = None if backend.borrowed else backend.engine.memory()
     if memory is not None and memory.free is not None and memory.total is not None:
         use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])
-    return [{"title": "The model", "rows": model}, {"title": "Memory", "rows": use}]
+    return {"title": "Memory", "rows": use}

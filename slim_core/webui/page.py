@@ -150,8 +150,8 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
                 page.forgetting.render()
             with gr.Tab("Model", id="model"):
                 models.build(page, demo, clock)
-            with gr.Tab("About", id="about"):
-                about.build(page, ASSETS / "slim-layer.svg")
+            with gr.Tab("About", id="about") as of_about:
+                about.build(page, ASSETS / "slim-layer.svg", of_about)
         # What changed while a tab had never been open did not reach it.
         opened = ((of_adapters, page.shelf), (of_routing, page.routing), (of_drift, page.drift))
         for tab, part in (*opened, (of_forgetting, page.forgetting)):

@@ -44,7 +44,7 @@ def open_backend(config: Config, demo: Path, gpu: Callable[..., Any] | None = No
     lent = gpu is not None
     engine, choices = open_engine(config, demo, lent), choices_of(config, demo, lent)
     switch = None if choices.fixed else BaseSwitch(engine, first_choice(config, demo), config.device or None)
-    return Backend(engine, gpu, config.store_limits, switch, choices)
+    return Backend(engine, gpu, config.store_limits, switch, choices, config.concurrency)
 
 
 def open_engine(config: Config, demo: Path, lent: bool = False) -> Engine:

@@ -35,9 +35,10 @@ class Settings:
     one_at_a_time: bool = False
 
 
-def defaults() -> dict[str, Any]:
-    """A new visitor's values, by name."""
+def defaults(longest: int) -> dict[str, Any]:
+    """A new visitor's values, by name; `longest` is the most tokens of an answer that this server allows."""
     plain = asdict(Sampling())
+    plain["max_new_tokens"] = min(plain["max_new_tokens"], longest)
     return {name: plain[name] for name in NUMBERS} | {"stop": "", "system": "", "one_at_a_time": False}
 
 
@@ -54,7 +55,7 @@ def check(values: Mapping[str, Any], longest: int) -> Settings:
     sampling = check_sampling(values["stop"] or "", **{name: values[name] for name in NUMBERS})
     if sampling.max_new_tokens > longest:
         raise LimitError(
-            f"Longest answer is at most {longest:,} tokens here; {sampling.max_new_tokens:,} were asked for."
+            f"The longest answer has at most {longest:,} tokens here; {sampling.max_new_tokens:,} were asked for."
         )
     system = check_text(values["system"] or "", "The system prompt").strip()
     return Settings(sampling, system, values["one_at_a_time"] is True)
@@ -62,7 +63,7 @@ def check(values: Mapping[str, Any], longest: int) -> Settings:
 
 def restore(saved: Any, longest: int) -> dict[str, Any]:
     """Values from the browser's store or a link: whatever is no longer possible is the default."""
-    found = defaults()
+    found = defaults(longest)
     if not isinstance(saved, Mapping):
         return found
     for name in NAMES:
@@ -84,9 +85,9 @@ def restore(saved: Any, longest: int) -> dict[str, Any]:
     return found
 
 
-def link(prompt: str, values: Mapping[str, Any]) -> str:
+def link(prompt: str, values: Mapping[str, Any], longest: int) -> str:
     """The query of an address that opens this prompt with these settings; only what is not the default is in it."""
-    usual = defaults()
+    usual = defaults(longest)
     query = {"prompt": prompt} if prompt else {}
     for name in NAMES:
         value = values[name]
@@ -100,7 +101,7 @@ def link(prompt: str, values: Mapping[str, Any]) -> str:
 
 def components(longest: int) -> dict[str, gr.components.Component]:
     """The accordion's inside."""
-    start = defaults()
+    start = defaults(longest)
     found: dict[str, gr.components.Component] = {}
 
     def slider(name: str, label: str, step: float, info: str, high: float | None = None) -> None:
@@ -128,7 +129,7 @@ def components(longest: int) -> dict[str, gr.components.Component]:
     with gr.Row():
         found["system"] = gr.Textbox("", label="System prompt", lines=2, max_lines=8, elem_id="slim-system")
         found["stop"] = gr.Textbox(
-            "", label="Stop texts", info="one a line; each ends an answer", lines=2, max_lines=8, elem_id="slim-stop"
+            "", label="Stop texts", info="one per line; each ends an answer", lines=2, max_lines=8, elem_id="slim-stop"
         )
     found["one_at_a_time"] = gr.Checkbox(
         False,

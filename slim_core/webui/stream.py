@@ -15,7 +15,7 @@ from dataclasses import replace
 import gradio as gr
 
 from ..inference import EngineError, Stops
-from ..inference.types import Drift, Row, RowStep, Sampling, Step
+from ..inference.types import Drift, Reading, Row, RowStep, Sampling, Step
 from .backend import Backend, Job
 from .columns import BASE, columns
 from .limits import LimitError, check_room
@@ -52,6 +52,8 @@ def start(
     )
     check_room(max(backend.engine.count_tokens(row.messages) for row in rows), backend.engine.info.context_length)
     known = turn.answers.get(BASE)
+    if known is not None and known.variant != loaded[BASE]:
+        known = None  # another base's, from a file: its tokens mean nothing here
     # Who answered this turn before an adapter was replaced cannot read the base's answer any more.
     readers = {
         variant.name: name
@@ -62,6 +64,12 @@ def start(
     kept, adapters = backend.own.keep(session)
     try:
         take(session, run)
+        if not backend.enter():
+            session.end()
+            raise LimitError(
+                f"{backend.places} prompts are being answered or wait in line, and there is room for no more. Try "
+                "again in a minute."
+            )
     except BaseException:
         kept.close()
         raise
@@ -69,9 +77,13 @@ def start(
         rows=rows,
         sampling=sampling,
         batched=batched,
-        drift=tuple(readers),
-        base_messages=session.messages(BASE, turn, loaded[BASE].name),
-        base_ids=known.token_ids if known and BASE not in names else (),
+        reading=Reading(
+            tuple(readers),
+            session.messages(BASE, turn, loaded[BASE].name),
+            known.token_ids if known and BASE not in names else (),
+        )
+        if readers
+        else None,
         adapters=tuple(adapters.items()),
     )
     for name in names:
@@ -127,6 +139,7 @@ def _follow(
                 answer.step = replace(answer.step, state="done", finish_reason="stopped")
         session.place = 0
         session.trim()
+        backend.leave()
         session.end()
         # Last: an adapter that was removed meanwhile goes now, and waits for the model to do so.
         kept.close()

@@ -11,7 +11,7 @@ from ..inference.types import Drift, ModelInfo, RowStep, Sampling, Variant
 
 FINISHED = {
     "end": "done",
-    "length": "done: longest length reached",
+    "length": "done: length limit reached",
     "stop_string": "done: stop text reached",
     "stopped": "stopped",
     "error": "error",

@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from slim_core.adapters import Folder, Upload, UploadedFile, check, describe_base
+from slim_core.adapters import AdapterError, Folder, Upload, UploadedFile, check, describe_base, named_source
 from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.adapters.kinds import VARIANTS
 from slim_core.method.rows import UNUSED
@@ -140,6 +140,11 @@ def refuses(error: int):
         raise OSError(error, os.strerror(error))
 
     return refuse
+
+
+def test_a_folder_has_no_revision(good_lora):
+    with pytest.raises(AdapterError, match="is a folder, which has no revision 'v9'; name a Hub id"):
+        named_source(good_lora, "v9")
 
 
 def test_a_folder_that_may_not_be_read(good_lora, base, before, monkeypatch):

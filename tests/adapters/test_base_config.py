@@ -31,6 +31,11 @@ HUGE = {
     "width": ({"vocab_size": 10**18}, "`vocab_size` in its config is 1,000,000,000,000,000,000"),
     "negative": ({"num_hidden_layers": -1}, "`num_hidden_layers` in its config is -1; it must be at least 1"),
     "no layers": ({"num_hidden_layers": 0}, "`num_hidden_layers` in its config is 0; it must be at least 1"),
+    "repeated": (
+        {"model_type": "gpt_neo", "num_layers": 2, "attention_types": [[["global"], 10**8]]},
+        "`attention_types` in its config is 100,000,000; at most 1,048,576",
+    ),
+    "no tokens": ({"max_position_embeddings": -5}, "`max_position_embeddings` in its config is -5"),
     "nothing": ({"hidden_size": 0}, "`hidden_size` in its config is 0; it must be at least 1"),
 }
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import EngineError, Message, apart
+from slim_core.inference.foreign import TOKENIZER_FILES
 from slim_core.inference.prompts import Prompts
 from tests.inference.conftest import LONGER, QUESTION, TEXTS
 
@@ -26,13 +29,21 @@ def tokenizer(before: str = ""):
     return found
 
 
+def foreign(found) -> Prompts:
+    """A tokenizer as that of a visitor's base."""
+    with tempfile.TemporaryDirectory() as folder:
+        found.save_pretrained(folder)
+        process = apart.TokenizerProcess([Path(folder) / name for name in TOKENIZER_FILES])
+    return Prompts(found, process)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(apart, "ANSWER_SECONDS", 1.0)
 
 
 def test_it_is_the_text_that_it_would_be_here():
-    here, there = Prompts(tokenizer()), Prompts(tokenizer(), foreign=True)
+    here, there = Prompts(tokenizer()), foreign(tokenizer())
     there.try_out()
     assert there.closing_token == here.closing_token
     for messages in (QUESTION, LONGER, SYSTEM, EVIL):
@@ -50,7 +61,7 @@ def test_it_is_the_text_that_it_would_be_here():
 
 
 def test_a_template_that_never_ends_is_a_sentence(quick):
-    prompts = Prompts(tokenizer(ENDLESS), foreign=True)
+    prompts = foreign(tokenizer(ENDLESS))
     begin = time.monotonic()
     with pytest.raises(EngineError, match=r"The model's chat template or tokenizer takes longer than 1 seconds"):
         prompts.try_out()
@@ -60,7 +71,7 @@ def test_a_template_that_never_ends_is_a_sentence(quick):
 
 
 def test_one_that_never_ends_for_some_conversations_ends_those(quick):
-    prompts = Prompts(tokenizer("{% if 'sun' in messages[0].content %}" + ENDLESS + "{% endif %}"), foreign=True)
+    prompts = foreign(tokenizer("{% if 'sun' in messages[0].content %}" + ENDLESS + "{% endif %}"))
     prompts.try_out()
     with pytest.raises(EngineError, match="takes longer than 1 seconds"):
         prompts.encode(LONGER)
@@ -77,7 +88,7 @@ def test_one_that_never_ends_for_some_conversations_ends_those(quick):
     ids=["memory", "long", "refuses"],
 )
 def test_what_else_a_template_can_do_is_a_sentence(before, words):
-    prompts = Prompts(tokenizer(before), foreign=True)
+    prompts = foreign(tokenizer(before))
     prompts.try_out()
     with pytest.raises(EngineError, match=words):
         prompts.encode(QUESTION)
@@ -87,4 +98,4 @@ def test_what_else_a_template_can_do_is_a_sentence(before, words):
 def test_a_process_that_does_not_start_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(apart, "PROGRAM", tmp_path / "nothing.py")
     with pytest.raises(EngineError, match="does not start here"):
-        Prompts(tokenizer(), foreign=True).encode(QUESTION)
+        foreign(tokenizer()).encode(QUESTION)

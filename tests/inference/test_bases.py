@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -78,7 +79,8 @@ def test_the_config_alone_is_enough_for_an_estimate(hub):
 def test_weights_in_several_files(hub):
     data = hub.files.pop(WEIGHTS)
     shards = {f"model-0000{i}-of-00002.safetensors": data for i in (1, 2)}
-    hub.files |= shards | {"model.safetensors.index.json": b"{}", "consolidated.safetensors": data}
+    index = json.dumps({"weight_map": {f"part{i}": name for i, name in enumerate(shards)}}).encode()
+    hub.files |= shards | {"model.safetensors.index.json": index, "consolidated.safetensors": data}
     assert set(fetch(hub, VISITOR)) == {*FILES, *shards, "model.safetensors.index.json"}
 
 

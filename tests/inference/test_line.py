@@ -9,8 +9,9 @@ import threading
 import time
 
 import pytest
+import torch
 
-from slim_core.inference import EngineError, Sampling, Stops
+from slim_core.inference import Drift, EngineError, Reading, Row, Sampling, Step, Stops
 from slim_core.inference import engine as engine_module
 from slim_core.inference.line import Line
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
@@ -89,6 +90,34 @@ def test_after_the_last_step_the_model_is_free(engine):
     for step in engine.answer(rows(QUESTION), Sampling(max_new_tokens=3)):
         if step.done:
             engine.drift(QUESTION, step.rows[0].token_ids, ["slim"])
+
+
+def test_the_reading_of_the_answer_is_in_the_same_turn(engine):
+    reading = Reading(("lora", "slim"), QUESTION)
+    first = engine.answer(rows(QUESTION), Sampling(max_new_tokens=5), reading=reading)
+    next(first)
+    second = engine.answer(rows(SHORT), Sampling(max_new_tokens=5))
+    assert next(second).place == 1
+    *_, step, drift = first
+    assert step.done and isinstance(drift, Drift)
+    assert next(second).place == 0
+    second.close()
+    expected = engine.drift(QUESTION, step.rows[0].token_ids, ["lora", "slim"])
+    assert drift.tokens == expected.tokens
+    for found, wanted in zip(drift.variants, expected.variants, strict=True):
+        assert found.variant == wanted.variant and torch.equal(found.log_ratio, wanted.log_ratio)
+
+
+def test_what_is_read_is_the_bases_answer_or_the_one_given(engine):
+    def ends(names, **given):
+        wanted = [Row(name, QUESTION) for name in names]
+        return list(engine.answer(wanted, Sampling(max_new_tokens=4), reading=Reading(("slim",), QUESTION, **given)))
+
+    *_, step, drift = ends(["lora", "base"])
+    assert len(drift.tokens) == len(step.rows[1].token_ids)
+    *_, step, drift = ends(["lora"], answer_ids=(5, 6))
+    assert step.done and len(drift.tokens) == 2
+    assert isinstance(ends(["lora"])[-1], Step)
 
 
 def test_attaching_waits_for_the_running_answer(engine, folders):

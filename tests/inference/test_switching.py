@@ -28,6 +28,8 @@ from slim_core.inference import (
     open_base,
     switching,
 )
+from slim_core.inference.bases import base_files
+from slim_core.inference.loading import read_prompts
 from tests.adapters.hub_server import Hub, serve
 from tests.adapters.online import online
 from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, ids, last, rows, save_lora, tiny_base
@@ -292,10 +294,81 @@ def test_a_tokenizer_with_a_slow_pattern_ends_a_conversation_and_not_the_app(wor
     assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
 
 
-def test_a_tokenizer_that_decodes_with_patterns_is_refused(world, hub):
-    decoder = {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": ""}
+GROWS = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 24
+DECODERS = {
+    "pattern": {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": ""},
+    "growth": {"type": "Sequence", "decoders": GROWS},
+    "many": {"type": "Sequence", "decoders": [{"type": "Fuse"}] * 50},
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+def test_a_tokenizer_whose_decoder_may_never_end_is_refused(world, hub, decoder):
     progress = world.go(with_tokenizer(hub, "decoder", decoder))
-    assert progress.stage == "failed" and "decodes with regular expressions" in progress.sentence
+    assert progress.stage == "failed" and "decodes in a way that may take minutes" in progress.sentence
+
+
+# A map of characters whose offsets lie outside of it; the tokenizers library panics.
+BROKEN = {"type": "Precompiled", "precompiled_charsmap": "EAAAAP////////////////////9hYmMA"}
+LOADS = {
+    "panic": (BROKEN, ["abc"]),
+    "slow": (
+        {"type": "Replace", "pattern": {"Regex": "(a|aa){1,29}c"}, "content": ""},
+        ["x" * n + "a" * 30 for n in range(99)],
+    ),
+    "grows": (
+        {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 36},
+        ["a"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("normalizer", "words"), LOADS.values(), ids=LOADS)
+def test_a_tokenizer_that_cannot_be_read_leaves_everything_as_it_was(world, hub, monkeypatch, normalizer, words):
+    monkeypatch.setattr(apart, "LOAD_SECONDS", 3.0)
+    tokenizer = json.loads(hub.files["tokenizer.json"])
+    first = len(tokenizer["model"]["vocab"])
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    tokenizer["added_tokens"] += [plain | {"id": first + i, "content": word} for i, word in enumerate(words)]
+    hub.files["tokenizer.json"] = json.dumps(tokenizer).encode()
+    engine = world.engine
+    progress = world.go(with_tokenizer(hub, "normalizer", normalizer))
+    assert progress.stage == "failed" and "tokenizer" in progress.sentence and not world.stages
+    assert world.engine is engine and last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+    # The next one is not refused for it.
+    del hub.files["tokenizer.json"]
+    assert "has no tokenizer.json" in world.go(of_a_visitor(hub)).sentence
+
+
+@pytest.mark.parametrize("field", ["init_inputs", "gguf_file", "vocab_file", "tokenizer_file"])
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast", "GPT2Tokenizer"])
+def test_a_tokenizers_config_names_no_file_of_this_machine(hub, tmp_path, field, kind):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("[UNK]\nhunter2\n")
+    value = [str(secret)] if field == "init_inputs" else str(secret)
+    config = {"tokenizer_class": kind, "auto_map": {"AutoTokenizer": "x.Y"}, field: value, "eos_token": "<|end|>"}
+    hub.files["tokenizer_config.json"] = json.dumps(config).encode()
+    with base_files(of_a_visitor(hub)) as files:
+        folder = files.fetch(lambda done, total: None, threading.Event())
+        prompts = read_prompts(of_a_visitor(hub), folder)
+        kept = json.loads((folder / "tokenizer_config.json").read_text())
+    assert set(kept) == {"tokenizer_class", "eos_token"} and kept["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "hunter2" not in prompts.tokenizer.get_vocab() and prompts.tokenizer.eos_token == "<|end|>"
+    prompts.close()
+
+
+@pytest.mark.parametrize(
+    "named", ["/etc/passwd", "../../other/model.safetensors", "model-00002-of-00002.safetensors", 5]
+)
+@pytest.mark.parametrize("operator", [True, False])
+def test_an_index_names_only_the_shards_beside_it(hub, named, operator, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.files["model-00001-of-00002.safetensors"] = hub.files.pop("model.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": named}}
+    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    choice = replace(of_a_visitor(hub), operator=operator)
+    with base_files(choice) as files, pytest.raises(EngineError, match="which is none of its shards"):
+        files.fetch(lambda done, total: None, threading.Event())
 
 
 def test_in_place_of_a_visitors_base_the_first_comes_back(world, hub, tmp_path, other):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from slim_core.adapters import Adapter, BaseShapes
+from slim_core.inference.drift import answer_to_read
 from slim_core.inference.errors import EngineError
 from slim_core.inference.line import Line
 from slim_core.inference.stops import Stops
@@ -18,6 +19,7 @@ from slim_core.inference.types import (
     MemoryUse,
     Message,
     ModelInfo,
+    Reading,
     Routing,
     Row,
     RowStep,
@@ -109,13 +111,18 @@ class ScriptedEngine:
         *,
         batched: bool = True,
         routing_every: float = 0.4,
-    ) -> Iterator[Step]:
+        reading: Reading | None = None,
+    ) -> Iterator[Step | Drift]:
         ticket = self.line.join()
         self.runs += 1
         try:
             while not ticket.wait(0.05):
                 yield Step(tuple(RowStep(row.variant) for row in rows), place=ticket.place)
-            yield from self._answer(rows, sampling, stops or Stops(len(rows)), batched, routing_every)
+            for step in self._answer(rows, sampling, stops or Stops(len(rows)), batched, routing_every):
+                yield step
+            ids = answer_to_read(step, reading, VARIANTS[0].name)
+            if ids:
+                yield self._drift(ids, reading.variants)
         finally:
             self.closed += 1
             ticket.leave()
@@ -191,7 +198,7 @@ class ScriptedEngine:
         blocks = tuple(b for b in range(self.blocks) for _ in MODULES)
         return Routing(row.variant, tokens, prompt_tokens, modules, blocks, experts, weights, distance, cluster)
 
-    def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
+    def _drift(self, answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
         n = len(answer_ids)
         step = {"lora": 14 / max(1, n), "slim": 0.1 / max(1, n)}
         tokens = tuple(f" w{i}" for i in range(n))

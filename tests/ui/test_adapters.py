@@ -181,7 +181,7 @@ def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):
     v.tab("Drift")
     expect(v.page.locator(".slim-sentence").first).to_contain_text("Mine & <b>only</b> mine finds it")
     v.tab("Forgetting")
-    expect(v.page.locator(".slim-missing")).to_have_text("Nothing is stored of “Mine & <b>only</b> mine”.")
+    expect(v.page.locator(".slim-missing")).to_have_text("No scores are stored for “Mine & <b>only</b> mine”.")
     expect(v.page.locator('.slim-score[data-kind="slim"]')).to_have_count(0)
     v.tab("Compare")
     with v.page.expect_download() as download:

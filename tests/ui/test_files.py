@@ -45,7 +45,7 @@ def test_a_file_that_is_no_conversation(visit, tmp_path):
     path = tmp_path / "other.json"
     path.write_text('{"format": "something else"}')
     v.upload(path)
-    expect(v.warning).to_contain_text("no conversation that this app exported")
+    expect(v.warning).to_contain_text("not a conversation that this app exported")
     v.ask("Hello")
 
 

@@ -46,7 +46,12 @@ def test_an_id_that_a_visitor_names_gets_no_token(demo):
     choices = choices_of(Config(models="me/a,*"), demo)
     found = choices.find(" you/b ", " v1 ", "8-bit")
     assert (found.base, found.revision, found.bits, found.operator) == ("you/b", "v1", 8, False)
-    assert choices.find("me/a", "v9", "As it is").operator and choices.find("me/a", "v9", "As it is").revision is None
+    assert choices.find("me/a", "", "As it is") == choices.bases["me/a"]
+    # Another revision is not what the operator listed.
+    found = choices.find("me/a", "v9", "As it is")
+    assert (found.revision, found.operator) == ("v9", False)
+    with pytest.raises(LimitError, match="me/a is offered as it is; leave the revision empty"):
+        choices_of(Config(models="me/a"), demo).find("me/a", "v9", "As it is")
 
 
 def test_where_it_is_fixed_the_reason_is_told(demo):

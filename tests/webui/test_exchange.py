@@ -13,6 +13,7 @@ from slim_core.webui import exchange
 from slim_core.webui.columns import columns
 from slim_core.webui.limits import LimitError
 from slim_core.webui.session import Session, Turn
+from slim_core.webui.words import base_name
 
 from .conftest import ask
 
@@ -24,7 +25,10 @@ def write(tmp_path, data):
 
 
 def read(path, backend, most=10**7):
-    return exchange.load(path, columns(Session(), backend), most, itertools.count(100).__next__)
+    base = base_name(backend.engine.info)
+    turns, foreign = exchange.load(path, base, columns(Session(), backend), most, itertools.count(100).__next__)
+    assert not foreign
+    return turns
 
 
 def test_round_trip(answered, backend, tmp_path):
@@ -47,6 +51,22 @@ def test_round_trip(answered, backend, tmp_path):
     again = json.loads(exchange.dump(session, backend))
     first = json.loads(exchange.dump(answered, backend))
     assert again["turns"] == first["turns"]
+
+
+def test_a_conversation_with_another_base_is_shown_and_not_continued(answered, backend, tmp_path):
+    data = json.loads(exchange.dump(answered, backend)) | {"base": "Qwen/Other"}
+    loaded = columns(Session(), backend)
+    path = write(tmp_path, data)
+    (turn,), foreign = exchange.load(path, base_name(backend.engine.info), loaded, 10**7, itertools.count().__next__)
+    assert foreign == "Qwen/Other"
+    assert {answer.variant.label for answer in turn.answers.values()} == {
+        f"{variant.label} (Qwen/Other)" for variant in loaded.values()
+    }
+    session = Session()
+    session.turns = [turn]
+    asked = Turn(99, "And now?", "", {})
+    session.turns.append(asked)
+    assert [message.content for message in session.messages("base", asked, loaded["base"].name)] == ["And now?"]
 
 
 def test_whatever_a_model_writes_comes_back(answered, backend, tmp_path):
@@ -76,6 +96,9 @@ ROUTING = (*SLIM, "routing")
     [
         (("format",), "other"),
         (("version",), 2),
+        (("version",), "\ud800"),
+        (("base",), None),
+        (("base",), "\ud800"),
         (("turns",), {}),
         (("turns",), [{}] * 201),
         (TURN, "text"),
@@ -147,11 +170,30 @@ def test_answers_of_another_adapter_are_shown_but_not_continued(answered, backen
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "NaN", "[" * 100_000, '{"format": "slim-compare"}', "\ufeff{}"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "NaN",
+        "[" * 100_000,
+        '{"format": "slim-compare"}',
+        "\ufeff{}",
+        '{"format": %s}' % ("1" * 5000),
+    ],
 )
 def test_no_conversation_at_all(backend, tmp_path, text):
     with pytest.raises(LimitError):
         read(write(tmp_path, text), backend)
+
+
+def test_a_drift_of_nothing_known(answered, backend, tmp_path):
+    data = json.loads(exchange.dump(answered, backend))
+    for variant in ([], {}, None, "gone", 5):
+        data["turns"][0]["drift"] = {"tokens": [], "variants": [{"variant": variant, "log_ratio": [], "kl": []}]}
+        with pytest.raises(LimitError, match="unknown variant"):
+            read(write(tmp_path, data), backend)
 
 
 def test_nan_weights_and_size_and_missing_file(answered, backend, tmp_path):

@@ -67,33 +67,51 @@ def test_numbers_out_of_range(name, value):
 def test_stop_texts():
     assert check_sampling("\n\nEND\nEND\nStop").stop == ("END", "Stop")
     assert check_sampling(["a", "", "b"]).stop == ("a", "b")
-    for stops in ("a\n" * 0 + "\n".join(map(str, range(9))), ["x" * 101], [1], 5):
+    for stops in ("\n".join(map(str, range(9))), ["x" * 101], [1], 5):
         with pytest.raises(LimitError):
             check_sampling(stops)
 
 
 def test_settings_from_the_page():
-    chosen = check(defaults() | {"system": " Be brief. ", "one_at_a_time": True, "seed": 4.0}, 1024)
+    chosen = check(defaults(1024) | {"system": " Be brief. ", "one_at_a_time": True, "seed": 4.0}, 1024)
     assert chosen.system == "Be brief." and chosen.one_at_a_time and chosen.sampling.seed == 4
     with pytest.raises(LimitError, match=r"at most 1,024 tokens here; 2,000"):
-        check(defaults() | {"max_new_tokens": 2000}, 1024)
+        check(defaults(1024) | {"max_new_tokens": 2000}, 1024)
 
 
 @pytest.mark.parametrize("saved", [None, [], "text", 5, {"unknown": 1}, {"seed": "x"}, {"top_p": {}}, {"stop": 3}])
 def test_nonsense_in_the_browser_gives_the_defaults(saved):
-    assert restore(saved, 1024) == defaults()
+    assert restore(saved, 1024) == defaults(1024)
+
+
+@pytest.mark.parametrize("longest", [1, 100, 4096])
+def test_the_defaults_are_possible_whatever_the_server_allows(longest):
+    assert check(defaults(longest), longest).sampling.max_new_tokens == min(256, longest)
+    assert restore({"temperature": 0.7}, longest)["temperature"] == 0.7
+
+
+@pytest.mark.parametrize("seed", [10**400, -(10**5000), 2**60], ids=["long", "longer", "large"])
+def test_numbers_of_any_length_are_a_sentence(seed):
+    with pytest.raises(LimitError, match="Seed must be between 0 and"):
+        check_sampling(seed=seed)
 
 
 def test_a_link_and_back():
-    values = defaults() | {"temperature": 0.7, "seed": 12, "system": "Ä & b", "one_at_a_time": True, "stop": "a\nb"}
-    query = link("What is 1+1?", values)
+    values = defaults(1024) | {
+        "temperature": 0.7,
+        "seed": 12,
+        "system": "Ä & b",
+        "one_at_a_time": True,
+        "stop": "a\nb",
+    }
+    query = link("What is 1+1?", values, 1024)
     from urllib.parse import parse_qsl
 
     found = dict(parse_qsl(query))
     assert found.pop("prompt") == "What is 1+1?"
     assert restore(found, 1024) == values
     with pytest.raises(LimitError, match="The link would have"):
-        link("x" * 7000, values)
+        link("x" * 7000, values, 1024)
 
 
 def test_text_names_what_it_is():

@@ -49,6 +49,32 @@ def test_leaving_stops_the_work(engine, backend):
     assert engine.closed == 1
 
 
+def test_who_finds_no_place_is_told(engine):
+    engine.delay, engine.length = dict.fromkeys(NAMES, 0.05), 1000
+    backend = Backend(engine, places=2)
+    runs = [begin(Session(), backend)[1] for _ in range(2)]
+    late = Session()
+    with pytest.raises(LimitError, match="2 prompts are being answered or wait in line"):
+        begin(late, backend)
+    assert late.run is None
+    runs[0].stop()
+    assert runs[0].ended.wait(5)
+    again = begin(late, backend)[1]
+    for run in (runs[1], again):
+        run.stop()
+        assert run.ended.wait(5)
+
+
+def test_the_drift_is_measured_before_those_who_wait(engine, backend):
+    engine.delay, engine.length = dict.fromkeys(NAMES, 0.01), 20
+    turn, first = begin(Session(), backend)
+    _, second = begin(Session(), backend)
+    assert first.ended.wait(10) and turn.drift is not None
+    assert not second.ended.is_set()
+    second.stop()
+    assert second.ended.wait(5)
+
+
 def test_a_second_run_is_refused_and_after_a_stop_it_waits(engine, backend):
     engine.delay, engine.length = dict.fromkeys(NAMES, 0.05), 1000
     session = Session()

@@ -60,7 +60,7 @@ def test_drift_in_one_sentence():
 def test_states_and_speed():
     assert state(RowStep("a"), 2) == "waiting, 2 in line before you"
     assert state(RowStep("a", "reading")) == "reading the prompt"
-    assert state(RowStep("a", "done", finish_reason="length")) == "done: longest length reached"
+    assert state(RowStep("a", "done", finish_reason="length")) == "done: length limit reached"
     assert state(RowStep("a", "done", finish_reason="stopped")) == "stopped"
     assert speed(RowStep("a", tokens=1, tokens_per_second=None, seconds=0.5)) == "1 token · 0.50 s"
     assert how(Sampling(), RowStep("a")) == "greedy"

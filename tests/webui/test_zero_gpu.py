@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from slim_core.inference import Message, Row, Sampling, Stops, load_engine
-from slim_core.inference.types import Drift
+from slim_core.inference.types import Drift, Reading
 from slim_core.webui.backend import Backend, Job
 from slim_core.webui.session import Session, Turn
 from slim_core.webui.stream import start
@@ -85,7 +85,7 @@ def test_the_app_borrows_once_a_prompt_and_only_on_zero_gpu(folders, lent):  # n
 
 def test_what_comes_back_is_what_was_sent(engine, spaces):
     rows = tuple(Row(name, (Message("user", "Hello there"),), True) for name in ("base", "lora", "slim"))
-    job = Job(rows, Sampling(max_new_tokens=5), drift=("lora", "slim"), base_messages=rows[0].messages)
+    job = Job(rows, Sampling(max_new_tokens=5), reading=Reading(("lora", "slim"), rows[0].messages))
     *_, lent_step, lent_drift = Backend(engine, spaces.GPU).run(job, Stops(3))
     *_, step, drift = Backend(engine).run(job, Stops(3))
     assert [row.text for row in lent_step.rows] == [row.text for row in step.rows]
