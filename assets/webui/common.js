@@ -68,6 +68,14 @@ window.slim = (() => {
   // A token as it may be shown: a line break is visible, an empty token too.
   const visible = (token) => (token === "" ? "∅" : token.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥"));
 
+  // What scrolls can be reached, and so scrolled, with the keyboard; what does not scroll would be a needless stop.
+  function scroller(node, names = {}) {
+    new ResizeObserver(() => {
+      const scrolls = node.scrollHeight > node.clientHeight;
+      for (const [name, value] of Object.entries({ tabindex: "0", ...names })) attribute(node, name, scrolls && value);
+    }).observe(node);
+  }
+
   // Speak in the one polite status line of the page.
   function say(text) {
     const line = document.querySelector("#slim-status [role=status]");
@@ -136,7 +144,11 @@ window.slim = (() => {
     return redraw;
   }
 
-  return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, tip, visible };
+  return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, scroller, tip, visible };
 })();
 
 slim.focus = (id) => document.querySelector(`#${id} textarea`)?.focus();
+
+// A link's settings are not kept as the visitor's own; only what a person changes is.
+for (const name of ["input", "click"])
+  document.addEventListener(name, (event) => (slim.chose ||= Boolean(event.target.closest?.("#slim-settings"))), true);

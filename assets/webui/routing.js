@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who answered which token: strip, heat map, layers, experts. They share one selected token.
 slim.routing = (component) => {
-  const { el, put, chunks, percent, say } = slim;
+  const { el, put, chunks, percent, say, scroller } = slim;
   const { element, trigger } = component;
   const parts = {}, byBlock = chunks(), byToken = chunks();
   let root = null, data = null, scope = "answer", shown = "", timer = null;
@@ -17,8 +17,9 @@ slim.routing = (component) => {
     parts.note = el("p", { class: "slim-note" });
     parts.tokens = el("div");
     parts.heat = el("div", { class: "slim-heat" });
-    parts.bars = el("div", { class: "slim-bars", role: "list" });
-    parts.use = el("div", { class: "slim-use", role: "list" });
+    parts.bars = el("div", { class: "slim-bars", role: "list", "aria-label": "Identity share of each layer" });
+    parts.use = el("div", { class: "slim-use", role: "list", "aria-label": "Weight of each expert" });
+    for (const list of [parts.bars, parts.use]) scroller(list);
     parts.imbalance = el("p", { class: "slim-note" });
     parts.body = el("div", { class: "slim-routing-body" },
       el("section", { class: "slim-card slim-wide" },
@@ -131,7 +132,13 @@ slim.routing = (component) => {
     parts.shares = Array.from(byToken(data.token_share), (byte) => byte / 255);
     parts.strip.update(data.tokens, parts.shares);
     parts.strip.list.childNodes.forEach((node, i) => { node.classList.toggle("slim-of-prompt", i < data.prompt_tokens); });
-    if (fresh) { parts.map.mark(-1); put(parts.readout, `${data.tokens.length} tokens, ${rows} layers. Choose a cell.`); }
+    if (fresh) {
+      // Nothing is chosen in another answer, and what was chosen a moment ago is not asked of it.
+      clearTimeout(timer);
+      parts.strip.mark(-1);
+      parts.map.mark(-1);
+      put(parts.readout, `${data.tokens.length} tokens, ${rows} layers. Choose a cell.`);
+    }
     numbers();
   });
 };

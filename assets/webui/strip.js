@@ -29,12 +29,13 @@ slim.strip = (root, { label, pick = null, describe }) => {
     shares = Array.from(newShares);
   }
 
+  // Choose a token; -1 chooses none. One tab stop: the chosen token, or the first where none is.
   function mark(i, focus = false) {
     const old = list.childNodes[selected - first], node = list.childNodes[i - first];
     if (old && old !== node) { old.setAttribute("aria-selected", "false"); old.tabIndex = -1; }
-    if (!node) { selected = -1; return; }
-    if (list.firstChild && list.firstChild !== node) list.firstChild.tabIndex = -1;
-    selected = i;
+    if (list.firstChild) list.firstChild.tabIndex = node ? -1 : 0;
+    selected = node ? i : -1;
+    if (!node) return;
     node.setAttribute("aria-selected", "true");
     node.tabIndex = 0;
     if (focus) node.focus();

@@ -1,35 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 // The columns and the conversation. Only what changed is touched, for answers come several times a second.
 slim.transcript = (component) => {
-  const { el, put, attribute, chunks, copy, say } = slim;
+  const { el, put, attribute, chunks, copy, say, scroller } = slim;
   const { element, trigger } = component;
   const STORE = "slim-columns";
   const KINDS = { base: "base model", lora: "LoRA adapter", slim: "SLIM adapter" };
   let columns = [], turns = new Map(), root = null, layout = { hidden: [], expanded: null };
   try { layout = { ...layout, ...JSON.parse(localStorage.getItem(STORE) || "{}") }; } catch { /* start afresh */ }
 
-  function arrange() {
+  // What of the layout suits the columns that are there.
+  function fitting() {
     const names = columns.map((column) => column.name);
-    let hidden = layout.hidden.filter((name) => names.includes(name));
+    let hidden = names.filter((name) => layout.hidden.includes(name));
     if (hidden.length >= names.length) hidden = [];
     const expanded = names.includes(layout.expanded) && !hidden.includes(layout.expanded) ? layout.expanded : null;
-    layout = { hidden, expanded };
+    return { names, hidden, expanded };
+  }
+
+  // Only what a person does is stored, and moves the focus: to the button that takes it back.
+  function change(wanted, focus = null) {
+    const { hidden, expanded } = fitting();
+    layout = { hidden, expanded, ...wanted };
     try { localStorage.setItem(STORE, JSON.stringify(layout)); } catch { /* private window */ }
+    arrange();
+    if (focus) root.querySelector(focus)?.focus();
+  }
+
+  // After every draw: a button that stays must be the same node, or a click and the focus are lost.
+  function arrange() {
+    const { names, hidden, expanded } = fitting();
     const shown = (name) => (expanded ? name === expanded : !hidden.includes(name));
     root.style.setProperty("--columns", names.filter(shown).length || 1);
     for (const node of root.querySelectorAll("[data-column]")) node.hidden = !shown(node.dataset.column);
-    const back = root.querySelector(".slim-hidden");
-    back.replaceChildren(...hidden.map((name) => el("button", {
-      type: "button", class: "slim-small",
-      onclick: () => { layout.hidden = hidden.filter((other) => other !== name); arrange(); },
-    }, `Show ${labelOf(name)}`)));
-    back.hidden = hidden.length === 0;
+    const back = root.querySelector(".slim-hidden"), key = JSON.stringify(hidden.map((name) => [name, labelOf(name)]));
+    if (back.dataset.key !== key) {
+      back.dataset.key = key;
+      back.replaceChildren(...hidden.map((name) => el("button", {
+        type: "button", class: "slim-small", "data-show": name, onclick: () => change(
+          { hidden: hidden.filter((other) => other !== name), expanded: null }, `[data-column="${name}"] [data-tool="hide"]`),
+      }, `Show ${labelOf(name)}`)));
+      back.hidden = hidden.length === 0;
+    }
     for (const head of root.querySelectorAll(".slim-head")) {
       const name = head.dataset.column, open = name === expanded;
       const [wide, hide] = head.querySelectorAll("[data-tool]");
       put(wide, open ? "All columns" : "Expand");
-      wide.setAttribute("aria-label", open ? "Show all columns" : `Show only ${labelOf(name)}`);
-      wide.setAttribute("aria-pressed", open);
+      attribute(wide, "aria-label", open ? "Show all columns" : `Show only ${labelOf(name)}`);
+      attribute(wide, "aria-pressed", String(open));
       hide.hidden = open || names.length - hidden.length < 2;
     }
   }
@@ -48,10 +65,10 @@ slim.transcript = (component) => {
             onclick: () => trigger("change_column", { column: column.name }),
           }, "Change")]),
           el("button", { type: "button", class: "slim-small", "data-tool": "expand", onclick: () => {
-            layout.expanded = layout.expanded === column.name ? null : column.name; arrange();
+            change({ expanded: fitting().expanded === column.name ? null : column.name });
           } }, "Expand"),
           el("button", { type: "button", class: "slim-small", "data-tool": "hide", "aria-label": `Hide ${column.label}`, onclick: () => {
-            layout.hidden.push(column.name); arrange();
+            change({ hidden: [...fitting().hidden, column.name] }, `[data-show="${column.name}"]`);
           } }, "Hide"))),
       el("p", { class: "slim-size" }, column.size.replaceAll("-", "\u2011"))));
     root.append(el("div", { class: "slim-hidden", hidden: true }), el("div", { class: "slim-heads" }, ...heads),
@@ -63,6 +80,7 @@ slim.transcript = (component) => {
 
   function turnNode(turn, number) {
     const bubble = el("div", { class: "slim-bubble", dir: "auto" });
+    scroller(bubble, { role: "group", "aria-label": `Prompt ${number}` });
     const edit = el("button", { type: "button", class: "slim-small" }, "Edit");
     edit.setAttribute("aria-label", `Edit prompt ${number} and answer again from there`);
     const user = el("div", { class: "slim-user" }, el("h3", {}, "Prompt"), bubble, edit);

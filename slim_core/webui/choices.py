@@ -104,6 +104,18 @@ def choices_of(config: Config, demo: Path, lent: bool = False) -> Choices:
         if base != ANY:
             found.append(BaseChoice(base, revision or None))
     fixed = LENT if lent else "" if words else NOT_ALLOWED
-    # The first of a name stays: what the app starts with has adapters.
-    bases = {choice.label: choice for choice in reversed(found)}
-    return Choices({name: bases[name] for name in dict.fromkeys(c.label for c in found)}, ANY in words, fixed)
+    bases: dict[str, BaseChoice] = {}
+    for choice in found:
+        known = bases.get(choice.label)
+        if known is not None and (known.base, known.revision) != (choice.base, choice.revision):
+            choice = replace(choice, name=_longer_name(choice))
+        # The first of a name stays: what the app starts with has adapters.
+        bases.setdefault(choice.label, choice)
+    return Choices(bases, ANY in words, fixed)
+
+
+def _longer_name(choice: BaseChoice) -> str:
+    """For one of two of the same name: two revisions, or two folders."""
+    if choice.revision:
+        return f"{choice.label}@{choice.revision}"
+    return f"{Path(choice.base).expanduser().resolve().parent.name}/{choice.label}"

@@ -106,9 +106,9 @@ def build(page: Page, demo: gr.Blocks) -> None:
     link.click(handlers.link, [page.session, prompt, *values], [page.mailbox], **light)
     export.click(handlers.export, [page.session], [page.mailbox], **light)
     load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)
-    keep = "(...values) => Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
-    # What a person chose, and not what a link did.
-    gr.on([field.input for field in values], None, values, [saved], js=keep, api_visibility="private")
+    named = "Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
+    keep = f"(old, ...values) => slim.chose ? {named} : old"
+    gr.on([field.change for field in values], None, [saved, *values], [saved], js=keep, api_visibility="private")
     demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **light)
 
 

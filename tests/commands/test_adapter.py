@@ -144,6 +144,18 @@ def test_an_export_makes_up_no_weights_of_the_base(world, tmp_path):
     assert "The base model base cannot be loaded: its files lack 1 of its weights" in result.output
 
 
+def test_an_adapter_whose_numbers_overflow_together_is_not_exported(world, tmp_path):
+    slim = shutil.copytree(world / "slim", tmp_path / "slim")
+    weights = load_file(slim / WEIGHTS)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            tensor.fill_(3e38 if name.endswith("slim_center") else 6e4)
+    save_file(weights, slim / WEIGHTS, {"format": "pt"})
+    result = run("export", slim, tmp_path / "out", "--base", world / "base")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists(), result.output
+    assert "the model's answers overflow" in result.output
+
+
 def test_no_kernels_that_a_base_names_are_asked_for(world, tmp_path):
     base = shutil.copytree(world / "base", tmp_path / "base")
     fields = json.loads((base / "config.json").read_text()) | {"_attn_implementation": "evil/repo"}

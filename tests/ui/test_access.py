@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -r tests/requirements.txt")
-TABS = ("Compare", "Routing", "Drift", "Forgetting", "Model", "About")
+TABS = ("Compare", "Adapters", "Routing", "Drift", "Forgetting", "Model", "About")
 
 
 def open_tab(v, name):
@@ -52,6 +52,50 @@ def test_axe_finds_nothing_serious_on_any_tab(visit, theme, width):
         v.page.get_by_label(label).check()
         v.page.wait_for_timeout(300)
         assert serious(v) == [], label
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_a_failed_check(visit, theme):
+    v = visit(theme=theme)
+    open_tab(v, "Adapters")
+    open_tab(v, "Hugging Face")
+    v.page.locator("#slim-own-id textarea").fill("../../etc")
+    v.page.locator("#slim-use-hub").click()
+    expect(v.page.locator(".slim-checks [data-state=failed]")).to_contain_text("is no Hub id")
+    assert serious(v) == []
+
+
+def test_what_scrolls_can_be_scrolled_with_the_keyboard(visit, site):
+    site.engine.blocks = 40
+    v = visit()
+    v.ask("Short")
+    v.ask("\n".join(f"line {i}" for i in range(60)))
+    short, long = v.page.locator(".slim-bubble").all()
+    expect(long).to_have_attribute("tabindex", "0")
+    expect(v.page.get_by_role("group", name="Prompt 2", exact=True)).to_contain_text("line 59")
+    for name in ("tabindex", "role", "aria-label"):
+        assert short.get_attribute(name) is None
+    assert serious(v) == []
+
+    def scroll(region):
+        region.focus()
+        expect(region).to_be_focused()
+        v.page.keyboard.press("End")
+        v.page.wait_for_function("document.activeElement.scrollTop > 0")
+
+    scroll(long)
+    open_tab(v, "Routing")
+    layers = v.page.get_by_role("list", name="Identity share of each layer")
+    expect(layers.get_by_role("listitem")).to_have_count(40)
+    expect(layers).to_have_attribute("tabindex", "0")
+    assert serious(v) == []
+    scroll(layers)
+    # What is in full view is no stop on the way, until it no longer is.
+    experts = v.page.get_by_role("list", name="Weight of each expert")
+    assert experts.get_attribute("tabindex") is None
+    experts.evaluate("node => { node.style.maxHeight = '80px'; }")
+    expect(experts).to_have_attribute("tabindex", "0")
+    scroll(experts)
 
 
 @pytest.mark.parametrize("width", [320, 768, 3840])

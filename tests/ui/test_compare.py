@@ -170,6 +170,48 @@ def test_columns_hide_and_expand_and_stay_so(visit):
     expect(v.page.locator(".slim-head:visible")).to_have_count(3)
 
 
+def test_a_click_and_the_focus_outlive_what_streams_in(visit, site):
+    site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.05), 400
+    v = visit()
+    v.send("Hello")
+    expect(v.state("base")).to_have_text("writing")
+    v.page.evaluate(
+        """() => { window.stored = 0; const set = Storage.prototype.setItem;
+        Storage.prototype.setItem = function (key, value) {
+            if (key === "slim-columns") window.stored += 1;
+            set.call(this, key, value);
+        }; }"""
+    )
+    v.page.get_by_role("button", name="Hide LoRA").click()
+    show = v.page.get_by_role("button", name="Show LoRA")
+    expect(show).to_be_focused()
+    show.hover()
+    # Pressed, held while the answers grow, let go.
+    before = v.tokens("base")
+    v.page.mouse.down()
+    v.page.wait_for_timeout(1000)
+    assert v.tokens("base") > before
+    expect(show).to_be_focused()
+    v.page.mouse.up()
+    expect(v.answer("lora")).to_be_visible()
+    expect(v.page.get_by_role("button", name="Hide LoRA")).to_be_focused()
+    expect(v.state("base")).to_have_text("writing")
+    # Once for each thing that was done.
+    assert v.page.evaluate("window.stored") == 2
+    v.button("Stop all").click()
+    v.done()
+
+
+def test_a_column_that_is_shown_again_ends_showing_only_one(visit):
+    v = visit()
+    v.page.get_by_role("button", name="Hide LoRA").click()
+    v.page.get_by_role("button", name="Show only SLIM").click()
+    expect(v.page.locator(".slim-head:visible")).to_have_count(1)
+    v.page.get_by_role("button", name="Show LoRA").click()
+    expect(v.page.locator(".slim-head:visible")).to_have_count(3)
+    expect(v.page.get_by_role("button", name="Hide LoRA")).to_be_focused()
+
+
 def test_copy(visit):
     v = visit()
     v.ask("Hello")

@@ -93,6 +93,28 @@ def test_a_lora_shows_what_it_is(visit):
     )
 
 
+def test_another_answer_begins_without_a_chosen_token(visit):
+    v = visit()
+    v.ask("Hello there")
+    v.tab("Routing")
+    tokens = v.page.locator("#slim-routing .slim-strip [role=option]")
+    tokens.nth(4).click()
+    expect(v.page.locator("#slim-detail h2")).to_contain_text("number 5, answer")
+    # The prompt's first token is the same, and the answer is as long.
+    v.page.get_by_label("Routing of").select_option("lora")
+    expect(v.page.locator(".slim-routing")).to_contain_text("the identity share is 0 everywhere")
+    expect(v.page.locator("#slim-detail h2")).to_have_count(0)
+    expect(v.page.locator(".slim-cursor")).to_be_hidden()
+    expect(v.page.locator("#slim-routing .slim-strip [aria-selected=true]")).to_have_count(0)
+    expect(v.page.locator("#slim-routing .slim-strip [tabindex='0']")).to_have_count(1)
+    expect(tokens.first).to_have_attribute("tabindex", "0")
+    # The strip is whole: the next choice is the only one.
+    tokens.nth(2).click()
+    expect(v.page.locator("#slim-routing .slim-strip [aria-selected=true]")).to_have_count(1)
+    expect(v.page.locator("#slim-routing .slim-strip [tabindex='0']")).to_have_count(1)
+    expect(tokens.nth(2)).to_have_attribute("tabindex", "0")
+
+
 def test_an_earlier_turn_can_be_chosen(visit):
     v = visit()
     v.ask("One")
@@ -154,6 +176,11 @@ def test_drift(visit):
         "aria-label", re.compile("3.21 times less likely, KL 0.01")
     )
     expect(v.page.get_by_role("img", name=re.compile("Drift of SLIM token by token"))).to_be_visible()
+    fill = "node => getComputedStyle(node).fill"
+    for kind, colour in (("lora", "rgb(222, 110, 10)"), ("slim", "rgb(37, 99, 205)")):
+        bars = v.page.locator(f"#slim-drift [data-kind={kind}] .slim-chart rect")
+        expect(bars).to_have_count(12)
+        assert bars.first.evaluate(fill) == colour, kind
 
 
 def test_forgetting(visit):

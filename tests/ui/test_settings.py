@@ -36,6 +36,26 @@ def test_a_link_restores_prompt_and_settings(visit):
     expect(other.page.get_by_label("Seed")).to_have_value("5")
 
 
+def test_a_link_says_all_and_changes_nothing_of_ones_own(visit):
+    v = visit()
+    v.open_settings()
+    v.page.get_by_label("Seed").fill("42")
+    v.page.get_by_label("System prompt").fill("Be rude.")
+    v.page.wait_for_timeout(500)
+    v.page.goto(v.url + "?prompt=Hi")
+    v.ready()
+    expect(v.prompt).to_have_value("Hi")
+    v.open_settings()
+    expect(v.page.get_by_label("Seed")).to_have_value("0")
+    expect(v.page.get_by_label("System prompt")).to_have_value("")
+    v.page.wait_for_timeout(500)
+    v.page.goto(v.url)
+    v.ready()
+    v.open_settings()
+    expect(v.page.get_by_label("Seed")).to_have_value("42")
+    expect(v.page.get_by_label("System prompt")).to_have_value("Be rude.")
+
+
 def test_a_link_with_nonsense_opens_with_the_defaults(visit):
     v = visit(query={"seed": "-4", "temperature": "NaN", "top_k": "lots", "max_new_tokens": "1e99", "prompt": "Hi"})
     expect(v.prompt).to_have_value("Hi")

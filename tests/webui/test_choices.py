@@ -54,6 +54,17 @@ def test_an_id_that_a_visitor_names_gets_no_token(demo):
         choices_of(Config(models="me/a"), demo).find("me/a", "v9", "As it is")
 
 
+def test_two_of_one_name_are_told_apart(demo, tmp_path):
+    folders = [tmp_path / parent / "model" for parent in ("a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    listed = f"me/a@v1,me/a@v2,me/a@v2,{folders[0]},{folders[1]}"
+    bases = choices_of(Config(models=listed), demo).bases
+    assert list(bases) == [DEMO_NAME, "me/a", "me/a@v2", "model", "b/model"]
+    assert [bases[name].revision for name in ("me/a", "me/a@v2")] == ["v1", "v2"]
+    assert [bases[name].base for name in ("model", "b/model")] == list(map(str, folders))
+
+
 def test_where_it_is_fixed_the_reason_is_told(demo):
     for config, lent, reason in ((Config(), False, NOT_ALLOWED), (Config(models="me/a"), True, LENT)):
         choices = choices_of(config, demo, lent)
