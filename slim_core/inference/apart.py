@@ -26,7 +26,7 @@ ANSWER_SECONDS = 5.0
 # To import what answers, on a machine that is busy.
 START_SECONDS = 120.0
 # Large vocabularies take a second or two.
-LOAD_SECONDS = 15.0
+LOAD_SECONDS = 10.0
 
 
 class TokenizerProcess:
