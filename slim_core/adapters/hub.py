@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import math
 import re
 import shutil
 import threading
@@ -48,6 +47,8 @@ SHA1, SHA256 = re.compile(r"[0-9a-f]{40}\Z"), re.compile(r"[0-9a-f]{64}\Z")
 ANSWER_SECONDS = 10.0
 # How often a download is asked whether it is still wanted.
 LOOK_SECONDS = 0.2
+# How long one waits for others' downloads to end.
+WAITING_SECONDS = 300.0
 # Errors before any answer, by name: which HTTP client the library has is its own business.
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
 # Downloads at a time, of all visitors.
@@ -104,12 +105,15 @@ class HubRepository:
             shutil.rmtree(folder / "download", ignore_errors=True)
 
     def _awaited(self, fetching: Future, seconds: float) -> dict[str, HfFileMetadata]:
-        end = math.inf
+        # What it waits for others before is not its own time, but has an end too.
+        end, begun = time.monotonic() + WAITING_SECONDS, False
         while not wait([fetching], LOOK_SECONDS).done:
             if self.stop.is_set():
                 raise AdapterError(f"Fetching {self.repository} was stopped.")
-            if end == math.inf and fetching.running():  # what it waited for others before is not its own time
-                end = time.monotonic() + seconds
+            if not begun and fetching.running():
+                end, begun = time.monotonic() + seconds, True
+            if time.monotonic() > end and not begun:
+                raise AdapterError(f"Others are fetching so much that {self.repository} has to wait; try again later.")
             if time.monotonic() > end:
                 raise AdapterError(
                     f"Fetching {self.repository} takes longer than the {seconds:.0f} seconds allowed; try again later."

@@ -262,6 +262,17 @@ def test_waiting_for_others_takes_none_of_its_time(hub, base, monkeypatch):
     downloads.shutdown()
 
 
+def test_waiting_for_others_has_an_end(hub, base, monkeypatch):
+    downloads, end = ThreadPoolExecutor(1), threading.Event()
+    monkeypatch.setattr(hub_module, "DOWNLOADS", downloads)
+    monkeypatch.setattr(hub_module, "WAITING_SECONDS", 0.5)
+    downloads.submit(end.wait, 60)
+    (found,) = check(repository(hub), describe_base(base))
+    end.set()
+    assert found.sentence == "Others are fetching so much that me/lora has to wait; try again later."
+    downloads.shutdown()
+
+
 def _busy() -> bool:
     frames = sys._current_frames().values()
     return any("_fetch" in [f.name for f in traceback.extract_stack(frame)] for frame in frames)

@@ -15,8 +15,10 @@ from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from typer.testing import CliRunner
 
 import slim_core  # noqa: F401  (registers SLIM with PEFT)
+from slim_core.cli import app
 from slim_core.training import Columns, TrainingError, TrainSettings, train
 from slim_core.training.base import load_base
 from slim_core.training.report import TrainingRecord
@@ -364,10 +366,19 @@ def test_the_real_model_learns_from_real_data(tmp_path):
     data = tmp_path / "gsm8k.jsonl"
     data.write_text("".join(problems.read_text(encoding="utf-8").splitlines(keepends=True)[:40]), encoding="utf-8")
     columns = Columns(prompt="question", completion="answer")
-    asked = settings(require_stories(), data, tmp_path / "out", columns=columns, skip_long=True, max_length=256)
-    record = train(asked).records[0]
-    assert record.validation_loss_after < record.validation_loss_before - 0.1
+    methods = ["lora", "slim"]
+    out = tmp_path / "out"
+    asked = settings(require_stories(), data, out, columns=columns, skip_long=True, max_length=256, methods=methods)
+    for record in train(asked).records:
+        assert record.validation_loss_after < record.validation_loss_before - 0.1
     assert record.last("identity_share") is not None
+    # What was trained answers beside its base.
+    adapters = [word for method in methods for word in (f"--{method}", str(out / method))]
+    question = ["compare", "Once upon a time", "--base", str(require_stories()), "--max-new-tokens", "8", *adapters]
+    result = CliRunner().invoke(app, question)
+    assert result.exit_code == 0, result.output
+    for words in ("Base", "LoRA", "SLIM", "share that bypasses LoRA"):
+        assert words in result.output
 
 
 def test_bf16_multiplies_in_bfloat16_around_a_float32_base(base, pairs, tmp_path):
