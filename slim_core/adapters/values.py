@@ -20,6 +20,8 @@ from .limits import Limits
 
 # Not trained: statistics of activations, which may be larger than any weight, and masks.
 STATISTICS = tuple(f".slim_{name}" for name in ("center", "var", "reference", "count", "columns", "rows"))
+# Far beyond the square of any activation, and beyond the number of tokens that anybody trains on.
+LARGEST_STATISTIC = 1e15
 FACTORS = {"lora_A.weight": "lora_B.weight", "slim_A": "slim_B"}
 
 
@@ -75,13 +77,16 @@ def _check_finite(name: str, tensor: Tensor) -> None:
 
 
 def _check_magnitude(name: str, tensor: Tensor, limits: Limits) -> None:
-    if not tensor.numel() or name.endswith(STATISTICS):
+    if not tensor.numel() or tensor.dtype == torch.bool:
         return
+    statistic = name.endswith(STATISTICS)
+    most = LARGEST_STATISTIC if statistic else limits.magnitude
     largest = max(abs(bound.item()) for bound in tensor.aminmax())
-    if largest > limits.magnitude:
+    if largest > most:
+        what = "statistic" if statistic else "weight"
         raise AdapterError(
-            f"{WEIGHTS}: {shown(name, 160)} holds the number {largest:.3g}; no weight may be beyond "
-            f"±{limits.magnitude:,.0f}, or answers overflow."
+            f"{WEIGHTS}: {shown(name, 160)} holds the number {largest:.3g}; no {what} may be beyond ±{most:,.0f}, or "
+            "answers overflow."
         )
 
 

@@ -75,6 +75,11 @@ SLIM = {
         "dtype I64; it must be BF16 or BOOL or F16 or F32",
     ),
     "NaN in a router": ("weights finite", tensor(KEY + "slim_router", fill(float("nan"))), "that are not finite"),
+    "far centre": (
+        "weights finite",
+        tensor(KEY + "slim_center", fill(3e38)),
+        r"holds the number 3e\+38; no statistic may be beyond ±1,000,000,000,000,000",
+    ),
     "infinite centre": ("weights finite", tensor(KEY + "slim_center", fill(float("inf"))), "that are not finite"),
     "negative variance": (
         "weights finite",

@@ -145,13 +145,17 @@ def test_an_export_makes_up_no_weights_of_the_base(world, tmp_path):
 
 
 def test_an_adapter_whose_numbers_overflow_together_is_not_exported(world, tmp_path):
-    slim = shutil.copytree(world / "slim", tmp_path / "slim")
-    weights = load_file(slim / WEIGHTS)
+    targets = ["gate_proj", "up_proj", "down_proj"]
+    base = AutoModelForCausalLM.from_pretrained(world / "base")
+    model = get_peft_model(base, slim(alpha=4096.0, target_modules=targets, yield_strength=0.0))
+    fill_statistics(model)
+    model.save_pretrained(tmp_path / "wild")
+    weights = load_file(tmp_path / "wild" / WEIGHTS)
     for name, tensor in weights.items():
-        if tensor.is_floating_point():
-            tensor.fill_(3e38 if name.endswith("slim_center") else 6e4)
-    save_file(weights, slim / WEIGHTS, {"format": "pt"})
-    result = run("export", slim, tmp_path / "out", "--base", world / "base")
+        if name.endswith((".slim_A", ".slim_B")):
+            weights[name] = tensor.sign() * 6e4
+    save_file(weights, tmp_path / "wild" / WEIGHTS, {"format": "pt"})
+    result = run("export", tmp_path / "wild", tmp_path / "out", "--base", world / "base")
     assert result.exit_code == 1 and not (tmp_path / "out").exists(), result.output
     assert "the model's answers overflow" in result.output
 
