@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from ..adapters.errors import shown
+from ..adapters.errors import AdapterError, shown
+from ..adapters.strict_json import read_object
 from .apart import TokenizerProcess
 from .errors import EngineError, first_line
 from .prompts import Prompts
@@ -25,6 +26,7 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
 # Decoders of the tokenizers library that take a token's text as it is. Others have patterns, or make it longer.
 DECODERS = ("ByteLevel", "Metaspace", "ByteFallback", "Fuse", "WordPiece", "BPEDecoder", "Strip")
 MOST_DECODERS = 16
+JSON_DEPTH = 32
 
 
 def check_index(path: Path, files: Collection[str], label: str) -> None:
@@ -116,9 +118,6 @@ def _check_decoder(tokenizer: PreTrainedTokenizerFast, label: str) -> None:
 
 def _json(path: Path, label: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise EngineError(f"{path.name} of {label} is not a JSON object.")
-    return found
+        return read_object(path.read_bytes(), f"{path.name} of {label}", JSON_DEPTH)
+    except AdapterError as error:
+        raise EngineError(str(error)) from None

@@ -340,6 +340,14 @@ def test_a_tokenizer_that_cannot_be_read_leaves_everything_as_it_was(world, hub,
     assert "has no tokenizer.json" in world.go(of_a_visitor(hub)).sentence
 
 
+@pytest.mark.parametrize("text", [b"", b"[]", b"[" * 10**6, b"\xff", b'{"a": ' + b"1" * 5000 + b"}"])
+def test_a_tokenizers_config_that_is_none_is_a_sentence(world, hub, text):
+    hub.files["tokenizer_config.json"] = text or b" "
+    progress = world.go(of_a_visitor(hub))
+    assert progress.stage == "failed" and not world.stages
+    assert progress.sentence.startswith("tokenizer_config.json of me/second ") and "\n" not in progress.sentence
+
+
 @pytest.mark.parametrize("field", ["init_inputs", "gguf_file", "vocab_file", "tokenizer_file"])
 @pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast", "GPT2Tokenizer"])
 def test_a_tokenizers_config_names_no_file_of_this_machine(hub, tmp_path, field, kind):
