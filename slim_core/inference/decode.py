@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from ..method import BASE_ROW, RowRouting, SlimLayer, adapter_rows, trace_routing
+from .cache import GrowingLayer, growing_cache
 from .detokenise import AnswerText
 from .errors import is_out_of_memory, out_of_memory_sentence
 from .forward import forward_arguments
@@ -197,7 +197,7 @@ class _Batch:
             # Beyond every vocabulary, which the penalty takes for no token.
             nothing = torch.iinfo(torch.int64).max
             self._seen = self._next.masked_fill(torch.arange(self._width, device=device) < starts, nothing)
-        self._cache: DynamicCache | None = DynamicCache(config=model.config)
+        self._cache: DynamicCache | None = growing_cache(model.config)
         self._adapted = any(isinstance(module, SlimLayer) for module in model.modules())
         self._scopes = ExitStack()
         self._enter()
@@ -266,7 +266,7 @@ class _Batch:
         spare = min(self._padding)
         layers = self._cache.layers
         # A sliding window counts its own columns; there the padding stays.
-        if spare == 0 or not all(type(layer) is DynamicLayer for layer in layers):
+        if spare == 0 or not all(isinstance(layer, GrowingLayer) for layer in layers):
             return
         for layer in layers:
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]

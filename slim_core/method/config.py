@@ -81,7 +81,10 @@ class SlimConfig(PeftConfig):
             the usual distance of training tokens, which grows with C_in. Where I >= K, most tokens then keep identity
             experts only and teach the router nothing.
         yield_strength (`float`):
-            Factor in front of the distance. The paper's is 1.
+            Factor in front of the distance. The paper's is 1. Logits grow with z too: a far token is sure to yield
+            only where this exceeds the sum of |w_i - w_j| over the channels (with `"rms"`, sqrt(C_in) times the
+            norm), for router weights w_i of LoRA and w_j of identity experts. A steeper router follows its own
+            direction, however far.
         yield_quantile (`float`):
             The quantile of d over training tokens up to which `"calibrated"` does not yield.
         router_hidden (`int`):

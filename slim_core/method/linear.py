@@ -103,12 +103,14 @@ class Linear(nn.Module, SlimLayer):
         return found
 
     def _is_plain(self, name: str) -> bool:
-        """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask or cast."""
+        """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask, cast or gather."""
         config = self.slim_config[name]
         masked = config.merge != "none" and config.mask_rate > 0 and name not in self._folded
         factors = (self.slim_A[name], self.slim_B[name])
+        in_pieces = config.num_experts == 1 or self.slim_B[name].t().is_contiguous()
         return (
             not masked
+            and in_pieces
             and not self.training
             and name not in self.slim_column_index
             and (config.top_k <= MOST_EXPERTS or not config.routed)

@@ -206,8 +206,22 @@ def test_numbers_that_overflow_stay_in_their_row(value, ids, monkeypatch):
     assert torch.equal(short[2:4].isfinite().all(-1), long[2:4].isfinite().all(-1))
 
 
+@pytest.mark.parametrize("strength", [0.0, 1e308])
+def test_experts_that_yield_without_end_do_not_take_the_place_of_others(strength, ids, monkeypatch):
+    model = several(ids)
+    layer = slim_layers(model)["model.layers.0.mlp.up_proj"]
+    layer.slim_config["all"].yield_strength = strength
+    x = 50 * torch.randn(1, 1, 32)
+    with torch.no_grad(), adapter_rows(model, ["all"]), trace_routing(model) as short:
+        layer(x)
+    with long_way(monkeypatch), torch.no_grad(), adapter_rows(model, ["all"]), trace_routing(model) as long:
+        layer(x)
+    torch.testing.assert_close(short.row(0).weights, long.row(0).weights, equal_nan=True)
+
+
 def test_what_it_is_not_made_for_goes_the_long_way(ids, taken):
     model, masked, entrywise = several(ids), several(ids, fold=False), several(ids, merge="dare")
+    interleaved = several(ids, fold=False, merge="none")
     tokens = batch(ids, len(NAMES))
 
     def run(model, names, tokens, **how):
@@ -223,6 +237,7 @@ def test_what_it_is_not_made_for_goes_the_long_way(ids, taken):
             run(model, NAMES, tokens[:, :1])
         run(masked, ["paper"], tokens[:1, :1])
         run(entrywise, ["paper"], tokens[:1, :1])
+        run(interleaved, ["paper"], tokens[:1, :1])
     # With gradients, since it writes in place.
     run(model, NAMES, tokens[:, :1])
     with torch.no_grad():
@@ -240,7 +255,8 @@ def test_nothing_is_kept_after_the_rows(ids):
 
 
 def test_clusters_that_moved_are_seen(ids, monkeypatch, taken):
-    model = several(ids, fold=False, merge="none")
+    # One expert is in one piece of memory without being folded, and so can go on learning.
+    model = several(ids, fold=False, merge="none", num_experts=1, num_identity=2, top_k=2)
     model.set_adapter("paper")
 
     @torch.no_grad()

@@ -184,8 +184,25 @@ def random_layer(**changes) -> Linear:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_far_tokens_get_the_base_output_in_every_layer_of_a_model(family):
     for layer in (m for m in trained(family).modules() if isinstance(m, SlimLayer)):
-        x = 1e4 * torch.randn(20, layer.in_features)
+        config, weight = layer.slim_config["default"], layer.slim_router["default"]
+        lora, identity = weight.detach().split([config.num_experts, config.num_identity])
+        slopes = lora[:, None] - identity
+        # A logit grows by at most the sum of |slopes| where the distance grows by one. Up to `yield_strength`, no
+        # direction leads to LoRA; beyond it the steepest one does.
+        with torch.no_grad():
+            weight.mul_(min(1.0, 0.9 * config.yield_strength / slopes.abs().sum(-1).max()))
+        x = 1e4 * torch.cat([torch.randn(20, layer.in_features), slopes.sign().flatten(0, 1)])
         assert torch.equal(layer(x), layer.base_layer(x)), layer.module_name
+
+
+def test_a_router_that_is_steeper_than_the_yielding_sends_far_tokens_of_its_direction_to_lora():
+    layer = random_layer(distance="max")
+    weight = layer.slim_router["default"]
+    slope = (weight[0] - weight[3:]).detach()
+    with torch.no_grad():
+        weight.mul_(2 * layer.slim_config["default"].yield_strength / slope.abs().sum(-1).min())
+    x = 1e4 * slope.sum(0).sign()[None]
+    assert not torch.equal(layer(x), layer.base_layer(x))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

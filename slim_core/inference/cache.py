@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and values with room for more, so that a token is written where the ones before it lie.
+
+transformers' `DynamicLayer` copies all that it holds for every token: with three rows and a few hundred tokens a small
+model spends more time on that than on its attention.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+
+# Tokens for which there is room at a time.
+ROOM = 128
+
+
+class GrowingLayer(DynamicLayer):
+    """A `DynamicLayer` that copies what it holds once in `ROOM` tokens."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self._keys, self._values = _Growing(), _Growing()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Append (B, heads, T, width) keys and values; returns all that are held, (B, heads, S + T, width)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        self.keys = self._keys.append(self.keys, key_states, held)
+        self.values = self._values.append(self.values, value_states, held)
+        return self.keys, self.values
+
+
+class _Growing:
+    """One tensor that grows in its last dimension but one."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+        self._shown: Tensor | None = None
+
+    def append(self, held: Tensor, new: Tensor, length: int) -> Tensor:
+        """`held`, which has `length` entries, and behind it `new`."""
+        end = length + new.shape[-2]
+        # Whoever selects rows or cuts columns puts another tensor in its place, which has no room.
+        if self._shown is not held or self._buffer.shape[-2] < end:
+            self._buffer = new.new_empty(*new.shape[:-2], -(-end // ROOM) * ROOM, new.shape[-1])
+            if length:
+                self._buffer.narrow(-2, 0, length).copy_(held)
+        self._buffer.narrow(-2, length, new.shape[-2]).copy_(new)
+        self._shown = self._buffer.narrow(-2, 0, end)
+        return self._shown
+
+
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
+    """The cache of a model; layers with a window or a state of their own are transformers'."""
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
