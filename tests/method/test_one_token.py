@@ -206,17 +206,20 @@ def test_numbers_that_overflow_stay_in_their_row(value, ids, monkeypatch):
     assert torch.equal(short[2:4].isfinite().all(-1), long[2:4].isfinite().all(-1))
 
 
-@pytest.mark.parametrize("strength", [0.0, 1e308])
-def test_experts_that_yield_without_end_do_not_take_the_place_of_others(strength, ids, monkeypatch):
+@pytest.mark.parametrize(("strength", "impossible"), [(1e308, []), (0.0, [1, 2, 3]), (0.0, [0, 1, 3])])
+def test_experts_that_cannot_be_chosen_do_not_take_the_place_of_others(strength, impossible, ids, monkeypatch):
     model = several(ids)
     layer = slim_layers(model)["model.layers.0.mlp.up_proj"]
     layer.slim_config["all"].yield_strength = strength
+    owner = slim_layers(model)["model.layers.0.mlp.gate_proj"]
+    owner.slim_router_bias["all"].data[impossible] = -torch.inf
     x = 50 * torch.randn(1, 1, 32)
     with torch.no_grad(), adapter_rows(model, ["all"]), trace_routing(model) as short:
         layer(x)
     with long_way(monkeypatch), torch.no_grad(), adapter_rows(model, ["all"]), trace_routing(model) as long:
         layer(x)
-    torch.testing.assert_close(short.row(0).weights, long.row(0).weights, equal_nan=True)
+    torch.testing.assert_close(short.row(0).weights, long.row(0).weights)
+    assert short.row(0).weights.sum() == 1
 
 
 def test_what_it_is_not_made_for_goes_the_long_way(ids, taken):
