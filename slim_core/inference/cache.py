@@ -7,6 +7,8 @@ model spends more time on that than on its attention.
 
 from __future__ import annotations
 
+import sys
+
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
@@ -14,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 # Tokens for which there is room at a time.
 ROOM = 128
+PIECE = 512
 
 
 class GrowingLayer(DynamicLayer):
@@ -51,6 +54,18 @@ class _Growing:
         self._buffer.narrow(-2, length, new.shape[-2]).copy_(new)
         self._shown = self._buffer.narrow(-2, 0, end)
         return self._shown
+
+
+def longest_piece(config: PreTrainedConfig) -> int:
+    """How many tokens of a prompt one forward reads: a long prompt takes minutes, and may be stopped meanwhile.
+
+    All, where the length of what is read so far changes how positions are written: keys of earlier pieces would keep
+    the positions of a shorter text.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    whole = any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
+    return sys.maxsize if whole else PIECE
 
 
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:

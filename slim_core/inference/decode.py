@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoding loop: several answers as the rows of one batch, one prefill, then one forward a token."""
+"""The decoding loop: several answers as the rows of one batch, their prompts first, then one forward a token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from ..method import BASE_ROW, RowRouting, SlimLayer, adapter_rows, trace_routing
-from .cache import GrowingLayer, growing_cache
+from .cache import GrowingLayer, growing_cache, longest_piece
 from .detokenise import AnswerText
 from .errors import is_out_of_memory, out_of_memory_sentence
 from .forward import forward_arguments
@@ -121,7 +121,7 @@ def decode(
         routing_every: seconds between readings of the routing record.
 
     Yields:
-        Whether the routing records are new, after the prompts were read and after each token.
+        Whether the routing records are new: at the start, after each piece of long prompts, and after each token.
     """
     for answer in answers:
         answer.begin()
@@ -129,6 +129,13 @@ def decode(
     try:
         batch = _Batch(model, answers, sampler)
         yield False
+        while batch.read_piece():
+            for answer in batch.answers:
+                if stopped(answer.index):
+                    answer.end("stopped")
+            if any(answer.state == "done" for answer in batch.answers):
+                batch.drop_done()
+            yield False
         read_at = time.perf_counter()
         while batch.answers:
             for answer, token, finite in zip(batch.answers, *batch.forward(), strict=True):
@@ -179,6 +186,8 @@ class _Batch:
         self.answers = list(answers)
         lengths = [len(answer.prompt) for answer in answers]
         self._width = max(lengths)
+        # How many of these columns are not in the cache yet: those of `_next`.
+        self._unread = self._width
         self._padding = [self._width - length for length in lengths]
         device = model.device
         # Which token stands for padding does not matter: it is masked.
@@ -198,6 +207,7 @@ class _Batch:
             nothing = torch.iinfo(torch.int64).max
             self._seen = self._next.masked_fill(torch.arange(self._width, device=device) < starts, nothing)
         self._cache: DynamicCache | None = growing_cache(model.config)
+        self._piece = longest_piece(model.config)
         self._adapted = any(isinstance(module, SlimLayer) for module in model.modules())
         self._scopes = ExitStack()
         self._enter()
@@ -217,21 +227,41 @@ class _Batch:
             self._trace = self._scopes.enter_context(trace_routing(self._model, rows=wanted))
 
     @torch.inference_mode()
+    def read_piece(self) -> bool:
+        """Read the next piece of the prompts, if `forward` would otherwise read more than one piece at once.
+
+        Returns:
+            Whether there was such a piece.
+        """
+        if not self.answers or self._unread <= self._piece:
+            return False
+        self._read(self._piece)
+        self._next, self._positions = self._next[:, self._piece :], self._positions[:, self._piece :]
+        return True
+
+    @torch.inference_mode()
     def forward(self) -> tuple[list[int], list[bool]]:
         """Read the next tokens of all rows and choose those that follow.
 
         Returns:
             For each row the token, and whether it was chosen from finite numbers.
         """
-        mask = None if self._mask is None else self._mask[:, : self._width]
-        output = self._model(**forward_arguments(self._model, self._next, self._positions, mask, self._cache, keep=1))
-        tokens, ids, finite = self._sampler.choose(output.logits[:, -1], self._seen)
+        tokens, ids, finite = self._sampler.choose(self._read(self._unread), self._seen)
         self._next = tokens.unsqueeze(1)
         self._positions = self._positions[:, -1:] + 1
         self._width += 1
+        self._unread = 1
         if self._seen is not None:
             self._seen = torch.cat([self._seen, self._next], dim=1)
         return ids, finite
+
+    def _read(self, count: int) -> Tensor:
+        """Read `count` of the unread columns; returns (B, V) logits of the last one."""
+        ids, positions = self._next[:, :count], self._positions[:, :count]
+        self._unread -= count
+        mask = None if self._mask is None else self._mask[:, : self._width - self._unread]
+        output = self._model(**forward_arguments(self._model, ids, positions, mask, self._cache, keep=1))
+        return output.logits[:, -1]
 
     def read_routing(self) -> None:
         """Hand what was recorded since the last time to the answers."""
@@ -265,8 +295,8 @@ class _Batch:
         """Drop the columns that are padding in every row that is left."""
         spare = min(self._padding)
         layers = self._cache.layers
-        # A sliding window counts its own columns; there the padding stays.
-        if spare == 0 or not all(isinstance(layer, GrowingLayer) for layer in layers):
+        # A sliding window counts its own columns; there the padding stays. So it does while prompts are read.
+        if spare == 0 or self._unread > 1 or not all(isinstance(layer, GrowingLayer) for layer in layers):
             return
         for layer in layers:
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from .cache import growing_cache, longest_piece
 from .forward import forward_arguments
 from .types import Reading, Step
 
@@ -17,9 +18,17 @@ from .types import Reading, Step
 LOGITS_AT_ONCE = 2**25
 
 
+class StoppedReading(Exception):
+    """Nobody wants to know any more."""
+
+
 @torch.inference_mode()
 def read_answer(
-    model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], rows: int
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    rows: int,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Tensor, Tensor]:
     """Let every row of the batch read the same answer, and compare each with row 0.
 
@@ -31,13 +40,17 @@ def read_answer(
         prompt: P token ids before the answer.
         answer: T > 0 token ids.
         rows: B, how many read it.
+        stopped: asked before each piece.
 
     Returns:
         (B, T) float32 log p_0(token) - log p_b(token), and (B, T) float32 KL(p_0 || p_b); on the CPU.
+
+    Raises:
+        StoppedReading: if it was stopped.
     """
     ratios, divergences = [], []
     start = 0
-    for logits in _logits_of(model, prompt, answer, rows):
+    for logits in _logits_of(model, prompt, answer, rows, stopped):
         log_p = logits.float().log_softmax(-1)
         tokens = torch.tensor(answer[start : start + logits.shape[1]], device=logits.device)
         start += logits.shape[1]
@@ -51,19 +64,27 @@ def read_answer(
     return torch.cat(ratios, dim=1), torch.cat(divergences, dim=1)
 
 
-def _logits_of(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], rows: int) -> Iterator[Tensor]:
+def _logits_of(
+    model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], rows: int, stopped: Callable[[], bool]
+) -> Iterator[Tensor]:
     """(B, t, V) logits that predict t tokens of the answer, piece by piece."""
     piece = max(1, LOGITS_AT_ONCE // (rows * model.config.get_text_config().vocab_size))
     # The last token predicts nothing that was said.
     ids = torch.tensor([*prompt, *answer[:-1]], device=model.device).expand(rows, -1)
-    cache = DynamicCache(config=model.config)
-    done, upto = 0, len(prompt) - 1 + min(piece, len(answer))
+    cache, silent, most = growing_cache(model.config), len(prompt) - 1, longest_piece(model.config)
+    done = 0
     while done < ids.shape[1]:
+        if stopped():
+            raise StoppedReading
+        # Pieces of the prompt that predict nothing of the answer; then the rest of it with the first of the answer.
+        upto = done + most if silent - done > most else min(max(done, silent) + piece, ids.shape[1])
+        wanted = max(0, upto - max(done, silent))
         positions = torch.arange(done, upto, device=model.device).expand(rows, -1)
-        wanted = upto - max(done, len(prompt) - 1)
-        output = model(**forward_arguments(model, ids[:, done:upto], positions, None, cache, keep=wanted))
-        yield output.logits[:, -wanted:]
-        done, upto = upto, min(upto + piece, ids.shape[1])
+        arguments = forward_arguments(model, ids[:, done:upto], positions, None, cache, keep=max(1, wanted))
+        logits = model(**arguments).logits
+        if wanted:
+            yield logits[:, -wanted:]
+        done = upto
 
 
 def answer_to_read(step: Step, reading: Reading | None, base: str) -> tuple[int, ...]:

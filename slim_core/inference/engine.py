@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from .decode import Answer, decode
 from .describe import bytes_by_device, describe, end_tokens
 from .detokenise import AnswerText, decoder_of
 from .devices import device_memory
-from .drift import answer_to_read, read_answer
-from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
+from .drift import StoppedReading, answer_to_read, read_answer
+from .errors import EngineError, first_line, is_failure, is_out_of_memory, out_of_memory_sentence
 from .line import Line
 from .prompts import Prompts
 from .records import routing_of
@@ -255,9 +255,17 @@ class Engine:
             last: Step | Drift = yield from self._write(rows, sampling, stopped, batched, routing_every)
             ids = answer_to_read(last, reading, BASE)
             if ids:
+                # What was written of a stopped answer is read; a stop that comes from now on ends the reading.
+                wanted = [index for index in range(len(rows)) if not stopped(index)]
                 yield last
                 self._check_open()
-                last = self._read(reading.messages, ids, reading.variants)
+                with suppress(StoppedReading):
+                    last = self._read(
+                        reading.messages,
+                        ids,
+                        reading.variants,
+                        lambda: self._closed is not None or (bool(wanted) and all(map(stopped, wanted))),
+                    )
         finally:
             ticket.leave()
         # Behind the `finally`: whoever sees that all is done may ask for more in the same thread.
@@ -287,7 +295,9 @@ class Engine:
                     for new_routing in steps:
                         if any(answer.state != "done" for answer in answers):
                             yield self._step(rows, answers, new_routing)
-            except Exception as error:
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 raise EngineError(f"The model failed while it answered: {first_line(error)}.") from error
         return self._step(rows, answers, True)
 
@@ -354,9 +364,15 @@ class Engine:
         """
         with self._line.turn():
             self._check_open()
-            return self._read(messages, answer_ids, variants)
+            return self._read(messages, answer_ids, variants, lambda: False)
 
-    def _read(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
+    def _read(
+        self,
+        messages: Sequence[Message],
+        answer_ids: Sequence[int],
+        variants: Sequence[str],
+        stopped: Callable[[], bool],
+    ) -> Drift:
         answer = list(answer_ids)
         if not answer:
             raise EngineError("The base's answer is empty, so there is nothing to read.")
@@ -370,7 +386,9 @@ class Engine:
         scope = adapter_rows(self._model, readers) if len(self.variants) > 1 else nullcontext()
         try:
             with scope:
-                ratios, divergences = read_answer(self._model, prompt, answer, len(readers))
+                ratios, divergences = read_answer(self._model, prompt, answer, len(readers), stopped)
+        except StoppedReading:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise EngineError(out_of_memory_sentence(self._model.device, len(readers))) from None

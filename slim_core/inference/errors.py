@@ -16,6 +16,14 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether something went wrong, rather than that this thread or generator is to end.
+
+    A panic of a library in Rust, as the tokenizers are, is no `Exception`, and its class has no public name.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a device is used up. The CPU and MPS have no class of their own."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

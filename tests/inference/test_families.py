@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import BaseChoice, EngineError, Row, Sampling, load_engine, loading
+from slim_core.inference import BaseChoice, EngineError, Row, Sampling, cache, load_engine, loading
 from slim_core.inference.estimate import ROWS, empty_model, estimate
 from slim_core.inference.families import check_family
 from slim_core.inference.loading import plan
@@ -80,6 +80,18 @@ def test_each_row_is_what_it_is_alone(name, tmp_path, monkeypatch):
     engine = load_engine(**save(tiny(name), tmp_path, DENSE.get(name, "all-linear")), device="cpu")
     assert engine.info.dtype == "float32"
     assert_rows_as_alone(engine, monkeypatch)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_prompt_in_pieces_is_the_prompt_at_once(name, tmp_path, monkeypatch):
+    engine = load_engine(**save(tiny(name), tmp_path, DENSE.get(name, "all-linear")), device="cpu")
+    wanted = rows(QUESTION, LONGER, SHORT)
+    whole = logits_of(engine, wanted, monkeypatch, 4)
+    monkeypatch.setattr(cache, "PIECE", 5)
+    for found, expected in zip(logits_of(engine, wanted, monkeypatch, 4), whole, strict=True):
+        assert found.keys() == expected.keys()
+        for row in found:
+            torch.testing.assert_close(found[row], expected[row], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
