@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from peft import PeftModel
@@ -70,9 +71,11 @@ def base_from_config(name: str, revision: str | None = None) -> BaseShapes:
     Raises:
         AdapterError: if the config cannot be found or is no causal language model that transformers itself knows.
     """
+    if revision is not None and Path(name).expanduser().is_dir():
+        raise AdapterError(f"{shown(name, 120)} is a folder, which has no revision {shown(revision)}; leave it out.")
     try:
         model = build_empty(read_base_config(name, revision))
     except Exception as error:  # whatever a config can do wrong, transformers raises as it likes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise AdapterError(f"The base model {shown(name, 120)} cannot be described: {reason.rstrip('.')}.") from None
     return describe_base(model, name)

@@ -18,8 +18,10 @@ def named_source(name: str | Path, revision: str | None = None) -> Source:
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        AdapterError: if it is a file, or no path can be looked for under that name.
+        AdapterError: if it is empty or a file, or no path can be looked for under that name.
     """
+    if not str(name).strip():
+        raise AdapterError("The adapter's name is empty; name a folder or a Hub id.")
     try:
         path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()

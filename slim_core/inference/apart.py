@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,8 +26,10 @@ PROGRAM = Path(__file__).with_name("tokenizer_process.py")
 ANSWER_SECONDS = 5.0
 # To import what answers, on a machine that is busy.
 START_SECONDS = 120.0
-# Large vocabularies take a second or two.
-LOAD_SECONDS = 10.0
+# Large vocabularies take a second or two. What is read in time here is then read in the app, which waits for it.
+LOAD_SECONDS = 5.0
+# What of the environment a Python program needs to start. The rest may be secrets.
+ENVIRONMENT = re.compile(r"((LD_LIBRARY_)?PATH|HOME|LANG|LC_\w+|PYTHON\w*|VIRTUAL_ENV|SYSTEMROOT|TE?MP(DIR)?)\Z", re.I)
 
 
 class TokenizerProcess:
@@ -110,7 +113,8 @@ class TokenizerProcess:
                 stderr=subprocess.DEVNULL,
                 encoding="utf-8",
                 # Threads that it has no use for would count as memory.
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env={name: value for name, value in os.environ.items() if ENVIRONMENT.match(name)}
+                | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
             self._process, self._end = process, weakref.finalize(self, _end, process)
             if not _line(process, START_SECONDS):

@@ -75,7 +75,10 @@ VISITOR_SECONDS = 3600.0
 LOOK_SECONDS = 0.2
 # Of the disk: what a download leaves free.
 DISK_LEFT = 512 * 1024 * 1024
-DOWNLOADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="base-download")
+# By whether the operator named what is fetched: they do not wait behind visitors.
+DOWNLOADS = {
+    operator: ThreadPoolExecutor(max_workers=2, thread_name_prefix="base-download") for operator in (True, False)
+}
 Tell = Callable[[int, int], None]
 
 
@@ -291,7 +294,7 @@ class _Hub:
             )
         bar = progress_bar(self.size, tell, stop)
         # In a thread of its own, since a connection that trickles cannot be interrupted from within.
-        fetching = DOWNLOADS.submit(self._get_all, bar, stop)
+        fetching = DOWNLOADS[self._choice.operator].submit(self._get_all, bar, stop)
         stopped = f"Fetching {self._choice.base} was stopped."
         end = math.inf if self._choice.operator else time.monotonic() + VISITOR_SECONDS
         while not wait([fetching], LOOK_SECONDS).done:

@@ -11,9 +11,13 @@ class EngineError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, to go into a sentence of ours: no full stop at the end."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+    """The first line of a library's message, to go into a sentence of ours: no full stop at the end.
+
+    With the next one, where the first only announces it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return first.rstrip(".:")
 
 
 def is_failure(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
 # Decoders of the tokenizers library that take a token's text as it is. Others have patterns, or make it longer.
-DECODERS = ("ByteLevel", "Metaspace", "ByteFallback", "Fuse", "WordPiece", "BPEDecoder", "Strip")
+DECODERS = ("ByteLevel", "Metaspace", "ByteFallback", "Fuse", "WordPiece")
 MOST_DECODERS = 16
 JSON_DEPTH = 32
 
@@ -107,13 +107,23 @@ def _check_decoder(tokenizer: PreTrainedTokenizerFast, label: str) -> None:
         if kind == "Sequence":
             left += part["decoders"]
             continue
-        text = part["pattern"].get("String") if kind == "Replace" else None
-        shorter = text is not None and len(part["content"].encode()) <= len(text.encode())
-        if seen > MOST_DECODERS or not (kind in DECODERS or shorter):
+        if seen > MOST_DECODERS or not (kind in DECODERS or _shortens(part)):
             raise EngineError(
                 f"The tokenizer of {label} decodes in a way that may take minutes for one token ({kind}); choose "
                 "another model."
             )
+
+
+def _shortens(part: dict[str, Any]) -> bool:
+    """Whether a decoder makes no text longer, and never fails."""
+    match part:
+        case {"type": "Replace", "pattern": {"String": text}, "content": content}:
+            return len(content.encode()) <= len(text.encode())
+        case {"type": "BPEDecoder", "suffix": suffix}:
+            return bool(suffix)  # an empty one is found before every character
+        case {"type": "Strip", "stop": stop}:
+            return stop == 0  # at the end it fails where a text is shorter
+    return False
 
 
 def _json(path: Path, label: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ from .estimate import Bits, Need, empty_model, estimate, quantised_weights
 from .families import check_family, measured
 from .foreign import read_foreign
 from .prompts import Prompts
+
+
+# Of LLM.int8: the columns that stay in full precision are chosen over the whole batch, so that an answer would depend
+# on those beside it, and a token on those that follow.
+NO_THRESHOLD = 0.0
+# Most tokens of prompt and answer with a visitor's base, whose config may name any number.
+VISITOR_TOKENS = 32_768
 
 
 def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
@@ -77,11 +84,7 @@ def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
 def quantisation_config(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """How the Linears are quantised; None for not at all."""
     if bits == 8:
-        # It says at each product that float16 goes in.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        # With a threshold, the columns that stay in full precision are chosen over the whole batch: an answer would
-        # depend on those beside it, and a token on those that follow.
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=NO_THRESHOLD)
     return four_bit_config(dtype) if bits == 4 else None
 
 
@@ -261,6 +264,8 @@ def read_base(
     """
     model = read_weights(choice, folder, how, tell)
     engine = Engine(model, prompts, choice.name or choice.base)
+    if not choice.operator:
+        engine.info = replace(engine.info, context_length=min(engine.info.context_length, VISITOR_TOKENS))
     for adapter, kind in ((choice.lora, "lora"), (choice.slim, "slim")):
         if adapter is not None:
             engine.attach(adapter, name=kind, kind=kind)
@@ -275,9 +280,15 @@ def read_weights(
     Raises:
         EngineError: if it cannot be loaded or does not fit.
     """
-    quantisation = (
-        None if getattr(how.config, "quantization_config", None) else quantisation_config(how.bits, how.dtype)
-    )
+    quantisation = quantisation_config(how.bits, how.dtype)
+    stored = getattr(how.config, "quantization_config", None)
+    if stored:
+        quantisation = None
+        if how.bits == 8:
+            stored["llm_int8_threshold"] = NO_THRESHOLD
+    if how.bits == 8:
+        # It says at each product that float16 goes in.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     where: dict[str, Any] = {}
     if how.spread:
         where = {"device_map": "auto", "max_memory": all_gpus()}

@@ -81,7 +81,7 @@ class Prompts:
                 written = _merged_system(written)
         with self._lock:
             try:
-                return self._encode(written)
+                ids = self._encode(written)
             except EngineError:
                 raise
             except Exception as error:  # a template is a program: it may raise anything
@@ -89,6 +89,9 @@ class Prompts:
                     f"The model's chat template refuses this conversation ({first_line(error)}): change it to what "
                     "the template knows."
                 ) from None
+        if not ids:
+            raise EngineError("The model's chat template writes nothing of this conversation: choose another model.")
+        return ids
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         if self._apart is not None:
@@ -148,7 +151,7 @@ class Prompts:
         if token not in self._texts:
             special = token in self.tokenizer.all_special_ids
             if special or not self._before:
-                self._texts[token] = self.tokenizer.convert_ids_to_tokens(token)
+                self._texts[token] = self.tokenizer.convert_ids_to_tokens(token) or ""
             else:
                 # Behind another token, since decoders take the space off a text's first one.
                 whole = self.tokenizer.decode([*self._before, token], clean_up_tokenization_spaces=False)

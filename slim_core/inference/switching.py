@@ -13,8 +13,9 @@ from typing import Any, Literal, NoReturn
 import torch
 from transformers import PreTrainedConfig
 
+from .amounts import count, size
 from .bases import BaseChoice, base_files
-from .engine import Engine
+from .engine import BASE, Engine
 from .errors import EngineError, first_line
 from .estimate import Need
 from .loading import Plan, plan, read_base, read_prompts
@@ -25,6 +26,8 @@ from .types import Drift, MemoryUse, Message, Row, Sampling, Step
 # loading: its weights. done, failed: see the sentence.
 Stage = Literal["checking", "fetching", "ending", "loading", "done", "failed"]
 log = logging.getLogger(__name__)
+# Of what a visitor's base may fetch: float32 with an output head that is stored twice, tokenizer and index beside it.
+BYTES_OF_A_PARAMETER, BYTES_OF_TEXTS = 8, 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ class BaseSwitch:
         try:
             with base_files(choice) as files:
                 how = self._plan(choice, files.config())
+                _check_amount(choice, files.size, how.need)
                 self._tell("fetching", 0, files.size)
                 folder = files.fetch(lambda done, total: self._tell("fetching", done, total), stop)
                 if stop.is_set():
@@ -172,7 +176,9 @@ class BaseSwitch:
                 # Before the old base goes: its chat template is a program, and may never end.
                 prompts = read_prompts(choice, folder)
                 self._release(choice)
-                self._come(choice, read_base(choice, folder, how, prompts, lambda *n: self._tell("loading", *n)))
+                engine = read_base(choice, folder, how, prompts, lambda *n: self._tell("loading", *n))
+                _try_out(engine, choice)
+                self._come(choice, engine)
             return None
         except EngineError as error:
             return str(error)
@@ -227,3 +233,25 @@ class BaseSwitch:
     def _replace(self, engine: Engine | Away) -> None:
         self._engine = engine
         self.put(engine)
+
+
+def _check_amount(choice: BaseChoice, fetched: int, need: Need) -> None:
+    """A visitor's files hold the weights that their config describes, and not much else."""
+    most = BYTES_OF_A_PARAMETER * need.parameters + BYTES_OF_TEXTS
+    if not choice.operator and fetched > most:
+        raise EngineError(
+            f"{choice.label} has {size(fetched)} of files, but its config describes {count(need.parameters)} "
+            f"parameters, which take at most {size(most)}; choose another model."
+        )
+
+
+def _try_out(engine: Engine, choice: BaseChoice) -> None:
+    """Let a base that was loaded answer before anybody gets it."""
+    try:
+        *_, step = engine.answer([Row(BASE, (Message("user", "Hello"),))], Sampling(max_new_tokens=2))
+        why = step.rows[0].error
+    except EngineError as error:
+        why = str(error)
+    if why:
+        engine.close(f"{choice.label} cannot answer.")
+        raise EngineError(f"{choice.label} was loaded, but cannot answer. {why}")

@@ -8,6 +8,7 @@ request as JSON; each line that goes out is the text or the token ids, or why th
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any
 
@@ -17,6 +18,12 @@ from transformers import PreTrainedTokenizerFast
 # A template repeats texts as it likes.
 MEMORY_BYTES = 4 * 1024**3
 TEXT_CHARACTERS = 4_000_000
+# A character has at most four bytes, and a byte is a token at most; templates add some hundreds of their own.
+TOKENS_OF_A_CHARACTER, TOKENS_OF_A_TEMPLATE = 4, 4096
+# Vocabularies have up to 262 thousand entries of up to some hundred characters.
+VOCABULARY, TOKEN_CHARACTERS = 1_000_000, 1000
+# Whoever started this ends it sooner; this is for when there is nobody any more.
+ALARM_SECONDS = 60
 
 
 def limit_memory() -> None:
@@ -28,21 +35,38 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
+def set_alarm(seconds: int) -> None:
+    """End this process after so many seconds, whatever it does then; 0 for not at all."""
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.alarm(seconds)
+
+
+def fault(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """What is wrong with a vocabulary: each token may be written as often as an answer is long."""
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) > VOCABULARY:
+        return f"it has {len(vocabulary):,} tokens, and at most {VOCABULARY:,} are read"
+    longest = max(map(len, vocabulary), default=0)
+    if longest > TOKEN_CHARACTERS:
+        return f"a token has {longest:,} characters, and at most {TOKEN_CHARACTERS:,} are read"
+    return None
+
+
 def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[str, Any]:
     """The text or the ids of a request, or why there are none."""
     try:
         if "text" in request:
-            return {"ids": tokenizer.encode(request["text"], add_special_tokens=request["special"])}
+            ids = tokenizer.encode(request["text"], add_special_tokens=request["special"])
+            return bounded(ids, len(request["text"]))
         if request["tokenize"]:
-            return {
-                "ids": tokenizer.apply_chat_template(
-                    request["messages"],
-                    chat_template=request["template"],
-                    add_generation_prompt=True,
-                    return_dict=False,
-                    sanitize_control_tokens=True,
-                )
-            }
+            ids = tokenizer.apply_chat_template(
+                request["messages"],
+                chat_template=request["template"],
+                add_generation_prompt=True,
+                return_dict=False,
+                sanitize_control_tokens=True,
+            )
+            return bounded(ids, sum(len(message["content"]) for message in request["messages"]))
         text = tokenizer.apply_chat_template(request["messages"], chat_template=request["template"], tokenize=False)
     # A template is a program and may raise anything; a panic of the tokenizers library is no Exception.
     except BaseException as error:
@@ -50,6 +74,13 @@ def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[
     if len(text) > TEXT_CHARACTERS:
         return {"error": f"it writes {len(text):,} characters"}
     return {"text": text}
+
+
+def bounded(ids: list[int], characters: int) -> dict[str, Any]:
+    """Token ids of so many characters, unless somebody made far more of them."""
+    if len(ids) > TOKENS_OF_A_CHARACTER * characters + TOKENS_OF_A_TEMPLATE:
+        return {"error": f"it makes {len(ids):,} tokens of {characters:,} characters"}
+    return {"ids": ids}
 
 
 def failure(error: BaseException) -> dict[str, str]:
@@ -62,15 +93,22 @@ def main(folder: str) -> None:
     out, sys.stdout = sys.stdout, sys.stderr  # nothing else comes between the answers
     limit_memory()
     print("{}", file=out, flush=True)  # it has started
+    set_alarm(ALARM_SECONDS)
     # The file alone says all. Any other way imports torch, which takes seconds.
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        print("{}", file=out, flush=True)
+        wrong = fault(tokenizer)
+        found = {} if wrong is None else {"error": wrong}
     except BaseException as error:
-        print(json.dumps(failure(error)), file=out, flush=True)
+        found = failure(error)
+    print(json.dumps(found), file=out, flush=True)
+    if found:
         return
+    set_alarm(0)
     for line in sys.stdin:
+        set_alarm(ALARM_SECONDS)
         print(json.dumps(answer(tokenizer, json.loads(line))), file=out, flush=True)
+        set_alarm(0)
 
 
 if __name__ == "__main__":

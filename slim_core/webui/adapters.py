@@ -13,8 +13,8 @@ from ..adapters import Folder, HubRepository, Limits, Source, Upload, UploadedFi
 from ..adapters.files import CONFIG, WEIGHTS
 from .columns import ADAPTERS
 from .components import fixed
-from .handlers import Updates, warn
 from .limits import LimitError, check_text
+from .notices import Updates, notice, warn
 from .session import Session
 from .wizard import Wizard, untouched
 from .words import size
@@ -190,7 +190,7 @@ class AdapterHandlers:
     def remove(self, session: Session, event: gr.EventData) -> Updates:
         """Take the visitor's adapter away; the app's own is there again."""
         column = event._data.get("column")
-        variant = session.own.get(column)
+        variant = session.own.get(column) if isinstance(column, str) else None
         if variant is None:
             return gr.skip()
         session.own = {name: other for name, other in session.own.items() if name != column}
@@ -204,5 +204,5 @@ class AdapterHandlers:
 
     def _frame(self, session: Session) -> Updates:
         for sentence in self.own.miss(session):
-            gr.Warning(sentence, title="An adapter is gone")
+            notice(sentence, "An adapter is gone")
         return self.page.column_updates(session)

@@ -63,7 +63,8 @@ class Choices:
         if name in self.bases and not self.any_id:
             raise LimitError(f"{name} is offered as it is; leave the revision empty.")
         if not name or not self.any_id:
-            raise LimitError(f"Choose one of these: {', '.join(self.bases)}.")
+            other = ", or name a Hub id such as Qwen/Qwen3-0.6B" if self.any_id else ""
+            raise LimitError(f"Choose one of these: {', '.join(self.bases)}{other}.")
         # Whether it is an id at all is checked before the Hub is asked, which gets no token.
         return BaseChoice(name, wanted or None, PRECISIONS[precision], operator=False)
 

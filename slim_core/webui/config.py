@@ -75,6 +75,8 @@ class Config:
         for field in fields(self):
             if type(field.default) is int and getattr(self, field.name) < 1:
                 raise ConfigError(f"{variable(field.name)} must be at least 1.")
+        if self.port > 65_535:
+            raise ConfigError(f"{variable('port')} is {self.port:,}; a port is at most 65,535.")
         most = RANGES["max_new_tokens"].high
         if self.max_new_tokens > most:
             raise ConfigError(f"{variable('max_new_tokens')} must be at most {most:,}.")

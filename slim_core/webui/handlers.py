@@ -14,6 +14,7 @@ from ..inference import EngineError
 from . import exchange, settings, views
 from .columns import columns
 from .limits import LimitError, check_prompt, check_text
+from .notices import Updates, notice, warn
 from .session import Session, Turn
 from .stream import start, ticks
 from .words import base_name
@@ -21,14 +22,6 @@ from .words import base_name
 
 if TYPE_CHECKING:
     from .page import Page
-
-Updates = dict[Any, Any]
-
-
-def warn(error: Exception) -> Updates:
-    """Say the sentence and change nothing."""
-    gr.Warning(str(error), title="Not possible")
-    return gr.skip()
 
 
 class Handlers:
@@ -141,7 +134,7 @@ class Handlers:
         """Say which of the visitor's adapters went; nobody's answer should be taken for another's."""
         told = self.backend.own.miss(session)
         for sentence in told:
-            gr.Warning(sentence, title="An adapter is gone")
+            notice(sentence, "An adapter is gone")
         return bool(told)
 
     def stop_one(self, session: Session, event: gr.EventData) -> None:
@@ -197,10 +190,10 @@ class Handlers:
         text = exchange.dump(session, self.backend)
         size, most = len(text.encode()), self.page.config.max_upload
         if size > most:
-            gr.Warning(
+            notice(
                 f"The file has {size:,} bytes, but this app reads back at most {most:,}: shorter conversations can be "
                 "read again.",
-                title="A large file",
+                "A large file",
             )
         return {self.page.mailbox: self._letter("save", name="slim-compare.json", text=text)}
 
@@ -218,9 +211,9 @@ class Handlers:
         finally:
             self.page.uploads.drop(session.owner, [path])
         if foreign:
-            gr.Warning(
+            notice(
                 f"The conversation is with {foreign}. It is shown, but {base} does not see it when it answers.",
-                title="Another base model",
+                "Another base model",
             )
         session.clear()
         session.turns = turns
@@ -242,7 +235,7 @@ class Handlers:
             try:
                 prompt = check_text(query["prompt"])
             except LimitError as error:
-                gr.Warning(str(error), title="The link does not work")
+                notice(str(error), "The link does not work")
         return [prompt, *values.values(), views.transcript(session, self.backend), views.status(session), session]
 
     @staticmethod

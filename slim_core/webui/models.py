@@ -13,8 +13,8 @@ from ..inference.loading import need_sentence
 from .backend import Backend
 from .choices import PRECISIONS
 from .components import canvas, fixed
-from .handlers import warn
 from .limits import LimitError
+from .notices import warn
 from .session import Session
 from .words import base_name
 

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import gc
+import json
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -99,3 +103,32 @@ def test_a_process_that_does_not_start_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(apart, "PROGRAM", tmp_path / "nothing.py")
     with pytest.raises(EngineError, match="does not start here"):
         foreign(tokenizer()).encode(QUESTION)
+
+
+def test_who_starts_it_keeps_secrets(monkeypatch):
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs a system that shows the environment of a process, as Linux does")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("SLIM_AUTH_PASSWORD", "secret")
+    prompts = foreign(tokenizer())
+    process = prompts._apart.start()
+    assert "secret" not in Path(f"/proc/{process.pid}/environ").read_text()
+    prompts.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs signal.alarm, which Windows lacks")
+def test_it_ends_by_itself_where_nobody_waits_any_more(tmp_path):
+    tokenizer().save_pretrained(tmp_path)
+    program = "import runpy, sys; p = runpy.run_path(sys.argv[1]); p['main'].__globals__['ALARM_SECONDS'] = 2; "
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", program + "p['main'](sys.argv[2])", str(apart.PROGRAM), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert [json.loads(process.stdout.readline()) for _ in range(2)] == [{}, {}]
+    request = {"messages": [{"role": "user", "content": "a"}], "template": ENDLESS, "tokenize": False}
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    assert process.wait(30) == -signal.SIGALRM
+    process.communicate()

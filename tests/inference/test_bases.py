@@ -193,7 +193,7 @@ def test_a_download_can_be_stopped(hub, monkeypatch):
 def test_a_stopped_download_that_still_writes_leaves_nothing(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 8)
     downloads = ThreadPoolExecutor()
-    monkeypatch.setattr(bases, "DOWNLOADS", downloads)
+    monkeypatch.setitem(bases.DOWNLOADS, False, downloads)
     hub.way, stop = "trickle", threading.Event()
     threading.Timer(0.5, stop.set).start()
     with pytest.raises(EngineError, match="Fetching me/base was stopped"):

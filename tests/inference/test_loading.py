@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from peft import PeftModel
@@ -238,13 +239,21 @@ def test_rows_on_a_quantised_base_are_the_adapters_alone_on_the_same(wide, devic
 
 
 @every_device
-def test_a_base_that_was_saved_in_4_bits_is_read_in_4_bits(wide, device, tmp_path, monkeypatch):
-    quantised = load(wide, device, 4)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_that_was_saved_in_few_bits_is_read_in_as_many(wide, device, bits, tmp_path, monkeypatch):
+    quantised = load(wide, device, bits)
     quantised._model.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(wide.base / name, tmp_path)
+    if bits == 8:
+        # As transformers saves it: with columns that are chosen over the whole batch.
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["quantization_config"]["llm_int8_threshold"] = 6.0
+        (tmp_path / "config.json").write_text(json.dumps(config))
     again = load_engine(tmp_path, device=device)
-    assert again.info.dtype == "4-bit nf4"
+    assert again.info.dtype == quantised.info.dtype == {4: "4-bit nf4", 8: "8-bit"}[bits]
+    layers = [module for module in again._model.modules() if isinstance(module, bnb.nn.Linear8bitLt)]
+    assert bool(layers) == (bits == 8) and {layer.state.threshold for layer in layers} <= {0.0}
     torch.testing.assert_close(first_logits(again, monkeypatch), first_logits(quantised, monkeypatch))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import re
 import shutil
 import threading
@@ -14,6 +15,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from safetensors.torch import load, save
 
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import (
@@ -299,13 +301,86 @@ DECODERS = {
     "pattern": {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": ""},
     "growth": {"type": "Sequence", "decoders": GROWS},
     "many": {"type": "Sequence", "decoders": [{"type": "Fuse"}] * 50},
+    "doubles": {"type": "Sequence", "decoders": [{"type": "BPEDecoder", "suffix": ""}] * 14},
+    # The tokenizers library panics where a text is shorter.
+    "fails": {"type": "Strip", "content": "a", "start": 0, "stop": 10},
 }
+HARMLESS = [
+    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+    {"type": "BPEDecoder", "suffix": "</w>"},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+    {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+]
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 def test_a_tokenizer_whose_decoder_may_never_end_is_refused(world, hub, decoder):
     progress = world.go(with_tokenizer(hub, "decoder", decoder))
     assert progress.stage == "failed" and "decodes in a way that may take minutes" in progress.sentence
+
+
+def test_the_decoders_of_usual_models_are_read(world, hub):
+    assert world.go(with_tokenizer(hub, "decoder", {"type": "Sequence", "decoders": HARMLESS})).stage == "done"
+    assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+
+
+def test_a_token_that_is_a_book_is_refused(world, hub):
+    tokenizer = json.loads(hub.files["tokenizer.json"])
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    book = plain | {"id": len(tokenizer["model"]["vocab"]), "content": "a" * 2000}
+    progress = world.go(with_tokenizer(hub, "added_tokens", [*tokenizer["added_tokens"], book]))
+    assert progress.stage == "failed" and "a token has 2,000 characters" in progress.sentence and not world.stages
+
+
+def change_config(hub: Hub, **fields) -> None:
+    hub.files["config.json"] = json.dumps(json.loads(hub.files["config.json"]) | fields).encode()
+
+
+def test_a_template_that_writes_books_ends_a_conversation(world, hub):
+    change_config(hub, max_position_embeddings=2**39)
+    book = "{% if 'Peru' in messages[0].content %}{{ 'ab ' * 20000 }}{% endif %}"
+    hub.files["chat_template.jinja"] = book.encode() + hub.files["chat_template.jinja"]
+    assert world.go(of_a_visitor(hub)).stage == "done"
+    row = last(world.engine, [Row("base", QUESTION)]).rows[0]
+    assert row.finish_reason == "error"
+    assert re.search(r"refuses this conversation \(it makes \d+,\d+ tokens of 28 characters\)", row.error)
+    assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+
+
+def test_a_visitors_base_reads_no_more_than_a_person_writes(world, hub, monkeypatch, other):
+    change_config(hub, max_position_embeddings=2**39)
+    assert world.go(of_a_visitor(hub)).stage == "done"
+    assert world.engine.info.context_length == 32_768
+    long = last(world.engine, [Row("base", (Message("user", "sea " * 33_000),))]).rows[0]
+    assert "at most 32768" in long.error
+
+
+def test_a_base_that_cannot_answer_does_not_stay(world, hub, folders):
+    weights = load(hub.files["model.safetensors"])
+    broken = {name: tensor * math.nan if "norm" in name else tensor for name, tensor in weights.items()}
+    hub.files["model.safetensors"] = save(broken, metadata={"format": "pt"})
+    progress = world.go(of_a_visitor(hub))
+    assert progress.stage == "failed"
+    assert "me/second was loaded, but cannot answer. The model's numbers are no longer finite" in progress.sentence
+    assert "First is loaded again" in progress.sentence
+    assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+
+
+def test_a_template_that_writes_nothing_does_not_stay(world, hub):
+    hub.files["chat_template.jinja"] = b"{{ '' }}"
+    progress = world.go(of_a_visitor(hub))
+    assert "cannot answer. The model's chat template writes nothing of this conversation" in progress.sentence
+    assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
+
+
+def test_files_that_hold_more_than_the_config_describes_are_not_fetched(world, hub, monkeypatch):
+    monkeypatch.setattr(switching, "BYTES_OF_TEXTS", 10_000)
+    hub.files["model.safetensors"] += b" " * 2_000_000
+    progress = world.go(of_a_visitor(hub))
+    assert progress.stage == "failed" and not world.stages
+    assert re.search(r"has 2\.\d MB of files, but its config describes [\d.]+ thousand parameters", progress.sentence)
+    assert not any("safetensors" in path for _, path, *_ in hub.asked)
 
 
 # A map of characters whose offsets lie outside of it; the tokenizers library panics.

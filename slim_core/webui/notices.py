@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notices that Gradio shows at the page's edge. It takes their text for HTML; here it is always text."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+
+Updates = dict[Any, Any]
+
+
+def notice(sentence: str, title: str) -> None:
+    """Say a sentence, which may quote a stranger."""
+    gr.Warning(escape(sentence), title=title)
+
+
+def warn(error: Exception) -> Updates:
+    """Say why something is not possible, and change nothing."""
+    notice(str(error), "Not possible")
+    return gr.skip()
