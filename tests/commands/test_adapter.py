@@ -87,6 +87,9 @@ BAD_NAME = "out/" + "a" * 300
 BAD = [
     (["check", "nowhere/at/all"], "'nowhere/at/all' is no Hub id; it must be owner/name"),
     (["check", "./nowhere"], "There is no folder 'nowhere'"),
+    (["check", ""], "The adapter's name is empty; name a folder or a Hub id"),
+    (["check", "LORA", "--base", "a" * 5000], "The base model 'a{1,130}…' cannot be described: .{1,310}$"),
+    (["check", "LORA", "--base", "BASE", "--base-revision", "v1"], "is a folder, which has no revision 'v1'"),
     (["check", "~nosuchuser/x"], "'~nosuchuser/x' begins with a user that is not on this machine"),
     (["info", "~nosuchuser/x"], "'~nosuchuser/x' begins with a user that is not on this machine"),
     (["check", "a" * 300], "'a+…' cannot be looked for: file name too long; name a folder or a Hub id"),

@@ -50,7 +50,7 @@ def save_slim(folder: Path, base: PreTrainedModel, **changes) -> None:
 
 
 def save_lora(folder: Path, base: PreTrainedModel, **changes) -> None:
-    config = LoraConfig(r=4, **({"target_modules": "all-linear", "init_lora_weights": False} | changes))
+    config = LoraConfig(**({"r": 4, "target_modules": "all-linear", "init_lora_weights": False} | changes))
     model = get_peft_model(base, config)
     model.save_pretrained(folder)
     model.unload()

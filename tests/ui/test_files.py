@@ -49,6 +49,21 @@ def test_a_file_that_is_no_conversation(visit, tmp_path):
     v.ask("Hello")
 
 
+def test_html_in_a_notice_stays_text(visit, tmp_path):
+    v = visit()
+    v.ask("Hello")
+    path = tmp_path / "conversation.json"
+    save(v, "Export JSON").save_as(path)
+    attack = "<b id=evil>Sign in again</b><img src=http://127.0.0.1:9/pixel.png>"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(data | {"base": attack}))
+    asked = []
+    v.page.on("request", lambda request: asked.append(request.url))
+    v.upload(path)
+    expect(v.warning).to_contain_text("The conversation is with <b id=evil>Sign in again</b>")
+    assert v.page.locator("#evil").count() == 0 and not any("pixel" in url for url in asked)
+
+
 def test_routing_as_png(visit):
     v = visit()
     v.ask("Hello")

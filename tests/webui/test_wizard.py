@@ -189,9 +189,14 @@ def test_who_leaves_ends_the_download(backend, private, monkeypatch):
     huggingface_hub.utils.close_session()
 
 
-def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, private):
+def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, private, tmp_path):
+    # Large enough that one that stayed each time would be seen in the memory of the process.
+    save_lora(tmp_path / "large", tiny_base(), r=1024)
+    assert (tmp_path / "large" / WEIGHTS).stat().st_size > 3_500_000
+
     def visit(number: int) -> None:
-        one = wizard(backend, (folders.slim, folders.lora)[number % 2], f"Number {number}", f"visitor {number % 3}")
+        folder = (folders.slim, tmp_path / "large")[number % 2]
+        one = wizard(backend, folder, f"Number {number}", f"visitor {number % 3}")
         assert finish(one)[-1] == "passed"
         backend.own.remove(one.variant.name)
         assert soon(lambda: len(backend.engine.variants) == 3 and not private_folders(private))
@@ -210,7 +215,7 @@ def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, 
         visit(number)
         sizes.append(psutil.Process().memory_info().rss)
     assert held() == before
-    # The allocator settles in the first rounds; an adapter that stayed each time would show.
+    # The allocator settles in the first rounds; the twenty large ones since then have more than three times as much.
     assert sizes[-1] - sizes[9] < 20_000_000
     assert soon(lambda: threading.active_count() <= threads)
 
