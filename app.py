@@ -22,8 +22,7 @@ try:
     # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
     lent = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
     demo = open_app(config, spaces.GPU if lent else None)
+    if __name__ == "__main__":
+        launch(demo, config)
 except (ConfigError, EngineError) as error:
     sys.exit(f"Error: {error}")
-
-if __name__ == "__main__":
-    launch(demo, config)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..method import SlimLayer
-from .chat import train_tokenizer
+from .chat import SINGLE_TURN_TEMPLATE, train_tokenizer
 from .measure import QUALIFYING, Score, measure
 from .pretrain import Pretraining, Recipe
 from .pretrain import Progress as Done
@@ -138,6 +138,7 @@ def build_base(work: Path, recipe: Recipe, console: Console) -> Path:
     # Rounded to be small; it is measured, and faster on a CPU, in float32.
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    tokenizer.chat_template = SINGLE_TURN_TEMPLATE
     tokenizer.save_pretrained(base)
     scores = measure(model.float().eval(), tokenizer, "validation", 500, QUALIFYING)
     console.print(f"Base on validation: {_list(scores)}")

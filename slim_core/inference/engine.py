@@ -249,7 +249,15 @@ class Engine:
                 if all(stopped(index) for index in range(len(rows))):
                     yield Step(tuple(RowStep(row.variant, "done", finish_reason="stopped") for row in rows))
                     return
-                yield Step(tuple(RowStep(row.variant) for row in rows), place=max(1, ticket.place))
+                yield Step(
+                    tuple(
+                        RowStep(row.variant, "done", finish_reason="stopped")
+                        if stopped(index)
+                        else RowStep(row.variant)
+                        for index, row in enumerate(rows)
+                    ),
+                    place=max(1, ticket.place),
+                )
                 seconds = WAITING_SECONDS
             self._check_open()
             last: Step | Drift = yield from self._write(rows, sampling, stopped, batched, routing_every)
@@ -293,6 +301,9 @@ class Engine:
                 steps = decode(self._model, group, Sampler(sampling), self.end_tokens, stopped, routing_every)
                 with closing(steps):
                     for new_routing in steps:
+                        for answer in answers:
+                            if answer.state == "waiting" and stopped(answer.index):
+                                answer.end("stopped")
                         if any(answer.state != "done" for answer in answers):
                             yield self._step(rows, answers, new_routing)
             except BaseException as error:

@@ -21,7 +21,9 @@ from .words import base_name
 
 def add_api(backend: Backend, config: Config) -> None:
     """Add `/compare`, `/routing` and `/models` to the interface that is being built."""
-    work = {"concurrency_id": "model", "concurrency_limit": config.concurrency}
+    # Each waits in the model's own line, or is turned away where that is full. Not the page's id: Gradio would make
+    # one limit of both.
+    work = {"concurrency_id": "api", "concurrency_limit": None}
     usual = min(Sampling().max_new_tokens, config.max_new_tokens)
 
     def compare(
@@ -138,12 +140,16 @@ def add_api(backend: Backend, config: Config) -> None:
             readers = tuple(v.name for v in backend.adapters) if drift else ()
             reading = Reading(readers, messages) if readers else None
             stops = Stops(len(rows))
-            work = backend.run(Job(rows, sampling, reading=reading), stops)
+            backend.enter()
             try:
-                yield from work
+                work = backend.run(Job(rows, sampling, reading=reading), stops)
+                try:
+                    yield from work
+                finally:
+                    stops.stop_all()
+                    work.close()
             finally:
-                stops.stop_all()
-                work.close()
+                backend.leave()
         except (LimitError, EngineError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 

@@ -15,6 +15,7 @@ from ..inference import BaseSwitch
 from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Reading, Row, Sampling, Step, Variant
 from .choices import NOT_ALLOWED, Choices
 from .lent import lend
+from .limits import LimitError
 from .own import OwnAdapters
 
 
@@ -66,7 +67,7 @@ class Backend:
         limits: how many adapters of visitors are held.
         switch: changes the engine; None where it stays.
         choices: what visitors may change it to.
-        places: how many visitors' prompts are answered or wait in line at once.
+        places: how many prompts, of visitors and programs, are answered or wait in line at once.
 
     Attributes:
         engine: the model with its variants. It may be another one the next time.
@@ -101,9 +102,17 @@ class Backend:
         """Steps of the answers, then at most one drift."""
         return self._lent(job, stops) if self._lent else run_job(self.engine, job, stops)
 
-    def enter(self) -> bool:
-        """Take one of the places, if there is one. Whoever has one must `leave`."""
-        return self._places.acquire(blocking=False)
+    def enter(self) -> None:
+        """Take one of the places. Whoever has one must `leave`.
+
+        Raises:
+            LimitError: if there is none.
+        """
+        if not self._places.acquire(blocking=False):
+            raise LimitError(
+                f"{self.places} prompts are being answered or wait in line, and there is room for no more. Try again "
+                "in a minute."
+            )
 
     def leave(self) -> None:
         """Give it back."""

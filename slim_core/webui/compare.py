@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from . import settings
+from .choices import DEMO_NAME
 from .components import fixed
 from .examples import example_groups, short
 from .handlers import Handlers
+from .words import base_name
 
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ def build(page: Page, demo: gr.Blocks) -> None:
                         )
                         for i, text in enumerate(prompts)
                     ]
+    if base_name(page.backend.engine.info) == DEMO_NAME:
+        fixed(
+            '<p class="slim-note">{{note}}</p>',
+            note="The demo model was taught single questions: it reads the latest one alone.",
+        )
     with gr.Accordion("Settings: sampling and system prompt", open=False, elem_id="slim-settings"):
         fields = settings.components(longest)
     with gr.Row(elem_id="slim-files"):

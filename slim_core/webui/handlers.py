@@ -65,8 +65,11 @@ class Handlers:
 
     # ---- answers
 
-    def submit(self, session: Session, prompt: Any, *values: Any) -> Iterator[Updates]:
+    def submit(self, session: Session, prompt: Any, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """A new prompt for all."""
+        if self._lost(session, request):
+            yield self._anew(session)
+            return
         try:
             turn = Turn(session.next_id(), check_prompt(prompt), "", {})
         except LimitError as error:
@@ -74,20 +77,28 @@ class Handlers:
             return
         yield from self._answer(session, turn, None, values, {self.prompt: ""})
 
-    def retry(self, session: Session, *values: Any) -> Iterator[Updates]:
+    def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again, with the settings of now."""
-        if session.turns:
+        if self._lost(session, request):
+            yield self._anew(session)
+        elif session.turns:
             last = session.turns[-1]
             yield from self._answer(session, Turn(last.id, last.prompt, "", {}), None, values)
 
-    def retry_one(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[Updates]:
+    def retry_one(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again for one column."""
+        if self._lost(session, request):
+            yield self._anew(session)
+            return
         variant = event._data.get("variant")
         if session.turns and variant in columns(session, self.backend):
             yield from self._answer(session, session.turns[-1], variant, values)
 
-    def edit(self, session: Session, event: gr.EventData, *values: Any) -> Iterator[Updates]:
+    def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Another prompt at an earlier place; what came after it is gone."""
+        if self._lost(session, request):
+            yield self._anew(session)
+            return
         turn = session.turn(event._data.get("turn"))
         if turn is None:
             return
@@ -129,6 +140,10 @@ class Handlers:
                 first = False
             yield updates
         yield self.frame(session) | self.buttons(session)
+
+    def _anew(self, session: Session) -> Updates:
+        """The page with an empty conversation, and the prompt as it stands there."""
+        return self.frame(session) | self.buttons(session) | {self.page.detail: None}
 
     def _missed(self, session: Session) -> bool:
         """Say which of the visitor's adapters went; nobody's answer should be taken for another's."""
@@ -182,8 +197,10 @@ class Handlers:
         except LimitError as error:
             return warn(error)
 
-    def export(self, session: Session) -> Updates:
+    def export(self, session: Session, request: gr.Request) -> Updates:
         """The conversation as a file."""
+        if self._lost(session, request):
+            return gr.skip()  # what the page still shows can be copied by hand
         if session.run is not None or not session.turns:
             why = "Answers are still being written." if session.run else "There is nothing to export yet."
             return warn(LimitError(why))
@@ -219,13 +236,29 @@ class Handlers:
         session.turns = turns
         return self.frame(session) | self.buttons(session) | {self.page.detail: None}
 
-    def open(self, session: Session, saved: Any, request: gr.Request) -> list[Any]:
-        """The page as it was left, or as a link says."""
+    def _adopt(self, session: Session, request: gr.Request) -> None:
+        """The session belongs to the visitor of this page."""
         session.opened = True
         session.owner = str(request.session_hash)
         # Of many visitors Gradio forgets the first, without a word.
         weakref.finalize(session, self.backend.own.leave, session.owner).atexit = False
         session.renew(self.backend.generation)
+
+    def _lost(self, session: Session, request: gr.Request) -> bool:
+        """Whether the page was opened with a session that is not there any more; says so once."""
+        if session.opened:
+            return False
+        self._adopt(session, request)
+        notice(
+            "The app was started again, or had too many visitors, and has forgotten this conversation. It begins "
+            "anew; press Enter to send a prompt again.",
+            "The conversation is gone",
+        )
+        return True
+
+    def open(self, session: Session, saved: Any, request: gr.Request) -> list[Any]:
+        """The page as it was left, or as a link says."""
+        self._adopt(session, request)
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
         # A link says all: what is not in it is the default, whatever this visitor had chosen for themselves.
         linked = any(name in query for name in ("prompt", *settings.NAMES))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import gradio as gr
 
+from ..adapters.errors import reason
 from . import about, adapters, compare, drift, forgetting, models, routing
 from .api import add_api
 from .backend import Backend
 from .components import canvas, fixed
-from .config import Config
+from .config import Config, ConfigError
 from .session import Session
 from .uploads import Uploads
 from .views import drift as drift_view
@@ -176,7 +178,18 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
 
 
 def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
-    """Serve it. Nothing is loaded from elsewhere, nothing is reported anywhere."""
+    """Serve it. Nothing is loaded from elsewhere, nothing is reported anywhere.
+
+    Raises:
+        ConfigError: if nothing can be served at that address.
+    """
+    try:
+        socket.create_server((config.host, config.port)).close()
+    except OSError as error:
+        raise ConfigError(
+            f"The app cannot be served at {config.host}, port {config.port} ({reason(error).split(' (')[0]}); choose others with "
+            "SLIM_HOST and SLIM_PORT."
+        ) from None
     return demo.launch(
         server_name=config.host,
         server_port=config.port,

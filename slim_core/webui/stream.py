@@ -64,12 +64,11 @@ def start(
     kept, adapters = backend.own.keep(session)
     try:
         take(session, run)
-        if not backend.enter():
+        try:
+            backend.enter()
+        except LimitError:
             session.end()
-            raise LimitError(
-                f"{backend.places} prompts are being answered or wait in line, and there is room for no more. Try "
-                "again in a minute."
-            )
+            raise
     except BaseException:
         kept.close()
         raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from slim_core.demo.chat import SINGLE_TURN_TEMPLATE
 from slim_core.demo.verify import DEMO, QUESTIONS, differences, load_report, load_results, missing, verify
+from slim_core.inference import Message, Row, Sampling, load_engine
 
 
 FILE_LIMIT, TOTAL_LIMIT = 9_500_000, 25_000_000  # bytes
@@ -43,3 +45,17 @@ def test_the_adapters_are_the_best_of_their_sweep():
     for method, rate in report["chosen"].items():
         rows = [row for row in report["sweep"] if row["method"] == method]
         assert max(row["downstream"] for row in rows) == next(r["downstream"] for r in rows if r["rate"] == rate)
+
+
+def test_a_second_question_is_answered_as_if_it_were_the_first():
+    assert (DEMO / "base" / "chat_template.jinja").read_text() == SINGLE_TURN_TEMPLATE
+    engine = load_engine(DEMO / "base", device="cpu")
+    question = Message("user", "What is the capital of France?")
+    before = (Message("user", "What kind of animal is a whale? A. bird B. mammal"), Message("assistant", "B. mammal"))
+
+    def answered(*messages: Message) -> str:
+        *_, step = engine.answer([Row("base", messages)], Sampling(max_new_tokens=20))
+        return step.rows[0].text
+
+    assert "Paris" in answered(question)
+    assert answered(*before, question) == answered(question)

@@ -229,3 +229,30 @@ def test_a_turn_is_given_in_order():
     for thread in threads:
         thread.join(10)
     assert order == [0, 1, 2, 3]
+
+
+def test_who_stops_one_answer_while_waiting_sees_it_stopped(engine):
+    first = engine.answer(rows(QUESTION), Sampling(max_new_tokens=200))
+    next(first)
+    stops = Stops(3)
+    second = engine.answer(rows(QUESTION), Sampling(max_new_tokens=3), stops)
+    assert [row.state for row in next(second).rows] == ["waiting"] * 3
+    stops.stop(1)
+    rows_now = next(second).rows
+    assert [row.state for row in rows_now] == ["waiting", "done", "waiting"]
+    assert rows_now[1].finish_reason == "stopped"
+    first.close()
+    *_, step = second
+    assert [row.finish_reason == "stopped" for row in step.rows] == [False, True, False]
+
+
+def test_one_at_a_time_an_answer_that_has_not_begun_stops_at_once(engine):
+    stops = Stops(3)
+    steps = engine.answer(rows(QUESTION), Sampling(max_new_tokens=8), stops, batched=False)
+    next(steps)
+    stops.stop(2)
+    step = next(steps)
+    assert step.rows[0].state in ("reading", "writing") and step.rows[1].state == "waiting"
+    assert step.rows[2].state == "done" and step.rows[2].finish_reason == "stopped"
+    *_, step = steps
+    assert [row.tokens > 0 for row in step.rows] == [True, True, False]

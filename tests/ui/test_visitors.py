@@ -69,3 +69,26 @@ def test_closing_the_tab_stops_the_work(visit, site):
     while site.engine.closed == 0 and time.monotonic() < end:
         time.sleep(0.1)
     assert site.engine.closed == 1
+
+
+def test_who_was_forgotten_is_told(visit, site):
+    v = visit()
+    v.ask("zebras")
+    site.demo.state_holder.delete_all_expired_state()
+    site.demo.state_holder.session_data.clear()
+    v.button("Retry all").click()
+    expect(v.warning).to_contain_text("has forgotten this conversation")
+    expect(v.page.locator(".slim-turn")).to_have_count(0)
+    v.ask("quinces")
+    expect(v.text("base")).to_contain_text("turn1")
+
+
+def test_a_prompt_to_an_app_that_has_forgotten_is_kept(visit, site):
+    v = visit()
+    v.ask("zebras")
+    site.demo.state_holder.session_data.clear()
+    v.send("quinces")
+    expect(v.warning).to_contain_text("has forgotten this conversation")
+    expect(v.prompt).to_have_value("quinces")
+    v.prompt.press("Enter")
+    expect(v.text("base")).to_contain_text("quinces")

@@ -4,6 +4,7 @@
 import json
 import urllib.request
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -135,3 +136,22 @@ def test_errors_are_sentences(client, arguments, sentence):
 def test_an_unknown_variant(client):
     with pytest.raises(AppError, match=r"There is no adapter 'base'; there are: lora, slim."):
         client.predict("Hi", variant="base", api_name="/routing")
+
+
+def test_programs_and_visitors_share_the_places_and_no_limit_of_gradio(engine):
+    backend = Backend(engine, places=1)
+    demo = build(backend, Config())
+    limits = {fn.concurrency_limit for fn in demo.fns.values() if fn.concurrency_id in ("model", "api")}
+    assert limits == {None}
+    assert {fn.concurrency_id for fn in demo.fns.values() if fn.api_name in ("compare", "routing")} == {"api"}
+    compare = next(fn for fn in demo.fns.values() if fn.api_name == "compare")
+    backend.enter()
+    with pytest.raises(gr.Error, match="1 prompts are being answered or wait in line"):
+        list(compare.fn("Hello"))
+    backend.leave()
+    assert list(compare.fn("Hello"))[-1]["slim"]["finish_reason"] == "end"
+    # The place is free again, also for one who did not listen to the end.
+    begun = compare.fn("Hello")
+    next(begun)
+    begun.close()
+    backend.enter()
