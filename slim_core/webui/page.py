@@ -186,9 +186,10 @@ def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
     try:
         socket.create_server((config.host, config.port)).close()
     except OSError as error:
+        why = reason(error).split(" (")[0]
         raise ConfigError(
-            f"The app cannot be served at {config.host}, port {config.port} ({reason(error).split(' (')[0]}); choose others with "
-            "SLIM_HOST and SLIM_PORT."
+            f"The app cannot be served at {config.host}, port {config.port} ({why}); choose others with SLIM_HOST and "
+            "SLIM_PORT."
         ) from None
     return demo.launch(
         server_name=config.host,
