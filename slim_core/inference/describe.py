@@ -39,7 +39,7 @@ def end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
     found = {prompts.tokenizer.eos_token_id, prompts.closing_token}
     for config in (model.generation_config, model.config.get_text_config()):
         ids = getattr(config, "eos_token_id", None)
-        found.update(ids if isinstance(ids, (list, tuple)) else [ids])
+        found.update(i for i in (ids if isinstance(ids, (list, tuple)) else [ids]) if isinstance(i, int))
     return frozenset(found - {None})
 
 

@@ -374,6 +374,13 @@ def test_a_template_that_writes_nothing_does_not_stay(world, hub):
     assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
 
 
+@pytest.mark.parametrize("ends", [{"a": 1}, [[1], 3], "x"])
+def test_end_tokens_that_are_none_are_left_out(world, hub, ends):
+    hub.files["generation_config.json"] = json.dumps({"eos_token_id": ends}).encode()
+    assert world.go(of_a_visitor(hub)).stage == "done"
+    assert all(isinstance(token, int) for token in world.engine.end_tokens)
+
+
 def test_files_that_hold_more_than_the_config_describes_are_not_fetched(world, hub, monkeypatch):
     monkeypatch.setattr(switching, "BYTES_OF_TEXTS", 10_000)
     hub.files["model.safetensors"] += b" " * 2_000_000
