@@ -132,8 +132,11 @@ class BaseFiles(Protocol):
 
     size: int
 
-    def config(self) -> PreTrainedConfig:
+    def config(self, stop: threading.Event | None = None) -> PreTrainedConfig:
         """Its config alone.
+
+        Args:
+            stop: set it to end a download.
 
         Raises:
             EngineError: if it cannot be had, or describes what cannot be loaded.
@@ -239,7 +242,7 @@ class _Folder:
     def __init__(self, folder: Path, label: str) -> None:
         self._folder, self._label, self.size = folder, label, 0
 
-    def config(self) -> PreTrainedConfig:
+    def config(self, stop: threading.Event | None = None) -> PreTrainedConfig:
         return read_config(self._folder, self._label)
 
     def fetch(self, tell: Tell, stop: threading.Event) -> Path:
@@ -268,6 +271,10 @@ class _Hub:
         self._sizes = _wanted(info, choice)
         self.size = sum(self._sizes.values())
 
+    @property
+    def _stopped(self) -> str:
+        return f"Fetching {self._choice.base} was stopped."
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -279,10 +286,13 @@ class _Hub:
         except Exception as error:  # the library passes on what its HTTP client and the disk raise
             raise EngineError(str(explained(error, self._choice.base, self._choice.revision))) from error
 
-    def config(self) -> PreTrainedConfig:
-        stop = threading.Event()
-        with self._explained():
-            folder = self._get([CONFIG], progress_bar(self._sizes[CONFIG], lambda done, total: None, stop), stop)
+    def config(self, stop: threading.Event | None = None) -> PreTrainedConfig:
+        stop = stop or threading.Event()
+        try:
+            with self._explained():
+                folder = self._get([CONFIG], progress_bar(self._sizes[CONFIG], lambda done, total: None, stop), stop)
+        except StoppedError:
+            raise EngineError(self._stopped) from None
         return read_config(folder, self._choice.label)
 
     def fetch(self, tell: Tell, stop: threading.Event) -> Path:
@@ -295,11 +305,10 @@ class _Hub:
         bar = progress_bar(self.size, tell, stop)
         # In a thread of its own, since a connection that trickles cannot be interrupted from within.
         fetching = DOWNLOADS[self._choice.operator].submit(self._get_all, bar, stop)
-        stopped = f"Fetching {self._choice.base} was stopped."
         end = math.inf if self._choice.operator else time.monotonic() + VISITOR_SECONDS
         while not wait([fetching], LOOK_SECONDS).done:
             if stop.is_set():
-                raise EngineError(stopped)
+                raise EngineError(self._stopped)
             if time.monotonic() > end:
                 stop.set()
                 raise EngineError(
@@ -309,7 +318,7 @@ class _Hub:
             with self._explained():
                 folder = fetching.result()
         except StoppedError:
-            raise EngineError(stopped) from None
+            raise EngineError(self._stopped) from None
         if INDEX in self._sizes:
             check_index(folder / INDEX, self._sizes, self._choice.label)
         tell(self.size, self.size)

@@ -167,7 +167,7 @@ class BaseSwitch:
         """Returns why it failed. What was half loaded is gone by then: the traceback that held it is."""
         try:
             with base_files(choice) as files:
-                how = self._plan(choice, files.config())
+                how = self._plan(choice, files.config(stop))
                 _check_amount(choice, files.size, how.need)
                 self._tell("fetching", 0, files.size)
                 folder = files.fetch(lambda done, total: self._tell("fetching", done, total), stop)

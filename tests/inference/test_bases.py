@@ -190,6 +190,14 @@ def test_a_download_can_be_stopped(hub, monkeypatch):
         fetch(hub, VISITOR, lambda done, total: stop.set(), stop)
 
 
+def test_the_config_of_a_base_can_be_stopped_too(hub):
+    stop = threading.Event()
+    with base_files(replace(VISITOR, endpoint=hub.url)) as files:
+        stop.set()
+        with pytest.raises(EngineError, match="Fetching me/base was stopped"):
+            files.config(stop)
+
+
 def test_a_stopped_download_that_still_writes_leaves_nothing(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 8)
     downloads = ThreadPoolExecutor()
