@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from typing import Any
 
 import torch
@@ -31,9 +32,14 @@ class RoutingPacker:
     """Packs a growing record; what is packed once is not read again.
 
     The record of 2,000 tokens and 280 Linears holds millions of numbers, and it is packed several times a second.
+    Threads may share it: a page is drawn while its visitor opens the routing view.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
         self._shares: list[Tensor] = []
         self._chunks: list[str] = []
         self._tokens = 0
@@ -43,9 +49,14 @@ class RoutingPacker:
 
     def pack(self, routing: Routing) -> dict[str, Any]:
         """What the routing view draws; its `chunks` hold, token by token, a byte for each block."""
+        # Two threads that add the same tokens would count them twice.
+        with self._lock:
+            return self._pack(routing)
+
+    def _pack(self, routing: Routing) -> dict[str, Any]:
         total = routing.weights.shape[1]
         if total < self._tokens:
-            self.__init__()
+            self._forget()
         blocks = sorted(set(routing.blocks))
         if total > self._tokens:
             self._add(routing, blocks, total)

@@ -2,11 +2,14 @@
 """Routing and drift as the browser gets them."""
 
 import base64
+import contextlib
+import threading
 
 import pytest
 import torch
 
 from slim_core.inference.types import Drift, Message, Routing, Row, VariantDrift
+from slim_core.webui import payload
 from slim_core.webui.payload import (
     CHUNK,
     RoutingPacker,
@@ -97,6 +100,33 @@ def test_a_shorter_record_starts_again():
     record, packer = routing(), RoutingPacker()
     packer.pack(record)
     assert packer.pack(cut(record, 30)) == RoutingPacker().pack(cut(record, 30))
+
+
+def test_two_threads_pack_the_same_growing_record(monkeypatch):
+    # Each thread waits where it has read how much is packed, until the other is there too or cannot come.
+    record, packer = routing(), RoutingPacker()
+    meeting = threading.Barrier(2)
+
+    def meet(*arguments):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)
+        return identity_share(*arguments)
+
+    found = []
+    with monkeypatch.context() as patch:
+        patch.setattr(payload, "identity_share", meet)
+        for tokens in (150, 300):
+            meeting.reset()
+            grown = cut(record, tokens)
+            work = [threading.Thread(target=lambda grown=grown: found.append(packer.pack(grown))) for _ in range(2)]
+            for thread in work:
+                thread.start()
+            for thread in work:
+                thread.join()
+    assert len(found) == 4
+    for packed, tokens in zip(found, (150, 150, 300, 300), strict=True):
+        assert len(unpack(packed["chunks"])) == 2 * tokens and len(unpack(packed["token_share"])) == tokens
+        assert _close(packed, record, tokens)
 
 
 def test_means_over_prompt_answer_and_both():
