@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..inference import Stops
 from ..inference.types import Drift, Message, Routing, RowStep, Sampling, Variant
+from .payload import mean_identity
 
 
 # Numbers of routing that one conversation keeps: 256 MB of float32.
@@ -35,6 +37,18 @@ class Answer:
     sampling: Sampling
     token_ids: tuple[int, ...] = ()
     routing: Routing | None = None
+    _share: tuple[weakref.ref, float | None] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def identity(self) -> float | None:
+        """Mean identity share of the answer so far; None where nothing of it is recorded."""
+        record, kept = self.routing, self._share
+        if record is None:
+            return None
+        # It is drawn several times a second, and reads millions of numbers. The reference is weak, so that a record
+        # that was dropped frees its memory.
+        if kept is None or kept[0]() is not record.weights:
+            kept = self._share = (weakref.ref(record.weights), mean_identity(record))
+        return kept[1]
 
 
 @dataclass

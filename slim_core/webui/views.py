@@ -9,7 +9,7 @@ from ..inference.types import Variant
 from .backend import Backend
 from .columns import ADAPTERS, BASE, columns
 from .diff import differences
-from .payload import RoutingPacker, mean_identity, pack_drift
+from .payload import RoutingPacker, pack_drift
 from .session import Answer, Session, Turn
 from .words import describe, drift_sentence, how, likelihood, speed, state
 
@@ -92,10 +92,9 @@ def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
     found = []
     if name == BASE:
         return ["the base model itself"] if answer.step.tokens else []
-    if answer.routing is not None:
-        share = mean_identity(answer.routing)
-        if share is not None:
-            found.append(f"{share:.0%} identity")
+    share = answer.identity()
+    if share is not None:
+        found.append(f"{share:.0%} identity")
     if turn.drift is not None:
         for variant in turn.drift.variants:
             if variant.variant == name:
