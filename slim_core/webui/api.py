@@ -83,9 +83,11 @@ def add_api(backend: Backend, config: Config) -> None:
             of the Linears), blocks (their layers), and identity: for each Linear the share of each token that went
             past LoRA, from 0 to 1.
         """
-        if variant not in {v.name for v in backend.adapters}:
-            names = ", ".join(v.name for v in backend.adapters) or "none"
-            raise gr.Error(f"There is no adapter {str(variant)[:40]!r}; there are: {names}.", print_exception=False)
+        names = [v.name for v in backend.adapters]
+        # In a list, not a set: a program may send something that has no hash.
+        if variant not in names:
+            known = ", ".join(names) or "none"
+            raise gr.Error(f"There is no adapter {str(variant)[:40]!r}; there are: {known}.", print_exception=False)
         last = record = None
         for item in _run(prompt, system, (), {"max_new_tokens": max_new_tokens}, [variant], record=True, drift=False):
             if isinstance(item, Step):

@@ -133,9 +133,22 @@ def test_errors_are_sentences(client, arguments, sentence):
         client.predict(**arguments, api_name="/compare")
 
 
-def test_an_unknown_variant(client):
-    with pytest.raises(AppError, match=r"There is no adapter 'base'; there are: lora, slim."):
-        client.predict("Hi", variant="base", api_name="/routing")
+@pytest.mark.parametrize("variant", ["base", "", None, 5, ["slim"], {}, {"slim": 1}])
+def test_an_unknown_variant(client, variant):
+    with pytest.raises(AppError) as refused:
+        client.predict("Hi", variant=variant, api_name="/routing")
+    assert str(refused.value).startswith(f"There is no adapter {str(variant)!r}; there are: lora, slim.")
+
+
+@pytest.mark.parametrize("value", [None, True, {}, ["x"], [["x"]], {"x": 1}])
+def test_values_of_another_kind_are_sentences(client, value):
+    numbers = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "seed")
+    for name, said in {"prompt": "text", "system": "text", **dict.fromkeys(numbers, "a number")}.items():
+        with pytest.raises(AppError, match=rf"must be {said}\."):
+            client.predict(**{"prompt": "Hi"} | {name: value}, api_name="/compare")
+    if value != ["x"]:
+        with pytest.raises(AppError, match=r"must be a list of texts|must be text"):
+            client.predict("Hi", stop=value, api_name="/compare")
 
 
 def test_programs_and_visitors_share_the_places_and_no_limit_of_gradio(engine):
