@@ -26,6 +26,7 @@ def add_api(backend: Backend, config: Config) -> None:
     work = {"concurrency_id": "api", "concurrency_limit": None}
     usual = min(Sampling().max_new_tokens, config.max_new_tokens)
 
+    # The page and agents show what stands before `Args`; agents alone get the arguments, the first line of each.
     def compare(
         prompt: str,
         system: str = "",
@@ -40,22 +41,22 @@ def add_api(backend: Backend, config: Config) -> None:
     ) -> Iterator[dict]:
         """Answer a prompt by the base model, LoRA and SLIM at once.
 
+        While the answers are written, an object comes again and again. It has `base`, `lora` and `slim`, each with
+        `text`, `tokens` (how many so far), `finish_reason` (null until it ends, then "end", "length", "stop_string",
+        "stopped" or "error") and, where it failed, `error`. The last one may also have `drift`: for `lora` and `slim`
+        the natural logarithm of how many times less likely each finds the base's answer.
+
         Args:
             prompt: the user's message.
             system: the system prompt.
-            temperature: 0 is greedy, at most 2.
-            top_p: keep the most likely tokens that together have this probability.
-            top_k: keep this many tokens; 0 keeps all.
-            min_p: keep tokens at least this fraction as likely as the most likely one.
-            repetition_penalty: above 1 makes repeated tokens less likely.
-            max_new_tokens: the longest answer in tokens.
-            stop: texts that end an answer.
-            seed: of the dice that all variants share.
-
-        Returns:
-            While the answers are written, again and again: for each variant (base, lora, slim) its text, tokens
-            and finish_reason, which is null until it ends; in the last one also drift, the natural logarithm of how
-            many times less likely each variant finds the base's answer.
+            temperature: 0 to 2; 0 is greedy.
+            top_p: 0.01 to 1; keep the most likely tokens that together have this probability.
+            top_k: 0 to 1000; keep this many tokens; 0 keeps all.
+            min_p: 0 to 1; keep tokens at least this fraction as likely as the most likely one.
+            repetition_penalty: 0.5 to 2; above 1 makes repeated tokens less likely.
+            max_new_tokens: 1 to 4096, or what this app allows; the longest answer in tokens.
+            stop: at most 8 texts of at most 100 characters that end an answer.
+            seed: 0 to 9007199254740991; of the dice that all variants share.
         """
         numbers = {
             "temperature": temperature,
@@ -72,16 +73,15 @@ def add_api(backend: Backend, config: Config) -> None:
     def routing(prompt: str, variant: str = "slim", system: str = "", max_new_tokens: int = min(64, usual)) -> dict:
         """Answer a prompt greedily by one variant, and tell who answered which token.
 
+        The object has `text`, `finish_reason`, `tokens` (texts of the prompt's and the answer's), `prompt_tokens` (how
+        many of them are the prompt), `modules` (names of the Linears), `blocks` (their layers) and `identity`: for
+        each Linear the share of each token that went past LoRA, from 0 to 1.
+
         Args:
             prompt: the user's message.
             variant: which adapter, as `/models` names it.
             system: the system prompt.
-            max_new_tokens: the longest answer in tokens.
-
-        Returns:
-            text, finish_reason, tokens (prompt and answer), prompt_tokens (how many are the prompt), modules (names
-            of the Linears), blocks (their layers), and identity: for each Linear the share of each token that went
-            past LoRA, from 0 to 1.
+            max_new_tokens: 1 to 4096, or what this app allows; the longest answer in tokens.
         """
         names = [v.name for v in backend.adapters]
         # In a list, not a set: a program may send something that has no hash.
@@ -108,9 +108,8 @@ def add_api(backend: Backend, config: Config) -> None:
     def models() -> dict:
         """What is loaded: the base model and its variants.
 
-        Returns:
-            base (name, parameters, dtype, device, context_length) and variants (name, kind, label, parameters,
-            detail).
+        The object has `base` (with `name`, `parameters`, `dtype`, `device` and `context_length`) and `variants`, a
+        list (each with `name`, `kind`, `label`, `parameters` and `detail`).
         """
         info = backend.engine.info
         return {

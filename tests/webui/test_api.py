@@ -2,16 +2,21 @@
 """The API as a program uses it."""
 
 import json
+import re
 import urllib.request
+from pathlib import Path
+from typing import get_args
 
 import gradio as gr
 import pytest
+from gradio.utils import get_function_description
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from slim_core.inference.types import RowStep, Step
+from slim_core.inference.types import FinishReason, RowStep, Step
 from slim_core.webui.backend import Backend
 from slim_core.webui.config import Config
+from slim_core.webui.limits import MAX_STOP_CHARACTERS, MAX_STOPS, RANGES
 from slim_core.webui.page import build, launch
 from tests.ui.scripted import ScriptedEngine
 
@@ -22,15 +27,19 @@ def engine():
 
 
 @pytest.fixture(scope="module")
-def client(engine):
+def demo(engine):
     from tests.ui.conftest import free_port
 
     config = Config(port=free_port(), max_new_tokens=512)
-    demo = build(Backend(engine), config)
-    _, url, _ = launch(demo, config, prevent_thread_lock=True, quiet=True)
-    found = Client(url, verbose=False)
+    found = build(Backend(engine), config)
+    launch(found, config, prevent_thread_lock=True, quiet=True)
     yield found
-    demo.close(verbose=False)
+    found.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(demo):
+    return Client(demo.local_url, verbose=False)
 
 
 def test_what_is_public(client):
@@ -40,6 +49,29 @@ def test_what_is_public(client):
     required = [p["parameter_name"] for p in compare["parameters"] if not p["parameter_has_default"]]
     assert required == ["prompt"]
     assert client.view_api(return_format="dict")["unnamed_endpoints"] == {}
+
+
+def test_what_is_said_of_it(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    said = {name: set(re.findall(r"`(\w+)`", endpoint["description"])) for name, endpoint in endpoints.items()}
+    last = list(client.submit("Hi", max_new_tokens=4, api_name="/compare"))[-1]
+    assert set(last) | set(last["slim"]) | {"error"} == said["/compare"]
+    assert set(client.predict("Hi", max_new_tokens=4, api_name="/routing")) == said["/routing"]
+    models = client.predict(api_name="/models")
+    assert set(models) | set(models["base"]) | set(models["variants"][0]) == said["/models"]
+    assert all(f'"{reason}"' in endpoints["/compare"]["description"] for reason in get_args(FinishReason))
+
+
+def test_ranges_are_told(demo):
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    compare = next(fn.fn for fn in demo.fns.values() if fn.api_name == "compare")
+    _, parameters, _ = get_function_description(compare)
+    assert all(parameters.values())
+    for name, allowed in RANGES.items():
+        known = f"{allowed.low} to {allowed.high}"
+        assert parameters[name].startswith(known)
+        assert f"| `{name}` | {known}" in readme or name == "max_new_tokens"
+    assert f"at most {MAX_STOPS} texts of at most {MAX_STOP_CHARACTERS} characters" in parameters["stop"]
 
 
 def test_compare_streams(client):

@@ -49,7 +49,7 @@ def test_the_tools_are_the_api_and_nothing_else(address):
     assert set(tools) == {"compare", "routing", "models"}
     assert tools["compare"].inputSchema["required"] == ["prompt"]
     assert "Answer a prompt by the base model, LoRA and SLIM at once." in tools["compare"].description
-    assert tools["compare"].inputSchema["properties"]["temperature"]["description"] == "0 is greedy, at most 2."
+    assert tools["compare"].inputSchema["properties"]["temperature"]["description"] == "0 to 2; 0 is greedy."
 
 
 def test_a_tool_answers(address):
