@@ -7,7 +7,6 @@ import gc
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -40,10 +39,9 @@ from .types import (
     Variant,
     VariantDrift,
 )
-from .variants import Adapters, peft_name
+from .variants import BASE, Adapters, adapter_name, free_name
 
 
-BASE = "base"
 log = logging.getLogger(__name__)
 # How often those who wait hear of their place.
 WAITING_SECONDS = 0.5
@@ -133,7 +131,7 @@ class Engine:
         with self._line.turn():
             self._check_open()
             taken = {variant.name for variant in self.variants}
-            name = _free_name(adapter.kind, taken) if name is None else name
+            name = free_name(adapter.kind, taken) if name is None else name
             if name in taken:
                 raise EngineError(f"There is a variant named {name!r} already: choose another name.")
             self._adapters.attach(adapter, name)
@@ -315,7 +313,7 @@ class Engine:
     def _prepare(self, index: int, row: Row, sampling: Sampling) -> Answer:
         """The row as the decoding loop takes it; done already if something is wrong with it."""
         text = AnswerText(self._decode, sampling.stop)
-        answer = Answer(index, _adapter_name(row.variant), [], 0, text, row.routing)
+        answer = Answer(index, adapter_name(row.variant), [], 0, text, row.routing)
         try:
             self._check_variants([row.variant])
             answer.prompt = self._prompts.encode(row.messages)
@@ -393,7 +391,7 @@ class Engine:
         prompt = self._prompts.encode(messages)
         self._room(len(prompt) + len(answer) - 1)
         self._check_variants(variants)
-        readers = [BASE_ROW, *map(_adapter_name, variants)]
+        readers = [BASE_ROW, *map(adapter_name, variants)]
         scope = adapter_rows(self._model, readers) if len(self.variants) > 1 else nullcontext()
         try:
             with scope:
@@ -411,13 +409,3 @@ class Engine:
                 for name, ratio, kl in zip(variants, ratios[1:], divergences[1:], strict=True)
             ),
         )
-
-
-def _adapter_name(variant: str) -> str:
-    return BASE_ROW if variant == BASE else peft_name(variant)
-
-
-def _free_name(kind: Kind, taken: set[str]) -> str:
-    if kind not in taken:
-        return kind
-    return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)

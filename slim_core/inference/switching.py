@@ -15,11 +15,12 @@ from transformers import PreTrainedConfig
 
 from .amounts import count, size
 from .bases import BaseChoice, base_files
-from .engine import BASE, Engine
+from .engine import Engine
 from .errors import EngineError, first_line
 from .estimate import Need
 from .loading import Plan, plan, read_base, read_prompts
 from .types import Drift, MemoryUse, Message, Row, Sampling, Step
+from .variants import BASE
 
 
 # checking: its config and size. fetching: its files. ending: answers that are being written with the old base.

@@ -3,15 +3,32 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from peft import PeftModel
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..adapters import Adapter, AdapterError, attach, detach, try_out
-from ..method import SlimLayer, fold_masks
+from ..method import BASE_ROW, SlimLayer, fold_masks
 from .errors import EngineError, is_out_of_memory, out_of_memory_sentence
-from .types import Variant
+from .types import Kind, Variant
+
+
+BASE = "base"
+
+
+def adapter_name(variant: str) -> str:
+    """What a variant is called in `adapter_names`."""
+    return BASE_ROW if variant == BASE else peft_name(variant)
+
+
+def free_name(kind: Kind, taken: set[str]) -> str:
+    """A variant's name, where nobody chose one."""
+    if kind not in taken:
+        return kind
+    return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
 
 
 def peft_name(variant: str) -> str:
