@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..inference import Stops
 from ..inference.types import Drift, Message, Routing, RowStep, Sampling, Variant
-from .payload import mean_identity
+from .payload import RoutingPacker, mean_identity
 
 
 # Numbers of routing that one conversation keeps: 256 MB of float32.
@@ -30,6 +30,7 @@ class Answer:
         sampling: how its tokens were chosen.
         token_ids: of the answer, so that other variants can read exactly it.
         routing: who answered which token, the whole record so far.
+        packer: what the page already has of it.
     """
 
     variant: Variant
@@ -37,6 +38,7 @@ class Answer:
     sampling: Sampling
     token_ids: tuple[int, ...] = ()
     routing: Routing | None = None
+    packer: RoutingPacker = field(default_factory=RoutingPacker, init=False, repr=False, compare=False)
     _share: tuple[weakref.ref, float | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def identity(self) -> float | None:
@@ -108,7 +110,6 @@ class Session:
         opened: whether the page has its settings.
         shown: the column whose routing is shown; None for the first SLIM.
         shown_turn: the turn whose routing and drift are shown; None for the latest.
-        packers: the routing view's own memory, by turn and column.
         generation: of the base that the conversation is with.
     """
 
@@ -122,7 +123,6 @@ class Session:
         self.opened = False
         self.shown: str | None = None
         self.shown_turn: int | None = None
-        self.packers: dict[tuple[int, str], Any] = {}
         self._checking = False
         self.generation = 0
         self._ids = itertools.count(1)
@@ -169,14 +169,12 @@ class Session:
         """Drop a turn and all after it."""
         self.turns[:] = itertools.takewhile(lambda turn: turn.id != turn_id, self.turns)
         kept = {turn.id for turn in self.turns}
-        self.packers = {key: packer for key, packer in self.packers.items() if key[0] in kept}
         if self.shown_turn not in kept:
             self.shown_turn = None
 
     def clear(self) -> None:
         """Forget the conversation."""
         self.turns.clear()
-        self.packers.clear()
         self.shown_turn = None
 
     def renew(self, generation: int) -> bool:

@@ -87,7 +87,6 @@ def start(
     )
     for name in names:
         turn.answers[name] = Answer(loaded[name], RowStep(name), sampling)
-        session.packers.pop((turn.id, name), None)
     if BASE in names:
         turn.drift = None
     # A lent GPU is booked on the visitor, who is known by the context of this thread.

@@ -9,7 +9,7 @@ from ..inference.types import Variant
 from .backend import Backend
 from .columns import ADAPTERS, BASE, columns
 from .diff import differences
-from .payload import RoutingPacker, pack_drift
+from .payload import pack_drift
 from .session import Answer, Session, Turn
 from .words import describe, drift_sentence, how, likelihood, speed, state
 
@@ -81,8 +81,9 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
     finished = step.state == "done" and base is not None and base.step.state == "done"
     if session.view == "differences" and finished and name != BASE:
         shown["diff"] = differences(base.step.text, step.text)
-    if session.view == "routing" and answer.routing is not None:
-        packed = packer(session, turn, name).pack(answer.routing)
+    record = answer.routing  # once: another thread may drop it
+    if session.view == "routing" and record is not None:
+        packed = answer.packer.pack(record)
         shown["strip"] = {key: packed[key] for key in ("tokens", "prompt_tokens", "token_share", "chunk")}
     return shown
 
@@ -101,11 +102,6 @@ def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
                 log_ratio = float(variant.log_ratio.double().sum())
                 found.append(f"finds the base’s answer {likelihood(log_ratio)}")
     return found
-
-
-def packer(session: Session, turn: Turn, name: str) -> RoutingPacker:
-    """The packer of one answer's routing."""
-    return session.packers.setdefault((turn.id, name), RoutingPacker())
 
 
 def status(session: Session) -> str:
@@ -150,7 +146,7 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
     }
     answer = turn.answers.get(chosen) if turn and chosen else None
     if answer is not None and answer.routing is not None:
-        value["data"] = packer(session, turn, chosen).pack(answer.routing)
+        value["data"] = answer.packer.pack(answer.routing)
     return value
 
 
