@@ -145,8 +145,9 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
         "data": None,
     }
     answer = turn.answers.get(chosen) if turn and chosen else None
-    if answer is not None and answer.routing is not None:
-        value["data"] = answer.packer.pack(answer.routing)
+    record = answer.routing if answer is not None else None
+    if record is not None:
+        value["data"] = answer.packer.pack(record)
     return value
 
 
