@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A text whose tokens are coloured by a share from 0 to 1. It grows while the answer does; old tokens are left alone.
+// A text whose tokens are coloured by a share from 0 to 1, or not where it is null. It grows while the answer does; old
+// tokens are left alone.
 slim.strip = (root, { label, pick = null, describe }) => {
   const { el, tip, visible } = slim;
   const list = el("div", { class: "slim-strip", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" });
@@ -20,7 +21,9 @@ slim.strip = (root, { label, pick = null, describe }) => {
       }
       if (tokens[i] !== newTokens[i]) node.textContent = visible(newTokens[i]);
       if (shares[i] !== newShares[i] || tokens[i] !== newTokens[i]) {
-        node.style.setProperty("--s", newShares[i].toFixed(3));
+        const unread = newShares[i] === null;
+        node.classList.toggle("slim-unread", unread);
+        if (!unread) node.style.setProperty("--s", newShares[i].toFixed(3));
         node.setAttribute("aria-label", describe(i, newTokens[i], newShares[i]));
       }
     }
@@ -69,4 +72,34 @@ slim.strip = (root, { label, pick = null, describe }) => {
     if (pick) pick(next);
   });
   return { update, mark, list };
+};
+
+// What of an answer belongs to each of its tokens, and what is left. Their own texts are not always parts of it: several
+// can be one character, special ones are not shown, an answer does not begin with a space, and a stop text cuts it.
+slim.pieces = (tokens, text) => {
+  const found = tokens.map(() => "");
+  // Of the tokens since the last one that was found: how long they are, and whether one is a part of a character.
+  let at = 0, loose = 0, half = 0;
+  tokens.forEach((token, i) => {
+    const own = at === 0 && !text.startsWith(token) ? token.replace(/^ /, "") : token;
+    const place = own ? text.slice(at + half, at + loose + own.length).indexOf(own) : -1;
+    if (place >= 0) {
+      const start = at + half + place;
+      if (start > at) found[i - 1] = text.slice(at, start);
+      found[i] = own;
+      at = start + own.length;
+      loose = half = 0;
+    } else if (text.length - at < own.length && own.startsWith(text.slice(at))) {
+      found[i] = text.slice(at);
+      at = text.length;
+    } else {
+      loose += own.length;
+      if (own.includes("\ufffd")) half = 1;
+    }
+  });
+  if (half && at < text.length) {
+    found[found.length - 1] = String.fromCodePoint(text.codePointAt(at));
+    at += found.at(-1).length;
+  }
+  return [found, text.slice(at)];
 };

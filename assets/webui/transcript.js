@@ -146,10 +146,16 @@ slim.transcript = (component) => {
     } else if (mode === "strip") {
       part.strip ??= slim.strip(part.special, {
         label: "Answer, token by token",
-        describe: (i, token, share) => `${slim.visible(token).trim() || "blank"}: identity ${slim.percent(share)}`,
+        describe: (i, token, share) =>
+          `${slim.visible(token).trim() || "blank"}: ${share === null ? "no routing" : `identity ${slim.percent(share)}`}`,
       });
       const shares = Array.from(part.share(answer.strip.token_share), (byte) => byte / 255);
-      part.strip.update(answer.strip.tokens, shares, answer.strip.prompt_tokens);
+      const from = answer.strip.prompt_tokens;
+      const [pieces, rest] = slim.pieces(answer.strip.tokens.slice(from), answer.text);
+      const shown = pieces.map((piece, i) => [piece, shares[from + i]]).filter(([piece]) => piece);
+      // The last token is never read by the model, and the routing comes less often than the text.
+      if (rest) shown.push([rest, null]);
+      part.strip.update(shown.map(([piece]) => piece), shown.map(([, share]) => share));
     }
   }
 

@@ -4,6 +4,7 @@
 import itertools
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from .visit import SECONDS
@@ -152,6 +153,58 @@ def test_answers_coloured_by_routing(visit):
     expect(token).to_have_attribute("aria-label", re.compile(r"SLIM: identity \d+%"))
     expect(v.answer("lora").get_by_role("option").first).to_have_attribute("aria-label", "LoRA: identity 0%")
     expect(v.answer("base").get_by_role("option")).to_have_count(0)
+
+
+@pytest.mark.parametrize("most", [1, 2, 8, 256])
+def test_a_coloured_answer_is_whole(visit, most):
+    v = visit(query={"max_new_tokens": most})
+    v.ask("Hello")
+    v.page.get_by_label("Coloured by routing").check()
+    for name in ("lora", "slim"):
+        tokens = v.answer(name).get_by_role("option")
+        text = v.text(name).text_content()
+        assert len(text.split(" ")) == min(most, 12)
+        expect(v.answer(name).get_by_role("listbox")).to_be_visible()
+        assert "".join(tokens.all_text_contents()) == text
+        expect(tokens.last).to_have_css("background-color", "rgba(0, 0, 0, 0)")
+        expect(tokens.last).to_have_attribute("aria-label", f"{text.split(' ')[-1]}: no routing")
+        if most > 1:
+            expect(tokens.first).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")
+
+
+def test_a_coloured_answer_is_whole_while_it_is_written(visit, site):
+    site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.03), 60
+    v = visit()
+    v.page.get_by_label("Coloured by routing").check()
+    v.send("Hello")
+    expect(v.answer("slim").get_by_role("option").nth(3)).to_be_visible()
+    for _ in range(10):
+        shown, text = v.answer("slim").evaluate(
+            "node => [node.querySelector('.slim-strip').textContent, node.querySelector('.slim-text').textContent]"
+        )
+        assert shown == text
+        v.page.wait_for_timeout(100)
+    v.done()
+
+
+PIECES = [
+    ([" Yes", ",", " no"], "Yes, no.", ["Yes", ",", " no"], "."),
+    ([" Yes", " no", " more"], "Yes n", ["Yes", " n", ""], ""),
+    (["Yes", "<|mark|>", " no"], "Yes no", ["Yes", "", " no"], ""),
+    (["a", "\ufffd", "\ufffd", " b"], "aé b", ["a", "", "é", " b"], ""),
+    (["a", " \ufffd", "\ufffd", "\ufffd", "b"], "a 😀b!", ["a", "", "", " 😀", "b"], "!"),
+    (["a", "\ufffd", "\ufffd"], "a😀b", ["a", "", "😀"], "b"),
+    (["a", "\ufffd"], "a", ["a", ""], ""),
+    (["one", " two"], "", ["", ""], ""),
+    ([], "Yes", [], "Yes"),
+]
+
+
+def test_what_of_an_answer_belongs_to_each_token(visit):
+    v = visit()
+    for tokens, text, pieces, rest in PIECES:
+        found = v.page.evaluate("([tokens, text]) => slim.pieces(tokens, text)", [tokens, text])
+        assert found == [pieces, rest], text
 
 
 def test_columns_hide_and_expand_and_stay_so(visit):
