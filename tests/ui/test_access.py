@@ -98,13 +98,28 @@ def test_what_scrolls_can_be_scrolled_with_the_keyboard(visit, site):
     scroll(experts)
 
 
-@pytest.mark.parametrize("width", [320, 768, 3840])
+@pytest.mark.parametrize("width", [320, 390, 768, 3840])
 def test_nothing_scrolls_sideways(visit, width):
     v = visit(width=width)
     v.ask("Supercalifragilisticexpialidocious" * 8)
     for name in TABS:
         open_tab(v, name)
         assert v.width()[0] <= width, name
+
+
+@pytest.mark.parametrize("width", [1440, 1920])
+def test_the_page_stands_still_from_tab_to_tab(visit, width):
+    v = visit(width=width)
+    parts = [v.page.locator("#slim-header header"), v.page.get_by_role("tab", name="Compare")]
+    places = {}
+    for asked in (False, True):
+        if asked:
+            v.ask("Hello there")
+        for name in TABS:
+            open_tab(v, name)
+            places[name, asked] = [part.bounding_box()["x"] for part in parts]
+        open_tab(v, "Compare")
+    assert len({tuple(x) for x in places.values()}) == 1, places
 
 
 def test_phone_stacks_and_desktop_sets_side_by_side(visit):
