@@ -109,12 +109,13 @@ window.slim = (() => {
     let ok = true;
     try { await navigator.clipboard.writeText(text); } catch {
       // Without a secure context there is no clipboard; the old way still works.
-      const area = el("textarea", { class: "slim-sr" });
+      const focused = document.activeElement, area = el("textarea", { class: "slim-sr" });
       area.value = text;
       document.body.append(area);
       area.select();
       ok = document.execCommand("copy");
       area.remove();
+      focused?.focus({ preventScroll: true });
     }
     say(ok ? done : "The browser did not allow copying.");
     return ok;

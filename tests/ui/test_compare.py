@@ -273,6 +273,21 @@ def test_copy(visit):
     assert v.page.evaluate("navigator.clipboard.readText()") == v.text("slim").inner_text()
 
 
+def test_copy_where_there_is_no_clipboard(visit):
+    v = visit()
+    v.ask("Hello")
+    # As on a page that came over plain HTTP.
+    v.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    copy = v.page.get_by_role("button", name="Copy SLIM’s answer")
+    copy.focus()
+    v.page.keyboard.press("Enter")
+    expect(v.status).to_have_text("SLIM’s answer is copied.")
+    expect(copy).to_be_focused()
+    v.prompt.focus()
+    v.page.keyboard.press("Control+V")
+    expect(v.prompt).to_have_value(v.text("slim").inner_text())
+
+
 def test_an_example_fills_the_prompt(visit):
     v = visit()
     v.button("What is the capital of Peru?").click()
