@@ -150,6 +150,32 @@ window.slim = (() => {
 
 slim.focus = (id) => document.querySelector(`#${id} textarea`)?.focus();
 
+// The prompt's box. It is emptied here, at once: what is typed while the server still reads a prompt is the next one.
+slim.prompt = (() => {
+  let pressed = null, sent = "", given = "";
+  const box = () => document.querySelector("#slim-prompt textarea");
+  const write = (area, text) => { area.value = text; area.dispatchEvent(new Event("input", { bubbles: true })); };
+  // Gradio looks into the box a moment after Enter, when there may be more in it.
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target === box()) pressed = event.target.value;
+  }, true);
+  document.addEventListener("click", () => { pressed = null; }, true);
+  return {
+    // What is sent of what is in the box.
+    take(text) {
+      const area = box(), all = (text ?? "").replace(/\r\n?/g, "\n");
+      sent = pressed !== null && all.startsWith(pressed) ? pressed : all;
+      pressed = null;
+      if (sent && area?.value.startsWith(sent)) write(area, area.value.slice(sent.length));
+      return sent;
+    },
+    // A prompt that was refused goes back, unless another is being written.
+    back() { if (box()?.value === "") write(box(), sent); },
+    // So does one that is undone; what the last undo gave is nobody's draft.
+    draft(text) { if (["", given].includes(box()?.value)) write(box(), given = text); },
+  };
+})();
+
 // A link's settings are not kept as the visitor's own; only what a person changes is.
 for (const name of ["input", "click"])
   document.addEventListener(name, (event) => (slim.chose ||= Boolean(event.target.closest?.("#slim-settings"))), true);

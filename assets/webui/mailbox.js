@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files and links from the server, and the one status line of the page.
+// Files, links and prompts from the server, and the one status line of the page.
 slim.mailbox = ({ props, watch }) => {
   watch("value", () => {
     const letter = props.value;
@@ -10,7 +10,8 @@ slim.mailbox = ({ props, watch }) => {
     } else if (letter.kind === "link") {
       const link = `${location.origin}${location.pathname}?${letter.query}`;
       slim.copy(link, "The link to this prompt and its settings is copied.");
-    }
+    } else if (letter.kind === "draft") slim.prompt.draft(letter.text);
+    else if (letter.kind === "refused") slim.prompt.back();
   });
 };
 

@@ -77,7 +77,7 @@ def build(page: Page, demo: gr.Blocks) -> None:
         )
     saved = gr.BrowserState(None, storage_key=STORE, secret=STORE_KEY)
 
-    handlers = Handlers(page, prompt, send, stop, retry, undo, new, view)
+    handlers = Handlers(page, send, stop, retry, undo, new, view)
     values = list(fields.values())
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
@@ -92,7 +92,10 @@ def build(page: Page, demo: gr.Blocks) -> None:
         "trigger_mode": "multiple",
         "outputs": handlers.outputs,
     }
-    gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *values], **work)
+    # The prompt is on its way before its box is emptied. Where it never arrives, it goes back.
+    take = "(session, prompt, ...values) => [session, slim.prompt.take(prompt), ...values]"
+    sent = gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *values], js=take, **work)
+    sent.failure(None, js="() => slim.prompt.back()", api_visibility="private")
     retry.click(handlers.retry, [page.session, *values], **work)
     page.transcript.retry_one(handlers.retry_one, [page.session, *values], **work)
     page.transcript.edit_turn(handlers.edit, [page.session, *values], **work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -29,14 +29,14 @@ class Handlers:
 
     Args:
         page: the parts that all tabs share.
-        prompt: the others are this tab's own components.
+        send: the others are this tab's own components.
     """
 
-    def __init__(self, page: Page, prompt, send, stop, retry, undo, new, view) -> None:
+    def __init__(self, page: Page, send, stop, retry, undo, new, view) -> None:
         self.page, self.backend, self.longest = page, page.backend, page.config.max_new_tokens
-        self.prompt, self.send, self.stop, self.view = prompt, send, stop, view
+        self.send, self.stop, self.view = send, stop, view
         self.again = (retry, undo, new)
-        self.outputs = [*page.of_columns, page.status, page.detail, prompt, send, stop, *self.again, view]
+        self.outputs = [*page.of_columns, page.status, page.detail, page.mailbox, send, stop, *self.again, view]
         # The session too: Gradio deletes only a state that was an output once.
         self.outputs_of_open = [page.transcript, page.status, page.session]
 
@@ -66,16 +66,18 @@ class Handlers:
     # ---- answers
 
     def submit(self, session: Session, prompt: Any, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """A new prompt for all."""
+        """A new prompt for all. The page has taken it out of its box; one that is refused goes back."""
         if self._lost(session, request):
-            yield self._anew(session)
+            yield self._anew(session) | {self.page.mailbox: self._letter("refused")}
             return
+        begun = False
         try:
             turn = Turn(session.next_id(), check_prompt(prompt), "", {})
+            begun = yield from self._answer(session, turn, None, values)
         except LimitError as error:
             yield warn(error)
-            return
-        yield from self._answer(session, turn, None, values, {self.prompt: ""})
+        if not begun:
+            yield {self.page.mailbox: self._letter("refused")}
 
     def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again, with the settings of now."""
@@ -109,16 +111,14 @@ class Handlers:
             return
         yield from self._answer(session, Turn(turn.id, text, "", {}), None, values)
 
-    def _answer(
-        self, session: Session, turn: Turn, only: str | None, values: tuple, more: Updates | None = None
-    ) -> Iterator[Updates]:
-        """Answer a turn in all columns or one, and show it while it is written."""
+    def _answer(self, session: Session, turn: Turn, only: str | None, values: tuple) -> Generator[Updates, None, bool]:
+        """Answer a turn in all columns or one, and show it while it is written; whether it was begun at all."""
         if session.run is None and session.renew(self.backend.generation):
             # What was there was said by another base.
             turn, only = Turn(turn.id, turn.prompt, "", {}), None
         if self._missed(session):
             yield self.page.column_updates(session)
-            return
+            return False
         try:
             chosen = settings.check(dict(zip(settings.NAMES, values, strict=True)), self.longest)
             if only is None:
@@ -127,7 +127,7 @@ class Handlers:
             run = start(self.backend, session, turn, names, chosen.sampling, not chosen.one_at_a_time)
         except (LimitError, EngineError) as error:
             yield warn(error)
-            return
+            return False
         # Whatever came after an edited prompt answered something that was never asked.
         session.forget_from(turn.id)
         session.turns.append(turn)
@@ -136,10 +136,11 @@ class Handlers:
         for routing in ticks(run):
             updates = self.frame(session, routing or first)
             if first:
-                updates |= self.buttons(session) | {self.page.detail: None} | (more or {})
+                updates |= self.buttons(session) | {self.page.detail: None}
                 first = False
             yield updates
         yield self.frame(session) | self.buttons(session)
+        return True
 
     def _anew(self, session: Session) -> Updates:
         """The page with an empty conversation, and the prompt as it stands there."""
@@ -165,20 +166,21 @@ class Handlers:
     # ---- the conversation
 
     def undo(self, session: Session) -> Updates:
-        """Take the last turn back; its prompt can be changed and sent again."""
+        """Take the last turn back; its prompt can be changed and sent again, if nothing else is in the box."""
         if session.run is not None:
             return warn(LimitError("Answers are still being written. Stop them first."))
         prompt = session.turns[-1].prompt if session.turns else ""
         if session.turns:
             session.forget_from(session.turns[-1].id)
-        return self.frame(session) | self.buttons(session) | {self.prompt: prompt, self.page.detail: None}
+        letter = self._letter("draft", text=prompt)
+        return self.frame(session) | self.buttons(session) | {self.page.mailbox: letter, self.page.detail: None}
 
     def new(self, session: Session) -> Updates:
         """Forget the conversation."""
         if session.run is not None:
             return warn(LimitError("Answers are still being written. Stop them first."))
         session.clear()
-        return self.frame(session) | self.buttons(session) | {self.prompt: "", self.page.detail: None}
+        return self.frame(session) | self.buttons(session) | {self.page.detail: None}
 
     def show(self, session: Session, view: Any) -> Updates:
         """Answers as they are, their differences, or their routing."""
