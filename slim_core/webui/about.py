@@ -26,7 +26,8 @@ Fine-tuning a language model on a task makes it worse at everything else. **SLIM
 - Each adapted Linear keeps its frozen weights and gets a few small **LoRA experts** and **identity experts**.
 - Identity experts add nothing: a token that goes to them gets the base model's own output.
 - While training, **clusters** slide along with the inputs of each Linear and remember what training looks like.
-- A token's **distance** from its nearest cluster says how unlike the training data it is.
+- A token's **distance** from its nearest cluster, in standard deviations beyond the first, says how unlike the
+  training data it is; below 0 it is in the midst of them.
 - The **router** weighs all experts by the token; LoRA experts **yield** by the distance; the top few are kept.
 - So what looks like the training data goes through LoRA, and what does not bypasses it.
 - **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.

@@ -116,7 +116,6 @@ def components(longest: int) -> dict[str, gr.components.Component]:
         found["seed"] = gr.Number(
             start["seed"],
             precision=0,
-            minimum=0,
             label="Seed",
             info="the same dice for all columns",
             elem_id="slim-seed",
