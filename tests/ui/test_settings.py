@@ -88,3 +88,13 @@ def test_a_million_characters(visit):
     )
     v.button("Compare").click()
     expect(v.warning).to_contain_text("has 1,000,000 characters; at most 100,000 can be sent")
+
+
+def test_a_negative_seed_is_a_sentence_of_ours(visit):
+    v = visit()
+    v.open_settings()
+    v.page.get_by_label("Seed").fill("-3")
+    v.page.get_by_label("Seed").press("Tab")
+    v.send("Hello")
+    expect(v.warning).to_contain_text("Seed must be between 0")
+    expect(v.prompt).to_have_value("Hello")
