@@ -244,18 +244,14 @@ class Engine:
             seconds = 0.0
             while not ticket.wait(seconds):
                 self._check_open()
-                if all(stopped(index) for index in range(len(rows))):
-                    yield Step(tuple(RowStep(row.variant, "done", finish_reason="stopped") for row in rows))
-                    return
-                yield Step(
-                    tuple(
-                        RowStep(row.variant, "done", finish_reason="stopped")
-                        if stopped(index)
-                        else RowStep(row.variant)
-                        for index, row in enumerate(rows)
-                    ),
-                    place=max(1, ticket.place),
+                waiting = tuple(
+                    RowStep(row.variant, "done", finish_reason="stopped") if stopped(index) else RowStep(row.variant)
+                    for index, row in enumerate(rows)
                 )
+                if all(row.state == "done" for row in waiting):
+                    yield Step(waiting)
+                    return
+                yield Step(waiting, place=max(1, ticket.place))
                 seconds = WAITING_SECONDS
             self._check_open()
             last: Step | Drift = yield from self._write(rows, sampling, stopped, batched, routing_every)
