@@ -62,7 +62,16 @@ def test_defaults_are_the_papers():
         ({"target_modules": "all-linear", "layers_to_transform": [0]}, "`layers_to_transform` needs"),
         ({"layers_to_transform": [0]}, "`layers_to_transform` needs `target_modules` as a list of names"),
         ({"layers_pattern": "h"}, "`layers_to_transform` must say which blocks"),
-        ({"format_version": 2}, "saved in format 2; the installed slim_core reads formats up to 1"),
+        ({"format_version": 3}, "saved in format 3; the installed slim_core reads formats up to 2"),
+        ({"format_version": 1, "distance_scope": "context"}, "format 1 know no contexts"),
+        ({"distance_scope": "turn"}, "`distance_scope` must be one of 'context', 'token', not 'turn'."),
+        ({"context_warmup": -1}, "`context_warmup` must be 0 or more"),
+        ({"context_warmup": 1.5}, "`context_warmup` must be a whole number"),
+        ({"turn_opening": []}, "`turn_opening` must be a list of 1 to 32 token ids"),
+        ({"turn_opening": [1] * 33}, "`turn_opening` must be a list of 1 to 32 token ids"),
+        ({"turn_opening": "<user>"}, "`turn_opening` must be a list of 1 to 32 token ids"),
+        ({"turn_opening": [4, -1]}, "`turn_opening` must be 0 or more"),
+        ({"turn_opening": [4, "5"]}, "`turn_opening` must be a whole number"),
         ({"format_version": 0}, "`format_version` must be 1 or more"),
         ({"format_version": "1"}, "`format_version` must be a whole number, not '1'."),
         ({"base_fingerprint": "x"}, "`base_fingerprint` must be a table"),
@@ -99,6 +108,27 @@ def test_scaling_follows_lora(rslora, factor):
 def test_a_router_that_cannot_learn_is_warned_of():
     with pytest.warns(UserWarning, match="the router gets no gradient"):
         SlimConfig(top_k=1)
+
+
+@pytest.mark.parametrize(("version", "scope"), [(1, "token"), (2, "context")])
+def test_the_scope_of_the_distance_is_that_of_the_format(version, scope):
+    assert SlimConfig(format_version=version).distance_scope == scope
+    assert SlimConfig(format_version=version, distance_scope="token").distance_scope == "token"
+
+
+def test_an_adapter_without_gate_settings_in_its_file_is_of_the_format_it_says(tmp_path):
+    SlimConfig(target_modules=["q_proj"]).save_pretrained(str(tmp_path))
+    path = tmp_path / "adapter_config.json"
+    raw = json.loads(path.read_text()) | {"format_version": 1, "yield_mode": "calibrated"}
+    for field in ("distance_scope", "context_warmup", "turn_opening"):
+        del raw[field]
+    path.write_text(json.dumps(raw))
+    loaded = PeftConfig.from_pretrained(str(tmp_path))
+    assert (loaded.distance_scope, loaded.yield_mode, loaded.turn_opening) == ("token", "calibrated", None)
+
+
+def test_a_turn_opening_is_kept_as_a_list():
+    assert SlimConfig(turn_opening=(4, 5)).turn_opening == [4, 5]
 
 
 def test_patterns_may_be_missing():
