@@ -32,6 +32,9 @@ def compare(
     repetition_penalty: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="1 is none.")] = 1.0,
     stop: Annotated[list[str], typer.Option(rich_help_panel=SAMPLING, help="Text that ends an answer.")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Of the dice that all answers share.")] = 0,
+    strength: Annotated[
+        float | None, typer.Option(help="Of SLIM's gate; 0 forces it open. [default: as trained]")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Version of the base on the Hub.")] = None,
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Base in 4 bits.")] = False,
     load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Base in 8 bits.")] = False,
@@ -60,7 +63,8 @@ def compare(
         base, lora, slim = _sources(base, lora, slim)
         how = {"revision": revision, "device": device, "four_bit": load_4bit, "eight_bit": load_8bit}
         engine = load_engine(base, lora=lora, slim=slim, **how)
-        failed = _run(engine, messages, sampling, as_json)
+        _check_strength(engine, strength)
+        failed = _run(engine, messages, sampling, strength, as_json)
     except EngineError as error:
         errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -84,12 +88,27 @@ def _sources(base: str | None, lora: str | None, slim: str | None) -> tuple[str,
     return str(ASSETS / "base"), lora or str(ASSETS / "lora"), slim or str(ASSETS / "slim")
 
 
-def _run(engine, messages, sampling, as_json: bool) -> bool:
-    """Answer and print. Returns whether no row has an answer."""
-    from ..inference import Row
-    from .compare_view import answers_view, drift_sentence, identity_by_block, identity_view
+def _check_strength(engine, strength: float | None) -> None:
+    from ..inference import EngineError
 
-    rows = [Row(v.name, messages, routing=v.kind == "slim") for v in engine.variants]
+    if strength is None:
+        return
+    if not 0 <= strength < math.inf:
+        raise EngineError(f"--strength is {strength:g}; it must be 0 or more.")
+    if all(variant.strength is None for variant in engine.variants):
+        raise EngineError("No adapter here has a gate, so --strength has nothing to change.")
+
+
+def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> bool:
+    """Answer and print. Returns whether no row has an answer."""
+    from ..inference import Row, verdict_of
+    from .compare_view import answers_view, drift_sentence, identity_by_block, identity_view, verdict_sentence
+
+    gated = {v.name for v in engine.variants if v.strength is not None}
+    rows = [
+        Row(v.name, messages, routing=v.kind == "slim", strength=strength if v.name in gated else None)
+        for v in engine.variants
+    ]
     console = Console()
     live = console.is_terminal and not as_json
     with Live(console=console, refresh_per_second=8, transient=True, auto_refresh=live) as screen:
@@ -97,18 +116,28 @@ def _run(engine, messages, sampling, as_json: bool) -> bool:
             if live:
                 screen.update(answers_view(engine.variants, step.rows))
     drift = None
-    if step.rows[0].token_ids and len(engine.variants) > 1:
-        drift = engine.drift(messages, step.rows[0].token_ids, [v.name for v in engine.variants[1:]])
+    # Whoever reads does so with the gate as it was trained.
+    readers = [v.name for v in engine.variants[1:] if strength is None or v.name not in gated]
+    if step.rows[0].token_ids and readers:
+        drift = engine.drift(messages, step.rows[0].token_ids, readers)
+    verdicts = {r.variant: verdict_of(r) for r in step.routing.values() if r.variant in gated}
     if as_json:
         found = {
             "model": asdict(engine.info),
             "answers": [asdict(row) for row in step.rows],
+            "verdicts": {name: {"kind": v.kind} | asdict(v) for name, v in verdicts.items()},
+            "strength": strength,
             "identity_by_block": {r.variant: identity_by_block(r) for r in step.routing.values()},
             "times_less_likely": {d.variant: _finite(d.times_less_likely) for d in (drift.variants if drift else ())},
         }
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         console.print(answers_view(engine.variants, step.rows))
+        labels = {v.name: v.label for v in engine.variants}
+        for name, verdict in verdicts.items():
+            same = len({row.text for row in step.rows if row.variant in ("base", name)}) == 1
+            sentence = verdict_sentence(labels[name], verdict, same, strength)
+            console.print(sentence, soft_wrap=True, highlight=False, markup=False)
         for routing in step.routing.values():
             console.print(identity_view(routing))
         if drift is not None:

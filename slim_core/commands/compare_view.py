@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..inference import Drift, Routing, RowStep, Variant
+from ..inference import Drift, Routing, RowStep, Variant, Verdict
 from ..inference.amounts import likelihood
 
 
@@ -40,14 +40,42 @@ def _footer(row: RowStep) -> str:
     return ", ".join(parts)
 
 
+def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float | None = None) -> str:
+    """What the gate made of the prompt.
+
+    Args:
+        label: of the variant.
+        verdict: on it.
+        same: whether its answer is the base's.
+        strength: that the gate was told to have; None as trained.
+    """
+    numbers = (
+        f"{verdict.identity:.1%} past LoRA; distance {verdict.distance:.2f}, up to {verdict.reference:.2f} is like the "
+        f"training data; {verdict.closed:.1%} of the gates are closed."
+    )
+    if strength == 0:
+        return f"Gate forced open: {label} answers with its LoRA experts. {numbers}"
+    if verdict.kind == "like":
+        return f"Like the training data: {label} answers with its LoRA experts. {numbers}"
+    begin = {"unlike": "Unlike the training data", "mixed": "Partly like the training data"}[verdict.kind]
+    whose = f"{label} let most of it past LoRA" if verdict.kind == "unlike" else f"{label} let some of it past LoRA"
+    if verdict.exact and same:
+        whose = f"{label} gives the base's own answer, token for token, for every gate is 0 at every token"
+    elif same:
+        whose += ", and the answers are the same"
+    return f"{begin}: {whose}. {numbers}"
+
+
 def identity_by_block(routing: Routing) -> list[dict[str, float | int | None]]:
-    """For each decoder block the mean share of the identity experts, over prompt and over answer."""
-    identity = routing.weights[..., routing.num_experts :].sum(-1)
+    """For each decoder block, over prompt and over answer, the mean share past LoRA and what the gate lets through."""
     found = []
     for block in sorted(set(routing.blocks)):
-        of_block = identity[[i for i, b in enumerate(routing.blocks) if b == block]]
-        prompt, answer = of_block[:, : routing.prompt_tokens], of_block[:, routing.prompt_tokens :]
-        found.append({"block": block, "prompt": _mean(prompt), "answer": _mean(answer)})
+        linears = [i for i, b in enumerate(routing.blocks) if b == block]
+        shown: dict[str, float | int | None] = {"block": block}
+        for name, numbers in (("", routing.identity[linears]), ("gate_", routing.gate[linears])):
+            shown[f"{name}prompt"] = _mean(numbers[:, : routing.prompt_tokens])
+            shown[f"{name}answer"] = _mean(numbers[:, routing.prompt_tokens :])
+        found.append(shown)
     return found
 
 
@@ -58,10 +86,11 @@ def _mean(values) -> float | None:
 def identity_view(routing: Routing) -> Table:
     """How much of each block's tokens went past the LoRA experts."""
     table = Table(title=f"{routing.variant}: share that bypasses LoRA", title_justify="left", box=None)
-    for column in ("block", "question", "answer"):
-        table.add_column(column)
+    for column in ("block", "question", "answer", "gate"):
+        table.add_column(column, no_wrap=True)
     for block in identity_by_block(routing):
-        table.add_row(str(block["block"]), _bar(block["prompt"]), _bar(block["answer"]))
+        gates = ("–" if block[name] is None else f"{block[name]:.2f}" for name in ("gate_prompt", "gate_answer"))
+        table.add_row(str(block["block"]), _bar(block["prompt"]), _bar(block["answer"]), " → ".join(gates))
     return table
 
 

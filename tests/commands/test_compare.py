@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from slim_core.cli import app
 from slim_core.commands import compare as command
-from slim_core.commands.compare_view import drift_sentence, identity_by_block
-from slim_core.inference import Drift, Routing, Sampling, Variant, VariantDrift, load_engine
+from slim_core.commands.compare_view import drift_sentence, identity_by_block, verdict_sentence
+from slim_core.inference import Drift, Routing, Sampling, Variant, VariantDrift, Verdict, load_engine
 from tests.inference.conftest import QUESTION, folders, ids, last, rows
 
 
@@ -59,6 +59,59 @@ def test_the_table_shows_all_answers_identity_and_drift(folders):
         assert words in " ".join(result.stdout.split()), words
 
 
+def test_the_verdict_and_the_strength_of_the_gate(folders):
+    result = run(*sources(folders), "--max-new-tokens", 4, "--json")
+    found = json.loads(result.stdout)
+    verdict = found["verdicts"]["slim"]
+    assert set(found["verdicts"]) == {"slim"} and found["strength"] is None
+    assert set(verdict) == {"kind", "identity", "distance", "reference", "closed", "exact"}
+    assert set(found["times_less_likely"]) == {"lora", "slim"}
+    result = run(*sources(folders), "--max-new-tokens", 4, "--strength", 0, "--json")
+    found = json.loads(result.stdout)
+    assert found["verdicts"]["slim"]["closed"] == 0 and found["strength"] == 0
+    # A context's first tokens may have no gate that opens.
+    assert all(block["gate_answer"] == 1 for block in found["identity_by_block"]["slim"])
+    assert set(found["times_less_likely"]) == {"lora"}
+    result = run(*sources(folders), "--max-new-tokens", 4, "--strength", 0)
+    assert "Gate forced open: SLIM answers with its LoRA experts." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--strength", -1), "--strength is -1; it must be 0 or more."),
+        (("--strength", "inf"), "--strength is inf; it must be 0 or more."),
+    ],
+)
+def test_a_strength_that_makes_no_sense(folders, arguments, sentence):
+    result = run(*sources(folders), *arguments)
+    assert result.exit_code == 1 and sentence in " ".join(result.output.split())
+
+
+def test_a_strength_without_a_gate(folders):
+    result = run("--base", folders.base, "--lora", folders.lora, "--device", "cpu", "--strength", 1)
+    assert result.exit_code == 1 and "No adapter here has a gate" in result.output
+
+
+def test_verdicts_in_words():
+    def verdict(identity, exact=False):
+        return Verdict(identity, 3.0, 1.0, 0.5, exact)
+
+    numbers = "% past LoRA; distance 3.00, up to 1.00 is like the training data; 50.0% of the gates are closed."
+    assert verdict_sentence("SLIM", verdict(1.0, True), same=True) == (
+        "Unlike the training data: SLIM gives the base's own answer, token for token, for every gate is 0 at every "
+        f"token. 100.0{numbers}"
+    )
+    assert verdict_sentence("SLIM", verdict(0.95), same=True) == (
+        f"Unlike the training data: SLIM let most of it past LoRA, and the answers are the same. 95.0{numbers}"
+    )
+    assert "token for token" not in verdict_sentence("SLIM", verdict(1.0, True), same=False)
+    assert verdict_sentence("SLIM", verdict(0.5), same=False).startswith(
+        "Partly like the training data: SLIM let some of it past LoRA."
+    )
+    assert verdict_sentence("SLIM", verdict(0.1), same=True).startswith("Like the training data: SLIM answers with")
+
+
 def test_the_base_alone(folders):
     result = run("--base", folders.base, "--device", "cpu", "--max-new-tokens", 4)
     assert result.exit_code == 0 and "LoRA" not in result.stdout
@@ -94,11 +147,11 @@ def test_a_question_that_is_too_long_is_an_error_of_every_row(folders):
 def test_identity_is_averaged_over_the_linears_of_a_block():
     weights = torch.tensor([[[0.25, 0.75]], [[0.75, 0.25]], [[1.0, 0.0]]])
     routing = Routing(
-        "s", ("a",), 1, ("x.0.q", "x.0.k", "x.1.q"), (0, 0, 1), 1, weights, weights[..., 0], weights[..., 0]
+        "s", ("a",), 1, ("x.0.q", "x.0.k", "x.1.q"), (0, 0, 1), 1, weights, *[weights[..., 0]] * 4
     )
     assert identity_by_block(routing) == [
-        {"block": 0, "prompt": 0.5, "answer": None},
-        {"block": 1, "prompt": 0.0, "answer": None},
+        {"block": 0, "prompt": 0.5, "answer": None, "gate_prompt": 0.5, "gate_answer": None},
+        {"block": 1, "prompt": 0.0, "answer": None, "gate_prompt": 1.0, "gate_answer": None},
     ]
 
 
