@@ -148,8 +148,6 @@ window.slim = (() => {
   return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, scroller, tip, visible };
 })();
 
-slim.focus = (id) => document.querySelector(`#${id} textarea`)?.focus();
-
 // The prompt's box. It is emptied here, at once: what is typed while the server still reads a prompt is the next one.
 slim.prompt = (() => {
   let pressed = null, sent = "", given = "";
@@ -168,6 +166,13 @@ slim.prompt = (() => {
       pressed = null;
       if (sent && area?.value.startsWith(sent)) write(area, area.value.slice(sent.length));
       return sent;
+    },
+    // An example; a person sends it.
+    fill(text) { write(box(), text); box().focus(); },
+    // One that is sent at once, from another tab. Gradio hears of what is in the box a moment later.
+    ask(text) {
+      write(box(), text);
+      setTimeout(() => document.querySelector("#slim-send")?.click(), 80);
     },
     // A prompt that was refused goes back, unless another is being written.
     back() { if (box()?.value === "") write(box(), sent); },

@@ -6,12 +6,14 @@ slim.detail = (component) => {
   slim.live(component, (value) => {
     if (!value) { root().replaceChildren(); return; }
     const weights = value.rows[0]?.weights ?? [];
-    const head = el("tr", {}, ...["Layer", "Linear", "Identity", "Distance", "Cluster",
+    const head = el("tr", {}, ...["Layer", "Linear", "Identity", "Gate", "Distance", "Up to", "Cluster",
       ...weights.map((_, i) => (i < value.experts ? `LoRA ${i + 1}` : `Id ${i - value.experts + 1}`))]
       .map((name) => el("th", { scope: "col" }, name)));
     const rows = value.rows.map((row) => el("tr", {},
       el("td", {}, String(row.block)), el("th", { scope: "row" }, row.module),
-      el("td", {}, percent(row.identity)), el("td", {}, row.cluster < 0 ? "–" : row.distance.toFixed(2)),
+      el("td", {}, percent(row.identity)), el("td", {}, value.gated ? row.gate.toFixed(2) : "–"),
+      el("td", {}, row.cluster < 0 ? "–" : row.distance.toFixed(2)),
+      el("td", {}, value.gated ? row.reference.toFixed(2) : "–"),
       el("td", {}, row.cluster < 0 ? "–" : String(row.cluster)),
       ...row.weights.map((weight, i) => {
         const cell = el("td", { class: i < value.experts ? "slim-w-lora" : "slim-w-identity" }, weight ? weight.toFixed(2) : "·");

@@ -4,7 +4,7 @@ slim.drift = (component) => {
   const { el, put } = slim;
   const root = () => component.element.querySelector(".slim-root");
   let drawn = "";
-  const number = (x) => (Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(2));
+  const number = (x) => (Math.abs(x) >= 100 ? x.toFixed(0) : x.toFixed(2).replace(/^-(0\.00)$/, "$1"));
 
   function chart(variant, most, tokens, least) {
     // Bars up: less likely than the base finds it. One point is one token.
@@ -36,7 +36,7 @@ slim.drift = (component) => {
     const node = el("section", { class: "slim-card slim-wide", "data-kind": variant.kind },
       el("div", { class: "slim-card-line" }, el("h2", {}, variant.label),
         el("span", { class: "slim-note" }, `${number(variant.total)} nats in all · mean KL ${number(variant.kl.reduce((a, b) => a + b, 0) / Math.max(1, variant.kl.length))} nats`)),
-      chart(variant, most, data.tokens, least), strip);
+      ...(variant.exact ? [el("p", { class: "slim-exact" }, variant.exact)] : []), chart(variant, most, data.tokens, least), strip);
     const text = slim.strip(strip, {
       label: `The base’s answer as ${variant.label} reads it`,
       describe: (i, token) => `${slim.visible(token).trim() || "blank"}: ${Math.exp(Math.abs(variant.log_ratio[i])).toPrecision(3)} times ${variant.log_ratio[i] >= 0 ? "less" : "more"} likely, KL ${number(variant.kl[i])} nats`,
@@ -45,6 +45,18 @@ slim.drift = (component) => {
     text.list.classList.add("slim-heat-one");
     text.update(data.tokens, variant.log_ratio.map((value) => Math.min(1, Math.max(0, value / 5))));
     return node;
+  }
+
+  // What all prompts of the conversation have cost, by what the gate made of them.
+  function table(groups) {
+    const labels = [...new Set(groups.flatMap((group) => Object.keys(group.kl)))];
+    const nats = (x) => (x === undefined ? "–" : x === 0 ? "0" : x < 0.001 ? x.toExponential(1) : x.toFixed(3));
+    return el("section", { class: "slim-card slim-wide" }, el("h2", {}, "In domain and outside"),
+      el("p", { class: "slim-note" }, "Mean KL of this conversation’s prompts so far, in nats a token: how far each variant has moved from the base. A gate lets SLIM move where it was trained and keeps it in place elsewhere."),
+      el("div", { class: "slim-table", tabindex: "0", role: "region", "aria-label": "Mean KL in domain and outside" }, el("table", {},
+        el("thead", {}, el("tr", {}, ...["What the gate says", "Prompts", ...labels].map((name) => el("th", { scope: "col" }, name)))),
+        el("tbody", {}, ...groups.map((group) => el("tr", {}, el("th", { scope: "row" }, group.title), el("td", {}, String(group.prompts)),
+          ...labels.map((label) => el("td", {}, nats(group.kl[label])))))))));
   }
 
   slim.live(component, (value) => {
@@ -64,6 +76,8 @@ slim.drift = (component) => {
     put(sentence, value.sentence);
     root().replaceChildren(sentence,
       el("p", { class: "slim-note" }, `The base’s answer to “${value.prompt}”, read by each variant. Bars: log of base’s over variant’s probability, in nats, same scale for all; above the line is less likely.`),
-      ...value.data.variants.map((variant) => card(variant, value.data, most, least)));
+      ...(value.missing ? [el("p", { class: "slim-note" }, value.missing)] : []),
+      ...value.data.variants.map((variant) => card(variant, value.data, most, least)),
+      ...(value.groups.length ? [table(value.groups)] : []));
   });
 };

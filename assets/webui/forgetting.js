@@ -14,7 +14,7 @@ slim.forgetting = (component) => {
       root.replaceChildren(el("p", { class: "slim-empty", id: "slim-no-results" }, value.none));
       return;
     }
-    const VARIANTS = ["base", "lora", "slim"].filter((name) => name in value.labels);
+    const VARIANTS = ["base", "lora", "slim", "slim_open"].filter((name) => name in value.labels);
     const bars = (row) => el("div", { class: "slim-scores", role: "listitem" }, el("h3", {}, row.task),
       ...VARIANTS.map((name) => {
         const { score, low, high } = row[name];
@@ -29,6 +29,7 @@ slim.forgetting = (component) => {
           ...VARIANTS.map((v) => el("td", {}, `${points(row[v].score)}% (${points(row[v].low)} to ${points(row[v].high)})`)))))));
     root.replaceChildren(el("p", { class: "slim-sentence" }, value.sentence),
       ...(value.missing ? [el("p", { class: "slim-note slim-missing" }, value.missing)] : []),
+      ...(value.plane ? [slim.plane(value.plane)] : []),
       el("p", { class: "slim-note" }, "Share of right answers on held-out questions. The thin line is the interval."),
       ...value.groups.filter((group) => group.rows.length).map((group) => el("section", { class: "slim-card slim-wide" },
         el("h2", {}, group.title), el("div", { class: "slim-score-grid", role: "list" }, ...group.rows.map(bars)),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers × tokens on one canvas: a pixel for a cell, stretched without smoothing. One tab stop; arrow keys walk in it.
+// Layers × tokens on one canvas: a pixel for a cell, stretched without smoothing. Above it the gate, below it the distance,
+// where there is a gate. One tab stop; arrow keys walk in it.
 slim.heatmap = (root, pick) => {
   const { el, color, css } = slim;
   const canvas = el("canvas", { "aria-hidden": "true" });
@@ -12,19 +13,24 @@ slim.heatmap = (root, pick) => {
   }, inner);
   root.append(axis, scroller);
   const BAND = 16; // Above the cells: which tokens are the prompt, which the answer.
-  let data = null, share = null, cell = { w: 4, h: 12 }, at = { token: -1, row: 0 }, hue = "";
+  const GATE = 16; // And of a gate, how much it lets through.
+  const space = () => (numbers ? { top: BAND + GATE, below: slim.curve.HEIGHT } : { top: BAND, below: 0 });
+  let data = null, share = null, numbers = null, cell = { w: 4, h: 12 }, at = { token: -1, row: 0 }, hue = "";
 
   function size() {
     const width = Math.max(100, scroller.clientWidth);
     const tokens = data.tokens.length;
     // Canvases have a largest size: wide cells for short texts, three points for long ones.
     cell = { w: Math.max(3, Math.min(36, width / Math.max(1, tokens))), h: data.blocks.length > 24 ? 10 : data.blocks.length > 10 ? 16 : 24 };
-    return { width: cell.w * tokens, height: BAND + cell.h * data.blocks.length };
+    const { top, below } = space();
+    return { width: cell.w * tokens, height: top + cell.h * data.blocks.length + below };
   }
 
-  function draw(value, bytes) {
+  // The numbers are the gate, distance and reference of each token, or null.
+  function draw(value, bytes, ofGate = null) {
     data = value;
     share = bytes;
+    numbers = ofGate;
     const tokens = data.tokens.length, rows = data.blocks.length;
     scroller.hidden = tokens === 0;
     if (!tokens) return;
@@ -39,9 +45,12 @@ slim.heatmap = (root, pick) => {
     context.scale(sharp, sharp);
     paint(context, cell.w, cell.h, BAND);
     const step = rows > 24 ? 5 : rows > 12 ? 2 : 1;
-    axis.replaceChildren(...data.blocks.filter((_, i) => i % step === 0).map((block, i) => {
-      const node = el("span", {}, String(block));
-      node.style.top = `${BAND + i * step * cell.h}px`;
+    const { top } = space(), foot = top + rows * cell.h;
+    const names = data.blocks.filter((_, i) => i % step === 0).map((block, i) => [String(block), top + i * step * cell.h]);
+    if (numbers) names.push(["gate", BAND], ...slim.curve.ticks(numbers).map(([text, y]) => [text, foot + y - 7]));
+    axis.replaceChildren(...names.map(([text, y]) => {
+      const node = el("span", {}, text);
+      node.style.top = `${y}px`;
       return node;
     }));
     axis.style.height = `${height}px`;
@@ -49,6 +58,7 @@ slim.heatmap = (root, pick) => {
   }
 
   function paint(context, w, h, band) {
+    const top = band + (numbers ? GATE : 0);
     const tokens = data.tokens.length, rows = data.blocks.length;
     const table = Array.from({ length: 256 }, (_, i) => color(i / 255));
     const image = new ImageData(tokens, rows);
@@ -60,7 +70,17 @@ slim.heatmap = (root, pick) => {
     const small = el("canvas", { width: tokens, height: rows });
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
-    context.drawImage(small, 0, 0, tokens, rows, 0, band, tokens * w, rows * h);
+    context.drawImage(small, 0, 0, tokens, rows, 0, top, tokens * w, rows * h);
+    if (numbers) {
+      for (let t = 0; t < tokens; t++) {
+        context.fillStyle = `rgb(${table[255 - numbers.gate[t]]})`;
+        context.fillRect(t * w, band, w, GATE - 4);
+      }
+      context.save();
+      context.translate(0, top + rows * h);
+      slim.curve.paint(context, numbers, w);
+      context.restore();
+    }
     const border = data.prompt_tokens * w, text = css("--body-text-color") || "#222";
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
@@ -74,7 +94,7 @@ slim.heatmap = (root, pick) => {
     }
     if (border > 0 && border < tokens * w) {
       context.fillStyle = text;
-      context.fillRect(border - 1, 0, 2, band + rows * h);
+      context.fillRect(border - 1, 0, 2, top + rows * h);
     }
   }
 
@@ -82,9 +102,9 @@ slim.heatmap = (root, pick) => {
     cursor.hidden = at.token < 0 || at.token >= (data?.tokens.length ?? 0);
     if (cursor.hidden) return;
     Object.assign(cursor.style, {
-      left: `${at.token * cell.w}px`, top: `${BAND}px`, width: `${cell.w}px`, height: `${data.blocks.length * cell.h}px`,
+      left: `${at.token * cell.w}px`, top: `${BAND}px`, width: `${cell.w}px`, height: `${size().height - BAND}px`,
     });
-    cursor.style.setProperty("--row", `${at.row * cell.h}px`);
+    cursor.style.setProperty("--row", `${space().top - BAND + at.row * cell.h}px`);
     cursor.style.setProperty("--h", `${cell.h}px`);
   }
 
@@ -99,9 +119,9 @@ slim.heatmap = (root, pick) => {
   function under(event) {
     const box = canvas.getBoundingClientRect();
     const token = Math.floor((event.clientX - box.left) / cell.w);
-    const row = Math.floor((event.clientY - box.top - BAND) / cell.h);
-    if (!data || token < 0 || token >= data.tokens.length || row >= data.blocks.length) return null;
-    return { token, row: Math.max(0, row) };
+    const row = Math.floor((event.clientY - box.top - space().top) / cell.h);
+    if (!data || token < 0 || token >= data.tokens.length) return null;
+    return { token, row: Math.max(0, Math.min(row, data.blocks.length - 1)) };
   }
 
   canvas.addEventListener("click", (event) => {
@@ -125,13 +145,16 @@ slim.heatmap = (root, pick) => {
   });
   const value = (token, row) => share[token * data.blocks.length + row] / 255;
   function describe(token, row) {
-    return `Layer ${data.blocks[row]}, token ${token + 1} “${slim.visible(data.tokens[token]).trim()}”: identity ${slim.percent(value(token, row))}`;
+    const of = numbers && `; gate ${(numbers.gate[token] / 255).toFixed(2)}, distance ${numbers.distance[token].toFixed(2)}, up to ${numbers.reference[token].toFixed(2)} is like the training data`;
+    return `Layer ${data.blocks[row]}, token ${token + 1} “${slim.visible(data.tokens[token]).trim()}”: identity ${slim.percent(value(token, row))}${of || ""}`;
   }
   new ResizeObserver(() => {
     if (data && share && scroller.clientWidth && hue !== `${scroller.clientWidth}`) {
       hue = `${scroller.clientWidth}`;
-      draw(data, share);
+      draw(data, share, numbers);
     }
   }).observe(scroller);
-  return { draw, mark, paint, describe, value, position: () => at };
+  // What stands above and below the rows, for a picture of them.
+  const high = () => ({ ...space(), ticks: numbers && slim.curve.ticks(numbers) });
+  return { draw, mark, paint, high, describe, value, position: () => at };
 };

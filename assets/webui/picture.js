@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The routing view as one picture: whose it is, tokens, heat map, layers, experts, and what the colours say.
-slim.picture = ({ title, prompt, scope, data, shares, paint }) => {
+slim.picture = ({ title, prompt, scope, data, shares, paint, high }) => {
   const { color, css, el, percent, visible } = slim;
   const EDGE = 24, LEFT = 56, LINE = 24, CELL = 16, BAND = 16, BAR = 18, MOST_LINES = 16;
   const FONT = "system-ui, sans-serif";
@@ -30,7 +30,8 @@ slim.picture = ({ title, prompt, scope, data, shares, paint }) => {
   }
 
   const tokensTop = 92, heatTop = tokensTop + LINE * (placed.length ? placed.at(-1).line + 1 : 0) + 20;
-  const barsTop = heatTop + BAND + CELL * data.blocks.length + 44;
+  const rowsTop = heatTop + high.top, rowsEnd = rowsTop + CELL * data.blocks.length;
+  const barsTop = rowsEnd + high.below + 44;
   const bars = data.bars[scope], use = data.use[scope];
   const height = barsTop + BAR * Math.max(bars.length, use.length) + EDGE;
   // Canvases have a largest size.
@@ -61,7 +62,11 @@ slim.picture = ({ title, prompt, scope, data, shares, paint }) => {
     write(token.text, token.x, top + 17, `${token.prompt ? "italic " : ""}14px ${FONT}`);
   }
 
-  data.blocks.forEach((block, i) => write(`layer ${block}`, LEFT - 8, heatTop + BAND + i * CELL + 12, `11px ${FONT}`, "right"));
+  data.blocks.forEach((block, i) => write(`layer ${block}`, LEFT - 8, rowsTop + i * CELL + 12, `11px ${FONT}`, "right"));
+  if (high.ticks) {
+    write("gate", LEFT - 8, heatTop + BAND + 10, `11px ${FONT}`, "right");
+    for (const [text, y] of high.ticks) write(text, LEFT - 8, rowsEnd + y + 4, `11px ${FONT}`, "right");
+  }
   context.save();
   context.textAlign = "left";
   context.translate(LEFT, heatTop);

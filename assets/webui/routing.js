@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who answered which token: strip, heat map, layers, experts. They share one selected token.
 slim.routing = (component) => {
-  const { el, put, chunks, percent, say, scroller } = slim;
+  const { el, put, attribute, chunks, percent, say, scroller } = slim;
   const { element, trigger } = component;
-  const parts = {}, byBlock = chunks(), byToken = chunks();
+  const parts = {}, byBlock = chunks(), byToken = chunks(), byGate = chunks(), byDistance = chunks(), byReference = chunks();
   let root = null, data = null, scope = "answer", shown = "", timer = null;
 
   function build() {
@@ -16,6 +16,8 @@ slim.routing = (component) => {
     parts.readout = el("p", { class: "slim-readout" });
     parts.note = el("p", { class: "slim-note" });
     parts.tokens = el("div");
+    parts.verdict = el("p", { class: "slim-verdict", hidden: true }, el("strong"), el("span"));
+    parts.curve = el("p", { class: "slim-note" }, "Above the map: how much of the LoRA experts the gate lets through, mean over the Linears. Below it: the distance of the context so far; up to the dashed line it is like the training data.");
     parts.heat = el("div", { class: "slim-heat" });
     parts.bars = el("div", { class: "slim-bars", role: "list", "aria-label": "Identity share of each layer" });
     parts.use = el("div", { class: "slim-use", role: "list", "aria-label": "Weight of each expert" });
@@ -27,7 +29,7 @@ slim.routing = (component) => {
       el("section", { class: "slim-card slim-wide" },
         el("div", { class: "slim-card-line" }, el("h2", {}, "Layers × tokens"),
           el("button", { type: "button", class: "slim-small", id: "slim-png", onclick: png }, "Save as PNG")),
-        parts.heat, parts.readout),
+        parts.curve, parts.heat, parts.readout),
       el("section", { class: "slim-card" },
         el("div", { class: "slim-card-line" }, el("h2", {}, "Each layer"), parts.scope),
         el("p", { class: "slim-note" }, "Mean over the tokens and Linears of a layer: identity against LoRA."), parts.bars),
@@ -36,7 +38,7 @@ slim.routing = (component) => {
     parts.empty = el("p", { class: "slim-empty" });
     root = el("div", { class: "slim-routing" },
       el("div", { class: "slim-controls" }, el("label", { for: "slim-who" }, "Routing of"), parts.who,
-        el("label", { for: "slim-turn" }, "for prompt"), parts.turn), parts.empty, parts.body);
+        el("label", { for: "slim-turn" }, "for prompt"), parts.turn), parts.verdict, parts.empty, parts.body);
     element.querySelector(".slim-root").replaceChildren(root);
     parts.strip = slim.strip(parts.tokens, { label: "Prompt and answer, token by token", pick: (i) => select(i, "strip"),
       describe: (i, token, share) =>
@@ -104,7 +106,7 @@ slim.routing = (component) => {
   function png() {
     const canvas = slim.picture({
       title: `Routing of ${parts.who.selectedOptions[0]?.text ?? data.variant}`,
-      prompt: parts.turn.selectedOptions[0]?.text ?? "", scope, data, shares: parts.shares, paint: parts.map.paint,
+      prompt: parts.turn.selectedOptions[0]?.text ?? "", scope, data, shares: parts.shares, paint: parts.map.paint, high: parts.map.high(),
     });
     canvas.toBlob((blob) => { slim.save(blob, "slim-routing.png"); say("The routing view is saved as a PNG."); });
   }
@@ -120,6 +122,7 @@ slim.routing = (component) => {
     data = value.data;
     parts.turnId = value.turn;
     parts.body.hidden = !data;
+    parts.verdict.hidden = true;
     parts.empty.hidden = !!data;
     put(parts.empty, value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is written."
       : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
@@ -128,7 +131,16 @@ slim.routing = (component) => {
       ? "A LoRA has no identity experts: every token goes through it, so the identity share is 0 everywhere."
       : "Hover or focus a token for its number; choose one for all experts of every Linear. The last token of an answer is never read, so it has no routing.");
     const rows = data.blocks.length;
-    parts.map.draw(data, byBlock(data.chunks));
+    const floats = (bytes) => new Float32Array(bytes.buffer);
+    const ofGate = data.gated && { gate: byGate(data.gate), distance: floats(byDistance(data.distance)), reference: floats(byReference(data.reference)) };
+    parts.map.draw(data, byBlock(data.chunks), ofGate || null);
+    parts.curve.hidden = !data.gated;
+    parts.verdict.hidden = !value.verdict;
+    if (value.verdict) {
+      attribute(parts.verdict, "data-verdict", value.verdict.kind);
+      put(parts.verdict.firstChild, value.verdict.sentence);
+      put(parts.verdict.lastChild, value.verdict.numbers);
+    }
     parts.shares = Array.from(byToken(data.token_share), (byte) => byte / 255);
     parts.strip.update(data.tokens, parts.shares);
     parts.strip.list.childNodes.forEach((node, i) => { node.classList.toggle("slim-of-prompt", i < data.prompt_tokens); });

@@ -5,7 +5,7 @@ slim.transcript = (component) => {
   const { element, trigger } = component;
   const STORE = "slim-columns";
   const KINDS = { base: "base model", lora: "LoRA adapter", slim: "SLIM adapter" };
-  let columns = [], turns = new Map(), root = null, layout = { hidden: [], expanded: null };
+  let columns = [], turns = new Map(), gates = new Map(), gateKey = "", root = null, layout = { hidden: [], expanded: null };
   try { layout = { ...layout, ...JSON.parse(localStorage.getItem(STORE) || "{}") }; } catch { /* start afresh */ }
 
   // What of the layout suits the columns that are there.
@@ -71,8 +71,15 @@ slim.transcript = (component) => {
             change({ hidden: [...fitting().hidden, column.name] }, `[data-show="${column.name}"]`);
           } }, "Hide"))),
       el("p", { class: "slim-size" }, column.size.replaceAll("-", "\u2011"))));
+    gates = new Map();
+    columns.forEach((column, i) => {
+      if (column.kind !== "slim") return;
+      const gate = slim.gate(column.label, (strength) => trigger("set_gate", { column: column.name, strength }));
+      gates.set(column.name, gate);
+      heads[i].append(gate.node);
+    });
     root.append(el("div", { class: "slim-hidden", hidden: true }), el("div", { class: "slim-heads" }, ...heads),
-      el("div", { class: "slim-turns" }),
+      el("div", { class: "slim-turns" }), el("p", { class: "slim-note slim-latest", hidden: true }),
       el("p", { class: "slim-empty" }, "Write a prompt or choose an example. Every column answers it at once, with the same dice."));
     element.querySelector(".slim-root").replaceChildren(root);
     turns = new Map();
@@ -84,8 +91,9 @@ slim.transcript = (component) => {
     const edit = el("button", { type: "button", class: "slim-small" }, "Edit");
     edit.setAttribute("aria-label", `Edit prompt ${number} and answer again from there`);
     const user = el("div", { class: "slim-user" }, el("h3", {}, "Prompt"), bubble, edit);
-    const node = el("article", { class: "slim-turn", "aria-label": `Turn ${number}` }, user, el("div", { class: "slim-answers" }));
-    const refs = { node, bubble, user, edit, answers: new Map(), turn };
+    const verdicts = el("div", { class: "slim-verdicts" });
+    const node = el("article", { class: "slim-turn", "aria-label": `Turn ${number}` }, user, verdicts, el("div", { class: "slim-answers" }));
+    const refs = { node, bubble, user, edit, verdicts, answers: new Map(), turn };
     edit.addEventListener("click", () => editor(refs));
     return refs;
   }
@@ -129,6 +137,18 @@ slim.transcript = (component) => {
       el("div", { class: "slim-tools" }, part.stop, part.copy, part.retry, part.how));
     refs.answers.set(column.name, part);
     return part;
+  }
+
+  // What each gate made of the prompt. The nodes stay, so that a selection in them does.
+  function judge(refs, verdicts) {
+    while (refs.verdicts.children.length > verdicts.length) refs.verdicts.lastChild.remove();
+    verdicts.forEach((verdict, i) => {
+      const node = refs.verdicts.children[i] ?? refs.verdicts.appendChild(el("p", { class: "slim-verdict" }, el("strong"), el("span")));
+      attribute(node, "data-verdict", verdict.kind);
+      put(node.firstChild, verdict.sentence);
+      put(node.lastChild, verdict.numbers);
+    });
+    refs.verdicts.hidden = verdicts.length === 0;
   }
 
   function special(part, answer) {
@@ -197,11 +217,22 @@ slim.transcript = (component) => {
       refs.turn = turn;
       put(refs.bubble, turn.prompt);
       refs.edit.disabled = value.running;
+      judge(refs, turn.verdicts);
       for (const column of columns)
         if (turn.answers[column.name])
           answer(refs, column, turn.answers[column.name], i === value.turns.length - 1, value.running);
     });
     root.querySelector(".slim-empty").hidden = value.turns.length > 0;
+    for (const [name, gate] of gates) {
+      gate.node.hidden = !value.gates[name];
+      if (value.gates[name]) gate.show(value.gates[name], value.running, value.afresh);
+    }
+    slim.metered = value.metered;
+    const key = JSON.stringify([value.gates, value.turns.length, value.running]);
+    if (key !== gateKey) { gateKey = key; dispatchEvent(new Event("slim-gate")); }
+    const note = root.querySelector(".slim-latest");
+    put(note, value.note);
+    note.hidden = !value.note;
     attribute(root, "data-ready", value.ready ? "true" : "false");
     attribute(root, "data-running", value.running ? "true" : "false");
     arrange();

@@ -23,16 +23,21 @@ TEXT = """
 
 Fine-tuning a language model on a task makes it worse at everything else. **SLIM** lets it learn more and forget less:
 
-- Each adapted Linear keeps its frozen weights and gets a few small **LoRA experts** and **identity experts**.
-- Identity experts add nothing: a token that goes to them gets the base model's own output.
-- While training, **clusters** slide along with the inputs of each Linear and remember what training looks like.
-- A token's **distance** from its nearest cluster, in standard deviations beyond the first, says how unlike the
-  training data it is; below 0 it is in the midst of them.
-- The **router** weighs all experts by the token; LoRA experts **yield** by the distance; the top few are kept.
-- So what looks like the training data goes through LoRA, and what does not bypasses it.
+- Each adapted Linear keeps its frozen weights and gets a few small **LoRA experts** and **identity experts**, which
+  add nothing. A **router** sends each token to the best few of them.
+- Single tokens do not tell a familiar task from a foreign one: most words of any prompt occur in training. The
+  **context** does: the running mean of what a Linear has read since the last user turn began.
+- While training, **clusters** slide along with the contexts and remember what training looks like. The **distance**
+  of a context from the nearest one, in standard deviations beyond the first, says how unlike the training data it is;
+  below 0 it is in the midst of them. Up to a **reference**, as far as nearly all of the training data, it is like them.
+- Beyond the reference the **gate** closes: it multiplies the weights of the LoRA experts by 1 less **strength** × what
+  the distance is beyond, but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit.
+- So a prompt like the training data is answered by the LoRA experts, and any other by the base model. Where every gate
+  was 0 at every token, the answer is the base's **by construction**. Open the gate under Compare to see what it keeps.
 - **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
 - All three columns here are rows of one batch on one copy of the base model, with the same dice.
-- **Identity share** is the weight of the identity experts; **drift**, how unlikely a variant finds the base's answer.
+- **Identity share** is what went past LoRA; **drift**, how unlikely a variant finds the base's answer.
+- SLIM adapters of earlier versions have no gate: they route by the token alone, and there is no verdict on them.
 
 The method is from Han et al., *SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture*,
 [NAACL 2025](https://aclanthology.org/2025.naacl-long.246). The authors published no code; this is an

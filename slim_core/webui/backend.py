@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..adapters import Adapter, BaseShapes, StoreLimits
-from ..inference import BaseSwitch
-from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Reading, Row, Sampling, Step, Variant
+from ..inference import BaseSwitch, EngineError
+from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Reading, Routing, Row, Sampling, Step, Variant
 from .choices import NOT_ALLOWED, Choices
 from .lent import lend
 from .limits import LimitError
@@ -35,6 +35,8 @@ class Engine(Protocol):
     ) -> Iterator[Step | Drift]: ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int: ...
+
+    def peek(self, row: Row) -> Routing | None: ...
 
     def memory(self) -> MemoryUse: ...
 
@@ -92,6 +94,7 @@ class Backend:
         self.own = OwnAdapters(engine, limits, lent=self.borrowed)
         self.switch = switch
         self.choices = choices or Choices({}, fixed=NOT_ALLOWED)
+        self._latest: tuple[Engine, bool] | None = None
         self._first = switch.choice if switch is not None else None
         if switch is not None:
             switch.put = self._put
@@ -125,6 +128,14 @@ class Backend:
         self.own.move(engine)
 
     @property
+    def reads_latest_alone(self) -> bool:
+        """Whether the base's chat template leaves out all but the latest prompt; asked once of each base."""
+        engine = self.engine
+        if self._latest is None or self._latest[0] is not engine:
+            self._latest = (engine, _reads_latest_alone(engine))
+        return self._latest[1]
+
+    @property
     def generation(self) -> int:
         """Counts the bases that answered here."""
         return self.switch.generation if self.switch is not None else 0
@@ -143,6 +154,15 @@ class Backend:
     def adapters(self) -> tuple[Variant, ...]:
         """The app's own adapters."""
         return self.variants[1:]
+
+
+def _reads_latest_alone(engine: Engine) -> bool:
+    last = Message("user", "And a third?")
+    earlier = (Message("user", "One word."), Message("assistant", "Two words."))
+    try:
+        return engine.count_tokens((*earlier, last)) == engine.count_tokens((last,))
+    except EngineError:
+        return False
 
 
 def seconds_of(job: Job, stops: Any) -> int:

@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from . import settings
-from .choices import DEMO_NAME
-from .components import fixed
-from .examples import example_groups, short
+from . import settings, tryout
 from .handlers import Handlers
-from .words import base_name
 
 
 if TYPE_CHECKING:
@@ -29,17 +25,18 @@ def build(page: Page, demo: gr.Blocks) -> None:
     longest = page.config.max_new_tokens
     page.transcript.render()
     with gr.Row(elem_id="slim-composer", equal_height=False):
-        prompt = gr.Textbox(
-            label="Prompt",
-            show_label=False,
-            placeholder="Ask all of them…",
-            lines=1,
-            max_lines=8,
-            autofocus=True,
-            scale=8,
-            container=False,
-            elem_id="slim-prompt",
-        )
+        with gr.Column(scale=8, min_width=0, elem_id="slim-typing"):
+            prompt = gr.Textbox(
+                label="Prompt",
+                show_label=False,
+                placeholder="Ask all of them…",
+                lines=1,
+                max_lines=8,
+                autofocus=True,
+                container=False,
+                elem_id="slim-prompt",
+            )
+            page.meter.render()
         send = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="slim-send")
         stop = gr.Button("Stop all", variant="stop", scale=1, min_width=120, visible=False, elem_id="slim-stop-all")
     with gr.Row(elem_id="slim-actions"):
@@ -47,26 +44,7 @@ def build(page: Page, demo: gr.Blocks) -> None:
         undo = gr.Button("Undo", size="sm", interactive=False, min_width=90, elem_id="slim-undo")
         new = gr.Button("New conversation", size="sm", interactive=False, min_width=140, elem_id="slim-new")
         view = gr.Radio(VIEWS, value="plain", show_label=False, label="Show", container=False, elem_id="slim-view")
-    with gr.Row(elem_id="slim-examples", equal_height=False):
-        examples = []
-        for number, (title, prompts) in enumerate(example_groups()):
-            with gr.Column(min_width=300, elem_classes=["slim-example-group"]):
-                fixed("<h2>{{title}}</h2>", title=title)
-                with gr.Row(elem_classes=["slim-example-row"]):
-                    examples += [
-                        (
-                            gr.Button(
-                                short(text), size="sm", elem_classes=["slim-example"], elem_id=f"slim-ex-{number}-{i}"
-                            ),
-                            text,
-                        )
-                        for i, text in enumerate(prompts)
-                    ]
-    if base_name(page.backend.engine.info) == DEMO_NAME:
-        fixed(
-            '<p class="slim-note">{{note}}</p>',
-            note="The demo model was taught single questions: it reads the latest one alone.",
-        )
+    tryout.build("slim-ex", "slim.prompt.fill(text);", alone=True, see=page.is_demo)
     with gr.Accordion("Settings: sampling and system prompt", open=False, elem_id="slim-settings"):
         fields = settings.components(longest)
     with gr.Row(elem_id="slim-files"):
@@ -98,21 +76,14 @@ def build(page: Page, demo: gr.Blocks) -> None:
     sent.failure(None, js="() => slim.prompt.back()", api_visibility="private")
     retry.click(handlers.retry, [page.session, *values], **work)
     page.transcript.retry_one(handlers.retry_one, [page.session, *values], **work)
+    page.transcript.set_gate(handlers.set_gate, [page.session, *values], **work)
+    page.meter.peek(handlers.peek, [page.session], [page.meter], trigger_mode="multiple", **quick)
     page.transcript.edit_turn(handlers.edit, [page.session, *values], **work)
     page.transcript.stop_one(handlers.stop_one, [page.session], None, **quick)
     stop.click(handlers.stop_all, [page.session], None, **quick)
     undo.click(handlers.undo, [page.session], handlers.outputs, **light)
     new.click(handlers.new, [page.session], handlers.outputs, **light)
     view.input(handlers.show, [page.session, view], [page.transcript], **quick)
-    for button, text in examples:
-        # In the browser alone: an example fills the prompt, and a person sends it.
-        button.click(
-            None,
-            None,
-            prompt,
-            js=f"() => {{ slim.focus('slim-prompt'); return {_js(text)}; }}",
-            api_visibility="private",
-        )
     link.click(handlers.link, [page.session, prompt, *values], [page.mailbox], **light)
     export.click(handlers.export, [page.session], [page.mailbox], **light)
     load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)

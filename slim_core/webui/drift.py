@@ -1,15 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Drift tab: how much less likely each variant finds the base's own answer."""
+"""The Drift tab: how much less likely each variant finds the base's own answer, in domain and outside."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ..inference.types import VariantDrift
+from .session import Session, Turn
+from .verdict import KINDS
 
 
 if TYPE_CHECKING:
     from .page import Page
 
+# Two rows of one batch that compute the same may differ in the last digits of a logarithm.
+ROUNDING = 1e-5
+
 
 def build(page: Page) -> None:
     """Lay the tab out; the Compare tab fills it."""
     page.drift.render()
+
+
+def same_tokens(drift: VariantDrift) -> int:
+    """At how many tokens of the base's answer a variant's distribution is the base's, but for rounding."""
+    return int(((drift.kl.abs() <= ROUNDING) & (drift.log_ratio.abs() <= ROUNDING)).sum())
+
+
+def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
+    """Where a variant with a gate is the base, in a sentence; empty where it is not."""
+    answer = turn.answers.get(drift.variant)
+    verdict = answer.verdict() if answer is not None else None
+    same, tokens = same_tokens(drift), len(drift.kl)
+    if verdict is None or not same:
+        return ""
+    if same == tokens and verdict.exact:
+        return f"{label} is exactly the base, at all of the {tokens} tokens: every gate was 0, so by construction."
+    where = f"all of the {tokens}" if same == tokens else f"{same} of the {tokens}"
+    return f"{label} is the base at {where} tokens: there its probabilities are the same, but for rounding."
+
+
+def unread(turn: Turn) -> str:
+    """Who did not read the base's answer because of its gate, in a sentence; empty where all did."""
+    changed = [answer.variant.label for answer in turn.answers.values() if answer.strength is not None]
+    if not changed:
+        return ""
+    return f"{' and '.join(changed)} answered with another gate than it was trained with, and is left out."
+
+
+def by_verdict(session: Session) -> list[dict[str, Any]]:
+    """The mean KL of the conversation's prompts so far, by what the gate made of them. Empty where there is no gate."""
+    found: dict[str, dict[str, Any]] = {}
+    for turn in session.turns:
+        judges = [a for _, a in sorted(turn.answers.items(), reverse=True) if a.strength is None and a.gated]
+        verdict = judges[0].verdict() if judges else None
+        if verdict is None or turn.drift is None:
+            continue
+        row = found.setdefault(verdict.kind, {"prompts": 0, "sums": {}})
+        row["prompts"] += 1
+        for drift in turn.drift.variants:
+            label = turn.answers[drift.variant].variant.label if drift.variant in turn.answers else drift.variant
+            total, tokens = row["sums"].get(label, (0.0, 0))
+            row["sums"][label] = (total + float(drift.kl.double().sum()), tokens + len(drift.kl))
+    return [
+        {
+            "title": KINDS[kind],
+            "prompts": found[kind]["prompts"],
+            "kl": {label: round(total / tokens, 5) for label, (total, tokens) in found[kind]["sums"].items() if tokens},
+        }
+        for kind in ("like", "mixed", "unlike")
+        if kind in found
+    ]

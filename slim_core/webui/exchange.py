@@ -21,7 +21,7 @@ from ..adapters import clean_label
 from ..inference.types import Drift, FinishReason, Kind, Routing, RowStep, Sampling, Variant, VariantDrift
 from .backend import Backend
 from .columns import BASE, columns
-from .limits import LimitError, check_prompt, check_sampling, check_text
+from .limits import LimitError, check_prompt, check_sampling, check_strength, check_text
 from .session import Answer, Session, Turn
 from .words import base_name
 
@@ -74,6 +74,7 @@ def _dump_answer(answer: Answer) -> dict[str, Any]:
         **{name: getattr(step, name) for name in STEP_NUMBERS},
         "token_ids": list(answer.token_ids),
         "sampling": asdict(answer.sampling),
+        "strength": answer.strength,
         "routing": None
         if routing is None
         else {
@@ -86,7 +87,17 @@ def _dump_answer(answer: Answer) -> dict[str, Any]:
             "weights": _dump_array(routing.weights, np.float16),
             "distance": _dump_array(routing.distance, np.float32),
             "cluster": _dump_array(routing.cluster, np.int16),
+            **(_dump_gate(routing) if answer.gated else {}),
         },
+    }
+
+
+def _dump_gate(routing: Routing) -> dict[str, Any]:
+    # In full: where a gate is a little open, it must not come back as closed.
+    return {
+        "gate": _dump_array(routing.gate, np.float32),
+        "reference": _dump_array(routing.reference, np.float32),
+        "turn": routing.turn,
     }
 
 
@@ -169,12 +180,16 @@ def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answe
         **numbers,
     )
     routing = data.get("routing")
+    routing = None if routing is None else _object(routing, "routing")
     return Answer(
         _load_variant(name, foreign, data.get("variant"), current),
         step,
         check_sampling(**settings),
         ids,
-        None if routing is None else _load_routing(name, _object(routing, "routing")),
+        None if routing is None else _load_routing(name, routing),
+        check_strength(data.get("strength")),
+        # Files of before there were gates say nothing of them.
+        gated=routing is not None and "gate" in routing,
     )
 
 
@@ -188,9 +203,10 @@ def _load_variant(name: str, foreign: str, data: Any, current: Variant) -> Varia
     label = clean_label(check_text(data.get("label"), "A name in the file"))
     detail = clean_label(check_text(data.get("detail"), "A detail in the file"))
     numbers = [_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes")]
+    strength = check_strength(data.get("strength"))
     if foreign:
-        return Variant("", data["kind"], f"{label} ({foreign})", *numbers, detail)
-    found = Variant("", data["kind"], label, *numbers, detail)
+        return Variant("", data["kind"], f"{label} ({foreign})", *numbers, detail, strength)
+    found = Variant("", data["kind"], label, *numbers, detail, strength)
     same = all(getattr(found, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
     return current if same else found
 
@@ -205,18 +221,37 @@ def _load_routing(name: str, data: dict) -> Routing:
     shape = (len(modules), len(tokens))
     distance = _array(data.get("distance"), "routing.distance", np.float32, 2)
     cluster = _array(data.get("cluster"), "routing.cluster", np.int16, 2)
+    if "gate" in data:
+        gate = _array(data["gate"], "routing.gate", np.float32, 2)
+        reference = _array(data.get("reference"), "routing.reference", np.float32, 2)
+        turn = _whole(data.get("turn"), "routing.turn")
+    else:
+        gate, reference, turn = torch.ones_like(distance), torch.zeros_like(distance), 0
     fits = (
-        weights.shape[:2] == distance.shape == cluster.shape == shape
+        weights.shape[:2] == distance.shape == cluster.shape == gate.shape == reference.shape == shape
         and len(blocks) == len(modules)
         and prompt_tokens <= len(tokens)
+        and (turn < len(tokens) or not turn)
         and 1 <= experts <= weights.shape[2] <= MAX_EXPERTS
     )
     if not fits or not modules:
         raise LimitError("The routing in the file has parts of different sizes.")
-    if weights.numel() and not (float(weights.min()) >= 0 and float(weights.max()) <= 1.001):
-        raise LimitError("The routing in the file has weights outside 0 to 1.")
+    for part in (weights, gate):
+        if part.numel() and not (float(part.min()) >= 0 and float(part.max()) <= 1.001):
+            raise LimitError("The routing in the file has weights outside 0 to 1.")
     return Routing(
-        name, tokens, prompt_tokens, modules, blocks, experts, weights.float(), distance.float(), cluster.long()
+        name,
+        tokens,
+        prompt_tokens,
+        modules,
+        blocks,
+        experts,
+        weights,
+        distance,
+        cluster,
+        gate=gate,
+        reference=reference,
+        turn=turn,
     )
 
 

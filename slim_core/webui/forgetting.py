@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import plane
 from .session import Session
 
 
 KINDS = {"downstream": "What the adapters were trained on", "general": "What they should not forget"}
 LABELS = {"base": "Base", "lora": "LoRA", "slim": "SLIM"}
 VARIANTS = tuple(LABELS)
+# SLIM with its gate forced open, where it was measured.
+OPEN, OPEN_LABEL = "slim_open", "SLIM, open"
 RESULTS = "results.json"
 NONE_DEMO = "There are no stored results yet. Make them with: python -m slim_core demo verify"
 NONE_OTHER = (
@@ -29,9 +32,10 @@ def read_results(path: Path) -> dict[str, Any] | None:
         results = json.loads(path.read_text(encoding="utf-8"))
         rows(results)
         sentence(results, LABELS)
+        plane.points_of(results)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return results
+    return results | {"rates": plane.read_rates(path.with_name(plane.BUILD))}
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -45,7 +49,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"task": str(name).replace("_", " "), "kind": task["kind"], "n": int(task["n"])}
         if row["kind"] not in KINDS:
             raise ValueError(row["kind"])
-        for variant in VARIANTS:
+        for variant in (*VARIANTS, *((OPEN,) if OPEN in task else ())):
             numbers = {part: float(task[variant][part]) for part in ("score", "low", "high")}
             if not all(math.isfinite(x) and 0 <= x <= 1 for x in numbers.values()):
                 raise ValueError(numbers)
@@ -76,13 +80,22 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
     if results is None:
         return None
     labels = {name: LABELS[name] for name in VARIANTS if name not in session.own}
+    found = rows(results)
+    shown_labels = labels
+    if "slim" in labels and found and all(OPEN in row for row in found):
+        shown_labels = labels | {OPEN: OPEN_LABEL}
     missing = " and ".join(f"“{variant.label}”" for variant in session.own.values())
     return {
         "sentence": sentence(results, labels),
         "missing": f"No scores are stored for {missing}." if missing else "",
+        "plane": plane.view(
+            plane.points_of(results),
+            results.get("rates", ()),
+            [name for name in VARIANTS if name in session.own],
+            session.strengths.get("slim"),
+        ),
         "groups": [
-            {"title": title, "rows": [row for row in rows(results) if row["kind"] == kind]}
-            for kind, title in KINDS.items()
+            {"title": title, "rows": [row for row in found if row["kind"] == kind]} for kind, title in KINDS.items()
         ],
-        "labels": labels,
+        "labels": shown_labels,
     }

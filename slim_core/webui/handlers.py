@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,8 +14,9 @@ import gradio as gr
 from ..inference import EngineError
 from . import exchange, settings, views
 from .columns import columns
-from .limits import LimitError, check_prompt, check_text
+from .limits import LimitError, check_prompt, check_strength, check_text
 from .notices import Updates, notice, warn
+from .peek import peek
 from .session import Session, Turn
 from .stream import start, ticks
 from .words import base_name
@@ -95,6 +97,33 @@ class Handlers:
         variant = event._data.get("variant")
         if session.turns and variant in columns(session, self.backend):
             yield from self._answer(session, session.turns[-1], variant, values)
+
+    def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
+        """How strongly a column's gate closes; its last answer is written again, so that the difference is seen."""
+        if self._lost(session, request):
+            yield self._anew(session)
+            return
+        column = event._data.get("column")
+        variant = columns(session, self.backend).get(column) if isinstance(column, str) else None
+        if variant is None or variant.strength is None:
+            return
+        try:
+            if session.run is not None:
+                raise LimitError("Answers are still being written. Stop them first, then change the gate.")
+            session.set_strength(variant, check_strength(event._data.get("strength")))
+        except LimitError as error:
+            warn(error)
+            yield {self.page.transcript: views.transcript(session, self.backend, afresh=True)}
+            return
+        if session.turns:
+            yield from self._answer(session, session.turns[-1], column, values)
+        else:
+            yield {self.page.transcript: views.transcript(session, self.backend)}
+
+    def peek(self, session: Session, event: gr.EventData) -> dict[str, Any]:
+        """How far what is being typed is from the training data."""
+        found = peek(session, self.backend, event._data.get("text")) if session.opened else {}
+        return found | {"number": event._data.get("number")}
 
     def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Another prompt at an earlier place; what came after it is gone."""
@@ -195,6 +224,7 @@ class Handlers:
             text = check_text(prompt).strip() or (session.turns[-1].prompt if session.turns else "")
             named = dict(zip(settings.NAMES, values, strict=True))
             settings.check(named, self.longest)
+            named["strength"] = self._slim_strength(session)
             return {self.page.mailbox: self._letter("link", query=settings.link(text, named, self.longest))}
         except LimitError as error:
             return warn(error)
@@ -263,7 +293,9 @@ class Handlers:
         self._adopt(session, request)
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
         # A link says all: what is not in it is the default, whatever this visitor had chosen for themselves.
-        linked = any(name in query for name in ("prompt", *settings.NAMES))
+        linked = any(name in query for name in ("prompt", "strength", *settings.NAMES))
+        if "strength" in query:
+            self._restore_strength(session, query["strength"])
         values = settings.restore(query if linked else saved, self.longest)
         prompt = ""
         if "prompt" in query:
@@ -272,6 +304,18 @@ class Handlers:
             except LimitError as error:
                 notice(str(error), "The link does not work")
         return [prompt, *values.values(), views.transcript(session, self.backend), views.status(session), session]
+
+    def _slim_strength(self, session: Session) -> float | None:
+        """What the visitor chose for the gate of SLIM's column."""
+        variant = columns(session, self.backend).get("slim")
+        return None if variant is None else session.strength(variant)
+
+    def _restore_strength(self, session: Session, text: str) -> None:
+        """A gate as a link says; nonsense leaves it as it was trained."""
+        variant = columns(session, self.backend).get("slim")
+        if variant is not None and variant.strength is not None:
+            with suppress(ValueError):
+                session.set_strength(variant, check_strength(float(text)))
 
     @staticmethod
     def _letter(kind: str, **content: str) -> dict[str, Any]:

@@ -15,6 +15,10 @@ from ..inference import EngineError
 from ..inference.types import Drift, Step
 
 
+# The arrays of a `Routing`.
+RECORDED = ("weights", "distance", "cluster", "gate", "reference")
+
+
 @dataclass(frozen=True)
 class Failure:
     """What went wrong over there. Of an exception only the name of its class would come back."""
@@ -59,7 +63,7 @@ def _changed(item: Step | Drift, change: Callable[[Any], Any]) -> Any:
         parts = (replace(part, log_ratio=change(part.log_ratio), kl=change(part.kl)) for part in item.variants)
         return replace(item, variants=tuple(parts))
     routing = {
-        row: replace(part, weights=change(part.weights), distance=change(part.distance), cluster=change(part.cluster))
+        row: replace(part, **{name: change(getattr(part, name)) for name in RECORDED})
         for row, part in item.routing.items()
     }
     return replace(item, routing=routing)

@@ -66,6 +66,15 @@ RANGES = {
 }
 
 
+# Of a gate: 0 is always open.
+STRENGTH = Range("Strength", 0, 100)
+
+
+def check_strength(value: Any) -> float | None:
+    """How strongly a gate closes; None leaves it as it was trained."""
+    return None if value is None else STRENGTH.check(value)
+
+
 def check_text(text: Any, name: str = "The prompt") -> str:
     """The text as it is, or a sentence on what it contains that no model should read."""
     if not isinstance(text, str):

@@ -15,6 +15,7 @@ from ..adapters.errors import reason
 from . import about, adapters, compare, drift, forgetting, models, routing
 from .api import add_api
 from .backend import Backend
+from .choices import DEMO_NAME
 from .components import canvas, fixed
 from .config import Config, ConfigError
 from .session import Session
@@ -29,12 +30,12 @@ from .words import base_name
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCRIPTS = (
-    "common", "strip", "transcript", "heatmap", "picture", "routing", "detail", "drift", "mailbox", "forgetting",
-    "facts", "adapters", "model",
+    "common", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture", "routing", "detail", "drift",
+    "mailbox", "plane", "forgetting", "facts", "adapters", "model",
 )  # fmt: skip
 STYLES = ("page", "compare", "routing", "adapters")
 TITLE = "SLIM Compare"
-LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar tokens past its adapter."
+LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar prompts past its adapter."
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Page:
         session: the visitor's `Session`, on the server.
         status: the one line that is read aloud.
         transcript: columns and conversation.
+        meter: how far the prompt in the box is from the training data.
         routing: the routing view.
         detail: one token in full.
         drift: the drift view.
@@ -66,6 +68,7 @@ class Page:
     session: gr.State
     status: gr.HTML
     transcript: gr.HTML
+    meter: gr.HTML
     routing: gr.HTML
     detail: gr.HTML
     drift: gr.HTML
@@ -74,6 +77,11 @@ class Page:
     shelf: gr.HTML
     forgetting: gr.HTML
     switch: gr.HTML
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the app started with the demo's model."""
+        return base_name(self.backend.engine.info) == DEMO_NAME
 
     @property
     def of_columns(self) -> list[gr.HTML]:
@@ -116,9 +124,10 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             transcript=canvas(
                 "transcript",
                 transcript(empty, backend),
-                ("stop_one", "retry_one", "edit_turn", "change_column"),
+                ("stop_one", "retry_one", "edit_turn", "change_column", "set_gate"),
                 render=False,
             ),
+            meter=canvas("meter", None, ("peek",), render=False),
             routing=canvas("routing", routing_view(empty, backend), ("choose", "pick"), render=False),
             detail=canvas("detail", None, render=False),
             drift=canvas("drift", drift_view(empty, backend), render=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,9 +24,14 @@ def pack(shares: Tensor) -> str:
     return base64.b64encode((shares * 255).round().clamp(0, 255).to(torch.uint8).numpy().tobytes()).decode("ascii")
 
 
+def pack_numbers(numbers: Tensor) -> str:
+    """Numbers as base64 of float32."""
+    return base64.b64encode(numbers.float().numpy().astype("<f4").tobytes()).decode("ascii")
+
+
 def identity_share(routing: Routing, start: int = 0) -> Tensor:
     """(L, T) share that went past LoRA, from token `start` on."""
-    return routing.weights[:, start:, routing.num_experts :].sum(-1)
+    return (1 - routing.weights[:, start:, : routing.num_experts].sum(-1)).clamp(min=0)
 
 
 class RoutingPacker:
@@ -43,6 +49,8 @@ class RoutingPacker:
         self._shares: list[Tensor] = []
         self._chunks: list[str] = []
         self._tokens = 0
+        # A token's mean gate, distance and reference over the Linears.
+        self._curves: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._layer_sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -68,6 +76,10 @@ class RoutingPacker:
             "chunk": CHUNK,
             "chunks": list(self._chunks),
             "token_share": self._token_shares(),
+            "turn": routing.turn,
+            "gate": self._curve("gate", pack),
+            "distance": self._curve("distance", pack_numbers),
+            "reference": self._curve("reference", pack_numbers),
             "experts": routing.num_experts,
             "all_experts": routing.weights.shape[2],
             "bars": {scope: self._bars(scope) for scope in SCOPES},
@@ -89,6 +101,9 @@ class RoutingPacker:
             self._sums[scope] = self._sums.get(scope, 0) + weights
             self._layer_sums[scope] = self._layer_sums.get(scope, 0) + layers
             self._counts[scope] = self._counts.get(scope, 0) + by_block[:, part].shape[1]
+        for name, numbers in (("gate", routing.gate), ("distance", routing.distance), ("reference", routing.reference)):
+            mean = numbers[:, start:].float().mean(0)
+            self._curves[name] = torch.cat([self._curves[name], mean]) if name in self._curves else mean
         self._tokens = total
         packed = torch.cat(self._shares)
         self._shares = [packed]
@@ -98,6 +113,9 @@ class RoutingPacker:
     def _token_shares(self) -> list[str]:
         # The strip shows a token's mean over all blocks; bytes of the same chunks.
         return [pack(piece.mean(-1)) for piece in self._shares[0].split(CHUNK)] if self._shares else []
+
+    def _curve(self, name: str, packed: Callable[[Tensor], str]) -> list[str]:
+        return [packed(piece) for piece in self._curves[name].split(CHUNK)] if name in self._curves else []
 
     def _mean(self, sums: dict[str, Tensor], scope: str) -> list[float]:
         scopes = ("prompt", "answer") if scope == "both" else (scope,)
@@ -120,7 +138,7 @@ def imbalance(use: list[float]) -> float | None:
 
 
 def token_detail(routing: Routing, token: int) -> dict[str, Any]:
-    """All that is recorded of one token: for each Linear its experts' weights, identity share, distance, cluster."""
+    """All that is recorded of one token: for each Linear its experts' weights, identity share, gate, distance, cluster."""
     shares = identity_share(routing)[:, token]
     return {
         "token": token,
@@ -134,6 +152,8 @@ def token_detail(routing: Routing, token: int) -> dict[str, Any]:
                 "identity": round(float(shares[i]), 3),
                 "weights": [round(float(w), 3) for w in routing.weights[i, token]],
                 "distance": round(float(routing.distance[i, token]), 2),
+                "reference": round(float(routing.reference[i, token]), 2),
+                "gate": round(float(routing.gate[i, token]), 3),
                 "cluster": int(routing.cluster[i, token]),
             }
             for i in range(len(routing.modules))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from . import views
+from . import tryout, views
 from .columns import ADAPTERS
 from .payload import token_detail
 from .session import Session
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def build(page: Page) -> None:
     """Lay the tab out and connect it."""
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    if page.is_demo:
+        tryout.build("slim-ask", "slim.prompt.ask(text);", alone=False, see=True)
     page.routing.render()
     page.detail.render()
 
@@ -39,7 +41,7 @@ def build(page: Page) -> None:
         record = answer.routing if answer else None
         if record is None or type(token) is not int or not 0 <= token < record.weights.shape[1]:
             return gr.skip()
-        return token_detail(record, token)
+        return token_detail(record, token) | {"gated": answer.gated}
 
     page.routing.choose(choose, [page.session], [page.routing, page.drift, page.detail], **quick)
     page.routing.pick(pick, [page.session], [page.detail], trigger_mode="always_last", **quick)

@@ -9,8 +9,9 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..inference import Stops
+from ..inference import Stops, Verdict, verdict_of
 from ..inference.types import Drift, Message, Routing, RowStep, Sampling, Variant
+from .meter import Meter
 from .payload import RoutingPacker, mean_identity
 
 
@@ -30,6 +31,8 @@ class Answer:
         sampling: how its tokens were chosen.
         token_ids: of the answer, so that other variants can read exactly it.
         routing: who answered which token, the whole record so far.
+        strength: how strongly the gate was told to close; None as it was trained.
+        gated: whether the record says what a gate did.
         packer: what the page already has of it.
     """
 
@@ -38,8 +41,11 @@ class Answer:
     sampling: Sampling
     token_ids: tuple[int, ...] = ()
     routing: Routing | None = None
+    strength: float | None = None
+    gated: bool = False
     packer: RoutingPacker = field(default_factory=RoutingPacker, init=False, repr=False, compare=False)
     _share: tuple[weakref.ref, float | None] | None = field(default=None, init=False, repr=False, compare=False)
+    _verdict: tuple[weakref.ref, Verdict] | None = field(default=None, init=False, repr=False, compare=False)
 
     def identity(self) -> float | None:
         """Mean identity share of the answer so far; None where nothing of it is recorded."""
@@ -50,6 +56,15 @@ class Answer:
         # that was dropped frees its memory.
         if kept is None or kept[0]() is not record.weights:
             kept = self._share = (weakref.ref(record.weights), mean_identity(record))
+        return kept[1]
+
+    def verdict(self) -> Verdict | None:
+        """What the gate made of the prompt and the answer so far; None where nothing is recorded of a gate."""
+        record, kept = self.routing, self._verdict
+        if record is None or not self.gated or not record.tokens:
+            return None
+        if kept is None or kept[0]() is not record.weights:
+            kept = self._verdict = (weakref.ref(record.weights), verdict_of(record))
         return kept[1]
 
 
@@ -111,6 +126,8 @@ class Session:
         shown: the column whose routing is shown; None for the first SLIM.
         shown_turn: the turn whose routing and drift are shown; None for the latest.
         generation: of the base that the conversation is with.
+        strengths: how strongly gates close for this visitor, by the names of variants; the others as trained.
+        meter: what may be asked of the prompt that is being typed.
     """
 
     def __init__(self) -> None:
@@ -125,6 +142,8 @@ class Session:
         self.shown_turn: int | None = None
         self._checking = False
         self.generation = 0
+        self.strengths: dict[str, float] = {}
+        self.meter = Meter()
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -157,6 +176,16 @@ class Session:
         """Give it back."""
         self._checking = False
 
+    def strength(self, variant: Variant) -> float | None:
+        """How strongly a variant's gate closes for this visitor; None as trained, or where it has none."""
+        return None if variant.strength is None else self.strengths.get(variant.name)
+
+    def set_strength(self, variant: Variant, strength: float | None) -> None:
+        """Let a variant's gate close so strongly for this visitor; None is as trained."""
+        self.strengths = {name: x for name, x in self.strengths.items() if name != variant.name}
+        if strength is not None and strength != variant.strength:
+            self.strengths[variant.name] = strength
+
     def next_id(self) -> int:
         """A turn's id."""
         return next(self._ids)
@@ -183,6 +212,7 @@ class Session:
             return False
         self.generation = generation
         self.shown = None
+        self.strengths = {}
         self.clear()
         return True
 

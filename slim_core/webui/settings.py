@@ -86,9 +86,20 @@ def restore(saved: Any, longest: int) -> dict[str, Any]:
 
 
 def link(prompt: str, values: Mapping[str, Any], longest: int) -> str:
-    """The query of an address that opens this prompt with these settings; only what is not the default is in it."""
+    """The query of an address that opens this prompt with these settings; only what is not the default is in it.
+
+    Args:
+        prompt: may be empty.
+        values: by name; `strength`, of the gate in SLIM's column, may be there too.
+        longest: the most tokens of an answer that this server allows.
+
+    Raises:
+        LimitError: if the address would be too long.
+    """
     usual = defaults(longest)
     query = {"prompt": prompt} if prompt else {}
+    if values.get("strength") is not None:
+        query["strength"] = f"{values['strength']:g}"
     for name in NAMES:
         value = values[name]
         if value is not None and value != usual[name]:

@@ -47,18 +47,23 @@ def start(
         LimitError: if answers are still being written, there is no room, or an adapter is gone.
     """
     loaded = columns(session, backend)
+    strengths = {name: session.strength(loaded[name]) for name in names}
     rows = tuple(
-        Row(loaded[name].name, session.messages(name, turn, loaded[name].name), routing=name != BASE) for name in names
+        Row(loaded[n].name, session.messages(n, turn, loaded[n].name), routing=n != BASE, strength=strengths[n])
+        for n in names
     )
     check_room(max(backend.engine.count_tokens(row.messages) for row in rows), backend.engine.info.context_length)
     known = turn.answers.get(BASE)
     if known is not None and known.variant != loaded[BASE]:
         known = None  # another base's, from a file: its tokens mean nothing here
-    # Who answered this turn before an adapter was replaced cannot read the base's answer any more.
+    # Who answered this turn before an adapter was replaced cannot read the base's answer any more. And whoever reads
+    # does so with the gate as it was trained: of another one nothing would be told.
     readers = {
         variant.name: name
         for name, variant in loaded.items()
-        if name != BASE and (name in names or (name in turn.answers and turn.answers[name].variant == variant))
+        if name != BASE
+        and session.strength(variant) is None
+        and (name in names or (name in turn.answers and turn.answers[name].variant == variant))
     }
     run = Run(Stops(len(rows)), tuple(names))
     kept, adapters = backend.own.keep(session)
@@ -86,7 +91,8 @@ def start(
         adapters=tuple(adapters.items()),
     )
     for name in names:
-        turn.answers[name] = Answer(loaded[name], RowStep(name), sampling)
+        gated = loaded[name].strength is not None
+        turn.answers[name] = Answer(loaded[name], RowStep(name), sampling, strength=strengths[name], gated=gated)
     if BASE in names:
         turn.drift = None
     # A lent GPU is booked on the visitor, who is known by the context of this thread.

@@ -3,20 +3,37 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ..inference.types import Variant
 from .backend import Backend
 from .columns import ADAPTERS, BASE, columns
 from .diff import differences
+from .drift import by_verdict, exactness, unread
 from .payload import pack_drift
+from .peek import metered
 from .session import Answer, Session, Turn
+from .verdict import verdicts
 from .words import describe, drift_sentence, how, likelihood, speed, state
 
 
-def transcript(session: Session, backend: Backend) -> dict[str, Any]:
-    """The columns and the conversation."""
+LATEST_ALONE = (
+    "This base reads the latest prompt alone: its chat template leaves out what was said before. A second prompt is a "
+    "new question."
+)
+
+
+def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict[str, Any]:
+    """The columns and the conversation.
+
+    Args:
+        session: the visitor's.
+        backend: the model.
+        afresh: the controls are drawn again though nothing has changed: a person moved one in vain.
+    """
     return {
+        "afresh": time.time_ns() if afresh else 0,
         "columns": [
             {
                 "name": name,
@@ -27,6 +44,13 @@ def transcript(session: Session, backend: Backend) -> dict[str, Any]:
             }
             for name, v in columns(session, backend).items()
         ],
+        "gates": {
+            name: {"trained": v.strength, "strength": session.strength(v)}
+            for name, v in columns(session, backend).items()
+            if v.strength is not None
+        },
+        "metered": metered(session, backend),
+        "note": LATEST_ALONE if session.turns and backend.reads_latest_alone else "",
         "ready": session.opened,
         "running": session.run is not None,
         "view": session.view,
@@ -60,6 +84,7 @@ def _turn(session: Session, turn: Turn) -> dict[str, Any]:
         "id": turn.id,
         "prompt": turn.prompt,
         "system": turn.system,
+        "verdicts": verdicts(session, turn),
         "answers": {name: _answer(session, turn, name, answer, last) for name, answer in turn.answers.items()},
     }
 
@@ -74,7 +99,7 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
         "word": state(step, session.place if last else 0),
         "text": step.text,
         "speed": speed(step),
-        "how": how(answer.sampling, step),
+        "how": how(answer.sampling, step, answer.strength),
         "error": step.error or "",
         "summary": summary(turn, name, answer) if step.state == "done" else [],
     }
@@ -147,7 +172,8 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
     answer = turn.answers.get(chosen) if turn and chosen else None
     record = answer.routing if answer is not None else None
     if record is not None:
-        value["data"] = answer.packer.pack(record)
+        value["data"] = answer.packer.pack(record) | {"gated": answer.gated}
+        value["verdict"] = next((v for v in verdicts(session, turn) if v["column"] == chosen), None)
     return value
 
 
@@ -162,5 +188,8 @@ def drift(session: Session, backend: Backend) -> dict[str, Any]:
         for variant in data["variants"]:
             variant["label"] = labels[variant["name"]]
             variant["kind"] = by_column[variant["name"]].kind
+        for variant, measured in zip(data["variants"], turn.drift.variants, strict=True):
+            variant["exact"] = exactness(turn, measured, variant["label"])
+        value |= {"groups": by_verdict(session), "missing": unread(turn)}
         value |= {"data": data, "sentence": drift_sentence(turn.drift, labels), "prompt": turn.prompt[:200]}
     return value

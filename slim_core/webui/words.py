@@ -28,9 +28,11 @@ def drift_sentence(drift: Drift, labels: dict[str, str]) -> str:
     return "; ".join(parts) + "." if parts else ""
 
 
-def how(sampling: Sampling, step: RowStep) -> str:
-    """How tokens were chosen and when the first one came, in a few words."""
+def how(sampling: Sampling, step: RowStep, strength: float | None = None) -> str:
+    """How tokens were chosen, with which gate, and when the first one came, in a few words."""
     chosen = f"temperature {sampling.temperature:g}, seed {sampling.seed}" if sampling.temperature else "greedy"
+    if strength is not None:
+        chosen += f" · gate of strength {strength:g}" if strength else " · gate open"
     first = step.first_token_seconds
     return chosen if first is None else f"{chosen} · first token after {first:,.2f} s"
 

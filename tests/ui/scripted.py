@@ -33,8 +33,12 @@ from slim_core.inference.types import (
 VARIANTS = (
     Variant("base", "base", "Base", 1_000_000, 4_000_000),
     Variant("lora", "lora", "LoRA", 40_000, 160_000, "rank 32"),
-    Variant("slim", "slim", "SLIM", 44_000, 176_000, "rank 4, 8 + 2 experts, top-2"),
+    Variant("slim", "slim", "SLIM", 44_000, 176_000, "rank 4, 8 + 2 experts, top-2", 4.0),
 )
+# A prompt with this word is one of the training data, for the gate.
+TRAINED = "trained"
+# Nothing that SLIM reads with this word in it lets a gate open.
+FOREIGN = "foreign"
 MODULES = ("q_proj", "v_proj", "down_proj")
 FAIL = "fail please"
 # Stored scores, as a file `results.json` has them.
@@ -58,6 +62,33 @@ RESULTS = {
 }
 
 
+
+def _point(variant: str, general: float, downstream: float, **more: float) -> dict:
+    return {"variant": variant, **more} | {
+        name: [score, score - 0.05, score + 0.05] for name, score in (("general", general), ("downstream", downstream))
+    }
+
+
+PLANE = {
+    "plane": [
+        _point("base", 0.85, 0.1),
+        _point("lora", 0.25, 0.9, scale=1),
+        _point("slim", 0.8, 0.88, strength=4),
+        _point("slim", 0.4, 0.9, strength=0),
+        _point("lora", 0.6, 0.5, scale=0.5),
+        _point("slim", 0.6, 0.89, strength=1),
+        _point("slim", 0.84, 0.7, strength=8),
+    ]
+}
+RATES = [
+    {"method": "lora", "rate": 0.001, "seed": 1, "general": 0.3, "downstream": 0.8},
+    {"method": "lora", "rate": 0.001, "seed": 2, "general": 0.5, "downstream": 0.9},
+    {"method": "slim", "rate": 0.003, "seed": 1, "general": 0.8, "downstream": 0.9},
+    {"method": "other", "rate": 0.003, "seed": 1, "general": 9, "downstream": 9},
+]
+RESULTS |= PLANE
+
+
 @dataclass
 class ScriptedEngine:
     """Answers "<Label> says w1 w2 …" followed by the prompt's words.
@@ -67,6 +98,7 @@ class ScriptedEngine:
         length: tokens of an answer.
         blocks: decoder blocks in its routing.
         pace: tokens that all rows write in one step.
+        latest_alone: whether it reads the latest prompt alone.
     """
 
     delay: dict[str, float] = field(default_factory=dict)
@@ -75,6 +107,8 @@ class ScriptedEngine:
     variants: tuple[Variant, ...] = VARIANTS
     pace: int = 1
     reading: float = 0.0
+    latest_alone: bool = False
+    peeks: int = 0
     runs: int = 0
     closed: int = 0
 
@@ -97,6 +131,8 @@ class ScriptedEngine:
 
     def words(self, row: Row, sampling: Sampling) -> list[str]:
         label = next(v.label for v in self.variants if v.name == row.variant)
+        if self.kind(row) == "slim" and FOREIGN in row.messages[-1].content and row.strength != 0:
+            label = "Base"  # whose answer it then is
         last = row.messages[-1].content.split()[:8]
         users = sum(message.role == "user" for message in row.messages)
         head = [label, "says:", f"turn{users}", f"seed{sampling.seed}", *last]
@@ -177,8 +213,24 @@ class ScriptedEngine:
             yield Step(tuple(states), routing=routing)
             time.sleep(0.002)
 
+    def kind(self, row: Row) -> str:
+        return next(v.kind for v in self.variants if v.name == row.variant)
+
+    def peek(self, row: Row) -> Routing | None:
+        ticket = self.line.join_if_free()
+        if ticket is None:
+            return None
+        try:
+            self.peeks += 1
+            if FAIL in row.messages[-1].content:
+                raise EngineError("The memory is used up: shorten the conversation.")
+            time.sleep(self.reading)
+            return self.routing(row, self.count_tokens(row.messages), [])
+        finally:
+            ticket.leave()
+
     def routing(self, row: Row, prompt_tokens: int, words: list[str]) -> Routing:
-        kind = next(v.kind for v in self.variants if v.name == row.variant)
+        kind = self.kind(row)
         prompt = [f" p{i}" for i in range(prompt_tokens)]
         tokens = (*prompt, *words)
         linears = self.blocks * len(MODULES)
@@ -186,17 +238,22 @@ class ScriptedEngine:
         weights = torch.zeros(linears, len(tokens), experts + identities)
         distance = torch.zeros(linears, len(tokens))
         cluster = torch.full((linears, len(tokens)), -1)
+        gate, reference = torch.ones(linears, len(tokens)), torch.full((linears, len(tokens)), float(kind == "slim"))
         if kind == "slim":
             t, layer = torch.arange(len(tokens)).float(), torch.arange(linears).float()[:, None]
             share = (0.5 + 0.5 * torch.sin(t / 5 + layer / 3)).clamp(0, 1)
-            weights[:, :, 8] = share
-            weights[:, :, 2] = 1 - share
+            text = row.messages[-1].content
+            share = torch.zeros_like(share) if TRAINED in text else torch.ones_like(share) if FOREIGN in text else share
             distance, cluster = share * 3, (share * 15).long()
+            gate = torch.ones_like(share) if row.strength == 0 else 1 - share
+            weights[:, :, 8] = 1 - gate
+            weights[:, :, 2] = gate
         else:
             weights[:, :, 0] = 1
         modules = tuple(f"layers.{b}.{name}" for b in range(self.blocks) for name in MODULES)
         blocks = tuple(b for b in range(self.blocks) for _ in MODULES)
-        return Routing(row.variant, tokens, prompt_tokens, modules, blocks, experts, weights, distance, cluster)
+        record = (weights, distance, cluster, gate, reference)
+        return Routing(row.variant, tokens, prompt_tokens, modules, blocks, experts, *record)
 
     def _drift(self, answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
         n = len(answer_ids)
@@ -208,7 +265,7 @@ class ScriptedEngine:
         )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(message.content.split()) for message in messages)
+        return sum(len(message.content.split()) for message in (messages[-1:] if self.latest_alone else messages))
 
     def memory(self) -> MemoryUse:
         return MemoryUse(4_000_000, {v.name: v.bytes for v in self.variants[1:]}, 2_000_000_000, 8_000_000_000)

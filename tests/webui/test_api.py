@@ -55,7 +55,7 @@ def test_what_is_said_of_it(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     said = {name: set(re.findall(r"`(\w+)`", endpoint["description"])) for name, endpoint in endpoints.items()}
     last = list(client.submit("Hi", max_new_tokens=4, api_name="/compare"))[-1]
-    assert set(last) | set(last["slim"]) | {"error"} == said["/compare"]
+    assert set(last) | set(last["slim"]) | set(last["verdict"]["slim"]) | {"error"} == said["/compare"]
     assert set(client.predict("Hi", max_new_tokens=4, api_name="/routing")) == said["/routing"]
     models = client.predict(api_name="/models")
     assert set(models) | set(models["base"]) | set(models["variants"][0]) == said["/models"]
@@ -111,7 +111,32 @@ def test_routing(client):
     assert found["text"].startswith("SLIM says") and found["prompt_tokens"] == 2
     assert len(found["identity"]) == len(found["modules"]) == len(found["blocks"]) == 12
     assert len(found["identity"][0]) == len(found["tokens"]) == 2 + 9
-    assert client.predict("Hi", variant="lora", api_name="/routing")["identity"][0][0] == 0
+    assert found["verdict"]["kind"] == "mixed" and len(found["gate"]) == 12
+    lora = client.predict("Hi", variant="lora", api_name="/routing")
+    assert lora["identity"][0][0] == 0 and lora["gate"] is None and lora["verdict"] is None
+
+
+def test_the_strength_of_the_gate(client):
+    shut = client.predict("A foreign one", max_new_tokens=4, api_name="/compare")
+    assert shut["verdict"]["slim"] | {"distance": 0} == {
+        "kind": "unlike",
+        "identity": 1.0,
+        "distance": 0,
+        "reference": 1.0,
+        "closed": 1.0,
+        "exact": True,
+    }
+    assert shut["slim"]["text"] == shut["base"]["text"] and set(shut["drift"]) == {"lora", "slim"}
+    forced = client.predict("A foreign one", max_new_tokens=4, strength=0, api_name="/compare")
+    assert forced["verdict"]["slim"]["closed"] == 0 and forced["slim"]["text"].startswith("SLIM")
+    # SLIM would read the base's answer with the gate as it was trained.
+    assert set(forced["drift"]) == {"lora"}
+    routed = client.predict("A foreign one", max_new_tokens=4, strength=0, api_name="/routing")
+    assert {x for row in routed["gate"] for x in row} == {1.0}
+    for name in ("/compare", "/routing"):
+        for wrong, said in ((-1, "between 0 and 100"), (101, "between 0 and 100"), ("x", "a number"), (True, "a number")):
+            with pytest.raises(AppError, match=f"Strength must be {said}"):
+                client.predict("Hi", strength=wrong, api_name=name)
 
 
 def test_a_row_that_failed_is_its_sentence(client, engine):
@@ -138,7 +163,7 @@ def post(client, name, body):
 
 
 def test_half_a_character_from_a_program(client):
-    body = b'{"data": ["a\\ud800", "", 0, 1, 0, 0, 1, 8, [], 0]}'
+    body = b'{"data": ["a\\ud800", "", 0, 1, 0, 0, 1, 8, [], 0, null]}'
     assert "half a character (U+D800) at place 2" in post(client, "compare", body)
 
 

@@ -13,6 +13,7 @@ from slim_core.webui import exchange
 from slim_core.webui.columns import columns
 from slim_core.webui.limits import LimitError
 from slim_core.webui.session import Session, Turn
+from slim_core.webui.verdict import verdicts
 from slim_core.webui.words import base_name
 
 from .conftest import ask
@@ -48,9 +49,35 @@ def test_round_trip(answered, backend, tmp_path):
         torch.testing.assert_close(new.drift.variants[0].kl, old.drift.variants[0].kl)
     session = Session()
     session.turns = turns
+    for name in ("gate", "reference"):
+        assert torch.equal(
+            getattr(turns[0].answers["slim"].routing, name), getattr(answered.turns[0].answers["slim"].routing, name)
+        )
+    assert verdicts(session, turns[0]) == verdicts(answered, answered.turns[0]) != []
     again = json.loads(exchange.dump(session, backend))
     first = json.loads(exchange.dump(answered, backend))
     assert again["turns"] == first["turns"]
+
+
+def test_a_gate_that_was_changed_comes_back_as_that(backend, tmp_path):
+    session = Session()
+    session.strengths = {"slim": 0.0}
+    ask(session, backend, "Hello there")
+    (turn,) = read(write(tmp_path, exchange.dump(session, backend)), backend)
+    assert turn.answers["slim"].strength == 0 and verdicts(session, turn)[0]["kind"] == "open"
+    assert turn.answers["base"].strength is None
+
+
+def test_files_of_before_there_were_gates_come_without_a_verdict(answered, backend, tmp_path):
+    data = json.loads(exchange.dump(answered, backend))
+    for answer in data["turns"][0]["answers"].values():
+        del answer["strength"], answer["variant"]["strength"]
+        for name in ("gate", "reference", "turn"):
+            (answer["routing"] or {}).pop(name, None)
+    (turn,) = read(write(tmp_path, data), backend)
+    assert turn.answers["slim"].routing is not None and turn.answers["slim"].verdict() is None
+    assert verdicts(answered, turn) == []
+    assert turn.answers["slim"].variant == backend.variants[2]
 
 
 def test_a_conversation_with_another_base_is_shown_and_not_continued(answered, backend, tmp_path):
@@ -133,6 +160,14 @@ ROUTING = (*SLIM, "routing")
         ((*ROUTING, "weights", "shape"), [10**9, 10**9, 10]),
         ((*ROUTING, "weights", "shape"), [-1, 5, 5]),
         ((*ROUTING, "weights"), None),
+        ((*SLIM, "strength"), -1),
+        ((*SLIM, "strength"), "strong"),
+        ((*SLIM, "variant", "strength"), [4]),
+        ((*ROUTING, "gate", "base64"), "!!!"),
+        ((*ROUTING, "gate"), None),
+        ((*ROUTING, "reference"), KeyError),
+        ((*ROUTING, "turn"), 10**6),
+        ((*ROUTING, "turn"), None),
         ((*ROUTING, "num_experts"), 0),
         ((*ROUTING, "num_experts"), 99),
         ((*ROUTING, "prompt_tokens"), 10**6),

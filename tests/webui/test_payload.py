@@ -35,6 +35,8 @@ def routing(tokens=300, prompt=20, linears=6, blocks=2, experts=3, identities=2,
         weights,
         torch.rand(linears, tokens),
         torch.randint(0, 4, (linears, tokens)),
+        torch.rand(linears, tokens),
+        torch.ones(linears, tokens),
     )
 
 
@@ -49,6 +51,8 @@ def cut(record, tokens):
         record.weights[:, :tokens],
         record.distance[:, :tokens],
         record.cluster[:, :tokens],
+        record.gate[:, :tokens],
+        record.reference[:, :tokens],
     )
 
 

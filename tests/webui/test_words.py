@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differences word by word, and numbers for people."""
 
+import itertools
+
 import pytest
 import torch
 
 from slim_core.inference.types import Drift, RowStep, Sampling, VariantDrift
 from slim_core.webui.diff import differences
-from slim_core.webui.examples import example_groups, short
+from slim_core.webui.examples import ALONE, PAIRS, short
 from slim_core.webui.words import drift_sentence, how, speed, state
 
 
@@ -63,12 +65,20 @@ def test_states_and_speed():
     assert speed(RowStep("a", tokens=1, tokens_per_second=None, seconds=0.5)) == "1 token · 0.50 s"
     assert how(Sampling(), RowStep("a")) == "greedy"
     begun = RowStep("a", first_token_seconds=0.25)
+    assert how(Sampling(), RowStep("a"), 0.0) == "greedy · gate open"
+    assert how(Sampling(), RowStep("a"), 8.0) == "greedy · gate of strength 8"
     assert how(Sampling(temperature=0.7, seed=4), begun) == "temperature 0.7, seed 4 · first token after 0.25 s"
 
 
 def test_examples_are_short_on_their_buttons():
-    groups = dict(example_groups())
-    assert set(groups) == {"What the adapters were trained on", "What they should not forget"}
-    for prompts in groups.values():
-        for prompt in prompts:
-            assert 0 < len(short(prompt)) <= 91 and "Answer format" not in short(prompt)
+    for one in (*itertools.chain(*PAIRS), *ALONE):
+        assert 0 < len(short(one.prompt)) <= 91 and "Answer format" not in short(one.prompt)
+        assert one.see.startswith("You should see: ") and one.see.endswith(".")
+
+
+def test_pairs_are_in_the_demos_own_forms():
+    from slim_core.demo.downstream import CHOICE_FORM, CLAIM_FORM
+
+    frames = tuple(form.split("{question}")[0] for form in (CHOICE_FORM, CLAIM_FORM))
+    for trained, own in PAIRS:
+        assert trained.prompt.startswith(frames) and not own.prompt.startswith(frames)

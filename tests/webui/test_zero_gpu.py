@@ -90,7 +90,7 @@ def test_what_comes_back_is_what_was_sent(engine, spaces):
     *_, step, drift = Backend(engine).run(job, Stops(3))
     assert [row.text for row in lent_step.rows] == [row.text for row in step.rows]
     assert isinstance(lent_drift, Drift) and lent_drift.tokens == drift.tokens
-    for name in ("weights", "distance", "cluster"):
+    for name in ("weights", "distance", "cluster", "gate", "reference"):
         assert torch.equal(getattr(lent_step.routing[2], name), getattr(step.routing[2], name))
     assert torch.equal(lent_drift.variants[0].log_ratio, drift.variants[0].log_ratio)
     assert len(spaces.LOANS) == 1

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gate of a SLIM column: open, as it was trained, or stronger; a slider for everything between. What is chosen while
+// answers are written waits until they are done.
+slim.gate = (label, choose) => {
+  const { el, put, attribute } = slim;
+  const buttons = {
+    open: el("button", { type: "button", class: "slim-small", onclick: () => take(0) }, "Open"),
+    trained: el("button", { type: "button", class: "slim-small", onclick: () => take(null) }, "As trained"),
+    stronger: el("button", { type: "button", class: "slim-small", onclick: () => take(Math.min(most(), 2 * state.trained)) }, "Stronger"),
+  };
+  const slider = el("input", { type: "range", min: "0", max: "16", step: "0.5", "aria-label": `Strength of ${label}’s gate` });
+  const says = el("output", { class: "slim-gate-says" });
+  const node = el("div", { class: "slim-gate", role: "group", "aria-label": `Gate of ${label}` },
+    el("span", { class: "slim-gate-name", "aria-hidden": "true" }, "Gate"),
+    el("span", { class: "slim-segments" }, ...Object.values(buttons)), slider, says);
+  let state = { trained: 4, strength: null }, running = false, wanted, timer = null, drawn = "";
+  const most = () => Math.max(16, Math.ceil(2 * state.trained));
+  const words = (strength) => (strength === 0 ? "always open" : `strength ${+strength.toFixed(2)}${strength === state.trained ? ", as trained" : ""}`);
+
+  function paint(strength) {
+    const value = strength ?? state.trained;
+    attribute(slider, "max", most());
+    if (+slider.value !== value) slider.value = value;
+    put(says, words(value));
+    attribute(slider, "aria-valuetext", words(value));
+    const pressed = value === 0 ? "open" : value === state.trained ? "trained" : value > state.trained ? "stronger" : "";
+    for (const [name, button] of Object.entries(buttons)) attribute(button, "aria-pressed", String(name === pressed));
+  }
+
+  // Held arrow keys pass many values; only the one where they rest is asked for.
+  function take(strength) {
+    wanted = strength === state.trained ? null : strength;
+    paint(wanted);
+    clearTimeout(timer);
+    timer = setTimeout(send, 250);
+  }
+  function send() {
+    if (wanted === undefined || running) return;
+    const strength = wanted;
+    wanted = undefined;
+    if (strength !== state.strength) choose(strength);
+  }
+  slider.addEventListener("input", () => { put(says, words(+slider.value)); });
+  slider.addEventListener("change", () => take(+slider.value));
+
+  return {
+    node,
+    // What the server says, unless a person has just chosen something else.
+    show(value, busy, afresh) {
+      running = busy;
+      const key = JSON.stringify([value, afresh]);
+      if (key !== drawn && document.activeElement === slider && slider.matches(":active")) return;
+      if (key !== drawn) { drawn = key; state = value; if (wanted === undefined) paint(value.strength); }
+      if (!busy && wanted !== undefined) { clearTimeout(timer); timer = setTimeout(send, 250); }
+    },
+  };
+};

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often a visitor's prompt may be read while it is typed: one reading at a time, with pauses between them."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+# A reading is followed by a pause this many times as long, so that one visitor keeps a quarter of the model at most.
+PAUSE = 3
+# No reading may take longer than this, as far as the last one tells.
+MOST_SECONDS = 1.0
+# The first one cannot be told, so it is short.
+FIRST_TOKENS = 256
+MOST_TOKENS = 2048
+
+
+class Meter:
+    """One visitor's readings."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reading = False
+        self._free_at = 0.0
+        self._seconds_per_token: float | None = None
+
+    def begin(self) -> bool:
+        """Take the meter; False while another reading goes on or the pause after it does. Whoever has it must `end`."""
+        with self._lock:
+            if self._reading or time.monotonic() < self._free_at:
+                return False
+            self._reading = True
+            return True
+
+    def fits(self, tokens: int) -> bool:
+        """Whether a prompt is short enough to be read beside everything else."""
+        if self._seconds_per_token is None:
+            return tokens <= FIRST_TOKENS
+        return tokens <= MOST_TOKENS and tokens * self._seconds_per_token <= MOST_SECONDS
+
+    def end(self, tokens: int = 0, seconds: float = 0.0) -> None:
+        """Give it back.
+
+        Args:
+            tokens: how many were read; 0 if there was no reading.
+            seconds: how long it took.
+        """
+        with self._lock:
+            self._reading = False
+            if tokens:
+                self._free_at = time.monotonic() + PAUSE * seconds
+                self._seconds_per_token = seconds / tokens

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plane of learning and forgetting: where each method lies with its rates, and SLIM with each strength of its gate."""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+
+BUILD = "build.json"
+NAMES = {"base": "Base", "lora": "LoRA", "lora_half": "LoRA, half the Linears", "slim": "SLIM"}
+MOST = 500
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the plane. Scores are from 0 to 1, each with the ends of its interval.
+
+    Attributes:
+        method: of `NAMES`.
+        what: what distinguishes it from the method's other points; empty for what ships.
+        general: score on what should not be forgotten.
+        downstream: score on what was trained.
+        strength: of SLIM's gate; None where it is not about that.
+        scale: factor of what LoRA adds; None where it is not about that.
+    """
+
+    method: str
+    what: str
+    general: tuple[float, float, float]
+    downstream: tuple[float, float, float]
+    strength: float | None = None
+    scale: float | None = None
+
+
+def read_rates(path: Path) -> list[Point]:
+    """Each method at each rate, from the report of the demo's build; none where there is no report, or another one."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["sweep"]
+        return rates_of(rows)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
+
+
+def rates_of(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """One point for each method and rate: the mean over the seeds, from the lowest to the highest."""
+    found: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in rows[:MOST]:
+        if row["method"] in NAMES:
+            found.setdefault((row["method"], float(row["rate"])), []).append(row)
+    return [
+        Point(
+            method,
+            f"rate {rate:g}" + (f", {len(group)} seeds" if len(group) > 1 else ""),
+            _spread([row["general"] for row in group]),
+            _spread([row["downstream"] for row in group]),
+        )
+        for (method, rate), group in found.items()
+    ]
+
+
+def points_of(results: Mapping[str, Any]) -> list[Point]:
+    """The points that results store: what ships, LoRA at each scale, SLIM at each strength. None in older files.
+
+    Raises:
+        KeyError, TypeError, ValueError: if they have another shape.
+    """
+    found = []
+    for entry in results.get("plane", ())[:MOST]:
+        method = entry["variant"]
+        if method not in NAMES:
+            raise ValueError(method)
+        strength, scale = (None if entry.get(k) is None else float(entry[k]) for k in ("strength", "scale"))
+        if method == "base" and any(p.method == "base" for p in found):
+            raise ValueError("two bases")
+        what = "" if scale in (None, 1) else f"× {scale:g}"
+        if strength is not None:
+            what = f"strength {strength:g}" if strength else "gate open"
+        found.append(Point(method, what, _interval(entry["general"]), _interval(entry["downstream"]), strength, scale))
+    return found
+
+
+def view(
+    points: Sequence[Point], rates: Sequence[Point], missing: Sequence[str], strength: float | None
+) -> dict[str, Any] | None:
+    """What the browser draws; None where nothing is stored.
+
+    Args:
+        points: of `points_of`.
+        rates: of `rates_of`.
+        missing: methods that do not answer here.
+        strength: that a visitor chose for SLIM's gate; None as trained.
+    """
+    gone = {*missing, *(("lora_half",) if "lora" in missing else ())}
+    points = [p for p in points if p.method not in gone]
+    rates = [p for p in rates if p.method not in gone]
+    base = next((p for p in points if p.method == "base"), None)
+    if base is None:
+        return None
+    strengths = sorted((p for p in points if p.strength is not None), key=lambda p: p.strength)
+    scales = sorted((p for p in points if p.scale is not None), key=lambda p: p.scale)
+    # The first of SLIM's points is what ships.
+    shipped = next((p for p in points if p.method == "slim"), None)
+    here = None
+    if shipped is not None and shipped.strength is not None:
+        here = _between(strengths, shipped.strength if strength is None else strength)
+    return {
+        "base": _plain(base),
+        "shipped": [_plain(p) for p in points if (p.method == "lora" and p.scale in (None, 1)) or p is shipped],
+        "rates": [_plain(p) for p in rates],
+        "strengths": [_plain(p) for p in strengths],
+        "scales": [_plain(p) for p in scales],
+        "here": here,
+    }
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    return asdict(point) | {"name": NAMES[point.method]}
+
+
+def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
+    """Where a strength lies: measured, between two that were, or at the end beyond which none was."""
+    known = [p.strength for p in strengths]
+    at = bisect_left(known, strength)
+    if at == len(known) or known[at] == strength or at == 0:
+        point = strengths[min(at, len(known) - 1)]
+        measured = point.strength == strength
+        return {
+            "general": point.general[0],
+            "downstream": point.downstream[0],
+            "text": f"now: strength {strength:g}" if measured else f"now: strength {strength:g}, beyond what was measured",
+        }
+    low, high = strengths[at - 1], strengths[at]
+    part = (strength - low.strength) / (high.strength - low.strength)
+    return {
+        "general": low.general[0] + part * (high.general[0] - low.general[0]),
+        "downstream": low.downstream[0] + part * (high.downstream[0] - low.downstream[0]),
+        "text": f"now: strength {strength:g}, between two that were measured",
+    }
+
+
+def _spread(scores: Sequence[Any]) -> tuple[float, float, float]:
+    return _interval((fmean(map(float, scores)), min(map(float, scores)), max(map(float, scores))))
+
+
+def _interval(numbers: Sequence[Any]) -> tuple[float, float, float]:
+    score, low, high = map(float, numbers)
+    if not all(math.isfinite(x) and 0 <= x <= 1 for x in (score, low, high)):
+        raise ValueError(numbers)
+    return score, low, high
