@@ -2,7 +2,7 @@
 // The gate of a SLIM column: open, as it was trained, or stronger; a slider for everything between. What is chosen while
 // answers are written waits until they are done.
 slim.gate = (label, choose) => {
-  const { el, put, attribute } = slim;
+  const { el, put, attribute } = slim, REST = 250;
   const buttons = {
     open: el("button", { type: "button", class: "slim-small", onclick: () => take(0) }, "Open"),
     trained: el("button", { type: "button", class: "slim-small", onclick: () => take(null) }, "As trained"),
@@ -28,11 +28,11 @@ slim.gate = (label, choose) => {
   }
 
   // Held arrow keys pass many values; only the one where they rest is asked for.
-  function take(strength) {
+  function take(strength, rest = 0) {
     wanted = strength === state.trained ? null : strength;
     paint(wanted);
     clearTimeout(timer);
-    timer = setTimeout(send, 250);
+    timer = setTimeout(send, rest);
   }
   function send() {
     if (wanted === undefined || running) return;
@@ -41,7 +41,7 @@ slim.gate = (label, choose) => {
     if (strength !== state.strength) choose(strength);
   }
   slider.addEventListener("input", () => { put(says, words(+slider.value)); });
-  slider.addEventListener("change", () => take(+slider.value));
+  slider.addEventListener("change", () => take(+slider.value, REST));
 
   return {
     node,
@@ -51,7 +51,7 @@ slim.gate = (label, choose) => {
       const key = JSON.stringify([value, afresh]);
       if (key !== drawn && document.activeElement === slider && slider.matches(":active")) return;
       if (key !== drawn) { drawn = key; state = value; if (wanted === undefined) paint(value.strength); }
-      if (!busy && wanted !== undefined) { clearTimeout(timer); timer = setTimeout(send, 250); }
+      if (!busy && wanted !== undefined) { clearTimeout(timer); timer = setTimeout(send, REST); }
     },
   };
 };

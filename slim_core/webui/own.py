@@ -13,6 +13,7 @@ from typing import Any
 from ..adapters import Adapter, AdapterError, AdapterStore, BaseShapes, Held, StoreLimits
 from ..inference import EngineError
 from ..inference.types import Variant
+from ..method import SlimConfig
 from .limits import LimitError
 from .session import Session
 from .words import base_name
@@ -122,8 +123,10 @@ def _detach(own: OwnAdapters | None, held: Held) -> None:
 
 
 def _variant(held: Held) -> Variant:
-    found = held.adapter
-    return Variant(held.key, found.kind, found.label, found.parameters, found.row_bytes, found.detail)
+    found, config = held.adapter, held.adapter.config
+    gated = isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate"
+    strength = config.yield_strength if gated else None
+    return Variant(held.key, found.kind, found.label, found.parameters, found.row_bytes, found.detail, strength)
 
 
 def _in_background(work: Callable[[str], None], name: str) -> None:

@@ -9,6 +9,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from slim_core.webui.examples import PAIRS
+
 from .conftest import DEMO
 from .test_files import save
 
@@ -43,7 +45,7 @@ def test_an_example_is_answered_by_all(v, demo):
 
 
 def test_every_example_gets_an_answer(v):
-    examples = v.page.locator(".slim-example")
+    examples = v.page.locator("#slim-ex-examples .slim-example")
     for i in range(examples.count()):
         examples.nth(i).click()
         prompt = v.prompt.input_value()
@@ -134,16 +136,47 @@ def test_routing_of_real_tokens(v, demo):
     expect(v.page.locator("#slim-detail h2")).to_contain_text("Peru")
     table = v.page.get_by_role("region", name="Experts of every Linear")
     row = table.locator("tbody tr").first.locator("td, th").all_inner_texts()
-    # Layer, Linear, identity share, distance, cluster, and a weight for each expert; those add up to one.
-    weights = [0.0 if text == "·" else float(text) for text in row[5:]]
+    # Layer, Linear, identity share, gate, distance, what is in domain, cluster, and a weight for each expert; those add
+    # up to one.
+    weights = [0.0 if text == "·" else float(text) for text in row[7:]]
     assert sum(weights) == pytest.approx(1, abs=0.03)
-    assert row[0] == "0" and row[2].endswith("%") and float(row[3]) >= 0 and int(row[4]) >= 0
+    assert row[0] == "0" and row[2].endswith("%") and float(row[4]) >= -1 and int(row[6]) >= 0
     v.page.get_by_role("application", name="Heat map").focus()
     v.page.keyboard.press("ArrowRight")
     expect(v.status).to_contain_text("Layer 0, token")
     v.page.get_by_label("Routing of").select_option("lora")
     expect(v.page.locator(".slim-routing")).to_contain_text("the identity share is 0 everywhere")
     assert save(v, "Save as PNG").suggested_filename == "slim-routing.png"
+
+
+@pytest.mark.parametrize("number", range(len(PAIRS)))
+def test_a_pair_of_examples_shows_what_it_says(v, demo, number):
+    if demo.engine.variants[2].strength is None:
+        pytest.skip("the demo's SLIM adapter has no gate")
+    for side, kind in ((0, "like"), (1, "unlike")):
+        v.page.locator(f"#slim-ex-{number}-{side}").click()
+        expect(v.page.locator(".slim-meter")).to_have_attribute("data-kind", kind)
+        v.prompt.press("Enter")
+        expect(v.page.locator(".slim-turn")).to_have_count(side + 1)
+        v.done()
+        expect(v.page.locator(".slim-verdict").nth(side)).to_have_attribute("data-verdict", kind)
+    for name in ("lora", "slim"):
+        expect(v.text(name, 0)).to_contain_text("the correct answer is")
+    assert v.text("slim", 1).inner_text() == v.text("base", 1).inner_text()
+    v.tab("Drift")
+    expect(v.page.locator("#slim-drift [data-kind=slim] .slim-exact")).to_contain_text(re.compile("SLIM is .*the base"))
+
+
+def test_the_gate_keeps_what_was_known(v, demo):
+    if demo.engine.variants[2].strength is None:
+        pytest.skip("the demo's SLIM adapter has no gate")
+    v.ask("What kind of animal is a whale? A. bird B. mammal C. fish D. insect")
+    kept = v.text("slim").inner_text()
+    assert kept == v.text("base").inner_text()
+    v.button("Open").click()
+    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate open")
+    v.done()
+    assert v.text("slim").inner_text() != kept
 
 
 def test_drift_forgetting_and_about(v):

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate: what it made of a prompt, the meter while one is typed, and another strength."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from playwright.sync_api import expect
+
+from .conftest import Site
+from .scripted import ScriptedEngine
+from .test_files import save
+
+
+NAMES = ("base", "lora", "slim")
+
+
+def verdict(v, turn=-1):
+    return v.page.locator(".slim-turn").nth(turn).locator(".slim-verdict")
+
+
+def meter(v):
+    return v.page.locator(".slim-meter")
+
+
+def slider(v, label="SLIM"):
+    return v.page.get_by_role("slider", name=f"Strength of {label}’s gate")
+
+
+# ---- the verdict
+
+
+def test_a_verdict_above_the_answers(visit):
+    v = visit()
+    for prompt, kind, sentence in (
+        ("A foreign prompt", "unlike", "gives the base’s own answer, token for token."),
+        ("A trained prompt", "like", "Like the training data: SLIM answers with its LoRA experts."),
+        ("Something", "mixed", "Partly like the training data: SLIM let"),
+    ):
+        v.ask(prompt)
+        expect(verdict(v)).to_have_attribute("data-verdict", kind)
+        expect(verdict(v)).to_contain_text(sentence)
+        expect(verdict(v)).to_contain_text(re.compile(r"\d+% past LoRA · distance \d\.\d\d; up to 1\.00"))
+    assert v.text("slim", 0).inner_text() == v.text("base", 0).inner_text()
+    expect(verdict(v, 0)).to_contain_text("by construction, not by luck")
+    top, answers = verdict(v, 0).bounding_box(), v.answer("base", 0).bounding_box()
+    assert top["y"] + top["height"] <= answers["y"]
+
+
+def test_a_verdict_while_the_answer_is_written(visit, site):
+    site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.1), 60
+    v = visit()
+    v.send("A foreign prompt")
+    expect(verdict(v)).to_contain_text("gives, so far, the base’s own answer")
+    expect(v.state("slim")).to_have_text("writing")
+    v.button("Stop all").click()
+    v.done()
+
+
+# ---- the meter
+
+
+def test_the_meter_follows_what_is_typed(visit, site):
+    v = visit()
+    expect(meter(v)).to_be_hidden()
+    v.prompt.press_sequentially("A foreign prompt", delay=40)
+    expect(meter(v)).to_be_visible()
+    expect(meter(v)).to_contain_text("Unlike the training data")
+    expect(meter(v)).to_contain_text("100% past LoRA")
+    expect(meter(v)).to_contain_text("distance 3.00; up to 1.00 is like the training data")
+    # Not at every key.
+    assert site.engine.peeks <= 3
+    v.prompt.fill("A trained prompt")
+    expect(meter(v)).to_contain_text("Like the training data")
+    v.prompt.fill("")
+    expect(meter(v)).to_be_hidden()
+    v.prompt.fill("fail please")
+    v.page.wait_for_timeout(1500)
+    expect(meter(v)).to_be_hidden()
+    expect(v.page.locator(".toast-body")).to_have_count(0)
+
+
+def test_the_meter_waits_for_answers(visit, site):
+    site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.05), 80
+    v, other = visit(), visit()
+    v.send("A long story")
+    expect(v.state("base")).to_have_text("writing")
+    other.prompt.fill("A foreign prompt")
+    v.prompt.fill("A foreign prompt")
+    v.page.wait_for_timeout(1200)
+    assert site.engine.peeks == 0
+    expect(meter(v)).to_be_hidden()
+    expect(meter(other)).to_be_hidden()
+    v.done()
+    for one in (v, other):
+        expect(meter(one)).to_contain_text("Unlike the training data")
+        expect(one.page.locator(".toast-body")).to_have_count(0)
+
+
+def test_an_answer_waits_for_one_reading_at_most(visit, site):
+    site.engine.reading = 0.4
+    v = visit()
+    v.prompt.fill("Something")
+    v.page.wait_for_timeout(600)
+    v.prompt.press("Enter")
+    expect(v.state("base")).to_have_text("done")
+    v.done()
+    expect(meter(v)).to_be_hidden()
+
+
+def test_an_example_is_measured_too(visit):
+    v = visit()
+    v.button("What is the capital of Peru?").click()
+    expect(meter(v)).to_contain_text("Partly like the training data")
+
+
+# ---- another strength
+
+
+def test_an_open_gate_shows_what_it_kept(visit):
+    v = visit()
+    v.ask("A foreign prompt")
+    kept = v.text("slim").inner_text()
+    expect(v.button("As trained")).to_have_attribute("aria-pressed", "true")
+    v.button("Open").click()
+    expect(verdict(v)).to_have_attribute("data-verdict", "open")
+    expect(verdict(v)).to_contain_text("though this is unlike its training data")
+    expect(v.text("slim")).to_contain_text("SLIM says")
+    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate open")
+    expect(v.button("Open")).to_have_attribute("aria-pressed", "true")
+    v.done()
+    expect(v.text("base")).to_contain_text("Base says")
+    v.tab("Drift")
+    expect(v.page.locator("#slim-drift")).to_contain_text("SLIM answered with another gate than it was trained with")
+    v.tab("Compare")
+    v.button("As trained").click()
+    expect(v.text("slim")).to_have_text(kept)
+    expect(verdict(v)).to_have_attribute("data-verdict", "unlike")
+    v.button("Stronger").click()
+    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate of strength 8")
+    expect(slider(v)).to_have_value("8")
+
+
+def test_the_slider_with_the_keyboard(visit, site):
+    v = visit()
+    v.ask("Something")
+    runs = site.engine.runs
+    slider(v).focus()
+    for _ in range(4):
+        v.page.keyboard.press("ArrowRight")
+    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate of strength 6")
+    expect(slider(v)).to_have_attribute("aria-valuetext", "strength 6")
+    expect(slider(v)).to_be_focused()
+    # Not for each key.
+    assert site.engine.runs == runs + 1
+    for _ in range(4):
+        v.page.keyboard.press("ArrowLeft")
+    expect(slider(v)).to_have_attribute("aria-valuetext", "strength 4, as trained")
+    expect(v.answer("slim").locator(".slim-how")).not_to_contain_text("gate")
+
+
+def test_a_gate_that_is_changed_while_answers_are_written_waits_for_them(visit, site):
+    site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.05), 40
+    v = visit()
+    v.send("Something")
+    expect(v.state("slim")).to_have_text("writing")
+    v.button("Open").click()
+    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate open")
+    v.done()
+    expect(v.page.locator(".toast-body")).to_have_count(0)
+    assert v.tokens("base") == 40
+
+
+def test_a_gate_is_for_its_visitor_alone(visit):
+    v, other = visit(), visit()
+    v.button("Open").click()
+    v.ask("A foreign prompt")
+    other.ask("A foreign prompt")
+    expect(verdict(v)).to_have_attribute("data-verdict", "open")
+    expect(verdict(other)).to_have_attribute("data-verdict", "unlike")
+    expect(other.button("As trained")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_gate_before_the_first_prompt_and_in_the_meter(visit):
+    v = visit()
+    v.prompt.fill("A foreign prompt")
+    expect(meter(v)).to_contain_text("Unlike the training data")
+    v.button("Open").click()
+    expect(meter(v)).to_contain_text("Gate forced open")
+    v.prompt.press("Enter")
+    expect(verdict(v)).to_have_attribute("data-verdict", "open")
+    v.done()
+
+
+def test_links_and_files_carry_the_strength(visit, tmp_path):
+    v = visit()
+    v.ask("A foreign prompt")
+    v.button("Open").click()
+    expect(verdict(v)).to_have_attribute("data-verdict", "open")
+    v.done()
+    v.button("Copy link").click()
+    expect(v.status).to_contain_text("is copied")
+    link = v.page.evaluate("navigator.clipboard.readText()")
+    assert "strength=0" in link
+    other = visit()
+    other.page.goto(link)
+    other.ready()
+    expect(other.button("Open")).to_have_attribute("aria-pressed", "true")
+    path = tmp_path / "conversation.json"
+    save(v, "Export JSON").save_as(path)
+    answers = json.loads(path.read_text(encoding="utf-8"))["turns"][0]["answers"]
+    assert answers["slim"]["strength"] == 0 and answers["base"]["strength"] is None
+    third = visit()
+    third.upload(path)
+    expect(verdict(third)).to_have_attribute("data-verdict", "open")
+    expect(third.button("As trained")).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize("strength", ["-1", "lots", "NaN", "1e9"])
+def test_a_link_with_a_strength_that_makes_no_sense(visit, strength):
+    v = visit(query={"strength": strength, "prompt": "Hi"})
+    expect(v.prompt).to_have_value("Hi")
+    expect(v.button("As trained")).to_have_attribute("aria-pressed", "true")
+
+
+def test_an_adapter_without_a_gate(browser, visit):
+    engine = ScriptedEngine()
+    engine.variants = tuple(replace(variant, strength=None) for variant in engine.variants)
+    site = Site(engine)
+    try:
+        v = visit(url=site.url)
+        v.prompt.fill("A foreign prompt")
+        v.page.wait_for_timeout(1000)
+        expect(meter(v)).to_be_hidden()
+        v.prompt.fill("")
+        v.ask("A foreign prompt")
+        expect(v.page.locator(".slim-verdict:visible")).to_have_count(0)
+        expect(slider(v)).to_be_hidden()
+        v.tab("Routing")
+        expect(v.page.locator(".slim-heat canvas")).to_be_visible()
+        expect(v.page.get_by_text("Above the map")).to_be_hidden()
+    finally:
+        site.close()
+
+
+# ---- the note
+
+
+def test_a_base_that_reads_the_latest_prompt_alone_says_so(browser, visit):
+    site = Site(ScriptedEngine(latest_alone=True))
+    try:
+        v = visit(url=site.url)
+        note = v.page.get_by_text("This base reads the latest prompt alone")
+        expect(note).to_be_hidden()
+        v.ask("One")
+        expect(note).to_be_visible()
+    finally:
+        site.close()
+
+
+def test_a_base_that_reads_all_says_nothing(visit):
+    v = visit()
+    v.ask("One")
+    expect(v.page.locator(".slim-latest")).to_be_hidden()
+
+
+# ---- routing, drift, forgetting
+
+
+def test_the_distance_under_the_map(visit):
+    v = visit()
+    v.ask("A foreign prompt")
+    v.tab("Routing")
+    expect(v.page.locator("#slim-routing .slim-verdict")).to_have_attribute("data-verdict", "unlike")
+    axis = v.page.locator(".slim-axis")
+    expect(axis).to_contain_text("gate")
+    # Four layers, the gate, and the distances −1, 0 and 1.
+    expect(axis.locator("span")).to_have_count(8)
+    v.page.get_by_role("application", name="Heat map").focus()
+    v.page.keyboard.press("ArrowRight")
+    expect(v.page.locator(".slim-readout")).to_contain_text(
+        "gate 0.00, distance 3.00, up to 1.00 is like the training data"
+    )
+    v.page.get_by_label("Routing of").select_option("lora")
+    expect(v.page.locator("#slim-routing .slim-verdict")).to_be_hidden()
+    expect(axis).not_to_contain_text("gate")
+    assert save(v, "Save as PNG").suggested_filename == "slim-routing.png"
+
+
+def test_in_domain_and_outside(visit):
+    v = visit()
+    for prompt in ("A foreign prompt", "A trained prompt"):
+        v.ask(prompt)
+    v.tab("Drift")
+    table = v.page.get_by_role("region", name="Mean KL in domain and outside")
+    rows = table.locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("Like the training data")
+    expect(rows.nth(1)).to_contain_text("Unlike the training data")
+
+
+def test_the_plane_of_learning_and_forgetting(visit):
+    v = visit()
+    v.tab("Forgetting")
+    plane = v.page.get_by_role("img", name=re.compile("^Learning against forgetting"))
+    expect(plane).to_have_attribute("aria-label", re.compile("Where you are, now: strength 4"))
+    expect(plane.locator(".slim-plane-base")).to_have_count(2)
+    ring = plane.locator(".slim-plane-here")
+    before = float(ring.get_attribute("cx"))
+    plane.locator(".slim-plane-point").last.hover()
+    expect(v.page.locator(".slim-tip")).to_contain_text("SLIM, strength 4: 88.0% of what was trained, 80.0% of the rest")
+    v.page.get_by_text("The points as a table").click()
+    row = v.page.get_by_role("region", name="Points of the plane").locator("tbody tr").filter(has_text="gate open")
+    expect(row).to_contain_text("40.0% (35.0% to 45.0%)")
+    v.tab("Compare")
+    v.button("Open").click()
+    expect(v.button("Open")).to_have_attribute("aria-pressed", "true")
+    v.page.wait_for_timeout(800)
+    v.tab("Forgetting")
+    expect(plane).to_have_attribute("aria-label", re.compile("Where you are, now: strength 0"))
+    assert float(ring.get_attribute("cx")) < before
+
+
+# ---- examples
+
+
+def test_pairs_of_examples_change_the_colours(browser, visit):
+    engine = ScriptedEngine()
+    engine.info = replace(engine.info, name="SLIM demo")
+    site = Site(engine)
+    try:
+        v = visit(url=site.url)
+        first = v.page.locator("#slim-ex-examples .slim-pair").nth(1)
+        left, right = first.locator(".slim-example").all()
+        assert left.bounding_box()["y"] == right.bounding_box()["y"]
+        expect(first.locator(".slim-note")).to_have_text([re.compile("orange"), re.compile("blue")])
+        left.click()
+        expect(v.prompt).to_have_value(re.compile("^Please choose the correct answer"))
+        expect(v.prompt).to_be_focused()
+        v.prompt.fill("")
+        v.tab("Routing")
+        v.page.locator("#slim-ask-0-1").click()
+        chosen = v.page.get_by_label("for prompt").locator("option:checked")
+        expect(chosen).to_have_text("1. Who can help with a sick dog?")
+        expect(v.status).to_contain_text("SLIM: done")
+        v.page.locator("#slim-ask-1-0").click()
+        expect(chosen).to_contain_text("2. Please choose the correct answer")
+        expect(v.page.locator("#slim-routing .slim-heat canvas")).to_be_visible()
+    finally:
+        site.close()
