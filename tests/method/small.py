@@ -6,10 +6,35 @@ from __future__ import annotations
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
 
 from slim_core import SlimConfig
 from slim_core.method import SlimLayer
 from tests.conftest import build
+
+
+T5_LINEARS = ["q", "k", "v", "o", "wi", "wo"]
+
+
+def tiny_opt() -> OPTForCausalLM:
+    """Its MLP sees (batch * tokens, channels)."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
+    off = {"dropout": 0.0, "attention_dropout": 0.0}
+    return OPTForCausalLM(OPTConfig(vocab_size=99, max_position_embeddings=64, num_attention_heads=4, **sizes, **off))
+
+
+def tiny_t5() -> T5ForConditionalGeneration:
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(T5Config(vocab_size=99, decoder_start_token_id=0, pad_token_id=0, **sizes))
+
+
+def small_base(family: str) -> nn.Module:
+    """`build`, and a model whose MLP reads (batch * tokens, channels)."""
+    if family != "opt":
+        return build(family)
+    torch.manual_seed(0)
+    return tiny_opt().eval()
 
 
 def slim(**changes) -> SlimConfig:
@@ -65,3 +90,26 @@ def tensors_of(model: nn.Module, adapter_name: str = "default") -> dict[str, tor
                     if adapter_name in state:
                         found[f"{path}.{container}"] = state[adapter_name].detach()
     return found
+
+
+def learned(family: str = "llama", base: nn.Module | None = None, **changes) -> PeftModel:
+    """A model whose statistics and router are at work, and whose gate is neither open nor closed on random tokens."""
+    start = {"target_modules": "all-linear", "yield_quantile": 0.6, "yield_strength": 2.0, "num_identity": 2}
+    base = small_base(family) if base is None else base
+    torch.manual_seed(2)
+    model = get_peft_model(base, slim(**(start | changes)))
+    learn(model)
+    return model
+
+
+@torch.no_grad()
+def learn(model: nn.Module, adapter_name: str = "default") -> None:
+    """Show an adapter that learns some tokens, without changing its factors."""
+    model.train()
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        model(input_ids=torch.randint(3, 99, (4, 20), generator=generator))
+    for name, parameter in model.named_parameters():
+        if "slim_router" in name and name.endswith(f".{adapter_name}"):
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    model.eval()

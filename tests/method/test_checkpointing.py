@@ -27,6 +27,9 @@ VARIANTS = {
     "dropout": {"merge": "none", "dropout": 0.5},
     "block router": {"merge": "none", "router_scope": "block"},
     "calibrated": {"merge": "none", "yield_mode": "calibrated", "yield_quantile": 0.5},
+    "warm-up and turns": {"merge": "none", "yield_quantile": 0.5, "context_warmup": 2, "turn_opening": [7]},
+    "tokens": {"merge": "none", "distance_scope": "token", "yield_quantile": 0.5},
+    "tokens, the paper's": {"distance_scope": "token", "yield_mode": "paper", "distance": "max"},
 }
 
 
@@ -121,26 +124,31 @@ def test_the_balance_loss_without_a_gradient_is_a_sentence(ids):
 
 def test_a_balance_loss_with_part_of_its_gradient_is_a_sentence_too(ids):
     # The output head stands outside of what is checkpointed, so its term alone has a gradient.
-    model = adapt(reentrant=True, balance_coefficient=1.0, target_modules=["q_proj", "lm_head"])
+    model = adapt(
+        reentrant=True, balance_coefficient=1.0, target_modules=["q_proj", "lm_head"], distance_scope="token"
+    )
     model(input_ids=ids, labels=ids)
     with pytest.raises(RuntimeError, match="balance loss has no gradient"):
         extra_losses(model)
 
 
-def slow_balance(x: Tensor, state: dict, bias: Tensor, config: SlimConfig) -> Tensor:
+def slow_balance(x: Tensor, contexts: tuple, state: dict, bias: Tensor, config: SlimConfig) -> Tensor:
     """E * sum_e f_e P_e of one router with this bias over the tokens `x` (T, C), token by token in float64."""
     slots, probability = [0.0] * config.num_experts, 0
-    for token in x:
-        kept = reference.token_weights(token, state, config)
-        z = (token - state["center"][kept["cluster"]]) / (state["var"][kept["cluster"]].double() + 1e-6).sqrt()
-        logits = state["router"].double() @ z + bias
+    for token, context, count in zip(x, *contexts, strict=True):
+        kept = reference.token_weights(token, state, config, context, int(count))
+        mean, var = state["center"][kept["cluster"]], state["var"][kept["cluster"]]
+        if config.distance_scope == "context":
+            mean, var = state["token_mean"][0], state["token_var"][0]
+        logits = state["router"].double() @ ((token - mean) / (var.double() + 1e-6).sqrt()) + bias
         probability = probability + logits[: config.num_experts].softmax(0) / len(x)
         slots = [s + (w > 0) for s, w in zip(slots, kept["weights"], strict=False)]
     return config.num_experts * sum(s / sum(slots) * p for s, p in zip(slots, probability, strict=True))
 
 
-def test_the_balance_loss_and_its_gradient_equal_the_slow_formula_over_valid_tokens(ids):
-    model = adapt(balance_coefficient=2.0, merge="none")
+@pytest.mark.parametrize("scope", ["context", "token"])
+def test_the_balance_loss_and_its_gradient_equal_the_slow_formula_over_valid_tokens(scope, ids):
+    model = adapt(balance_coefficient=2.0, merge="none", distance_scope=scope)
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
     train(model, ids, with_losses=True)
@@ -156,7 +164,9 @@ def test_the_balance_loss_and_its_gradient_equal_the_slow_formula_over_valid_tok
     for layer, x in seen:
         state = reference.layer_state(layer, "default")
         bias = state["router_bias"].double().requires_grad_()
-        terms.append(slow_balance(x.flatten(0, 1)[mask.flatten() == 1], state, bias, model.peft_config["default"]))
+        counted = mask.flatten() == 1
+        contexts = [part.flatten(0, 1)[counted] for part in reference.batch_contexts(x, mask=mask)]
+        terms.append(slow_balance(x.flatten(0, 1)[counted], contexts, state, bias, model.peft_config["default"]))
     assert len(terms) == 14
     expected = 2 * sum(terms) / len(terms)
     assert losses["balance"].item() == pytest.approx(expected.item(), rel=1e-5)

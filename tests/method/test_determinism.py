@@ -146,11 +146,17 @@ def test_training_masks_differ_from_step_to_step(merge, ids):
         assert len({tuple((grad == 0).all(0).tolist()) for grad in gradients}) == 3
 
 
-def test_gradient_accumulation_slides_the_clusters_once_per_forward(ids):
-    model = adapt(merge="none", cluster_init="random", cluster_momentum=0.5).train()
+@pytest.mark.parametrize("scope", ["context", "token"])
+def test_gradient_accumulation_slides_the_clusters_once_per_forward(scope, ids):
+    model = adapt(merge="none", cluster_init="random", cluster_momentum=0.5, distance_scope=scope).train()
     name, layer = next(iter(layers(model).items()))
     inputs = []
-    layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach().flatten(0, 1)))
+
+    def see(_, args):
+        x = args[0].detach()
+        inputs.append((x if scope == "token" else reference.batch_contexts(x)[0]).flatten(0, 1))
+
+    layer.register_forward_pre_hook(see)
     center, var = layer.slim_center["default"].clone(), layer.slim_var["default"].clone()
     for part in range(4):
         (model(input_ids=ids + part % 2, labels=ids).loss / 4).backward()

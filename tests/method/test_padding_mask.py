@@ -7,12 +7,12 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
 
 from slim_core import SlimConfig
 from slim_core.method import SlimLayer
 from tests.conftest import TINY, build
 from tests.method import reference
+from tests.method.small import small_base, tiny_t5
 
 
 LENGTHS = (12, 7, 10)
@@ -20,21 +20,14 @@ VALID = sum(LENGTHS)
 
 
 def config(**changes) -> SlimConfig:
-    # B is drawn too, so that each layer's input depends on the layers below it. "calibrated" has all four statistics.
+    # B is drawn too, so that each layer's input depends on the layers below it.
     start = {"r": 2, "num_experts": 2, "num_clusters": 4, "init_weights": False, "merge": "none"}
-    return SlimConfig(**(start | {"yield_mode": "calibrated"} | changes))
-
-
-def tiny_opt() -> OPTForCausalLM:
-    """Its MLP sees (batch * tokens, channels)."""
-    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
-    off = {"dropout": 0.0, "attention_dropout": 0.0}
-    return OPTForCausalLM(OPTConfig(vocab_size=99, max_position_embeddings=64, num_attention_heads=4, **sizes, **off))
+    return SlimConfig(**(start | changes))
 
 
 def adapt(family: str, **changes) -> PeftModel:
     torch.manual_seed(0)
-    base = tiny_opt() if family == "opt" else build(family)
+    base = small_base(family)
     torch.manual_seed(0)
     model = get_peft_model(base, config(**changes))
     return model.train()
@@ -102,11 +95,15 @@ def test_the_mask_is_found_where_adapters_were_only_injected(ids):
     assert counts(model) == {VALID}
 
 
+@pytest.mark.parametrize("scope", ["context", "token"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
-def test_statistics_are_those_of_the_valid_tokens_alone(family, side, ids):
-    model = adapt(family, cluster_momentum=0.5, yield_quantile=0.9)
+def test_statistics_are_those_of_the_valid_tokens_alone(family, side, scope, ids):
+    model = adapt(family, cluster_momentum=0.5, distance_scope=scope)
     mask = padding(side)
+    for _ in range(2):  # the first batch starts the references, the second slides them
+        model(input_ids=pad(ids + 1, side), attention_mask=mask)
+    statistics(model)
     seen = {}
     for name, layer in layers(model).items():
         layer.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].detach().double()}))
@@ -119,16 +116,23 @@ def test_statistics_are_those_of_the_valid_tokens_alone(family, side, ids):
     found = statistics(model)
     assert start
     for name, state in start.items():
-        x = seen[name].flatten(0, -2)[mask.reshape(-1) == 1]
-        center, var = reference.slide(state["center"], state["var"], x, 0.5)
-        nearest = torch.cdist(x, state["center"].double()).argmin(1)
-        z = (x - state["center"][nearest]) / (state["var"][nearest] + 1e-6).sqrt()
+        x, counted = seen[name].view(3, 12, -1), mask.reshape(-1) == 1
+        contexts = reference.batch_contexts(x, mask=mask)
+        x, mean, count = (part.flatten(0, 1)[counted] for part in (x, *contexts))
+        placed = mean if scope == "context" else x
+        center, var = reference.slide(state["center"], state["var"], placed, 0.5)
+        nearest = torch.cdist(placed, state["center"].double()).argmin(1)
+        z = (placed - state["center"][nearest]) / (state["var"][nearest] + 1e-6).sqrt()
+        distance = z.square().mean(1).sqrt() - 1
         expected = {
             "slim_center": center,
             "slim_var": var,
-            "slim_count": nearest.bincount(minlength=len(center)).double(),
-            "slim_reference": (z.abs().amax(1) - 1).quantile(0.9),
+            "slim_count": (state["count"] + nearest.bincount(minlength=len(center))).double(),
+            "slim_reference": reference.slide_references(state["reference"], distance, count, 0.5),
         }
+        if scope == "context":
+            moved = reference.slide(state["token_mean"], state["token_var"], x, 0.5)
+            expected |= dict(zip(("slim_token_mean", "slim_token_var"), moved, strict=True))
         actual = {statistic: found[f"{name}.{statistic}.default"].double() for statistic in expected}
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
@@ -186,11 +190,17 @@ def test_a_first_batch_of_nothing_but_padding_leaves_the_start_to_the_next(ids):
 CAUSAL = torch.zeros(12, 12).masked_fill(torch.ones(12, 12).triu(1) == 1, -1e9)
 SHUT = torch.zeros(3, 1, 1, 12).masked_fill(padding("right")[:, None, None] == 0, -1e9)
 UNREADABLE = {
-    "4D": ("llama", SHUT + CAUSAL),
     # As many entries as tokens, but zero is what may be seen.
     "4D, one row": ("llama", SHUT),
     "by kind of layer": ("gemma3", {"full_attention": SHUT + CAUSAL, "sliding_attention": SHUT + CAUSAL}),
 }
+
+
+def test_a_mask_of_who_attends_to_whom_says_which_tokens_attend_to_themselves(ids):
+    model = adapt("llama")
+    for mask in (SHUT + CAUSAL, (SHUT + CAUSAL) == 0):
+        model(input_ids=ids, attention_mask=mask)
+    assert counts(model) == {2 * VALID}
 
 
 @pytest.mark.parametrize("mask", UNREADABLE)
@@ -251,11 +261,12 @@ def test_left_padding_leaves_what_is_generated(family, ids):
         assert row[12:].tolist() == alone[0, n:].tolist()
 
 
-def test_an_encoder_decoder_model_counts_every_token_and_says_so(ids):
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
-    base = T5ForConditionalGeneration(T5Config(vocab_size=99, decoder_start_token_id=0, **sizes))
-    model = get_peft_model(base, config(target_modules=["q", "k", "v", "o", "wi", "wo"])).train()
+def test_the_padding_of_an_encoder_is_not_counted(ids, recwarn):
+    model = get_peft_model(tiny_t5(), config(target_modules=["q", "k", "v", "o", "wi", "wo"])).train()
     # The decoder's rows are as long as the encoder's, so that the encoder's mask would fit them.
-    with pytest.warns(UserWarning, match="padding of an encoder"):
-        model(input_ids=pad(ids, "right"), attention_mask=padding("right"), decoder_input_ids=ids)
-    assert counts(model) == {ids.numel()}
+    model(input_ids=pad(ids, "right"), attention_mask=padding("right"), decoder_input_ids=ids)
+    found = {name: int(v.sum()) for name, v in statistics(model).items() if "slim_count" in name}
+    reads_encoder = [n for n in found if ".encoder." in n or "EncDecAttention.k" in n or "EncDecAttention.v" in n]
+    assert {found.pop(name) for name in reads_encoder} == {VALID}
+    assert len(reads_encoder) == 8 and set(found.values()) == {ids.numel()}
+    assert not [w for w in recwarn if "padding" in str(w.message)]
