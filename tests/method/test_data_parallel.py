@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from slim_core import SlimConfig
 from slim_core.method import SlimLayer
 from tests.conftest import build
+from tests.method import reference
 
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
@@ -33,11 +34,13 @@ PATIENCE = 300  # seconds; a machine may be busy
 # Valid tokens of each rank's two rows. As many labels on each rank, so that its mean loss weighs as much.
 LENGTHS = ((7, 10), (9, 8))
 # Comparable to one process: no masks of each rank's own, and no quantile, of which ranks average their own.
-PLAIN = {"merge": "none", "cluster_init": "random", "yield_mode": "paper"}
+PLAIN = {"merge": "none", "cluster_init": "random", "yield_mode": "paper", "distance_scope": "token"}
+CONTEXTS = PLAIN | {"distance_scope": "context", "turn_opening": [7]}
 RICH = {"merge": "fast", "mask_rate": 0.3, "dropout": 0.1, "yield_mode": "calibrated", "router_scope": "block"}
 # A rank that saves or evaluates alone, and what DDP does with buffers, must change nothing.
 SCENARIOS = {
     "plain": (PLAIN, {}),
+    "contexts": (CONTEXTS, {}),
     "rich": (RICH, {"broadcast_buffers": False}),
     "one rank saves": (PLAIN, {}),
     "one rank saves, buffers are not broadcast": (PLAIN, {"broadcast_buffers": False}),
@@ -50,7 +53,13 @@ def adapt(**changes) -> PeftModel:
     start = {"r": 2, "num_experts": 2, "num_clusters": 4, "init_weights": False, "yield_strength": 0.1}
     base = build("llama")
     torch.manual_seed(0)
-    return get_peft_model(base, SlimConfig(**(start | changes))).train()
+    model = get_peft_model(base, SlimConfig(**(start | changes))).train()
+    if changes == CONTEXTS:
+        # The mean of the tokens would start from the first rank's; so the start is over.
+        for name, count in model.named_buffers():
+            if "slim_count" in name:
+                count.fill_(1)
+    return model
 
 
 def batch(step: int, part: int, rank: int) -> dict[str, Tensor]:
@@ -135,9 +144,9 @@ def runs(tmp_path_factory) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, dict[str, Tensor]]:
-    """What one process makes of the whole batch."""
-    return train(adapt(**PLAIN), [0, 1])
+def whole() -> dict[str, dict[str, dict[str, Tensor]]]:
+    """What one process makes of the whole batch, by scenario."""
+    return {"plain": train(adapt(**PLAIN), [0, 1]), "contexts": train(adapt(**CONTEXTS), [0, 1])}
 
 
 def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -151,25 +160,28 @@ def test_all_ranks_hold_the_same_adapter(scenario, runs):
     assert_equal(theirs, ours)
 
 
-def test_ranks_together_learn_what_one_process_learns_from_the_whole_batch(runs, whole):
-    expected, actual = whole["last"], runs[0]["plain"]["last"]
+@pytest.mark.parametrize(("scenario", "config"), [("plain", PLAIN), ("contexts", CONTEXTS)], ids=["plain", "contexts"])
+def test_ranks_together_learn_what_one_process_learns_from_the_whole_batch(scenario, config, runs, whole):
+    expected, actual = whole[scenario]["last"], runs[0][scenario]["last"]
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
-    counts = [tensor for name, tensor in actual.items() if "slim_count" in name]
-    assert {int(count.sum()) for count in counts} == {STEPS * ACCUMULATE * sum(map(sum, LENGTHS))}
     # It has learned: both are not just the start.
-    start = state(adapt(**PLAIN))
-    for part in ("slim_A", "slim_B", "slim_router", "slim_center"):
+    start = state(adapt(**config))
+    counts = {int((actual[name] - start[name]).sum()) for name in start if "slim_count" in name}
+    assert counts == {STEPS * ACCUMULATE * sum(map(sum, LENGTHS))}
+    parts = ("slim_A", "slim_B", "slim_router", "slim_center")
+    for part in parts if scenario == "plain" else (*parts, "slim_token_mean", "slim_token_var"):
         assert any((actual[name] - start[name]).abs().max() > 1e-3 for name in start if part in name), part
 
 
-def test_first_centres_are_the_same_tokens_on_every_rank(runs):
+def test_first_centres_are_the_same_contexts_on_every_rank(runs):
     ours, theirs = (run["rich"]["first"] for run in runs)
     assert_equal(theirs, ours)
-    # They are tokens of the first rank alone: the first layer reads normalised embeddings.
+    # They are contexts of the first rank alone: the first layer reads normalised embeddings.
     base = build("llama")
     rows = batch(0, 0, rank=0)
-    ids = rows["input_ids"][rows["attention_mask"] == 1]
-    tokens = base.model.layers[0].input_layernorm(base.model.embed_tokens(ids)).detach()
+    mask = rows["attention_mask"]
+    tokens = base.model.layers[0].input_layernorm(base.model.embed_tokens(rows["input_ids"])).detach()
+    tokens = reference.batch_contexts(tokens, mask=mask)[0][mask == 1].float()
     centres = next(centre for name, centre in ours.items() if name.endswith("layers.0.self_attn.q_proj"))
     assert torch.cdist(centres, tokens).amin(1).max() < 1e-3
     assert len(centres.unique(dim=0)) == len(centres)

@@ -101,7 +101,7 @@ def test_modules_trained_whole_are_exported_too(tmp_path, ids):
 
 
 def test_an_adapter_on_the_output_head_is_exported(tmp_path, ids):
-    model = slim_model(target_modules=["q_proj", "lm_head"])
+    model = slim_model(target_modules=["q_proj", "lm_head"], distance_scope="token")
     report = export_lora(model, "my-slim", [{"input_ids": ids}], tmp_path)
     lora = PeftModel.from_pretrained(build("llama"), str(tmp_path))
     assert lora.base_model.model.lm_head.lora_A["default"].weight.any() and report.mean_kl > 0

@@ -120,12 +120,15 @@ class LargestNew(TorchDispatchMode):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("merge", ["fast", "none"])
-def test_a_forward_allocates_nothing_of_the_size_of_experts_times_outputs(merge, training):
-    experts, channels, tokens = 30, 40, 16
-    config = slim_config(num_experts=experts, r=1, merge=merge, cluster_init="random")
-    layer = Linear(nn.Linear(channels, channels), "default", config, 1, 2.0, ForwardContext(), "layer").train(training)
+@pytest.mark.parametrize("shape", [(16, 40), (2, 8, 40), (1, 16, 40)], ids=["tokens", "rows", "sequence"])
+@pytest.mark.parametrize("scope", ["context", "token"])
+def test_a_forward_allocates_nothing_of_the_size_of_experts_times_outputs(scope, shape, merge, training):
+    # Fewer inputs than outputs: what is as large as the router is no matter.
+    experts, channels, outputs, tokens = 30, 40, 80, 16
+    config = slim_config(num_experts=experts, r=1, merge=merge, cluster_init="random", distance_scope=scope)
+    layer = Linear(nn.Linear(channels, outputs), "default", config, 1, 2.0, ForwardContext(), "layer").train(training)
     layer.requires_grad_(True)
-    x = torch.randn(tokens, channels)
+    x = torch.randn(shape)
     with LargestNew([*layer.parameters(), *layer.buffers(), x]) as seen:
         layer(x)
-    assert tokens * channels <= seen.largest < experts * channels
+    assert tokens * outputs <= seen.largest < experts * outputs

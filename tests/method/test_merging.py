@@ -41,10 +41,10 @@ def test_masked_training_is_unbiased_with_rescaling(merge):
     """The mean over many draws is the unmasked output, to within its own standard error."""
     masked = make_layer(merge=merge, mask_rate=0.4, mask_rescale=True, yield_strength=0.0, cluster_init="random")
     plain = make_layer(merge="none", yield_strength=0.0, cluster_init="random")
-    plain.load_state_dict(masked.state_dict(), strict=False)
     x = torch.randn(2, 24)
+    masked.requires_grad_(True).train()(x)  # tokens are normalised from here on
+    plain.load_state_dict(masked.state_dict(), strict=False)
     expected = plain(x)
-    masked.train()
     with torch.no_grad():
         # Training forwards slide the clusters too, so each draw starts from the same state.
         state = {k: v.clone() for k, v in masked.state_dict().items()}
@@ -66,7 +66,8 @@ def test_the_fast_forward_equals_the_masked_product(rescale):
     state = reference.layer_state(layer, "default")
     assert 0 < state["columns"].sum() < 24 and 0 < state["rows"].sum() < 20
     scaling = 32.0 / 4 * (2.0 if rescale else 1.0)
-    expected = layer.base_layer(x).double() + reference.slim_delta(x, state, layer.slim_config["default"], scaling)
+    config, contexts = layer.slim_config["default"], reference.alone(x)
+    expected = layer.base_layer(x).double() + reference.slim_delta(x, state, config, scaling, contexts)
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -78,7 +79,7 @@ def test_the_exact_forward_equals_the_product_masked_entry_by_entry():
     masks = [dare_mask(20, 24, 0.5, generator=generator) for _ in range(3)]
     expected = layer.base_layer(x).double()
     for t in range(5):
-        weights = reference.token_weights(x[t].double(), state, config)["weights"]
+        weights = reference.token_weights(x[t].double(), state, config, x[t].double())["weights"]
         for i in range(3):
             product = reference.expert_product(i, state, config) * masks[i]
             expected[t] += weights[i] * 8.0 * (product @ x[t].double())

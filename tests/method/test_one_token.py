@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from slim_core import trace_routing
 from slim_core.method import Linear, adapter_rows, fold_masks
+from slim_core.method.contexts import Sequences
 from slim_core.method.one_token import MOST_ROWS, TokenRouter, TokenRows
 from tests.conftest import TINY, build
 from tests.method.small import slim, slim_layers, train
@@ -26,10 +27,16 @@ KINDS = {
         "router_scope": "block",
         "router_hidden": 4,
         "yield_mode": "calibrated",
-        "distance": "rms",
         "mask_rescale": True,
     },
-    "every": {"num_identity": 0, "top_k": 3, "router_scope": "block"},
+    "every": {
+        "num_identity": 0,
+        "top_k": 3,
+        "router_scope": "block",
+        "distance_scope": "token",
+        "yield_mode": "paper",
+        "distance": "max",
+    },
     "lora": {"num_experts": 1, "num_identity": 0, "top_k": 1, "merge": "none"},
 }
 NAMES = ["paper", "__base__", "all", "every", "lora", "paper"]
@@ -58,15 +65,27 @@ def long_way(monkeypatch) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_token(model: PeftModel, names: list[str]) -> Iterator[None]:
+    """Layers that are called by themselves, as in a forward that reads the first token of each row."""
+    context = model.base_model.context
+    with torch.no_grad(), adapter_rows(model, names):
+        context.sequences = Sequences(len(names), 1)
+        try:
+            yield
+        finally:
+            context.sequences = None
+
+
 @pytest.fixture
 def taken(monkeypatch) -> list[str]:
     """The adapters whose rows went the short way, one for each row of each Linear."""
     found = []
     add = TokenRows.add
 
-    def counted(self, x, result, trace):
+    def counted(self, *args):
         found.extend(row.name for row in self._rows)
-        return add(self, x, result, trace)
+        return add(self, *args)
 
     monkeypatch.setattr(TokenRows, "add", counted)
     return found
@@ -110,7 +129,7 @@ def test_a_base_in_half_precision_is_rounded_once(dtype, ids, monkeypatch, taken
     layer = slim_layers(model)["model.layers.0.mlp.up_proj"]
     layer.base_layer.to(dtype)
     x = torch.randn(len(NAMES), 1, 32).to(dtype)
-    with torch.no_grad(), adapter_rows(model, NAMES):
+    with one_token(model, NAMES):
         short = layer(x)
         with long_way(monkeypatch):
             long = layer(x)
@@ -171,14 +190,14 @@ def test_linears_of_a_block_share_one_routing(ids, monkeypatch):
     model = several(ids)
     routed = []
     route = TokenRouter._route
-    monkeypatch.setattr(TokenRouter, "_route", lambda self, x: routed.append(1) or route(self, x))
+    monkeypatch.setattr(TokenRouter, "_route", lambda self, *args: routed.append(1) or route(self, *args))
     with torch.no_grad(), adapter_rows(model, ["all", "__base__", "all"]):
         model.get_base_model()(ids[:, :1])
     # Two rows; q, k and v share a router, as do gate and up.
     assert len(routed) == 2 * 2 * 4
     layer = slim_layers(model)["model.layers.0.mlp.gate_proj"], slim_layers(model)["model.layers.0.mlp.up_proj"]
     x = torch.randn(1, 1, 32)
-    with torch.no_grad(), adapter_rows(model, ["all"]):
+    with one_token(model, ["all"]):
         routed.clear()
         layer[0](x)
         layer[1](x.mul_(-3))
@@ -187,19 +206,19 @@ def test_linears_of_a_block_share_one_routing(ids, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 3e38])
-def test_numbers_that_overflow_stay_in_their_row(value, ids, monkeypatch):
+def test_numbers_that_overflow_stay_in_their_row(value, ids, monkeypatch, taken):
     model = several(ids)
     layer = slim_layers(model)["model.layers.0.mlp.up_proj"]
     x = torch.randn(len(NAMES), 1, 32)
     wild = x.clone()
     wild[2:4, :, 0] = value
 
-    @torch.no_grad()
     def run(x):
-        with adapter_rows(model, NAMES):
+        with one_token(model, NAMES):
             return layer(x)
 
     short, calm = run(wild), run(x)
+    assert len(taken) == 10
     with long_way(monkeypatch):
         long = run(wild)
     assert torch.equal(short[[0, 1, 4, 5]], calm[[0, 1, 4, 5]])
@@ -214,9 +233,9 @@ def test_experts_that_cannot_be_chosen_do_not_take_the_place_of_others(strength,
     owner = slim_layers(model)["model.layers.0.mlp.gate_proj"]
     owner.slim_router_bias["all"].data[impossible] = -torch.inf
     x = 50 * torch.randn(1, 1, 32)
-    with torch.no_grad(), adapter_rows(model, ["all"]), trace_routing(model) as short:
+    with one_token(model, ["all"]), trace_routing(model) as short:
         layer(x)
-    with long_way(monkeypatch), torch.no_grad(), adapter_rows(model, ["all"]), trace_routing(model) as long:
+    with long_way(monkeypatch), one_token(model, ["all"]), trace_routing(model) as long:
         layer(x)
     torch.testing.assert_close(short.row(0).weights, long.row(0).weights)
     assert short.row(0).weights.sum() == 1

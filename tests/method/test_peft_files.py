@@ -30,13 +30,17 @@ from tests.method.small import logits, slim, tensors_of, train, trained
 # Every kind of state at once.
 EVERYTHING = {"yield_mode": "calibrated", "router_hidden": 4, "router_scope": "block"}
 FACTORS = {"slim_A", "slim_B"}
-PAPER = {"slim_router", "slim_router_bias", "slim_center", "slim_var", "slim_count"}
+TOKENS = {"slim_router", "slim_router_bias", "slim_center", "slim_var", "slim_count"}
+PAPER = TOKENS | {"slim_token_mean", "slim_token_var"}
 ROUTING = PAPER | {"slim_reference"}
 MASKS = {"slim_columns", "slim_rows"}
 # What a config adds, and the tensors it leads to.
 VARIANTS = {
     "default": ({}, FACTORS | ROUTING | MASKS),
     "paper": ({"yield_mode": "paper"}, FACTORS | PAPER | MASKS),
+    "token": ({"distance_scope": "token"}, FACTORS | TOKENS | MASKS | {"slim_reference"}),
+    "paper, token": ({"yield_mode": "paper", "distance_scope": "token"}, FACTORS | TOKENS | MASKS),
+    "turns": ({"turn_opening": [5, 7], "context_warmup": 2}, FACTORS | ROUTING | MASKS),
     "hidden": ({"router_hidden": 4}, FACTORS | ROUTING | MASKS | {"slim_router_down", "slim_router_up"}),
     "block": ({"router_scope": "block"}, FACTORS | ROUTING | MASKS),
     "unmasked": ({"merge": "none"}, FACTORS | ROUTING),
@@ -92,7 +96,8 @@ def test_only_the_named_adapter_is_in_its_file(tmp_path, ids):
 def test_the_config_on_disk_names_format_and_base(tmp_path):
     get_peft_model(build("llama"), slim(target_modules=["q_proj", "down_proj"])).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["peft_type"] == "SLIM" and config["format_version"] == 1
+    assert config["peft_type"] == "SLIM" and config["format_version"] == 2
+    assert config["distance_scope"] == "context"
     assert config["base_fingerprint"] == {
         "model.layers.*.mlp.down_proj": "2 x (48 -> 32)",
         "model.layers.*.self_attn.q_proj": "2 x (32 -> 32)",
@@ -171,7 +176,7 @@ def test_a_bfloat16_base_does_not_round_the_statistics(native, low_cpu_mem_usage
     assert found.keys() == expected.keys()
     rounded = 0
     for key, tensor in expected.items():
-        if key.endswith(("slim_center", "slim_var", "slim_reference")):
+        if key.endswith(("slim_center", "slim_var", "slim_token_mean", "slim_token_var", "slim_reference")):
             assert found[key].dtype == torch.float32 and torch.equal(found[key], tensor), key
             rounded += not torch.equal(tensor, tensor.bfloat16().float())
     assert rounded > 0  # rounding would have shown

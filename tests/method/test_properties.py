@@ -17,11 +17,16 @@ from tests.method import reference
 FAMILIES = [*TINY, "stories"]
 VARIANTS = {
     "default": {},
-    "the paper's yielding": {"yield_mode": "paper", "yield_strength": 1.0},
-    "rms": {"distance": "rms"},
+    "warm-up": {"context_warmup": 3},
+    "calibrated": {"yield_mode": "calibrated", "yield_quantile": 0.6},
+    "the largest channel": {"distance": "max", "yield_quantile": 0.97},
+    "tokens": {"distance_scope": "token"},
+    "tokens, calibrated": {"distance_scope": "token", "yield_mode": "calibrated", "distance": "max"},
+    "the paper's": {"distance_scope": "token", "yield_mode": "paper", "yield_strength": 1.0, "distance": "max"},
     "no merging": {"merge": "none"},
     "heavy merging": {"mask_rate": 0.6, "mask_rescale": True},
     "hidden router": {"router_hidden": 5},
+    "hidden router, tokens": {"router_hidden": 5, "distance_scope": "token", "router_scope": "block"},
     "block router": {"router_scope": "block"},
     "one identity": {"num_identity": 1, "top_k": 3},
     "no identity": {"num_identity": 0},
@@ -46,7 +51,8 @@ def trained(family: str, **changes):
     model = get_peft_model(build(family), slim_config(**changes))
     model.train()
     generator = torch.Generator().manual_seed(3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # The real model's gradients are large.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01 if family == "stories" else 0.1)
     for _ in range(3):
         ids = words(family, torch.randint(3, 99, (4, 16), generator=generator))
         model(input_ids=ids, labels=ids).loss.backward()
@@ -87,7 +93,7 @@ def test_every_layer_of_a_model_equals_the_slow_formulas(variant, ids):
         else:  # a sibling that read the same tensor owns the router
             owner = layer._router_owner["default"][0]
             shared = reference.layer_state(owner, "default")
-            state |= {k: shared[k] for k in ("router", "router_bias", "center", "var", "reference")}
+            state |= {name: tensor for name, tensor in shared.items() if name not in state}
         with torch.no_grad():
             base = layer.base_layer(x)[0].double()
         config = layer.slim_config["default"]
@@ -95,15 +101,16 @@ def test_every_layer_of_a_model_equals_the_slow_formulas(variant, ids):
         torch.testing.assert_close(out[0].double(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("scope", ["context", "token"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_of_every_family_equal_the_slow_formulas(family, ids):
-    model = trained(family)
+def test_layers_of_every_family_equal_the_slow_formulas(family, scope, ids):
+    model = trained(family, distance_scope=scope)
     for layer, x, out in layers_with_inputs(model, input_ids=words(family, ids[:1, :6])):
         with torch.no_grad():
             base = layer.base_layer(x)[0].double()
         state = reference.layer_state(layer, "default")
         expected = base + reference.slim_delta(x[0], state, layer.slim_config["default"], layer.scaling["default"])
-        torch.testing.assert_close(out[0].double(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(out[0].double(), expected, rtol=3e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -182,8 +189,18 @@ def random_layer(**changes) -> Linear:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_far_tokens_get_the_base_output_in_every_layer_of_a_model(family):
+def test_a_gate_gives_far_tokens_the_base_output_in_every_layer_of_a_model(family):
     for layer in (m for m in trained(family).modules() if isinstance(m, SlimLayer)):
+        # However steep the router is.
+        layer.slim_router["default"].data.mul_(100)
+        x = 1e4 * torch.randn(20, layer.in_features)
+        assert torch.equal(layer(x), layer.base_layer(x)), layer.module_name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_router_that_is_less_steep_than_the_yielding_gives_far_tokens_the_base_output(family):
+    model = trained(family, distance_scope="token", yield_mode="calibrated", distance="max")
+    for layer in (m for m in model.modules() if isinstance(m, SlimLayer)):
         config, weight = layer.slim_config["default"], layer.slim_router["default"]
         lora, identity = weight.detach().split([config.num_experts, config.num_identity])
         slopes = lora[:, None] - identity
@@ -196,7 +213,7 @@ def test_far_tokens_get_the_base_output_in_every_layer_of_a_model(family):
 
 
 def test_a_router_that_is_steeper_than_the_yielding_sends_far_tokens_of_its_direction_to_lora():
-    layer = random_layer(distance="max")
+    layer = random_layer(distance="max", distance_scope="token", yield_mode="calibrated")
     weight = layer.slim_router["default"]
     slope = (weight[0] - weight[3:]).detach()
     with torch.no_grad():
@@ -213,10 +230,11 @@ def test_saving_and_loading_is_bit_equal(family, tmp_path, ids):
     assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
-@pytest.mark.parametrize("mode", ["paper", "calibrated"])
+@pytest.mark.parametrize("mode", ["gate", "paper", "calibrated"])
 @pytest.mark.parametrize("distance", ["max", "rms"])
-def test_far_tokens_get_the_base_output(mode, distance):
-    layer = random_layer(yield_mode=mode, distance=distance)
+@pytest.mark.parametrize("scope", ["context", "token"])
+def test_far_tokens_get_the_base_output(scope, distance, mode):
+    layer = random_layer(yield_mode=mode, distance=distance, distance_scope=scope)
     # A router that likes LoRA: near the clusters LoRA answers, far from them it yields all the same.
     layer.slim_router_bias["default"].data[:3] += 20
     near, direction = torch.randn(50, 24), torch.randn(50, 24)
@@ -244,14 +262,19 @@ def test_a_single_expert_without_merging_is_pefts_lora(family, ids):
     torch.testing.assert_close(slim(ids).logits, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
-def test_gradients_equal_those_of_the_slow_formulas():
-    layer = random_layer(merge="none", top_k=5, cluster_init="random").double()
+@pytest.mark.parametrize("mode", ["gate", "calibrated"])
+@pytest.mark.parametrize("scope", ["context", "token"])
+def test_gradients_equal_those_of_the_slow_formulas(scope, mode):
+    how = {"distance_scope": scope, "yield_mode": mode, "yield_strength": 0.5, "yield_quantile": 0.5}
+    layer = random_layer(merge="none", top_k=5, cluster_init="random", **how).double()
     layer.slim_A["default"].requires_grad_(False)  # frozen: the clusters stand still
     x = torch.randn(4, 24, dtype=torch.float64, requires_grad=True)
     state = reference.layer_state(layer, "default")
+    # A context has no gradient.
+    contexts = reference.alone(x.detach())
 
     def slow(value):
-        return reference.slim_delta(value, state, layer.slim_config["default"], layer.scaling["default"])
+        return reference.slim_delta(value, state, layer.slim_config["default"], layer.scaling["default"], contexts)
 
     upstream = torch.randn(4, 20, dtype=torch.float64)
     (layer(x) - layer.base_layer(x)).backward(upstream)
@@ -266,14 +289,14 @@ def test_gradients_equal_those_of_the_slow_formulas():
 def test_base_dtypes_keep_their_dtype_and_statistics_stay_float32(dtype, ids):
     base = build("llama").to(dtype)
     expected = base(ids).logits
-    model = get_peft_model(base, slim_config(init_weights=True, yield_mode="calibrated"))
+    model = get_peft_model(base, slim_config(init_weights=True))
     assert torch.equal(model.eval()(ids).logits, expected)
     model.train()(input_ids=ids, labels=ids).loss.backward()
     logits = model.eval()(ids).logits
     assert logits.dtype == dtype and logits.isfinite().all()
     for layer in (m for m in model.modules() if isinstance(m, SlimLayer)):
         assert layer.slim_A["default"].grad.isfinite().all()
-        for name in ("slim_center", "slim_var", "slim_reference"):
+        for name in ("slim_center", "slim_var", "slim_token_mean", "slim_token_var", "slim_reference"):
             assert getattr(layer, name)["default"].dtype == torch.float32
         center = layer.slim_center["default"]
         # A float32 mean of activations is not a bfloat16 number.

@@ -76,12 +76,16 @@ def step_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return model.train()(input_ids=ids, labels=ids).loss
 
 
-def train(model: nn.Module, ids: torch.Tensor, steps: int) -> None:
+def train(model: nn.Module, ids: torch.Tensor, steps: int) -> set[str]:
+    """Names of the parameters that got a gradient in some step."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    moved: set[str] = set()
     for _ in range(steps):
         optimizer.zero_grad()
         step_loss(model, ids).backward()
+        moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
         optimizer.step()
+    return moved
 
 
 def eval_loss(model: nn.Module, ids: torch.Tensor) -> float:
@@ -113,11 +117,11 @@ def test_a_new_adapter_changes_nothing_on_a_quantised_base(kind, device, folder,
 def test_training_on_a_quantised_base_lowers_the_loss(kind, device, folder, ids):
     model = adapt(load(folder, kind, device))
     before = eval_loss(model, ids)
-    train(model, ids, steps=6)
-    adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # At so high a rate the contexts of the upper layers run ahead of their clusters for some ten steps.
+    moved = train(model, ids, steps=20)
+    adapter = {name for name, p in model.named_parameters() if p.requires_grad}
     assert adapter and all(".slim_" in name for name in adapter)
-    without = [name for name, p in adapter.items() if p.grad is None or not p.grad.any()]
-    assert without == []
+    assert moved == adapter
     assert eval_loss(model, ids) < before - 0.1
 
 

@@ -82,8 +82,8 @@ def test_a_name_can_be_used_again_after_deletion(scope, ids):
 
 def test_two_active_adapters_add_up(ids):
     # On the output head the logits are linear in what the adapters add.
-    model = get_peft_model(build("llama"), slim(target_modules=["lm_head"]), "first")
-    model.add_adapter("second", slim(target_modules=["lm_head"], num_experts=2))
+    model = get_peft_model(build("llama"), slim(target_modules=["lm_head"], distance_scope="token"), "first")
+    model.add_adapter("second", slim(target_modules=["lm_head"], distance_scope="token", num_experts=2))
     alone = []
     for names in (["first"], ["second"], ["first", "second"]):
         model.base_model.set_adapter(names)

@@ -19,9 +19,10 @@ def slim_model(**changes):
     return model.eval()
 
 
+@pytest.mark.parametrize("distance_scope", ["context", "token"])
 @pytest.mark.parametrize("scope", ["linear", "block"])
-def test_the_trace_holds_what_the_formulas_say(scope, ids):
-    model = slim_model(router_scope=scope)
+def test_the_trace_holds_what_the_formulas_say(scope, distance_scope, ids):
+    model = slim_model(router_scope=scope, distance_scope=distance_scope, yield_quantile=0.7)
     inputs = {}
     layers = {m.module_name: m for m in model.modules() if isinstance(m, SlimLayer)}
     for layer in layers.values():
@@ -35,13 +36,17 @@ def test_the_trace_holds_what_the_formulas_say(scope, ids):
         layer = layers[module]
         owner = layer._router_owner.get("my-slim", [layer])[0]
         state = reference.layer_state(owner, "my-slim")
+        x = inputs[module][1].double()
+        mean, count = reference.sequence_contexts(x)
         for t in range(12):
-            x = inputs[module][1, t].double()
-            slow = reference.token_weights(x, state, layer.slim_config["my-slim"])
+            slow = reference.token_weights(x[t], state, layer.slim_config["my-slim"], mean[t], int(count[t]))
             torch.testing.assert_close(routing.weights[i, t], torch.tensor(slow["weights"]), rtol=1e-3, atol=1e-4)
-            assert routing.distance[i, t].item() == pytest.approx(slow["distance"], rel=1e-3, abs=1e-4)
+            for name in ("distance", "gate", "reference"):
+                found = getattr(routing, name)[i, t].item()
+                assert found == pytest.approx(slow[name], rel=1e-3, abs=1e-4), name
             assert routing.cluster[i, t] == slow["cluster"]
             assert routing.identity[i, t].item() == pytest.approx(sum(slow["weights"][3:]), rel=1e-3, abs=1e-4)
+    assert ((routing.gate > 0) & (routing.gate < 1)).any()
 
 
 def test_decoding_steps_join_to_the_whole_sequence(ids):
@@ -52,7 +57,9 @@ def test_decoding_steps_join_to_the_whole_sequence(ids):
     with trace_routing(model, rows=[0]) as whole:
         model(tokens[:, :-1])
     assert trace.row(0).weights.shape[1] == 12 + 5
-    torch.testing.assert_close(trace.row(0).weights, whole.row(0).weights, rtol=1e-3, atol=1e-4)
+    for name in ("weights", "distance", "gate", "reference"):
+        found, expected = getattr(trace.row(0), name), getattr(whole.row(0), name)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("order", [["__base__", "my-lora", "my-slim"], ["my-slim", "__base__", "my-slim"]])
@@ -68,6 +75,7 @@ def test_each_row_has_its_own_adapters_routing(order, ids, tmp_path):
             routing = trace.row(row)
             assert routing.weights.shape == (4, 12, 1) and (routing.weights == 1).all()
             assert (routing.identity == 0).all() and (routing.cluster == -1).all()
+            assert (routing.gate == 1).all() and (routing.reference == 0).all()
         elif name == "my-slim":
             with trace_routing(model, rows=[0]) as alone:
                 model(ids[row : row + 1], adapter_names=["my-slim"])
@@ -137,7 +145,7 @@ def test_a_trace_within_a_trace_is_a_sentence(ids):
 
 
 def test_an_output_head_that_saw_fewer_tokens_is_left_out(ids):
-    model = slim_model(target_modules=["q_proj", "lm_head"])
+    model = slim_model(target_modules=["q_proj", "lm_head"], distance_scope="token")
     with trace_routing(model, rows=[0]) as trace:
         model.generate(ids[:1], max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert [m.rpartition(".")[2] for m in trace.row(0).modules] == ["q_proj", "q_proj"]
