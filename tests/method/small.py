@@ -29,18 +29,18 @@ def tiny_t5() -> T5ForConditionalGeneration:
     return T5ForConditionalGeneration(T5Config(vocab_size=99, decoder_start_token_id=0, pad_token_id=0, **sizes))
 
 
-def small_base(family: str) -> nn.Module:
+def small_base(family: str, seed: int = 0) -> nn.Module:
     """`build`, and a model whose MLP reads (batch * tokens, channels)."""
     if family != "opt":
-        return build(family)
-    torch.manual_seed(0)
+        return build(family, seed)
+    torch.manual_seed(seed)
     return tiny_opt().eval()
 
 
 def slim(**changes) -> SlimConfig:
-    """A small mixture that changes the output without any training."""
+    """A small mixture that changes the output without any training, from the first token on."""
     small = {"r": 2, "num_experts": 3, "num_identity": 1, "num_clusters": 4, "init_weights": False}
-    return SlimConfig(**(small | changes))
+    return SlimConfig(**(small | {"context_warmup": 0} | changes))
 
 
 @torch.no_grad()

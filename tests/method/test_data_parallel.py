@@ -34,8 +34,9 @@ PATIENCE = 300  # seconds; a machine may be busy
 # Valid tokens of each rank's two rows. As many labels on each rank, so that its mean loss weighs as much.
 LENGTHS = ((7, 10), (9, 8))
 # Comparable to one process: no masks of each rank's own, and no quantile, of which ranks average their own.
-PLAIN = {"merge": "none", "cluster_init": "random", "yield_mode": "paper", "distance_scope": "token"}
-CONTEXTS = PLAIN | {"distance_scope": "context", "turn_opening": [7]}
+START = {"merge": "none", "cluster_init": "random", "yield_mode": "paper"}
+PLAIN = START | {"distance_scope": "token", "distance": "max"}
+CONTEXTS = START | {"distance_scope": "context", "turn_opening": [7]}
 RICH = {"merge": "fast", "mask_rate": 0.3, "dropout": 0.1, "yield_mode": "calibrated", "router_scope": "block"}
 # A rank that saves or evaluates alone, and what DDP does with buffers, must change nothing.
 SCENARIOS = {

@@ -15,7 +15,8 @@ from tests.method import reference
 
 
 def make_layer(name="layer", **changes):
-    config = SlimConfig(r=4, num_experts=3, num_identity=1, top_k=2, init_weights=False, **changes)
+    sizes = {"r": 4, "num_experts": 3, "num_identity": 1, "top_k": 2, "context_warmup": 0}
+    config = SlimConfig(**sizes, init_weights=False, **changes)
     torch.manual_seed(0)
     return Linear(nn.Linear(24, 20), "default", config, config.r, config.alpha, ForwardContext(), name).eval()
 
