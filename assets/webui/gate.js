@@ -9,7 +9,7 @@ slim.gate = (label, choose) => {
     stronger: el("button", { type: "button", class: "slim-small", onclick: () => take(Math.min(most(), 2 * state.trained)) }, "Stronger"),
   };
   const slider = el("input", { type: "range", min: "0", max: "16", step: "0.5", "aria-label": `Strength of ${label}’s gate` });
-  const says = el("output", { class: "slim-gate-says" });
+  const says = el("span", { class: "slim-gate-says", "aria-hidden": "true" });
   const node = el("div", { class: "slim-gate", role: "group", "aria-label": `Gate of ${label}` },
     el("span", { class: "slim-gate-name", "aria-hidden": "true" }, "Gate"),
     el("span", { class: "slim-segments" }, ...Object.values(buttons)), slider, says);

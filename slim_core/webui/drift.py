@@ -13,8 +13,8 @@ from .verdict import KINDS
 if TYPE_CHECKING:
     from .page import Page
 
-# Two rows of one batch that compute the same may differ in the last digits of a logarithm.
-ROUNDING = 1e-5
+# In nats: a tenth of a percent of a probability.
+NEAR = 1e-3
 
 
 def build(page: Page) -> None:
@@ -23,8 +23,8 @@ def build(page: Page) -> None:
 
 
 def same_tokens(drift: VariantDrift) -> int:
-    """At how many tokens of the base's answer a variant's distribution is the base's, but for rounding."""
-    return int(((drift.kl.abs() <= ROUNDING) & (drift.log_ratio.abs() <= ROUNDING)).sum())
+    """At how many tokens of the base's answer a variant's distribution is the base's, or very near to it."""
+    return int(((drift.kl.abs() <= NEAR) & (drift.log_ratio.abs() <= NEAR)).sum())
 
 
 def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
@@ -35,9 +35,9 @@ def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
     if verdict is None or not same:
         return ""
     if same == tokens and verdict.exact:
-        return f"{label} is exactly the base, at all of the {tokens} tokens: every gate was 0, so by construction."
-    where = f"all of the {tokens}" if same == tokens else f"{same} of the {tokens}"
-    return f"{label} is the base at {where} tokens: there its probabilities are the same, but for rounding."
+        return f"{label} is exactly the base, at every token of {tokens}: every gate was 0, so by construction."
+    where = "every token" if same == tokens else f"{same} token{'s' if same > 1 else ''}"
+    return f"{label} is within a thousandth of a nat of the base at {where} of {tokens}."
 
 
 def unread(turn: Turn) -> str:

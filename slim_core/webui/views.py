@@ -14,7 +14,7 @@ from .drift import by_verdict, exactness, unread
 from .payload import pack_drift
 from .peek import metered
 from .session import Answer, Session, Turn
-from .verdict import verdicts
+from .verdict import KINDS, of_variant, verdicts
 from .words import describe, drift_sentence, how, likelihood, speed, state
 
 
@@ -140,7 +140,9 @@ def status(session: Session) -> str:
         step = answer.step
         word = state(step)
         tokens = f", {step.tokens:,} token{'s' if step.tokens != 1 else ''}" if step.state == "done" else ""
-        parts.append(f"{answer.variant.label}: {word}{tokens}.")
+        verdict = answer.verdict() if step.state == "done" else None
+        of_gate = f", {KINDS[of_variant(verdict, answer.strength)].lower()}" if verdict else ""
+        parts.append(f"{answer.variant.label}: {word}{tokens}{of_gate}.")
     return " ".join(parts)
 
 

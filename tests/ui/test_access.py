@@ -187,4 +187,6 @@ def test_one_polite_line_speaks(visit):
         "[...document.querySelectorAll('[aria-live=polite],[role=status],[role=log]')].map(e => e.textContent)"
     )
     assert [text for text in spoken if text] == [v.status.inner_text()]
-    expect(v.status).to_have_text("Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens.")
+    expect(v.status).to_have_text(
+        "Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens, partly like the training data."
+    )

@@ -141,7 +141,9 @@ def test_views_hold_plain_values(answered, backend):
     json.dumps(views_of)
     assert views_of[0]["turns"][0]["answers"]["lora"]["diff"][0] == ("removed", "Base")
     assert views_of[1]["data"]["variant"] == "slim" and views_of[2]["sentence"].startswith("LoRA finds")
-    assert views.status(answered) == "Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens."
+    assert views.status(answered) == (
+        "Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens, partly like the training data."
+    )
 
 
 def test_a_lent_gpu_is_asked_for_once_with_all_rows(engine):
