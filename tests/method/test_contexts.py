@@ -160,6 +160,44 @@ def test_an_input_that_is_not_the_models_tokens_is_a_sentence(ids):
         model(input_ids=ids)
 
 
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), 3e38])
+def test_an_overflow_changes_no_context_before_it_nor_of_another_turn(value, ids):
+    model = learned(target_modules=["q_proj"], layers_to_transform=[0], turn_opening=[7])
+    layer = next(m for m in model.modules() if isinstance(m, SlimLayer))
+    ids = ids.clone()
+    ids[ids == 7] = 8
+    ids[:, 8] = 7
+    with torch.no_grad(), trace_routing(model) as calm:
+        model(input_ids=ids)
+
+    def spoil(_, args):
+        x = args[0].clone()
+        x[0, 5, 3] = value
+        return (x,)
+
+    layer.register_forward_pre_hook(spoil)
+    with torch.no_grad(), trace_routing(model) as wild:
+        model(input_ids=ids)
+    kept = [0, 1, 2, 3, 4, 8, 9, 10, 11]
+    for name in ("weights", "distance", "gate"):
+        found, expected = getattr(wild.row(0), name), getattr(calm.row(0), name)
+        assert torch.equal(found[:, kept], expected[:, kept])
+        assert torch.equal(getattr(wild.row(1), name), getattr(calm.row(1), name))
+    assert (wild.row(0).gate[:, 6:8] == 0).all()
+
+
+def test_an_overflow_is_not_learned(ids):
+    model = learned(target_modules=["q_proj"], layers_to_transform=[0])
+    layer = next(m for m in model.modules() if isinstance(m, SlimLayer))
+    layer.register_forward_pre_hook(lambda _, args: (args[0].index_fill(1, torch.tensor([5]), torch.inf),))
+    counted = int(layer.state_dict()["slim_count.default"].sum())
+    model.train()(input_ids=ids)
+    state = layer.state_dict()
+    assert all(state[f"{name}.default"].isfinite().all() for name in ("slim_center", "slim_var", "slim_token_mean"))
+    # The contexts before it, of three rows.
+    assert int(state["slim_count.default"].sum()) == counted + 3 * 5
+
+
 # -- references by length ------------------------------------------------------------------------------------------
 
 

@@ -171,6 +171,20 @@ def test_rows_of_a_quantised_base_equal_single_runs(kind, device, folder, ids):
 
 @every_kind
 @every_device
+def test_a_closed_gate_is_the_quantised_base_bit_for_bit(kind, device, folder, ids):
+    before = base_logits(folder, kind, device, ids)
+    model = adapt(load(folder, kind, device), init_weights=False, context_warmup=ids.shape[1])
+    assert torch.equal(logits(model, ids), before)
+    with torch.no_grad():
+        rows = model.eval()(input_ids=ids.to(model.device), adapter_names=["default", "__base__", "default"]).logits
+    assert torch.equal(rows, before)
+    for config in model.peft_config.values():
+        config.context_warmup = 0
+    assert not torch.allclose(logits(model, ids), before, atol=0.01)
+
+
+@every_kind
+@every_device
 def test_merging_into_a_quantised_base_is_refused(kind, device, folder, ids):
     model = adapt(load(folder, kind, device), init_weights=False)
     before = logits(model, ids)
