@@ -50,8 +50,8 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float |
         strength: that the gate was told to have; None as trained.
     """
     numbers = (
-        f"{verdict.identity:.1%} past LoRA; distance {verdict.distance:.2f}, up to {verdict.reference:.2f} is like the "
-        f"training data; {verdict.closed:.1%} of the gates are closed."
+        f"{verdict.identity:.1%} past LoRA; distance {verdict.distance:.2f}, up to {verdict.reference:.2f} is like "
+        f"the training data; {verdict.closed:.1%} of the gates are closed."
     )
     if strength == 0:
         return f"Gate forced open: {label} answers with its LoRA experts. {numbers}"

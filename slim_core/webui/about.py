@@ -29,7 +29,7 @@ Fine-tuning a language model on a task makes it worse at everything else. **SLIM
   **context** does: the running mean of what a Linear has read since the last user turn began.
 - While training, **clusters** slide along with the contexts and remember what training looks like. The **distance**
   of a context from the nearest one, in standard deviations beyond the first, says how unlike the training data it is;
-  below 0 it is in the midst of them. Up to a **reference**, as far as nearly all of the training data, it is like them.
+  below 0 it is in the midst of them. Up to a **reference**, as far as nearly all of the training data, it is like it.
 - Beyond the reference the **gate** closes: it multiplies the weights of the LoRA experts by 1 less **strength** × what
   the distance is beyond, but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit.
 - So a prompt like the training data is answered by the LoRA experts, and any other by the base model. Where every gate

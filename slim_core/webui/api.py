@@ -88,8 +88,8 @@ def add_api(backend: Backend, config: Config) -> None:
 
         The object has `text`, `finish_reason`, `tokens` (texts of the prompt's and the answer's), `prompt_tokens` (how
         many of them are the prompt), `modules` (names of the Linears), `blocks` (their layers) and `identity`: for
-        each Linear the share of each token that went past LoRA, from 0 to 1. Where the adapter has a gate it has `gate`
-        too (what the gate of each Linear lets through of the LoRA experts, for each token) and the `verdict` of
+        each Linear the share of each token that went past LoRA, from 0 to 1. Where the adapter has a gate, it also has
+        `gate` (what the gate of each Linear lets through of the LoRA experts, for each token) and the `verdict` of
         `/compare`; without one both are null.
 
         Args:
@@ -128,7 +128,8 @@ def add_api(backend: Backend, config: Config) -> None:
         """What is loaded: the base model and its variants.
 
         The object has `base` (with `name`, `parameters`, `dtype`, `device` and `context_length`) and `variants`, a
-        list (each with `name`, `kind`, `label`, `parameters`, `detail` and, of its gate, `strength` as trained or null).
+        list (each with `name`, `kind`, `label`, `parameters`, `detail` and `strength`, of its gate as it was trained;
+        null without one).
         """
         info = backend.engine.info
         return {
@@ -159,9 +160,7 @@ def add_api(backend: Backend, config: Config) -> None:
             check_room(backend.engine.count_tokens(messages), backend.engine.info.context_length)
             gated = _gated()
             # Where nobody wants the whole record, it tells the verdict.
-            rows = tuple(
-                Row(n, messages, not drift or n in gated, strength if n in gated else None) for n in names
-            )
+            rows = tuple(Row(n, messages, not drift or n in gated, strength if n in gated else None) for n in names)
             # They read with the gate as it was trained.
             readers = [v.name for v in backend.adapters if strength is None or v.name not in gated] if drift else []
             reading = Reading(tuple(readers), messages) if readers else None

@@ -49,7 +49,7 @@ def unread(turn: Turn) -> str:
 
 
 def by_verdict(session: Session) -> list[dict[str, Any]]:
-    """The mean KL of the conversation's prompts so far, by what the gate made of them. Empty where there is no gate."""
+    """The mean KL of the conversation's prompts so far, by what the gate made of them; empty without a gate."""
     found: dict[str, dict[str, Any]] = {}
     for turn in session.turns:
         judges = [a for _, a in sorted(turn.answers.items(), reverse=True) if a.strength is None and a.gated]
@@ -63,11 +63,11 @@ def by_verdict(session: Session) -> list[dict[str, Any]]:
             total, tokens = row["sums"].get(label, (0.0, 0))
             row["sums"][label] = (total + float(drift.kl.double().sum()), tokens + len(drift.kl))
     return [
-        {
-            "title": KINDS[kind],
-            "prompts": found[kind]["prompts"],
-            "kl": {label: round(total / tokens, 5) for label, (total, tokens) in found[kind]["sums"].items() if tokens},
-        }
+        {"title": KINDS[kind], "prompts": found[kind]["prompts"], "kl": _means(found[kind]["sums"])}
         for kind in ("like", "mixed", "unlike")
         if kind in found
     ]
+
+
+def _means(sums: dict[str, tuple[float, int]]) -> dict[str, float]:
+    return {label: round(total / tokens, 5) for label, (total, tokens) in sums.items() if tokens}

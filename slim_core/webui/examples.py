@@ -70,7 +70,7 @@ ALONE: tuple[Try, ...] = (
         "You should see: the base and SLIM work it out; LoRA names an answer.",
     ),
     Try("What kind of animal is a whale? A. bird B. mammal C. fish D. insect", OWN_SEE),
-    Try("Write a poem about dragons.", "You should see: the base and SLIM say what they know; LoRA chooses an option."),
+    Try("Write a poem about dragons.", "You should see: the base and SLIM say what they know; LoRA answers anyway."),
 )
 
 # What the task prompts begin and end with says how to answer; on a button it hides the question.

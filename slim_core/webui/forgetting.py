@@ -35,7 +35,9 @@ def read_results(path: Path) -> dict[str, Any] | None:
         plane.points_of(results)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return results | {"rates": plane.read_rates(path.with_name(plane.BUILD))}
+    results.pop("rates", None)
+    rates = plane.read_rates(path.with_name(plane.BUILD))
+    return results | {"rates": rates} if rates else results
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:

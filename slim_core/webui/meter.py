@@ -26,7 +26,7 @@ class Meter:
         self._seconds_per_token: float | None = None
 
     def begin(self) -> bool:
-        """Take the meter; False while another reading goes on or the pause after it does. Whoever has it must `end`."""
+        """Take the meter; False during another reading and the pause after it. Whoever has it must `end`."""
         with self._lock:
             if self._reading or time.monotonic() < self._free_at:
                 return False

@@ -101,8 +101,8 @@ class RoutingPacker:
             self._sums[scope] = self._sums.get(scope, 0) + weights
             self._layer_sums[scope] = self._layer_sums.get(scope, 0) + layers
             self._counts[scope] = self._counts.get(scope, 0) + by_block[:, part].shape[1]
-        for name, numbers in (("gate", routing.gate), ("distance", routing.distance), ("reference", routing.reference)):
-            mean = numbers[:, start:].float().mean(0)
+        for name in ("gate", "distance", "reference"):
+            mean = getattr(routing, name)[:, start:].float().mean(0)
             self._curves[name] = torch.cat([self._curves[name], mean]) if name in self._curves else mean
         self._tokens = total
         packed = torch.cat(self._shares)
@@ -138,7 +138,7 @@ def imbalance(use: list[float]) -> float | None:
 
 
 def token_detail(routing: Routing, token: int) -> dict[str, Any]:
-    """All that is recorded of one token: for each Linear its experts' weights, identity share, gate, distance, cluster."""
+    """All that is recorded of one token: for each Linear experts' weights, identity share, gate, distance, cluster."""
     shares = identity_share(routing)[:, token]
     return {
         "token": token,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plane of learning and forgetting: where each method lies with its rates, and SLIM with each strength of its gate."""
+"""The plane of learning and forgetting: each method at its rates, and SLIM at each strength of its gate."""
 
 from __future__ import annotations
 
@@ -130,11 +130,11 @@ def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
     at = bisect_left(known, strength)
     if at == len(known) or known[at] == strength or at == 0:
         point = strengths[min(at, len(known) - 1)]
-        measured = point.strength == strength
+        beyond = "" if point.strength == strength else ", beyond what was measured"
         return {
             "general": point.general[0],
             "downstream": point.downstream[0],
-            "text": f"now: strength {strength:g}" if measured else f"now: strength {strength:g}, beyond what was measured",
+            "text": f"now: strength {strength:g}{beyond}",
         }
     low, high = strengths[at - 1], strengths[at]
     part = (strength - low.strength) / (high.strength - low.strength)

@@ -62,7 +62,6 @@ RESULTS = {
 }
 
 
-
 def _point(variant: str, general: float, downstream: float, **more: float) -> dict:
     return {"variant": variant, **more} | {
         name: [score, score - 0.05, score + 0.05] for name, score in (("general", general), ("downstream", downstream))
@@ -243,7 +242,8 @@ class ScriptedEngine:
             t, layer = torch.arange(len(tokens)).float(), torch.arange(linears).float()[:, None]
             share = (0.5 + 0.5 * torch.sin(t / 5 + layer / 3)).clamp(0, 1)
             text = row.messages[-1].content
-            share = torch.zeros_like(share) if TRAINED in text else torch.ones_like(share) if FOREIGN in text else share
+            if TRAINED in text or FOREIGN in text:
+                share = torch.full_like(share, float(FOREIGN in text))
             distance, cluster = share * 3, (share * 15).long()
             gate = torch.ones_like(share) if row.strength == 0 else 1 - share
             weights[:, :, 8] = 1 - gate

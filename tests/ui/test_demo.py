@@ -136,8 +136,8 @@ def test_routing_of_real_tokens(v, demo):
     expect(v.page.locator("#slim-detail h2")).to_contain_text("Peru")
     table = v.page.get_by_role("region", name="Experts of every Linear")
     row = table.locator("tbody tr").first.locator("td, th").all_inner_texts()
-    # Layer, Linear, identity share, gate, distance, what is in domain, cluster, and a weight for each expert; those add
-    # up to one.
+    # Layer, Linear, identity share, gate, distance, reference, cluster, and a weight for each expert; those add up to
+    # one.
     weights = [0.0 if text == "·" else float(text) for text in row[7:]]
     assert sum(weights) == pytest.approx(1, abs=0.03)
     assert row[0] == "0" and row[2].endswith("%") and float(row[4]) >= -1 and int(row[6]) >= 0
@@ -164,7 +164,8 @@ def test_a_pair_of_examples_shows_what_it_says(v, demo, number):
         expect(v.text(name, 0)).to_contain_text("the correct answer is")
     assert v.text("slim", 1).inner_text() == v.text("base", 1).inner_text()
     v.tab("Drift")
-    expect(v.page.locator("#slim-drift [data-kind=slim] .slim-exact")).to_contain_text(re.compile("SLIM is .*the base.* at every token"))
+    said = v.page.locator("#slim-drift [data-kind=slim] .slim-exact")
+    expect(said).to_contain_text(re.compile("SLIM is .*the base.* at every token"))
 
 
 def test_the_gate_keeps_what_was_known(v, demo):

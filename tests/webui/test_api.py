@@ -134,7 +134,12 @@ def test_the_strength_of_the_gate(client):
     routed = client.predict("A foreign one", max_new_tokens=4, strength=0, api_name="/routing")
     assert {x for row in routed["gate"] for x in row} == {1.0}
     for name in ("/compare", "/routing"):
-        for wrong, said in ((-1, "between 0 and 100"), (101, "between 0 and 100"), ("x", "a number"), (True, "a number")):
+        for wrong, said in (
+            (-1, "between 0 and 100"),
+            (101, "between 0 and 100"),
+            ("x", "a number"),
+            ([1], "a number"),
+        ):
             with pytest.raises(AppError, match=f"Strength must be {said}"):
                 client.predict("Hi", strength=wrong, api_name=name)
 
