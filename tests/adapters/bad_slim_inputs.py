@@ -23,7 +23,13 @@ SLIM = {
     "distance unknown": ("format", config(distance="os"), "`distance` must be one of 'max', 'rms', not 'os'"),
     "mode a list": ("format", config(yield_mode=["paper"]), "`yield_mode` must be one of"),
     "dare": ("format", config(merge="dare"), "`merge` is 'dare', the slow reference"),
-    "newer format": ("format", config(format_version=2), "is saved in format 2; .* Upgrade"),
+    "newer format": ("format", config(format_version=3), "is saved in format 3; .* Upgrade"),
+    "contexts in format 1": ("format", config(format_version=1), "Adapters of format 1 know no contexts"),
+    "scope unknown": ("format", config(distance_scope="turn"), "`distance_scope` must be one of 'context', 'token'"),
+    "warm-up negative": ("format", config(context_warmup=-1), "`context_warmup` must be 0 or more"),
+    "opening a text": ("format", config(turn_opening="<user>"), "`turn_opening`"),
+    "opening of 4,201 digits": ("format", config(turn_opening=[HUGE]), "`turn_opening`"),
+    "opening of a thousand": ("format", config(turn_opening=[5] * 1000), "`turn_opening`"),
     "modules to save": ("format", config(modules_to_save=["lm_head"]), "`modules_to_save` is"),
     "targets a regex": ("format", config(target_modules="(.*)*z$"), "`target_modules` is the text"),
     **{
@@ -55,10 +61,10 @@ SLIM = {
     "no router": (
         "fits this base",
         tensors(lambda saved: {k: t for k, t in saved.items() if not k.endswith("slim_router")}),
-        "4 of 40 tensors .* missing",
+        "4 of 48 tensors .* missing",
     ),
     "fewer experts than it says": ("fits this base", config(num_experts=2), r"must be \[4, 32\]"),
-    "a LoRA's weights": ("fits this base", renamed("slim_A", "lora_A.weight"), "4 of 40 tensors .* are missing"),
+    "a LoRA's weights": ("fits this base", renamed("slim_A", "lora_A.weight"), "4 of 48 tensors .* are missing"),
     "counts in int8": (
         "fits this base",
         tensor(KEY + "slim_count", retype(torch.int8)),

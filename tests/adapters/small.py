@@ -48,12 +48,14 @@ def fill_statistics(model: PeftModel) -> None:
     """Clusters as after training, without any."""
     generator = torch.Generator().manual_seed(5)
     for name, buffer in model.named_buffers():
-        if "slim_center" in name:
+        if "slim_center" in name or "slim_token_mean" in name:
             buffer.copy_(torch.randn(buffer.shape, generator=generator))
-        elif "slim_var" in name:
+        elif "slim_var" in name or "slim_token_var" in name:
             buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
         elif "slim_count" in name:
             buffer.fill_(7)
+        elif "slim_reference" in name:
+            buffer.fill_(0.5)
 
 
 def save_slim(folder: Path, family: str = "llama", **changes: Any) -> Path:

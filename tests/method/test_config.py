@@ -71,6 +71,8 @@ def test_defaults_are_the_papers():
         ({"turn_opening": [1] * 33}, "`turn_opening` must be a list of 1 to 32 token ids"),
         ({"turn_opening": "<user>"}, "`turn_opening` must be a list of 1 to 32 token ids"),
         ({"turn_opening": [4, -1]}, "`turn_opening` must be 0 or more"),
+        ({"turn_opening": [2**31]}, r"`turn_opening` must hold ids below 2\*\*31, not 2147483648"),
+        ({"turn_opening": [10**5000]}, r"`turn_opening` must hold ids below 2\*\*31, not one of more than 40 digits"),
         ({"turn_opening": [4, "5"]}, "`turn_opening` must be a whole number"),
         ({"format_version": 0}, "`format_version` must be 1 or more"),
         ({"format_version": "1"}, "`format_version` must be a whole number, not '1'."),
