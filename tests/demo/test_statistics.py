@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intervals and tests against textbooks and slow formulas."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+from random import Random
+
+import pytest
+
+from slim_core.demo.statistics import auc, difference, mcnemar, mean_score, score, wilson
+
+
+def marks(rng: Random, n: int, share: float) -> str:
+    return "".join("1" if rng.random() < share else "0" for _ in range(n))
+
+
+def test_wilson_interval_against_the_textbook():
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
+    assert wilson(81, 263) == pytest.approx((0.3080, 0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.0, 0.1611), abs=1e-4)
+    assert wilson(20, 20).high == 1.0
+    assert wilson(81, 263, z=3).low < wilson(81, 263).low
+    assert score("0110") == wilson(2, 4)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (3, 3), (2, 9), (12, 1)])
+def test_mcnemar_against_every_way_the_coins_can_fall(first, second):
+    n = first + second
+    one = {"a": "1" * first + "0" * second + "11", "b": "000"}
+    other = {"a": "0" * first + "1" * second + "11", "b": "000"}
+    # All falls that are at most as likely as this one or further out on either side.
+    extreme = [k for k in range(n + 1) if abs(2 * k - n) >= abs(first - second)]
+    p = sum(comb(n, k) for k in extreme) / 2**n
+    assert mcnemar(one, other, ("a", "b")) == pytest.approx((first, second, p))
+    assert mcnemar(other, one, ("a", "b")).p == pytest.approx(p)
+
+
+def test_mcnemar_of_many_questions_is_a_number():
+    one, other = {"a": "1" * 3000}, {"a": "0" * 3000}
+    assert mcnemar(one, other, ("a",)).p == 0.0
+
+
+def test_bootstrap_of_a_mean_is_as_wide_as_the_exact_one():
+    rng = Random(0)
+    drawn = {"a": marks(rng, 600, 0.9), "b": marks(rng, 300, 0.5)}
+    shares = {task: text.count("1") / len(text) for task, text in drawn.items()}
+    error = sum(s * (1 - s) / len(drawn[task]) for task, s in shares.items()) ** 0.5 / 2
+    found = mean_score(drawn, ("a", "b"))
+    assert found.score == pytest.approx(sum(shares.values()) / 2)
+    assert found.low == pytest.approx(found.score - 1.96 * error, abs=2e-3)
+    assert found.high == pytest.approx(found.score + 1.96 * error, abs=2e-3)
+
+
+def test_paired_bootstrap_knows_that_the_questions_are_the_same():
+    rng = Random(1)
+    one = marks(rng, 500, 0.7)
+    other = "".join(c if rng.random() < 0.95 else "0" for c in one)
+    gaps = [int(a) - int(b) for a, b in zip(one, other, strict=True)]
+    gap = sum(gaps) / 500
+    error = (sum((g - gap) ** 2 for g in gaps) / 500 / 500) ** 0.5
+    found = difference({"a": one}, {"a": other}, ("a",))
+    assert found == pytest.approx((gap, gap - 1.96 * error, gap + 1.96 * error), abs=3e-3)
+    assert difference({"a": one}, {"a": one}, ("a",)) == (0.0, 0.0, 0.0)
+    assert difference({"a": other}, {"a": one}, ("a",)).score == -found.score
+
+
+def test_auc_against_all_pairs():
+    rng = Random(2)
+    low, high = ([round(rng.random() + shift, 1) for _ in range(n)] for n, shift in ((40, 0.0), (25, 0.4)))
+    pairs = [1.0 if h > v else 0.5 if h == v else 0.0 for v, h in product(low, high)]
+    assert auc(low, high) == pytest.approx(sum(pairs) / len(pairs))
+    assert auc([0, 1], [2, 3]) == 1.0
