@@ -35,9 +35,9 @@ def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
     if verdict is None or not same:
         return ""
     if same == tokens and verdict.exact:
-        return f"{label} is exactly the base, at every token of {tokens}: every gate was 0, so by construction."
-    where = "every token" if same == tokens else f"{same} token{'s' if same > 1 else ''}"
-    return f"{label} is within a thousandth of a nat of the base at {where} of {tokens}."
+        return f"{label} is exactly the base, at every token: every gate was 0, so by construction."
+    where = "every token" if same == tokens else f"{same} of {tokens} tokens"
+    return f"{label} is within a thousandth of a nat of the base at {where}."
 
 
 def unread(turn: Turn) -> str:

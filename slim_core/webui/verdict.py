@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
 from typing import Any, Literal
 
-from ..inference import Verdict
+from ..inference import Message, Verdict
 from .columns import BASE
 from .session import Answer, Session, Turn
 
@@ -42,8 +41,14 @@ def far(verdict: Verdict) -> str:
     return f"distance {verdict.distance:.2f}; up to {verdict.reference:.2f} is like the training data"
 
 
-def verdicts(session: Session, turn: Turn) -> list[dict[str, Any]]:
-    """One for each column of a turn that has a gate."""
+def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str, Any]]:
+    """One for each column of a turn that has a gate.
+
+    Args:
+        session: the visitor's.
+        turn: of the session.
+        alone: whether the base reads the latest prompt alone, so that it does not matter what was said before.
+    """
     answers = {name: answer for name, answer in turn.answers.items() if answer.gated}
     found = []
     for name, answer in answers.items():
@@ -51,10 +56,11 @@ def verdicts(session: Session, turn: Turn) -> list[dict[str, Any]]:
         if verdict is None:
             # It is being read, or its record was dropped.
             if answer.step.state != "done":
-                waiting = f"{answer.variant.label} is reading the prompt…"
-                found.append({"column": name, "kind": "waiting", "sentence": waiting, "numbers": ""})
+                doing = "waits for the model" if answer.step.state == "waiting" else "is reading the prompt"
+                sentence = f"{answer.variant.label} {doing}…"
+                found.append({"column": name, "kind": "waiting", "sentence": sentence, "numbers": ""})
             continue
-        sentence, exact = _sentence(session, turn, name, verdict)
+        sentence, exact = _sentence(session, turn, name, verdict, alone)
         found.append(
             {
                 "column": name,
@@ -66,7 +72,7 @@ def verdicts(session: Session, turn: Turn) -> list[dict[str, Any]]:
     return found
 
 
-def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict) -> tuple[str, bool]:
+def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, alone: bool) -> tuple[str, bool]:
     """The verdict in a sentence, and whether it says that the answer is the base's by construction."""
     answer, base = turn.answers[name], turn.answers.get(BASE)
     label, kind = answer.variant.label, of_variant(verdict, answer.strength)
@@ -77,14 +83,15 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict) -> tupl
         return f"{begin}{label} answers with its LoRA experts, {of_it}.", False
     if kind == "like":
         return f"{begin}{label} answers with its LoRA experts.", False
-    past = f"{begin}{label} let {share(verdict.identity)} of it past LoRA"
+    begin += f"{label} let {share(verdict.identity)} of it past LoRA"
     same = base is not None and bool(answer.token_ids) and _agree(answer, base)
-    if verdict.exact and same and _same_question(session, turn, name, answer, base):
+    exact = verdict.exact and same and answer.sampling == base.sampling
+    if exact and (alone or _asked(session, turn, name) == _asked(session, turn, BASE)):
         so_far = "" if answer.step.state == "done" else ", so far,"
-        return f"{past} and gives{so_far} the base’s own answer, token for token.", True
+        return f"{begin} and gives{so_far} the base’s own answer, token for token.", True
     if same and answer.step.state == base.step.state == "done" and answer.step.text == base.step.text:
-        return f"{past}, and the answers are the same, word for word.", False
-    return f"{past}.", False
+        return f"{begin}, and the answers are the same, word for word.", False
+    return f"{begin}.", False
 
 
 def _gates(verdict: Verdict, exact: bool) -> str:
@@ -105,8 +112,6 @@ def _agree(answer: Answer, base: Answer) -> bool:
     return same_tokens and longer.step.text.startswith(shorter.step.text)
 
 
-def _same_question(session: Session, turn: Turn, name: str, answer: Answer, base: Answer) -> bool:
-    """Whether both were asked the same, with the same dice: the same conversation before it, and the same sampling."""
-    earlier = takewhile(lambda other: other.id != turn.id, session.turns)
-    texts = ({n: other.answers[n].step.text for n in (name, BASE) if n in other.answers} for other in earlier)
-    return answer.sampling == base.sampling and all(t.get(name) == t.get(BASE) for t in texts)
+def _asked(session: Session, turn: Turn, name: str) -> tuple[Message, ...]:
+    """What the variant of a column was asked, with what it had said before."""
+    return session.messages(name, turn, turn.answers[name].variant.name)

@@ -54,7 +54,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
         "ready": session.opened,
         "running": session.run is not None,
         "view": session.view,
-        "turns": [_turn(session, turn) for turn in session.turns],
+        "turns": [_turn(session, turn, backend) for turn in session.turns],
     }
 
 
@@ -78,13 +78,13 @@ def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
     return found
 
 
-def _turn(session: Session, turn: Turn) -> dict[str, Any]:
+def _turn(session: Session, turn: Turn, backend: Backend) -> dict[str, Any]:
     last = turn is session.turns[-1]
     return {
         "id": turn.id,
         "prompt": turn.prompt,
         "system": turn.system,
-        "verdicts": verdicts(session, turn),
+        "verdicts": verdicts(session, turn, backend.reads_latest_alone),
         "answers": {name: _answer(session, turn, name, answer, last) for name, answer in turn.answers.items()},
     }
 
@@ -175,7 +175,9 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
     record = answer.routing if answer is not None else None
     if record is not None:
         value["data"] = answer.packer.pack(record) | {"gated": answer.gated}
-        value["verdict"] = next((v for v in verdicts(session, turn) if v["column"] == chosen), None)
+        value["verdict"] = next(
+            (v for v in verdicts(session, turn, backend.reads_latest_alone) if v["column"] == chosen), None
+        )
     return value
 
 

@@ -91,6 +91,15 @@ def test_token_for_token_is_only_said_of_the_same_question(asked, other):
     assert "construction" not in verdict(session)["numbers"]
 
 
+def test_what_was_said_before_does_not_matter_to_a_base_that_does_not_read_it(asked):
+    session = asked("A trained prompt", "A foreign prompt")
+    answer = session.turns[1].answers["slim"]
+    assert "token for token" not in verdicts(session, session.turns[1])[0]["sentence"]
+    assert "token for token" in verdicts(session, session.turns[1], alone=True)[0]["sentence"]
+    answer.sampling = replace(answer.sampling, seed=99)
+    assert "token for token" not in verdicts(session, session.turns[1], alone=True)[0]["sentence"]
+
+
 def test_while_it_is_written_it_says_so_far(asked):
     session = asked("A foreign prompt")
     answer = session.turns[0].answers["slim"]
