@@ -140,6 +140,7 @@ def test_route_equals_the_formulas(scope, statistic, mode, hidden):
         yield_mode=mode,
         yield_strength=0.2,
         yield_quantile=0.8,
+        context_warmup=0,
     )
     state = random_state(hidden)
     x, context = 2 * torch.randn(40, 7, dtype=torch.float64), 2 * torch.randn(40, 7, dtype=torch.float64)
