@@ -44,8 +44,10 @@ def test_a_verdict_above_the_answers(visit):
         expect(verdict(v)).to_contain_text(re.compile(r"\d+% past LoRA · distance \d\.\d\d; up to 1\.00"))
     assert v.text("slim", 0).inner_text() == v.text("base", 0).inner_text()
     expect(verdict(v, 0)).to_contain_text("by construction, not by luck")
-    top, answers = verdict(v, 0).bounding_box(), v.answer("base", 0).bounding_box()
-    assert top["y"] + top["height"] <= answers["y"]
+    # Both at once: the page may still be scrolling.
+    script = """turn => turn.querySelector('.slim-verdict').getBoundingClientRect().bottom
+        <= turn.querySelector('.slim-answer').getBoundingClientRect().top"""
+    assert v.page.locator(".slim-turn").first.evaluate(script)
 
 
 def test_a_verdict_while_the_answer_is_written(visit, site):
