@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from peft import LoraConfig
 
-from ..method import SAME_INPUT, SlimConfig
+from ..method import LENGTH_BUCKETS, LEVELS, SAME_INPUT, SlimConfig
 from .base import BaseShapes
 
 
@@ -87,8 +87,12 @@ def _router_tensors(config: SlimConfig, c_in: int) -> Layout:
     if config.router_hidden:
         tensors["slim_router_down"] = Expected(FLOATS, (config.router_hidden, c_in))
         tensors["slim_router_up"] = Expected(FLOATS, (c_in, config.router_hidden))
-    if config.yield_mode == "calibrated":
-        tensors["slim_reference"] = Expected(FLOATS, ())
+    contextual = config.distance_scope == "context"
+    if contextual:
+        tensors |= {name: Expected(FLOATS, (1, c_in)) for name in ("slim_token_mean", "slim_token_var")}
+    if config.yield_mode != "paper":
+        several = (len(LEVELS), LENGTH_BUCKETS if contextual else 1)
+        tensors["slim_reference"] = Expected(FLOATS, () if config.format_version == 1 else several)
     return tensors
 
 

@@ -19,7 +19,9 @@ from .limits import Limits
 
 
 # Not trained: statistics of activations, which may be larger than any weight, and masks.
-STATISTICS = tuple(f".slim_{name}" for name in ("center", "var", "reference", "count", "columns", "rows"))
+STATISTICS = tuple(
+    f".slim_{name}" for name in ("center", "var", "token_mean", "token_var", "reference", "count", "columns", "rows")
+)
 # Far beyond the square of any activation, and beyond the number of tokens that anybody trains on.
 LARGEST_STATISTIC = 1e15
 FACTORS = {"lora_A.weight": "lora_B.weight", "slim_A": "slim_B"}
@@ -91,5 +93,5 @@ def _check_magnitude(name: str, tensor: Tensor, limits: Limits) -> None:
 
 
 def _check_sign(name: str, tensor: Tensor) -> None:
-    if name.endswith((".slim_var", ".slim_count")) and (tensor < 0).any():
+    if name.endswith((".slim_var", ".slim_token_var", ".slim_count")) and (tensor < 0).any():
         raise AdapterError(f"{WEIGHTS}: {shown(name, 160)} holds a negative number; variances and counts have none.")

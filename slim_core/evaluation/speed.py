@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,15 +83,17 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
         holder = _Holder(setting.width, setting.device, setting.dtype)
         return holder.requires_grad_(False) if peft_config is None else get_peft_model(holder, peft_config)
 
-    def slim(looped: bool = False) -> nn.Module:
-        made = model(replace(config, target_modules=["linear"], init_weights=False))
+    def slim(looped: bool = False, **changes: Any) -> nn.Module:
+        # The gate is open, or closed for all: what the numbers are does not change the work otherwise.
+        changes = {"yield_strength": 0.0, "context_warmup": 0} | changes
+        made = model(replace(config, target_modules=["linear"], init_weights=False, **changes))
         layer = made.base_model.model.linear
         if looped:
             layer.__class__ = LoopedLinear
         # As after training: every token keeps K LoRA experts, so that no variant gets off lightly.
         layer.slim_router_bias["default"].data[config.num_experts :] -= 1e4
         # One training forward starts the clusters. What they are does not change the work.
-        made.train()(torch.randn(256, setting.width, device=setting.device, dtype=setting.dtype))
+        made.train()(torch.randn(1, 256, setting.width, device=setting.device, dtype=setting.dtype))
         return made.train(setting.backward)
 
     rank = config.num_experts * config.r
@@ -106,8 +109,11 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
         "peft lora": model(lora).train(setting.backward),
         "slim": slim(),
         "slim, trace on": run_traced,
+        "slim, token distance": slim(distance_scope="token"),
         "loop over experts": slim(looped=True),
     }
+    if not setting.backward:
+        variants["slim, gate closed"] = slim(context_warmup=10**6)
     if config.merge == "fast" and not setting.backward:
         variants["slim, sliced"] = sliced = slim()
         slice_factors(sliced, "default")
@@ -123,9 +129,10 @@ def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Timi
         rounds: how often each variant has its turn.
     """
     variants = variants_of(setting, config)
-    x = torch.randn(setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
+    # One sequence, as in a prompt.
+    x = torch.randn(1, setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
     x.requires_grad_(setting.backward)
-    grad = torch.randn(setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
+    grad = torch.randn(1, setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
 
     def once(run: Callable[[Tensor], Tensor]) -> None:
         with nullcontext() if setting.backward else torch.inference_mode():

@@ -21,6 +21,7 @@ from .types import (
     Variant,
     VariantDrift,
 )
+from .verdict import Verdict, verdict_of
 
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "Stops",
     "Variant",
     "VariantDrift",
+    "Verdict",
     "load_engine",
     "open_base",
+    "verdict_of",
 ]

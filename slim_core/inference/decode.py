@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from ..method import BASE_ROW, RowRouting, SlimLayer, adapter_rows, trace_routing
+from ..method import BASE_ROW, RowRouting, SlimLayer, adapter_rows, drop_padding, trace_routing
 from .cache import GrowingLayer, growing_cache, longest_piece
 from .detokenise import AnswerText
 from .errors import is_out_of_memory, out_of_memory_sentence
 from .forward import forward_arguments
 from .sampling import Sampler
-from .types import FinishReason, RowStep, State
+from .types import FinishReason, RowStep, Sampling, State
 
 
 NOT_A_NUMBER = (
@@ -38,6 +38,7 @@ class Answer:
         limit: most tokens that it may have.
         text: its text.
         routing: whether its routing is recorded.
+        strength: of its gate; None for its adapter's own.
         ids: its tokens.
         records: its routing so far, in pieces that follow each other.
     """
@@ -48,6 +49,7 @@ class Answer:
     limit: int
     text: AnswerText
     routing: bool = False
+    strength: float | None = None
     ids: list[int] = field(default_factory=list)
     records: list[RowRouting] = field(default_factory=list)
     state: State = "waiting"
@@ -172,6 +174,19 @@ def decode(
     yield True
 
 
+def read_prompt(model: PreTrainedModel, answer: Answer) -> None:
+    """Read a prompt for its routing alone; nothing is written."""
+    batch = _Batch(model, [answer], Sampler(Sampling()))
+    try:
+        while batch.read_piece():
+            pass
+        batch.forward()
+        if batch.traced:
+            batch.read_routing()
+    finally:
+        batch.close()
+
+
 class _Batch:
     """The rows that are still being written, and all tensors that belong to them.
 
@@ -221,7 +236,10 @@ class _Batch:
         self._trace = None
         if not self._adapted:
             return
-        self._scopes.enter_context(adapter_rows(self._model, [answer.adapter for answer in self.answers]))
+        names = [answer.adapter for answer in self.answers]
+        strengths = [answer.strength for answer in self.answers]
+        own = all(strength is None for strength in strengths)
+        self._scopes.enter_context(adapter_rows(self._model, names, None if own else strengths))
         wanted = [i for i, answer in enumerate(self.answers) if answer.routing and answer.adapter != BASE_ROW]
         if wanted:
             self._trace = self._scopes.enter_context(trace_routing(self._model, rows=wanted))
@@ -300,6 +318,7 @@ class _Batch:
             return
         for layer in layers:
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
+        drop_padding(self._cache, spare)
         self._width -= spare
         self._padding = [padding - spare for padding in self._padding]
         self._mask = self._mask[:, spare:] if any(self._padding) else None

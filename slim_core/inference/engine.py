@@ -7,6 +7,7 @@ import gc
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
 from ..method import BASE_ROW, adapter_rows
 from .cpu_linear import use_onednn
-from .decode import Answer, decode
+from .decode import Answer, decode, read_prompt
 from .describe import bytes_by_device, describe, end_tokens
 from .detokenise import AnswerText, decoder_of
 from .devices import device_memory
@@ -32,6 +33,7 @@ from .types import (
     MemoryUse,
     Message,
     Reading,
+    Routing,
     Row,
     RowStep,
     Sampling,
@@ -190,6 +192,37 @@ class Engine:
         """
         return len(self._prompts.encode(messages))
 
+    def peek(self, row: Row) -> Routing | None:
+        """How a prompt is routed, without an answer. It never keeps an answer waiting for more than one reading.
+
+        Args:
+            row: the variant and the conversation; its routing is recorded in any case.
+
+        Returns:
+            None if the model is busy, or if the variant is the base.
+
+        Raises:
+            EngineError: if the variant is unknown, the prompt is empty or too long, or the model fails.
+        """
+        ticket = self._line.join_if_free()
+        if ticket is None:
+            return None
+        try:
+            self._check_open()
+            answer = self._prepare(0, replace(row, routing=True), Sampling(max_new_tokens=1))
+            if answer.error is not None:
+                raise EngineError(answer.error)
+            read_prompt(self._model, answer)
+            if not answer.records:
+                return None
+            return routing_of(row.variant, answer, self._prompts, self._adapters.opening(answer.adapter))
+        except BaseException as error:
+            if isinstance(error, EngineError) or not is_failure(error):
+                raise
+            raise EngineError(f"The model failed while it read the prompt: {first_line(error)}.") from error
+        finally:
+            ticket.leave()
+
     def answer(
         self,
         rows: Sequence[Row],
@@ -266,6 +299,7 @@ class Engine:
                         reading.messages,
                         ids,
                         reading.variants,
+                        reading.strengths,
                         lambda: self._closed is not None or (bool(wanted) and all(map(stopped, wanted))),
                     )
         finally:
@@ -309,7 +343,7 @@ class Engine:
     def _prepare(self, index: int, row: Row, sampling: Sampling) -> Answer:
         """The row as the decoding loop takes it; done already if something is wrong with it."""
         text = AnswerText(self._decode, sampling.stop)
-        answer = Answer(index, adapter_name(row.variant), [], 0, text, row.routing)
+        answer = Answer(index, adapter_name(row.variant), [], 0, text, row.routing, row.strength)
         try:
             self._check_variants([row.variant])
             answer.prompt = self._prompts.encode(row.messages)
@@ -348,7 +382,9 @@ class Engine:
         routing = {}
         if with_routing:
             routing = {
-                answer.index: routing_of(rows[answer.index].variant, answer, self._prompts)
+                answer.index: routing_of(
+                    rows[answer.index].variant, answer, self._prompts, self._adapters.opening(answer.adapter)
+                )
                 for answer in answers
                 if answer.records
             }
@@ -356,26 +392,34 @@ class Engine:
 
     # -- drift ---------------------------------------------------------------------------------------------------
 
-    def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
+    def drift(
+        self,
+        messages: Sequence[Message],
+        answer_ids: Sequence[int],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+    ) -> Drift:
         """Let variants read the base's own answer; waits in line.
 
         Args:
             messages: the conversation that the base answered.
             answer_ids: T tokens of its answer (`RowStep.token_ids`).
             variants: names of those who read it.
+            strengths: of the gate of each, as `Row.strength`; empty for their own.
 
         Raises:
             EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
         """
         with self._line.turn():
             self._check_open()
-            return self._read(messages, answer_ids, variants, lambda: False)
+            return self._read(messages, answer_ids, variants, strengths, lambda: False)
 
     def _read(
         self,
         messages: Sequence[Message],
         answer_ids: Sequence[int],
         variants: Sequence[str],
+        strengths: Sequence[float | None],
         stopped: Callable[[], bool],
     ) -> Drift:
         answer = list(answer_ids)
@@ -388,7 +432,10 @@ class Engine:
         self._room(len(prompt) + len(answer) - 1)
         self._check_variants(variants)
         readers = [BASE_ROW, *map(adapter_name, variants)]
-        scope = adapter_rows(self._model, readers) if len(self.variants) > 1 else nullcontext()
+        if strengths and len(strengths) != len(variants):
+            raise EngineError(f"There are {len(variants)} readers but {len(strengths)} strengths.")
+        own = [None, *strengths] if any(strength is not None for strength in strengths) else None
+        scope = adapter_rows(self._model, readers, own) if len(self.variants) > 1 else nullcontext()
         try:
             with scope:
                 ratios, divergences = read_answer(self._model, prompt, answer, len(readers), stopped)

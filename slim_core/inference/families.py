@@ -16,7 +16,8 @@ from .errors import EngineError, first_line
 
 
 log = logging.getLogger(__name__)
-NEEDED = ("attention_mask", "past_key_values")
+# What a forward must take, each by one of these names: transformers 5.24 renames the cache.
+NEEDED = (("attention_mask",), ("past_key_values", "cache"))
 
 
 def check_family(model: PreTrainedModel, label: str) -> None:
@@ -41,7 +42,8 @@ def check_family(model: PreTrainedModel, label: str) -> None:
             f"{label} ({family}) keeps a running state of what it read, which padding would change, so its answers in "
             "a batch would not be its own; choose a model that attends to all it read, such as Llama, Qwen3 or Gemma."
         )
-    missing = [name for name in NEEDED if name not in inspect.signature(type(model).forward).parameters]
+    taken = inspect.signature(type(model).forward).parameters
+    missing = [names[0] for names in NEEDED if not any(name in taken for name in names)]
     if missing:
         raise EngineError(
             f"{label} ({family}) takes no {missing[0]} in transformers, without which texts of different lengths "

@@ -29,8 +29,10 @@ def forward_arguments(
         cache: of S tokens; grows by T.
         keep: for how many of the last tokens logits are wanted. A model that cannot choose gives them all.
     """
-    arguments = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
     parameters = _parameters(type(model).forward)
+    # transformers 5.24 renames it.
+    name = "cache" if "cache" in parameters else "past_key_values"
+    arguments = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
     if "position_ids" in parameters:
         arguments["position_ids"] = positions
     if "logits_to_keep" in parameters:

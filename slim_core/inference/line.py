@@ -34,6 +34,14 @@ class Line:
             self._tickets.append(ticket)
         return ticket
 
+    def join_if_free(self) -> Ticket | None:
+        """Get in line, if nobody is in it; None if somebody is."""
+        ticket = self.join()
+        if ticket.place == 0:
+            return ticket
+        ticket.leave()
+        return None
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for the model and have it for the duration of a `with` block."""

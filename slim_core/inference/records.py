@@ -18,8 +18,15 @@ from .types import Routing
 BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
 
-def routing_of(variant: str, answer: Answer, prompts: Prompts) -> Routing:
-    """All that was recorded of an answer so far. Its pieces become one, so that the next time is as fast."""
+def routing_of(variant: str, answer: Answer, prompts: Prompts, opening: Sequence[int]) -> Routing:
+    """All that was recorded of an answer so far. Its pieces become one, so that the next time is as fast.
+
+    Args:
+        variant: whose answer it is.
+        answer: with its records.
+        prompts: how tokens are written.
+        opening: the token ids that open a user's turn for this variant; empty if none do.
+    """
     joined = joined_records(answer.records)
     answer.records[:] = [joined]
     tokens = joined.weights.shape[1]
@@ -33,7 +40,17 @@ def routing_of(variant: str, answer: Answer, prompts: Prompts) -> Routing:
         weights=joined.weights,
         distance=joined.distance,
         cluster=joined.cluster,
+        gate=joined.gate,
+        reference=joined.reference,
+        turn=_last_turn(answer.prompt, opening),
     )
+
+
+def _last_turn(prompt: Sequence[int], opening: Sequence[int]) -> int:
+    """Where the context of the last user's turn begins: at the last token of what opens it."""
+    size = len(opening)
+    places = (end for end in range(len(prompt), size - 1, -1) if list(prompt[end - size : end]) == list(opening))
+    return next(places, 1) - 1 if size else 0
 
 
 def joined_records(records: Sequence[RowRouting]) -> RowRouting:
@@ -48,16 +65,12 @@ def joined_records(records: Sequence[RowRouting]) -> RowRouting:
     for record in records:
         if record.modules != modules:
             order = [record.modules.index(name) for name in modules]
-            record = record._replace(
-                weights=record.weights[order], distance=record.distance[order], cluster=record.cluster[order]
-            )
+            record = RowRouting(modules, record.num_experts, *(part[order] for part in record[2:]))
         pieces.append(record)
     return RowRouting(
         modules,
         records[0].num_experts,
-        torch.cat([piece.weights for piece in pieces], dim=1),
-        torch.cat([piece.distance for piece in pieces], dim=1),
-        torch.cat([piece.cluster for piece in pieces], dim=1),
+        *(torch.cat(parts, dim=1) for parts in zip(*(piece[2:] for piece in pieces), strict=True)),
     )
 
 

@@ -62,6 +62,7 @@ class Variant:
         parameters: of the adapter, or of the base.
         bytes: memory of these.
         detail: a few words such as "rank 16, 8 + 2 experts, top-2".
+        strength: yield strength that it was trained with; None if it has no gate.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Variant:
     parameters: int
     bytes: int
     detail: str = ""
+    strength: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,14 @@ class Row:
         variant: the name of the variant that answers.
         messages: the conversation so far; the last message is the user's.
         routing: whether its routing is recorded.
+        strength: how strongly SLIM's gate closes with the distance, in place of its adapter's `yield_strength`; 0
+            forces the gate open. None leaves it as it was trained. Other variants have no gate.
     """
 
     variant: str
     messages: tuple[Message, ...]
     routing: bool = False
+    strength: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,10 @@ class Routing:
         weights: (L, T, E + I) float32.
         distance: (L, T) float32; 0 for a LoRA.
         cluster: (L, T) int64; -1 for a LoRA.
+        gate: (L, T) float32 share of the LoRA experts' weights that the gate lets through; 1 where there is none.
+            Where it is 0 the Linear's output is the base's, bit for bit.
+        reference: (L, T) float32 distance that still counts as in domain; 0 for a LoRA.
+        turn: index of the first token that belongs to the context of the last user's turn.
     """
 
     variant: str
@@ -146,6 +155,14 @@ class Routing:
     weights: Tensor
     distance: Tensor
     cluster: Tensor
+    gate: Tensor
+    reference: Tensor
+    turn: int = 0
+
+    @property
+    def identity(self) -> Tensor:
+        """(L, T) float32 share of each token that went past the LoRA experts."""
+        return (1 - self.weights[..., : self.num_experts].sum(-1)).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -177,11 +194,13 @@ class Reading:
         variants: names of the readers.
         messages: the conversation that the base answered.
         answer_ids: tokens of its answer; empty for the one that it writes among the answers.
+        strengths: of the gate of each reader, as `Row.strength`; empty for their own.
     """
 
     variants: tuple[str, ...]
     messages: tuple[Message, ...]
     answer_ids: tuple[int, ...] = ()
+    strengths: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

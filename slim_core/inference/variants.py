@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..adapters import Adapter, AdapterError, attach, detach, try_out
-from ..method import BASE_ROW, SlimLayer, fold_masks
+from ..method import BASE_ROW, SlimConfig, SlimLayer, fold_masks
 from .errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from .types import Kind, Variant
 
@@ -80,7 +80,19 @@ class Adapters:
         """What is attached, with the sizes that it has here."""
         tensors = list(_tensors(self._base, peft_name(name)))
         size = sum(t.numel() * t.element_size() for t in tensors)
-        return Variant(name, adapter.kind, label, sum(t.numel() for t in tensors), size, adapter.detail)
+        config = self._configs()[peft_name(name)]
+        gated = config.routed and config.yield_mode == "gate"
+        count = sum(t.numel() for t in tensors)
+        strength = config.yield_strength if gated else None
+        return Variant(name, adapter.kind, label, count, size, adapter.detail, strength)
+
+    def _configs(self) -> dict[str, SlimConfig]:
+        return self._model.peft_config if isinstance(self._model, PeftModel) else {}
+
+    def opening(self, row: str) -> tuple[int, ...]:
+        """The token ids that open a user's turn for an adapter in `adapter_names`; empty if none do."""
+        config = self._configs().get(row)
+        return tuple(config.turn_opening or ()) if config is not None else ()
 
 
 def _tensors(model: nn.Module, name: str):

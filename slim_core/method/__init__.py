@@ -8,21 +8,27 @@ from peft.mapping import (
 )
 
 from .batch_rows import adapter_rows
+from .clusters import LEVELS
 from .config import SlimConfig, SlimType
 from .context import BASE_ROW
+from .contexts import LENGTH_BUCKETS
 from .export import LoraExport, export_lora
 from .fingerprint import difference, fingerprint_of_shapes
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SAME_INPUT, SlimModel, base_modules, extra_losses, fold_masks, is_supported, slice_factors
+from .model import SAME_INPUT, SlimModel, base_modules, extra_losses, fold_masks, is_supported, set_gate, slice_factors
 from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
 from .rows import PLAIN_STARTS, load_lora, lora_to_slim
+from .sequence_state import drop_padding
 from .trace import RoutingTrace, RowRouting, trace_routing
+from .turns import opening_of, turn_opening
 
 
 __all__ = [
     "BASE_ROW",
+    "LENGTH_BUCKETS",
+    "LEVELS",
     "PLAIN_STARTS",
     "SAME_INPUT",
     "Linear",
@@ -38,6 +44,7 @@ __all__ = [
     "adapter_rows",
     "base_modules",
     "difference",
+    "drop_padding",
     "export_lora",
     "extra_losses",
     "fingerprint_of_shapes",
@@ -46,8 +53,11 @@ __all__ = [
     "is_supported",
     "load_lora",
     "lora_to_slim",
+    "opening_of",
+    "set_gate",
     "slice_factors",
     "trace_routing",
+    "turn_opening",
 ]
 
 # `register_peft_method` accepts members of PEFT's own enum only. These are the tables it fills.

@@ -16,7 +16,9 @@ from .layer import SlimLayer
 
 
 @contextmanager
-def adapter_rows(model: nn.Module, adapter_names: list[str]) -> Iterator[None]:
+def adapter_rows(
+    model: nn.Module, adapter_names: list[str], strengths: list[float | None] | None = None
+) -> Iterator[None]:
     """Inside, every forward of the adapted model has these rows: for a loop that would pay for it at each token.
 
     PEFT's own way, `model(**batch, adapter_names=...)`, looks through all modules in each forward.
@@ -24,6 +26,7 @@ def adapter_rows(model: nn.Module, adapter_names: list[str]) -> Iterator[None]:
     Args:
         model: the base model that carries the adapters (`PeftModel.get_base_model()`), or any model around it.
         adapter_names: the adapter of each row; `"__base__"` is the base model.
+        strengths: the yield strength of each row, None for its adapter's own; 0 forces a gate open.
 
     Raises:
         ValueError: if the model has no SLIM layer, a name is unknown, or the model is in training mode.
@@ -39,13 +42,18 @@ def adapter_rows(model: nn.Module, adapter_names: list[str]) -> Iterator[None]:
     if context is None:
         raise ValueError("The model has no SLIM layer, so its rows can have no adapters: attach one first.")
     check_names(adapter_names, configs, model.training)
-    with rows_set(context, adapter_names, wrappers):
+    if strengths is not None and len(strengths) != len(adapter_names):
+        raise ValueError(f"There are {len(strengths)} strengths for {len(adapter_names)} rows.")
+    with rows_set(context, adapter_names, wrappers, strengths):
         yield
 
 
 @contextmanager
 def rows_set(
-    context: ForwardContext, adapter_names: list[str], wrappers: list[AuxiliaryTrainingWrapper]
+    context: ForwardContext,
+    adapter_names: list[str],
+    wrappers: list[AuxiliaryTrainingWrapper],
+    strengths: list[float | None] | None = None,
 ) -> Iterator[None]:
     if context.adapter_names is not None:
         raise RuntimeError(
@@ -55,7 +63,7 @@ def rows_set(
     handles = [
         module.register_forward_pre_hook(partial(_pass_rows, context=context), with_kwargs=True) for module in wrappers
     ]
-    context.set_rows(list(adapter_names))
+    context.set_rows(list(adapter_names), strengths)
     try:
         yield
     finally:

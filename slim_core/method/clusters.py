@@ -8,6 +8,7 @@ keeps data-parallel ranks equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,12 @@ from .routing import VARIANCE_EPS
 OVERFLOW = 1e15
 
 
+# Quantiles of the training distances that are kept, so that another one can be chosen at inference.
+LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+# The quantile where no training token was: nothing is beyond it.
+UNSEEN = 2.0**49
+
+
 class ClusterSums(NamedTuple):
     """Sums over the valid tokens of a forward, in float32. They add up over calls and over ranks.
 
@@ -28,7 +35,8 @@ class ClusterSums(NamedTuple):
         tokens: (N,) tokens per cluster.
         z: (N, C) sum of the normalised tokens.
         z_squared: (N, C) sum of their squares.
-        reference: (2,) number of tokens times the quantile of their distance, and the number of tokens.
+        reference: (2, ...) number of tokens times a quantile of their distance, and the number of tokens: (2,) for one
+            quantile, (2, levels, buckets) for several and by the length of the context.
     """
 
     tokens: Tensor
@@ -40,18 +48,58 @@ class ClusterSums(NamedTuple):
         return ClusterSums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+def quantiles_by_bucket(distance: Tensor, bucket: Tensor, counted: Tensor, buckets: int) -> Tensor:
+    """The quantiles `LEVELS` of the distances in each bucket, and how many there are.
+
+    Args:
+        distance: (T,).
+        bucket: (T,) int64.
+        counted: (T,) bool; the others are left out.
+        buckets: how many.
+
+    Returns:
+        (2, levels, buckets): number times quantile, and number. Quantiles are interpolated as `torch.quantile` does.
+    """
+    levels = torch.tensor(LEVELS, dtype=distance.dtype, device=distance.device).unsqueeze(1)
+    bucket = torch.where(counted, bucket, buckets)
+    # Sorted by distance, then by bucket without disturbing that order.
+    distance, order = distance.sort()
+    bucket, order = bucket[order].sort(stable=True)
+    distance = distance[order]
+    number = torch.zeros(buckets + 1, dtype=torch.int64, device=distance.device)
+    number.scatter_add_(0, bucket, torch.ones_like(bucket))
+    first, number = (number.cumsum(0) - number)[:-1], number[:-1]
+    place = levels * (number - 1).clamp(min=0)
+    low = place.floor()
+    index = first + low.long()
+    last = len(distance) - 1
+    high = distance[(index + (place > low)).clamp(max=last)]
+    found = torch.lerp(distance[index.clamp(max=last)], high, place - low)
+    number = number.to(distance.dtype).expand_as(found)
+    return torch.stack([torch.where(number > 0, number * found, 0), number])
+
+
 def sum_tokens(
-    z: Tensor, distance: Tensor, cluster: Tensor, valid: Tensor | None, num_clusters: int, quantile: float | None
+    z: Tensor,
+    distance: Tensor,
+    cluster: Tensor,
+    valid: Tensor | None,
+    num_clusters: int,
+    quantile: float | None,
+    bucket: Tensor | None = None,
+    buckets: int = 0,
 ) -> ClusterSums:
     """What the tokens of one forward say about the clusters.
 
     Args:
-        z: (T, C) normalised tokens.
+        z: (T, C) normalised tokens, or contexts.
         distance: (T,) their distance.
         cluster: (T,) int64 their cluster.
         valid: (T,) bool, False for padding; None if every token counts.
         num_clusters: N.
-        quantile: the quantile of the distance to report, or None.
+        quantile: the one quantile of the distance to report; None for none, or for several.
+        bucket: (T,) int64 which bucket each length is in, to report the quantiles `LEVELS` by bucket; None for not.
+        buckets: how many.
 
     Tokens that overflowed, or nearly so, are left out: one of them would spoil the clusters for good.
     """
@@ -61,10 +109,33 @@ def sum_tokens(
     z = torch.where(counted.unsqueeze(-1), z, 0)
     total = counted.sum().to(z.dtype)
     reference = torch.zeros(2, dtype=z.dtype, device=z.device)
-    if quantile is not None:
+    if bucket is not None:
+        reference = quantiles_by_bucket(distance, bucket, counted, buckets)
+    elif quantile is not None:
         at = torch.nanquantile(distance.masked_fill(~counted, torch.nan), quantile).nan_to_num(0.0)
         reference = torch.stack([total * at, total])
     return ClusterSums(member.sum(0), member.t() @ z, member.t() @ z.square(), reference)
+
+
+def reference_row(reference: Tensor, quantile: float) -> Tensor:
+    """The distance up to which each length of context is in domain.
+
+    Lengths that training did not reach have that of the longest one it did.
+
+    Args:
+        reference: (levels, buckets) running quantiles.
+        quantile: which one; between two of `LEVELS` it is interpolated, beyond them it is the last.
+
+    Returns:
+        (buckets,).
+    """
+    upper = next((i for i, level in enumerate(LEVELS) if level >= quantile), len(LEVELS) - 1)
+    lower = max(0, upper - 1)
+    span = LEVELS[upper] - LEVELS[lower]
+    share = min(1.0, max(0.0, (quantile - LEVELS[lower]) / span)) if span else 0.0
+    row = torch.lerp(reference[lower], reference[upper], share)
+    seen = torch.arange(len(row), device=row.device).where(row < UNSEEN, 0)
+    return row[seen.cummax(0).values]
 
 
 @torch.no_grad()
@@ -82,7 +153,7 @@ def slide(
         center: (N, C).
         var: (N, C).
         count: (N,) int64 tokens seen so far.
-        reference: () running quantile of the distance, or None.
+        reference: running quantile of the distance, () or (levels, buckets), or None.
         sums: what the last forward saw, normalised with this very `center` and `var`.
         momentum: share of the old value that stays.
     """
@@ -96,7 +167,8 @@ def slide(
     if reference is not None:
         total = sums.reference[1]
         latest = sums.reference[0] / total.clamp(min=1)
-        first = count.sum() == 0
+        # One quantile starts at 0, several at `UNSEEN`.
+        first = reference >= UNSEEN if reference.dim() else count.sum() == 0
         moved = torch.where(first, latest, torch.lerp(latest, reference, momentum))
         reference.copy_(torch.where(total > 0, moved, reference))
     count.add_(sums.tokens.round().long())
@@ -133,3 +205,27 @@ def first_clusters(
         chosen = torch.cat([chosen, x[index]])
     var = x.var(0, correction=0) if len(x) > 1 else torch.ones_like(x[0])
     return chosen, var.expand(num_clusters, -1).clone()
+
+
+@torch.no_grad()
+def first_mean(
+    x: Tensor, valid: Tensor | None, add_up: Callable[[Tensor], None] = lambda sums: None
+) -> tuple[Tensor, Tensor] | None:
+    """Mean and variance of the first batch's tokens, each (1, C); None if no token is valid.
+
+    Args:
+        x: (T, C) float tokens.
+        valid: (T,) bool, False for padding; None if every token counts.
+        add_up: adds a tensor up over data-parallel ranks, in place.
+    """
+    x = x if valid is None else x[valid]
+    x = x[x.abs().amax(-1) < OVERFLOW]
+    sums = torch.cat([x.sum(0), x.new_tensor([len(x)])])
+    add_up(sums)
+    tokens = sums[-1]
+    if tokens == 0:
+        return None
+    mean = sums[:-1] / tokens
+    spread = (x - mean).square().sum(0)
+    add_up(spread)
+    return mean.unsqueeze(0), (spread / tokens if tokens > 1 else torch.ones_like(spread)).unsqueeze(0)

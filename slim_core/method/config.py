@@ -13,7 +13,9 @@ from typing import Literal, Optional, Union
 from peft.config import PeftConfig
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# An opening is looked for in what a cache remembers of the ids before.
+LONGEST_OPENING = 32
 
 
 class SlimType(str, Enum):
@@ -72,21 +74,37 @@ class SlimConfig(PeftConfig):
             distribution (the paper's).
         cluster_momentum (`float`):
             Share of the old centre and variance that one training forward keeps, 0 <= momentum < 1.
-        distance (`"max"` or `"rms"`):
-            Statistic of |z| over the channels: the maximum (the paper's), or the root of the mean square, which a few
-            outlier channels do not dominate.
-        yield_mode (`"calibrated"` or `"paper"`):
-            `"paper"` subtracts `yield_strength * d` from the LoRA experts' logits; `"calibrated"` subtracts only what
-            exceeds a running quantile of d over the training tokens. With the paper's, LoRA experts start behind by
-            the usual distance of training tokens, which grows with C_in. Where I >= K, most tokens then keep identity
-            experts only and teach the router nothing.
+        distance_scope (`"context"` or `"token"`, *optional*):
+            Whose distance counts. `"context"`: that of the running mean of the Linear's input over the sequence so
+            far, the paper's sample made causal. It tells a foreign task from the trained one, which the distance of a
+            single token (`"token"`) cannot: most tokens of any text occur in training. Unset means `"context"`, and
+            `"token"` in adapters of format 1.
+        distance (`"rms"` or `"max"`):
+            Statistic of |z| over the channels: the root of the mean square, which a few outlier channels do not
+            dominate, or the maximum (the paper's).
+        yield_mode (`"gate"`, `"calibrated"` or `"paper"`):
+            How LoRA experts give way to a distance d. `"gate"` multiplies their weights by
+            g = clamp(1 - yield_strength * relu(d - reference), 0, 1); the identity experts take the rest. Where g is 0
+            the Linear's output is the base's, bit for bit. The other two subtract from the LoRA experts' logits:
+            `"calibrated"` the same excess times `yield_strength`, `"paper"` `yield_strength * d`. A steep router
+            outweighs what is subtracted. With the paper's, LoRA experts start behind by the usual distance of training
+            tokens. Where I >= K, most tokens then keep identity experts only and teach the router nothing.
         yield_strength (`float`):
-            Factor in front of the distance. The paper's is 1. Logits grow with z too: a far token is sure to yield
-            only where this exceeds the sum of |w_i - w_j| over the channels (with `"rms"`, sqrt(C_in) times the
-            norm), for router weights w_i of LoRA and w_j of identity experts. A steeper router follows its own
-            direction, however far.
+            Factor in front of the distance. The paper's is 1; a gate of strength 0 is always open. See
+            `slim_core.set_gate` to change it at inference. Logits grow with z too: with `"calibrated"` and `"paper"` a
+            far token is sure to yield only where this exceeds the sum of |w_i - w_j| over the channels (with `"rms"`,
+            sqrt(C_in) times the norm), for router weights w_i of LoRA and w_j of identity experts.
         yield_quantile (`float`):
-            The quantile of d over training tokens up to which `"calibrated"` does not yield.
+            The quantile of the training distances that counts as in domain, by the length of the context. Not used by
+            `"paper"`.
+        context_warmup (`int`):
+            Tokens at the beginning of a context for which the gate is closed, in training too: they say nothing of
+            what is to come. The first is the same for every text, the begin token or the end of a turn's opening; with
+            it open, no answer could be the base's to the bit.
+        turn_opening (`list[int]`, *optional*):
+            Token ids that open a user's turn. A context begins anew at the last of them, so that in a conversation
+            each turn is judged by itself. `slim_core.turn_opening(tokenizer)` finds them in a chat template, and the
+            training command sets them. Unset means that contexts run through.
         router_hidden (`int`):
             Width of a residual block before the router's linear map; 0 for the linear map alone.
         router_scope (`"linear"` or `"block"`):
@@ -152,16 +170,29 @@ class SlimConfig(PeftConfig):
     cluster_momentum: float = field(
         default=0.95, metadata={"help": "Share of the old centre and variance that one training forward keeps."}
     )
-    distance: Literal["max", "rms"] = field(
-        default="max", metadata={"help": "Statistic of |z| over channels: 'max' (the paper's) or 'rms'."}
+    distance_scope: Optional[Literal["context", "token"]] = field(
+        default=None,
+        metadata={"help": "Whose distance counts: that of the 'context' so far (default), or of the 'token' alone."},
     )
-    yield_mode: Literal["calibrated", "paper"] = field(
-        default="calibrated",
-        metadata={"help": "'paper' yields by d, 'calibrated' by what exceeds a running quantile of d."},
+    distance: Literal["max", "rms"] = field(
+        default="rms", metadata={"help": "Statistic of |z| over channels: 'rms' or 'max' (the paper's)."}
+    )
+    yield_mode: Literal["gate", "calibrated", "paper"] = field(
+        default="gate",
+        metadata={
+            "help": "'gate' multiplies the LoRA weights by 1 - strength * excess over a quantile of the training "
+            "distances; 'calibrated' subtracts the excess from their logits, 'paper' the distance."
+        },
     )
     yield_strength: float = field(default=4.0, metadata={"help": "Factor in front of the distance; the paper's is 1."})
     yield_quantile: float = field(
-        default=0.5, metadata={"help": "Quantile of d over training tokens up to which 'calibrated' does not yield."}
+        default=0.99, metadata={"help": "Quantile of the training distances that counts as in domain."}
+    )
+    context_warmup: int = field(
+        default=1, metadata={"help": "Tokens at the beginning of a context that go past the LoRA experts."}
+    )
+    turn_opening: Optional[list[int]] = field(
+        default=None, metadata={"help": "Token ids that open a user's turn, where a context begins anew."}
     )
     router_hidden: int = field(
         default=0, metadata={"help": "Width of a residual block before the router's linear map; 0 for none."}
@@ -202,6 +233,11 @@ class SlimConfig(PeftConfig):
         # the config is used on: only a config that came from a file can mismatch.
         self._saved_fingerprint = self.base_fingerprint
         self._check_format()
+        if self.distance_scope is None:
+            self.distance_scope = "token" if self.format_version == 1 else "context"
+        if self.format_version == 1 and self.yield_mode == "gate":
+            # The default of then.
+            self.yield_mode = "calibrated"
         self._check_routing()
         self._check_ranges()
         self._check_layers()
@@ -221,6 +257,10 @@ class SlimConfig(PeftConfig):
             raise ValueError(
                 f"This SLIM adapter is saved in format {_shown(self.format_version)}; the installed slim_core reads "
                 f"formats up to {FORMAT_VERSION}. Upgrade slim_core to load it."
+            )
+        if self.format_version == 1 and self.distance_scope == "context":
+            raise ValueError(
+                'Adapters of format 1 know no contexts: leave `format_version` out, or use distance_scope="token".'
             )
         if not isinstance(self.base_fingerprint, (dict, type(None))):
             raise ValueError(
@@ -245,7 +285,8 @@ class SlimConfig(PeftConfig):
             )
         _check_choice("cluster_init", self.cluster_init, ("data", "random"))
         _check_choice("distance", self.distance, ("max", "rms"))
-        _check_choice("yield_mode", self.yield_mode, ("paper", "calibrated"))
+        _check_choice("distance_scope", self.distance_scope, ("context", "token"))
+        _check_choice("yield_mode", self.yield_mode, ("gate", "calibrated", "paper"))
         _check_choice("router_scope", self.router_scope, ("linear", "block"))
         _check_choice("merge", self.merge, ("fast", "dare", "none"))
         for name in ("use_rslora", "init_weights", "mask_rescale"):
@@ -257,6 +298,8 @@ class SlimConfig(PeftConfig):
         _check_number("cluster_momentum", self.cluster_momentum, 0, below=1)
         _check_number("yield_strength", self.yield_strength, 0)
         _check_number("yield_quantile", self.yield_quantile, 0, below=1, strict=True)
+        _check_integer("context_warmup", self.context_warmup, 0)
+        self._check_turn_opening()
         _check_number("mask_rate", self.mask_rate, 0, below=1)
         _check_number("l1_coefficient", self.l1_coefficient, 0)
         _check_number("balance_coefficient", self.balance_coefficient, 0)
@@ -267,6 +310,17 @@ class SlimConfig(PeftConfig):
             _check_integer(f"rank_pattern[{pattern!r}]", value, 1)
         for pattern, value in self.alpha_pattern.items():
             _check_number(f"alpha_pattern[{pattern!r}]", value, 0, strict=True)
+
+    def _check_turn_opening(self) -> None:
+        if self.turn_opening is None:
+            return
+        if not isinstance(self.turn_opening, (list, tuple)) or not 0 < len(self.turn_opening) <= LONGEST_OPENING:
+            raise ValueError(f"`turn_opening` must be a list of 1 to {LONGEST_OPENING} token ids, or left out.")
+        for token in self.turn_opening:
+            _check_integer("turn_opening", token, 0)
+            if token >= 2**31:
+                raise ValueError(f"`turn_opening` must hold ids below 2**31, not {_shown(token)}.")
+        self.turn_opening = list(self.turn_opening)
 
     def _check_layers(self) -> None:
         if not isinstance(self.target_modules, set) and self.layers_to_transform is not None:

@@ -15,6 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .contexts import Sequences
+from .given import given_cache, returned_cache, sequences_of
+from .sequence_state import put_state
+
 
 if TYPE_CHECKING:
     from .layer import SlimLayer
@@ -32,14 +36,37 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _stacks(model: nn.Module) -> list[nn.Module]:
+    """The encoder and the decoder of a model, or its one decoder: the inner modules that people call by themselves."""
+    found = []
+    for name in ("get_encoder", "get_decoder"):
+        stack = getattr(model, name, lambda: None)()
+        if isinstance(stack, nn.Module) and stack is not model:
+            found.append(stack)
+    return found
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether the model's arguments are those of two stacks. Stacks have the same config, but none inside."""
+    config = getattr(model, "config", None)
+    return bool(getattr(config, "is_encoder_decoder", False)) and bool(_stacks(model))
+
+
+def _batch_of(given: dict[str, Any]) -> int:
+    """Rows of a forward's batch; 0 if unknown."""
+    names = ("input_ids", "inputs_embeds", "decoder_input_ids")
+    return next((len(given[name]) for name in names if isinstance(given.get(name), Tensor)), 0)
+
+
 class ForwardContext:
     """Shared by the SLIM layers of one model.
 
     Attributes:
-        mask: (tokens of the batch,) bool of the running forward, False for padding; None if every token counts.
-        batch_size: rows of the running forward's batch; 0 if unknown.
+        sequences: what the running forward reads; None outside of one, or if its arguments do not say.
+        contextual: adapters whose distance is that of the context.
         forward_number: number of the running training forward; None outside of one.
         adapter_names: the adapter of each row, or None for the active adapters on every row.
+        strengths: the yield strength of each row, None for its adapter's own; None if no row has one of its own.
         trace: the routing trace that is being recorded, or None.
         token_rows: what each layer does with rows of one token while `adapter_names` are set; None where it cannot.
         token_routers: the routers for that, by the layer that owns them and the adapter.
@@ -49,10 +76,11 @@ class ForwardContext:
     """
 
     def __init__(self) -> None:
-        self.mask: Tensor | None = None
-        self.batch_size = 0
+        self.sequences: Sequences | None = None
+        self.contextual: set[str] = set()
         self.forward_number: int | None = None
         self.adapter_names: list[str] | None = None
+        self.strengths: list[float | None] | None = None
         self.trace: RoutingTrace | None = None
         self.token_rows: dict[SlimLayer, TokenRows | None] = {}
         self.token_routers: dict[tuple[SlimLayer, str], TokenRouter] = {}
@@ -65,45 +93,60 @@ class ForwardContext:
         self._learned: list[tuple[SlimLayer, str]] = []
         self._rows: dict[tuple[int, torch.device], list[tuple[str, slice | Tensor]]] = {}
         self._handles: list[Any] = []
-        self._argument_names: list[str] = []
+        self._argument_names: dict[nn.Module, list[str]] = {}
+        # The modules whose forward is running and has set `sequences`, and what was set before each.
+        self._reading: list[tuple[nn.Module, Sequences | None, Any]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are between forwards: what belongs to a running or past forward stays behind."""
-        between = {"mask": None, "forward_number": None, "adapter_names": None, "trace": None, "process_group": None}
+        running = ("sequences", "forward_number", "adapter_names", "strengths", "trace", "process_group")
         empty = {"balance": {}, "token_rows": {}, "token_routers": {}, "_rows": {}}
-        return self.__dict__ | between | empty | {"_learned": []}
+        return self.__dict__ | dict.fromkeys(running) | empty | {"_learned": [], "_reading": []}
 
     # -- life on a model -----------------------------------------------------------------------------------------
 
     def attach(self, model: nn.Module) -> None:
-        """Hook the forward of `model`."""
-        self._argument_names = list(inspect.signature(model.forward).parameters)
-        self._handles = [
-            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            # Also after an error, so that nothing of a broken forward reaches the next.
-            model.register_forward_hook(self._after_forward, always_call=True),
-        ]
+        """Hook the forward of `model`, and of the stacks of an encoder-decoder, which read tokens of their own."""
+        self._handles = []
+        for place in dict.fromkeys([model, *_stacks(model)]):
+            self._argument_names[place] = list(inspect.signature(place.forward).parameters)
+            self._handles += [
+                place.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+                # Also after an error, so that nothing of a broken forward reaches the next.
+                place.register_forward_hook(self._after_forward, always_call=True),
+            ]
 
     def detach(self) -> None:
         """Remove the hooks; the model is as if it had never been adapted."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._argument_names = [], {}
 
     def forget(self, adapter_name: str) -> None:
         """An adapter was deleted."""
         self.balance.pop(adapter_name, None)
+        self.contextual.discard(adapter_name)
         self._learned = [entry for entry in self._learned if entry[1] != adapter_name]
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        # In evaluation nothing is written here: a compiled forward would be compiled again for each change.
-        if not model.training and self.trace is None:
+        # Where nobody asks, nothing is written in evaluation: a compiled forward would be compiled again.
+        if not model.training and self.trace is None and not self.contextual:
             return
-        self._read_mask(model, dict(zip(self._argument_names, args, strict=False)) | kwargs)
+        nested = bool(self._reading)
+        if nested and not _is_encoder_decoder(self._reading[0][0]):
+            return  # the decoder inside of a model that has read the arguments already
+        given = dict(zip(self._argument_names[model], args, strict=False)) | kwargs
+        found = None
+        if not _is_encoder_decoder(model) or nested:
+            found = sequences_of(model, given, self.adapter_names, bool(self.contextual))
+        self._reading.append((model, self.sequences, given_cache(given)))
+        self.sequences = found
+        if nested:
+            return
         if model.training:
             self._begin_training_forward()
         if self.trace is not None:
-            self.trace.begin_forward(self.batch_size, self.mask)
+            self.trace.begin_forward(_batch_of(given), None if found is None else found.flat_valid)
 
     def _begin_training_forward(self) -> None:
         self._forwards += 1
@@ -127,27 +170,17 @@ class ForwardContext:
         """The training loop has asked for the extra losses."""
         self._forwards_since_losses = 0
 
-    def _read_mask(self, model: nn.Module, given: dict[str, Any]) -> None:
-        tokens = next((given[n] for n in ("input_ids", "inputs_embeds") if given.get(n) is not None), None)
-        mask = given.get("attention_mask")
-        self.mask = None
-        self.batch_size = 0 if tokens is None else tokens.shape[0]
-        # Only a (batch, tokens) mask says which tokens are padding. With a KV cache it also covers the past.
-        if tokens is None or not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[0] != tokens.shape[0]:
-            return
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            warnings.warn(
-                "SLIM cannot tell the padding of an encoder from that of a decoder: padding counts like any token.",
-                stacklevel=2,
-            )
-            return
-        self.mask = mask[:, -tokens.shape[1] :].reshape(-1) != 0
-
     def _after_forward(self, model: nn.Module, args: tuple, output: Any) -> None:
-        if not model.training and self.trace is None:
+        if not self._reading or self._reading[-1][0] is not model:
             return
-        self.mask = None
-        if self.forward_number is not None:
+        _, outer, cache = self._reading.pop()
+        state = None if self.sequences is None else self.sequences.state_after()
+        if state is not None and output is not None:
+            cache = returned_cache(output) if cache is None else cache
+            if cache is not None:
+                put_state(cache, state)
+        self.sequences = outer
+        if not self._reading and self.forward_number is not None:
             self._end_training_forward()
 
     # -- what the layers learn -----------------------------------------------------------------------------------
@@ -169,13 +202,18 @@ class ForwardContext:
         return dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1
 
     def _add_up_over_ranks(self) -> None:
-        sums = [tensor for layer, name in self._learned for tensor in layer.pending[name].sums]
+        sums = [tensor for layer, name in self._learned for tensor in layer.pending[name].tensors]
         for device in dict.fromkeys(t.device for t in sums):
             local = [t for t in sums if t.device == device]
             flat = torch.cat([t.reshape(-1) for t in local])
             dist.all_reduce(flat, group=self.process_group)
             for tensor, total in zip(local, flat.split([t.numel() for t in local]), strict=True):
                 tensor.copy_(total.view_as(tensor))
+
+    def add_up(self, sums: Tensor) -> None:
+        """Add a tensor up over the data-parallel ranks, in place."""
+        if self.distributed:
+            dist.all_reduce(sums, group=self.process_group)
 
     def share_first_clusters(self, tensors: list[Tensor]) -> None:
         """Give every data-parallel rank the first clusters of the group's first rank."""
@@ -185,9 +223,20 @@ class ForwardContext:
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
-    def set_rows(self, adapter_names: list[str] | None) -> None:
-        self.adapter_names = adapter_names
+    def set_rows(self, adapter_names: list[str] | None, strengths: list[float | None] | None = None) -> None:
+        self.adapter_names, self.strengths = adapter_names, strengths
         self._rows, self.token_rows, self.token_routers = {}, {}, {}
+
+    @property
+    def one_token_each(self) -> bool:
+        """Whether the running forward reads one token of each of `adapter_names`."""
+        found = self.sequences
+        return found is not None and found.tokens == 1 and found.batch == len(self.adapter_names)
+
+    def strengths_of(self, adapter_name: str, own: float, device: torch.device) -> Tensor:
+        """(rows,) yield strength of each row of an adapter, whose own is `own`."""
+        wanted = zip(self.adapter_names, self.strengths, strict=True)
+        return torch.tensor([own if s is None else s for name, s in wanted if name == adapter_name], device=device)
 
     def rows(self, length: int, device: torch.device) -> list[tuple[str, slice | Tensor]]:
         """Which rows of a layer's input belong to which adapter.

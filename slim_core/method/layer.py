@@ -13,19 +13,25 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from . import merging
+from . import clusters, merging
 from .config import SlimConfig
 from .context import ForwardContext, in_backward
+from .contexts import LENGTH_BUCKETS, Contexts, Sequences
 from .learning import ClusterLearner, PendingSums, entry
 from .losses import balance_term
 from .one_token import TokenRouter
-from .routing import ClusterTables, Router, Routing, cluster_tables, route
+from .routing import ClusterTables, Router, Routing, Yielding, cluster_tables, route
 
 
 NO_MERGE = (
     "A SLIM adapter cannot be merged into the base weights: its router decides for each token. To get a plain LoRA "
     "that can be merged, freeze the mean routing with `slim_core.export_lora`."
 )
+
+
+# Logit with which identity experts start beside a gate. The gate already lets foreign contexts past; what is left to
+# learn is the task, and what a token loses to an identity expert teaches the LoRA experts nothing.
+IDENTITY_START = -2.0
 
 
 class StatisticDict(BufferDict):
@@ -45,12 +51,12 @@ class StatisticDict(BufferDict):
 
 
 class _KeptTables(NamedTuple):
-    """Cluster tables, and the state of the clusters that they were made from."""
+    """Cluster tables and reference distances, and the state of the statistics that they were made from."""
 
-    center: Tensor
-    var: Tensor
-    versions: tuple[int, int]
+    statistics: tuple[Tensor | None, ...]
+    versions: tuple[int | float | None, ...]
     tables: ClusterTables
+    reference: Tensor | None
 
 
 class _SharedRouting(NamedTuple):
@@ -83,14 +89,24 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         slim_router: (E + I, C_in) router weight, absent where there is nothing to route or a sibling's router is
             shared; next to it `slim_router_bias`, and `slim_router_down` and `slim_router_up` with `router_hidden`.
         slim_center: (N, C_in) float32 cluster centres; next to it `slim_var` and `slim_count` (N,) int64.
-        slim_reference: () float32 running quantile of the distance, with `yield_mode="calibrated"`.
+        slim_token_mean: (1, C_in) float32 running mean of the tokens, and `slim_token_var` their variance, by which
+            the router's input is normalised where the distance is that of the context.
+        slim_reference: (levels, buckets) float32 running quantiles of the distance by the length of the context,
+            unless `yield_mode="paper"`; in adapters of format 1 one quantile, ().
         slim_columns: (C_in,) bool columns of A that survive dynamic merging at inference; `slim_rows` (C_out,) of B.
     """
 
     # One flat ParameterDict for each tensor: PEFT takes adapter names out of the keys of a file only there.
     router_names: tuple[str, ...] = ("slim_router", "slim_router_bias", "slim_router_down", "slim_router_up")
     adapter_layer_names: tuple[str, ...] = ("slim_A", "slim_B", *router_names)
-    statistic_names: tuple[str, ...] = ("slim_center", "slim_var", "slim_count", "slim_reference")
+    statistic_names: tuple[str, ...] = (
+        "slim_center",
+        "slim_var",
+        "slim_count",
+        "slim_token_mean",
+        "slim_token_var",
+        "slim_reference",
+    )
     other_param_names: tuple[str, ...] = (
         *statistic_names,
         "slim_columns",
@@ -101,6 +117,7 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         "scaling",
         "_folded",
         "pending",
+        "_sequences",
         "_valid",
         "_started",
         "_tables",
@@ -129,6 +146,7 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         # Adapters whose masks and scaling are part of their factors; see `fold_masks`.
         self._folded: dict[str, bool] = {}
         self.pending: dict[str, PendingSums] = {}
+        self._sequences: dict[str, Sequences | None] = {}
         self._valid: dict[str, Tensor | None] = {}
         self._started: dict[str, bool] = {}
         self._tables: dict[str, _KeptTables] = {}
@@ -182,7 +200,10 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         experts = config.num_experts + config.num_identity
         # A small weight, so that a new router sends tokens everywhere.
         self.slim_router[adapter_name] = nn.Parameter(torch.empty(experts, self.in_features).normal_(std=0.02))
-        self.slim_router_bias[adapter_name] = nn.Parameter(torch.zeros(experts))
+        bias = torch.zeros(experts)
+        if config.yield_mode == "gate":
+            bias[config.num_experts :] = IDENTITY_START
+        self.slim_router_bias[adapter_name] = nn.Parameter(bias)
         if config.router_hidden:
             down = torch.empty(config.router_hidden, self.in_features)
             self.slim_router_down[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(down, a=math.sqrt(5)))
@@ -193,8 +214,18 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         self.slim_center[adapter_name] = torch.randn(shape) if random else torch.zeros(shape)
         self.slim_var[adapter_name] = torch.ones(shape)
         self.slim_count[adapter_name] = torch.zeros(config.num_clusters, dtype=torch.int64)
-        if config.yield_mode == "calibrated":
+        contextual = config.distance_scope == "context"
+        if contextual:
+            self.slim_token_mean[adapter_name] = torch.zeros(1, self.in_features)
+            self.slim_token_var[adapter_name] = torch.ones(1, self.in_features)
+            self.context.contextual.add(adapter_name)
+        if config.yield_mode == "paper":
+            return
+        if config.format_version == 1:
             self.slim_reference[adapter_name] = torch.zeros(())
+        else:
+            buckets = LENGTH_BUCKETS if contextual else 1
+            self.slim_reference[adapter_name] = torch.full((len(clusters.LEVELS), buckets), clusters.UNSEEN)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT calls this after loading. Its own version casts to the base's dtype and so rounds a float32 file on a
@@ -269,42 +300,96 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         owner = self._router_owner.get(adapter_name, [self])[0]
         readers = owner._router_readers.get(adapter_name, 1)
         if readers == 1:
-            return owner._compute_routing(adapter_name, x)
+            return owner._compute_routing(adapter_name, x, whole_x)
         held = owner._shared_routing.get(adapter_name)
         countless = torch.compiler.is_compiling() or whole_x.is_inference()
         version = 0 if countless else whole_x._version
         if held is None or held.x is not whole_x or held.version != version:
-            held = _SharedRouting(whole_x, version, owner._compute_routing(adapter_name, x), 0)
+            held = _SharedRouting(whole_x, version, owner._compute_routing(adapter_name, x, whole_x), 0)
         held = held._replace(readers=held.readers + 1)
         # The last reader lets go of the activations.
         owner._shared_routing[adapter_name] = held if held.readers < readers else None
         return held.routing
 
-    def _compute_routing(self, adapter_name: str, x: Tensor) -> Routing:
+    def _compute_routing(self, adapter_name: str, x: Tensor, whole_x: Tensor) -> Routing:
         config = self.slim_config[adapter_name]
         x = x.float()
         learning = self._is_learning(adapter_name)
         repeated = learning and in_backward()
         if not repeated:
             self._slide_earlier(adapter_name, learning)
-            if learning:
-                self._prepare_to_learn(adapter_name, x)
+        sequences = self._sequences[adapter_name] if repeated else self._read(adapter_name, whole_x, learning)
+        contexts = None
         with _full_precision(x):
+            if config.distance_scope == "context":
+                contexts = self._contexts(adapter_name, x, whole_x, sequences)
+            if learning and not repeated:
+                self._prepare_to_learn(adapter_name, x, contexts)
+            tables, reference = self._tables_of(adapter_name)
             routing = route(
                 x,
-                self._cluster_tables(adapter_name),
+                tables,
                 self._router(adapter_name),
                 num_experts=config.num_experts,
                 top_k=config.top_k,
                 statistic=config.distance,
-                strength=config.yield_strength,
-                reference=entry(self.slim_reference, adapter_name),
+                yielding=self._yielding(adapter_name, config, reference, contexts, len(x)),
+                context=None if contexts is None else contexts.mean,
             )
             if learning:
                 self._balance(adapter_name, config, routing, repeated)
                 if not repeated:
-                    self._learn_from(adapter_name, config, routing)
+                    self._learn_from(adapter_name, config, routing, x, contexts)
         return routing
+
+    def _read(self, adapter_name: str, whole_x: Tensor, learning: bool) -> Sequences | None:
+        """The sequences of the layer's input; None if it holds other tokens than the model was given."""
+        found = self.context.sequences
+        if found is not None:
+            found = found.of_input(whole_x)
+        elif self.slim_config[adapter_name].distance_scope == "context":
+            # No model said what it was given: each row is a sequence of its own.
+            tokens = whole_x[0].numel() // self.in_features
+            found = Sequences(len(whole_x), tokens)
+        if learning:
+            # Kept for the forward that gradient checkpointing repeats when the model's is over.
+            self._sequences[adapter_name] = found
+            self._valid[adapter_name] = None if found is None else found.flat_valid
+        return found
+
+    @torch.no_grad()
+    def _contexts(self, adapter_name: str, x: Tensor, whole_x: Tensor, sequences: Sequences | None) -> Contexts:
+        if sequences is None:
+            raise ValueError(
+                f"`{self.module_name}` was given an input of shape {list(whole_x.shape)}, which is not the tokens "
+                "that the model read, so their contexts are not known. Leave it out of `target_modules`, or train "
+                'with distance_scope="token".'
+            )
+        rows = self._rows_of_batch(adapter_name, sequences.batch, x.device)
+        opening = tuple(self.slim_config[adapter_name].turn_opening or ())
+        return sequences.contexts(self._key(adapter_name), opening, x.detach(), rows)
+
+    def _key(self, adapter_name: str) -> str:
+        return f"{self.module_name} of {adapter_name}"
+
+    def _rows_of_batch(self, adapter_name: str, batch: int, device: torch.device) -> slice | Tensor | None:
+        if self.context.adapter_names is None:
+            return None
+        return dict(self.context.rows(batch, device))[adapter_name]
+
+    def _yielding(
+        self, adapter_name: str, config: SlimConfig, reference: Tensor | None, contexts: Contexts | None, tokens: int
+    ) -> Yielding:
+        closed = None
+        if reference is not None and reference.dim():
+            reference = reference[0] if contexts is None else reference[contexts.bucket]
+        if contexts is not None and config.context_warmup:
+            closed = contexts.count <= config.context_warmup
+        strength: float | Tensor = config.yield_strength
+        if self.context.strengths is not None:
+            of_rows = self.context.strengths_of(adapter_name, strength, self.slim_center[adapter_name].device)
+            strength = of_rows.repeat_interleave(tokens // len(of_rows))
+        return Yielding(config.yield_mode, strength, reference, closed)
 
     def token_router(self, adapter_name: str) -> TokenRouter:
         """The adapter's router for rows of one token; one while `adapter_names` are set, for all that share it."""
@@ -312,17 +397,20 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         key = (self, adapter_name)
         if key not in routers:
             self._slide_earlier(adapter_name, learning=False)
+            tables, reference = self._tables_of(adapter_name)
             routers[key] = TokenRouter(
                 self.slim_config[adapter_name],
-                self._cluster_tables(adapter_name),
+                tables,
                 self._router(adapter_name),
-                entry(self.slim_reference, adapter_name),
+                reference,
                 self._router_readers.get(adapter_name, 1),
+                self._key(adapter_name),
             )
         return routers[key]
 
     def _router(self, adapter_name: str) -> Router:
-        return Router(*(entry(getattr(self, name), adapter_name) for name in self.router_names))
+        weights = (entry(getattr(self, name), adapter_name) for name in self.router_names)
+        return Router(*weights, entry(self.slim_token_mean, adapter_name), entry(self.slim_token_var, adapter_name))
 
     def _balance(self, adapter_name: str, config: SlimConfig, routing: Routing, repeated: bool) -> None:
         if not config.balance_coefficient:
@@ -332,15 +420,28 @@ class SlimLayer(ClusterLearner, BaseTunerLayer):
         if not repeated:
             self.context.add_balance(adapter_name, term)
 
-    def _cluster_tables(self, adapter_name: str) -> ClusterTables:
-        """The clusters as `route` wants them, kept from one decoding step to the next while they do not change."""
+    def _tables_of(self, adapter_name: str) -> tuple[ClusterTables, Tensor | None]:
+        """The clusters as `route` wants them, and the distances that count as in domain, () or (buckets,).
+
+        They are kept from one decoding step to the next while the statistics do not change.
+        """
         center, var = self.slim_center[adapter_name], self.slim_var[adapter_name]
+        reference = entry(self.slim_reference, adapter_name)
+        quantile = self.slim_config[adapter_name].yield_quantile
+
+        def make() -> tuple[ClusterTables, Tensor | None]:
+            several = reference is not None and reference.dim() == 2
+            row = clusters.reference_row(reference, quantile) if several else reference
+            return cluster_tables(center, var), row
+
         if self.training or torch.compiler.is_compiling() or center.is_inference():
-            return cluster_tables(center, var)
-        versions = (center._version, var._version)
+            return make()
+        versions = (center._version, var._version, None if reference is None else reference._version, quantile)
         kept = self._tables.get(adapter_name)
-        if kept is None or kept.center is not center or kept.var is not var or kept.versions != versions:
+        statistics = (center, var, reference)
+        same = kept is not None and all(a is b for a, b in zip(kept.statistics, statistics, strict=True))
+        if not same or kept.versions != versions:
             # Also fit for a later forward with gradients, whatever mode this one runs in.
             with torch.inference_mode(False), torch.no_grad():
-                kept = self._tables[adapter_name] = _KeptTables(center, var, versions, cluster_tables(center, var))
-        return kept.tables
+                kept = self._tables[adapter_name] = _KeptTables(statistics, versions, *make())
+        return kept.tables, kept.reference

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from . import clusters, merging
 from .config import SlimConfig
 from .context import ForwardContext
-from .routing import Routing
+from .contexts import Contexts
+from .routing import VARIANCE_EPS, Routing
 
 
 class PendingSums(NamedTuple):
@@ -29,19 +30,33 @@ class PendingSums(NamedTuple):
         forward: the training forward that made them.
         sums: over its tokens.
         counted: (N,) what the clusters had counted before it, by which one sees whether the sums are in them.
+        tokens: the same over tokens, as one cluster; None where the clusters are those of tokens.
         folded: whether they are, as far as this rank knows.
     """
 
     forward: int | None
     sums: clusters.ClusterSums
     counted: Tensor
+    tokens: clusters.ClusterSums | None = None
     folded: bool = False
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is added up over ranks."""
+        return (*self.sums, *(self.tokens or ()))
 
 
 def entry(container: nn.ParameterDict | BufferDict, adapter_name: str) -> Tensor | None:
     """The tensor of an adapter, or None."""
     # PEFT's BufferDict has no `get`.
     return container[adapter_name] if adapter_name in container else None  # noqa: SIM401
+
+
+def _take(first: tuple[Tensor, Tensor] | None, into: list[Tensor]) -> bool:
+    """Copy a first mean and variance, if there are any. Whether there are."""
+    for old, new in zip(into, first or (), strict=False):
+        old.copy_(new)
+    return first is not None
 
 
 class ClusterLearner:
@@ -54,55 +69,77 @@ class ClusterLearner:
     slim_var: BufferDict
     slim_count: BufferDict
     slim_reference: BufferDict
+    slim_token_mean: BufferDict
+    slim_token_var: BufferDict
     pending: dict[str, PendingSums]
     # Which tokens of the last training forward are no padding; None if every token counts.
     _valid: dict[str, Tensor | None]
     # Whether there are first centres.
     _started: dict[str, bool]
 
-    def _prepare_to_learn(self, adapter_name: str, x: Tensor) -> None:
-        mask = self.context.mask
-        # Kept for the forward that gradient checkpointing repeats when the mask is gone.
-        fits = mask is not None and mask.numel() == len(x)
-        self._valid[adapter_name] = mask.to(x.device) if fits else None
+    def _prepare_to_learn(self, adapter_name: str, x: Tensor, contexts: Contexts | None) -> None:
         # Asked for at every training forward, read from the device once.
         if not self._started.get(adapter_name):
-            self._started[adapter_name] = self._start_clusters(adapter_name, x)
+            self._started[adapter_name] = self._start_clusters(adapter_name, x.detach(), contexts)
 
-    def _start_clusters(self, adapter_name: str, x: Tensor) -> bool:
+    def _start_clusters(self, adapter_name: str, x: Tensor, contexts: Contexts | None) -> bool:
         """Take the first centres from these tokens, if there are none yet. Whether there are centres now."""
         config = self.slim_config[adapter_name]
-        if config.cluster_init == "random" or self.slim_count[adapter_name].any():
+        if self.slim_count[adapter_name].any():
             return True
-        # A generator of its own: a forward that draws from torch's cannot be repeated exactly by a checkpoint.
-        generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
-        first = clusters.first_clusters(x.detach(), self._valid[adapter_name], config.num_clusters, generator)
-        started = torch.tensor(first is not None, device=x.device)
-        center, var = self.slim_center[adapter_name], self.slim_var[adapter_name]
-        if first is not None:
-            center.copy_(first[0])
-            var.copy_(first[1])
-        self.context.share_first_clusters([center, var, started])
-        return bool(started)
+        valid = self._valid[adapter_name]
+        started, shared = True, []
+        if contexts is not None:
+            of_tokens = [self.slim_token_mean[adapter_name], self.slim_token_var[adapter_name]]
+            started = _take(clusters.first_mean(x, valid, self.context.add_up), of_tokens)
+        if config.cluster_init == "data":
+            # A generator of its own: a forward that draws from torch's cannot be repeated exactly by a checkpoint.
+            generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
+            placed = x if contexts is None else contexts.mean
+            found = [self.slim_center[adapter_name], self.slim_var[adapter_name]]
+            started = _take(clusters.first_clusters(placed, valid, config.num_clusters, generator), found)
+            shared += found
+        if not shared:
+            return started
+        on_device = torch.tensor(started, device=x.device)
+        self.context.share_first_clusters([*shared, on_device])
+        return bool(on_device)
 
     @torch.no_grad()
-    def _learn_from(self, adapter_name: str, config: SlimConfig, routing: Routing) -> None:
+    def _learn_from(
+        self, adapter_name: str, config: SlimConfig, routing: Routing, x: Tensor, contexts: Contexts | None
+    ) -> None:
+        valid = self._valid[adapter_name]
+        reference = entry(self.slim_reference, adapter_name)
+        several = reference is not None and reference.dim() == 2
+        bucket = None
+        if several:
+            bucket = torch.zeros_like(routing.cluster) if contexts is None else contexts.bucket
         sums = clusters.sum_tokens(
             routing.z,
             routing.distance,
             routing.cluster,
-            self._valid[adapter_name],
+            valid,
             config.num_clusters,
-            config.yield_quantile if config.yield_mode == "calibrated" else None,
+            None if reference is None or several else config.yield_quantile,
+            bucket,
+            reference.shape[1] if several else 0,
         )
+        tokens = None
+        if contexts is not None:
+            mean, var = self.slim_token_mean[adapter_name], self.slim_token_var[adapter_name]
+            z = (x - mean) * (var + VARIANCE_EPS).rsqrt()
+            far = z.abs().amax(-1)
+            tokens = clusters.sum_tokens(z, far, torch.zeros_like(routing.cluster), valid, 1, None)
         earlier = self.pending.get(adapter_name)
         if earlier is None:
-            self.pending[adapter_name] = PendingSums(
-                self.context.forward_number, sums, self.slim_count[adapter_name].clone()
-            )
+            counted = self.slim_count[adapter_name].clone()
+            self.pending[adapter_name] = PendingSums(self.context.forward_number, sums, counted, tokens)
             self.context.note_learned(self, adapter_name)
         else:  # the same Linear ran twice in one forward
-            self.pending[adapter_name] = earlier._replace(sums=earlier.sums.plus(sums))
+            if tokens is not None:
+                tokens = earlier.tokens.plus(tokens)
+            self.pending[adapter_name] = earlier._replace(sums=earlier.sums.plus(sums), tokens=tokens)
 
     def _slide_earlier(self, adapter_name: str, learning: bool) -> None:
         """Fold in what an earlier forward saw, now that its backward pass is over."""
@@ -126,13 +163,18 @@ class ClusterLearner:
         if pending is None:
             return
         missing = (self.slim_count[adapter_name] == pending.counted).all()
+        momentum = self.slim_config[adapter_name].cluster_momentum
+        if pending.tokens is not None:
+            mean, var = self.slim_token_mean[adapter_name], self.slim_token_var[adapter_name]
+            seen = clusters.ClusterSums(*(tensor * missing for tensor in pending.tokens))
+            clusters.slide(mean, var, torch.zeros(1, dtype=torch.int64, device=mean.device), None, seen, momentum)
         clusters.slide(
             self.slim_center[adapter_name],
             self.slim_var[adapter_name],
             self.slim_count[adapter_name],
             entry(self.slim_reference, adapter_name),
             clusters.ClusterSums(*(tensor * missing for tensor in pending.sums)),
-            self.slim_config[adapter_name].cluster_momentum,
+            momentum,
         )
         if not for_good and self.context.distributed:
             self.pending[adapter_name] = pending._replace(folded=True)

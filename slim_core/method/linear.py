@@ -65,7 +65,7 @@ class Linear(nn.Module, SlimLayer):
                 context.token_rows[self] = self._token_rows()
             token_rows = context.token_rows[self]
             if token_rows is not None:
-                return token_rows.add(x, result, context.trace)
+                return token_rows.add(x, result, context.sequences, context.trace)
         for name, rows in context.rows(len(x), x.device):
             if name in self.slim_A:
                 result[rows] = self._add_experts(name, x[rows], result[rows], x, rows)
@@ -85,6 +85,7 @@ class Linear(nn.Module, SlimLayer):
             and not torch.is_autocast_enabled("cpu")
             and x.is_contiguous()
             and result.is_contiguous()
+            and (not self.context.contextual or self.context.one_token_each)
         )
 
     def _token_rows(self) -> TokenRows | None:
@@ -99,7 +100,9 @@ class Linear(nn.Module, SlimLayer):
                 router = self._router_owner.get(name, [self])[0].token_router(name)
             scale = 1.0 if name in self._folded else self.scaling[name]
             experts = config.num_experts if config.routed else 1
-            found.put(row, name, self.slim_A[name], self.slim_B[name], experts, scale, router)
+            strength = self.context.strengths and self.context.strengths[row]
+            strength = config.yield_strength if strength is None else strength
+            found.put(row, name, self.slim_A[name], self.slim_B[name], experts, scale, router, strength)
         return found
 
     def _is_plain(self, name: str) -> bool:
@@ -137,6 +140,8 @@ class Linear(nn.Module, SlimLayer):
                 self.context.trace.add(self.module_name, name, len(whole_x), rows, routing)
         elif self.context.trace is not None:
             self.context.trace.add_unrouted(self.module_name, name, len(whole_x), rows, tokens)
+        if weights is not None and self._past_all_experts(weights):
+            return result
         tokens = self._cast_input_dtype(tokens, self.slim_A[name].dtype)
         if config.dropout and self._is_learning(name):
             tokens = F.dropout(tokens, config.dropout)
@@ -146,6 +151,11 @@ class Linear(nn.Module, SlimLayer):
         else:
             flat = self._add_stacked(name, config, tokens, weights, flat)
         return flat.view_as(result)
+
+    def _past_all_experts(self, weights: Tensor) -> bool:
+        """Whether no token is sent to a LoRA expert. Asked on CPUs alone: elsewhere asking costs a wait."""
+        asked = weights.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return asked and not weights.any()
 
     def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
         """All experts in two matrix products, each r-slice of the hidden scaled by its token's weight."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Optional
@@ -99,6 +100,8 @@ class SlimModel(BaseTuner):
                     f"{type(modules[name]).__name__}. Leave it out of `target_modules` or name it in "
                     "`exclude_modules`."
                 )
+        if peft_config.distance_scope == "context" and peft_config.routed:
+            _check_heads(model, {name: modules[name] for name in targets})
         found = fingerprint(targets, modules)
         if peft_config._saved_fingerprint is not None:
             wrong = difference(peft_config._saved_fingerprint, found)
@@ -206,6 +209,18 @@ def base_modules(model: nn.Module) -> dict[str, nn.Module]:
     return modules
 
 
+def _check_heads(model: nn.Module, targets: dict[str, nn.Module]) -> None:
+    """An output head reads only the tokens whose logits are wanted, so it cannot know their contexts."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    for name, module in targets.items():
+        if module is head:
+            raise ValueError(
+                f"`{name}` is the output head, which in generation reads the last token alone, so that contexts are "
+                "not known there. Leave it out of `target_modules`, name it in `modules_to_save`, or train "
+                'with distance_scope="token".'
+            )
+
+
 def _check_name(adapter_name: str) -> None:
     """Torch makes an adapter's name an attribute of its containers and a part of dotted keys."""
     taken = hasattr(nn.ParameterDict(), adapter_name) or hasattr(BufferDict(), adapter_name)
@@ -289,6 +304,42 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
                 )
             losses["balance"] = losses.get("balance", 0) + coefficient * torch.stack(terms).mean()
     return losses
+
+
+def set_gate(
+    model: nn.Module, *, strength: float | None = None, quantile: float | None = None, adapter_name: str | None = None
+) -> None:
+    """Change how soon SLIM's LoRA experts give way, without training again. A saved adapter keeps the change.
+
+    The same as changing `yield_strength` and `yield_quantile` in its config.
+
+    Args:
+        model: a model with SLIM adapters, however they were attached.
+        strength: factor in front of the distance; 0 forces a gate open, more closes it sooner. None leaves it.
+        quantile: of the training distances that counts as in domain, above 0 and below 1. None leaves it.
+        adapter_name: which adapter; None for all that are routed.
+
+    Raises:
+        ValueError: if there is no such adapter or a number is out of its range.
+    """
+    layers = [m for m in model.modules() if isinstance(m, SlimLayer)]
+    configs = {
+        id(config): config
+        for layer in layers
+        for name, config in layer.slim_config.items()
+        if config.routed and adapter_name in (None, name)
+    }
+    if not configs:
+        raise ValueError(
+            "The model has no SLIM adapter with a gate"
+            + ("." if adapter_name is None else f" named {adapter_name!r}.")
+        )
+    changes = {"yield_strength": strength, "yield_quantile": quantile}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    for config in configs.values():
+        dataclasses.replace(config, **changes)  # checks them
+        for name, value in changes.items():
+            setattr(config, name, value)
 
 
 def slice_factors(model: nn.Module, adapter_name: str) -> None:

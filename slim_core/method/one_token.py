@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from .config import SlimConfig
-from .routing import ClusterTables, Router
+from .contexts import Sequences
+from .one_token_routing import UNROUTED, TokenRouting
+from .routing import VARIANCE_EPS, ClusterTables, Router
 from .trace import RoutingTrace
 
 
@@ -28,26 +30,6 @@ MOST_ROWS = 8
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class TokenRouting(NamedTuple):
-    """How one token was routed.
-
-    Attributes:
-        weights: of the E + I experts, zero for those that were not kept.
-        distance: d.
-        cluster: index of the nearest cluster.
-        sent: the LoRA experts that it was sent to, each with its weight.
-    """
-
-    weights: list[float]
-    distance: float
-    cluster: int
-    sent: list[tuple[int, float]]
-
-
-# What a plain LoRA does with every token.
-UNROUTED = TokenRouting([1.0], 0.0, -1, [(0, 1.0)])
-
-
 class TokenRouter:
     """One router for one token at a time, and its answers while the Linears of a block share them.
 
@@ -55,65 +37,119 @@ class TokenRouter:
         config: of the adapter.
         tables: its clusters, float32.
         router: its weights.
-        reference: () the calibrated distance, or None.
+        reference: the distance that counts as in domain, () or (buckets,); None with the paper's yielding.
         readers: how many Linears read each input's routing.
+        key: by which a cache remembers its sums.
     """
 
     def __init__(
-        self, config: SlimConfig, tables: ClusterTables, router: Router, reference: Tensor | None, readers: int
+        self,
+        config: SlimConfig,
+        tables: ClusterTables,
+        router: Router,
+        reference: Tensor | None,
+        readers: int,
+        key: str,
     ) -> None:
-        self._num_experts, self._top_k = config.num_experts, config.top_k
-        self._strength, self._statistic = config.yield_strength, config.distance
+        self._config, self._readers, self._key = config, readers, key
+        self._contextual = config.distance_scope == "context"
+        self._opening = tuple(config.turn_opening or ())
         self._center, self._scale, self._direction, self._near = (table.detach().numpy() for table in tables)
-        self._weight, self._bias, self._down, self._up = (
-            None if weight is None else weight.detach().float().numpy() for weight in router
-        )
-        self._reference = None if reference is None else reference.item()
-        self._readers = readers
+        weight, bias, *hidden = router[:4]
+        self._down, self._up = (None if part is None else part.detach().float().numpy() for part in hidden)
+        self._mean = self._spread = None
+        if router.mean is not None and router.down is not None:
+            self._mean = router.mean[0].detach().numpy()
+            self._spread = (router.var[0] + VARIANCE_EPS).rsqrt().detach().numpy()
+        elif router.mean is not None:
+            weight, bias = router.folded()
+        self._weight, self._bias = (part.detach().float().numpy() for part in (weight, bias))
+        self._reference = None if reference is None else reference.reshape(-1).tolist()
         self._input: Tensor | None = None
         self._version = self._reads = 0
         self._found: dict[int, TokenRouting] = {}
+        # Of the running input, by row: sums of the contexts, their counts and buckets.
+        self._sums: np.ndarray | None = None
+        self._counts: list[float] = []
+        self._buckets: list[int] = []
 
-    def begin(self, x: Tensor) -> None:
-        """One of the readers comes with the input `x` of all rows."""
+    def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
+        """One of the readers comes with the input `x` of all rows, (B, C) float32 in `tokens`."""
         version = 0 if x.is_inference() else x._version
         if self._input is not x or self._version != version or self._reads == self._readers:
             self._input, self._version, self._reads, self._found = x, version, 0, {}
+            if self._contextual:
+                self._go_on(tokens, sequences)
         self._reads += 1
 
-    def of_row(self, row: int, x: np.ndarray) -> TokenRouting:
+    def _go_on(self, tokens: np.ndarray, sequences: Sequences) -> None:
+        """Add the tokens to the sums of their contexts, for the cache to remember."""
+        layout = sequences.spans(self._opening)
+        key = sequences.key_of_call(self._key)
+        steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
+        before, self._sums = steps[:, 0], steps[:, 1]
+        before[:] = 0 if sequences.state is None else sequences.state.sum_of(key, None).numpy()
+        if sequences.plain(self._opening):
+            np.add(before, tokens, out=self._sums)
+        else:
+            kept, own = (part.reshape(-1, 1).numpy() for part in (layout.open_before, layout.inside))
+            self._sums[:] = np.where(kept > 0, before, 0) + np.where(own > 0, tokens, 0)
+        self._counts, self._buckets = layout.count[:, 0].tolist(), layout.bucket[:, 0].tolist()
+        if sequences.ended is not None:
+            sequences.ended.sums[key] = torch.from_numpy(steps)
+
+    def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
         """Routing of the token `x`, (C,) float32, which is row `row` of the input that was begun with."""
         found = self._found.get(row)
         if found is None:
-            found = self._found[row] = self._route(x)
+            with np.errstate(all="ignore"):  # NaNs propagate, as everywhere
+                found = self._found[row] = self._route(row, x, strength)
         return found
 
-    def _route(self, x: np.ndarray) -> TokenRouting:
-        with np.errstate(all="ignore"):  # numbers that are none go through, as everywhere
-            cluster = int((self._direction.dot(x) + self._near).argmin())
-            z = x - self._center[cluster]
-            z *= self._scale[cluster]
-            if self._statistic == "max":
-                distance = float(max(-z.min(), z.max())) - 1
-            else:
-                distance = math.sqrt(z.dot(z) / len(z)) - 1
-            if self._down is not None:
-                hidden = self._down.dot(z)
-                z += self._up.dot(hidden / (1 + np.exp(-hidden)))
-            scores = (self._weight.dot(z) + self._bias).tolist()
-        return self._soft_top_k(scores, distance, cluster)
+    def _route(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
+        placed, bucket, closed = x, 0, False
+        if self._contextual:
+            count = max(self._counts[row], 1.0)
+            placed, bucket = self._sums[row] / count, self._buckets[row]
+            closed = count <= self._config.context_warmup
+        cluster = int((self._direction.dot(placed) + self._near).argmin())
+        z = placed - self._center[cluster]
+        z *= self._scale[cluster]
+        if self._config.distance == "max":
+            distance = float(max(-z.min(), z.max())) - 1
+        else:
+            distance = math.sqrt(z.dot(z) / len(z)) - 1
+        reference = 0.0 if self._reference is None else self._reference[bucket]
+        gate, push = 1.0, 0.0
+        if self._config.yield_mode == "gate":
+            gate = 0.0 if closed else min(max(1 - strength * max(distance - reference, 0.0), 0.0), 1.0)
+        elif self._reference is not None:
+            push = strength * max(distance - reference, 0.0)
+        else:
+            push = strength * distance
+        found = TokenRouting([], distance, cluster, [], gate, reference)
+        if gate == 0.0:
+            return self._past_all(found)
+        if self._contextual:
+            z = x if self._mean is None else (x - self._mean) * self._spread
+        if self._down is not None:
+            hidden = self._down.dot(z)
+            z = z + self._up.dot(hidden / (1 + np.exp(-hidden)))
+        return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, found)
 
-    def _soft_top_k(self, scores: list[float], distance: float, cluster: int) -> TokenRouting:
-        lora = self._num_experts
-        beyond = distance if self._reference is None else max(distance - self._reference, 0.0)
-        if beyond:
-            push = self._strength * beyond
+    def _past_all(self, found: TokenRouting) -> TokenRouting:
+        lora, identity = self._config.num_experts, self._config.num_identity
+        return found._replace(weights=[0.0] * lora + [1 / max(identity, 1)] * identity)
+
+    def _soft_top_k(self, scores: list[float], push: float, found: TokenRouting) -> TokenRouting:
+        lora, gate = self._config.num_experts, found.gate
+        if push:
             scores[:lora] = [score - push for score in scores[:lora]]
         weights, kept, total, best = [0.0] * len(scores), [], 0.0, max(scores)
-        if math.isnan(sum(scores)) or best == -math.inf:
-            # Numbers that are none have no order, so nothing can be chosen.
-            return TokenRouting([math.nan] * len(scores), distance, cluster, [(0, math.nan)])
-        for _ in range(self._top_k):
+        if math.isnan(sum(scores) + gate) or best == -math.inf:
+            # NaNs have no order, so nothing can be chosen.
+            return found._replace(weights=[math.nan] * len(scores), sent=[(0, math.nan)])
+        for _ in range(self._config.top_k):
             score = max(scores)
             if kept and score == -math.inf:
                 break
@@ -124,10 +160,13 @@ class TokenRouter:
             kept.append(expert)
         sent = []
         for expert in kept:
-            weights[expert] = weight = weights[expert] / total
+            weights[expert] = weight = weights[expert] / total * gate
             if expert < lora and weight:
                 sent.append((expert, weight))
-        return TokenRouting(weights, distance, cluster, sent)
+        if gate < 1.0:
+            rest = (1 - gate) / max(self._config.num_identity, 1)
+            weights[lora:] = [weight + rest for weight in weights[lora:]]
+        return found._replace(weights=weights, sent=sent)
 
 
 class _Row(NamedTuple):
@@ -141,6 +180,7 @@ class _Row(NamedTuple):
     router: TokenRouter | None
     factors: list[tuple[np.ndarray, np.ndarray]]
     scale: float
+    strength: float
 
 
 class TokenRows:
@@ -152,38 +192,47 @@ class TokenRows:
         self._routers: list[TokenRouter] = []
 
     def put(
-        self, row: int, name: str, a: Tensor, b: Tensor, num_experts: int, scale: float, router: TokenRouter | None
+        self,
+        row: int,
+        name: str,
+        a: Tensor,
+        b: Tensor,
+        num_experts: int,
+        scale: float,
+        router: TokenRouter | None,
+        strength: float,
     ) -> None:
         """Row `row` belongs to adapter `name`, with stacked factors (E r, C_in) and (C_out, E r), both float32."""
         first, second = (t.detach().numpy().reshape(num_experts, -1, t.shape[1]) for t in (a, b.t()))
-        self._rows.append(_Row(row, name, router, list(zip(first, second, strict=True)), scale))
+        self._rows.append(_Row(row, name, router, list(zip(first, second, strict=True)), scale, strength))
         if router is not None and router not in self._routers:
             self._routers.append(router)
 
-    def add(self, x: Tensor, result: Tensor, trace: RoutingTrace | None) -> Tensor:
+    def add(self, x: Tensor, result: Tensor, sequences: Sequences | None, trace: RoutingTrace | None) -> Tensor:
         """Add the experts of every row to `result`, (B, C_out) or (B, 1, C_out); in place, if it is float32.
 
         Args:
             x: (B, C_in) or (B, 1, C_in) tokens; half precision is computed in float32 and rounded once.
             result: of the base layer, in the dtype of `x`.
+            sequences: what the running forward reads, where an adapter asks for contexts.
             trace: where the routing is recorded.
         """
         if not self._rows:
             return result
-        for router in self._routers:
-            router.begin(x)
         total = result if result.dtype == torch.float32 else result.float()
         tokens, sums = _rows(x, self._in), _rows(total, self._out)
-        for row, name, router, factors, scale in self._rows:
+        for router in self._routers:
+            router.begin(x, tokens, sequences)
+        for row, name, router, factors, scale, strength in self._rows:
             token, added = tokens[row], sums[row]
-            routing = UNROUTED if router is None else router.of_row(row, token)
+            routing = UNROUTED if router is None else router.of_row(row, token, strength)
             for expert, weight in routing.sent:
                 first, second = factors[expert]
                 hidden = first.dot(token)
                 hidden *= weight * scale
                 added += hidden.dot(second)
             if trace is not None:
-                trace.add_token(self._module, name, row, routing.weights, routing.distance, routing.cluster)
+                trace.add_token(self._module, name, row, routing)
         return total if total is result else total.to(result.dtype)
 
 

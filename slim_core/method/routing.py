@@ -24,11 +24,14 @@ class Routing(NamedTuple):
     """How each token of one Linear was routed.
 
     Attributes:
-        weights: (T, E + I) weights of the kept experts, zero for the others; rows sum to 1.
+        weights: (T, E + I) weights of the kept experts, zero for the others; rows sum to 1, but where a gate closes
+            and there is no identity expert.
         logits: (T, E + I) what the router said, before yielding.
-        distance: (T,) d, how far the token is from its cluster.
+        distance: (T,) d, how far the token, or its context, is from its cluster.
         cluster: (T,) int64 index of the nearest cluster.
-        z: (T, C) the token normalised by its cluster.
+        z: (T, C) the token, or its context, normalised by its cluster.
+        gate: (T,) g by which the LoRA experts' weights were multiplied; 1 where there is no gate.
+        reference: (T,) the distance up to which nothing yields; 0 with the paper's yielding.
     """
 
     weights: Tensor
@@ -36,6 +39,8 @@ class Routing(NamedTuple):
     distance: Tensor
     cluster: Tensor
     z: Tensor
+    gate: Tensor
+    reference: Tensor
 
 
 class Router(NamedTuple):
@@ -46,15 +51,27 @@ class Router(NamedTuple):
         bias: (E + I,) b.
         down: (H, C) D, or None.
         up: (C, H) U, or None.
+        mean: (1, C) and `var` (1, C) by which tokens are normalised; None if what comes is normalised already.
     """
 
     weight: Tensor
     bias: Tensor
     down: Tensor | None = None
     up: Tensor | None = None
+    mean: Tensor | None = None
+    var: Tensor | None = None
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """(E + I, C) weight and (E + I,) bias for tokens as they are: the normalisation is part of them."""
+        weight = self.weight.to(self.var.dtype) * (self.var + VARIANCE_EPS).rsqrt()
+        return weight, self.bias.to(weight.dtype) - (weight * self.mean).sum(-1)
 
     def logits(self, z: Tensor) -> Tensor:
         """(T, C) to (T, E + I), in the dtype of `z` whatever the dtype of the weights."""
+        if self.mean is not None:
+            if self.down is None:
+                return F.linear(z, *self.folded())
+            z = (z - self.mean) * (self.var + VARIANCE_EPS).rsqrt()
         if self.down is not None:
             z = z + F.linear(F.silu(F.linear(z, self.down.to(z.dtype))), self.up.to(z.dtype))
         return F.linear(z, self.weight.to(z.dtype), self.bias.to(z.dtype))
@@ -115,13 +132,13 @@ def domain_distance(z: Tensor, statistic: Literal["max", "rms"]) -> Tensor:
     return torch.linalg.vector_norm(z, dim=-1) / math.sqrt(z.shape[-1]) - 1
 
 
-def yield_weights(logits: Tensor, distance: Tensor, strength: float, num_experts: int) -> Tensor:
+def yield_weights(logits: Tensor, distance: Tensor, strength: float | Tensor, num_experts: int) -> Tensor:
     """Weight yielding: LoRA experts give way by `strength * distance`, identity experts stay.
 
     Args:
         logits: (T, E + I) router logits.
         distance: (T,) d, or what of it exceeds the calibrated reference.
-        strength: factor in front of the distance.
+        strength: factor in front of the distance; a number or (T,).
         num_experts: E.
 
     Returns:
@@ -147,6 +164,42 @@ def soft_top_k(w: Tensor, k: int) -> Tensor:
     return torch.zeros_like(w).scatter(-1, index, kept.softmax(-1))
 
 
+def apply_gate(weights: Tensor, gate: Tensor, num_experts: int) -> Tensor:
+    """Multiply the LoRA experts' weights by the gate; the identity experts share what is left over.
+
+    w' = g w + (1 - g) u with u even over the identity experts. Where g is 0 no LoRA expert is left.
+
+    Args:
+        weights: (T, E + I) kept weights.
+        gate: (T,) g.
+        num_experts: E.
+    """
+    gated = weights * gate.unsqueeze(-1)
+    identity = weights.shape[-1] - num_experts
+    if identity:
+        rest = F.pad(((1 - gate) / identity).unsqueeze(-1).expand(-1, identity), (num_experts, 0))
+        gated = gated + rest
+    return gated
+
+
+class Yielding(NamedTuple):
+    """How LoRA experts give way with the distance.
+
+    Attributes:
+        mode: "gate" multiplies their weights by g = clamp(1 - strength * excess, 0, 1); "calibrated" subtracts
+            strength * excess from their logits; "paper" subtracts strength * d.
+        strength: a factor for all tokens, or (T,) one for each.
+        reference: () or (T,) the distance that counts as in domain: the excess is what of d is above it. None with
+            "paper".
+        closed: (T,) bool, tokens for which the gate is closed whatever their distance; None if there are none.
+    """
+
+    mode: Literal["gate", "calibrated", "paper"]
+    strength: float | Tensor
+    reference: Tensor | None = None
+    closed: Tensor | None = None
+
+
 def route(
     x: Tensor,
     tables: ClusterTables,
@@ -154,9 +207,9 @@ def route(
     *,
     num_experts: int,
     top_k: int,
-    statistic: Literal["max", "rms"] = "max",
-    strength: float = 1.0,
-    reference: Tensor | None = None,
+    statistic: Literal["max", "rms"],
+    yielding: Yielding,
+    context: Tensor | None = None,
 ) -> Routing:
     """Steps 1 to 5 of one layer: nearest cluster, distance, router, yielding, soft top-K.
 
@@ -167,13 +220,24 @@ def route(
         num_experts: E.
         top_k: K.
         statistic: which distance.
-        strength: yield strength.
-        reference: () the distance that counts as in domain (calibrated yielding), or None (the paper's).
+        yielding: how LoRA experts give way.
+        context: (T, C) contexts of the tokens, whose distance counts; None for that of the tokens themselves, which
+            the router then sees normalised by their cluster.
     """
-    cluster = nearest_cluster(x, tables)
-    z = normalise(x, tables, cluster)
+    placed = x if context is None else context
+    cluster = nearest_cluster(placed, tables)
+    z = normalise(placed, tables, cluster)
     distance = domain_distance(z, statistic)
-    logits = router.logits(z)
+    logits = router.logits(z if context is None else x)
+    mode, strength, reference, closed = yielding
     beyond = distance if reference is None else F.relu(distance - reference)
-    weights = soft_top_k(yield_weights(logits, beyond, strength, num_experts), top_k)
-    return Routing(weights, logits, distance, cluster, z)
+    if mode == "gate":
+        gate = (1 - strength * beyond).clamp(0, 1)
+        if closed is not None:
+            gate = gate.masked_fill(closed, 0)
+        weights = apply_gate(soft_top_k(logits, top_k), gate, num_experts)
+    else:
+        gate = torch.ones_like(distance)
+        weights = soft_top_k(yield_weights(logits, beyond, strength, num_experts), top_k)
+    level = torch.zeros_like(distance) if reference is None else reference.expand_as(distance)
+    return Routing(weights, logits, distance, cluster, z, gate, level)

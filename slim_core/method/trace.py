@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .context import ForwardContext
+from .one_token_routing import TokenRouting
 from .routing import Routing
 
 
@@ -22,8 +23,11 @@ class RowRouting(NamedTuple):
         modules: names of the L Linears, in the order in which they ran.
         num_experts: E; the experts from E on are identity experts.
         weights: (L, T, E + I) float32 weight of each expert.
-        distance: (L, T) float32 distance d of the token from its cluster; 0 for a plain LoRA.
+        distance: (L, T) float32 distance d of the token's context, or of the token, from its cluster; 0 for a plain
+            LoRA.
         cluster: (L, T) int64 nearest cluster; -1 for a plain LoRA.
+        gate: (L, T) float32 g by which the LoRA experts' weights were multiplied; 1 where there is no gate.
+        reference: (L, T) float32 distance up to which nothing yields; 0 for a plain LoRA.
     """
 
     modules: list[str]
@@ -31,11 +35,14 @@ class RowRouting(NamedTuple):
     weights: Tensor
     distance: Tensor
     cluster: Tensor
+    gate: Tensor
+    reference: Tensor
 
     @property
     def identity(self) -> Tensor:
         """(L, T) float32 share of each token that went past the LoRA experts."""
-        return self.weights[..., self.num_experts :].sum(-1)
+        # Without identity experts a gate leaves weights that do not sum to 1.
+        return (1 - self.weights[..., : self.num_experts].sum(-1)).clamp(min=0)
 
 
 class _Piece(NamedTuple):
@@ -45,6 +52,8 @@ class _Piece(NamedTuple):
     weights: Tensor
     distance: Tensor
     cluster: Tensor
+    gate: Tensor
+    reference: Tensor
 
 
 class _Token(NamedTuple):
@@ -54,6 +63,8 @@ class _Token(NamedTuple):
     weights: list[float]
     distance: float
     cluster: int
+    gate: float
+    reference: float
 
 
 class RoutingTrace:
@@ -101,17 +112,20 @@ class RoutingTrace:
         weights = routing.weights.detach().unflatten(0, (len(index), -1))
         distance = routing.distance.detach().unflatten(0, (len(index), -1))
         cluster = routing.cluster.unflatten(0, (len(index), -1))
-        piece = _Piece(len(self._valid) - 1, weights, distance, cluster)
+        gate = routing.gate.detach().unflatten(0, (len(index), -1))
+        reference = routing.reference.unflatten(0, (len(index), -1))
+        piece = _Piece(len(self._valid) - 1, weights, distance, cluster, gate, reference)
         for position, row in enumerate(index):
             if self._wanted is None or row in self._wanted:
                 self._append(row, module, adapter, (piece, position))
 
-    def add_token(
-        self, module: str, adapter: str, row: int, weights: list[float], distance: float, cluster: int
-    ) -> None:
+    def add_token(self, module: str, adapter: str, row: int, routing: TokenRouting) -> None:
         """Record what one Linear did with the only token of a row. The numbers become tensors when they are read."""
         if self._wanted is None or row in self._wanted:
-            self._append(row, module, adapter, _Token(len(self._valid) - 1, weights, distance, cluster))
+            weights, distance, cluster, _, gate, reference = routing
+            self._append(
+                row, module, adapter, _Token(len(self._valid) - 1, weights, distance, cluster, gate, reference)
+            )
 
     def _append(self, row: int, module: str, adapter: str, piece: tuple[_Piece, int] | _Token) -> None:
         if self._adapters.setdefault(row, adapter) != adapter:
@@ -128,7 +142,8 @@ class RoutingTrace:
         count = len(tokens)
         one = torch.ones(count, 1, device=tokens.device)
         cluster = torch.full((count,), -1, device=tokens.device)
-        self.add(module, adapter, length, rows, Routing(one, one, torch.zeros_like(one[:, 0]), cluster, tokens))
+        none = torch.zeros_like(one[:, 0])
+        self.add(module, adapter, length, rows, Routing(one, one, none, cluster, tokens, one[:, 0], none))
 
     @property
     def rows(self) -> list[int]:
@@ -146,24 +161,23 @@ class RoutingTrace:
         if row not in self._pieces:
             raise KeyError(f"No routing was recorded for row {row}; recorded rows: {self.rows or 'none'}.")
         joined = {module: self._join(row, pieces) for module, pieces in self._pieces[row].items()}
-        tokens = max(len(weights) for weights, _, _ in joined.values())
+        tokens = max(len(parts[0]) for parts in joined.values())
         joined = {module: parts for module, parts in joined.items() if len(parts[0]) == tokens}
         stacked = (torch.stack(parts) for parts in zip(*joined.values(), strict=True))
         return RowRouting(list(joined), self._num_experts[self._adapters[row]], *stacked)
 
-    def _join(self, row: int, pieces: list[tuple[_Piece, int] | _Token]) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights, distances and clusters of one Linear, each (tokens, ...), on the CPU."""
-        parts: tuple[list[Tensor], ...] = ([], [], [])
+    def _join(self, row: int, pieces: list[tuple[_Piece, int] | _Token]) -> tuple[Tensor, ...]:
+        """Weights, distances, clusters, gates and references of one Linear, each (tokens, ...), on the CPU."""
+        parts: tuple[list[Tensor], ...] = ([], [], [], [], [])
         for alone, run in groupby(pieces, lambda piece: isinstance(piece, _Token)):
             read = self._of_tokens if alone else self._of_pieces
             for part, fields in zip(parts, read(row, list(run)), strict=True):
                 part.extend(fields)
         # One transfer for all: on a GPU each waits for what runs there.
-        weights, distance, cluster = (torch.cat(part).cpu() for part in parts)
-        return weights, distance, cluster
+        return tuple(torch.cat(part).cpu() for part in parts)
 
     def _of_pieces(self, row: int, pieces: list[tuple[_Piece, int]]) -> Iterator[list[Tensor]]:
-        for field in ("weights", "distance", "cluster"):
+        for field in ("weights", "distance", "cluster", "gate", "reference"):
             found = []
             for piece, position in pieces:
                 part = getattr(piece, field)[position]
@@ -178,6 +192,8 @@ class RoutingTrace:
         yield [torch.tensor([token.weights for token in kept]).view(len(kept), len(tokens[0].weights))]
         yield [torch.tensor([token.distance for token in kept])]
         yield [torch.tensor([token.cluster for token in kept], dtype=torch.int64)]
+        yield [torch.tensor([token.gate for token in kept])]
+        yield [torch.tensor([token.reference for token in kept])]
 
     def _counts(self, forward: int, row: int) -> bool:
         """Whether the only token that a row had in a forward is no padding."""

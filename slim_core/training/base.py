@@ -53,10 +53,18 @@ def base_dtype(settings: TrainSettings) -> torch.dtype:
     return torch.float32 if settings.bf16 is False else compute_dtype()
 
 
-def adapter_config(method: str, settings: TrainSettings) -> PeftConfig:
-    """The configuration of one method. LoRA and DoRA get SLIM's total rank and its factor alpha / r."""
+def adapter_config(method: str, settings: TrainSettings, opening: list[int] | None = None) -> PeftConfig:
+    """The configuration of one method. LoRA and DoRA get SLIM's total rank and its factor alpha / r.
+
+    Args:
+        method: which.
+        settings: of the run.
+        opening: the token ids that open a user's turn, unless the settings name others.
+    """
     slim = settings.slim_config()
     if method == "slim":
+        if slim.turn_opening is None and slim.distance_scope == "context":
+            slim.turn_opening = opening
         return slim
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -72,13 +80,15 @@ def adapter_config(method: str, settings: TrainSettings) -> PeftConfig:
     )
 
 
-def add_adapter(base: PreTrainedModel, method: str, settings: TrainSettings) -> PeftModel:
-    """The base with a new adapter of the method.
+def add_adapter(
+    base: PreTrainedModel, method: str, settings: TrainSettings, opening: list[int] | None = None
+) -> PeftModel:
+    """The base with a new adapter of the method. Arguments as of `adapter_config`.
 
     Raises:
         TrainingError: if the model has no such modules, or some that cannot be adapted.
     """
     try:
-        return get_peft_model(base, adapter_config(method, settings))
+        return get_peft_model(base, adapter_config(method, settings, opening))
     except (TypeError, ValueError) as error:
         raise TrainingError(f"The {method} adapter does not fit {settings.base}: {error}") from None

@@ -20,6 +20,7 @@ from transformers import (
     set_seed,
 )
 
+from ..method import turn_opening
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, check_output, last_checkpoint
 from .collator import Collator
@@ -147,7 +148,7 @@ def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SlimTraine
     # Loading may draw numbers, a quantised base others than a whole one: the adapter is drawn from a seed of its own.
     base = load_base(settings)
     set_seed(settings.seed)
-    model = add_adapter(base, method, settings)
+    model = add_adapter(base, method, settings, turn_opening(prepared.tokenizer))
     trainer = SlimTrainer(
         model=model,
         args=training_arguments(settings, folder, len(examples.train), bool(examples.validation)),

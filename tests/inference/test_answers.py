@@ -170,7 +170,7 @@ def test_repetition_penalty_does_not_count_padding(engine):
 @pytest.mark.parametrize("every", [0.0, 100.0])
 def test_routing_is_that_of_one_plain_forward_over_the_whole(engine, every):
     wanted = rows(QUESTION, LONGER, SHORT, routing=True)
-    *_, step = engine.answer(wanted, Sampling(max_new_tokens=12), routing_every=every)
+    *_, step = engine.answer(wanted, Sampling(max_new_tokens=9), routing_every=every)
     assert sorted(step.routing) == [1, 2]
     routing, row = step.routing[2], step.rows[2]
     prompt = engine._prompts.encode(SHORT)

@@ -61,7 +61,7 @@ def save(model: PreTrainedModel, root: Path, targets: str | list[str] = "all-lin
     return folders
 
 
-def assert_rows_as_alone(engine, monkeypatch, near=1e-5):
+def assert_rows_as_alone(engine, monkeypatch, near=3e-5):
     """Base, LoRA and SLIM with a prompt of another length each, together and each alone."""
     wanted = rows(QUESTION, LONGER, SHORT)
     together = logits_of(engine, wanted, monkeypatch, TOKENS)
@@ -145,7 +145,7 @@ def test_the_real_small_model(tmp_path, monkeypatch):
     engine = load_engine(path, lora=tmp_path / "lora", slim=tmp_path / "slim", device="cpu")
     assert not engine.info.chat_template
     # Its logits are more than ten times as large as those above.
-    assert_rows_as_alone(engine, monkeypatch, near=3e-5)
+    assert_rows_as_alone(engine, monkeypatch, near=1e-4)
     assert last(engine, [Row("base", QUESTION)], Sampling(max_new_tokens=20)).rows[0].tokens > 5
 
 

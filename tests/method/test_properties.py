@@ -177,7 +177,7 @@ def test_prefill_equals_decoding_token_by_token(family, variant, ids):
         cache = out.past_key_values
         steps.append(out.logits)
     # Rounding errors grow with the logits, and with the real model's small variances.
-    tolerance = (1e-3 if family == "stories" else 1e-4) * whole.abs().max().item()
+    tolerance = (5e-3 if family == "stories" else 1e-4) * whole.abs().max().item()
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=tolerance)
 
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In a few numbers, whether SLIM took a prompt for its training data, and whether its answer is the base's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .types import Routing
+
+
+# Shares past LoRA from which a prompt counts as unlike the training data, and up to which as like it.
+UNLIKE, LIKE = 0.9, 0.3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate of SLIM made of the last turn of a conversation.
+
+    Attributes:
+        identity: mean share over Linears and tokens, of the last turn and the answer to it, that went past LoRA.
+        distance: median distance of the same tokens' contexts; a few Linears may be many times as far as the others.
+        reference: median of what still counts as in domain there.
+        closed: share of the gates that are 0.
+        exact: whether every gate was 0 at every token that was read, earlier turns included: then each Linear gave the
+            base's output, so that the answer is the base's by construction.
+        kind: "like" the training data, "unlike" it, or "mixed".
+    """
+
+    identity: float
+    distance: float
+    reference: float
+    closed: float
+    exact: bool
+
+    @property
+    def kind(self) -> Literal["like", "unlike", "mixed"]:
+        if self.identity >= UNLIKE:
+            return "unlike"
+        return "like" if self.identity <= LIKE else "mixed"
+
+
+def verdict_of(routing: Routing) -> Verdict:
+    """Sum up a record.
+
+    Args:
+        routing: of a SLIM row.
+    """
+    # The token that opens a turn is the same in every turn, and says nothing.
+    start = min(routing.turn + 1, routing.gate.shape[1] - 1)
+    gate = routing.gate[:, start:]
+    return Verdict(
+        identity=routing.identity[:, start:].mean().item(),
+        distance=routing.distance[:, start:].median().item(),
+        reference=routing.reference[:, start:].median().item(),
+        closed=(gate == 0).float().mean().item(),
+        exact=bool((routing.gate == 0).all()),
+    )

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contexts: the running mean of a Linear's input over the sequence so far, by which SLIM tells tasks apart.
+
+The paper clusters *samples*. A sample made causal is the mean of the tokens x_1 .. x_t of one sequence, without
+padding: the context of token t. A context begins anew where a sequence of a packed batch begins, and where a user's
+turn opens.
+
+Shapes: B rows of the batch, T tokens of the running forward, C channels, L tokens of a block, n = T / L blocks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .sequence_state import SequenceState, longer_tail, with_steps
+
+
+# Sums run inside of blocks by one small matrix product each, and from block to block by addition. A running sum over a
+# dimension that is not the last is many times slower on CPUs.
+BLOCK = 32
+# Stands for what is not finite. Its context is far from any cluster, and the squares overflow, so that none learns it.
+FAR = 2.0**100
+# Lengths of contexts are told apart by their power of two: 1, 2-3, 4-7, … and from 2^15 on.
+LENGTH_BUCKETS = 16
+
+Opening = tuple[int, ...]
+
+
+class Spans(NamedTuple):
+    """Which tokens of a forward each context is the mean of. One for each way in which turns open.
+
+    Attributes:
+        inside: (B, n, L, L) float32; entry (t, s) is 1 where token s of the block counts for the context of token t.
+        open_before: (B, n, L) float32; 1 where the context of token t began before its block.
+        count: (B, T) float32, number of tokens that a context is the mean of.
+        bucket: (B, T) int64, which of `LENGTH_BUCKETS` the count is in.
+        before: (B,) float32, tokens of the contexts that earlier forwards have begun; None if there are none.
+    """
+
+    inside: Tensor
+    open_before: Tensor
+    count: Tensor
+    bucket: Tensor
+    before: Tensor | None
+
+
+def opens_turn(ids: Tensor, opening: Opening, tail: Tensor | None) -> Tensor:
+    """Where the opening of a turn has just been read: (B, T) bool, True at its last token.
+
+    Args:
+        ids: (B, T) token ids of this forward.
+        opening: the ids that open a turn.
+        tail: (B, K) ids read before; None at the beginning.
+    """
+    length = len(opening)
+    wanted = torch.tensor(opening, device=ids.device)
+    if length == 1:
+        return ids == wanted
+    whole = ids if tail is None else torch.cat([tail[:, -length + 1 :], ids], 1)
+    whole = F.pad(whole, (length - 1 + ids.shape[1] - whole.shape[1], 0), value=-1)
+    return (whole.unfold(1, length, 1) == wanted).all(-1)
+
+
+def spans(begins: Tensor, valid: Tensor | None, before: Tensor | None) -> Spans:
+    """Lay out the contexts of a forward.
+
+    Args:
+        begins: (B, T) bool, where a context begins.
+        valid: (B, T) bool, False for padding; None if every token counts.
+        before: (B,) float32, tokens of the contexts that are open from earlier forwards; None if none are.
+    """
+    batch, tokens = begins.shape
+    if tokens == 1:
+        inside = begins.new_ones(batch, 1) if valid is None else valid
+        return _laid_out(inside.float().view(batch, 1, 1, 1), (~begins).float().view(batch, 1, 1), before, 1)
+    length = min(tokens, BLOCK)
+    spare = -tokens % length
+    begins = F.pad(begins, (0, spare)).view(batch, -1, length)
+    # Which context of its block a token belongs to; 0 is the one that came from before.
+    number = begins.cumsum(-1)
+    inside = (number.unsqueeze(-1) == number.unsqueeze(-2)).tril()
+    if valid is not None:
+        inside = inside & F.pad(valid, (0, spare)).view(batch, -1, 1, length)
+    return _laid_out(inside.float(), (number == 0).float(), before, tokens)
+
+
+def _laid_out(inside: Tensor, open_before: Tensor, before: Tensor | None, tokens: int) -> Spans:
+    count = _from_block_to_block(inside.sum(-1, keepdim=True), open_before, before, 1).flatten(1)[:, :tokens]
+    count = count.contiguous()
+    edges = 2 ** torch.arange(1, LENGTH_BUCKETS, device=count.device)
+    return Spans(inside, open_before, count, torch.bucketize(count, edges, right=True), before)
+
+
+def _from_block_to_block(sums: Tensor, open_before: Tensor, before: Tensor | None, channels: int) -> Tensor:
+    """Add to the sums inside of blocks, (B, n, L, C), those of the contexts that began before them; in place."""
+    batch, blocks = open_before.shape[:2]
+    carried = None if before is None else before.view(batch, channels)
+    for block in range(blocks):
+        part = sums[:, block]
+        if carried is not None:
+            part.addcmul_(open_before[:, block].unsqueeze(-1), carried.unsqueeze(1))
+        carried = part[:, -1]
+    return sums
+
+
+def running_sums(x: Tensor, spans: Spans, before: Tensor | None) -> Tensor:
+    """Sum of the tokens of each token's context.
+
+    Args:
+        x: (B, T, C) float32, zero where there is padding.
+        spans: of these rows.
+        before: (B, C) sums of the contexts that are open from earlier forwards; None if none are.
+
+    Returns:
+        (B, T, C) float32.
+    """
+    batch, tokens, channels = x.shape
+    if tokens == 1:
+        own = x * spans.inside[:, 0]
+        return own if before is None else torch.addcmul(own, spans.open_before, before.unsqueeze(1))
+    blocks, length = spans.inside.shape[1:3]
+    padded = F.pad(x, (0, 0, 0, blocks * length - tokens)) if blocks * length > tokens else x
+    sums = spans.inside @ padded.view(batch, blocks, length, channels)
+    _from_block_to_block(sums, spans.open_before, before, channels)
+    return sums.view(batch, -1, channels)[:, :tokens]
+
+
+class Contexts(NamedTuple):
+    """The contexts of some rows' tokens, tokens flattened.
+
+    Attributes:
+        mean: (rows T, C) float32.
+        count: (rows T,) float32 number of tokens that each is the mean of.
+        bucket: (rows T,) int64 bucket of the count.
+    """
+
+    mean: Tensor
+    count: Tensor
+    bucket: Tensor
+
+
+class Sequences:
+    """The sequences of one forward: what the model was given, and what its cache remembers of earlier forwards.
+
+    Args:
+        batch: B.
+        tokens: T.
+        ids: (B, T) token ids; None where the model was given embeddings, so that no turn can be seen to open.
+        valid: (B, T) bool, False for padding; None if every token counts.
+        positions: (B, T) or (1, T) positions; None where the model counts them itself.
+        state: what the cache remembers; None if nothing was read before.
+        unknown: why the contexts of what was read before are not known; None if they are.
+        keeps: whether a later forward may go on from this one.
+        trail: whether tokens of this forward may be taken back then.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        tokens: int,
+        ids: Tensor | None = None,
+        valid: Tensor | None = None,
+        positions: Tensor | None = None,
+        state: SequenceState | None = None,
+        unknown: str | None = None,
+        keeps: bool = False,
+        trail: bool = True,
+    ) -> None:
+        self.batch, self.tokens = batch, tokens
+        self.ids, self.valid, self.positions = ids, valid, positions
+        self.state, self.unknown = state, unknown
+        self.ended = SequenceState() if keeps else None
+        self._trail = trail
+        # What a decoder's cross-attention reads, and the sequences that it belongs to.
+        self.memory: tuple[Tensor, Sequences] | None = None
+        self._spans: dict[Opening, Spans] = {}
+        self._plain: dict[Opening, bool] = {}
+        self._calls: dict[str, int] = {}
+
+    @property
+    def flat_valid(self) -> Tensor | None:
+        """(B T,) bool, False for padding; None if every token counts."""
+        return None if self.valid is None else self.valid.reshape(-1)
+
+    def spans(self, opening: Opening) -> Spans:
+        """Where contexts begin and end if turns open in this way; `()` if none are looked for."""
+        found = self._spans.get(opening)
+        if found is None:
+            self._check_known()
+            before = None if self.state is None else self.state.count_of(opening)
+            found = spans(self._begins(opening), self.valid, before)
+            self._spans[opening] = found
+            if self.ended is not None:
+                counts = found.count.unsqueeze(-1)
+                earlier = None if before is None else before.unsqueeze(-1)
+                self.ended.counts[opening] = with_steps(earlier, counts, self._trail)
+        return found
+
+    def plain(self, opening: Opening) -> bool:
+        """Whether every row's only token belongs to the context that it comes with."""
+        if opening not in self._plain:
+            layout = self.spans(opening)
+            self._plain[opening] = bool(layout.inside.all() & layout.open_before.all())
+        return self._plain[opening]
+
+    def _check_known(self) -> None:
+        if self.unknown is not None:
+            raise ValueError(self.unknown)
+
+    def _begins(self, opening: Opening) -> Tensor:
+        device = next(t.device for t in (self.ids, self.valid, self.positions, torch.empty(0)) if t is not None)
+        begins = torch.zeros(self.batch, self.tokens, dtype=torch.bool, device=device)
+        if self.positions is not None and self.tokens == 1:
+            begins = begins | (self.positions == 0)
+        elif self.positions is not None:
+            # A packed sequence begins at position 0, or wherever the positions go back.
+            back = F.pad(self.positions[:, 1:] < self.positions[:, :-1], (1, 0))
+            begins = begins | back | (self.positions == 0)
+        if opening and self.ids is not None:
+            begins = begins | opens_turn(self.ids, opening, None if self.state is None else self.state.tail)
+        return begins
+
+    def contexts(self, key: str, opening: Opening, x: Tensor, rows: slice | Tensor | None) -> Contexts:
+        """The contexts of some rows' tokens at one router, which are remembered for the next forward.
+
+        Args:
+            key: the router's.
+            opening: the ids that open a turn.
+            x: (rows T, C) float32 tokens.
+            rows: which rows of the batch these are; None for all.
+
+        Raises:
+            ValueError: if what was read before this forward was not read with this router.
+        """
+        layout = self.spans(opening)
+        key = self.key_of_call(key)
+        x = x.view(-1, self.tokens, x.shape[-1])
+        # An overflow times 0 would be in every sum of its block, those before it too.
+        x = torch.nan_to_num(x, nan=FAR, posinf=FAR, neginf=-FAR)
+        before = None if self.state is None else self.state.sum_of(key, rows)
+        if rows is not None:
+            layout = Spans(*(None if part is None else part[rows] for part in layout))
+        if self.valid is not None:
+            # Not a product: what stands in padding may be infinite.
+            own = self.valid if rows is None else self.valid[rows]
+            x = x.masked_fill(~own.unsqueeze(-1), 0)
+        sums = running_sums(x, layout, before)
+        if self.ended is not None:
+            self._remember(key, sums, before, rows)
+        mean = sums / layout.count.clamp(min=1).unsqueeze(-1)
+        return Contexts(mean.flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
+
+    def key_of_call(self, key: str) -> str:
+        """A router that runs twice in one forward, as where blocks share their weights, has two sequences."""
+        call = self._calls[key] = self._calls.get(key, 0) + 1
+        return key if call == 1 else f"{key} ({call})"
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether a Linear's input holds exactly these tokens: (B, T, C), or (B T, C) where a model flattens them."""
+        return x.shape[:-1] == (self.batch, self.tokens) or (x.dim() == 2 and len(x) == self.batch * self.tokens)
+
+    def of_input(self, x: Tensor) -> Sequences | None:
+        """The sequences of a Linear's input; None if it holds other tokens than these."""
+        if self.memory is not None and x is self.memory[0]:
+            return self.memory[1]
+        return self if self.fits(x) else None
+
+    def _remember(self, key: str, sums: Tensor, before: Tensor | None, rows: slice | Tensor | None) -> None:
+        steps = with_steps(before, sums, self._trail)
+        if rows is not None:
+            of_all = steps.new_zeros(self.batch, *steps.shape[1:])
+            of_all[rows] = steps
+            steps = of_all
+        self.ended.sums[key] = steps
+
+    def state_after(self) -> SequenceState | None:
+        """What the cache is to remember of this forward; None if nobody goes on from it."""
+        if self.ended is not None:
+            tail = None if self.state is None else self.state.tail
+            self.ended.tail = longer_tail(tail, self.ids, self.batch, self.tokens)
+        return self.ended

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a forward of a model was given, as far as it says where sequences begin and which tokens count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from .contexts import Sequences
+from .sequence_state import NOT_READ, UNKNOWN, SequenceState, part_with_tokens, state_on
+
+
+# transformers 5.24 renames the argument.
+CACHE_NAMES = ("past_key_values", "cache")
+
+
+def given_cache(given: dict[str, Any]) -> Any:
+    """The key-value cache among a forward's arguments, or in its result; None if there is none."""
+    return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+
+
+def returned_cache(output: Any) -> Any:
+    """The key-value cache in what a forward returned; None if there is none."""
+    if isinstance(output, dict):
+        return given_cache(output)
+    if isinstance(output, tuple):
+        return next((part for part in output if isinstance(part, Cache)), None)
+    return None
+
+
+def sequences_of(
+    model: nn.Module, given: dict[str, Any], adapters: list[str] | None, contextual: bool
+) -> Sequences | None:
+    """The sequences that a forward reads.
+
+    Args:
+        model: whose forward it is.
+        given: its arguments by name.
+        adapters: the adapter of each row, or of as many neighbouring rows as the batch is larger; None for the active
+            ones.
+        contextual: whether anybody asks for contexts, so that what the cache remembers matters.
+
+    Returns:
+        None if the arguments do not say which tokens are read.
+    """
+    tokens = next((given[n] for n in ("input_ids", "inputs_embeds") if isinstance(given.get(n), Tensor)), None)
+    if tokens is None or tokens.dim() < 2:
+        return None
+    batch, length = tokens.shape[:2]
+    cache = given_cache(given) if contextual else None
+    positions = given.get("position_ids")
+    if not (isinstance(positions, Tensor) and positions.dim() == 2 and positions.shape[1] == length):
+        positions = None
+    state, unknown = _known(cache, batch, adapters)
+    found = Sequences(
+        batch,
+        length,
+        tokens if tokens.dim() == 2 else None,
+        _valid(given.get("attention_mask"), tokens, positions, cache),
+        positions,
+        state,
+        unknown,
+        keeps=contextual and _goes_on(model, given, cache),
+        # A static cache cannot be cropped, and a compiled step wants the same shapes each time.
+        trail=not getattr(part_with_tokens(cache), "is_compileable", False),
+    )
+    if found.ended is not None:
+        found.ended.adapters = _of_rows(adapters, batch)
+        found.ended.length = _longer(state, length)
+    memory = given.get("encoder_hidden_states")
+    if isinstance(memory, Tensor) and memory.dim() == 3:
+        mask = given.get("encoder_attention_mask")
+        valid = mask != 0 if isinstance(mask, Tensor) and mask.shape == memory.shape[:2] else None
+        found.memory = (memory, Sequences(*memory.shape[:2], valid=valid))
+    return found
+
+
+def _valid(mask: Any, tokens: Tensor, positions: Tensor | None, cache: Any) -> Tensor | None:
+    """(B, T) bool, False for padding; None if every token counts."""
+    batch, length = tokens.shape[:2]
+    if not isinstance(mask, Tensor) or mask.shape[0] != batch:
+        return None
+    if mask.dim() == 2 and mask.shape[1] >= length:
+        # With a key-value cache it also covers the past.
+        valid = mask[:, mask.shape[1] - length :] != 0
+    elif mask.dim() == 4 and positions is None and mask.shape[2] == length:
+        # Who attends to whom. A token that counts attends to itself. `generate` makes such a mask for a static cache,
+        # together with positions, which begin behind the padding.
+        past = mask.shape[3] - length if cache is None or not hasattr(cache, "get_seq_length") else None
+        past = int(cache.get_seq_length()) if past is None else past
+        allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
+        valid = allowed.diagonal(past, -2, -1)
+        if valid.shape[1] != length:
+            return None
+    else:
+        return None
+    if not torch.compiler.is_compiling() and valid.device.type == "cpu" and valid.all():
+        return None
+    return valid
+
+
+def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[SequenceState | None, str | None]:
+    """What a cache remembers, None if it is empty; and why it cannot be gone on from, None if it can."""
+    if cache is None:
+        return None, None
+    part = part_with_tokens(cache)
+    if not isinstance(part, Cache):
+        return None, "SLIM needs one of transformers' caches to remember contexts in; this one is a " + (
+            f"{type(cache).__name__}. Pass a `DynamicCache`, or none."
+        )
+    state, length = state_on(cache), part.get_seq_length()
+    if torch.compiler.is_compiling() and state is not None:
+        return state, None
+    if isinstance(length, int) or state is None or state.length is not None:
+        length = int(length)
+        if length == 0:
+            return None, None
+        if state is None or (state.length is not None and state.length != length):
+            why = "other code than the adapted model put them there, or took some away"
+            return None, UNKNOWN.format(length=length, why=why)
+    if not _goes_with(state.adapters, _of_rows(adapters, batch)):
+        return None, UNKNOWN.format(length=length, why=NOT_READ)
+    return state, None
+
+
+def _goes_with(before: tuple[str, ...] | None, now: tuple[str, ...] | None) -> bool:
+    """Whether the adapters of the rows may go on from what others read."""
+    # What the active adapters read, each router has read for every row.
+    if before is None or before == now:
+        return True
+    if now is None or len(before) != len(now):
+        return False
+    return all(then == name or name == "__base__" for then, name in zip(before, now, strict=True))
+
+
+def _of_rows(adapters: list[str] | None, batch: int) -> tuple[str, ...] | None:
+    if adapters is None:
+        return None
+    times = max(1, batch // max(1, len(adapters)))
+    return tuple(name for name in adapters for _ in range(times))
+
+
+def _longer(state: SequenceState | None, tokens: int) -> int | None:
+    if torch.compiler.is_compiling():
+        # A number that changes with each step would be a new graph for each.
+        return None
+    if state is None:
+        return tokens
+    return None if state.length is None else state.length + tokens
+
+
+def _goes_on(model: nn.Module, given: dict[str, Any], cache: Any) -> bool:
+    """Whether there is or will be a cache, with which a later forward may go on."""
+    if cache is not None:
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    asked = given.get("use_cache")
+    if asked is None:
+        # In training nobody goes on from a forward without saying so.
+        return not model.training and bool(getattr(getattr(model, "config", None), "use_cache", False))
+    return bool(asked)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a key-value cache remembers for SLIM: the sums of the contexts that the next token may go on from.
+
+The state lives with the cache, since that is what beams reorder, assisted decoding crops, and batches select and
+repeat. A cache that meets SLIM becomes an instance of a subclass of its own class that does the same to the state.
+"""
+
+from __future__ import annotations
+
+from functools import cache as remembered
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Cache
+
+from .config import LONGEST_OPENING
+
+
+# After how many of the latest tokens the sums are kept, so that a cache can be cropped: assisted decoding takes back
+# tokens of its last forward. Memory is this times C numbers for each router and row, at most.
+TRAIL = 64
+_ATTRIBUTE = "slim_sequences"
+
+UNKNOWN = (
+    "The key-value cache holds {length} tokens whose contexts SLIM does not know: {why}. Let the adapted model read "
+    "the whole sequence again with a new cache."
+)
+NOT_READ = "the adapter that is to go on did not read them"
+
+
+class SequenceState:
+    """Sums and counts after the latest tokens of every row.
+
+    Attributes:
+        length: tokens in the cache, padding included; None where a compiled forward added some.
+        sums: by router, (B, k, C) float32 sums of the context after each of the latest k tokens.
+        counts: by opening, (B, k, 1) float32 tokens that these are the sums of.
+        tail: (B, K) ids of the latest tokens, -1 where there was none; None if the model was given embeddings.
+        adapters: the adapter of each row; None where the active adapters answered every row.
+    """
+
+    def __init__(self) -> None:
+        self.length: int | None = 0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[tuple[int, ...], Tensor] = {}
+        self.tail: Tensor | None = None
+        self.adapters: tuple[str, ...] | None = None
+
+    def sum_of(self, key: str, rows: slice | Tensor | None) -> Tensor:
+        """(rows, C) sums of the contexts that are open at a router.
+
+        Raises:
+            ValueError: if that router did not read what is in the cache.
+        """
+        kept = self.sums.get(key)
+        if kept is None:
+            raise ValueError(UNKNOWN.format(length=self.length or "some", why=NOT_READ))
+        return kept[:, -1] if rows is None else kept[rows, -1]
+
+    def count_of(self, opening: tuple[int, ...]) -> Tensor:
+        """(B,) tokens of the contexts that are open.
+
+        Raises:
+            ValueError: if nobody has counted them in this way.
+        """
+        kept = self.counts.get(opening)
+        if kept is None:
+            raise ValueError(UNKNOWN.format(length=self.length or "some", why=NOT_READ))
+        return kept[:, -1, 0]
+
+    def _change(self, of_rows) -> None:
+        self.sums = {key: of_rows(kept) for key, kept in self.sums.items()}
+        self.counts = {key: of_rows(kept) for key, kept in self.counts.items()}
+        if self.tail is not None:
+            self.tail = of_rows(self.tail)
+
+    def select(self, index: Tensor) -> None:
+        """Keep the rows of `index`, in that order."""
+        self._change(lambda kept: kept.index_select(0, index.to(kept.device)))
+        if self.adapters is not None:
+            self.adapters = tuple(self.adapters[row] for row in index.tolist())
+
+    def repeat(self, times: int) -> None:
+        """Repeat every row."""
+        self._change(lambda kept: kept.repeat_interleave(times, dim=0))
+        if self.adapters is not None:
+            self.adapters = tuple(name for name in self.adapters for _ in range(times))
+
+    def crop(self, count: int) -> bool:
+        """Take back the latest `count` tokens. Whether the sums before them are still known."""
+        if count == 0:
+            return True
+        if any(kept.shape[1] <= count for kept in (*self.sums.values(), *self.counts.values())):
+            return False
+        self._change(lambda kept: kept[:, :-count])
+        self.length = None if self.length is None else self.length - count
+        return True
+
+
+def with_steps(before: Tensor | None, steps: Tensor, trail: bool) -> Tensor:
+    """What is kept of a forward's (B, T, C) `steps`: all, with the (B, C) `before` them, if they may be taken back."""
+    if not trail or steps.shape[1] > TRAIL:
+        return steps[:, -1:].clone()
+    first = steps.new_zeros(steps.shape[0], 1, steps.shape[2]) if before is None else before.unsqueeze(1)
+    return torch.cat([first, steps], 1)
+
+
+def longer_tail(tail: Tensor | None, ids: Tensor | None, batch: int, tokens: int) -> Tensor | None:
+    """The ids of the latest tokens, after `ids` (B, T) were read, or embeddings of so many tokens.
+
+    Always as many as can be taken back and an opening before them, so that no compiled step sees another shape.
+    """
+    if ids is None:
+        if tail is None:
+            return None
+        ids = tail.new_full((batch, tokens), -1)
+    width = TRAIL + LONGEST_OPENING
+    if tail is not None and ids.shape[1] < width:
+        ids = torch.cat([tail[:, ids.shape[1] - width :], ids], 1)
+    return F.pad(ids[:, -width:], (max(0, width - ids.shape[1]), 0), value=-1)
+
+
+class _Remembering:
+    """Does to the state what is done to the cache."""
+
+    def __reduce__(self):
+        # Under its name is the class that it was made of.
+        return _empty, (type(self).__bases__[1],), self.__dict__
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.slim_sequences.select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.slim_sequences.select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.slim_sequences.repeat(repeats)
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        before = int(self.get_seq_length())
+        super().crop(*args, **kwargs)
+        after = int(self.get_seq_length())
+        if after == 0 or not self.slim_sequences.crop(before - after):
+            # Nothing is known then, which is no matter where nothing is left.
+            self.slim_sequences = SequenceState()
+
+    def reset(self) -> None:
+        super().reset()
+        self.slim_sequences = SequenceState()
+
+
+@remembered
+def _remembering(kind: type[Cache]) -> type[Cache]:
+    return type(kind.__name__, (_Remembering, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def _empty(kind: type[Cache]) -> Cache:
+    remembering = _remembering(kind)
+    return remembering.__new__(remembering)
+
+
+def part_with_tokens(cache: Any) -> Any:
+    """The cache that grows with the tokens read: of an encoder-decoder's two, that of the decoder's own."""
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def state_on(cache: Any) -> SequenceState | None:
+    """What a cache remembers; None if it has not met SLIM."""
+    return getattr(part_with_tokens(cache), _ATTRIBUTE, None)
+
+
+def drop_padding(cache: Any, columns: int) -> None:
+    """Tell a cache that columns which were padding in every row were cut off its front: no context counted them."""
+    state = state_on(cache)
+    if state is not None and state.length is not None:
+        state.length -= columns
+
+
+def put_state(cache: Any, state: SequenceState) -> None:
+    """Let a cache remember."""
+    cache = part_with_tokens(cache)
+    if not isinstance(cache, Cache):
+        return
+    if not isinstance(cache, _Remembering) and not torch.compiler.is_compiling():
+        cache.__class__ = _remembering(type(cache))
+    setattr(cache, _ATTRIBUTE, state)

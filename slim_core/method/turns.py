@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which token ids open a user's turn, found out from a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .config import LONGEST_OPENING
+
+
+Message = dict[str, str]
+# Begin with different tokens in any vocabulary, so that what they have before them in common is the template's.
+CONTENTS = ("apple", "7", "Zebra", "“", "(")
+ANSWER = "cloud"
+SYSTEM = "river"
+
+
+def turn_opening(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """The token ids that stand before the text of every user's turn, and nowhere else, for `SlimConfig.turn_opening`.
+
+    Args:
+        tokenizer: with its chat template.
+
+    Returns:
+        None if there is no template, or if it marks no turn in a way that token ids show.
+    """
+    if not tokenizer.chat_template:
+        return None
+    return opening_of(lambda messages: tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+
+
+def opening_of(encode: Callable[[Sequence[Message]], list[int]]) -> list[int] | None:
+    """The same for any way in which messages become token ids.
+
+    Args:
+        encode: conversations of roles "system", "user" and "assistant" to ids; may raise for what it does not know.
+    """
+    prefixes: list[list[int]] = []
+    conversations: list[list[int]] = []
+    for system in ([], [{"role": "system", "content": SYSTEM}]):
+        for earlier in (0, 1, 2):
+            found = [_try(encode, _messages(system, earlier, content)) for content in CONTENTS]
+            if any(ids is None for ids in found):
+                if not system and earlier == 0:
+                    return None
+                continue
+            prefixes.append(_common_prefix(found))
+            conversations += [(ids, earlier + 1) for ids in found]
+    opening = _common_suffix(prefixes)[-LONGEST_OPENING:]
+    if not opening or any(_count(ids, opening) != turns for ids, turns in conversations):
+        return None
+    return opening
+
+
+def _messages(system: list[Message], earlier: int, content: str) -> list[Message]:
+    turn = [{"role": "user", "content": CONTENTS[0]}, {"role": "assistant", "content": ANSWER}]
+    return [*system, *turn * earlier, {"role": "user", "content": content}, {"role": "assistant", "content": ANSWER}]
+
+
+def _try(encode: Callable[[Sequence[Message]], list[int]], messages: list[Message]) -> list[int] | None:
+    try:
+        return list(encode(messages))
+    except Exception:  # a template is a program: it may raise anything
+        return None
+
+
+def _common_prefix(lists: Sequence[Sequence[Any]]) -> list[Any]:
+    return [items[0] for items in takewhile(lambda items: len(set(items)) == 1, zip(*lists, strict=False))]
+
+
+def _common_suffix(lists: Sequence[Sequence[Any]]) -> list[Any]:
+    return _common_prefix([items[::-1] for items in lists])[::-1]
+
+
+def _count(ids: Sequence[int], part: Sequence[int]) -> int:
+    return sum(list(ids[i : i + len(part)]) == list(part) for i in range(len(ids) - len(part) + 1))

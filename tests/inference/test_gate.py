@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate of SLIM in the engine: by row, in the record, in a reading without an answer, and as a verdict."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from slim_core.inference import EngineError, Message, Reading, Row, Sampling, load_engine, verdict_of
+from slim_core.method import trace_routing
+from tests.inference.conftest import LONGER, QUESTION, SHORT, last, save_lora, save_slim, tiny_base
+
+
+SAMPLING = Sampling(max_new_tokens=6)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """An engine whose SLIM adapter has the given fields."""
+
+    def engine(**changes):
+        base = tiny_base()
+        base.save_pretrained(tmp_path / "base")
+        from slim_core.demo.chat import train_tokenizer
+        from tests.inference.conftest import TEXTS
+
+        train_tokenizer(TEXTS).save_pretrained(tmp_path / "base")
+        save_lora(tmp_path / "lora", tiny_base())
+        save_slim(tmp_path / "slim", tiny_base(), **changes)
+        return load_engine(tmp_path / "base", lora=tmp_path / "lora", slim=tmp_path / "slim", device="cpu")
+
+    return engine
+
+
+def test_each_row_has_the_strength_that_it_asks_for(make):
+    engine = make(yield_strength=0.5)
+    wanted = [Row("slim", LONGER, True, strength) for strength in (None, 0.0, 3.0, 0.5)]
+    step = last(engine, wanted, SAMPLING)
+    alone = [last(engine, [row], SAMPLING) for row in wanted]
+    for index, found in enumerate(alone):
+        assert step.rows[index].token_ids == found.rows[0].token_ids
+        torch.testing.assert_close(step.routing[index].gate, found.routing[0].gate, atol=1e-4, rtol=0)
+    # The first token of a context is closed in any case.
+    assert (step.routing[1].gate[:, 1:] == 1).all()
+    trained, strong = step.routing[0].gate, step.routing[2].gate
+    prompt = step.routing[0].prompt_tokens
+    assert (trained[:, :prompt] < 1).any()
+    # The first Linears see the same inputs, whatever happens above them.
+    assert (strong[0, :prompt] <= trained[0, :prompt]).all() and (strong[0, :prompt] < trained[0, :prompt]).any()
+    assert step.rows[0].token_ids == step.rows[3].token_ids
+
+
+def test_a_variant_says_how_strong_its_gate_is(make):
+    assert [variant.strength for variant in make(yield_strength=2.5).variants] == [None, None, 2.5]
+    assert make(yield_mode="paper").variants[2].strength is None
+
+
+def test_a_gate_that_is_closed_gives_the_bases_answer_by_construction(make):
+    engine = make(context_warmup=1000)
+    rows = [Row("base", LONGER), Row("slim", LONGER, routing=True), Row("slim", SHORT, routing=True)]
+    *_, step, drift = engine.answer(rows, SAMPLING, reading=Reading(("lora", "slim"), LONGER))
+    assert step.rows[1].token_ids == step.rows[0].token_ids
+    verdict = verdict_of(step.routing[1])
+    assert verdict.exact and verdict.kind == "unlike" and verdict.identity == verdict.closed == 1
+    lora, slim = drift.variants
+    assert (slim.log_ratio == 0).all() and (slim.kl == 0).all() and (lora.kl > 0).any()
+
+
+def test_a_reader_has_the_strength_that_it_asks_for(make):
+    engine = make(yield_strength=0.5)
+    answer = engine._prompts.encode(QUESTION)
+    own, opened, both = (
+        engine.drift(LONGER, answer, *how) for how in ((["slim"],), (["slim"], [0.0]), (["slim"] * 2, [None, 0.0]))
+    )
+    assert not torch.allclose(own.variants[0].kl, opened.variants[0].kl)
+    for found, alone in zip(both.variants, (own, opened), strict=True):
+        torch.testing.assert_close(found.kl, alone.variants[0].kl, atol=1e-4, rtol=1e-3)
+    with pytest.raises(EngineError, match="2 readers but 1 strengths"):
+        engine.drift(LONGER, answer, ["slim"] * 2, [0.0])
+
+
+def test_a_gate_that_is_open_is_no_exact_copy(make):
+    engine = make(yield_strength=0.0)
+    verdict = verdict_of(last(engine, [Row("slim", LONGER, routing=True)], SAMPLING).routing[0])
+    assert not verdict.exact and verdict.closed == 0
+
+
+def test_a_prompt_is_read_without_an_answer(make):
+    engine = make(yield_strength=0.5)
+    found = engine.peek(Row("slim", LONGER))
+    whole = last(engine, [Row("slim", LONGER, routing=True)], SAMPLING).routing[0]
+    tokens = found.prompt_tokens
+    assert found.gate.shape[1] == tokens == whole.prompt_tokens and found.tokens == whole.tokens[:tokens]
+    for part in ("weights", "distance", "cluster", "gate", "reference"):
+        torch.testing.assert_close(getattr(found, part), getattr(whole, part)[:, :tokens], atol=1e-4, rtol=1e-4)
+    assert (engine.peek(Row("slim", LONGER, strength=0.0)).gate[:, 1:] == 1).all()
+    assert engine.peek(Row("base", LONGER)) is None
+
+
+def test_a_reading_does_not_wait_for_an_answer(make):
+    engine = make()
+    steps = engine.answer([Row("base", LONGER)], SAMPLING)
+    next(steps)
+    assert engine.peek(Row("slim", QUESTION)) is None
+    steps.close()
+    assert engine.peek(Row("slim", QUESTION)) is not None
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (Row("nobody", QUESTION), "no variant named 'nobody'"),
+        (Row("slim", (Message("user", " "),)), "no question"),
+        (Row("slim", (Message("user", "blue " * 400),)), "shorten it"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence_and_the_next_one_is_read(make, row, sentence):
+    engine = make()
+    with pytest.raises(EngineError, match=sentence):
+        engine.peek(row)
+    assert engine.peek(Row("slim", QUESTION)) is not None
+
+
+def test_contexts_begin_anew_with_each_turn_of_a_user(make):
+    engine = make(yield_strength=0.5)
+    opening = engine._prompts.tokenizer.convert_tokens_to_ids("<|user|>")
+    restarting = make(yield_strength=0.5, turn_opening=[opening])
+    turns = (*LONGER, Message("assistant", "It is Lima."), *QUESTION)
+    wanted = [Row("slim", turns, routing=True)]
+    through, anew = (last(each, wanted, SAMPLING).routing[0] for each in (engine, restarting))
+    assert through.turn == 0 and through.tokens[anew.turn] == "<|user|>"
+    assert "".join(through.tokens[anew.turn :]).startswith("<|user|> What is the capital of Peru?")
+    ids = restarting._prompts.encode(turns)
+    with trace_routing(restarting._model, rows=[0]) as trace:
+        restarting._adapters._model(torch.tensor([ids]), adapter_names=["variant-slim"])
+    torch.testing.assert_close(trace.row(0).gate, anew.gate[:, : len(ids)], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(through.distance[:, anew.turn], anew.distance[:, anew.turn], atol=1e-3)
