@@ -69,9 +69,9 @@ def test_a_gate_that_is_closed_gives_the_bases_answer_by_construction(make):
 def test_a_reader_has_the_strength_that_it_asks_for(make):
     engine = make(yield_strength=0.5)
     answer = engine._prompts.encode(QUESTION)
-    own, opened, both = (
-        engine.drift(LONGER, answer, *how) for how in ((["slim"],), (["slim"], [0.0]), (["slim"] * 2, [None, 0.0]))
-    )
+    own = engine.drift(LONGER, answer, ["slim"])
+    opened = engine.drift(LONGER, answer, ["slim"], [0.0])
+    both = engine.drift(LONGER, answer, ["slim", "slim"], [None, 0.0])
     assert not torch.allclose(own.variants[0].kl, opened.variants[0].kl)
     for found, alone in zip(both.variants, (own, opened), strict=True):
         torch.testing.assert_close(found.kl, alone.variants[0].kl, atol=1e-4, rtol=1e-3)
