@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m slim_core demo build|verify`."""
+"""`python -m slim_core demo build|verify|report`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from .pairs import pairs
 
@@ -26,12 +25,15 @@ def build(
     ] = Path("demo-work"),
     questions: Questions = 600,
     base: Annotated[list[str], typer.Option(help="FIELD=VALUE of the base's recipe; repeatable.")] = [],  # noqa: B006
+    conversations: Annotated[
+        list[str], typer.Option(help="FIELD=VALUE of how the base learns conversations; repeatable.")
+    ] = [],  # noqa: B006
     plan: Annotated[list[str], typer.Option(help="FIELD=VALUE of the adapters' plan; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Train the base, LoRA and SLIM from nothing, and measure them."""
     from ..demo.build import BuildError, build
-    from ..demo.pretrain import Recipe
-    from ..demo.sweep import Plan
+    from ..demo.recipe import Conversations, Recipe
+    from ..demo.trial import Plan
     from ..demo.verify import DEMO
     from ..training import TrainingError
 
@@ -41,7 +43,8 @@ def build(
         raise typer.BadParameter(f"{output} holds something else than a demo; name a new folder.")
     try:
         recipe = Recipe(**_fields(Recipe, base, "--base"))
-        report = build(demo, work, recipe, Plan(**_fields(Plan, plan, "--plan")), console, questions)
+        talks = Conversations(**_fields(Conversations, conversations, "--conversations"))
+        report = build(demo, work, recipe, talks, Plan(**_fields(Plan, plan, "--plan")), console, questions)
     except (BuildError, TrainingError) as error:
         Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -50,7 +53,7 @@ def build(
     if report is None:
         Console(stderr=True).print("Interrupted; the same command goes on from here.")
         raise typer.Exit(130)
-    show(demo, console)
+    _show(demo, console)
 
 
 @app.command()
@@ -60,72 +63,58 @@ def verify(
     write: Annotated[bool, typer.Option(help="Write results.json. --no-write only compares with it.")] = True,
 ) -> None:
     """Measure the demo's weights again, on held-out questions."""
+    import torch
     from rich.progress import Progress
 
-    from ..demo.measure import TASKS
-    from ..demo.verify import DEMO, VARIANTS, differences, missing, save, verify
+    from ..demo.stored import save
+    from ..demo.verify import differences, jobs, sample, verify
 
     console = Console()
+    demo = _complete(demo)
+    if not write:
+        found = differences(sample(demo, questions), demo)
+        for line in found:
+            console.print(line)
+        console.print("The stored results hold." if not found else "The stored results do not hold.")
+        raise typer.Exit(1 if found else 0)
+    workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
+    with Progress(console=console) as progress:
+        task = progress.add_task("Test questions", total=jobs(demo))
+        save(verify(demo, questions, workers=workers, report=lambda _: progress.advance(task)), demo)
+    _show(demo, console)
+
+
+@app.command()
+def report(
+    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
+    markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
+) -> None:
+    """Print what is stored about the demo: how it was chosen, and what was measured."""
+    _show(_complete(demo), Console(), markdown)
+
+
+def _complete(demo: Path | None) -> Path:
+    """The folder of the demo, if its weights are there."""
+    from ..demo.verify import DEMO, missing
+
     demo = demo or DEMO
     lacking = missing(demo)
     if lacking:
         message = f"Error: {demo} has no {lacking[0]}; make the demo with: python -m slim_core demo build"
         Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
         raise typer.Exit(1)
-    with Progress(console=console) as progress:
-        task = progress.add_task("Test questions", total=len(TASKS) * len(VARIANTS))
-        results = verify(demo, questions, report=lambda *_: progress.advance(task))
-    if write:
-        save(results, demo)
-        show(demo, console)
-        return
-    found = differences(results, demo)
-    for line in found:
-        console.print(line)
-    console.print("The stored results hold." if not found else "The stored results do not hold.")
-    raise typer.Exit(1 if found else 0)
+    return demo
 
 
-def show(demo: Path, console: Console) -> None:
-    """Print what is stored: the sweep on validation questions, and the results on test questions."""
-    from ..demo.verify import VARIANTS, load_report, load_results
+def _show(demo: Path, console: Console, markdown: bool = False) -> None:
+    from ..demo.report import tables
+    from ..demo.stored import load_report, load_results
 
-    report = load_report(demo)
-    if report is not None:
-        tasks = list(report["sweep"][0]["tasks"])
-        table = _table(
-            f"Sweep, {report['validation_questions']} validation questions of each task, in %",
-            ("method", "rate", "down-\nstream", "general", *tasks),
-        )
-        for row in report["sweep"]:
-            chosen = report["chosen"][row["method"]] == row["rate"]
-            values = [row["downstream"], row["general"], *(row["tasks"][task] for task in tasks)]
-            table.add_row(row["method"], f"{row['rate']:g}", *map(_percent, values), style="bold" if chosen else "")
-        console.print(table, "")
-    results = load_results(demo)
-    table = _table("Test questions, in %, with 95 % intervals", ("task", "n", *VARIANTS))
-    for kind in ("general", "downstream"):
-        for name, task in results["tasks"].items():
-            if task["kind"] == kind:
-                table.add_row(name, str(task["n"]), *(_interval(task[variant]) for variant in VARIANTS))
-        table.add_row(f"all {kind}", "", *(_percent(results[kind][v]) for v in VARIANTS), style="bold")
-    console.print(table)
-
-
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    """A table that fits into 80 columns."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("method", "task") else "right")
-    return table
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _interval(score: dict[str, float]) -> str:
-    return f"{_percent(score['score'])} ({_percent(score['low'])} – {_percent(score['high'])})"
+    for table in tables(load_results(demo), load_report(demo)):
+        if markdown:
+            print(table.markdown(), end="\n\n")
+        else:
+            console.print(table.rich(), "")
 
 
 def _fields(kind: type, texts: list[str], flag: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From nothing to the demo's weights: train the base, sweep LoRA and SLIM, choose, measure, put it in place."""
+"""From nothing to the demo's weights: train the base, sweep the methods, choose, measure, put it in place."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +17,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..method import SlimLayer
-from .chat import SINGLE_TURN_TEMPLATE, train_tokenizer
-from .measure import QUALIFYING, Score, measure
-from .pretrain import Pretraining, Recipe
+from .chat import train_tokenizer
+from .measure import QUALIFYING, measure, measure_conversations
+from .pretrain import Pretraining, new_base
 from .pretrain import Progress as Done
-from .sweep import METHODS, Plan, Trial, best, run_sweep
-from .verify import QUESTIONS, REPORT, WEIGHTS, save, verify
+from .recipe import Conversations, Recipe, Training
+from .statistics import score
+from .stored import REPORT, save, write_json
+from .sweep import chosen, run_sweep
+from .trial import METHODS, Plan, Trial, downstream, general, load
+from .verify import FORMAT, QUESTIONS, WEIGHTS, verify
 
 
+BASE_QUESTIONS = 400  # validation questions of each task for the base
 ENOUGH = 0.95  # of sums, facts and choices that the base must answer before anything is trained on it
 
 
@@ -46,6 +53,7 @@ def build(
     demo: Path,
     work: Path,
     recipe: Recipe,
+    conversations: Conversations,
     plan: Plan,
     console: Console,
     questions: int = QUESTIONS,
@@ -56,6 +64,7 @@ def build(
         demo: where the result goes; what is there is replaced at the end, not before.
         work: folder for everything on the way.
         recipe: of the base.
+        conversations: how the base learns them.
         plan: of the adapters.
         console: where progress goes.
         questions: test questions of each task.
@@ -69,7 +78,7 @@ def build(
     # What is there is deleted on the way, the finished demo itself included.
     if demo.resolve().is_relative_to(work.resolve()):
         raise BuildError(f"{demo} is in {work}, where the demo is built; name a folder outside of it.")
-    base = build_base(work, recipe, console)
+    base = build_base(work, recipe, conversations, console)
     begin = time.monotonic()
     workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
     with _progress(console) as progress:
@@ -79,35 +88,45 @@ def build(
     if trials is None:
         return None
     swept = time.monotonic()
-    chosen = {method: best(trials, method) for method in METHODS}
+    best = {method: chosen(trials, method, plan) for method in METHODS}
     staged = work / "demo"
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(base, staged / "base")
-    for method, trial in chosen.items():
-        install_adapter(trial.folder, staged / method)
+    for method in ("lora", "slim"):
+        install_adapter(best[method].folder, staged / method)
+    # It does not ship, but is compared: rounded as those that do.
+    half = work / "half"
+    shutil.rmtree(half, ignore_errors=True)
+    install_adapter(best["lora_half"].folder, half)
     with _progress(console) as progress:
         task = progress.add_task("Test questions", total=None)
-        save(verify(staged, questions, report=lambda *_: progress.advance(task)), staged)
-    base_seconds = json.loads((work / "base.json").read_text())["seconds"]
-    timing = Timing(*(round(s / 60, 1) for s in (base_seconds, swept - begin, time.monotonic() - swept)))
+        half_marks = measure(*load(base, half), "test", questions)
+        save(verify(staged, questions, workers=workers, report=lambda name: progress.advance(task)), staged)
+    notes = [json.loads((work / name).read_text()) for name in ("questions.json", "base.json")]
+    seconds = sum(note["seconds"] for note in notes)
+    timing = Timing(*(round(s / 60, 1) for s in (seconds, swept - begin, time.monotonic() - swept)))
     report = {
+        "format": FORMAT,
         "recipe": asdict(recipe),
+        "conversations": asdict(conversations),
         "plan": asdict(plan),
+        "base": {name: note["validation"] for name, note in zip(("questions", "conversations"), notes, strict=True)},
         "validation_questions": plan.questions,
         "sweep": [_row(trial) for trial in trials],
-        "chosen": {method: trial.rate for method, trial in chosen.items()},
+        "chosen": {method: {"rate": trial.rate, "seed": trial.seed} for method, trial in best.items()},
+        "half": half_marks,
         "minutes": asdict(timing),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
-    (staged / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    write_json(staged / REPORT, report)
     shutil.rmtree(demo, ignore_errors=True)
     shutil.copytree(staged, demo)
     return report
 
 
-def build_base(work: Path, recipe: Recipe, console: Console) -> Path:
-    """Train the base and its tokenizer, unless they are there.
+def build_base(work: Path, recipe: Recipe, conversations: Conversations, console: Console) -> Path:
+    """Train the base and its tokenizer, on single questions first and then on conversations, unless they are there.
 
     Returns:
         The folder of the base, its weights in bfloat16.
@@ -115,41 +134,65 @@ def build_base(work: Path, recipe: Recipe, console: Console) -> Path:
     Raises:
         BuildError: if it answers too few validation questions rightly.
     """
-    base, marker = work / "base", work / "base.json"
-    identity = json.loads(json.dumps(asdict(recipe)))
-    if marker.is_file() and json.loads(marker.read_text())["recipe"] == identity:
-        return base
     tokenizer = train_tokenizer()
+    single = _train(
+        "Questions", work / "questions", tokenizer, lambda: new_base(tokenizer, recipe), (recipe,), console
+    )
+    return _train("Conversations", work / "base", tokenizer, lambda: load(single)[0], (recipe, conversations), console)
+
+
+def _train(
+    title: str,
+    base: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    start: Callable[[], LlamaForCausalLM],
+    trainings: Sequence[Training],
+    console: Console,
+) -> Path:
+    """The base after the last of the trainings; `start` has the weights that it begins with."""
+    marker = base.with_suffix(".json")
+    identity = json.loads(json.dumps([asdict(training) for training in trainings]))
+    if marker.is_file() and json.loads(marker.read_text())["trainings"] == identity:
+        return base
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pretraining = Pretraining(tokenizer, recipe, work, device)
+    pretraining = Pretraining(tokenizer, start(), trainings[-1], base.with_suffix(".safetensors"), device)
     with _progress(console) as progress:
-        task = progress.add_task("Base", total=recipe.steps, completed=pretraining.step)
+        task = progress.add_task(title, total=trainings[-1].steps, completed=pretraining.step)
 
         def show(done: Done) -> None:
             speed = done.tokens / done.seconds
             progress.update(
-                task, completed=done.step, description=f"Base: loss {done.loss:.3f}, {speed:,.0f} tokens/s"
+                task, completed=done.step, description=f"{title}: loss {done.loss:.3f}, {speed:,.0f} tokens/s"
             )
 
         model = pretraining.run(show)
-    # Rounded before it is measured and before an adapter sees it: what ships is what was used.
+    # Rounded before it is measured and before anything is trained on it: what ships is what was used.
     model = model.to("cpu", torch.bfloat16)
     model.save_pretrained(base)
     # Rounded to be small; it is measured, and faster on a CPU, in float32.
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-    tokenizer.chat_template = SINGLE_TURN_TEMPLATE
     tokenizer.save_pretrained(base)
-    scores = measure(model.float().eval(), tokenizer, "validation", 500, QUALIFYING)
-    console.print(f"Base on validation: {_list(scores)}")
-    poor = {task: score for task, score in scores.items() if score.score < ENOUGH}
+    write_json(marker, {"trainings": identity, "validation": _examine(base, console), "seconds": pretraining.seconds})
+    return base
+
+
+def _examine(base: Path, console: Console) -> dict[str, float]:
+    """The base's scores on validation questions, alone and in conversations.
+
+    Raises:
+        BuildError: if it answers too few rightly.
+    """
+    model, tokenizer = load(base)
+    scores = _scores(measure(model, tokenizer, "validation", BASE_QUESTIONS))
+    console.print(f"{base.name} on validation: {_list(scores)}")
+    poor = {task: scores[task] for task in QUALIFYING if scores[task] < ENOUGH}
     if poor:
         raise BuildError(
             f"The base answers too little: {_list(poor)}; at least {ENOUGH:.0%} is needed. Train it for more steps."
         )
-    note = {"recipe": identity, "validation": scores, "seconds": pretraining.seconds}
-    marker.write_text(json.dumps(note, indent=1) + "\n")
-    return base
+    turns = measure_conversations(model, tokenizer, "validation", BASE_QUESTIONS // 4)
+    return scores | {name: found.score for name, found in turns.items()}
 
 
 def install_adapter(source: Path, target: Path) -> None:
@@ -173,20 +216,33 @@ def is_trained(key: str, tensor: Tensor) -> bool:
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    scores = {task: round(score.score, 4) for task, score in trial.scores.items()}
-    means = {"downstream": round(trial.downstream, 4), "general": round(trial.general, 4)}
-    return {"method": trial.method, "rate": trial.rate} | means | {"tasks": scores}
+    return {
+        "method": trial.method,
+        "rate": trial.rate,
+        "seed": trial.seed,
+        "downstream": trial.downstream,
+        "general": trial.general,
+        "tasks": trial.scores,
+        "rewound": [
+            {"scale": scale, "downstream": downstream(scores), "general": general(scores)}
+            for scale, scores in trial.rewound.items()
+        ],
+    }
 
 
 def _line(trial: Trial) -> str:
     return (
-        f"{trial.method} at {trial.rate:g}: downstream {trial.downstream:.1%}, general {trial.general:.1%} "
-        f"({_list(trial.scores)})"
+        f"{trial.method} at {trial.rate:g}, seed {trial.seed}: downstream {trial.downstream:.1%}, "
+        f"general {trial.general:.1%} ({_list(trial.scores)})"
     )
 
 
-def _list(scores: dict[str, Score]) -> str:
-    return ", ".join(f"{task} {score.score:.1%}" for task, score in scores.items())
+def _scores(marks: dict[str, str]) -> dict[str, float]:
+    return {task: score(text).score for task, text in marks.items()}
+
+
+def _list(scores: dict[str, float]) -> str:
+    return ", ".join(f"{task} {share:.1%}" for task, share in scores.items())
 
 
 def _progress(console: Console) -> Progress:

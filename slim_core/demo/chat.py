@@ -24,14 +24,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# The demo was taught single questions, and would take a second one for part of the first: it reads the latest alone.
-LATEST = (
-    "{% set latest = namespace(at=0) %}"
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{% set latest.at = loop.index0 %}{% endif %}"
-    "{% endfor %}"
-)
-SINGLE_TURN_TEMPLATE = LATEST + CHAT_TEMPLATE.replace("in messages %}", "in messages[latest.at:] %}")
 # A word or a mark with the space before it, one digit, or a white space on its own. A number is then the same digits
 # wherever it stands.
 PIECES = r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]|\s"

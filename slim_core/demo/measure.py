@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import cache
+from random import Random
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .conversations import Conversation, follow_ups
 from .downstream import DOWNSTREAM_TASKS, downstream_examples
 from .example import Example
+from .statistics import Score, score
 from .world import GENERAL_TASKS, check, general_examples
 
 
@@ -19,60 +21,50 @@ TASKS = (*GENERAL_TASKS, *DOWNSTREAM_TASKS)
 QUALIFYING = ("sums", "facts", "choices")  # what the base must be good at
 BATCH = 250
 LONGEST_ANSWER = 40  # tokens; the longest answer has 32
+TURNS = 4
+
+Chat = list[dict[str, str]]
 
 
-class Score(NamedTuple):
-    """A share of right answers with its 95 % interval.
-
-    Attributes:
-        score: 0 to 1.
-        low, high: Wilson's score interval.
-    """
-
-    score: float
-    low: float
-    high: float
-
-
-def wilson(right: int, n: int, z: float = 1.959964) -> Score:
-    """The share of right answers and Wilson's score interval, which also holds near 0 and 1.
-
-    Args:
-        right: right answers.
-        n: all answers.
-        z: half the interval's width in standard deviations; 95 % by default.
-    """
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Score(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def questions(task: str, split: str, n: int) -> list[Example]:
+@cache
+def questions(task: str, split: str, n: int) -> tuple[Example, ...]:
     """`n` distinct questions of a task. The same ones for everybody who asks."""
     if task in DOWNSTREAM_TASKS:
-        return downstream_examples(task, split, 0, n)
-    return general_examples(split, 0, n, task)
+        return tuple(downstream_examples(task, split, 0, n))
+    return tuple(general_examples(split, 0, n, task))
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    """A message of a chat."""
+    return {"role": role, "content": content}
+
+
+def asked(example: Example) -> Chat:
+    """A chat of one question."""
+    return [said("user", example.prompt)]
 
 
 @torch.inference_mode()
-def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[str]:
+def reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[str]:
     """The model's greedy answers.
 
     Args:
         model: in evaluation mode, with or without an active adapter.
         tokenizer: with the chat template.
-        examples: what is asked. Questions of like length are answered together.
+        chats: what was said so far. Chats of like length are answered together.
     """
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
+    texts = tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found: dict[int, str] = {}
     for begin in range(0, len(order), BATCH):
         chosen = order[begin : begin + BATCH]
-        chats = [[{"role": "user", "content": examples[i].prompt}] for i in chosen]
-        texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(
-            model.device
-        )
+        batch = tokenizer(
+            [texts[i] for i in chosen],
+            add_special_tokens=False,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(model.device)
         ids = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -82,7 +74,12 @@ def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples
         )
         written = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         found.update(zip(chosen, written, strict=True))
-    return [found[i].strip() for i in range(len(examples))]
+    return [found[i].strip() for i in range(len(texts))]
+
+
+def mark(examples: Sequence[Example], texts: Sequence[str]) -> str:
+    """A "1" for each right answer, and a "0" for each other one."""
+    return "".join("1" if check(example, text) else "0" for example, text in zip(examples, texts, strict=True))
 
 
 def measure(
@@ -92,8 +89,8 @@ def measure(
     n: int,
     tasks: Sequence[str] = TASKS,
     report: Callable[[str], None] = lambda task: None,
-) -> dict[str, Score]:
-    """The score of every task.
+) -> dict[str, str]:
+    """The marks of every task, see `mark`.
 
     Args:
         model: in evaluation mode.
@@ -103,15 +100,57 @@ def measure(
         tasks: of `TASKS`.
         report: called with the name of each task that is done.
     """
-    scores = {}
+    marks = {}
     for task in tasks:
-        asked = questions(task, split, n)
-        right = sum(map(check, asked, answers(model, tokenizer, asked)))
-        scores[task] = wilson(right, n)
+        examples = questions(task, split, n)
+        marks[task] = mark(examples, reply(model, tokenizer, list(map(asked, examples))))
         report(task)
-    return scores
+    return marks
 
 
-def mean(scores: dict[str, Score], tasks: Sequence[str]) -> float:
-    """The mean score of some tasks."""
-    return sum(scores[task].score for task in tasks) / len(tasks)
+def converse(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
+) -> list[list[str]]:
+    """The model's answers in conversations of equal length, turn by turn, each after its own earlier ones.
+
+    Returns:
+        For each turn, the answers of all conversations.
+    """
+    chats: list[Chat] = [[] for _ in conversations]
+    turns = []
+    for examples in zip(*conversations, strict=True):
+        chats = [chat + asked(example) for chat, example in zip(chats, examples, strict=True)]
+        turns.append(reply(model, tokenizer, chats))
+        chats = [[*chat, said("assistant", text)] for chat, text in zip(chats, turns[-1], strict=True)]
+    return turns
+
+
+def measure_conversations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str, n: int
+) -> dict[str, Score]:
+    """How well general questions are answered as the first, second, ... turn of a conversation.
+
+    The same questions are asked in every turn, so that the first is what the others are to be compared with.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: with the chat template.
+        split: "validation" or "test".
+        n: questions of each task, in each turn; and as many questions that lean on the one before.
+
+    Returns:
+        The scores by "turn 1" to "turn 4", and of "follow-ups".
+    """
+    examples = [example for task in GENERAL_TASKS for example in questions(task, split, n)]
+    orders = [Random(f"turn {turn}").sample(examples, len(examples)) for turn in range(TURNS)]
+    conversations = [list(turns) for turns in zip(*orders, strict=True)]
+    scores = {
+        f"turn {turn}": score(mark(order, texts))
+        for turn, (order, texts) in enumerate(
+            zip(orders, converse(model, tokenizer, conversations), strict=True), start=1
+        )
+    }
+    rng = Random(f"follow-ups {split}")
+    leaning = [follow_ups(split, rng, 2) for _ in range(n)]
+    *_, texts = converse(model, tokenizer, leaning)
+    return scores | {"follow-ups": score(mark([last for _, last in leaning], texts))}

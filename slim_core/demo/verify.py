@@ -4,26 +4,90 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .measure import DOWNSTREAM_TASKS, TASKS, Score, mean, measure, wilson
-from .sweep import load, sha256
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import slim_core
+
+from .forms import FORMS, dressed
+from .identity import identity_shares, measure_identity
+from .measure import DOWNSTREAM_TASKS, TASKS, mark, measure, reply
+from .pool import worker_pool
+from .statistics import Marks, difference, mcnemar, mean_score, score, wilson
+from .stored import load_results
+from .trial import SCALES, load, rewind, sha256
 from .world import GENERAL_TASKS
 
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
-VARIANTS = ("base", "lora", "slim")
-RESULTS = "results.json"
-REPORT = "build.json"
+SHIPPED = ("base", "lora", "slim")
+OPEN = "slim_open"
+VARIANTS = (*SHIPPED, OPEN)
+FORMAT = 2
 QUESTIONS = 600
+STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+KINDS = {"general": GENERAL_TASKS, "downstream": DOWNSTREAM_TASKS}
 SURE = 3.89  # standard deviations: one sample in ten thousand lies outside by chance
 WEIGHTS = {
     "base": "base/model.safetensors",
     "lora": "lora/adapter_model.safetensors",
     "slim": "slim/adapter_model.safetensors",
 }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the models that are compared.
+
+    Attributes:
+        name: of `VARIANTS`, or of the adapter with its scale or strength.
+        adapter: "lora", "slim" or None.
+        scale: factor of what LoRA adds.
+        strength: of SLIM's gate; None as trained.
+    """
+
+    name: str
+    adapter: str | None = None
+    scale: float = 1.0
+    strength: float | None = None
+
+    def load(self, demo: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model and its tokenizer."""
+        model, tokenizer = load(demo / "base", None if self.adapter is None else demo / self.adapter)
+        if self.scale != 1.0:
+            rewind(model, self.scale)
+        if self.strength is not None:
+            slim_core.set_gate(model, strength=self.strength)
+        return model, tokenizer
+
+
+MAIN = (Variant("base"), Variant("lora", "lora"), Variant("slim", "slim"), Variant(OPEN, "slim", strength=0.0))
+REWOUND = tuple(Variant(f"lora x {scale:g}", "lora", scale=scale) for scale in SCALES)
+
+
+PAIRS = (
+    ("slim", "base"),
+    ("slim", "lora"),
+    ("lora", "base"),
+    ("slim", OPEN),
+    *(("slim", variant.name) for variant in REWOUND),
+)
+
+
+def compared(demo: Path) -> tuple[Variant, ...]:
+    """The variants that answer the test questions: the main ones, LoRA rewound, and SLIM with other strengths."""
+    trained = trained_strength(demo)
+    others = (s for s in STRENGTHS if s not in (0.0, trained))
+    return (*MAIN, *REWOUND, *(Variant(f"slim at {s:g}", "slim", strength=s) for s in others))
+
+
+def trained_strength(demo: Path) -> float:
+    """The strength of the gate that SLIM was trained with."""
+    return json.loads((demo / "slim" / "adapter_config.json").read_text())["yield_strength"]
 
 
 def hashes(demo: Path) -> dict[str, str]:
@@ -36,85 +100,182 @@ def missing(demo: Path) -> list[str]:
     return [file for file in WEIGHTS.values() if not (demo / file).is_file()]
 
 
+def jobs(demo: Path) -> int:
+    """How often `verify` reports."""
+    return len(compared(demo)) + len(MAIN) + 1
+
+
 def verify(
     demo: Path,
     n: int = QUESTIONS,
     split: str = "test",
-    report: Callable[[str, str], None] = lambda variant, task: None,
+    workers: int = 1,
+    report: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
-    """Let base, LoRA and SLIM answer held-out questions of every task.
+    """Let base, LoRA and SLIM, and what they are compared with, answer held-out questions of every task.
 
     Args:
         demo: folder with `base`, `lora` and `slim`.
-        n: questions of each task.
+        n: questions of each task; a third as many in each form of `forms.FORMS`.
         split: "test" or "validation".
-        report: called with variant and task after each task.
+        workers: variants at a time, each in a process of its own.
+        report: called after each job with what is done.
 
     Returns:
-        The results in the shape of `results.json`: for each task its kind, n, and each variant's score with its 95 %
-        interval; the mean scores of general and downstream tasks; hashes of the weights. Scores are from 0 to 1.
+        The results in the shape of `results.json`, scores from 0 to 1, intervals of 95 % as [score, low, high]:
+
+        - "tasks": for each task its kind, n, and the score of each of `VARIANTS` with its interval.
+        - "general", "downstream": each variant's mean score; "means": the same with intervals.
+        - "plane": both means of base, LoRA at each scale and SLIM at each strength.
+        - "pairs": SLIM against the others on the same questions: the difference, how many questions each alone
+          answered rightly, and the exact p-value.
+        - "identity": see `identity.measure_identity`.
+        - "forms": by kind and form, each variant's score and the share of the prompts that SLIM sends past LoRA.
+        - "marks": for each variant and task the right ("1") and wrong answers, in the order of the questions.
+        - "sha256": of the weights.
     """
-    scores: dict[str, dict[str, Score]] = {}
-    for variant in VARIANTS:
-        model, tokenizer = load(demo / "base", None if variant == "base" else demo / variant)
-        scores[variant] = measure(
-            model, tokenizer, split, n, report=lambda task, variant=variant: report(variant, task)
-        )
-    tasks = {
-        task: {"kind": "downstream" if task in DOWNSTREAM_TASKS else "general", "n": n}
-        | {variant: scores[variant][task]._asdict() for variant in VARIANTS}
-        for task in TASKS
-    }
+    variants = compared(demo)
+    few = max(1, n // 3)
+    work = [
+        *((f"test questions, {v.name}", _answer, (demo, v, split, n)) for v in variants),
+        *((f"forms, {v.name}", _answer_forms, (demo, v, split, few)) for v in MAIN),
+        ("routing", _route, (demo, split, few)),
+    ]
+    found = run_jobs(work, workers, report)
+    marks = dict(zip((v.name for v in variants), found, strict=False))
+    forms = dict(zip((v.name for v in MAIN), found[len(variants) :], strict=False))
+    identity, form_identity = found[-1]
     return {
+        "format": FORMAT,
         "split": split,
-        "tasks": tasks,
-        "general": {variant: mean(scores[variant], GENERAL_TASKS) for variant in VARIANTS},
-        "downstream": {variant: mean(scores[variant], DOWNSTREAM_TASKS) for variant in VARIANTS},
+        "tasks": {
+            task: {"kind": "downstream" if task in DOWNSTREAM_TASKS else "general", "n": n}
+            | {name: score(marks[name][task])._asdict() for name in VARIANTS}
+            for task in TASKS
+        },
+        **{kind: {name: mean_score(marks[name], tasks).score for name in VARIANTS} for kind, tasks in KINDS.items()},
+        "means": {kind: {name: mean_score(marks[name], tasks) for name in VARIANTS} for kind, tasks in KINDS.items()},
+        "plane": [_point(variant, marks[variant.name], demo) for variant in variants],
+        "pairs": pairs(marks, PAIRS),
+        "identity": identity,
+        "forms": _forms(forms, form_identity),
+        "marks": marks,
         "sha256": hashes(demo),
     }
 
 
-def save(results: dict[str, Any], demo: Path) -> Path:
-    """Write `results.json`, every number with four digits after the point."""
-    rounded = json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 4))
-    path = demo / RESULTS
-    path.write_text(json.dumps(rounded, indent=1) + "\n")
-    return path
+def _answer(demo: Path, variant: Variant, split: str, n: int) -> dict[str, str]:
+    return measure(*variant.load(demo), split, n)
 
 
-def load_results(demo: Path) -> dict[str, Any]:
-    """What `results.json` says."""
-    return json.loads((demo / RESULTS).read_text())
+def _answer_forms(demo: Path, variant: Variant, split: str, n: int) -> dict[str, dict[str, str]]:
+    """The marks by kind and form."""
+    model, tokenizer = variant.load(demo)
+    found: dict[str, dict[str, str]] = {}
+    for kind, (_, forms) in FORMS.items():
+        for form in forms:
+            examples, chats = dressed(kind, form, split, n)
+            found.setdefault(kind, {})[form] = mark(examples, reply(model, tokenizer, chats))
+    return found
 
 
-def load_report(demo: Path) -> dict[str, Any] | None:
-    """What the build has written about itself; None where it has written nothing."""
-    path = demo / REPORT
-    return json.loads(path.read_text()) if path.is_file() else None
+def _route(demo: Path, split: str, n: int) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """What goes past LoRA, by task, and by kind and form."""
+    model, tokenizer = MAIN[2].load(demo)
+    forms = {
+        kind: {
+            form: identity_shares(model, tokenizer, dressed(kind, form, split, n)[1]).mean().item() for form in forms
+        }
+        for kind, (_, forms) in FORMS.items()
+    }
+    return measure_identity(model, tokenizer, split, n), forms
 
 
-def differences(results: dict[str, Any], demo: Path) -> list[str]:
+def run_jobs(
+    work: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]], workers: int, report: Callable[[str], None]
+) -> list[Any]:
+    """What the functions return, several at a time."""
+    if workers == 1:
+        found = []
+        for name, function, arguments in work:
+            found.append(function(*arguments))
+            report(name)
+        return found
+    with worker_pool(workers) as pool:
+        futures = [pool.submit(function, *arguments) for _, function, arguments in work]
+        for (name, *_), future in zip(work, futures, strict=True):
+            future.result()
+            report(name)
+        return [future.result() for future in futures]
+
+
+def _point(variant: Variant, marks: Marks, demo: Path) -> dict[str, Any]:
+    """Where a variant lies between learning and forgetting."""
+    own: dict[str, Any] = {"variant": variant.adapter or "base"}
+    if variant.adapter == "lora":
+        own["scale"] = variant.scale
+    if variant.adapter == "slim":
+        own["strength"] = trained_strength(demo) if variant.strength is None else variant.strength
+    return own | {kind: mean_score(marks, tasks) for kind, tasks in KINDS.items()}
+
+
+def pairs(marks: Mapping[str, Marks], names: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """How the first of two variants differs from the second, in each kind of tasks, on the same questions."""
+    return [
+        {"first": first, "second": second, "kind": kind}
+        | {"difference": difference(marks[first], marks[second], tasks)}
+        | mcnemar(marks[first], marks[second], tasks)._asdict()
+        for first, second in names
+        for kind, tasks in KINDS.items()
+    ]
+
+
+def _forms(
+    marks: dict[str, dict[str, dict[str, str]]], identity: dict[str, dict[str, float]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        kind: {
+            form: {"n": len(marks["base"][kind][form]), "identity": share}
+            | {name: score(marks[name][kind][form]) for name in marks}
+            for form, share in shares.items()
+        }
+        for kind, shares in identity.items()
+    }
+
+
+def sample(demo: Path, n: int, split: str = "test") -> dict[str, Any]:
+    """What ships, on a few questions of each task: enough to see whether the stored results can be true.
+
+    Returns:
+        The hashes of the weights, and each task's n with the right answers of base, LoRA and SLIM.
+    """
+    marks = {variant.name: _answer(demo, variant, split, n) for variant in MAIN[:3]}
+    return {
+        "sha256": hashes(demo),
+        "tasks": {task: {"n": n} | {name: marks[name][task].count("1") for name in marks} for task in TASKS},
+    }
+
+
+def differences(found: dict[str, Any], demo: Path) -> list[str]:
     """Where the stored results are not about these weights, or can hardly be true given a fresh sample.
 
     Args:
-        results: of `verify`, with any number of questions.
+        found: of `sample`, with any number of questions.
         demo: folder with the stored results.
 
     Returns:
         A sentence for each difference; none if the stored results hold.
     """
     stored = load_results(demo)
-    found = [
+    lines = [
         f"{demo / WEIGHTS[variant]} is not the file that was measured."
-        for variant, digest in results["sha256"].items()
+        for variant, digest in found["sha256"].items()
         if stored["sha256"][variant] != digest
     ]
-    for task, measured in results["tasks"].items():
-        for variant in VARIANTS:
-            score, n = stored["tasks"][task][variant]["score"], measured["n"]
-            sample = wilson(round(measured[variant]["score"] * n), n, z=SURE)
-            if not sample.low <= score <= sample.high:
-                found.append(
-                    f"{variant} on {task}: stored {score:.1%}, but {measured[variant]['score']:.1%} of {n} questions."
-                )
-    return found
+    for task, measured in found["tasks"].items():
+        for variant in SHIPPED:
+            kept, right, n = stored["tasks"][task][variant]["score"], measured[variant], measured["n"]
+            interval = wilson(right, n, z=SURE)
+            if not interval.low <= kept <= interval.high:
+                lines.append(f"{variant} on {task}: stored {kept:.1%}, but {right / n:.1%} of {n} questions.")
+    return lines

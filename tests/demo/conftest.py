@@ -7,8 +7,8 @@ import pytest
 
 from slim_core.demo import DOWNSTREAM_TASKS, Example, downstream_examples
 from slim_core.demo.chat import train_tokenizer
-from slim_core.demo.pretrain import Phase, Recipe
-from slim_core.demo.sweep import Plan
+from slim_core.demo.recipe import Conversations, Phase, Recipe
+from slim_core.demo.trial import Plan
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +30,13 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
+def conversations() -> Conversations:
+    return Conversations(phases=(Phase(2, {"facts": 1}, turns=(1, 1)),), batch=4, warmup=1)
+
+
+@pytest.fixture(scope="session")
 def plan() -> Plan:
-    return Plan(rates=(1e-3, 1e-2), steps=2, batch=2, examples=40, questions=2, r=2)
+    return Plan(rates=(1e-3,), seeds=(1, 2), steps=2, batch=2, examples=40, questions=2, r=2)
 
 
 @pytest.fixture(scope="session")

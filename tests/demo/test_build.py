@@ -19,9 +19,13 @@ from typer.testing import CliRunner
 from slim_core.cli import app
 from slim_core.demo import build as build_module
 from slim_core.demo.build import BuildError, build
-from slim_core.demo.measure import TASKS
-from slim_core.demo.sweep import METHODS, Task, Trial, best, settings
-from slim_core.demo.verify import VARIANTS, WEIGHTS, differences, load_report, load_results, save, verify
+from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS
+from slim_core.demo.report import tables
+from slim_core.demo.stored import load_report, load_results, save
+from slim_core.demo.sweep import chosen, chosen_rate
+from slim_core.demo.trial import METHODS, SCALES, Plan, Task, Trial, load, rewind, settings
+from slim_core.demo.verify import WEIGHTS, compared, differences, jobs, sample, verify
+from slim_core.method import SlimLayer
 from slim_core.training.base import adapter_config
 
 
@@ -29,13 +33,15 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def built(recipe, plan, tmp_path_factory) -> Path:
+def built(recipe, conversations, plan, tmp_path_factory) -> Path:
     """A folder with a demo and the work on it. Tests that change it take `demo`."""
     root = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
         # A base that knows nothing is good enough.
         patch.setattr(build_module, "ENOUGH", 0.0)
-        build(root / "demo", root / "work", recipe, plan, QUIET, questions=20)
+        patch.setattr(build_module, "BASE_QUESTIONS", 8)
+        patch.setattr("slim_core.demo.measure.LONGEST_ANSWER", 4)
+        build(root / "demo", root / "work", recipe, conversations, plan, QUIET, questions=20)
     return root
 
 
@@ -43,6 +49,8 @@ def built(recipe, plan, tmp_path_factory) -> Path:
 def demo(built, monkeypatch, tmp_path) -> Path:
     """A copy of the demo, next to a copy of the work."""
     monkeypatch.setattr(build_module, "ENOUGH", 0.0)
+    monkeypatch.setattr(build_module, "BASE_QUESTIONS", 8)
+    monkeypatch.setattr("slim_core.demo.measure.LONGEST_ANSWER", 4)
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     return tmp_path / "demo"
 
@@ -57,7 +65,7 @@ def test_build_leaves_a_demo_that_loads(built):
     assert names == {"slim": "SLIM"}
     assert json.loads((demo / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
     for file in WEIGHTS.values():
-        kept = ("slim_center", "slim_var", "slim_reference", "slim_count", "slim_columns", "slim_rows")
+        kept = (*SlimLayer.statistic_names, "slim_columns", "slim_rows")
         dtypes = {key: tensor.dtype for key, tensor in load_file(demo / file).items()}
         assert {dtype for key, dtype in dtypes.items() if not key.endswith(kept)} == {torch.bfloat16}
         assert torch.bfloat16 not in {dtype for key, dtype in dtypes.items() if key.endswith(kept)}
@@ -66,19 +74,45 @@ def test_build_leaves_a_demo_that_loads(built):
     results = load_results(demo)
     assert set(results["tasks"]) == set(TASKS)
     assert {task["n"] for task in results["tasks"].values()} == {20}
+    assert set(results["marks"]) == {variant.name for variant in compared(demo)}
+    assert {len(text) for marks in results["marks"].values() for text in marks.values()} == {20}
     report = load_report(demo)
-    assert [(row["method"], row["rate"]) for row in report["sweep"]] == [
-        ("lora", 1e-3), ("slim", 1e-3), ("lora", 1e-2), ("slim", 1e-2)
-    ]  # fmt: skip
+    assert [(row["rate"], row["method"], row["seed"]) for row in report["sweep"]] == [
+        (1e-3, method, seed) for method in METHODS for seed in (1, 2)
+    ]
+    for row in report["sweep"]:
+        measured = [point["scale"] for point in row["rewound"]]
+        assert measured == (list(SCALES) if (row["method"], row["seed"]) == ("lora", 1) else [])
+    assert set(report["base"]["conversations"]) >= {*TASKS, "turn 4", "follow-ups"}
 
 
-def test_adapters_have_equal_total_rank(tmp_path, plan):
-    ranks = []
+def test_methods_have_equal_total_rank(tmp_path, plan):
+    ranks, linears = [], []
     for method in METHODS:
-        task = Task(method, 1e-3, tmp_path, tmp_path, tmp_path)
-        config = adapter_config(method, settings(task, plan))
+        task = Task(method, 1e-3, 1, tmp_path, tmp_path, tmp_path)
+        made = settings(task, plan)
+        config = adapter_config(made.methods[0], made)
         ranks.append(config.r * getattr(config, "num_experts", 1))
-    assert ranks[0] == ranks[1] == 8 * plan.r
+        linears.append(set(config.target_modules))
+    assert set(ranks) == {8 * plan.r}
+    assert linears == [set(plan.targets), set(plan.half), set(plan.targets)]
+
+
+def test_a_rewound_lora_is_the_base_at_zero(built):
+    demo = built / "demo"
+    ids = torch.arange(6, 40)[None]
+    base, lora, half = (load(demo / "base", folder)[0] for folder in (None, demo / "lora", demo / "lora"))
+    # Two steps of training hardly move it.
+    with torch.no_grad():
+        for model in (lora, half):
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    rewind(half, 0.5)
+    outputs = [model(ids).logits for model in (base, lora, half)]
+    assert not torch.allclose(outputs[0], outputs[2]) and not torch.allclose(outputs[1], outputs[2])
+    rewind(half, 0.0)
+    assert torch.equal(half(ids).logits, outputs[0])
 
 
 def trained(work: Path) -> dict[str, int]:
@@ -86,73 +120,121 @@ def trained(work: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in work.glob("sweep/*/adapter_model.safetensors")}
 
 
-def test_a_second_build_trains_only_what_is_new(demo, recipe, plan, tmp_path, monkeypatch):
+def test_a_second_build_trains_only_what_is_new(demo, recipe, conversations, plan, tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("the base was trained again")
 
+    def again(plan):
+        build(demo, tmp_path / "work", recipe, conversations, plan, QUIET, questions=20)
+        return trained(tmp_path / "work")
+
     monkeypatch.setattr(build_module.Pretraining, "_train", fail)
     before, results = trained(tmp_path / "work"), load_results(demo)
-    assert len(before) == 4
-    build(demo, tmp_path / "work", recipe, plan, QUIET, questions=20)
-    assert trained(tmp_path / "work") == before
+    assert len(before) == 2 * len(METHODS)
+    assert again(plan) == before
     assert load_results(demo) == results
 
-    build(demo, tmp_path / "work", recipe, replace(plan, rates=(1e-3, 1e-2, 2e-2)), QUIET, questions=20)
-    after = trained(tmp_path / "work")
+    after = again(replace(plan, rates=(1e-3, 2e-2), seeds=(1,)))
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {"lora-0.02", "slim-0.02"}
+    assert set(after) - set(before) == {"lora-0.02-1", "lora_half-0.02-1", "slim-0.02-1"}
 
-    build(demo, tmp_path / "work", recipe, replace(plan, steps=3, rates=(1e-3,)), QUIET, questions=20)
-    another = trained(tmp_path / "work")
-    assert set(another) == {"lora-0.001", "slim-0.001"}
-    assert all(another[name] > before[name] for name in another)
+    # Only SLIM hangs on its own fields.
+    another = again(replace(plan, slim=plan.slim | {"num_clusters": 8}, rates=(1e-3,), seeds=(1,)))
+    assert {name for name in after if another[name] != after[name]} == {"slim-0.001-1"}
+
+    last = again(replace(plan, steps=3, rates=(1e-3,), seeds=(1,)))
+    changed = {"lora-0.001-1", "lora_half-0.001-1", "slim-0.001-1"}
+    assert {name for name in last if last[name] != another[name]} == changed
 
 
-def test_a_poor_base_is_no_base_for_adapters(recipe, plan, tmp_path):
+def test_conversations_are_learned_anew_where_the_questions_were(recipe, conversations, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "ENOUGH", 0.0)
+    monkeypatch.setattr(build_module, "BASE_QUESTIONS", 8)
+    work = tmp_path / "work"
+
+    def weights(recipe, conversations):
+        build_module.build_base(work, recipe, conversations, QUIET)
+        return [load_file(work / name / "model.safetensors") for name in ("questions", "base")]
+
+    def same(one, other):
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    first, second = weights(recipe, conversations)
+    assert not same(first, second)
+    another = weights(recipe, replace(conversations, rate=2e-3))
+    assert same(another[0], first) and not same(another[1], second)
+    anew = weights(replace(recipe, seed=1), replace(conversations, rate=2e-3))
+    assert not same(anew[0], first) and not same(anew[1], another[1])
+
+
+def test_a_poor_base_is_no_base_for_adapters(recipe, conversations, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "BASE_QUESTIONS", 8)
     with pytest.raises(BuildError, match=r"answers too little: sums 0\.0%.* at least 95% is needed"):
-        build(tmp_path / "demo", tmp_path / "work", recipe, plan, QUIET, questions=20)
+        build(tmp_path / "demo", tmp_path / "work", recipe, conversations, plan, QUIET, questions=20)
     assert not (tmp_path / "demo").exists()
 
 
 def test_the_choice_hangs_on_downstream_alone():
-    def trial(method, rate, downstream, general):
-        from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, Score
+    def trial(method, rate, seed, downstream, general):
+        scores = dict.fromkeys(DOWNSTREAM_TASKS, downstream) | dict.fromkeys(GENERAL_TASKS, general)
+        return Trial(method, rate, seed, Path(), scores)
 
-        scores = {t: Score(downstream, 0, 1) for t in DOWNSTREAM_TASKS} | {
-            t: Score(general, 0, 1) for t in GENERAL_TASKS
-        }
-        return Trial(method, rate, Path(), scores)
+    trials = [trial("lora", 1e-4, 1, 0.5, 1.0), trial("lora", 1e-3, 1, 0.9, 0.1), trial("lora", 1e-2, 1, 0.9, 0.0)]
+    trials += [trial("slim", 1e-3, 1, 0.95, 0.9)]
+    assert chosen_rate(trials, "lora") == 1e-3
+    assert chosen_rate(trials, "slim") == 1e-3
+    # The mean over the seeds counts, and the first seed ships.
+    trials += [trial("lora", 1e-4, 2, 1.0, 1.0), trial("lora", 1e-3, 2, 0.3, 0.1), trial("lora", 1e-2, 2, 0.3, 0.0)]
+    assert chosen_rate(trials, "lora") == 1e-4
+    assert chosen(trials, "lora", Plan(seeds=(1, 2))) is trials[0]
 
-    trials = [trial("lora", 1e-4, 0.5, 1.0), trial("lora", 1e-3, 0.9, 0.1), trial("lora", 1e-2, 0.9, 0.0)]
-    trials += [trial("slim", 1e-3, 0.95, 0.9)]
-    assert best(trials, "lora").rate == 1e-3
-    assert best(trials, "slim").rate == 1e-3
 
-
-def test_differences_find_a_false_number_and_other_weights(demo):
-    results = verify(demo, 20)
-    assert differences(results, demo) == []
-    stored = load_results(demo)
-    stored["tasks"]["facts"]["lora"]["score"] = 0.9
-    save(stored, demo)
-    [sentence] = differences(results, demo)
-    assert sentence.startswith("lora on facts: stored 90.0%, but 0.0% of 20 questions")
+def test_results_of_other_weights_or_of_other_scores_are_found(demo):
+    found = sample(demo, 20)
+    assert differences(found, demo) == []
+    results = load_results(demo)
+    results["tasks"]["sums"]["base"]["score"] = 0.9
+    save(results, demo)
+    assert any(line.startswith("base on sums: stored 90.0%, but 0.0% of 20") for line in differences(found, demo))
     (demo / WEIGHTS["slim"]).write_bytes(b"something else")
-    stored = results | {"sha256": results["sha256"] | {"slim": "0" * 64}}
+    stored = found | {"sha256": found["sha256"] | {"slim": "0" * 64}}
     assert any("slim/adapter_model.safetensors is not the file" in line for line in differences(stored, demo))
 
 
+def test_results_do_not_hang_on_the_workers(built):
+    names = []
+    two = verify(built / "demo", 3, workers=2, report=names.append)
+    assert len(names) == jobs(built / "demo")
+    assert verify(built / "demo", 3) == two
+
+
+def test_every_table_has_all_of_its_columns(built):
+    demo = built / "demo"
+    found = tables(load_results(demo), load_report(demo))
+    assert len(found) == 8
+    for table in found:
+        assert table.rows and {len(row) for row in table.rows} == {len(table.columns)}
+        lines = table.markdown().splitlines()
+        assert {line.count(" | ") for line in lines[2:]} == {len(table.columns) - 1}
+    assert len(tables(load_results(demo), None)) == 6
+
+
 def test_commands(demo):
-    run = CliRunner().invoke(app, ["demo", "verify", "--demo", str(demo), "--questions", "20", "--no-write"])
-    assert run.exit_code == 0, run.output
-    assert "The stored results hold." in run.output
-    run = CliRunner().invoke(app, ["demo", "verify", "--demo", str(demo), "--questions", "20"])
-    assert run.exit_code == 0, run.output
-    assert all(variant in run.output for variant in VARIANTS)
+    def run(*arguments):
+        return CliRunner().invoke(app, ["demo", *arguments, "--demo", str(demo)])
+
+    held = run("verify", "--questions", "20", "--no-write")
+    assert held.exit_code == 0, held.output
+    assert "The stored results hold." in held.output
+    anew = run("verify", "--questions", "20")
+    assert anew.exit_code == 0, anew.output
+    assert all(task in anew.output for task in TASKS)
+    told = run("report", "--markdown")
+    assert told.exit_code == 0 and "| task | n | base | LoRA | SLIM | SLIM, open |" in told.output
     (demo / WEIGHTS["lora"]).unlink()
-    run = CliRunner().invoke(app, ["demo", "verify", "--demo", str(demo)])
-    assert run.exit_code == 1
-    assert "demo build" in run.output
+    lacking = run("verify")
+    assert lacking.exit_code == 1
+    assert "demo build" in lacking.output
 
 
 def test_build_command_refuses_what_it_does_not_know(tmp_path):

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from slim_core.demo.pretrain import DRAW, Phase, Pretraining, batches, collate, encode
-from slim_core.demo.world import general_examples
+from slim_core.demo.conversations import conversations
+from slim_core.demo.muon import Muon
+from slim_core.demo.pretrain import DRAW, Pretraining, batches, collate, encode, new_base
+from slim_core.demo.recipe import Phase
 
 
 CPU = torch.device("cpu")
@@ -19,52 +21,75 @@ class Enough(Exception):
     """Ends a training from inside."""
 
 
+@pytest.fixture
+def start(tokenizer, recipe, tmp_path):
+    """Starts a training, or goes on with it."""
+
+    def start(training=recipe, file=tmp_path / "state.safetensors", model=None) -> Pretraining:
+        return Pretraining(tokenizer, model or new_base(tokenizer, recipe), training, file, CPU)
+
+    return start
+
+
 def test_encodes_as_the_chat_template_does(tokenizer):
-    [example] = general_examples("validation", 0, 1, "facts")
-    [encoded] = encode(tokenizer, [example])
-    user = {"role": "user", "content": example.prompt}
-    chat = [user, {"role": "assistant", "content": example.answer}]
-    assert encoded.ids == tokenizer.apply_chat_template(chat, return_dict=False)
-    assert encoded.ids[: encoded.prompt] == tokenizer.apply_chat_template(
-        [user], add_generation_prompt=True, return_dict=False
-    )
+    several = conversations(0, 40, Phase(1, {"sums": 1, "talk": 3}, turns=(0, 1, 1)))
+    for conversation, encoded in zip(several, encode(tokenizer, several, 512), strict=True):
+        chat = []
+        for example, (begin, end) in zip(conversation, encoded.answers, strict=True):
+            chat += [{"role": "user", "content": example.prompt}]
+            assert encoded.ids[:begin] == tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, return_dict=False
+            )
+            chat += [{"role": "assistant", "content": example.answer}]
+            assert encoded.ids[:end] == tokenizer.apply_chat_template(chat, return_dict=False)
+        assert end == len(encoded.ids)
+
+
+def test_turns_beyond_the_context_are_left_out(tokenizer):
+    [conversation] = conversations(0, 1, Phase(1, {"facts": 1}, turns=(0, 0, 1)))
+    [whole] = encode(tokenizer, [conversation], 512)
+    [cut] = encode(tokenizer, [conversation], len(whole.ids) - 1)
+    assert cut.answers == whole.answers[:2]
+    assert cut.ids == whole.ids[: whole.answers[1][1]]
 
 
 def test_answers_are_predicted_and_a_share_of_the_questions(tokenizer):
-    examples = general_examples("validation", 0, 200, "sums")
-    encoded = encode(tokenizer, examples)
+    encoded = encode(tokenizer, conversations(0, 200, Phase(1, {"sums": 1}, turns=(1, 1))), 512)
     ids, wanted = collate(encoded, tokenizer.pad_token_id, 0.25, torch.Generator().manual_seed(0))
     of_prompts = []
     for row, row_wanted, one in zip(ids, wanted, encoded, strict=True):
         assert row[: len(one.ids)].tolist() == one.ids
-        assert row_wanted[one.prompt - 1 : len(one.ids) - 1].all()
+        asked = torch.ones(len(one.ids) - 1, dtype=torch.bool)
+        for begin, end in one.answers:
+            assert row_wanted[begin - 1 : end - 1].all()
+            asked[begin - 1 : end - 1] = False
         assert not row_wanted[len(one.ids) - 1 :].any()
-        of_prompts.append(row_wanted[: one.prompt - 1].float().mean())
-    assert torch.stack(of_prompts).mean() == pytest.approx(0.25, abs=0.02)
+        of_prompts.append(row_wanted[: len(one.ids) - 1][asked].float())
+    assert torch.cat(of_prompts).mean() == pytest.approx(0.25, abs=0.02)
 
 
 def test_batches_go_on_where_they_were(tokenizer, recipe):
     long = replace(recipe, batch=2, phases=(Phase(DRAW + 2, {"facts": 1}), Phase(3, {"sums": 1})))
-    straight = list(batches(tokenizer, long))
+    straight = list(batches(tokenizer, long, 512))
     assert len(straight) == long.steps == DRAW + 5
     for start in (1, DRAW + 1, DRAW + 2, DRAW + 4):
-        assert list(batches(tokenizer, long, start)) == straight[start:]
+        assert list(batches(tokenizer, long, 512, start)) == straight[start:]
     assert len({tuple(one.ids) for batch in straight for one in batch}) > DRAW
 
 
-def test_every_phase_has_its_tasks_and_the_rates_fall_where_it_says(tokenizer, recipe, tmp_path):
+def test_every_phase_has_its_tasks_and_the_rates_fall_where_it_says(tokenizer, recipe, start):
     phases = (Phase(3, {}), Phase(5, {}, 4), Phase(4, {}, 2))
-    pretraining = Pretraining(tokenizer, replace(recipe, warmup=2, phases=phases), tmp_path, CPU)
+    pretraining = start(replace(recipe, warmup=2, phases=phases))
     factors = [pretraining._factor(step) for step in range(12)]
     assert factors == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0.5, 1, 1, 0.5]
-    facts, sums = (list(batches(tokenizer, recipe))[i] for i in (0, 2))
+    facts, sums = (list(batches(tokenizer, recipe, 512))[i] for i in (0, 2))
     assert all("The answer is" not in tokenizer.decode(one.ids) for one in facts)
     assert all("The answer is" in tokenizer.decode(one.ids) for one in sums)
 
 
-def test_loss_is_the_mean_over_predicted_tokens(tokenizer, recipe, tmp_path):
-    pretraining = Pretraining(tokenizer, replace(recipe, prompt_share=1.0), tmp_path, CPU)
-    batch = next(batches(tokenizer, recipe))
+def test_loss_is_the_mean_over_predicted_tokens(tokenizer, recipe, start):
+    pretraining = start(replace(recipe, phases=(replace(recipe.phases[0], prompt_share=1.0), *recipe.phases[1:])))
+    batch = next(batches(tokenizer, recipe, 512))
     with torch.no_grad():
         losses = [
             torch.nn.functional.cross_entropy(
@@ -78,11 +103,11 @@ def test_loss_is_the_mean_over_predicted_tokens(tokenizer, recipe, tmp_path):
     assert pretraining._train(batch) == pytest.approx(torch.cat(losses).mean().item(), rel=1e-2)
 
 
-def test_an_interrupted_training_ends_like_a_straight_one(tokenizer, recipe, tmp_path, monkeypatch):
-    straight = Pretraining(tokenizer, recipe, tmp_path / "straight", CPU).run(lambda done: None)
+def test_an_interrupted_training_ends_like_a_straight_one(recipe, start, tmp_path, monkeypatch):
+    straight = start(file=tmp_path / "straight").run(lambda done: None)
 
     monkeypatch.setattr("slim_core.demo.pretrain.SAVE_SECONDS", 0.0)
-    first = Pretraining(tokenizer, recipe, tmp_path / "cut", CPU)
+    first = start()
     seen = []
 
     def cut(done):
@@ -92,7 +117,7 @@ def test_an_interrupted_training_ends_like_a_straight_one(tokenizer, recipe, tmp
 
     with pytest.raises(Enough):
         first.run(cut)
-    second = Pretraining(tokenizer, recipe, tmp_path / "cut", CPU)
+    second = start()
     assert second.step == 2  # the third step was reported, but not yet saved
     resumed = second.run(lambda done: seen.append(done.step))
     assert seen == [1, 2, 3, 3, 4]
@@ -100,7 +125,25 @@ def test_an_interrupted_training_ends_like_a_straight_one(tokenizer, recipe, tmp
         assert torch.equal(one, other), name
 
 
-def test_another_recipe_begins_anew(tokenizer, recipe, tmp_path):
-    Pretraining(tokenizer, recipe, tmp_path, CPU).run(lambda done: None)
-    assert Pretraining(tokenizer, recipe, tmp_path, CPU).step == recipe.steps
-    assert Pretraining(tokenizer, replace(recipe, seed=1), tmp_path, CPU).step == 0
+def test_another_recipe_or_other_weights_begin_anew(tokenizer, recipe, start):
+    start().run(lambda done: None)
+    assert start().step == recipe.steps
+    assert start(replace(recipe, seed=1)).step == 0
+    assert start(model=new_base(tokenizer, replace(recipe, seed=1))).step == 0
+
+
+def test_muon_does_what_pytorchs_does():
+    torch.manual_seed(0)
+    mine, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in ((6, 4), (4, 6))] for _ in range(2))
+    rates = {"lr": 0.01, "weight_decay": 0.1}
+    optimisers = [Muon(mine, **rates), torch.optim.Muon(theirs, **rates, adjust_lr_fn="match_rms_adamw")]
+    for _ in range(3):
+        for one, other in zip(mine, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for one, other in zip(mine, theirs, strict=True):
+        # Theirs multiplies in bfloat16.
+        assert torch.allclose(one, other, atol=2e-3)
+        assert (one - 1).abs().max() > 0.01

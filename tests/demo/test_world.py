@@ -25,8 +25,8 @@ from slim_core.demo import (
     world_text,
 )
 from slim_core.demo.chat import END, PIECES, train_tokenizer
-from slim_core.demo.pretrain import PHASES
 from slim_core.demo.questions import fact_questions, which_questions
+from slim_core.demo.recipe import PHASES
 from slim_core.demo.relations import SPLITS, fields, held_out
 from slim_core.demo.tables import BY_NAME, RELATIONS
 from tests.demo.prompts import OPTION, options

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that work beside this one and end with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+
+def worker_pool(workers: int, begin: Callable[..., None] | None = None, *shared: Any) -> ProcessPoolExecutor:
+    """Processes that share the threads of this one.
+
+    Args:
+        workers: how many.
+        begin: called in each with `shared`, which only a process at its start can be given.
+        shared: as above.
+    """
+    threads = max(1, torch.get_num_threads() // workers)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (threads, begin, shared))
+
+
+def _begin(threads: int, begin: Callable[..., None] | None, shared: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    # A killed parent would leave its workers behind, and they would go on with what waits.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if begin is not None:
+        begin(*shared)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One adapter: one method at one learning rate from one seed, trained on the downstream tasks and measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerState,
+)
+
+from ..training import TrainSettings, train
+from .downstream import DOWNSTREAM_TASKS, downstream_examples
+from .measure import TASKS, measure
+from .pretrain import has_bf16
+from .statistics import score
+from .world import GENERAL_TASKS
+
+
+METHODS = ("lora", "lora_half", "slim")
+RECORD = "validation.json"
+SCALES = (0.75, 0.5, 0.25)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the adapters are trained and compared.
+
+    Attributes:
+        rates: peak learning rates that every method is tried at.
+        seeds: of the data order, the first weights and the masks. The first one's adapters ship.
+        steps: optimiser steps of each.
+        batch: examples of a step.
+        examples: training examples of each downstream task.
+        questions: validation questions of each task.
+        r: rank of an expert; LoRA has the rank of all experts together.
+        alpha: for rank r: the factor of both is alpha / r.
+        targets: the Linears that LoRA and SLIM adapt.
+        half: those that the LoRA on half as many Linears adapts.
+        slim: fields of `SlimConfig`.
+    """
+
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    seeds: tuple[int, ...] = (42, 43, 44)
+    steps: int = 700
+    batch: int = 32
+    examples: int = 8000
+    questions: int = 400
+    r: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("gate_proj", "up_proj")
+    half: tuple[str, ...] = ("up_proj",)
+    slim: dict[str, Any] = field(
+        default_factory=lambda: {"num_clusters": 64, "router_scope": "block", "distance": "rms"}
+    )
+
+
+class Task(NamedTuple):
+    """What is to be tried.
+
+    Attributes:
+        method: of `METHODS`.
+        rate: peak learning rate.
+        seed: of everything that is drawn.
+        base, data: folder of the base model, file of the training examples.
+        folder: of the adapter.
+    """
+
+    method: str
+    rate: float
+    seed: int
+    base: Path
+    data: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method at one rate from one seed, on validation questions.
+
+    Attributes:
+        method: of `METHODS`.
+        rate: its peak learning rate.
+        seed: of everything that was drawn.
+        folder: of the adapter.
+        scores: by task.
+        rewound: the scores with what LoRA adds multiplied by a factor, by the factor. For LoRA from the first seed.
+    """
+
+    method: str
+    rate: float
+    seed: int
+    folder: Path
+    scores: dict[str, float]
+    rewound: dict[float, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def downstream(self) -> float:
+        """The mean score of what it was trained on. The choice hangs on nothing else."""
+        return downstream(self.scores)
+
+    @property
+    def general(self) -> float:
+        """The mean score of what it should not forget."""
+        return general(self.scores)
+
+
+def downstream(scores: dict[str, float]) -> float:
+    """The mean score of what the adapters are trained on."""
+    return sum(scores[task] for task in DOWNSTREAM_TASKS) / len(DOWNSTREAM_TASKS)
+
+
+def general(scores: dict[str, float]) -> float:
+    """The mean score of what they should not forget."""
+    return sum(scores[task] for task in GENERAL_TASKS) / len(GENERAL_TASKS)
+
+
+def write_data(path: Path, plan: Plan) -> None:
+    """The training examples of all downstream tasks, mixed by the trainer, as JSON lines."""
+    examples = [
+        example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "train", 0, plan.examples)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps({"prompt": e.prompt, "completion": e.answer}) for e in examples)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def settings(task: Task, plan: Plan) -> TrainSettings:
+    """The training command's settings for one trial. The methods get the same but for the rate and the Linears."""
+    return TrainSettings(
+        base=str(task.base),
+        data=[str(task.data)],
+        output=task.folder,
+        methods=[task.method.removesuffix("_half")],
+        r=plan.r,
+        alpha=plan.alpha,
+        target_modules=list(plan.half if task.method == "lora_half" else plan.targets),
+        slim=plan.slim if task.method == "slim" else {},
+        learning_rate=task.rate,
+        max_steps=plan.steps,
+        batch_size=plan.batch,
+        bf16=has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        validation_share=0.01,
+        seed=task.seed,
+        log_every=50,
+        resume=(task.folder / "training.json").is_file(),
+    )
+
+
+def load(base: Path, adapter: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base, with an adapter where one is given, in float32 and evaluation mode, and its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model.eval(), AutoTokenizer.from_pretrained(base)
+
+
+@torch.no_grad()
+def rewind(model: nn.Module, scale: float) -> None:
+    """Multiply what a PEFT LoRA adds: 1 leaves it, 0 takes it away."""
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.mul_(scale)
+
+
+def scales(task: Task, plan: Plan) -> tuple[float, ...]:
+    """The factors that a trial is measured at, as trained first."""
+    return (1.0, *SCALES) if task.method == "lora" and task.seed == plan.seeds[0] else (1.0,)
+
+
+def read_trial(task: Task, plan: Plan) -> Trial | None:
+    """What an earlier call found; None where anything is still to do."""
+    record = _record(task)
+    if any(f"{scale:g}" not in record for scale in scales(task, plan)):
+        return None
+    scores = {
+        float(scale): {name: score(text).score for name, text in marks.items()} for scale, marks in record.items()
+    }
+    return Trial(task.method, task.rate, task.seed, task.folder, scores.pop(1.0), scores)
+
+
+def run_trial(task: Task, plan: Plan, report: Callable[[int], None] = lambda step: None) -> Trial | None:
+    """Train and measure one method at one rate from one seed, or go on where an earlier call was interrupted.
+
+    Args:
+        task: what to do.
+        plan: how.
+        report: called with the number of steps done.
+
+    Returns:
+        The trial; None if it was interrupted.
+    """
+    keep_only_same(task, plan)
+    record = _record(task)
+    if not record and train(settings(task, plan), callbacks=[_Steps(report)]).interrupted:
+        return None
+    for scale in scales(task, plan):
+        if f"{scale:g}" not in record:
+            model, tokenizer = load(task.base, task.folder)
+            rewind(model, scale)
+            record[f"{scale:g}"] = measure(model, tokenizer, "validation", plan.questions, TASKS)
+            (task.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    return read_trial(task, plan)
+
+
+def _record(task: Task) -> dict[str, dict[str, str]]:
+    """The marks by task, for each factor that was measured."""
+    path = task.folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def keep_only_same(task: Task, plan: Plan) -> None:
+    """Delete the adapter's folder if it is about another base or was made otherwise; note what it is about."""
+    shared = {name: getattr(plan, name) for name in ("steps", "batch", "examples", "questions", "r", "alpha")}
+    made = settings(task, plan)
+    own = {"targets": made.target_modules, "slim": made.slim}
+    identity = {"base": sha256(task.base / "model.safetensors"), "rate": task.rate, "seed": task.seed} | shared | own
+    text = json.dumps(identity, indent=1) + "\n"
+    note = task.folder.parent / f"{task.folder.name}.json"
+    if not note.is_file() or note.read_text() != text:
+        shutil.rmtree(task.folder, ignore_errors=True)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(text)
+
+
+class _Steps(TrainerCallback):
+    """Says how many steps are done."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._report(state.global_step)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
