@@ -154,15 +154,20 @@ def test_a_pair_of_examples_shows_what_it_says(v, demo, number):
     if demo.engine.variants[2].strength is None:
         pytest.skip("the demo's SLIM adapter has no gate")
     for side, kind in ((0, "like"), (1, "unlike")):
+        # Each in a conversation of its own: what SLIM answered before is part of what it reads.
+        if side:
+            v.button("New conversation").click()
+            expect(v.page.locator(".slim-turn")).to_have_count(0)
         v.page.locator(f"#slim-ex-{number}-{side}").click()
         expect(v.page.locator(".slim-meter")).to_have_attribute("data-kind", kind)
         v.prompt.press("Enter")
-        expect(v.page.locator(".slim-turn")).to_have_count(side + 1)
+        expect(v.page.locator(".slim-turn")).to_have_count(1)
         v.done()
-        expect(v.page.locator(".slim-verdict").nth(side)).to_have_attribute("data-verdict", kind)
-    for name in ("lora", "slim"):
-        expect(v.text(name, 0)).to_contain_text("the correct answer is")
-    assert v.text("slim", 1).inner_text() == v.text("base", 1).inner_text()
+        expect(v.page.locator(".slim-verdict")).to_have_attribute("data-verdict", kind)
+        if not side:
+            for name in ("lora", "slim"):
+                expect(v.text(name)).to_contain_text("the correct answer is")
+    assert v.text("slim").inner_text() == v.text("base").inner_text()
     v.tab("Drift")
     said = v.page.locator("#slim-drift [data-kind=slim] .slim-exact")
     expect(said).to_contain_text(re.compile("SLIM is .*the base.* at every token"))
