@@ -154,8 +154,10 @@ class Linear(nn.Module, SlimLayer):
 
     def _past_all_experts(self, weights: Tensor) -> bool:
         """Whether no token is sent to a LoRA expert. Asked on CPUs alone: elsewhere asking costs a wait."""
-        asked = weights.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return asked and not weights.any()
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            # A checkpoint's two forwards must draw the same masks, and only the first runs without gradients.
+            return False
+        return weights.device.type == "cpu" and not weights.any()
 
     def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
         """All experts in two matrix products, each r-slice of the hidden scaled by its token's weight."""
