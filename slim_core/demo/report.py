@@ -162,8 +162,9 @@ def _sweep(build: Mapping[str, Any]) -> Table:
     rows = build["sweep"]
     seeds = len({row["seed"] for row in rows})
     table = Table(
-        f"Sweep: {build['validation_questions']} validation questions of each task, mean of {seeds} seeds in % "
-        "(lowest–highest); × are factors of what LoRA adds, first seed",
+        f"Sweep: {build['validation_questions']} validation questions of each task, "
+        + ("one seed, in %" if seeds == 1 else f"mean of {seeds} seeds in % (lowest–highest)")
+        + "; × are factors of what LoRA adds, first seed",
         ("method", "rate", *reversed(KINDS), *(f"× {scale:g}" for scale in _scales(rows))),
     )
     for method in build["chosen"]:
