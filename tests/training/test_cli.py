@@ -93,6 +93,7 @@ def test_two_processes_train_one_adapter_as_one_process_does(base, pairs, tmp_pa
     arguments = ["--base", base, "--data", pairs, "--batch-size", 8, "--validation-share", "0.334", "--log-every", 1]
     arguments += ["--rank", 2, "--experts", 4, "--epochs", 2, "--slim", "merge=none", "--slim", "l1_coefficient=0.01"]
     arguments += ["--slim", "cluster_init=random", "--slim", "yield_mode=paper", "--learning-rate", "0.01"]
+    arguments += ["--slim", "distance_scope=token", "--slim", "distance=max"]
     assert run(*arguments, "--output", tmp_path / "one").exit_code == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "slim_core", "train", *arguments, "--output", tmp_path / "two"]
