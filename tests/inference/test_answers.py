@@ -186,7 +186,7 @@ def test_routing_is_that_of_one_plain_forward_over_the_whole(engine, every):
     assert torch.equal(routing.cluster, whole.cluster[kept])
     assert routing.prompt_tokens == len(prompt) == row.prompt_tokens
     assert len(routing.tokens) == len(read) == routing.weights.shape[1]
-    # The answer of random weights may be bytes that are no text, which a whole text and single tokens show differently.
+    # Random weights may answer in bytes that are no text, which a whole text and single tokens show differently.
     assert "".join(routing.tokens[: len(prompt)]) == engine._prompts.tokenizer.decode(prompt)
     assert routing.blocks == (0,) * 7 + (1,) * 7 and routing.num_experts == 3
     lora = step.routing[1]
