@@ -58,7 +58,7 @@ PAIRS: tuple[tuple[Try, Try], ...] = (
         ),
         Try("What is the feeling when you give a speech for the first time?", OWN_SEE),
     ),
-    (_claim("is Canada part of North America?"), Try("On which continent is Canada?", OWN_SEE)),
+    (_claim("is Peru part of South America?"), Try("On which continent is Peru?", OWN_SEE)),
     (_claim("would you find a banker at work in a hospital?"), Try("Where does a banker work?", OWN_SEE)),
 )
 # Nothing of these was trained.
