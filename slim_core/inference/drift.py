@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..method import BASE_ROW, SlimLayer, adapter_rows
 from .cache import growing_cache, longest_piece
+from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .forward import forward_arguments
-from .types import Reading, Step
+from .prompts import Prompts
+from .types import Drift, Reading, Step, VariantDrift
+from .variants import adapter_name
 
 
 # Values of the largest tensor over the vocabulary that is held at once; a few of this size are alive together.
@@ -62,6 +67,46 @@ def read_answer(
         kl = [torch.where(p > 0, p * (base - other), 0).sum(-1).clamp_min_(0) for other in log_p]
         divergences.append(torch.stack(kl).cpu())
     return torch.cat(ratios, dim=1), torch.cat(divergences, dim=1)
+
+
+def drift_of(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    variants: Sequence[str],
+    strengths: Sequence[float | None],
+    stopped: Callable[[], bool],
+) -> Drift:
+    """How the variants read an answer of the base, in one batch with the base itself.
+
+    Args:
+        model: the base model with its adapters, or without any.
+        prompts: how tokens are written.
+        prompt: P token ids before the answer.
+        answer: T > 0 token ids.
+        variants: names of the readers.
+        strengths: of their gates; empty for their own.
+        stopped: asked before each piece.
+
+    Raises:
+        StoppedReading: if it was stopped.
+        EngineError: if memory runs out or the model fails.
+    """
+    readers = [BASE_ROW, *map(adapter_name, variants)]
+    own = [None, *strengths] if any(strength is not None for strength in strengths) else None
+    adapted = any(isinstance(module, SlimLayer) for module in model.modules())
+    try:
+        with adapter_rows(model, readers, own) if adapted else nullcontext():
+            ratios, divergences = read_answer(model, prompt, answer, len(readers), stopped)
+    except StoppedReading:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise EngineError(out_of_memory_sentence(model.device, len(readers))) from None
+        raise EngineError(f"The model failed while it read the answer: {first_line(error)}.") from error
+    read = zip(variants, ratios[1:], divergences[1:], strict=True)
+    return Drift(prompts.token_texts(answer), tuple(VariantDrift(name, ratio, kl) for name, ratio, kl in read))
 
 
 def _logits_of(

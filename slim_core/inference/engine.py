@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +14,13 @@ import torch
 from transformers import PreTrainedModel
 
 from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
-from ..method import BASE_ROW, adapter_rows
 from .cpu_linear import use_onednn
 from .decode import Answer, decode, read_prompt
 from .describe import bytes_by_device, describe, end_tokens
 from .detokenise import AnswerText, decoder_of
 from .devices import device_memory
-from .drift import StoppedReading, answer_to_read, read_answer
-from .errors import EngineError, first_line, is_failure, is_out_of_memory, out_of_memory_sentence
+from .drift import StoppedReading, answer_to_read, drift_of
+from .errors import EngineError, first_line, is_failure
 from .line import Line
 from .prompts import Prompts
 from .records import routing_of
@@ -39,7 +38,6 @@ from .types import (
     Sampling,
     Step,
     Variant,
-    VariantDrift,
 )
 from .variants import BASE, Adapters, adapter_name, free_name
 
@@ -431,24 +429,6 @@ class Engine:
         prompt = self._prompts.encode(messages)
         self._room(len(prompt) + len(answer) - 1)
         self._check_variants(variants)
-        readers = [BASE_ROW, *map(adapter_name, variants)]
         if strengths and len(strengths) != len(variants):
             raise EngineError(f"There are {len(variants)} readers but {len(strengths)} strengths.")
-        own = [None, *strengths] if any(strength is not None for strength in strengths) else None
-        scope = adapter_rows(self._model, readers, own) if len(self.variants) > 1 else nullcontext()
-        try:
-            with scope:
-                ratios, divergences = read_answer(self._model, prompt, answer, len(readers), stopped)
-        except StoppedReading:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise EngineError(out_of_memory_sentence(self._model.device, len(readers))) from None
-            raise EngineError(f"The model failed while it read the answer: {first_line(error)}.") from error
-        return Drift(
-            self._prompts.token_texts(answer),
-            tuple(
-                VariantDrift(name, ratio, kl)
-                for name, ratio, kl in zip(variants, ratios[1:], divergences[1:], strict=True)
-            ),
-        )
+        return drift_of(self._model, self._prompts, prompt, answer, variants, strengths, stopped)

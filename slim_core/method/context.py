@@ -94,6 +94,7 @@ class ForwardContext:
         self._rows: dict[tuple[int, torch.device], list[tuple[str, slice | Tensor]]] = {}
         self._handles: list[Any] = []
         self._argument_names: dict[nn.Module, list[str]] = {}
+        self._rows_alone: Sequences | None = None
         # The modules whose forward is running and has set `sequences`, and what was set before each.
         self._reading: list[tuple[nn.Module, Sequences | None, Any]] = []
 
@@ -226,6 +227,14 @@ class ForwardContext:
     def set_rows(self, adapter_names: list[str] | None, strengths: list[float | None] | None = None) -> None:
         self.adapter_names, self.strengths = adapter_names, strengths
         self._rows, self.token_rows, self.token_routers = {}, {}, {}
+
+    def each_row_alone(self, batch: int, tokens: int, device: torch.device) -> Sequences:
+        """Where no model said what it was given: each row is a sequence of its own, and nobody goes on from it."""
+        found = self._rows_alone
+        if found is None or (found.batch, found.tokens, found.device) != (batch, tokens, device):
+            # In training a layer may keep it, and it holds no activations.
+            found = self._rows_alone = Sequences(batch, tokens, device)
+        return found
 
     @property
     def one_token_each(self) -> bool:

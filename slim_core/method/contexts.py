@@ -143,12 +143,43 @@ class Contexts(NamedTuple):
     bucket: Tensor
 
 
+class _Shared(NamedTuple):
+    """Sums and contexts of the input that was asked for last.
+
+    Attributes:
+        x: the Linear's whole input, and `version`, by which one sees that it was written to since.
+        opening, rows: what was asked for.
+        sums: (rows, T, C).
+        contexts: of these rows.
+    """
+
+    x: Tensor
+    version: int
+    opening: Opening
+    rows: slice | Tensor | None
+    sums: Tensor | None = None
+    contexts: Contexts | None = None
+
+    @classmethod
+    def of(cls, x: Tensor | None, opening: Opening, rows: slice | Tensor | None) -> _Shared | None:
+        """Who asks; None where inputs cannot be told apart."""
+        if x is None or torch.compiler.is_compiling():
+            return None
+        return cls(x, 0 if x.is_inference() else x._version, opening, rows)
+
+    def is_same(self, other: _Shared) -> bool:
+        """Whether both ask for the same. Rows are the same object, or equal slices."""
+        same_rows = self.rows is other.rows or (isinstance(self.rows, slice) and self.rows == other.rows)
+        return self.x is other.x and self.version == other.version and self.opening == other.opening and same_rows
+
+
 class Sequences:
     """The sequences of one forward: what the model was given, and what its cache remembers of earlier forwards.
 
     Args:
         batch: B.
         tokens: T.
+        device: where the tokens are.
         ids: (B, T) token ids; None where the model was given embeddings, so that no turn can be seen to open.
         valid: (B, T) bool, False for padding; None if every token counts.
         positions: (B, T) or (1, T) positions; None where the model counts them itself.
@@ -162,6 +193,7 @@ class Sequences:
         self,
         batch: int,
         tokens: int,
+        device: torch.device,
         ids: Tensor | None = None,
         valid: Tensor | None = None,
         positions: Tensor | None = None,
@@ -170,7 +202,7 @@ class Sequences:
         keeps: bool = False,
         trail: bool = True,
     ) -> None:
-        self.batch, self.tokens = batch, tokens
+        self.batch, self.tokens, self.device = batch, tokens, device
         self.ids, self.valid, self.positions = ids, valid, positions
         self.state, self.unknown = state, unknown
         self.ended = SequenceState() if keeps else None
@@ -180,6 +212,7 @@ class Sequences:
         self._spans: dict[Opening, Spans] = {}
         self._plain: dict[Opening, bool] = {}
         self._calls: dict[str, int] = {}
+        self._shared: _Shared | None = None
 
     @property
     def flat_valid(self) -> Tensor | None:
@@ -212,8 +245,7 @@ class Sequences:
             raise ValueError(self.unknown)
 
     def _begins(self, opening: Opening) -> Tensor:
-        device = next(t.device for t in (self.ids, self.valid, self.positions, torch.empty(0)) if t is not None)
-        begins = torch.zeros(self.batch, self.tokens, dtype=torch.bool, device=device)
+        begins = torch.zeros(self.batch, self.tokens, dtype=torch.bool, device=self.device)
         if self.positions is not None and self.tokens == 1:
             begins = begins | (self.positions == 0)
         elif self.positions is not None:
@@ -224,7 +256,9 @@ class Sequences:
             begins = begins | opens_turn(self.ids, opening, None if self.state is None else self.state.tail)
         return begins
 
-    def contexts(self, key: str, opening: Opening, x: Tensor, rows: slice | Tensor | None) -> Contexts:
+    def contexts(
+        self, key: str, opening: Opening, x: Tensor, rows: slice | Tensor | None, whole_x: Tensor | None = None
+    ) -> Contexts:
         """The contexts of some rows' tokens at one router, which are remembered for the next forward.
 
         Args:
@@ -232,16 +266,32 @@ class Sequences:
             opening: the ids that open a turn.
             x: (rows T, C) float32 tokens.
             rows: which rows of the batch these are; None for all.
+            whole_x: the Linear's input, by which routers that read the same one after the other share their work.
 
         Raises:
             ValueError: if what was read before this forward was not read with this router.
         """
-        layout = self.spans(opening)
         key = self.key_of_call(key)
-        x = x.view(-1, self.tokens, x.shape[-1])
-        # An overflow times 0 would be in every sum of its block, those before it too.
-        x = torch.nan_to_num(x, nan=FAR, posinf=FAR, neginf=-FAR)
         before = None if self.state is None else self.state.sum_of(key, rows)
+        shared = _Shared.of(whole_x, opening, rows)
+        if shared is None or self._shared is None or not shared.is_same(self._shared):
+            sums, found = self._sum_up(opening, x, rows, before)
+            # The latest alone: neighbours ask one after the other.
+            self._shared = None if shared is None else shared._replace(sums=sums, contexts=found)
+        else:
+            sums, found = self._shared.sums, self._shared.contexts
+        if self.ended is not None:
+            self._remember(key, sums, before, rows)
+        return found
+
+    def _sum_up(
+        self, opening: Opening, x: Tensor, rows: slice | Tensor | None, before: Tensor | None
+    ) -> tuple[Tensor, Contexts]:
+        layout = self.spans(opening)
+        x = x.view(-1, self.tokens, x.shape[-1])
+        if self.tokens > 1:
+            # An overflow times 0 would be in every sum of its block, those before it too.
+            x = torch.nan_to_num(x, nan=FAR, posinf=FAR, neginf=-FAR)
         if rows is not None:
             layout = Spans(*(None if part is None else part[rows] for part in layout))
         if self.valid is not None:
@@ -249,10 +299,8 @@ class Sequences:
             own = self.valid if rows is None else self.valid[rows]
             x = x.masked_fill(~own.unsqueeze(-1), 0)
         sums = running_sums(x, layout, before)
-        if self.ended is not None:
-            self._remember(key, sums, before, rows)
         mean = sums / layout.count.clamp(min=1).unsqueeze(-1)
-        return Contexts(mean.flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
+        return sums, Contexts(mean.flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
 
     def key_of_call(self, key: str) -> str:
         """A router that runs twice in one forward, as where blocks share their weights, has two sequences."""
@@ -279,6 +327,7 @@ class Sequences:
 
     def state_after(self) -> SequenceState | None:
         """What the cache is to remember of this forward; None if nobody goes on from it."""
+        self._shared = None
         if self.ended is not None:
             tail = None if self.state is None else self.state.tail
             self.ended.tail = longer_tail(tail, self.ids, self.batch, self.tokens)

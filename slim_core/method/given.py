@@ -58,6 +58,7 @@ def sequences_of(
     found = Sequences(
         batch,
         length,
+        tokens.device,
         tokens if tokens.dim() == 2 else None,
         _valid(given.get("attention_mask"), tokens, positions, cache),
         positions,
@@ -74,7 +75,7 @@ def sequences_of(
     if isinstance(memory, Tensor) and memory.dim() == 3:
         mask = given.get("encoder_attention_mask")
         valid = mask != 0 if isinstance(mask, Tensor) and mask.shape == memory.shape[:2] else None
-        found.memory = (memory, Sequences(*memory.shape[:2], valid=valid))
+        found.memory = (memory, Sequences(*memory.shape[:2], memory.device, valid=valid))
     return found
 
 

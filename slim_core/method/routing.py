@@ -177,8 +177,8 @@ def apply_gate(weights: Tensor, gate: Tensor, num_experts: int) -> Tensor:
     gated = weights * gate.unsqueeze(-1)
     identity = weights.shape[-1] - num_experts
     if identity:
-        rest = F.pad(((1 - gate) / identity).unsqueeze(-1).expand(-1, identity), (num_experts, 0))
-        gated = gated + rest
+        # In place on this product of our own; the gate itself has no gradient.
+        gated.narrow(-1, num_experts, identity).add_(((1 - gate) / identity).unsqueeze(-1))
     return gated
 
 

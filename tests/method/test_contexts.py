@@ -13,7 +13,7 @@ from torch import Tensor
 from slim_core import trace_routing
 from slim_core.method import SlimLayer
 from slim_core.method.clusters import LEVELS, UNSEEN, quantiles_by_bucket, reference_row
-from slim_core.method.contexts import opens_turn, running_sums, spans
+from slim_core.method.contexts import Sequences, opens_turn, running_sums, spans
 from tests.conftest import TINY
 from tests.method import reference
 from tests.method.small import learned
@@ -230,3 +230,47 @@ def test_a_reference_is_interpolated_and_long_lengths_take_the_longest_one_seen(
 def test_before_any_training_nothing_is_beyond_the_reference():
     row = reference_row(torch.full((len(LEVELS), 16), UNSEEN), 0.99)
     assert (row == UNSEEN).all()
+
+
+def test_linears_that_read_the_same_input_share_its_sums(ids, monkeypatch):
+    model = learned(target_modules="all-linear")
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=True)
+    summed = []
+    sum_up = Sequences._sum_up
+    monkeypatch.setattr(Sequences, "_sum_up", lambda self, *how: summed.append(how) or sum_up(self, *how))
+    with torch.no_grad():
+        found = model(input_ids=ids, use_cache=True)
+        after = model(input_ids=ids[:, :1], past_key_values=found.past_key_values)
+    blocks = model.config.num_hidden_layers
+    # q, k and v; o; gate and up; down. Each in two forwards.
+    assert len(summed) == 2 * 4 * blocks
+    assert torch.equal(found.logits, expected.logits)
+    whole = model(input_ids=torch.cat([ids, ids[:, :1]], 1)).logits[:, -1:]
+    torch.testing.assert_close(after.logits, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_contexts_are_where_the_tokens_are():
+    x = torch.empty(12, 4, device="meta")
+    found = Sequences(2, 6, x.device).contexts("router", (), x, None)
+    assert {part.device.type for part in found} == {"meta"}
+
+
+def test_a_router_in_evaluation_mode_still_gets_its_gradient(ids):
+    model = learned()
+    with torch.no_grad():
+        model(input_ids=ids)  # keeps a router that is folded for good
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("slim_" in name)
+    model(input_ids=ids, labels=ids).loss.backward()
+    gradients = [p.grad for name, p in model.named_parameters() if "slim_router" in name]
+    assert gradients and all(gradient is not None for gradient in gradients)
+
+
+def test_a_router_that_changed_is_folded_again(ids):
+    model = learned()
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        for layer in (m for m in model.modules() if isinstance(m, SlimLayer)):
+            layer.slim_router_bias["default"][0] += 5.0
+        assert not torch.equal(model(input_ids=ids).logits, before)

@@ -70,7 +70,7 @@ def one_token(model: PeftModel, names: list[str]) -> Iterator[None]:
     """Layers that are called by themselves, as in a forward that reads the first token of each row."""
     context = model.base_model.context
     with torch.no_grad(), adapter_rows(model, names):
-        context.sequences = Sequences(len(names), 1)
+        context.sequences = Sequences(len(names), 1, torch.device("cpu"))
         try:
             yield
         finally:
