@@ -10,7 +10,7 @@ Shapes: B rows of the batch, T tokens of the running forward, C channels, L toke
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class Spans(NamedTuple):
         inside: (B, n, L, L) float32; entry (t, s) is 1 where token s of the block counts for the context of token t.
         open_before: (B, n, L) float32; 1 where the context of token t began before its block.
         count: (B, T) float32, number of tokens that a context is the mean of.
+        share: (B, T, 1) float32, what each of them counts in it.
         bucket: (B, T) int64, which of `LENGTH_BUCKETS` the count is in.
         before: (B,) float32, tokens of the contexts that earlier forwards have begun; None if there are none.
     """
@@ -44,6 +45,7 @@ class Spans(NamedTuple):
     inside: Tensor
     open_before: Tensor
     count: Tensor
+    share: Tensor
     bucket: Tensor
     before: Tensor | None
 
@@ -92,7 +94,8 @@ def _laid_out(inside: Tensor, open_before: Tensor, before: Tensor | None, tokens
     count = _from_block_to_block(inside.sum(-1, keepdim=True), open_before, before, 1).flatten(1)[:, :tokens]
     count = count.contiguous()
     edges = 2 ** torch.arange(1, LENGTH_BUCKETS, device=count.device)
-    return Spans(inside, open_before, count, torch.bucketize(count, edges, right=True), before)
+    share = count.clamp(min=1).reciprocal().unsqueeze(-1)
+    return Spans(inside, open_before, count, share, torch.bucketize(count, edges, right=True), before)
 
 
 def _from_block_to_block(sums: Tensor, open_before: Tensor, before: Tensor | None, channels: int) -> Tensor:
@@ -206,11 +209,12 @@ class Sequences:
         self.ids, self.valid, self.positions = ids, valid, positions
         self.state, self.unknown = state, unknown
         self.ended = SequenceState() if keeps else None
-        self._trail = trail
+        self.trail = trail
         # What a decoder's cross-attention reads, and the sequences that it belongs to.
         self.memory: tuple[Tensor, Sequences] | None = None
         self._spans: dict[Opening, Spans] = {}
-        self._plain: dict[Opening, bool] = {}
+        # The same for one token a row, in Python's numbers; see `one_token_contexts`.
+        self.of_tokens: dict[Opening, Any] = {}
         self._calls: dict[str, int] = {}
         self._shared: _Shared | None = None
 
@@ -223,24 +227,18 @@ class Sequences:
         """Where contexts begin and end if turns open in this way; `()` if none are looked for."""
         found = self._spans.get(opening)
         if found is None:
-            self._check_known()
+            self.check_known()
             before = None if self.state is None else self.state.count_of(opening)
             found = spans(self._begins(opening), self.valid, before)
             self._spans[opening] = found
             if self.ended is not None:
                 counts = found.count.unsqueeze(-1)
                 earlier = None if before is None else before.unsqueeze(-1)
-                self.ended.counts[opening] = with_steps(earlier, counts, self._trail)
+                self.ended.counts[opening] = with_steps(earlier, counts, self.trail)
         return found
 
-    def plain(self, opening: Opening) -> bool:
-        """Whether every row's only token belongs to the context that it comes with."""
-        if opening not in self._plain:
-            layout = self.spans(opening)
-            self._plain[opening] = bool(layout.inside.all() & layout.open_before.all())
-        return self._plain[opening]
-
-    def _check_known(self) -> None:
+    def check_known(self) -> None:
+        """Raises ValueError if the contexts of what was read before are not known."""
         if self.unknown is not None:
             raise ValueError(self.unknown)
 
@@ -299,8 +297,7 @@ class Sequences:
             own = self.valid if rows is None else self.valid[rows]
             x = x.masked_fill(~own.unsqueeze(-1), 0)
         sums = running_sums(x, layout, before)
-        mean = sums / layout.count.clamp(min=1).unsqueeze(-1)
-        return sums, Contexts(mean.flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
+        return sums, Contexts((sums * layout.share).flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
 
     def key_of_call(self, key: str) -> str:
         """A router that runs twice in one forward, as where blocks share their weights, has two sequences."""
@@ -318,7 +315,7 @@ class Sequences:
         return self if self.fits(x) else None
 
     def _remember(self, key: str, sums: Tensor, before: Tensor | None, rows: slice | Tensor | None) -> None:
-        steps = with_steps(before, sums, self._trail)
+        steps = with_steps(before, sums, self.trail)
         if rows is not None:
             of_all = steps.new_zeros(self.batch, *steps.shape[1:])
             of_all[rows] = steps
@@ -328,7 +325,8 @@ class Sequences:
     def state_after(self) -> SequenceState | None:
         """What the cache is to remember of this forward; None if nobody goes on from it."""
         self._shared = None
-        if self.ended is not None:
+        # Nobody who goes on from here looks for more than a single token where nobody does now.
+        if self.ended is not None and any(len(opening) > 1 for opening in (*self._spans, *self.of_tokens)):
             tail = None if self.state is None else self.state.tail
             self.ended.tail = longer_tail(tail, self.ids, self.batch, self.tokens)
         return self.ended

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .config import SlimConfig
 from .contexts import Sequences
+from .one_token_contexts import token_contexts
 from .one_token_routing import UNROUTED, TokenRouting
 from .routing import VARIANCE_EPS, ClusterTables, Router
 from .trace import RoutingTrace
@@ -70,7 +71,7 @@ class TokenRouter:
         self._found: dict[int, TokenRouting] = {}
         # Of the running input, by row: sums of the contexts, their counts and buckets.
         self._sums: np.ndarray | None = None
-        self._counts: list[float] = []
+        self._counts: list[int] = []
         self._buckets: list[int] = []
 
     def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
@@ -84,19 +85,16 @@ class TokenRouter:
 
     def _go_on(self, tokens: np.ndarray, sequences: Sequences) -> None:
         """Add the tokens to the sums of their contexts, for the cache to remember."""
-        layout = sequences.spans(self._opening)
+        self._counts, self._buckets, goes_on, own = token_contexts(sequences, self._opening)
         key = sequences.key_of_call(self._key)
         steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
         before, self._sums = steps[:, 0], steps[:, 1]
-        before[:] = 0 if sequences.state is None else sequences.state.sum_of(key, None).numpy()
-        if sequences.plain(self._opening):
-            np.add(before, tokens, out=self._sums)
-        else:
-            kept, own = (part.reshape(-1, 1).numpy() for part in (layout.open_before, layout.inside))
-            self._sums[:] = np.where(kept > 0, before, 0) + np.where(own > 0, tokens, 0)
-        self._counts, self._buckets = layout.count[:, 0].tolist(), layout.bucket[:, 0].tolist()
+        before[:] = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
+        carried = before if goes_on is None else np.where(goes_on, before, 0)
+        np.add(carried, tokens if own is None else np.where(own, tokens, 0), out=self._sums)
         if sequences.ended is not None:
-            sequences.ended.sums[key] = torch.from_numpy(steps)
+            kept = torch.from_numpy(steps)
+            sequences.ended.sums[key] = kept if sequences.trail else kept[:, -1:]
 
     def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
         """Routing of the token `x`, (C,) float32, which is row `row` of the input that was begun with."""
@@ -109,7 +107,7 @@ class TokenRouter:
     def _route(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
         placed, bucket, closed = x, 0, False
         if self._contextual:
-            count = max(self._counts[row], 1.0)
+            count = max(self._counts[row], 1)
             placed, bucket = self._sums[row] / count, self._buckets[row]
             closed = count <= self._config.context_warmup
         cluster = int((self._direction.dot(placed) + self._near).argmin())

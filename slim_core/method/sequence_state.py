@@ -54,10 +54,15 @@ class SequenceState:
         Raises:
             ValueError: if that router did not read what is in the cache.
         """
+        kept = self.kept_sums(key)
+        return kept[:, -1] if rows is None else kept[rows, -1]
+
+    def kept_sums(self, key: str) -> Tensor:
+        """(B, k, C) sums after each of the latest k tokens; raises as `sum_of`."""
         kept = self.sums.get(key)
         if kept is None:
             raise ValueError(UNKNOWN.format(length=self.length or "some", why=NOT_READ))
-        return kept[:, -1] if rows is None else kept[rows, -1]
+        return kept
 
     def count_of(self, opening: tuple[int, ...]) -> Tensor:
         """(B,) tokens of the contexts that are open.

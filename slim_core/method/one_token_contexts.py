@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contexts of a forward that reads one token of each row on a CPU, in Python's numbers.
+
+The same as `contexts.spans` for T = 1. There some twenty operations on tensors of a few numbers would take longer than
+the routing itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .contexts import LENGTH_BUCKETS, Opening, Sequences
+
+
+class TokenContexts(NamedTuple):
+    """What each row's only token does to the row's context.
+
+    Attributes:
+        counts: tokens that each context is the mean of.
+        buckets: of the counts.
+        goes_on: (B, 1) bool, False where the token begins a context; None if all go on.
+        own: (B, 1) bool, False for padding; None if every token counts.
+    """
+
+    counts: list[int]
+    buckets: list[int]
+    goes_on: np.ndarray | None
+    own: np.ndarray | None
+
+
+def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
+    """The contexts of a forward of one token a row. They are worked out once, and remembered for the next forward.
+
+    Args:
+        sequences: what the forward reads.
+        opening: the ids that open a turn.
+
+    Raises:
+        ValueError: if what was read before is not known.
+    """
+    found = sequences.of_tokens.get(opening)
+    if found is None:
+        found = sequences.of_tokens[opening] = _work_out(sequences, opening)
+    return found
+
+
+def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
+    sequences.check_known()
+    rows = range(sequences.batch)
+    before = [0] * sequences.batch
+    if sequences.state is not None:
+        before = [int(count) for count in sequences.state.count_of(opening).tolist()]
+    own = [True for _ in rows] if sequences.valid is None else sequences.valid[:, 0].tolist()
+    begins = [False for _ in rows]
+    if sequences.positions is not None:
+        positions = sequences.positions.expand(sequences.batch, 1)[:, 0].tolist()
+        begins = [position == 0 for position in positions]
+    if opening and sequences.ids is not None:
+        opened = _opens_turn(sequences, opening)
+        begins = [begun or opens for begun, opens in zip(begins, opened, strict=True)]
+    counts = [(0 if begins[row] else before[row]) + own[row] for row in rows]
+    if sequences.ended is not None:
+        steps = torch.tensor([before, counts], dtype=torch.float32).t().unsqueeze(-1)
+        sequences.ended.counts[opening] = steps if sequences.trail else steps[:, -1:]
+    return TokenContexts(
+        counts,
+        [min(max(count, 1).bit_length(), LENGTH_BUCKETS) - 1 for count in counts],
+        ~np.array(begins)[:, None] if any(begins) else None,
+        None if all(own) else np.array(own)[:, None],
+    )
+
+
+def _opens_turn(sequences: Sequences, opening: Opening) -> list[bool]:
+    ids = sequences.ids[:, 0].tolist()
+    if len(opening) == 1:
+        return [token == opening[0] for token in ids]
+    tail = None if sequences.state is None else sequences.state.tail
+    if tail is None:
+        return [False for _ in ids]
+    earlier = tail[:, -len(opening) + 1 :].tolist()
+    return [(*read, token) == opening for read, token in zip(earlier, ids, strict=True)]
