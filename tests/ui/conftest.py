@@ -59,8 +59,9 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running() -> Iterator[Site]:
+    # One for each file: what one leaves behind does not reach the next.
     site = Site(ScriptedEngine(), RESULTS, max_new_tokens=4096)
     yield site
     site.close()
