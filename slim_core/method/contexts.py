@@ -210,9 +210,12 @@ class Sequences:
         self.state, self.unknown = state, unknown
         self.ended = SequenceState() if keeps else None
         self.trail = trail
+        # (B, T) bool, which tokens have a loss; None if it is not known.
+        self.taught: Tensor | None = None
         # What a decoder's cross-attention reads, and the sequences that it belongs to.
         self.memory: tuple[Tensor, Sequences] | None = None
         self._spans: dict[Opening, Spans] = {}
+        self._learned: dict[Opening, Tensor] = {}
         # The same for one token a row, in Python's numbers; see `one_token_contexts`.
         self.of_tokens: dict[Opening, Any] = {}
         self._calls: dict[str, int] = {}
@@ -222,6 +225,33 @@ class Sequences:
     def flat_valid(self) -> Tensor | None:
         """(B T,) bool, False for padding; None if every token counts."""
         return None if self.valid is None else self.valid.reshape(-1)
+
+    def learned_from(self, opening: Opening) -> Tensor | None:
+        """(B T,) bool, the tokens that clusters learn from; None if all of them are.
+
+        Padding teaches nothing, nor does a turn that nothing is learned of: an earlier question of a conversation
+        whose answer has no loss is no training data. What stands before the first turn belongs to it.
+
+        Args:
+            opening: the ids that open a turn; `()` if none are looked for, and then the loss does not matter.
+        """
+        if self.taught is None or not opening or self.ids is None:
+            return self.flat_valid
+        if opening not in self._learned:
+            self._learned[opening] = self._in_taught_turns(opening)
+        return self._learned[opening]
+
+    def _in_taught_turns(self, opening: Opening) -> Tensor:
+        turns = opens_turn(self.ids, opening, None)
+        number = self._begins(opening).cumsum(-1)
+        # By context: whether something in it is learned, and whether a turn opens it. One more than there may be.
+        taught, turn = (
+            number.new_zeros(self.batch, self.tokens + 2).scatter_reduce_(1, number, found.long(), "amax").bool()
+            for found in (self.taught, turns)
+        )
+        taught[:, :-1] |= taught[:, 1:] & ~turn[:, :-1]
+        found = taught.gather(1, number)
+        return (found if self.valid is None else found & self.valid).reshape(-1)
 
     def spans(self, opening: Opening) -> Spans:
         """Where contexts begin and end if turns open in this way; `()` if none are looked for."""

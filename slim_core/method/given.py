@@ -15,6 +15,8 @@ from .sequence_state import NOT_READ, UNKNOWN, SequenceState, part_with_tokens, 
 
 # transformers 5.24 renames the argument.
 CACHE_NAMES = ("past_key_values", "cache")
+# The label of a token without loss.
+IGNORED = -100
 
 
 def given_cache(given: dict[str, Any]) -> Any:
@@ -71,6 +73,9 @@ def sequences_of(
     if found.ended is not None:
         found.ended.adapters = _of_rows(adapters, batch)
         found.ended.length = _longer(state, length)
+    labels = given.get("labels")
+    if isinstance(labels, Tensor) and labels.shape == (batch, length):
+        found.taught = labels != IGNORED
     memory = given.get("encoder_hidden_states")
     if isinstance(memory, Tensor) and memory.dim() == 3:
         mask = given.get("encoder_attention_mask")

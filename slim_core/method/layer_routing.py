@@ -121,7 +121,7 @@ class RoutedLayer(ClusterLearner):
         if learning:
             # Kept for the forward that gradient checkpointing repeats when the model's is over.
             self._sequences[adapter_name] = found
-            self._valid[adapter_name] = None if found is None else found.flat_valid
+            self._valid[adapter_name] = None if found is None else found.learned_from(self._opening(adapter_name))
         return found
 
     @torch.no_grad()
@@ -133,8 +133,12 @@ class RoutedLayer(ClusterLearner):
                 'with distance_scope="token".'
             )
         rows = self._rows_of_batch(adapter_name, sequences.batch, x.device)
-        opening = tuple(self.slim_config[adapter_name].turn_opening or ())
-        return sequences.contexts(self._key(adapter_name), opening, x.detach(), rows, whole_x)
+        return sequences.contexts(self._key(adapter_name), self._opening(adapter_name), x.detach(), rows, whole_x)
+
+    def _opening(self, adapter_name: str) -> tuple[int, ...]:
+        """The ids that open a turn; empty where none are looked for."""
+        config = self.slim_config[adapter_name]
+        return tuple(config.turn_opening or ()) if config.distance_scope == "context" else ()
 
     def _key(self, adapter_name: str) -> str:
         return f"{self.module_name} of {adapter_name}"

@@ -72,7 +72,7 @@ class ClusterLearner:
     slim_token_mean: BufferDict
     slim_token_var: BufferDict
     pending: dict[str, PendingSums]
-    # Which tokens of the last training forward are no padding; None if every token counts.
+    # Which tokens of the last training forward clusters learn from; None if all of them.
     _valid: dict[str, Tensor | None]
     # Whether there are first centres.
     _started: dict[str, bool]

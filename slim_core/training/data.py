@@ -13,7 +13,7 @@ from .files import READERS, Record, Source, read_file
 from .settings import Columns
 
 
-Message = dict[str, str]
+Message = dict[str, Any]
 ROLES = ("system", "user", "assistant")
 NEEDED = (
     "needed are `messages`, or `prompt` and `completion`, or `instruction` and `output` (with or without `input`); "
@@ -27,10 +27,12 @@ class Conversation(NamedTuple):
     Attributes:
         messages: each with `role` ("system", "user" or "assistant") and `content`.
         place: where it stands in the data.
+        unlearned: which of the messages are answers of weight 0, that there is no loss on.
     """
 
     messages: list[Message]
     place: str
+    unlearned: frozenset[int] = frozenset()
 
 
 class Layout(NamedTuple):
@@ -151,7 +153,9 @@ def _converted(record: Record, layout: Layout) -> Conversation:
             f"{record.place}: there is no `{missing[0]}`, which the first record has; the columns are "
             f"{_listed(record)}; give every record the same ones."
         )
-    return Conversation(layout.convert(record, layout.columns), record.place)
+    messages = layout.convert(record, layout.columns)
+    unlearned = frozenset(i for i, message in enumerate(messages) if message.pop("weight", None) == 0)
+    return Conversation(messages, record.place, unlearned)
 
 
 def _from_pair(record: Record, columns: tuple[str, ...]) -> list[Message]:
@@ -197,6 +201,8 @@ def _from_messages(record: Record, columns: tuple[str, ...]) -> list[Message]:
         )
     messages = [_message(m, f"{place}: message {i} of `{name}`") for i, m in enumerate(value, 1)]
     _check_order(messages, f"{place}: `{name}`")
+    if all(message.get("weight") == 0 for message in messages if message["role"] == "assistant"):
+        raise DataError(f"{place}: every answer of `{name}` has weight 0, so there is nothing to learn; give one 1.")
     return messages
 
 
@@ -211,7 +217,15 @@ def _message(value: Any, where: str) -> Message:
         raise DataError(f"{where} has the role {role!r}; it must be one of {', '.join(ROLES)}.")
     if not isinstance(content, str) or (role != "system" and not content.strip()):
         raise DataError(f"{where} ({role}) has no text in `content`; fill it in or take the record out.")
-    return {"role": role, "content": content}
+    message = {"role": role, "content": content}
+    weight = value.get("weight")
+    if weight is None:
+        return message
+    if role != "assistant":
+        raise DataError(f"{where} ({role}) has a `weight`, but only answers have one; take it out.")
+    if weight not in (0, 1):
+        raise DataError(f"{where} has the weight {weight!r}; it must be 1 (learned) or 0 (read, but not learned).")
+    return message | {"weight": weight}
 
 
 def _check_order(messages: list[Message], where: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations to tokens, through the tokenizer's chat template, with the loss on answers only.
+"""Conversations to tokens, through the tokenizer's chat template, with the loss on answers that are to be learned.
 
 The template writes the whole conversation once; which of its characters are answers is found out by writing it again
 with marks in the answers' place. So the tokens are exactly those that the model sees in a chat, and no template needs
@@ -63,7 +63,7 @@ class Encoder:
         Raises:
             DataError: if the chat template refuses the conversation or rewrites its answers, or if no token is left.
         """
-        text, spans = self._answer_spans(conversation)
+        text, spans = self._learned_spans(conversation)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         labels = [
             token if any(start < end_of and begin_of < end for begin_of, end_of in spans) else IGNORED
@@ -90,7 +90,7 @@ class Encoder:
                 "change the record to what the template knows."
             ) from None
 
-    def _answer_spans(self, conversation: Conversation) -> tuple[str, list[Span]]:
+    def _learned_spans(self, conversation: Conversation) -> tuple[str, list[Span]]:
         text = self._write(conversation.messages, conversation.place)
         spans = self._spans_by_marks(conversation, text) or self._spans_by_prompts(conversation, text)
         if not spans:
@@ -98,7 +98,8 @@ class Encoder:
                 f"{conversation.place}: the model's chat template rewrites the answers, so that they cannot be told "
                 "from the rest; write them the way the template does."
             )
-        return text, spans
+        answers = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+        return text, [s for i, s in zip(answers, spans, strict=True) if i not in conversation.unlearned]
 
     def _spans_by_marks(self, conversation: Conversation, text: str) -> list[Span]:
         """Where the answers are, with the token that closes each; empty if the template changes their text."""

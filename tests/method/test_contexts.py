@@ -198,6 +198,48 @@ def test_an_overflow_is_not_learned(ids):
     assert int(state["slim_count.default"].sum()) == counted + 3 * 5
 
 
+# 7 opens a turn. No loss: ".", first of a packed sequence: "|".
+LESSONS = {
+    # tokens, labels, positions, what is learned
+    "one turn": ("7 1 2 3", "....", None, "0000"),
+    "an answer": ("7 1 2 3", "...3", None, "1111"),
+    "what comes before the first turn": ("5 6 7 1", "...1", None, "1111"),
+    "an earlier turn without loss": ("5 7 1 2 7 3 4", "......4", None, "0000111"),
+    "a later turn without loss": ("5 7 1 2 7 3 4", "...2...", None, "1111000"),
+    "nothing but what comes before": ("5 6 1 7 2", "..1..", None, "11100"),
+    "packed": ("7 1 2 7 3 4", ".....4", "0 1 2 0 1 2", "000111"),
+    "packed, with something before its turn": ("7 1 5 7 3 4", ".....4", "0 1 0 1 2 3", "001111"),
+}
+
+
+@pytest.mark.parametrize("case", LESSONS)
+def test_clusters_learn_from_turns_that_have_a_loss(case):
+    text, loss, positions, expected = LESSONS[case]
+    ids = torch.tensor([[int(token) for token in text.split()]])
+    found = Sequences(1, ids.shape[1], ids.device, ids)
+    if positions:
+        found.positions = torch.tensor([[int(position) for position in positions.split()]])
+    assert found.learned_from((7,)) is None
+    found = Sequences(1, ids.shape[1], ids.device, ids, positions=found.positions)
+    found.taught = torch.tensor([[mark != "." for mark in loss]])
+    assert found.learned_from(()) is None
+    assert "".join(str(int(x)) for x in found.learned_from((7,))) == expected
+
+
+def test_a_turn_without_loss_teaches_no_layer_anything(ids):
+    model = learned(target_modules=["q_proj"], layers_to_transform=[0], turn_opening=[7])
+    state = next(m for m in model.modules() if isinstance(m, SlimLayer)).state_dict
+    ids = ids.where(ids != 7, 8)
+    ids[:, [0, 5]] = 7
+    labels = ids.clone()
+    labels[:, 5:] = -100
+    labels[1, :5] = -100
+    counted = int(state()["slim_count.default"].sum())
+    model.train()(input_ids=ids, labels=labels)
+    model.eval()(input_ids=ids)
+    assert int(state()["slim_count.default"].sum()) == counted + 5 * (len(ids) - 1)
+
+
 # -- references by length ------------------------------------------------------------------------------------------
 
 

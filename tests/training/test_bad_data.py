@@ -22,6 +22,13 @@ def talk(*roles: str, **changes) -> str:
     return json.dumps({"messages": [{"role": role, "content": "x"} | changes for role in roles]}) + "\n"
 
 
+def weighed(role: str, weight: object) -> str:
+    """A question and an answer, one of them with a weight."""
+    messages = [{"role": name, "content": "x"} for name in ("user", "assistant")]
+    messages[role == "assistant"]["weight"] = weight
+    return json.dumps({"messages": messages}) + "\n"
+
+
 # name, content, what the sentence says
 BAD = [
     # -- files
@@ -90,6 +97,14 @@ BAD = [
     ("a.jsonl", talk("user", "assistant", content=""), r"line 1: message 1 of `messages` \(user\) has no text"),
     ("a.jsonl", talk("user", "assistant", content=None), "has no text in `content`; fill it in or take"),
     ("a.jsonl", talk("user", "assistant", "user"), "line 1: `messages` must end with an answer"),
+    ("a.jsonl", weighed("user", 0), "message 1 of `messages` .user. has a `weight`, but only answers have one"),
+    (
+        "a.jsonl",
+        weighed("assistant", 2),
+        "message 2 of `messages` has the weight 2; it must be 1 .learned. or 0 .read",
+    ),
+    ("a.jsonl", weighed("assistant", "0"), "message 2 of `messages` has the weight '0'; it must be 1 .learned."),
+    ("a.jsonl", weighed("assistant", 0), "line 1: every answer of `messages` has weight 0, so there is nothing to"),
     ("a.jsonl", talk("user", "user", "assistant"), "line 1: `messages` must alternate between user and assistant"),
     ("a.jsonl", talk("assistant"), "line 1: `messages` must alternate"),
     ("a.jsonl", talk("user", "system", "assistant"), "line 1: `messages` has a system message after the first place"),

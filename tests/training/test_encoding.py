@@ -73,6 +73,24 @@ def test_the_loss_is_exactly_on_the_answers_and_their_end(name, turns):
         assert text in whole
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("zeros", [{1}, {3}, {1, 5}, {3, 5}])
+def test_there_is_no_loss_on_answers_of_weight_0(name, zeros):
+    template, end = TEMPLATES[name]
+    found, whole = learned(template, conversation(*TALK)._replace(unlearned=frozenset(zeros)))
+    assert found == [TALK[i] + end for i in (1, 3, 5) if i not in zeros]
+    for text in TALK:
+        assert text in whole
+
+
+@pytest.mark.parametrize("weights", [(0, 1), (0.0, 1.0), (False, True), (0, None), (None, 0)])
+def test_weights_are_read_and_do_not_reach_the_template(weights):
+    messages = conversation(*TALK[:4]).messages
+    given = [m | ({"weight": weights[i // 2]} if i % 2 else {"weight": None}) for i, m in enumerate(messages)]
+    (found,) = to_conversations([Record({"messages": given}, "a.jsonl, line 1")], Columns())
+    assert found == (messages, "a.jsonl, line 1", {1 + 2 * i for i in (0, 1) if weights[i] == 0})
+
+
 @pytest.mark.parametrize("turns", [1, 3])
 def test_a_template_that_strips_and_adds_a_space_is_followed(turns):
     texts = [f" {text} \n" for text in TALK[: 2 * turns]]

@@ -2,6 +2,7 @@
 """Several visitors: a line with places, nobody sees another's, and whoever leaves stops their work."""
 
 import time
+from collections import OrderedDict
 
 from playwright.sync_api import expect
 
