@@ -131,14 +131,15 @@ def _train_one(record: TrainingRecord, prepared: _Prepared, folder: Path, checkp
     trainer = _build_trainer(record.method, prepared, folder)
     record.device = device_name(trainer.args.device)
     record.trainable_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    record.validation_loss_before = _validation_loss(trainer, prepared.examples)
+    if prepared.examples.validation:
+        record.validation_loss_before = trainer.evaluate_untrained()["eval_loss"]
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         record.save(folder)
     interrupted = _run_trainer(trainer, record, prepared, checkpoint)
     record.status = "interrupted" if interrupted else "finished"
-    if not interrupted:
-        record.validation_loss_after = _validation_loss(trainer, prepared.examples)
+    if prepared.examples.validation and not interrupted:
+        record.validation_loss_after = trainer.evaluate()["eval_loss"]
     _save(trainer, record, prepared, folder)
     return record
 
@@ -212,10 +213,6 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=["labels"],
     )
-
-
-def _validation_loss(trainer: SlimTrainer, examples: Examples) -> float | None:
-    return trainer.evaluate()["eval_loss"] if examples.validation else None
 
 
 def _run_trainer(trainer: SlimTrainer, record: TrainingRecord, prepared: _Prepared, checkpoint: Path | None) -> bool:

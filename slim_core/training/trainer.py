@@ -86,6 +86,19 @@ class SlimTrainer(Trainer):
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / tokens
         return output
 
+    def evaluate_untrained(self) -> dict[str, float]:
+        """As `evaluate`, before any training.
+
+        accelerate marks a model that it has prepared for evaluation as prepared, and would then train it as it is: with
+        several processes, each on its own batches alone.
+        """
+        try:
+            return self.evaluate()
+        finally:
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.accelerator.free_memory()
+            vars(self.model).pop("_is_accelerate_prepared", None)
+
     # -- log -----------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -89,11 +89,10 @@ def test_no_kernels_that_a_base_names_are_asked_for(base, pairs, tmp_path):
 
 def test_two_processes_train_one_adapter_as_one_process_does(base, pairs, tmp_path):
     # 16 examples for training and 8 for validation divide evenly, so that no process is handed one twice. Clusters
-    # that begin with data begin with those of the first process, and calibrated yielding averages their quantiles.
+    # that begin with data begin with those of the first process, and the gate averages their quantiles.
     arguments = ["--base", base, "--data", pairs, "--batch-size", 8, "--validation-share", "0.334", "--log-every", 1]
     arguments += ["--rank", 2, "--experts", 4, "--epochs", 2, "--slim", "merge=none", "--slim", "l1_coefficient=0.01"]
-    arguments += ["--slim", "cluster_init=random", "--slim", "yield_mode=paper", "--learning-rate", "0.01"]
-    arguments += ["--slim", "distance_scope=token", "--slim", "distance=max"]
+    arguments += ["--slim", "cluster_init=random", "--learning-rate", "0.01"]
     assert run(*arguments, "--output", tmp_path / "one").exit_code == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "slim_core", "train", *arguments, "--output", tmp_path / "two"]
@@ -120,6 +119,8 @@ def test_two_processes_train_one_adapter_as_one_process_does(base, pairs, tmp_pa
     for name in ("loss", "loss_l1", "identity_share"):
         curves = [[entry[name] for entry in record["curves"] if name in entry] for record in (one, two)]
         assert curves[1] == pytest.approx(curves[0], abs=2e-3), name
+    shares = [entry["identity_share"] for entry in one["curves"] if "identity_share" in entry]
+    assert 0 < min(shares) < max(shares) < 1
 
 
 def test_ctrl_c_saves_and_exits_with_130(base, pairs, tmp_path):
