@@ -76,7 +76,7 @@ slim.drift = (component) => {
     put(sentence, value.sentence);
     root().replaceChildren(sentence,
       el("p", { class: "slim-note" }, `The base’s answer to “${value.prompt}”, read by each variant. Bars: log of base’s over variant’s probability, in nats, same scale for all; above the line is less likely.`),
-      ...(value.missing ? [el("p", { class: "slim-note" }, value.missing)] : []),
+      ...(value.note ? [el("p", { class: "slim-note" }, value.note)] : []),
       ...value.data.variants.map((variant) => card(variant, value.data, most, least)),
       ...(value.groups.length ? [table(value.groups)] : []));
   });

@@ -116,10 +116,9 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
             if live:
                 screen.update(answers_view(engine.variants, step.rows))
     drift = None
-    # Whoever reads does so with the gate as it was trained.
-    readers = [v.name for v in engine.variants[1:] if strength is None or v.name not in gated]
+    readers = {v.name: strength if v.name in gated else None for v in engine.variants[1:]}
     if step.rows[0].token_ids and readers:
-        drift = engine.drift(messages, step.rows[0].token_ids, readers)
+        drift = engine.drift(messages, step.rows[0].token_ids, tuple(readers), strengths=tuple(readers.values()))
     verdicts = {r.variant: verdict_of(r) for r in step.routing.values() if r.variant in gated}
     if as_json:
         found = {

@@ -161,9 +161,9 @@ def add_api(backend: Backend, config: Config) -> None:
             gated = _gated()
             # Where nobody wants the whole record, it tells the verdict.
             rows = tuple(Row(n, messages, not drift or n in gated, strength if n in gated else None) for n in names)
-            # They read with the gate as it was trained.
-            readers = [v.name for v in backend.adapters if strength is None or v.name not in gated] if drift else []
-            reading = Reading(tuple(readers), messages) if readers else None
+            readers = tuple(v.name for v in backend.adapters) if drift else ()
+            strengths = tuple(strength if name in gated else None for name in readers)
+            reading = Reading(readers, messages, strengths=strengths) if readers else None
             stops = Stops(len(rows))
             backend.enter()
             try:

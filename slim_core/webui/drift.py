@@ -40,16 +40,18 @@ def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
     return f"{label} is within a thousandth of a nat of the base at {where}."
 
 
-def unread(turn: Turn) -> str:
-    """Who did not read the base's answer because of its gate, in a sentence; empty where all did."""
-    changed = [answer.variant.label for answer in turn.answers.values() if answer.strength is not None]
-    if not changed:
-        return ""
-    return f"{' and '.join(changed)} answered with another gate than it was trained with, and is left out."
+def changed_gates(turn: Turn) -> str:
+    """Whose gate was not as it was trained, in a sentence; empty where all were."""
+    changed = [(a.variant.label, a.strength) for a in turn.answers.values() if a.strength is not None]
+    told = [f"{label} {f'at strength {strength:g}' if strength else 'open'}" for label, strength in changed]
+    return f"With the gate of {', of '.join(told)}, not as it was trained." if told else ""
 
 
 def by_verdict(session: Session) -> list[dict[str, Any]]:
-    """The mean KL of the conversation's prompts so far, by what the gate made of them; empty without a gate."""
+    """The mean KL of the conversation's prompts so far, by what the gate made of them; empty without a gate.
+
+    Gates as they were trained: neither those that were changed nor their verdicts count.
+    """
     found: dict[str, dict[str, Any]] = {}
     for turn in session.turns:
         judges = [a for _, a in sorted(turn.answers.items(), reverse=True) if a.strength is None and a.gated]
@@ -59,6 +61,8 @@ def by_verdict(session: Session) -> list[dict[str, Any]]:
         row = found.setdefault(verdict.kind, {"prompts": 0, "sums": {}})
         row["prompts"] += 1
         for drift in turn.drift.variants:
+            if drift.variant in turn.answers and turn.answers[drift.variant].strength is not None:
+                continue
             label = turn.answers[drift.variant].variant.label if drift.variant in turn.answers else drift.variant
             total, tokens = row["sums"].get(label, (0.0, 0))
             row["sums"][label] = (total + float(drift.kl.double().sum()), tokens + len(drift.kl))

@@ -56,15 +56,14 @@ def start(
     known = turn.answers.get(BASE)
     if known is not None and known.variant != loaded[BASE]:
         known = None  # another base's, from a file: its tokens mean nothing here
-    # Who answered this turn before an adapter was replaced cannot read the base's answer any more. And whoever reads
-    # does so with the gate as it was trained: of another one nothing would be told.
+    # Who answered this turn before an adapter was replaced cannot read the base's answer any more.
     readers = {
         variant.name: name
         for name, variant in loaded.items()
-        if name != BASE
-        and session.strength(variant) is None
-        and (name in names or (name in turn.answers and turn.answers[name].variant == variant))
+        if name != BASE and (name in names or (name in turn.answers and turn.answers[name].variant == variant))
     }
+    # With the gate that a column answers, or has answered, with.
+    of_readers = [strengths[n] if n in names else turn.answers[n].strength for n in readers.values()]
     run = Run(Stops(len(rows)), tuple(names))
     kept, adapters = backend.own.keep(session)
     try:
@@ -85,6 +84,7 @@ def start(
             tuple(readers),
             session.messages(BASE, turn, loaded[BASE].name),
             known.token_ids if known and BASE not in names else (),
+            tuple(of_readers),
         )
         if readers
         else None,

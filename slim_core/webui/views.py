@@ -10,7 +10,7 @@ from ..inference.types import Variant
 from .backend import Backend
 from .columns import ADAPTERS, BASE, columns
 from .diff import differences
-from .drift import by_verdict, exactness, unread
+from .drift import by_verdict, changed_gates, exactness
 from .payload import pack_drift
 from .peek import metered
 from .session import Answer, Session, Turn
@@ -194,6 +194,6 @@ def drift(session: Session, backend: Backend) -> dict[str, Any]:
             variant["kind"] = by_column[variant["name"]].kind
         for variant, measured in zip(data["variants"], turn.drift.variants, strict=True):
             variant["exact"] = exactness(turn, measured, variant["label"])
-        value |= {"groups": by_verdict(session), "missing": unread(turn)}
+        value |= {"groups": by_verdict(session), "note": changed_gates(turn)}
         value |= {"data": data, "sentence": drift_sentence(turn.drift, labels), "prompt": turn.prompt[:200]}
     return value

@@ -65,13 +65,16 @@ def test_the_verdict_and_the_strength_of_the_gate(folders):
     verdict = found["verdicts"]["slim"]
     assert set(found["verdicts"]) == {"slim"} and found["strength"] is None
     assert set(verdict) == {"kind", "identity", "distance", "reference", "closed", "exact"}
-    assert set(found["times_less_likely"]) == {"lora", "slim"}
+    shut = found["times_less_likely"]
+    assert set(shut) == {"lora", "slim"}
     result = run(*sources(folders), "--max-new-tokens", 4, "--strength", 0, "--json")
     found = json.loads(result.stdout)
     assert found["verdicts"]["slim"]["closed"] == 0 and found["strength"] == 0
     # A context's first tokens may have no gate that opens.
     assert all(block["gate_answer"] == 1 for block in found["identity_by_block"]["slim"])
-    assert set(found["times_less_likely"]) == {"lora"}
+    # It reads the base's answer with the gate that it answered with.
+    forced = found["times_less_likely"]
+    assert forced["lora"] == shut["lora"] and forced["slim"] != shut["slim"]
     result = run(*sources(folders), "--max-new-tokens", 4, "--strength", 0)
     assert "Gate forced open: SLIM answers with its LoRA experts." in result.stdout
 

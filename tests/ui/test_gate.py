@@ -134,7 +134,7 @@ def test_an_open_gate_shows_what_it_kept(visit):
     v.done()
     expect(v.text("base")).to_contain_text("Base says")
     v.tab("Drift")
-    expect(v.page.locator("#slim-drift")).to_contain_text("SLIM answered with another gate than it was trained with")
+    expect(v.page.locator("#slim-drift")).to_contain_text("With the gate of SLIM open, not as it was trained.")
     v.tab("Compare")
     v.button("As trained").click()
     expect(v.text("slim")).to_have_text(kept)

@@ -129,8 +129,7 @@ def test_the_strength_of_the_gate(client):
     assert shut["slim"]["text"] == shut["base"]["text"] and set(shut["drift"]) == {"lora", "slim"}
     forced = client.predict("A foreign one", max_new_tokens=4, strength=0, api_name="/compare")
     assert forced["verdict"]["slim"]["closed"] == 0 and forced["slim"]["text"].startswith("SLIM")
-    # SLIM would read the base's answer with the gate as it was trained.
-    assert set(forced["drift"]) == {"lora"}
+    assert set(forced["drift"]) == {"lora", "slim"}
     routed = client.predict("A foreign one", max_new_tokens=4, strength=0, api_name="/routing")
     assert {x for row in routed["gate"] for x in row} == {1.0}
     for name in ("/compare", "/routing"):
