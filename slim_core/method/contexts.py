@@ -359,4 +359,6 @@ class Sequences:
         if self.ended is not None and any(len(opening) > 1 for opening in (*self._spans, *self.of_tokens)):
             tail = None if self.state is None else self.state.tail
             self.ended.tail = longer_tail(tail, self.ids, self.batch, self.tokens)
+        if self.ended is not None and self.batch == 1 and self.trail and not torch.compiler.is_compiling():
+            self.ended.follow(self.state, self.tokens)
         return self.ended

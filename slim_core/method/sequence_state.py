@@ -8,7 +8,7 @@ repeat. A cache that meets SLIM becomes an instance of a subclass of its own cla
 from __future__ import annotations
 
 from functools import cache as remembered
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from .config import LONGEST_OPENING
 # After how many of the latest tokens the sums are kept, so that a cache can be cropped: assisted decoding takes back
 # tokens of its last forward. Memory is this times C numbers for each router and row, at most.
 TRAIL = 64
+# How many forwards before the latest one are kept beside it, for one row: an adapted model that assists guesses token
+# by token, up to twenty by default, and takes back what was wrong. transformers assists single rows only.
+GUESSES = 20
 _ATTRIBUTE = "slim_sequences"
 
 UNKNOWN = (
@@ -28,6 +31,17 @@ UNKNOWN = (
     "the whole sequence again with a new cache."
 )
 NOT_READ = "the adapter that is to go on did not read them"
+
+
+class _Earlier(NamedTuple):
+    """What a state was before its latest forward; see `SequenceState`."""
+
+    length: int | None
+    sums: dict[str, Tensor]
+    counts: dict[tuple[int, ...], Tensor]
+    tail: Tensor | None
+    adapters: tuple[str, ...] | None
+    read: int
 
 
 class SequenceState:
@@ -39,9 +53,13 @@ class SequenceState:
         counts: by opening, (B, k, 1) float32 tokens that these are the sums of.
         tail: (B, K) ids of the latest tokens, -1 where there was none; None if the model was given embeddings.
         adapters: the adapter of each row; None where the active adapters answered every row.
+        read: tokens of the latest forward that are left.
+        earlier: what it was before that and the forwards before it, the latest last; for one row.
     """
 
     def __init__(self) -> None:
+        self.read = 0
+        self.earlier: tuple[_Earlier, ...] = ()
         self.length: int | None = 0
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[tuple[int, ...], Tensor] = {}
@@ -75,6 +93,13 @@ class SequenceState:
             raise ValueError(UNKNOWN.format(length=self.length or "some", why=NOT_READ))
         return kept[:, -1, 0]
 
+    def follow(self, before: SequenceState | None, read: int) -> None:
+        """Remember what it was before a forward of `read` tokens."""
+        self.read = read
+        if before is not None:
+            was = _Earlier(before.length, before.sums, before.counts, before.tail, before.adapters, before.read)
+            self.earlier = (*before.earlier, was)[-GUESSES:]
+
     def _change(self, of_rows) -> None:
         self.sums = {key: of_rows(kept) for key, kept in self.sums.items()}
         self.counts = {key: of_rows(kept) for key, kept in self.counts.items()}
@@ -83,24 +108,32 @@ class SequenceState:
 
     def select(self, index: Tensor) -> None:
         """Keep the rows of `index`, in that order."""
+        self.earlier = ()
         self._change(lambda kept: kept.index_select(0, index.to(kept.device)))
         if self.adapters is not None:
             self.adapters = tuple(self.adapters[row] for row in index.tolist())
 
     def repeat(self, times: int) -> None:
         """Repeat every row."""
+        self.earlier = ()
         self._change(lambda kept: kept.repeat_interleave(times, dim=0))
         if self.adapters is not None:
             self.adapters = tuple(name for name in self.adapters for _ in range(times))
 
     def crop(self, count: int) -> bool:
         """Take back the latest `count` tokens. Whether the sums before them are still known."""
+        while self.earlier and count >= self.read > 0:
+            count -= self.read
+            *others, was = self.earlier
+            self.length, self.sums, self.counts, self.tail, self.adapters, self.read = was
+            self.earlier = tuple(others)
         if count == 0:
             return True
         if any(kept.shape[1] <= count for kept in (*self.sums.values(), *self.counts.values())):
             return False
         self._change(lambda kept: kept[:, :-count])
         self.length = None if self.length is None else self.length - count
+        self.read -= count
         return True
 
 
@@ -184,6 +217,7 @@ def drop_padding(cache: Any, columns: int) -> None:
     state = state_on(cache)
     if state is not None and state.length is not None:
         state.length -= columns
+        state.earlier = ()
 
 
 def put_state(cache: Any, state: SequenceState) -> None:

@@ -16,7 +16,7 @@ from transformers import Cache, DynamicCache, StaticCache
 
 from slim_core import trace_routing
 from slim_core.method import adapter_rows
-from slim_core.method.sequence_state import TRAIL
+from slim_core.method.sequence_state import GUESSES, TRAIL
 from tests.conftest import TINY, build
 from tests.method.small import T5_LINEARS, learn, learned, slim, tiny_t5
 
@@ -249,6 +249,31 @@ def test_a_prompt_can_be_taken_up_again_for_another_answer(ids):
     cache.crop(-4)
     other = torch.cat([ids[:, :8], ids.flip(1)[:, :4]], 1)
     assert_near(read(model, other[:, 8:], [2, 2], cache), whole(model, other)[:, 8:])
+
+
+@pytest.mark.parametrize("opening", [None, [7], [7, 3]])
+@pytest.mark.parametrize("crops", [(1,), (2,), (3,), (4,), (5,), (6,), (9,), (1, 1), (2, 3), (3, 1, 2)])
+def test_a_row_can_lose_several_forwards(crops, opening, ids):
+    model, row = learned(turn_opening=opening), ids[:1].clone()
+    row[0, [2, 5, 8]], row[0, [3, 9]] = 7, 3
+    cache = DynamicCache(config=model.config)
+    read(model, row[:, :11], [4, 1, 2, 1, 1, 2], cache)
+    for count in crops:
+        cache.crop(-count)
+    kept = 11 - sum(crops)
+    assert_near(read(model, row[:, kept:], [1, 11 - kept], cache), whole(model, row)[:, kept:])
+
+
+def test_only_so_many_forwards_are_kept(ids):
+    model = learned()
+    cache = DynamicCache(config=model.config)
+    row = ids[:1].repeat(1, 4)
+    read(model, row[:, : GUESSES + 5], [1] * (GUESSES + 5), cache)
+    twin = copy.deepcopy(cache)
+    twin.crop(-GUESSES)
+    assert_near(read(model, row[:, 5:], [row.shape[1] - 5], twin), whole(model, row)[:, 5:])
+    cache.crop(-GUESSES - 2)
+    refuses(model, ids[:1], cache, "other code than the adapted model put them there, or took some away")
 
 
 # -- what is not known ---------------------------------------------------------------------------------------------
