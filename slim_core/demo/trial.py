@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from ..training import TrainSettings, train
-from .downstream import DOWNSTREAM_TASKS, downstream_examples
+from .downstream import DOWNSTREAM_TASKS
+from .lessons import lessons
 from .measure import TASKS, measure
 from .pretrain import has_bf16
 from .statistics import score
@@ -46,6 +47,8 @@ class Plan:
         steps: optimiser steps of each.
         batch: examples of a step.
         examples: training examples of each downstream task.
+        earlier: how many turns may come before each of them.
+        general_share: how many of these ask something general, of which nothing is learned.
         questions: validation questions of each task.
         r: rank of an expert; LoRA has the rank of all experts together.
         alpha: for rank r: the factor of both is alpha / r.
@@ -56,9 +59,11 @@ class Plan:
 
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     seeds: tuple[int, ...] = (42, 43, 44)
-    steps: int = 700
+    steps: int = 450
     batch: int = 32
     examples: int = 8000
+    earlier: tuple[int, ...] = (0, 0, 1, 2)
+    general_share: float = 0.6
     questions: int = 400
     r: int = 8
     alpha: float = 16.0
@@ -131,11 +136,8 @@ def general(scores: dict[str, float]) -> float:
 
 def write_data(path: Path, plan: Plan) -> None:
     """The training examples of all downstream tasks, mixed by the trainer, as JSON lines."""
-    examples = [
-        example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "train", 0, plan.examples)
-    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"prompt": e.prompt, "completion": e.answer}) for e in examples)
+    lines = (json.dumps({"messages": lesson}) for lesson in lessons(plan.examples, plan.earlier, plan.general_share))
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -225,7 +227,8 @@ def _record(task: Task) -> dict[str, dict[str, str]]:
 
 def keep_only_same(task: Task, plan: Plan) -> None:
     """Delete the adapter's folder if it is about another base or was made otherwise; note what it is about."""
-    shared = {name: getattr(plan, name) for name in ("steps", "batch", "examples", "questions", "r", "alpha")}
+    names = ("steps", "batch", "examples", "earlier", "general_share", "questions", "r", "alpha")
+    shared = {name: getattr(plan, name) for name in names}
     made = settings(task, plan)
     own = {"targets": made.target_modules, "slim": made.slim}
     identity = {"base": sha256(task.base / "model.safetensors"), "rate": task.rate, "seed": task.seed} | shared | own

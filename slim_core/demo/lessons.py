@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the adapters are trained on: questions of the downstream tasks, alone and as later turns of conversations.
+
+A gate that has seen nothing but first turns takes a later one for something else. Earlier turns that ask something
+general have weight 0: they are read, but nothing is learned of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from .downstream import DOWNSTREAM_TASKS, downstream_examples
+from .example import Example
+from .measure import asked, said
+from .world import general_examples
+
+
+GENERAL = 10_000  # general questions that earlier turns are drawn from
+
+
+def lessons(n: int, earlier: Sequence[int], general_share: float) -> list[list[dict[str, Any]]]:
+    """Training conversations, the last turn of each another question. The same arguments give the same ones.
+
+    Args:
+        n: questions of each downstream task.
+        earlier: how many turns come before the last; one number is drawn for each conversation.
+        general_share: how many of these turns ask something general, the others something of a downstream task.
+
+    Returns:
+        The messages of each.
+    """
+    rng = Random("lessons")
+    trained = [example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "train", 0, n)]
+    general = general_examples("train", 0, GENERAL)
+
+    def before() -> list[dict[str, Any]]:
+        if rng.random() < general_share:
+            return _turn(rng.choice(general), {"weight": 0})
+        return _turn(rng.choice(trained), {})
+
+    return [
+        [message for _ in range(rng.choice(earlier)) for message in before()] + _turn(example, {})
+        for example in trained
+    ]
+
+
+def _turn(example: Example, more: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*asked(example), said("assistant", example.answer) | more]
