@@ -1,88 +1,147 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder of a run: whether it may be written, and where a run can go on.
+"""The checkpoints of a run: which are whole, which are damaged and why, and which make room for newer ones.
 
 Checkpoints are transformers'. Their weights are safetensors; the optimiser's state is a torch file, which transformers
 reads with `weights_only`, so that it cannot run code. They are taken from the run's own output folder alone.
+
+transformers writes the files of a checkpoint one after the other into its folder, in several processes at once. Where
+one of them is killed, or the disk is full, half of a checkpoint stays behind. So each is read before it is trusted.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import TrainingError
-from .report import RECORD, TrainingRecord
-from .settings import TrainSettings
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .whole_files import checkpoint_damage
 
 
 CHECKPOINTS = "checkpoints"
-# Settings that may change when a run goes on: they change no number that is computed.
-FREE = ("output", "resume", "methods", "log_every", "save_every", "report_to")
-LAST_FILE = "trainer_state.json"  # transformers writes it after all the others
+PREFIX = "checkpoint-"
 
 
-def check_output(settings: TrainSettings) -> None:
-    """Refuse to write over anything, and to resume from nothing.
+@dataclass(frozen=True)
+class Damaged:
+    """A checkpoint that nothing can go on from.
+
+    Attributes:
+        path: its folder.
+        why: to stand in brackets.
+    """
+
+    path: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path.name} is damaged ({self.why})"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What a run has left behind to go on from.
+
+    Attributes:
+        whole: newest first.
+        damaged: newest first.
+    """
+
+    whole: tuple[Path, ...] = ()
+    damaged: tuple[Damaged, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.whole or self.damaged)
+
+
+def step_of(path: Path) -> int:
+    """The optimiser step that a checkpoint was written after."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def read_checkpoints(folder: Path) -> Checkpoints:
+    """Read all checkpoints in the folder of an adapter.
 
     Raises:
-        TrainingError: with what is in the way.
+        OSError: if the folder cannot be listed.
     """
-    folder = settings.output
-    if folder.exists() and not folder.is_dir():
-        raise TrainingError(f"--output {folder} is a file; name a folder.")
-    if settings.resume:
-        if not any((settings.folder(method) / RECORD).is_file() for method in settings.methods):
-            raise TrainingError(
-                f"There is no run to resume in {folder} ({RECORD} is missing); name its folder with --output, or "
-                "leave --resume out."
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise TrainingError(
-            f"The folder {folder} is not empty; choose another --output, pass --resume to go on with its run, or "
-            "delete it."
-        )
+    if not os.path.lexists(folder / CHECKPOINTS):
+        return Checkpoints()
+    entries = sorted(filter(_is_named_so, (folder / CHECKPOINTS).iterdir()), key=step_of, reverse=True)
+    whole, damaged = [], []
+    for path in entries:
+        why = checkpoint_damage(path, step_of(path))
+        if why is None:
+            whole.append(path)
+        else:
+            damaged.append(Damaged(path, why))
+    return Checkpoints(tuple(whole), tuple(damaged))
 
 
-def last_checkpoint(folder: Path, earlier: TrainingRecord | None, now: TrainingRecord) -> Path | None:
-    """The last complete checkpoint of a run; None if it was ended before its first.
+def _is_named_so(path: Path) -> bool:
+    # Whatever else somebody keeps there, such as checkpoint-20-copy, is none of the run's.
+    digits = path.name.removeprefix(PREFIX)
+    return path.name.startswith(PREFIX) and digits.isascii() and digits.isdigit() and str(int(digits)) == digits
+
+
+def set_aside(damaged: Iterable[Damaged]) -> None:
+    """Rename damaged checkpoints, for a run that goes on will write one of the same name.
+
+    Raises:
+        OSError: if the system does not let it.
+    """
+    for each in damaged:
+        name = new = f"damaged-{each.path.name}"
+        number = 1
+        while os.path.lexists(each.path.with_name(new)):
+            number += 1
+            new = f"{name}-{number}"
+        each.path.rename(each.path.with_name(new))
+
+
+class KeepNewest(TrainerCallback):
+    """Deletes a run's last checkpoint once the next is written, and no others.
+
+    transformers would count by name and date, and take what the run did not write, or what it goes on from.
 
     Args:
-        folder: of the adapter.
-        earlier: the record of the run.
-        now: the record of what is to be trained now.
-
-    Raises:
-        TrainingError: if the settings or the data are not the same.
+        whole: the checkpoints that the run found when it went on.
     """
-    found = [path for path in (folder / CHECKPOINTS).glob("checkpoint-*") if _is_complete(path)]
-    if earlier is None or not found:
-        return None
-    _check_same(earlier, now)
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+    def __init__(self, whole: Iterable[Path] = ()) -> None:
+        self._kept = list(whole)
+
+    @property
+    def path(self) -> Path | None:
+        """The newest checkpoint that there is; None before the first."""
+        return next(iter(self._kept), None)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        new = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
+        # What is only in the system's memory would be lost with the power, and the last checkpoint is deleted then.
+        _flush(new)
+        self.delete(but=new)
+        self._kept = [new]
+
+    def delete(self, but: Path | None = None) -> None:
+        """Delete what the run has written or gone on from, and the folder if it is empty then."""
+        for path in self._kept:
+            if path != but:
+                shutil.rmtree(path, ignore_errors=True)
+                with suppress(OSError):  # something else is in it
+                    path.parent.rmdir()
+        self._kept = [but] if but is not None else []
 
 
-def _is_complete(path: Path) -> bool:
-    # A crash may have left half a checkpoint behind. Links may lead out of the run's own folder.
-    linked = any(file.is_symlink() for file in [path, *path.rglob("*")])
-    return path.name.rpartition("-")[2].isdigit() and (path / LAST_FILE).is_file() and not linked
-
-
-def _check_same(earlier: TrainingRecord, now: TrainingRecord) -> None:
-    before, after = (_as_json(record.arguments) for record in (earlier, now))
-    for name, value in after.items():
-        if name not in FREE and before.get(name) != value:
-            raise TrainingError(
-                f"The run to resume had {name} = {before.get(name)!r}, now it is {value!r}; pass the same settings, "
-                "or leave --resume out and choose another --output."
-            )
-    if _as_json(earlier.data) != _as_json(now.data):
-        raise TrainingError(
-            "The data have changed since the run to resume began; restore them, or leave --resume out and choose "
-            "another --output."
-        )
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file, suppress(OSError):  # not every file system can
+                os.fsync(file.fileno())

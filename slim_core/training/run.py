@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,17 +16,21 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
 
 from ..method import turn_opening
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
-from .checkpoints import CHECKPOINTS, check_output, last_checkpoint
+from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, set_aside
 from .collator import Collator
 from .encoding import Encoder
-from .errors import TrainingError
+from .errors import TrainingError, first_line
 from .examples import Examples, load_examples
+from .names import named
+from .output import check_output, check_space, try_output
 from .progress import LiveProgress, LossGuard, StopOnInterrupt
 from .report import (
     TrainingRecord,
@@ -36,10 +40,11 @@ from .report import (
     print_comparison,
     print_data,
     write_comparison,
-    write_model_card,
 )
+from .reporters import check_report_to
+from .resume import Earlier, check_same_data, fitting, going_on, nothing_whole
+from .saving import NotSaved, SavingTrainer, keep_elsewhere, save_adapter, writing
 from .settings import TrainSettings, is_main_process
-from .trainer import SlimTrainer
 
 
 WARMUP = 0.03  # share of the steps
@@ -66,8 +71,13 @@ class _Prepared:
     tokenizer: PreTrainedTokenizerBase
     examples: Examples
     data: dict
+    earlier: Mapping[str, Earlier]
     console: Console
     callbacks: Sequence[TrainerCallback]
+
+    def say(self, sentence: str) -> None:
+        # Names are text: `[bold]` and `:train:` in one stand for nothing else.
+        self.console.print(sentence, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def train(
@@ -81,17 +91,22 @@ def train(
         callbacks: further callbacks of transformers' Trainer.
 
     Raises:
-        TrainingError: if the settings, the data or the base model do not allow it.
+        TrainingError: if the settings, the data, the base model or the output folder do not allow it.
     """
     console = console if console is not None and is_main_process() else Console(quiet=True)
+    check_report_to(settings.report_to)
+    # Of a new run the first process alone looks: what it tries to write there would be in the way of the others.
+    earlier = check_output(settings) if is_main_process() or settings.resume else {}
     if is_main_process():
-        check_output(settings)
+        try_output(settings)
     tokenizer, config = load_tokenizer(settings)
+    if is_main_process():
+        check_space(settings, config)
     encoder = Encoder(tokenizer)
     examples = load_examples(settings, encoder, config)
     print_data(console, examples, encoder)
     data = describe_data(examples, encoder)
-    prepared = _Prepared(settings, tokenizer, examples, data, console, callbacks)
+    prepared = _Prepared(settings, tokenizer, examples, data, earlier, console, callbacks)
     records: list[TrainingRecord] = []
     for method in settings.methods:
         records.append(_train_or_keep(method, prepared))
@@ -100,26 +115,30 @@ def train(
     if len(settings.methods) > 1:
         print_comparison(console, records)
         if is_main_process():
-            write_comparison(settings.output, records)
+            _write_comparison(settings, records)
     return Outcome(records, records[-1].interrupted)
+
+
+def _write_comparison(settings: TrainSettings, records: Sequence[TrainingRecord]) -> None:
+    try:
+        with writing(f"The comparison in {named(settings.output)}"):
+            write_comparison(settings.output, records)
+    except NotSaved as error:
+        raise TrainingError(f"{error}; the adapters are there.") from None
 
 
 def _train_or_keep(method: str, prepared: _Prepared) -> TrainingRecord:
     """Train one method, unless a resumed run has finished it before."""
-    settings, folder = prepared.settings, prepared.settings.folder(method)
+    settings = prepared.settings
+    earlier = prepared.earlier.get(method, Earlier())
+    if earlier.is_finished:
+        prepared.say(f"{method} is finished; nothing to resume.")
+        return earlier.record
     record = TrainingRecord(method, describe_arguments(settings), prepared.data)
-    checkpoint = None
-    if settings.resume:
-        earlier = TrainingRecord.load(folder)
-        if earlier is not None and earlier.status == "finished":
-            prepared.console.print(f"{method} is finished; nothing to resume.")
-            return earlier
-        checkpoint = last_checkpoint(folder, earlier, record)
-        begins = "begins anew: no checkpoint was written" if checkpoint is None else f"goes on from {checkpoint.name}"
-        prepared.console.print(f"{method} {begins}.")
-        record.seconds = earlier.seconds if earlier is not None and checkpoint is not None else 0.0
+    check_same_data(earlier, record)
+    record.seconds = earlier.record.seconds if earlier.checkpoints else 0.0
     try:
-        return _train_one(record, prepared, folder, checkpoint)
+        return _train_one(record, prepared, settings.folder(method), earlier.checkpoints)
     except torch.OutOfMemoryError:
         raise TrainingError(
             f"The device ran out of memory while training {method}; lower --micro-batch or --max-length, or pass "
@@ -127,30 +146,84 @@ def _train_or_keep(method: str, prepared: _Prepared) -> TrainingRecord:
         ) from None
 
 
-def _train_one(record: TrainingRecord, prepared: _Prepared, folder: Path, checkpoint: Path | None) -> TrainingRecord:
+def _train_one(record: TrainingRecord, prepared: _Prepared, folder: Path, checkpoints: Checkpoints) -> TrainingRecord:
     trainer = _build_trainer(record.method, prepared, folder)
+    if prepared.settings.resume:
+        checkpoints = _usable(checkpoints, trainer, record, folder)
+        prepared.say(going_on(record.method, checkpoints))
     record.device = device_name(trainer.args.device)
     record.trainable_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     if prepared.examples.validation:
         record.validation_loss_before = trainer.evaluate_untrained()["eval_loss"]
-    if is_main_process():
-        folder.mkdir(parents=True, exist_ok=True)
-        record.save(folder)
-    interrupted = _run_trainer(trainer, record, prepared, checkpoint)
+    _begin(record, folder, checkpoints, trainer)
+    newest = KeepNewest(checkpoints.whole)
+    trainer.add_callback(newest)
+    try:
+        interrupted = _run_trainer(trainer, record, prepared, next(iter(checkpoints.whole), None))
+    except NotSaved as error:
+        raise _ended(error, trainer, record, prepared, newest.path) from None
     record.status = "interrupted" if interrupted else "finished"
     if prepared.examples.validation and not interrupted:
         record.validation_loss_after = trainer.evaluate()["eval_loss"]
-    _save(trainer, record, prepared, folder)
+    try:
+        save_adapter(trainer, prepared.tokenizer, record, folder)
+    except NotSaved as error:
+        raise _ended(error, trainer, record, prepared, newest.path) from None
+    if is_main_process() and not interrupted:
+        newest.delete()
+    prepared.say(f"The {record.method} adapter is in {named(folder)}.")
     return record
 
 
-def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SlimTrainer:
+def _usable(checkpoints: Checkpoints, trainer: SavingTrainer, record: TrainingRecord, folder: Path) -> Checkpoints:
+    """The checkpoints that hold what the model has."""
+    found = fitting(checkpoints, trainer.model)
+    if checkpoints and not found.whole:
+        raise nothing_whole(folder, found.damaged)
+    return found
+
+
+def _begin(record: TrainingRecord, folder: Path, checkpoints: Checkpoints, trainer: SavingTrainer) -> None:
+    """Say in the folder what is being trained there, and make room for new checkpoints."""
+    # Every process has read the checkpoints by then, and none is renamed before.
+    trainer.accelerator.wait_for_everyone()
+    if not is_main_process():
+        return
+    try:
+        with writing(f"The record of the run in {named(folder)}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            set_aside(checkpoints.damaged)
+            record.save(folder)
+    except NotSaved as error:
+        raise TrainingError(f"{error}; nothing was trained.") from None
+
+
+def _ended(
+    error: NotSaved, trainer: SavingTrainer, record: TrainingRecord, prepared: _Prepared, checkpoint: Path | None
+) -> TrainingError:
+    """The sentence for a run whose files cannot be written, with where what was trained is kept."""
+    folder = prepared.settings.folder(record.method)
+    done = record.status == "finished"
+    if not done:
+        record.status = "interrupted"
+    # An adapter is a small part of a checkpoint; it may fit where that did not.
+    kept = keep_elsewhere(trainer, prepared.tokenizer, record, [] if done else [folder])
+    state = "" if done else f" as of step {record.steps}"
+    sentences = [f"the adapter{state} is in {named(kept)}" if kept else f"the adapter{state} could be kept nowhere"]
+    if checkpoint is not None:
+        sentences.append(f"mend that and pass --resume to go on from {checkpoint.name}")
+    elif not kept:
+        sentences.append("mend that and train again")
+    return TrainingError("; ".join([str(error), *sentences]) + ".")
+
+
+def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SavingTrainer:
     settings, examples = prepared.settings, prepared.examples
     # Loading may draw numbers, a quantised base others than a whole one: the adapter is drawn from a seed of its own.
     base = load_base(settings)
     set_seed(settings.seed)
     model = add_adapter(base, method, settings, turn_opening(prepared.tokenizer))
-    trainer = SlimTrainer(
+    trainer = SavingTrainer(
         model=model,
         args=training_arguments(settings, folder, len(examples.train), bool(examples.validation)),
         train_dataset=examples.train,
@@ -206,7 +279,6 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
         prediction_loss_only=True,
         save_strategy="steps",
         save_steps=settings.save_every,
-        save_total_limit=1,
         report_to=settings.report_to or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -215,12 +287,24 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
     )
 
 
-def _run_trainer(trainer: SlimTrainer, record: TrainingRecord, prepared: _Prepared, checkpoint: Path | None) -> bool:
+class _Begun(TrainerCallback):
+    """Whether the first step of a run has begun, and all of its checkpoint is loaded."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.begun = True
+
+
+def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _Prepared, checkpoint: Path | None) -> bool:
     """Train; whether the user ended it."""
     progress = LiveProgress(prepared.console, record.method, prepared.settings.batch_size)
-    stop = StopOnInterrupt()
-    trainer.add_callback(progress)
-    trainer.add_callback(stop)
+    stop, first = StopOnInterrupt(), _Begun()
+    for callback in (progress, stop, first):
+        trainer.add_callback(callback)
     begin = time.monotonic()
     try:
         with stop:
@@ -228,22 +312,18 @@ def _run_trainer(trainer: SlimTrainer, record: TrainingRecord, prepared: _Prepar
         return stop.stopped
     except KeyboardInterrupt:
         return True
+    except (TrainingError, NotSaved, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if checkpoint is None or first.begun:
+            raise
+        raise TrainingError(
+            f"{checkpoint.name} in {named(checkpoint.parent)} opens, but the run cannot go on from it: "
+            f"{first_line(error)}; move it away to go on from the one before, or leave --resume out and choose "
+            "another --output."
+        ) from None
     finally:
         progress.close()
         record.seconds += time.monotonic() - begin
         record.steps, record.total_steps = trainer.state.global_step, trainer.state.max_steps
         record.curves = trainer.state.log_history
-
-
-def _save(trainer: SlimTrainer, record: TrainingRecord, prepared: _Prepared, folder: Path) -> None:
-    """The adapter, its tokenizer, card and record. Checkpoints stay where a run can be resumed."""
-    # Every process takes part, since a sharded model is gathered first.
-    trainer.save_model(str(folder))
-    if not is_main_process():
-        return
-    prepared.tokenizer.save_pretrained(folder)
-    write_model_card(folder, record)
-    record.save(folder)
-    if not record.interrupted:
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    prepared.console.print(f"The {record.method} adapter is in {folder}.", markup=False)

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of files in sentences: as they are, unless a person could not read them so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..adapters.errors import shown
+
+
+LONGEST = 200
+
+
+def named(path: Path | str) -> str:
+    """A path in a sentence: quoted where it holds what cannot be printed, such as a line end, and shortened."""
+    text = str(path)
+    return text if text.isprintable() and len(text) <= LONGEST else shown(text, LONGEST)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output folder of a run: whether it may be written, can be, and has the space. Tried first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from peft import get_peft_model_state_dict
+from transformers import PreTrainedConfig
+
+from ..adapters.base_config import build_empty
+from ..adapters.errors import reason
+from ..inference.amounts import size
+from .base import add_adapter
+from .checkpoints import CHECKPOINTS, PREFIX
+from .errors import TrainingError
+from .names import named
+from .resume import Earlier, read_earlier
+from .settings import TrainSettings
+from .whole_files import WEIGHTS
+
+
+PROBE = 1 << 16  # bytes: more than a file system keeps beside a file's name
+# Adam keeps two numbers for each that is trained.
+OPTIMISER_STATES = 2
+# The last checkpoint is deleted when the next one is whole.
+CHECKPOINTS_AT_ONCE = 2
+
+
+def check_output(settings: TrainSettings) -> dict[str, Earlier]:
+    """What a run to resume has left behind, by method; empty for a new run. Neither writes over anything.
+
+    Raises:
+        TrainingError: with what is in the way.
+    """
+    folder = settings.output
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise TrainingError(f"--output {named(folder)} is a file; name a folder.")
+        if settings.resume:
+            return read_earlier(settings)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise TrainingError(
+                f"The folder {named(folder)} is not empty; choose another --output, pass --resume to go on with its "
+                "run, or delete it."
+            )
+    except (OSError, ValueError) as error:
+        raise _cannot_be_written(folder, error) from None
+    return {}
+
+
+def try_output(settings: TrainSettings) -> None:
+    """Write something where the run will write, and take it away again, with all folders that were made for it.
+
+    Raises:
+        TrainingError: if the system does not let it.
+    """
+    for folder in dict.fromkeys(settings.folder(method) for method in settings.methods):
+        made: list[Path] = []
+        try:
+            _probe(folder, made)
+        except (OSError, ValueError) as error:
+            raise _cannot_be_written(folder, error) from None
+        finally:
+            for path in made:
+                with suppress(OSError):  # somebody may have put something there meanwhile
+                    path.rmdir()
+
+
+def _probe(folder: Path, made: list[Path]) -> None:
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            break
+        made.append(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    # As deep as the run writes: the name of the folder may be short enough, and those of its files too long.
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder) as aside:
+        deepest = Path(aside) / CHECKPOINTS / f"{PREFIX}1000000"
+        deepest.mkdir(parents=True)
+        with (deepest / f"{WEIGHTS}.new").open("wb") as file:
+            file.write(bytes(PROBE))
+            file.flush()
+            # Some file systems say only then that there is no room.
+            os.fsync(file.fileno())
+        (deepest / f"{WEIGHTS}.new").rename(deepest / WEIGHTS)
+    if os.path.lexists(folder / CHECKPOINTS) and not (folder / CHECKPOINTS).is_dir():
+        raise FileExistsError(0, f"{CHECKPOINTS} in it is a file")
+
+
+def _cannot_be_written(folder: Path, error: OSError | ValueError) -> TrainingError:
+    why = reason(error) if isinstance(error, OSError) else str(error)
+    with suppress(OSError, ValueError):
+        above = next((path for path in folder.parents if os.path.lexists(path)), None)
+        if above is not None and not above.is_dir():
+            why = f"{named(above)} is a file"
+    return TrainingError(f"--output {named(folder)} cannot be written: {why}; name a folder that can.")
+
+
+def check_space(settings: TrainSettings, config: PreTrainedConfig) -> None:
+    """Compare the free space with what adapters and checkpoints will take.
+
+    Args:
+        settings: the run.
+        config: of the base model.
+
+    Raises:
+        TrainingError: if it is not enough.
+    """
+    sizes = [_adapter_bytes(method, settings, config) for method in settings.methods]
+    free = _free_bytes(settings.output)
+    if None in sizes or free is None:
+        return
+    one_after_the_other = max((1 + OPTIMISER_STATES) * CHECKPOINTS_AT_ONCE * each for each in sizes)
+    need = sum(sizes) + one_after_the_other
+    if free < need:
+        raise TrainingError(
+            f"There is not enough space in {named(settings.output)}: {size(free)} are free, and the run needs about "
+            f"{size(need)}, of which {size(one_after_the_other)} are checkpoints; make space, or choose another "
+            "--output."
+        )
+
+
+def _adapter_bytes(method: str, settings: TrainSettings, config: PreTrainedConfig) -> int | None:
+    """What an adapter takes, from shapes alone; None where they cannot be had."""
+    try:
+        with torch.device("meta"):
+            model = add_adapter(build_empty(config), method, settings)
+        tensors = get_peft_model_state_dict(model).values()
+    except Exception:  # whoever loads the base will say it better
+        return None
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """Space where a folder is, or will be; None where the file system does not say."""
+    for path in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            usage = shutil.disk_usage(path)
+            return usage.free if usage.total else None
+    return None

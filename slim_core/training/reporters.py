@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What else a run may report to: transformers' integrations, where their package is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers.integrations import get_available_reporting_integrations, is_flytekit_available
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from ..adapters.errors import shown
+from .errors import TrainingError
+
+
+ALONE = ("all", "none")
+
+
+def check_report_to(names: Sequence[str]) -> None:
+    """Refuse what does not exist or is not installed, before the run begins.
+
+    Raises:
+        TrainingError: with what there is.
+    """
+    installed = available()
+    there_is = f"installed here: {', '.join(installed) if installed else 'none'}"
+    for name in names:
+        if name in ALONE and len(set(names)) > 1:
+            raise TrainingError(f"--report-to {name} stands alone; leave out the others.")
+        if name in ALONE or name in installed:
+            continue
+        if name in INTEGRATION_TO_CALLBACK:
+            raise TrainingError(
+                f"--report-to {name} is not installed ({there_is}); install its package, or leave the flag out."
+            )
+        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+        raise TrainingError(f"--report-to {shown(name)} does not exist ({there_is}); there are {known}.")
+
+
+def available() -> list[str]:
+    """The integrations that can be used here."""
+    # transformers leaves this one out of its list.
+    return sorted({*get_available_reporting_integrations(), *(["flyte"] if is_flytekit_available() else [])})

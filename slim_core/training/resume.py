@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run goes on: what its folder says was done, and the newest checkpoint that this can be trusted for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict
+
+from ..adapters.errors import reason
+from .checkpoints import CHECKPOINTS, Checkpoints, Damaged, read_checkpoints, step_of
+from .errors import TrainingError
+from .names import named
+from .report import RECORD, TrainingRecord, describe_arguments
+from .settings import TrainSettings
+from .whole_files import WEIGHTS, adapter_damage, read_json, tensor_shapes
+
+
+# Settings that may change when a run goes on: they change no number that is computed.
+FREE = ("output", "resume", "methods", "log_every", "save_every", "report_to")
+STATUSES = ("running", "interrupted", "finished")
+# What is read of the record of a run that goes on, or that is finished and stands in the comparison.
+NEEDED = ("method", "arguments", "data", "status")
+KINDS: dict[str, Any] = {
+    "method": str,
+    "status": str,
+    "arguments": dict,
+    "data": dict,
+    "steps": int,
+    "total_steps": int,
+    "trainable_parameters": int,
+    "validation_loss_before": Real | None,
+    "validation_loss_after": Real | None,
+    "seconds": Real,
+    "curves": list,
+}
+ELSEWHERE = "leave --resume out and choose another --output"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What one method of a run has left behind.
+
+    Attributes:
+        record: None if it had not begun.
+        checkpoints: to go on from.
+    """
+
+    record: TrainingRecord | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.record is not None and self.record.status == "finished"
+
+
+def read_earlier(settings: TrainSettings) -> dict[str, Earlier]:
+    """What each method has left behind, before anything is loaded. Nothing is changed.
+
+    Raises:
+        TrainingError: if there is nothing to resume, if what there is was made otherwise, or if it is damaged so that
+            nothing can go on from it.
+    """
+    found = {}
+    for method in settings.methods:
+        folder = settings.folder(method)
+        try:
+            found[method] = _read_one(method, folder, settings)
+        except OSError as error:
+            raise TrainingError(f"The run in {named(folder)} cannot be read: {reason(error)}.") from None
+    if all(earlier.record is None for earlier in found.values()):
+        raise TrainingError(
+            f"There is no run to resume in {named(settings.output)} ({RECORD} is missing); name its folder with "
+            "--output, or leave --resume out."
+        )
+    return found
+
+
+def _read_one(method: str, folder: Path, settings: TrainSettings) -> Earlier:
+    record = read_record(folder)
+    if record is None:
+        _check_not_begun(folder)
+        return Earlier()
+    place = named(folder)
+    if record.method != method:
+        raise TrainingError(
+            f"The run in {place} trained {named(record.method)}, not {method}; pass the same --method, or {ELSEWHERE}."
+        )
+    if record.status == "finished":
+        damage = adapter_damage(folder)
+        if damage is not None:
+            raise TrainingError(
+                f"The run in {place} is finished, but its {damage}; restore that file, or {ELSEWHERE}."
+            )
+        return Earlier(record)
+    checkpoints = read_checkpoints(folder)
+    if checkpoints:
+        _check_same_settings(record, settings)
+    if checkpoints.damaged and not checkpoints.whole:
+        raise nothing_whole(folder, checkpoints.damaged)
+    if not checkpoints and (folder / WEIGHTS).exists():
+        raise TrainingError(
+            f"The run in {place} was ended at step {record.steps} and has no checkpoint to go on from; {ELSEWHERE}, "
+            "so that what it trained is kept."
+        )
+    return Earlier(record, checkpoints)
+
+
+def _check_not_begun(folder: Path) -> None:
+    """Refuse a folder that holds something, but not what it is."""
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()}
+    if CHECKPOINTS in names:
+        raise TrainingError(
+            f"There is no run to resume in {named(folder)}: it has {CHECKPOINTS}, but {RECORD}, which says what was "
+            f"trained on what, is missing; restore that file, or {ELSEWHERE}."
+        )
+    # Half a record is left where a run was killed as it began.
+    if WEIGHTS in names:
+        raise TrainingError(
+            f"There is no run to resume in {named(folder)}: it has an adapter, but {RECORD} is missing; restore that "
+            f"file, or {ELSEWHERE}."
+        )
+
+
+def read_record(folder: Path) -> TrainingRecord | None:
+    """The record in a folder; None if it has none.
+
+    Raises:
+        TrainingError: if it is damaged.
+        OSError: if it cannot be read.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        if path.exists() or path.is_symlink():
+            raise _damaged_record(path, "not a file")
+        return None
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise _damaged_record(path, str(error)) from None
+    if not isinstance(content, dict):
+        raise _damaged_record(path, "not a record of a run")
+    content.pop("interrupted", None)
+    known = {each.name for each in fields(TrainingRecord)}
+    if unknown := sorted(content.keys() - known):
+        raise _damaged_record(path, f"of another version, with a field {unknown[0]!r}")
+    for name in NEEDED:
+        if name not in content:
+            raise _damaged_record(path, f"without the field {name!r}")
+    for name, value in content.items():
+        if not isinstance(value, KINDS.get(name, object)) or isinstance(value, bool):
+            raise _damaged_record(path, f"wrong in {name!r}")
+    record = TrainingRecord(**content)
+    if record.status not in STATUSES:
+        raise _damaged_record(path, "wrong in 'status'")
+    if not all(isinstance(entry, dict) for entry in record.curves):
+        raise _damaged_record(path, "wrong in 'curves'")
+    return record
+
+
+def _damaged_record(path: Path, why: str) -> TrainingError:
+    return TrainingError(
+        f"{named(path)} is damaged ({why}), so the run cannot go on; restore that file, or {ELSEWHERE}."
+    )
+
+
+def nothing_whole(folder: Path, damaged: Iterable[Damaged]) -> TrainingError:
+    """The sentence for a run of which no checkpoint can be used."""
+    return TrainingError(
+        f"The run in {named(folder)} has no whole checkpoint to go on from: {', '.join(map(str, damaged))}; restore "
+        f"one, or {ELSEWHERE}."
+    )
+
+
+def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
+    """Those checkpoints as whole that also hold what this model has; the others as damaged.
+
+    Args:
+        checkpoints: as they were read.
+        model: what is to be trained.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    whole, damaged = [], list(checkpoints.damaged)
+    for path in checkpoints.whole:
+        # FSDP and DeepSpeed may keep the weights in pieces, which only they can read.
+        found = tensor_shapes(path / WEIGHTS) if (path / WEIGHTS).exists() else wanted
+        if found == wanted:
+            whole.append(path)
+        else:
+            damaged.append(Damaged(path, _difference(found, wanted)))
+    return Checkpoints(tuple(whole), tuple(sorted(damaged, key=lambda each: step_of(each.path), reverse=True)))
+
+
+def _difference(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
+    name = next(name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name))
+    if name not in found:
+        return f"{WEIGHTS} has no {name}"
+    if name not in wanted:
+        return f"{WEIGHTS} has {name[:200]!r}, which the model has not"
+    return f"{WEIGHTS} has {name} in another shape"
+
+
+def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> None:
+    now = _as_json(describe_arguments(settings))
+    for name, value in now.items():
+        before = earlier.arguments.get(name)
+        if name not in FREE and before != value:
+            raise TrainingError(
+                f"The run to resume had {name} = {before!r}, now it is {value!r}; pass the same settings, or "
+                f"{ELSEWHERE}."
+            )
+
+
+def check_same_data(earlier: Earlier, now: TrainingRecord) -> None:
+    """Refuse to go on with other data.
+
+    Raises:
+        TrainingError: if they are not the same.
+    """
+    if earlier.checkpoints and earlier.record.data != _as_json(now.data):
+        raise TrainingError(
+            "The data have changed since the run to resume began; restore them, or leave --resume out and choose "
+            "another --output."
+        )
+
+
+def going_on(method: str, checkpoints: Checkpoints) -> str:
+    """One sentence: where a method begins, and why not later."""
+    if not checkpoints.whole:
+        return f"{method} begins anew: no checkpoint was written."
+    newest = checkpoints.whole[0]
+    passed_over = [str(each) for each in checkpoints.damaged if step_of(each.path) > step_of(newest)]
+    return "; ".join([", ".join(passed_over)] * bool(passed_over) + [f"{method} goes on from {newest.name}."])
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))

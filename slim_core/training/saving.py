@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing what was trained: whole or not at all, and where it does not go, somewhere else.
+
+Files are written aside, and moved to their place when all of them are there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..adapters.errors import reason
+from .checkpoints import PREFIX
+from .errors import TrainingError, first_line
+from .names import named
+from .report import RECORD, TrainingRecord, write_model_card
+from .settings import is_main_process
+from .trainer import SlimTrainer
+
+
+ASIDE = ".adapter.new"
+
+
+class NotSaved(Exception):
+    """Something cannot be written.
+
+    Attributes:
+        what: it is, and where it was to be.
+        why: in a few words.
+    """
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} cannot be written: {why}")
+        self.what, self.why = what, why
+
+
+class SavingTrainer(SlimTrainer):
+    """Says apart from all other errors that a checkpoint cannot be written, and leaves no half of it behind."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        path = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
+        with writing(f"The checkpoint {named(path)}"):
+            try:
+                super()._save_checkpoint(model, trial)
+            except BaseException:
+                if is_main_process():
+                    shutil.rmtree(path, ignore_errors=True)
+                raise
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Within a `with` block, whatever cannot be written is `NotSaved`.
+
+    Raises:
+        NotSaved: for any error but used up memory.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, TrainingError, NotSaved):
+        raise
+    except OSError as error:
+        raise NotSaved(what, reason(error)) from error
+    except Exception as error:  # torch, safetensors and tokenizers each have their own
+        raise NotSaved(what, first_line(error)) from error
+
+
+def save_adapter(
+    trainer: SlimTrainer, tokenizer: PreTrainedTokenizerBase, record: TrainingRecord, folder: Path
+) -> None:
+    """The adapter, its tokenizer, card and record, in place of those that are there.
+
+    Every process takes part, since a sharded model is gathered first.
+
+    Raises:
+        NotSaved: if it cannot be written. The folder is then as before.
+    """
+    aside = folder / ASIDE
+    with writing(f"The {record.method} adapter in {named(folder)}"):
+        try:
+            if is_main_process():
+                aside.mkdir(parents=True, exist_ok=True)
+            trainer.save_model(str(aside))
+            if is_main_process():
+                tokenizer.save_pretrained(aside)
+                write_model_card(aside, record)
+                record.save(aside)
+                _move(aside, folder)
+        finally:
+            if is_main_process():
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(aside: Path, folder: Path) -> None:
+    # The record last: it is what says that the others are there.
+    paths = sorted(aside.iterdir(), key=lambda path: path.name == RECORD)
+    for path in paths:
+        if (folder / path.name).is_dir():
+            raise IsADirectoryError(0, f"{path.name} is a folder there")
+    for path in paths:
+        os.replace(path, folder / path.name)
+
+
+def keep_elsewhere(
+    trainer: SlimTrainer, tokenizer: PreTrainedTokenizerBase, record: TrainingRecord, folders: list[Path]
+) -> Path | None:
+    """Write what was trained to the first folder that takes it.
+
+    Args:
+        trainer: of the adapter.
+        tokenizer: of the base.
+        record: of the run.
+        folders: to try before the system's folder for temporary files.
+
+    Returns:
+        Where it is; None if nowhere.
+    """
+    # A sharded model is gathered by all processes together, and the others wait elsewhere.
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return None
+    for folder in folders:
+        try:
+            save_adapter(trainer, tokenizer, record, folder)
+            return folder
+        except NotSaved:
+            continue
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"slim-{record.method}-"))
+        save_adapter(trainer, tokenizer, record, folder)
+        return folder
+    except (OSError, NotSaved):
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return None

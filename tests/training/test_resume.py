@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run goes on from: checkpoints that are whole, a record that can be read, and nothing is written over."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.training import TrainingError, TrainSettings, train
+from slim_core.training.checkpoints import Checkpoints, KeepNewest, read_checkpoints, set_aside
+from slim_core.training.resume import going_on, read_earlier
+from tests.training.conftest import PAIRS, settings, write_jsonl
+from tests.training.test_run import At, Crash, assert_equal, weights
+
+
+@pytest.fixture(scope="module")
+def crashed(base, tmp_path_factory) -> Path:
+    """A run that crashed in its sixth step with checkpoints of steps 2 and 4, and beside it one that did not."""
+    folder = tmp_path_factory.mktemp("crashed")
+    data = write_jsonl(folder / "pairs.jsonl", [{"prompt": q, "completion": a} for q, a in PAIRS])
+    train(settings(base, data, folder / "whole"))
+    first = folder / "out" / "checkpoints" / "checkpoint-2"
+    for step, resume in ((3, False), (5, True)):
+        with pytest.raises(Crash):
+            train(settings(base, data, folder / "out", save_every=2, resume=resume), callbacks=[At(step, Crash)])
+        if step == 3:
+            shutil.copytree(first, folder / "kept")
+    shutil.copytree(folder / "kept", first)
+    return folder
+
+
+@pytest.fixture
+def again(base, crashed, tmp_path) -> TrainSettings:
+    """The crashed run in a folder of its own, to be resumed."""
+    shutil.copytree(crashed / "out", tmp_path / "out")
+    return settings(base, crashed / "pairs.jsonl", tmp_path / "out", save_every=2, resume=True)
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+def write(name: str, content: bytes | str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def edit(name: str, **changes) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / name).read_text()) | changes
+        content = {key: value for key, value in content.items() if value is not ...}
+        (folder / name).write_text(json.dumps(content))
+
+    return damage
+
+
+def pickled(name: str, content: object) -> Callable[[Path], None]:
+    return lambda folder: torch.save(content, folder / name)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("/tmp/slim-evil-ran",))
+
+
+def linked(folder: Path) -> None:
+    shutil.move(folder / "optimizer.pt", folder.parent / "elsewhere.pt")
+    (folder / "optimizer.pt").symlink_to(folder.parent / "elsewhere.pt")
+
+
+def linked_whole(folder: Path) -> None:
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("x")
+
+
+def piped(folder: Path) -> None:
+    (folder / "scheduler.pt").unlink()
+    os.mkfifo(folder / "scheduler.pt")
+
+
+def other_weights(folder: Path) -> None:
+    save_file({"x": torch.zeros(3)}, folder / "adapter_model.safetensors")
+
+
+def fewer_weights(folder: Path) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop(min(tensors))
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def cut_weights(folder: Path) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({name: t[..., :1].contiguous() for name, t in tensors.items()}, folder / "adapter_model.safetensors")
+
+
+STATE, WEIGHTS, CONFIG = "trainer_state.json", "adapter_model.safetensors", "adapter_config.json"
+DAMAGES = [
+    (remove(STATE), "trainer_state.json is missing"),
+    (write(STATE, ""), "trainer_state.json is empty"),
+    (cut(STATE), "trainer_state.json is cut off or no JSON"),
+    (write(STATE, b"\0" * 500), "trainer_state.json is cut off or no JSON"),
+    (write(STATE, b"\xff\xfe"), "trainer_state.json is cut off or no JSON"),
+    (write(STATE, "[" * 100_000), "trainer_state.json is cut off or no JSON"),
+    (write(STATE, "[]"), "trainer_state.json holds no object"),
+    (write(STATE, "{}"), "trainer_state.json has no global_step"),
+    (edit(STATE, global_step=...), "trainer_state.json has no global_step"),
+    (edit(STATE, global_step=2), "trainer_state.json is of step 2"),
+    (edit(STATE, max_steps="6"), "trainer_state.json has no max_steps"),
+    (edit(STATE, epoch=None), "trainer_state.json has no epoch"),
+    (edit(STATE, log_history=[1]), "trainer_state.json has no log_history"),
+    (edit(STATE, stateful_callbacks=[]), "trainer_state.json has no stateful_callbacks"),
+    (edit(STATE, unknown=1), "trainer_state.json is not what this version of transformers writes"),
+    (remove(WEIGHTS), "adapter_model.safetensors is missing"),
+    (write(WEIGHTS, ""), "adapter_model.safetensors is empty"),
+    (cut(WEIGHTS), "adapter_model.safetensors is cut off or no safetensors file"),
+    (write(WEIGHTS, b"\0" * 5000), "adapter_model.safetensors is cut off or no safetensors file"),
+    (lambda f: save_file({}, f / WEIGHTS), "adapter_model.safetensors holds no weights"),
+    (remove(CONFIG), "adapter_config.json is missing"),
+    (cut(CONFIG), "adapter_config.json is cut off or no JSON"),
+    (remove("optimizer.pt"), "optimizer.pt is missing"),
+    (write("optimizer.pt", ""), "optimizer.pt is empty"),
+    (cut("optimizer.pt"), "optimizer.pt is cut off or cannot be read safely"),
+    (write("optimizer.pt", b"\0" * 500), "optimizer.pt is cut off or cannot be read safely"),
+    (pickled("optimizer.pt", Evil()), "optimizer.pt is cut off or cannot be read safely"),
+    (pickled("optimizer.pt", {"state": {}}), "optimizer.pt has no param_groups"),
+    (pickled("optimizer.pt", [1]), "optimizer.pt has no state"),
+    (remove("scheduler.pt"), "scheduler.pt is missing"),
+    (write("scheduler.pt", ""), "scheduler.pt is empty"),
+    (cut("scheduler.pt"), "scheduler.pt is cut off or cannot be read safely"),
+    (pickled("scheduler.pt", {}), "scheduler.pt has no last_epoch"),
+    (remove("rng_state.pth"), "rng_state.pth is missing"),
+    (write("rng_state.pth", ""), "rng_state.pth is empty"),
+    (cut("rng_state.pth"), "rng_state.pth is cut off or cannot be read safely"),
+    (pickled("rng_state.pth", {"python": 1}), "rng_state.pth has no python"),
+    (linked, "optimizer.pt is a link"),
+    (linked_whole, "it is a link"),
+    (a_file, "it is not a folder"),
+    (piped, "scheduler.pt is not a file"),
+]
+
+
+@pytest.mark.parametrize("damage,why", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_the_sentence_says_why(damage, why, again):
+    damage(again.output / "checkpoints" / "checkpoint-4")
+    (earlier,) = read_earlier(again).values()
+    assert going_on("slim", earlier.checkpoints) == (
+        f"checkpoint-4 is damaged ({why}); slim goes on from checkpoint-2."
+    )
+    assert not Path("/tmp/slim-evil-ran").exists()
+
+
+FULL = [
+    (write(STATE, ""), "trainer_state.json is empty"),
+    (other_weights, "adapter_model.safetensors has no base_model"),
+    (fewer_weights, "adapter_model.safetensors has no base_model"),
+    (cut_weights, "in another shape"),
+    (linked_whole, "it is a link"),
+]
+
+
+@pytest.mark.parametrize("damage,why", FULL)
+def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_keeps_the_damaged_one(damage, why, again, crashed):
+    checkpoints = again.output / "checkpoints"
+    damage(checkpoints / "checkpoint-4")
+    before = snapshot(checkpoints / "checkpoint-4")
+    elsewhere = snapshot(again.output / "elsewhere")
+    out = io.StringIO()
+    train(again, Console(file=out))
+    assert "checkpoint-4 is damaged (" in out.getvalue() and why in out.getvalue()
+    assert "); slim goes on from checkpoint-2." in out.getvalue()
+    assert_equal(weights(again.output), weights(crashed / "whole"))
+    assert [path.name for path in checkpoints.iterdir()] == ["damaged-checkpoint-4"]
+    assert snapshot(checkpoints / "damaged-checkpoint-4") == before
+    assert snapshot(again.output / "elsewhere") == elsewhere
+
+
+def test_without_a_whole_checkpoint_a_run_refuses_to_begin_anew(again):
+    for step in (2, 4):
+        write(STATE, "")(again.output / "checkpoints" / f"checkpoint-{step}")
+    before = snapshot(again.output)
+    with pytest.raises(TrainingError, match=r"has no whole checkpoint to go on from: checkpoint-4 is damaged .*empty"):
+        train(again)
+    assert snapshot(again.output) == before
+
+
+def test_weights_of_another_adapter_in_every_checkpoint_are_refused(again):
+    for step in (2, 4):
+        other_weights(again.output / "checkpoints" / f"checkpoint-{step}")
+    before = snapshot(again.output)
+    with pytest.raises(TrainingError, match=r"no whole checkpoint .*checkpoint-2 is damaged \(adapter_model.safetens"):
+        train(again)
+    assert snapshot(again.output) == before
+
+
+def test_an_optimiser_of_another_adapter_is_a_sentence(again):
+    for step in (2, 4):
+        state = {"state": {}, "param_groups": [{"lr": 1.0, "params": [0]}]}
+        torch.save(state, again.output / "checkpoints" / f"checkpoint-{step}" / "optimizer.pt")
+    with pytest.raises(
+        TrainingError, match=r"checkpoint-4 in .* opens, but the run cannot go on from it: .*; move it"
+    ):
+        train(again)
+
+
+RECORD = "training.json"
+RECORDS = [
+    (remove(RECORD), "There is no run to resume in .*: it has checkpoints, but training.json, .* is missing; restore"),
+    (write(RECORD, ""), r"training.json is damaged \(empty\)"),
+    (cut(RECORD), r"training.json is damaged \(cut off or no JSON\)"),
+    (write(RECORD, b"\xff"), r"training.json is damaged \(cut off or no JSON\)"),
+    (write(RECORD, "null"), r"training.json is damaged \(not a record of a run\)"),
+    (write(RECORD, "{}"), r"training.json is damaged \(without the field 'method'\)"),
+    (edit(RECORD, data=...), r"training.json is damaged \(without the field 'data'\)"),
+    (edit(RECORD, arguments=[]), r"training.json is damaged \(wrong in 'arguments'\)"),
+    (edit(RECORD, seconds="1"), r"training.json is damaged \(wrong in 'seconds'\)"),
+    (edit(RECORD, steps=None), r"training.json is damaged \(wrong in 'steps'\)"),
+    (edit(RECORD, status="done"), r"training.json is damaged \(wrong in 'status'\)"),
+    (edit(RECORD, curves=[1]), r"training.json is damaged \(wrong in 'curves'\)"),
+    (edit(RECORD, strange=1), r"training.json is damaged \(of another version, with a field 'strange'\)"),
+    (lambda f: (remove(RECORD)(f), (f / RECORD).mkdir()), r"training.json is damaged \(not a file\)"),
+    (lambda f: (remove(RECORD)(f), os.mkfifo(f / RECORD)), r"training.json is damaged \(not a file\)"),
+    (edit(RECORD, method="lora"), "The run in .* trained lora, not slim; pass the same --method"),
+    (edit(RECORD, status="finished"), "is finished, but its adapter_config.json is missing; restore that file"),
+    (
+        lambda f: (shutil.rmtree(f / "checkpoints"), write(WEIGHTS, "x")(f)),
+        "was ended at step 0 and has no checkpoint to go on from; leave --resume out .* is kept",
+    ),
+    (
+        lambda f: (shutil.rmtree(f / "checkpoints"), remove(RECORD)(f), write(WEIGHTS, "x")(f)),
+        "There is no run to resume in .*: it has an adapter, but training.json is missing",
+    ),
+    (lambda f: (shutil.rmtree(f / "checkpoints"), write("checkpoints", "")(f)), "cannot be read: not a directory"),
+]
+
+
+@pytest.mark.parametrize("damage,sentence", RECORDS)
+def test_a_run_that_cannot_be_trusted_is_refused_before_anything_is_loaded(damage, sentence, again, monkeypatch):
+    monkeypatch.setattr("slim_core.training.run.load_tokenizer", None)
+    damage(again.output)
+    names = sorted(str(path) for path in again.output.rglob("*"))
+    with pytest.raises(TrainingError, match=sentence) as caught:
+        train(again)
+    assert "\n" not in str(caught.value)
+    assert sorted(str(path) for path in again.output.rglob("*")) == names
+
+
+def test_a_finished_run_with_a_cut_adapter_is_not_called_finished(base, crashed, tmp_path):
+    shutil.copytree(crashed / "whole", tmp_path / "out")
+    asked = settings(base, crashed / "pairs.jsonl", tmp_path / "out", resume=True)
+    assert train(asked).records[0].status == "finished"
+    cut(WEIGHTS)(tmp_path / "out")
+    with pytest.raises(TrainingError, match=r"is finished, but its adapter_model.safetensors is cut off"):
+        train(asked)
+
+
+def test_the_command_says_it_in_one_sentence(again, base, crashed):
+    write(RECORD, "")(again.output)
+    given = ["--base", base, "--data", crashed / "pairs.jsonl", "--output", again.output, "--resume"]
+    result = CliRunner().invoke(app, ["train", *map(str, given)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    assert "training.json is damaged (empty)" in result.stderr
+
+
+def test_what_is_not_the_runs_own_is_neither_read_nor_deleted(again):
+    checkpoints = again.output / "checkpoints"
+    for name in ("checkpoint-4-copy", "checkpoint-04", "checkpoint-x", "checkpoint-²", "notes"):
+        (checkpoints / name).mkdir()
+        (checkpoints / name / "file").write_text(name)
+    found = read_checkpoints(again.output)
+    assert [path.name for path in found.whole] == ["checkpoint-4", "checkpoint-2"] and not found.damaged
+    train(again)
+    left = {path.name for path in checkpoints.iterdir()}
+    assert left == {"checkpoint-4-copy", "checkpoint-04", "checkpoint-x", "checkpoint-²", "notes"}
+
+
+def test_a_damaged_checkpoint_is_set_aside_beside_others(again):
+    checkpoints = again.output / "checkpoints"
+    write(STATE, "")(checkpoints / "checkpoint-4")
+    (checkpoints / "damaged-checkpoint-4").mkdir()
+    set_aside(read_checkpoints(again.output).damaged)
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert names == ["checkpoint-2", "damaged-checkpoint-4", "damaged-checkpoint-4-2"]
+
+
+def test_nothing_is_said_of_damaged_checkpoints_before_the_newest(again):
+    write(STATE, "")(again.output / "checkpoints" / "checkpoint-2")
+    (earlier,) = read_earlier(again).values()
+    assert going_on("slim", earlier.checkpoints) == "slim goes on from checkpoint-4."
+    assert going_on("slim", Checkpoints()) == "slim begins anew: no checkpoint was written."
+
+
+def test_only_what_the_run_wrote_makes_room(tmp_path):
+    folders = [tmp_path / f"checkpoint-{step}" for step in (2, 4)]
+    for folder in folders:
+        folder.mkdir()
+    newest = KeepNewest(folders[:1])
+    assert newest.path == folders[0]
+    newest.delete()
+    assert not folders[0].exists() and folders[1].exists() and newest.path is None
