@@ -86,6 +86,8 @@ def train(
     prompt_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of questions.")] = None,
     completion_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of answers.")] = None,
     input_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column added to questions.")] = None,
+    text_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of plain text.")] = None,
+    system_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of system texts.")] = None,
     split: Annotated[str, typer.Option(rich_help_panel=DATA, help="Split of a Hub data set.")] = "train",
     subset: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Subset of a Hub data set.")] = None,
     revision: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Version of a Hub data set.")] = None,
@@ -156,7 +158,9 @@ def train(
             data=data,
             output=output,
             methods=method,
-            columns=Columns(messages_column, prompt_column, completion_column, input_column),
+            columns=Columns(
+                messages_column, prompt_column, completion_column, input_column, text_column, system_column
+            ),
             split=split,
             subset=subset,
             revision=revision,

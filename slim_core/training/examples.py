@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedConfig
 
-from .data import read_source, to_conversations
+from .data import expand, read_source, to_conversations, unused
 from .encoding import IGNORED, Encoder, Example
 from .errors import DataError, TrainingError
 from .files import Source
@@ -49,6 +51,9 @@ class Examples:
         sources: what was read, with counts and fingerprints, ready for training.json.
         too_long: examples that were left out at the user's wish.
         max_length: the limit that held, in tokens.
+        first: the example that training begins with.
+        duplicates: training examples that are the same as an earlier one.
+        in_both: validation examples that are trained on too.
     """
 
     train: list[Example]
@@ -56,6 +61,9 @@ class Examples:
     sources: list[dict[str, object]]
     too_long: int
     max_length: int
+    first: Example
+    duplicates: int
+    in_both: int
 
 
 def length_limit(settings: TrainSettings, config: PreTrainedConfig) -> int:
@@ -92,7 +100,31 @@ def load_examples(settings: TrainSettings, encoder: Encoder, config: PreTrainedC
         train = everything
     else:
         train, validation = split(everything, settings.validation_share, settings.seed)
-    return Examples(train, validation, reader.sources, reader.too_long, limit)
+    trained = {_key(example) for example in train}
+    shared = trained & {_key(example) for example in validation}
+    reader.note_shared(shared)
+    in_both = sum(_key(example) in shared for example in validation)
+    return Examples(
+        train,
+        validation,
+        reader.sources,
+        reader.too_long,
+        limit,
+        first=first_trained(train, settings.seed),
+        duplicates=len(train) - len(trained),
+        in_both=in_both,
+    )
+
+
+def _key(example: Example) -> bytes:
+    """The same for examples that teach the same."""
+    return hashlib.sha256(repr((example.input_ids, example.labels)).encode()).digest()
+
+
+def first_trained(examples: Sequence[Example], seed: int) -> Example:
+    """The example that training begins with: the first in the order that the Trainer's sampler draws with the seed."""
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    return examples[int(order[0])]
 
 
 def split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -121,16 +153,22 @@ class _Reader:
         self.settings, self.encoder, self.limit, self.vocabulary = settings, encoder, limit, vocabulary
         self.sources: list[dict[str, object]] = []
         self.too_long = 0
+        self._keys: list[list[bytes]] = []  # of the examples of each source
 
     def read(self, names: Sequence[str], split_name: str, use: str) -> list[Example]:
         examples: list[Example] = []
-        for name in names:
+        seen: set[bytes] = set()
+        for name in (found for given in names for found in expand(given)):
             settings = self.settings
             source = read_source(name, split=split_name, subset=settings.subset, revision=settings.revision)
             found = [self.encoder.encode(c) for c in to_conversations(source.records, settings.columns)]
             self._check_vocabulary(found)
             kept = self._within_limit(found)
             self._note(source, use, len(found) - len(kept))
+            keys = [_key(example) for example in kept]
+            self._keys.append(keys)
+            self.sources[-1]["duplicates"] = len(keys) - len({*keys} - seen)
+            seen |= {*keys}
             examples += kept
         if not examples:
             raise DataError(f"All {use} examples are longer than {self.limit} tokens; raise --max-length.")
@@ -145,9 +183,15 @@ class _Reader:
                 "records": len(source.records),
                 "blank_lines": source.blank,
                 "too_long": too_long,
+                "unused_columns": unused(source.records, self.settings.columns),
                 **source.fingerprint,
             }
         )
+
+    def note_shared(self, shared: set[bytes]) -> None:
+        """Add to each source how many of its records are both trained on and validated on."""
+        for source, keys in zip(self.sources, self._keys, strict=True):
+            source["in_training_and_validation"] = sum(key in shared for key in keys)
 
     def _within_limit(self, examples: list[Example]) -> list[Example]:
         long = [example for example in examples if len(example.input_ids) > self.limit]

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from .errors import DataError, first_line
+from .parsing import NO_ARRAY, json_items, parse_json, shown
 
 
 EXAMPLE = '{"prompt": "…", "completion": "…"}'
@@ -50,49 +53,63 @@ class Source:
     fingerprint: dict[str, str | None]
 
 
+def kind_of(path: Path) -> str | None:
+    """The ending that says how a file is read, without .gz; None if it says nothing."""
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return plain.suffix.lower() if plain.suffix.lower() in READERS else None
+
+
 def read_file(path: Path) -> Source:
     """Read a file by its ending.
 
     Raises:
         DataError: if the file is missing, empty, of another kind, or has a line that cannot be read.
     """
-    if path.suffix.lower() not in READERS:
-        raise DataError(
-            f"{path.name} is of no known kind; data files end in {', '.join(READERS)}, or name a data set of the Hub."
-        )
+    kind, name = kind_of(path), path.name.encode("utf-8", "replace").decode()
+    if kind is None:
+        raise DataError(f"{name} is of no known kind; data files end in {ENDINGS}, or name a data set of the Hub.")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"There is no file {path}; check the path given to --data.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; name a data file that can be.") from None
+    fingerprint = {"sha256": hashlib.sha256(content).hexdigest()}
+    if path.suffix.lower() == ".gz" and content:
+        content = _unpacked(name, content)
     if not content.strip():
-        raise DataError(f"{path.name} is empty; it needs at least one record, such as {EXAMPLE}.")
-    records, blank = READERS[path.suffix.lower()](path.name, content)
+        raise DataError(f"{name} is empty; it needs at least one record, such as {EXAMPLE}.")
+    records, blank = READERS[kind](name, content)
     if not records:
-        raise DataError(f"{path.name} has no record; it needs at least one, such as {EXAMPLE}.")
-    return Source(path.name, records, blank, {"sha256": hashlib.sha256(content).hexdigest()})
+        raise DataError(f"{name} has no record; it needs at least one, such as {EXAMPLE}.")
+    return Source(name, records, blank, fingerprint)
+
+
+def _unpacked(name: str, content: bytes) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{name} cannot be unpacked ({first_line(error)}); pack the file again with gzip.") from None
 
 
 def _text(name: str, content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{name} is saved as UTF-16; save it as UTF-8.")
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{name}, line {line}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{name}, line {line}: a NUL byte is in it, so it is damaged or no text; save it as UTF-8.")
+    return text
 
 
 def _object(value: Any, place: str) -> Record:
     if not isinstance(value, dict):
-        raise DataError(f"{place}: a record must be a JSON object such as {EXAMPLE}, not {_short(value)}.")
+        raise DataError(f"{place}: a record must be a JSON object such as {EXAMPLE}, not {shown(value)}.")
     return Record(value, place)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
@@ -103,24 +120,23 @@ def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
         if not line.strip():
             blank += number < len(lines)
             continue
+        array = line.lstrip().startswith("[")
+        remedy = (
+            "name the file .json if it is one JSON array"
+            if array
+            else f"each line must be one object such as {EXAMPLE}"
+        )
         place = f"{name}, line {number}"
-        try:
-            records.append(_object(json.loads(line), place))
-        except json.JSONDecodeError as error:
-            remedy = "name the file .json if it is one JSON array" if line.lstrip().startswith("[") else ""
-            raise DataError(
-                f"{place}: this is no JSON ({error.msg} at character {error.colno}); "
-                f"{remedy or f'each line must be one object such as {EXAMPLE}'}."
-            ) from None
+        records.append(_object(parse_json(line, place, remedy), place))
     return records, blank
 
 
 def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
     text = _text(name, content)
     try:
-        return [_object(value, f"{name}, line {line}") for value, line in _json_items(text)], 0
+        return [_object(value, f"{name}, line {line}") for value, line in json_items(text, name)], 0
     except json.JSONDecodeError as error:
-        if text.lstrip().startswith("{"):
+        if error.msg == NO_ARRAY and text.lstrip().startswith("{"):
             raise DataError(
                 f"{name}, line 1: the file is not one JSON array; put the records between [ and ], or name the file "
                 ".jsonl if each line is one object."
@@ -131,40 +147,10 @@ def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
         ) from None
 
 
-def _json_items(text: str) -> Iterator[tuple[Any, int]]:
-    """The elements of a JSON array, each with the line it begins on."""
-    decoder = json.JSONDecoder()
-
-    def skip(position: int) -> int:
-        while position < len(text) and text[position] in " \t\r\n":
-            position += 1
-        return position
-
-    def expect(characters: str, position: int) -> str:
-        if position >= len(text) or text[position] not in characters:
-            raise json.JSONDecodeError(f"Expecting {' or '.join(characters)}", text, position)
-        return text[position]
-
-    position = skip(0)
-    expect("[", position)
-    position = skip(position + 1)
-    line, counted = 1, 0
-    ended = position < len(text) and text[position] == "]"
-    while not ended:
-        line, counted = line + text.count("\n", counted, position), position
-        value, position = decoder.raw_decode(text, position)
-        yield value, line
-        position = skip(position)
-        ended = expect(",]", position) == "]"
-        position = position if ended else skip(position + 1)
-    if skip(position + 1) < len(text):
-        raise json.JSONDecodeError("Extra data", text, skip(position + 1))
-
-
 def _read_csv(name: str, content: bytes) -> tuple[list[Record], int]:
     # A text may be longer than the module's usual limit of 131,072 characters.
     csv.field_size_limit(2**31 - 1)
-    delimiter = "\t" if name.lower().endswith(".tsv") else ","
+    delimiter = "\t" if kind_of(Path(name)) == ".tsv" else ","
     reader = csv.reader(io.StringIO(_text(name, content), newline=""), delimiter=delimiter, strict=True)
     records, blank, before = [], 0, 0
     header: list[str] | None = None
@@ -198,7 +184,7 @@ def _header(row: list[str], place: str, delimiter: str) -> list[str]:
     if "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{place}: the first line must name each column once, such as prompt{delimiter}completion, not "
-            f"{_short(delimiter.join(row))}."
+            f"{shown(delimiter.join(row))}."
         )
     return names
 
@@ -206,6 +192,8 @@ def _header(row: list[str], place: str, delimiter: str) -> list[str]:
 def _read_parquet(name: str, content: bytes) -> tuple[list[Record], int]:
     try:
         rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except UnicodeDecodeError:
+        raise DataError(f"{name}: a text in it is not UTF-8; write the file again with texts in UTF-8.") from None
     except pyarrow.ArrowException as error:
         raise DataError(f"{name} cannot be read as Parquet ({first_line(error)}); write the file again.") from None
     return [Record(row, f"{name}, record {number}") for number, row in enumerate(rows, 1)], 0
@@ -219,3 +207,4 @@ READERS: dict[str, Callable[[str, bytes], tuple[list[Record], int]]] = {
     ".tsv": _read_csv,
     ".parquet": _read_parquet,
 }
+ENDINGS = f"{', '.join(READERS)}, each also with .gz"

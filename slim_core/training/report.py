@@ -115,6 +115,8 @@ def describe_data(examples: Examples, encoder: Encoder) -> dict[str, Any]:
         "sources": examples.sources,
         "left_out_too_long": examples.too_long,
         "max_length": examples.max_length,
+        "duplicates_in_training": examples.duplicates,
+        "in_training_and_validation": examples.in_both,
         "template": "fallback" if encoder.uses_fallback else "tokenizer",
         **{name: asdict(Lengths.of(part)) if part else None for name, part in parts.items()},
     }
@@ -124,22 +126,32 @@ def describe_data(examples: Examples, encoder: Encoder) -> dict[str, Any]:
 
 
 def print_data(console: Console, examples: Examples, encoder: Encoder) -> None:
-    """Sources, counts, lengths, and the first example as the model sees it."""
+    """Sources, counts, what is not used, lengths, and the first example that is trained on as the model sees it."""
     for source in examples.sources:
-        left_out = f", {source['too_long']} left out as longer than {examples.max_length} tokens"
-        blank = f", {source['blank_lines']} empty lines"
+        # A Text, since `markup=False` would still make pictures of names such as :smile:.
+        console.print(Text(_source_line(source, examples.max_length)))
+    if examples.in_both:
         console.print(
-            f"{source['name']}: {source['records']} records for {source['use']}"
-            + (left_out if source["too_long"] else "")
-            + (blank if source["blank_lines"] else ""),
-            markup=False,
+            f"{examples.in_both} of {len(examples.validation)} validation examples are trained on too: their loss "
+            "says little of new texts."
         )
     console.print(_length_table(examples))
     if encoder.uses_fallback:
         console.print("The tokenizer has no chat template: a plain one (### Instruction / ### Response) is used.")
     if not encoder.closes_answers():
         console.print("The chat template closes no answer with a token: the model will not learn to stop.")
-    print_preview(console, examples.train[0], encoder.tokenizer)
+    print_preview(console, examples.first, encoder.tokenizer)
+
+
+def _source_line(source: dict[str, Any], limit: int) -> str:
+    counts = [
+        (source["too_long"], f"left out as longer than {limit} tokens"),
+        (source["blank_lines"], "empty lines"),
+        (source["duplicates"], "the same as an earlier one"),
+    ]
+    parts = [f"{source['records']} records for {source['use']}", *(f"{n} {what}" for n, what in counts if n)]
+    unused = source["unused_columns"]
+    return f"{source['name']}: {', '.join(parts)}" + (f"; not used: {', '.join(unused)}" if unused else "")
 
 
 def _length_table(examples: Examples) -> Table:

@@ -32,17 +32,25 @@ class Columns:
         prompt: the column with the question.
         completion: the column with the answer.
         input: a column with more text for the question.
+        text: the column with plain text, all of which is learned.
+        system: the column with the system text.
     """
 
     messages: str | None = None
     prompt: str | None = None
     completion: str | None = None
     input: str | None = None
+    text: str | None = None
+    system: str | None = None
 
     def __post_init__(self) -> None:
         pair = (self.prompt, self.completion)
+        if self.text is not None and (*pair, self.input, self.messages, self.system) != (None,) * 5:
+            raise TrainingError("--text-column stands alone; leave out the flags for the other columns.")
         if self.messages is not None and (*pair, self.input) != (None, None, None):
-            raise TrainingError("--messages-column stands alone; leave out the flags for the other columns.")
+            raise TrainingError(
+                "--messages-column stands alone, or with --system-column; leave out the flags for the other columns."
+            )
         if (self.prompt is None) != (self.completion is None) or (self.input is not None and self.prompt is None):
             raise TrainingError("Name both --prompt-column and --completion-column; --input-column is optional.")
 

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from slim_core.training import Columns, DataError, TrainingError, TrainSettings
@@ -28,6 +32,39 @@ def weighed(role: str, weight: object) -> str:
     messages[role == "assistant"]["weight"] = weight
     return json.dumps({"messages": messages}) + "\n"
 
+
+def in_jsonl(value: str) -> str:
+    return f'{GOOD}{{"prompt": "q", "completion": "a", "unused": {value}}}\n'
+
+
+def in_json(value: str) -> str:
+    return f'[{GOOD},\n{{"prompt": "q", "completion": "a", "unused": {value}}}]'
+
+
+def wrapped(value: str) -> str:
+    return f'{{"version": 1, "data": {in_json(value)}}}'
+
+
+# name, how it holds a column that is not used, where that stands
+HOLDERS = [
+    ("a.jsonl", in_jsonl, "a.jsonl, line 2"),
+    ("a.json", in_json, "a.json, line 3"),
+    ("a.json", wrapped, "a.json, line 3"),
+]
+BREAKING = [
+    ('"\\ud83d"', r"\\ud83d is half of a character, whose other half is missing; write"),
+    ('"\\uDE00 later"', r"\\ude00 is half of a character"),
+    ('{"\\ud83d": 1}', r"\\ud83d is half of a character"),
+    ("9" * 5000, "a number has thousands of digits; write it as text or take it out"),
+    ("-" + "9" * 5000, "a number has thousands of digits"),
+    ("[" * 100 + "]" * 100, "lists and objects stand in each other more than 64 deep; take that column out"),
+    ('{"a":' * 100_000 + "1" + "}" * 100_000, "lists and objects stand in each other more than 64 deep"),
+]
+_table = io.BytesIO()
+_binary = pyarrow.array([b"\xff"], pyarrow.binary())
+_text = pyarrow.StringArray.from_buffers(1, *_binary.buffers()[1:])
+pyarrow.parquet.write_table(pyarrow.table({"prompt": _text, "completion": ["a"]}), _table)
+NOT_UTF8 = _table.getvalue()
 
 # name, content, what the sentence says
 BAD = [
@@ -71,8 +108,39 @@ BAD = [
     ("a.csv", "prompt;completion\nq;a\n", "a.csv, line 1: the columns are separated by ; but must be by a comma"),
     ("a.csv", "prompt,prompt\nq,a\n", "a.csv, line 1: the first line must name each column once"),
     ("a.csv", "prompt,\nq,a\n", "a.csv, line 1: the first line must name each column once"),
+    ("a.json", '{"data": [{"prompt": "q", "completion": "a"}, 5]}', "a.json, line 1: a record must be a JSON object"),
+    ("a.json", '{"data": []}', "a.json has no record"),
+    (
+        "a.json",
+        '{"train": [{"prompt": "q"}], "test": [{"prompt": "q"}]}',
+        "a.json has several lists of records, `train` and `test`; put each in a file of its own",
+    ),
+    ("a.json", '{"data": [\n{"prompt": "q"}\n{"prompt": "q"}]}', r"a.json, line 3: this is no JSON \(Expecting , or"),
+    # -- what breaks a reader
+    *((name, made(bad), f"{place}: {sentence}") for bad, sentence in BREAKING for name, made, place in HOLDERS),
+    ("a.jsonl", GOOD.encode() + b'{"prompt": "\0"}', "a.jsonl, line 2: a NUL byte is in it, so it is damaged or no"),
+    ("a.csv", b"prompt,completion\nq,\0a\n", "a.csv, line 2: a NUL byte is in it"),
+    ("a.json", b'[\n{"prompt": "q",\n"x": "\0"}]', "a.json, line 3: a NUL byte is in it"),
+    ("a.jsonl", '{"prompt": "q\\u0000", "completion": "a"}', "a.jsonl, line 1: message 1 has a NUL character in it"),
+    ("a.jsonl", '{"text": "q\\u0000"}', "a.jsonl, line 1: `text` has a NUL character in it"),
+    ("a.jsonl", '{"prompt": "q", "prompt": "r", "completion": "a"}', 'an object has the name "prompt" twice; keep'),
+    (
+        "a.csv",
+        'messages\n"[{""role"": ""user"", ""content"": ""\\ud83d""}]"\n',
+        r"a.csv, line 2.*: \\ud83d is half of a",
+    ),
+    ("a.parquet", NOT_UTF8, "a.parquet: a text in it is not UTF-8; write the file again"),
+    ("a.jsonl.gz", b"no gzip", "a.jsonl.gz cannot be unpacked .*; pack the file again with gzip"),
+    ("a.jsonl.gz", gzip.compress(GOOD.encode())[:-9], "a.jsonl.gz cannot be unpacked"),
+    ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz is empty"),
+    ("a.txt.gz", gzip.compress(b"hello"), "a.txt.gz is of no known kind"),
     # -- columns
-    ("a.jsonl", '{"text": "x", "id": 1}', "a.jsonl, line 1: the columns are `text`, `id`; needed are `messages`, or"),
+    ("a.jsonl", '{"body": "x", "id": 1}', "a.jsonl, line 1: the columns are `body`, `id`; needed are `messages`, or"),
+    (
+        "a.jsonl",
+        '{"text": "x", "label": 1}',
+        "`text` stands beside `label`, .* --prompt-column text --completion-column label, or --text-column text",
+    ),
     ("a.jsonl", "{}", "a.jsonl, line 1: the columns are none; needed are"),
     ("a.jsonl", GOOD + '{"prompt": "q"}', "a.jsonl, line 2: there is no `completion`, which the first record has"),
     (
@@ -83,29 +151,36 @@ BAD = [
     ("a.jsonl", '{"prompt": null, "completion": "a"}', "a.jsonl, line 1: `prompt` must be text but is empty"),
     ("a.jsonl", '{"prompt": "q", "completion": " "}', "a.jsonl, line 1: `completion` is empty; fill it in or take"),
     ("a.csv", "instruction,input,output\nq,,\n", "a.csv, line 2: `output` is empty"),
-    ("a.jsonl", '{"prompt": [], "completion": "a"}', "line 1: `prompt` is a list but must be text; put conversations"),
-    # -- messages
-    ("a.jsonl", '{"messages": []}', "a.jsonl, line 1: `messages` must be a list of messages such as"),
-    ("a.jsonl", '{"messages": "hello"}', "a.jsonl, line 1: `messages` must be a list of messages such as"),
     (
         "a.jsonl",
-        '{"messages": [{"from": "human", "value": "x"}]}',
-        "message 1 of `messages` must have .*rename `from`",
+        '{"prompt": [], "completion": "a"}',
+        "`prompt` must be text, or a list of messages with .*but is \\[\\]",
     ),
+    # -- messages
+    ("a.jsonl", '{"messages": []}', "a.jsonl, line 1: `messages` must be a list of messages such as"),
+    ("a.jsonl", '{"messages": "hello"}', "line 1: `messages`: this is no JSON .*; it must be a list of messages such"),
     ("a.jsonl", '{"messages": ["hello"]}', "a.jsonl, line 1: message 1 of `messages` must have `role` and `content`"),
-    ("a.jsonl", talk("user", "tool"), "message 2 of `messages` has the role 'tool'; it must be one of system, user"),
+    (
+        "a.jsonl",
+        talk("user", "critic"),
+        'message 2 of `messages` has the role "critic"; it must be one of system, user, assistant',
+    ),
     ("a.jsonl", talk("user", "assistant", content=""), r"line 1: message 1 of `messages` \(user\) has no text"),
     ("a.jsonl", talk("user", "assistant", content=None), "has no text in `content`; fill it in or take"),
     ("a.jsonl", talk("user", "assistant", "user"), "line 1: `messages` must end with an answer"),
-    ("a.jsonl", weighed("user", 0), "message 1 of `messages` .user. has a `weight`, but only answers have one"),
+    ("a.jsonl", weighed("user", 1), "message 1 of `messages` .user. has the weight 1, but only answers are learned"),
     (
         "a.jsonl",
         weighed("assistant", 2),
-        "message 2 of `messages` has the weight 2; it must be 1 .learned. or 0 .read",
+        "message 2 of `messages` has the weight 2; it must be 1 or true .learned., or 0",
     ),
-    ("a.jsonl", weighed("assistant", "0"), "message 2 of `messages` has the weight '0'; it must be 1 .learned."),
+    (
+        "a.jsonl",
+        weighed("assistant", "0"),
+        'message 2 of `messages` has the weight "0"; it must be 1 or true .learned.',
+    ),
     ("a.jsonl", weighed("assistant", 0), "line 1: every answer of `messages` has weight 0, so there is nothing to"),
-    ("a.jsonl", talk("user", "user", "assistant"), "line 1: `messages` must alternate between user and assistant"),
+    ("a.jsonl", talk("user", "user", "assistant"), "line 1: `messages` must alternate between user .* and assistant"),
     ("a.jsonl", talk("assistant"), "line 1: `messages` must alternate"),
     ("a.jsonl", talk("user", "system", "assistant"), "line 1: `messages` has a system message after the first place"),
     ("a.jsonl", talk("system"), "line 1: `messages` must end with an answer"),
@@ -127,19 +202,21 @@ def test_bad_data_get_one_sentence(name, content, sentence, tmp_path):
     assert message.startswith("a.") and message.endswith(".") and "\n" not in message
 
 
-def test_a_missing_file_and_a_missing_data_set_get_one_sentence(tmp_path):
+def test_a_missing_file_gets_one_sentence(tmp_path):
     with pytest.raises(DataError, match=r"There is no file .*missing\.jsonl; check the path"):
         read(tmp_path / "missing.jsonl")
     with pytest.raises(DataError, match=r"There is no file .*missing; data files end in"):
         read(tmp_path / "missing")
-    with pytest.raises(DataError, match=r"The data set nobody/nothing \(split train\) cannot be loaded: .*; give a"):
-        read("nobody/nothing")
 
 
 BAD_COLUMNS = [
     ({"prompt": "q", "completion": "answer"}, "line 1: there is no column `q`, which the flags name; the columns are"),
     ({"messages": "talk"}, "line 1: there is no column `talk`"),
+    ({"text": "story"}, "line 1: there is no column `story`"),
+    ({"prompt": "question", "completion": "answer", "system": "s"}, "line 1: there is no column `s`, which the flags"),
     ({"messages": "a", "prompt": "b"}, "--messages-column stands alone"),
+    ({"text": "a", "prompt": "b", "completion": "c"}, "--text-column stands alone"),
+    ({"text": "a", "system": "b"}, "--text-column stands alone"),
     ({"prompt": "a"}, "Name both --prompt-column and --completion-column"),
     ({"input": "a"}, "Name both --prompt-column and --completion-column"),
 ]

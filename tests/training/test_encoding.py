@@ -88,7 +88,8 @@ def test_weights_are_read_and_do_not_reach_the_template(weights):
     messages = conversation(*TALK[:4]).messages
     given = [m | ({"weight": weights[i // 2]} if i % 2 else {"weight": None}) for i, m in enumerate(messages)]
     (found,) = to_conversations([Record({"messages": given}, "a.jsonl, line 1")], Columns())
-    assert found == (messages, "a.jsonl, line 1", {1 + 2 * i for i in (0, 1) if weights[i] == 0})
+    assert found.messages == messages and found.place == "a.jsonl, line 1"
+    assert found.unlearned == {1 + 2 * i for i in (0, 1) if weights[i] == 0}
 
 
 @pytest.mark.parametrize("turns", [1, 3])
@@ -107,7 +108,8 @@ def test_a_thought_is_part_of_the_answer():
 
 
 def test_a_template_that_rewrites_earlier_answers_is_refused():
-    with pytest.raises(DataError, match="line 1: the model's chat template rewrites the answers"):
+    sentence = "line 1: the model's chat template drops or changes the earlier answer of message 2 once others follow"
+    with pytest.raises(DataError, match=sentence):
         learned(THOUGHTS, conversation("a", "<think>\nb\n</think>\n\nc", "d", "e"))
 
 

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which columns hold an example, and how they become messages or a plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .errors import DataError
+from .files import Record
+from .messages import Message, check_order, read_messages
+from .parsing import parse_json, shown
+from .settings import Columns
+
+
+MESSAGES = ("messages", "conversations", "conversation")
+# Question, answer, and a column that is added to the question.
+PAIRS = (
+    ("prompt", "completion", None),
+    ("prompt", "response", None),
+    ("instruction", "output", "input"),
+    ("instruction", "response", "context"),
+    ("question", "answer", None),
+    ("question", "response", None),
+    ("query", "response", None),
+    ("input", "output", None),
+)
+TEXT = "text"
+# Beside a text they say what is asked of it, which plain text would not learn.
+LABELS = ("label", "labels", "target", "summary")
+SYSTEM = ("system", "system_prompt")
+HISTORY = "history"
+TOOLS = ("tools", "functions")
+NEEDED = (
+    "needed are `messages`, or `conversations`, or `prompt` and `completion`, or `instruction` and `output` (with or "
+    "without `input`), or `question` and `answer`, or `text`; name other columns with --prompt-column and "
+    "--completion-column, --messages-column, or --text-column"
+)
+
+
+class Layout(NamedTuple):
+    """How a record becomes an example.
+
+    Attributes:
+        columns: the columns that each record must have.
+        convert: record and layout to messages; None for a plain text.
+        input: a column whose text is added to the question, if there is one.
+        system: columns of which the first that a record has is its system text.
+        history: a column of earlier turns, if it is read.
+        tools: columns of which the first that a record has describes tools.
+    """
+
+    columns: tuple[str, ...]
+    convert: Callable[[Record, Layout], list[Message]] | None
+    input: str | None = None
+    system: tuple[str, ...] = SYSTEM
+    history: str | None = None
+    tools: tuple[str, ...] = TOOLS
+
+    def reads(self, record: Record) -> set[str]:
+        """The columns of a record that become part of the example."""
+        if self.convert is None:
+            return set(self.columns)
+        firsts = (first_of(names, record) for names in (self.system, self.tools))
+        return {*self.columns, *filter(None, (self.input, self.history, *firsts))}
+
+
+def first_of(names: tuple[str, ...], record: Record) -> str | None:
+    """The first of the columns that a record has anything in."""
+    return next((name for name in names if record.fields.get(name)), None)
+
+
+def find_layout(record: Record, columns: Columns) -> Layout:
+    """Which columns hold the example.
+
+    Args:
+        record: of which the columns decide.
+        columns: the user's names for them; unset ones are found.
+
+    Raises:
+        DataError: if they cannot be found.
+    """
+    found = _named_layout(columns)
+    named = () if found is None else (*found.columns, found.input)
+    missing = [name for name in (*named, columns.system) if name is not None and name not in record.fields]
+    if missing:
+        raise DataError(
+            f"{record.place}: there is no column `{missing[0]}`, which the flags name; the columns are "
+            f"{listed(record)}."
+        )
+    found = found or _usual_layout(record)
+    return found if columns.system is None else found._replace(system=(columns.system,))
+
+
+def _named_layout(columns: Columns) -> Layout | None:
+    if columns.text is not None:
+        return Layout((columns.text,), None)
+    if columns.messages is not None:
+        return Layout((columns.messages,), _from_messages)
+    if columns.prompt is None or columns.completion is None:
+        return None
+    return Layout((columns.prompt, columns.completion), _from_pair, columns.input, history=HISTORY)
+
+
+def _usual_layout(record: Record) -> Layout:
+    names = record.fields.keys()
+    for name in MESSAGES:
+        if name in names:
+            return Layout((name,), _from_messages)
+    for prompt, completion, more in PAIRS:
+        if {prompt, completion} <= names:
+            return Layout((prompt, completion), _from_pair, more, history=HISTORY)
+    labels = [name for name in LABELS if name in names]
+    if TEXT in names and labels:
+        raise DataError(
+            f"{record.place}: `{TEXT}` stands beside `{labels[0]}`, so it may be a question or a text to learn; say "
+            f"which with --prompt-column {TEXT} --completion-column {labels[0]}, or --text-column {TEXT}."
+        )
+    if TEXT in names:
+        return Layout((TEXT,), None)
+    raise DataError(f"{record.place}: the columns are {listed(record)}; {NEEDED}.")
+
+
+def listed(record: Record) -> str:
+    """The columns of a record, for a sentence."""
+    return ", ".join(f"`{name}`" for name in record.fields) or "none"
+
+
+def filled(value: Any, name: str, place: str) -> str:
+    """A value that must be a text with something in it.
+
+    Raises:
+        DataError: if it is none.
+    """
+    text = _string(value, name, place)
+    if not text.strip():
+        raise DataError(f"{place}: `{name}` is empty; fill it in or take the record out.")
+    return text
+
+
+def _string(value: Any, name: str, place: str) -> str:
+    if isinstance(value, str):
+        return value
+    found = "empty" if value is None else f"{shown(value)} ({type(value).__name__})"
+    raise DataError(f"{place}: `{name}` must be text but is {found}; write it as text.")
+
+
+# -- messages ----------------------------------------------------------------------------------------------------
+
+
+def _from_messages(record: Record, layout: Layout) -> list[Message]:
+    name = layout.columns[0]
+    messages = read_messages(record.fields[name], name, record.place)
+    check_order(messages, f"{record.place}: `{name}`")
+    return messages
+
+
+def _from_pair(record: Record, layout: Layout) -> list[Message]:
+    fields, place = record.fields, record.place
+    prompt, completion = layout.columns
+    question = _turns(fields[prompt], prompt, "user", place)
+    answer = _turns(fields[completion], completion, "assistant", place)
+    # The completion alone is learned, unless an answer of the prompt says that it is too.
+    question = [{"weight": 0} | m if m["role"] == "assistant" else m for m in question]
+    extra = fields.get(layout.input) if layout.input is not None else None
+    if extra is not None and _string(extra, str(layout.input), place).strip():
+        if question[-1]["role"] != "user":
+            raise DataError(f"{place}: `{layout.input}` is added to a question, but `{prompt}` ends with none.")
+        question[-1] = question[-1] | {"content": f"{question[-1]['content']}\n\n{extra}"}
+    messages = [*_history(fields.get(layout.history), f"{place}: `{layout.history}`"), *question, *answer]
+    check_order(messages, f"{place}: `{prompt}` and `{completion}` together")
+    return messages
+
+
+def _turns(value: Any, name: str, role: str, place: str) -> list[Message]:
+    if isinstance(value, list) and value and all(isinstance(v, dict) and {"role", "from"} & v.keys() for v in value):
+        return read_messages(value, name, place)
+    if isinstance(value, dict | list):
+        raise DataError(
+            f"{place}: `{name}` must be text, or a list of messages with `role` and `content`, but is {shown(value)}."
+        )
+    return [{"role": role, "content": filled(value, name, place)}]
+
+
+def _history(value: Any, where: str) -> list[Message]:
+    """Earlier turns, [[question, answer], …]."""
+    if isinstance(value, str) and value.strip():
+        value = parse_json(value, where, "it must be a list of turns such as [[question, answer], …]")
+    if value is None or value in ("", []) or (isinstance(value, str) and not value.strip()):
+        return []
+    pairs = value if isinstance(value, list) else [value]
+    messages = []
+    for number, pair in enumerate(pairs, 1):
+        texts = pair if isinstance(pair, list | tuple) else []
+        if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise DataError(f"{where}: turn {number} must be [question, answer], two texts, not {shown(pair)}.")
+        messages += [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
+    return messages

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of a record, in whatever form people have them, to the form that chat templates read.
+
+What a message says is honoured or refused, never passed over: a tool call that vanished would leave an example that
+teaches something else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import DataError
+from .parsing import parse_json, shown
+from .tools import CALL_KEYS, call_of_function, read_calls
+
+
+Message = dict[str, Any]
+ROLES = {
+    "system": ("system", "developer"),
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "model", "bot", "chatgpt", "function_call"),
+    "tool": ("tool", "function", "observation", "tool_response"),
+}
+ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
+# Names of one flag, whose values are 0 and 1: whether an answer is learned, or only read.
+FLAGS = ("weight", "train", "training", "loss")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+# Templates that know them write them; the others are noticed where the text is written.
+PASSED_ON = ("name", "tool_call_id")
+READ = frozenset({"role", "from", "content", "value", *FLAGS, *THOUGHTS, *PASSED_ON, *CALL_KEYS})
+# They change what an answer says or which part of it is learned.
+REFUSED = ("image", "images", "audio", "audios", "video", "videos", "refusal", "prefix", "train_detail", "mask")
+EXAMPLE = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
+
+
+def read_messages(value: Any, name: str, place: str) -> list[Message]:
+    """The messages of a column.
+
+    Args:
+        value: a list, or JSON of one, as a cell of a CSV file holds it.
+        name: of the column.
+        place: of the record.
+
+    Returns:
+        Each with `role` (system, user, assistant or tool) and `content`, answers with `weight` where one is given.
+
+    Raises:
+        DataError: if one of them cannot be read.
+    """
+    if isinstance(value, str):
+        value = parse_json(value, f"{place}: `{name}`", f"it must be a list of messages such as {EXAMPLE}")
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{place}: `{name}` must be a list of messages such as {EXAMPLE}.")
+    return [_message(m, f"{place}: message {i} of `{name}`") for i, m in enumerate(value, 1)]
+
+
+def _message(value: Any, where: str) -> Message:
+    role, content = _role_and_content(value, where)
+    refused = [key for key in REFUSED if value.get(key) not in (None, "", [], {}, False)]
+    if refused:
+        raise DataError(f"{where} ({role}) has `{refused[0]}`, which cannot be trained on; take the record out.")
+    message: Message = {"role": role, "content": content}
+    message |= {key: _text_of(value[key], key, where) for key in (*THOUGHTS, *PASSED_ON) if value.get(key)}
+    if value.get("role", value.get("from")) == "function_call":
+        message |= {"content": "", "tool_calls": [call_of_function(content, where)]}
+    elif calls := read_calls(value, where):
+        message["tool_calls"] = calls
+    only = [key for key in ("tool_calls", *THOUGHTS) if key in message]
+    if role != "assistant" and only:
+        raise DataError(f"{where} ({role}) has `{only[0]}`, but only answers have; move it to the answer.")
+    if role in ("user", "assistant") and not message["content"].strip() and not only:
+        raise DataError(f"{where} ({role}) has no text in `content`; fill it in or take the record out.")
+    return message | _weight(value, role, where)
+
+
+def _role_and_content(value: Any, where: str) -> tuple[str, str]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must have `role` and `content`, or `from` and `value`, but is {shown(value)}.")
+    for role_key, content_key in (("role", "content"), ("from", "value")):
+        if value.get(role_key) is None:
+            continue
+        role = value[role_key]
+        known = ROLE_OF.get(role) if isinstance(role, str) else None
+        if known is None:
+            raise DataError(f"{where} has the role {shown(role)}; it must be one of {', '.join(ROLES)}.")
+        if content_key not in value and not any(value.get(key) for key in CALL_KEYS):
+            raise DataError(f"{where} has `{role_key}` but no `{content_key}`; add it or take the record out.")
+        return known, content_text(value.get(content_key), f"{where} ({known})", content_key)
+    raise DataError(f"{where} must have `role` and `content`, or `from` and `value`; it has {_keys(value)}.")
+
+
+def _keys(value: dict[str, Any]) -> str:
+    return ", ".join(f"`{key}`" for key in value) or "neither"
+
+
+def content_text(value: Any, where: str, name: str) -> str:
+    """The text of a message, which may be given in parts. None is an empty one.
+
+    Raises:
+        DataError: if it is no text.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        raise DataError(f"{where}: `{name}` must be text but is {shown(value)} ({type(value).__name__}).")
+    texts = []
+    for number, part in enumerate(value, 1):
+        kind = part.get("type", "text") if isinstance(part, dict) else None
+        if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+            continue
+        found = f"of the type {shown(kind)}" if kind is not None else shown(part)
+        raise DataError(
+            f'{where}: part {number} of `{name}` is {found}, but only text can be trained on, as {{"type": "text", '
+            '"text": "…"}; take the record out.'
+        )
+    return "".join(texts)
+
+
+def _text_of(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: `{key}` must be text but is {shown(value)}.")
+    return value
+
+
+def _weight(value: dict[str, Any], role: str, where: str) -> dict[str, int]:
+    given = {key: value[key] for key in FLAGS if value.get(key) is not None}
+    for key, weight in given.items():
+        # `False` and `0.0` are 0 too.
+        if not isinstance(weight, int | float) or weight not in (0, 1):
+            raise DataError(
+                f"{where} has the {key} {shown(weight)}; it must be 1 or true (learned), or 0 or false (read, but not "
+                "learned)."
+            )
+        if role != "assistant" and weight:
+            raise DataError(
+                f"{where} ({role}) has the {key} {shown(weight)}, but only answers are learned; take it out."
+            )
+    if len({int(weight) for weight in given.values()}) > 1:
+        raise DataError(f"{where} has {' and '.join(f'`{key}`' for key in given)}, which contradict; keep one.")
+    return {"weight": int(next(iter(given.values())))} if given and role == "assistant" else {}
+
+
+def check_order(messages: list[Message], where: str) -> None:
+    """Whether the turns alternate and end with an answer. Results of tools stand where a question does.
+
+    Raises:
+        DataError: if they do not.
+    """
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        raise DataError(f"{where} has a system message after the first place; move it to the front.")
+    turns = roles[1:] if roles[0] == "system" else roles
+    if turns[-1:] != ["assistant"]:
+        raise DataError(f"{where} must end with an answer (role assistant); add one or cut what follows the last.")
+    # Several results follow one answer where it has called several tools.
+    merged = [role for i, role in enumerate(turns) if role != "tool" or turns[i - 1 : i] != ["tool"]]
+    asked = all(role == "assistant" if i % 2 else role in ("user", "tool") for i, role in enumerate(merged))
+    if merged[0] != "user" or len(merged) % 2 or not asked:
+        raise DataError(
+            f"{where} must alternate between user (or tool, after an answer) and assistant, beginning with user, not "
+            f"{turns}."
+        )

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tools and calls of them, in the form of transformers' chat templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import DataError
+from .parsing import parse_json, shown
+
+
+CALL_KEYS = ("tool_calls", "function_call")
+TOOL = '[{"type": "function", "function": {"name": "…", "description": "…", "parameters": {…}}}]'
+CALL = '{"name": "…", "arguments": {…}}'
+Calls = list[dict[str, Any]]
+
+
+def read_tools(value: Any, name: str, place: str) -> list[dict[str, Any]]:
+    """The tools that an assistant may call; empty if there are none.
+
+    Args:
+        value: a list of them, or JSON of one.
+        name: of the column.
+        place: of the record.
+
+    Raises:
+        DataError: if they cannot be read.
+    """
+    if isinstance(value, str) and value.strip():
+        value = parse_json(value, f"{place}: `{name}`", f"it must be a list of tools such as {TOOL}")
+    if value in (None, "", [], {}) or (isinstance(value, str) and not value.strip()):
+        return []
+    if not isinstance(value, list):
+        raise DataError(f"{place}: `{name}` must be a list of tools such as {TOOL}, not {shown(value)}.")
+    return [_tool(tool, f"{place}: tool {i} of `{name}`") for i, tool in enumerate(value, 1)]
+
+
+def _tool(value: Any, where: str) -> dict[str, Any]:
+    function = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise DataError(f"{where} must be described as in {TOOL}, not as {shown(value)}.")
+    return value if "function" in value else {"type": "function", "function": value}
+
+
+def read_calls(message: dict[str, Any], where: str) -> Calls:
+    """The calls of a message; empty if it has none.
+
+    Raises:
+        DataError: if they cannot be read.
+    """
+    if message.get("function_call"):
+        if message.get("tool_calls"):
+            raise DataError(f"{where} has both `tool_calls` and `function_call`; keep the first.")
+        return [_call(message["function_call"], f"{where}: `function_call`")]
+    calls = message.get("tool_calls") or []
+    if isinstance(calls, str):
+        calls = parse_json(calls, f"{where}: `tool_calls`", f"it must be a list of calls such as {CALL}")
+    if not isinstance(calls, list):
+        raise DataError(f"{where}: `tool_calls` must be a list of calls such as {CALL}, not {shown(calls)}.")
+    return [_call(call, f"{where}: call {i} of `tool_calls`") for i, call in enumerate(calls, 1)]
+
+
+def call_of_function(text: str, where: str) -> dict[str, Any]:
+    """The call that a message of the role function_call has as its text.
+
+    Raises:
+        DataError: if it is none.
+    """
+    return _call(parse_json(text, where, f"a function_call must be written as {CALL}"), where)
+
+
+def _call(value: Any, where: str) -> dict[str, Any]:
+    function = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise DataError(f"{where} must be a call such as {CALL}, not {shown(value)}.")
+    arguments = function.get("arguments") or {}
+    # OpenAI writes them as JSON in a text; templates want the object.
+    if isinstance(arguments, str):
+        arguments = parse_json(arguments, f"{where}: `arguments`", "they must be one JSON object")
+    if not isinstance(arguments, dict):
+        raise DataError(f"{where}: `arguments` must be an object, not {shown(arguments)}.")
+    call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return call | ({"id": value["id"]} if isinstance(value.get("id"), str) else {})
