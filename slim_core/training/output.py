@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -60,23 +62,41 @@ def try_output(settings: TrainSettings) -> None:
     Raises:
         TrainingError: if the system does not let it.
     """
-    for folder in dict.fromkeys(settings.folder(method) for method in settings.methods):
-        made: list[Path] = []
+    for method in settings.methods:
+        folder = settings.folder(method)
         try:
-            _probe(folder, made)
+            absent = _absent(folder)
+            try:
+                _probe(folder)
+            finally:
+                _remove_empty(absent)
         except (OSError, ValueError) as error:
             raise _cannot_be_written(folder, error) from None
-        finally:
-            for path in made:
-                with suppress(OSError):  # somebody may have put something there meanwhile
-                    path.rmdir()
 
 
-def _probe(folder: Path, made: list[Path]) -> None:
-    for path in (folder, *folder.parents):
-        if path.is_dir():
-            break
-        made.append(path)
+@contextmanager
+def empty_folders_undone(folder: Path) -> Iterator[None]:
+    """If a `with` block fails, the folders that it made on the way to `folder`, and left empty, go again."""
+    absent = _absent(folder)
+    try:
+        yield
+    except BaseException:
+        _remove_empty(absent)
+        raise
+
+
+def _absent(folder: Path) -> list[Path]:
+    """The folders that there are not, deepest first."""
+    return list(takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for path in folders:
+        with suppress(OSError):  # somebody may have put something there meanwhile
+            path.rmdir()
+
+
+def _probe(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # As deep as the run writes: the name of the folder may be short enough, and those of its files too long.
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder) as aside:
@@ -95,9 +115,11 @@ def _probe(folder: Path, made: list[Path]) -> None:
 def _cannot_be_written(folder: Path, error: OSError | ValueError) -> TrainingError:
     why = reason(error) if isinstance(error, OSError) else str(error)
     with suppress(OSError, ValueError):
-        above = next((path for path in folder.parents if os.path.lexists(path)), None)
-        if above is not None and not above.is_dir():
-            why = f"{named(above)} is a file"
+        there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+        if os.path.exists(there) and not there.is_dir():
+            why = f"{named(there)} is a file"
+        elif os.path.islink(there) and not os.path.exists(there):
+            why = f"{named(there)} is a link that leads nowhere"
     return TrainingError(f"--output {named(folder)} cannot be written: {why}; name a folder that can.")
 
 

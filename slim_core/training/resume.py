@@ -115,14 +115,13 @@ def _check_not_begun(folder: Path) -> None:
     """Refuse a folder that holds something, but not what it is."""
     if not folder.is_dir():
         return
-    names = {path.name for path in folder.iterdir()}
-    if CHECKPOINTS in names:
+    # A folder for checkpoints, and half a record, are left where a run was killed as it began.
+    if read_checkpoints(folder):
         raise TrainingError(
             f"There is no run to resume in {named(folder)}: it has {CHECKPOINTS}, but {RECORD}, which says what was "
             f"trained on what, is missing; restore that file, or {ELSEWHERE}."
         )
-    # Half a record is left where a run was killed as it began.
-    if WEIGHTS in names:
+    if (folder / WEIGHTS).exists():
         raise TrainingError(
             f"There is no run to resume in {named(folder)}: it has an adapter, but {RECORD} is missing; restore that "
             f"file, or {ELSEWHERE}."

@@ -22,6 +22,7 @@ from transformers import (
     set_seed,
 )
 
+from ..adapters.errors import reason
 from ..method import turn_opening
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, set_aside
@@ -30,7 +31,7 @@ from .encoding import Encoder
 from .errors import TrainingError, first_line
 from .examples import Examples, load_examples
 from .names import named
-from .output import check_output, check_space, try_output
+from .output import check_output, check_space, empty_folders_undone, try_output
 from .progress import LiveProgress, LossGuard, StopOnInterrupt
 from .report import (
     TrainingRecord,
@@ -147,15 +148,16 @@ def _train_or_keep(method: str, prepared: _Prepared) -> TrainingRecord:
 
 
 def _train_one(record: TrainingRecord, prepared: _Prepared, folder: Path, checkpoints: Checkpoints) -> TrainingRecord:
-    trainer = _build_trainer(record.method, prepared, folder)
-    if prepared.settings.resume:
-        checkpoints = _usable(checkpoints, trainer, record, folder)
-        prepared.say(going_on(record.method, checkpoints))
-    record.device = device_name(trainer.args.device)
-    record.trainable_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    if prepared.examples.validation:
-        record.validation_loss_before = trainer.evaluate_untrained()["eval_loss"]
-    _begin(record, folder, checkpoints, trainer)
+    with empty_folders_undone(folder / CHECKPOINTS):
+        trainer = _build_trainer(record.method, prepared, folder)
+        if prepared.settings.resume:
+            checkpoints = _usable(checkpoints, trainer, folder)
+            prepared.say(going_on(record.method, checkpoints))
+        record.device = device_name(trainer.args.device)
+        record.trainable_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        if prepared.examples.validation:
+            record.validation_loss_before = trainer.evaluate_untrained()["eval_loss"]
+        _begin(record, folder, checkpoints, trainer)
     newest = KeepNewest(checkpoints.whole)
     trainer.add_callback(newest)
     try:
@@ -175,7 +177,7 @@ def _train_one(record: TrainingRecord, prepared: _Prepared, folder: Path, checkp
     return record
 
 
-def _usable(checkpoints: Checkpoints, trainer: SavingTrainer, record: TrainingRecord, folder: Path) -> Checkpoints:
+def _usable(checkpoints: Checkpoints, trainer: SavingTrainer, folder: Path) -> Checkpoints:
     """The checkpoints that hold what the model has."""
     found = fitting(checkpoints, trainer.model)
     if checkpoints and not found.whole:
@@ -223,9 +225,14 @@ def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SavingTrai
     base = load_base(settings)
     set_seed(settings.seed)
     model = add_adapter(base, method, settings, turn_opening(prepared.tokenizer))
+    arguments = training_arguments(settings, folder, len(examples.train), bool(examples.validation))
+    try:
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{named(folder)} cannot be written any more: {reason(error)}.") from None
     trainer = SavingTrainer(
         model=model,
-        args=training_arguments(settings, folder, len(examples.train), bool(examples.validation)),
+        args=arguments,
         train_dataset=examples.train,
         eval_dataset=examples.validation or None,
         data_collator=Collator(_pad_token(prepared.tokenizer)),
