@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from .commands import adapter, demo
@@ -15,6 +16,7 @@ from .commands.bench_compare import bench_compare
 from .commands.compare import compare
 from .commands.estimate import estimate
 from .commands.pairs import pairs
+from .commands.say import refuse, screen
 from .commands.serve import serve
 from .method import SlimConfig
 
@@ -27,6 +29,10 @@ app.add_typer(demo.app, name="demo")
 @app.callback()
 def main() -> None:
     """SLIM: fine-tune a language model without making it forget."""
+    # A name may hold what the terminal's encoding has not, or no character at all; that is no reason to end.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @app.command()
@@ -47,7 +53,7 @@ def bench(
         raise typer.BadParameter(f"{device!r} is not here; choose all, {' or '.join(available)}.")
     # Yielding is an elementwise step; switched off, so that LoRA answers every token of the random input.
     config = SlimConfig(merge=merge, yield_strength=0.0)
-    console = Console()
+    console = screen()
     console.print(describe_machine())
     console.print(
         f"{config.num_experts} experts of rank {config.r}, {config.num_identity} identity, top-{config.top_k}, "
@@ -192,12 +198,12 @@ def train(
             report_to=report_to,
             resume=resume,
         )
-        outcome = run(settings, Console())
+        outcome = run(settings, screen())
     except TrainingError as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        refuse(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if outcome.interrupted:
-        Console(stderr=True).print("Interrupted; what was trained is saved. Go on with --resume.")
+        screen(stderr=True).print("Interrupted; what was trained is saved. Go on with --resume.")
         raise typer.Exit(130)

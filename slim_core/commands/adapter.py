@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from .say import printable, refuse, screen
 
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def check_command(
     """Check an adapter as the app does before it is used. Of the base only the config is read."""
     from ..adapters import OPERATOR, base_from_config, check, named_source
 
-    console = Console(soft_wrap=True)
+    console = screen(soft_wrap=True)
     with _told():
         shapes = None
         if base is not None:
@@ -57,7 +58,7 @@ def check_command(
         last = None
         for last in check(named_source(source, revision), shapes, limits=OPERATOR):
             console.print(f"{last.state:8}", style=STYLES[last.state], end="")
-            console.print(f"{last.name}: {last.sentence}", markup=False, highlight=False)
+            console.print(f"{last.name}: {printable(last.sentence)}", highlight=False)
     if last.adapter:
         last.adapter.delete()
     if last.state == "failed":
@@ -71,9 +72,9 @@ def info(
 ) -> None:
     """Say what an adapter is."""
     with _told(), _opened(source, revision) as adapter:
-        console = Console(soft_wrap=True, markup=False, highlight=False)
+        console = screen(soft_wrap=True, highlight=False)
         for name, value in _facts(adapter):
-            console.print(f"{name:12} {value}")
+            console.print(f"{name:12} {printable(str(value))}")
 
 
 @app.command()
@@ -115,8 +116,10 @@ def export(
             raise AdapterError(str(error)) from None
         except (OSError, SafetensorError) as error:
             raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print(f"A plain LoRA of rank {adapter.config.num_experts * adapter.config.r} is in {output}.")
+    console = screen(soft_wrap=True, highlight=False)
+    console.print(
+        f"A plain LoRA of rank {adapter.config.num_experts * adapter.config.r} is in {printable(str(output))}."
+    )
     console.print(
         f"Its next-token distribution differs from the routed adapter's by {report.mean_kl:.4f} nats on average and "
         f"{report.max_kl:.4f} at most, over {report.tokens} tokens; {report.same_top1:.1%} have the same likeliest "
@@ -134,7 +137,7 @@ def _told() -> Iterator[None]:
             warnings.simplefilter("ignore")  # the checks say in their own words what is odd
             yield
     except AdapterError as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        refuse(error)
         raise typer.Exit(1) from None
 
 

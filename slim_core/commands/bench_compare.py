@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from .say import printable, refuse, screen
 
 
 def bench_compare(
@@ -30,7 +31,7 @@ def bench_compare(
     from ..inference import EngineError, load_engine
     from ..method import SlimConfig
 
-    console = Console()
+    console = screen()
     try:
         if base is None:
             config = SlimConfig(r=rank, router_scope=scope, target_modules="all-linear", init_weights=False)
@@ -38,11 +39,11 @@ def bench_compare(
         else:
             engine = load_engine(base, lora=lora, slim=slim, device=device)
     except EngineError as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        refuse(error)
         raise typer.Exit(1) from None
     console.print(describe_machine())
     adapters = "; ".join(f"{variant.label} {variant.detail}" for variant in engine.variants[1:])
-    console.print(f"{engine.info.name}, {engine.info.dtype}; {adapters}; {tokens} tokens, {rounds} rounds")
+    console.print(f"{printable(engine.info.name)}, {engine.info.dtype}; {adapters}; {tokens} tokens, {rounds} rounds")
     for name, experts in experts_used(engine, prompt, tokens).items():
         console.print(f"{name}: a token gets {experts:.2f} LoRA experts in each Linear")
     table = Table()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
+
+from .say import refuse, screen
 
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "demo"
@@ -47,7 +48,6 @@ def compare(
     """
     from ..inference import EngineError, Message, Sampling, load_engine
 
-    errors = Console(stderr=True, soft_wrap=True)
     sampling = Sampling(
         temperature=temperature,
         top_p=top_p,
@@ -66,7 +66,7 @@ def compare(
         _check_strength(engine, strength)
         failed = _run(engine, messages, sampling, strength, as_json)
     except EngineError as error:
-        errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        refuse(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -109,12 +109,12 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
         Row(v.name, messages, routing=v.kind == "slim", strength=strength if v.name in gated else None)
         for v in engine.variants
     ]
-    console = Console()
+    console = screen()
     live = console.is_terminal and not as_json
-    with Live(console=console, refresh_per_second=8, transient=True, auto_refresh=live) as screen:
+    with Live(console=console, refresh_per_second=8, transient=True, auto_refresh=live) as view:
         for step in engine.answer(rows, sampling):
             if live:
-                screen.update(answers_view(engine.variants, step.rows))
+                view.update(answers_view(engine.variants, step.rows))
     drift = None
     readers = {v.name: strength if v.name in gated else None for v in engine.variants[1:]}
     if step.rows[0].token_ids and readers:
@@ -136,7 +136,7 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
         for name, verdict in verdicts.items():
             same = len({row.text for row in step.rows if row.variant in ("base", name)}) == 1
             sentence = verdict_sentence(labels[name], verdict, same, strength)
-            console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+            console.print(sentence, soft_wrap=True, highlight=False)
         for routing in step.routing.values():
             console.print(identity_view(routing))
         if drift is not None:

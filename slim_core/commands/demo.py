@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from .pairs import pairs
+from .say import refuse, screen
 
 
 app = typer.Typer(no_args_is_help=True, help="The small model that ships with the project.")
@@ -37,7 +38,7 @@ def build(
     from ..demo.verify import DEMO
     from ..training import TrainingError
 
-    console = Console()
+    console = screen()
     demo = output or DEMO
     if output is not None and output.exists() and any(output.iterdir()) and not (output / "base").is_dir():
         raise typer.BadParameter(f"{output} holds something else than a demo; name a new folder.")
@@ -46,12 +47,12 @@ def build(
         talks = Conversations(**_fields(Conversations, conversations, "--conversations"))
         report = build(demo, work, recipe, talks, Plan(**_fields(Plan, plan, "--plan")), console, questions)
     except (BuildError, TrainingError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        refuse(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         report = None
     if report is None:
-        Console(stderr=True).print("Interrupted; the same command goes on from here.")
+        screen(stderr=True).print("Interrupted; the same command goes on from here.")
         raise typer.Exit(130)
     _show(demo, console)
 
@@ -69,7 +70,7 @@ def verify(
     from ..demo.stored import save
     from ..demo.verify import differences, jobs, sample, verify
 
-    console = Console()
+    console = screen()
     demo = _complete(demo)
     if not write:
         found = differences(sample(demo, questions), demo)
@@ -90,7 +91,7 @@ def report(
     markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
 ) -> None:
     """Print what is stored about the demo: how it was chosen, and what was measured."""
-    _show(_complete(demo), Console(), markdown)
+    _show(_complete(demo), screen(), markdown)
 
 
 def _complete(demo: Path | None) -> Path:
@@ -100,8 +101,7 @@ def _complete(demo: Path | None) -> Path:
     demo = demo or DEMO
     lacking = missing(demo)
     if lacking:
-        message = f"Error: {demo} has no {lacking[0]}; make the demo with: python -m slim_core demo build"
-        Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
+        refuse(f"{demo} has no {lacking[0]}; make the demo with: python -m slim_core demo build")
         raise typer.Exit(1)
     return demo
 

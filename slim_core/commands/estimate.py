@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from .say import printable, refuse, screen
 
 
 def estimate(
@@ -22,13 +23,13 @@ def estimate(
     from ..inference.bases import base_files
     from ..inference.loading import bits_of, need_sentence, plan
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = screen(soft_wrap=True, highlight=False)
     try:
         choice = BaseChoice(base, revision, bits_of(load_4bit, load_8bit))
         with base_files(choice) as files:
             need = plan(choice, files.config(), device).need
         fetched = f" {size(files.size)} would be fetched." if files.size else ""
-        console.print(f"{choice.label} needs {need_sentence(need)}. It fits.{fetched}", markup=False)
+        console.print(f"{printable(choice.label)} needs {need_sentence(need)}. It fits.{fetched}")
     except EngineError as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        refuse(error)
         raise typer.Exit(1) from None

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from .say import refuse
 
 
 LIMITS = "Limits"
@@ -68,5 +69,5 @@ def serve(
 
         launch(open_app(config), config)
     except (ConfigError, EngineError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        refuse(error)
         raise typer.Exit(1) from None

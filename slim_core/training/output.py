@@ -42,6 +42,8 @@ def check_output(settings: TrainSettings) -> dict[str, Earlier]:
     """
     folder = settings.output
     try:
+        # It stands in the record of the run, which is UTF-8.
+        str(folder).encode()
         if folder.exists() and not folder.is_dir():
             raise TrainingError(f"--output {named(folder)} is a file; name a folder.")
         if settings.resume:
@@ -114,6 +116,8 @@ def _probe(folder: Path) -> None:
 
 def _cannot_be_written(folder: Path, error: OSError | ValueError) -> TrainingError:
     why = reason(error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, UnicodeError):
+        why = "its name is not UTF-8"
     with suppress(OSError, ValueError):
         there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
         if os.path.exists(there) and not there.is_dir():

@@ -41,6 +41,21 @@ def test_one_command_trains_and_compares(base, pairs, tmp_path):
     assert config["target_modules"] == ["q_proj"]
 
 
+NAMES = [":train:", "[bold]b[/bold]", "[/]", "a`|<b>*_", "a[link=file:///x]b", "\u202eabc", "é 日本 🚆"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_printed_as_they_are(name, base, pairs, tmp_path):
+    data = pairs.rename(tmp_path / f"{name.replace('/', '÷')}.jsonl")
+    out = tmp_path / name.replace("/", "÷")
+    result = run("--base", base, "--data", data, "--output", out, "--max-steps", 1, *SMALL)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert any(f"{data.name}: 24 records for training" in line for line in lines)
+    shown = out if name.isprintable() else repr(str(out))
+    assert f"The slim adapter is in {shown}." in lines
+
+
 def test_the_defaults_are_the_papers(tmp_path, monkeypatch):
     asked = []
 
@@ -66,6 +81,10 @@ BAD = [
     (["--base", "missing"], "Error: The base model missing cannot be loaded"),
     (["--base", "~nobody-of-that-name/base"], "Error: The base model ~nobody-of-that-name/base cannot be loaded"),
     (["--base", "long/" * 1000], "Error: The base model long/"),
+    (["--base", "[bold]:train:"], "Error: The base model [bold]:train: cannot be loaded"),
+    (["--data", ":train:[red].jsonl"], "Error: No file fits the pattern :train:[red].jsonl"),
+    (["--data", "a\nb\x1b.jsonl"], "Error: There is no file a\\nb\\x1b.jsonl"),
+    (["--method", ":train:"], "Error: --method must be one of lora, dora, slim, not :train:"),
 ]
 
 

@@ -49,6 +49,7 @@ IMPOSSIBLE = {
     "a path too long": (lambda f: f / "/".join(["p" * 200] * 40), "cannot be written: file name too long"),
     "files too long": (deep, "cannot be written: file name too long"),
     "a null byte": (lambda f: f / "a\0b", r"--output '.*a\\x00b' cannot be written: embedded null byte"),
+    "no UTF-8": (lambda f: f / "a\udcff", r"--output '.*a\\udcff' cannot be written: its name is not UTF-8"),
     "a loop": (lambda f: f / "loop" / "out", "cannot be written: .*loop is a link that leads nowhere"),
     "a link to nowhere": (lambda f: f / "dangling", "cannot be written: .*dangling is a link that leads nowhere"),
     "a line end": (lambda f: f / "file" / "a\nb", r"--output '.*file/a\\nb' cannot be written: .*file is a file"),

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of any kind come out of the commands as they went in, on one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.commands.say import printable, refuse, screen
+
+
+PACKAGE = Path(__file__).resolve().parents[2] / "slim_core"
+NAMES = {
+    ":train:": ":train:",
+    "[bold]b[/bold]": "[bold]b[/bold]",
+    "[/]": "[/]",
+    "[link=file:/etc]a": "[link=file:/etc]a",
+    "a\nb": r"a\nb",
+    "a\rb": r"a\rb",
+    "a\x1b[31mb": r"a\x1b[31mb",
+    "a\x9bb": r"a\x9bb",
+    "\u202egpj.exe": r"\u202egpj.exe",
+    "a\udcffb": r"a\udcffb",
+    "日本 é 🚆 ’": "日本 é 🚆 ’",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_text(name, capsys):
+    refuse(name)
+    assert capsys.readouterr().err == f"Error: {NAMES[name]}\n"
+    table = Table(title=printable(name))
+    table.add_column(printable(name))
+    table.add_row(printable(name))
+    screen(width=100).print(table)
+    assert capsys.readouterr().out.count(NAMES[name]) == 3
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "\udcff" not in name])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("adapter", "check"),
+        ("adapter", "info"),
+        ("estimate",),
+        ("demo", "report", "--demo"),
+        ("compare", "hello", "--base"),
+        ("bench-compare", "--base"),
+    ],
+)
+def test_the_commands_refuse_in_one_line_that_holds_the_name(arguments, name):
+    result = CliRunner().invoke(app, [*arguments, f"./nowhere/{name}"])
+    assert result.exit_code == 1, result.output
+    said = result.stderr + result.stdout
+    assert "nowhere" in said and NAMES[name] in said.replace("\\\\", "\\")
+    assert len(result.stderr.splitlines()) <= 1 and "Traceback" not in said
+
+
+def test_there_is_no_other_console():
+    """A console of rich's own default would make markup and pictures of names."""
+    for path in (PACKAGE / "cli.py", *(PACKAGE / "commands").glob("*.py")):
+        if path.name != "say.py":
+            assert " Console(" not in path.read_text(encoding="utf-8"), path.name
