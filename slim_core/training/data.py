@@ -18,6 +18,9 @@ from .tools import read_tools
 __all__ = ["Conversation", "Message", "Passage", "expand", "find_layout", "read_source", "to_conversations", "unused"]
 
 
+NOTHING = (None, "", [], {})
+
+
 class Conversation(NamedTuple):
     """One example: messages that end with an answer.
 
@@ -79,10 +82,12 @@ def unused(records: Sequence[Record], columns: Columns) -> list[str]:
         read = layout.reads(record)
         for name, value in record.fields.items():
             if name not in read:
-                if value is not None:
+                if value not in NOTHING:
                     found[name] = None
             elif isinstance(value, list) and name in layout.columns:
-                keys = [key for m in value if isinstance(m, dict) for key, v in m.items() if v is not None]
+                keys = [
+                    key for m in value if isinstance(m, dict) for key, v in m.items() if v not in (None, "", [], {})
+                ]
                 found |= {f"{name}[].{key}": None for key in keys if key not in READ}
     return list(found)
 

@@ -65,7 +65,10 @@ def _message(value: Any, where: str) -> Message:
         message |= {"content": "", "tool_calls": [call_of_function(content, where)]}
     elif calls := read_calls(value, where):
         message["tool_calls"] = calls
-    only = [key for key in ("tool_calls", *THOUGHTS) if key in message]
+    thoughts = [key for key in THOUGHTS if key in message]
+    if len({message[key] for key in thoughts}) > 1:
+        raise DataError(f"{where} has two different thoughts, `{thoughts[0]}` and `{thoughts[1]}`; keep one.")
+    only = [key for key in ("tool_calls", *thoughts) if key in message]
     if role != "assistant" and only:
         raise DataError(f"{where} ({role}) has `{only[0]}`, but only answers have; move it to the answer.")
     if role in ("user", "assistant") and not message["content"].strip() and not only:

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the answers stand in the text that a chat template has written.
+
+Which of its characters are answers is found out by writing the conversation again with marks in the answers' place. So
+the tokens are exactly those that the model sees in a chat, and no template needs `{% generation %}` marks of its own.
+"""
+
+from __future__ import annotations
+
+from .data import Conversation
+from .errors import DataError
+from .messages import THOUGHTS
+from .writing import Writer, without
+
+
+Span = tuple[int, int]
+BESIDE = (*THOUGHTS, "tool_calls")  # what an answer may have beside its text
+
+
+def learned_spans(conversation: Conversation, text: str, writer: Writer) -> list[Span]:
+    """The answers that are learned, each with the token that closes it, as first and last character + 1.
+
+    Args:
+        conversation: in whole.
+        text: as the template writes it.
+        writer: of the template.
+
+    Raises:
+        DataError: if one of them does not stand in the text as it stands in the record.
+    """
+    answers = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    spans = _all_by_marks(conversation, text, writer, answers)
+    learned = [i for i in answers if i not in conversation.unlearned]
+    if spans:
+        return [span for i, span in zip(answers, spans, strict=True) if i in learned]
+    return [_one(conversation, text, writer, i) for i in learned]
+
+
+def _all_by_marks(conversation: Conversation, text: str, writer: Writer, answers: list[int]) -> list[Span]:
+    """All at once, as most templates allow; empty if the template writes an answer in a way of its own."""
+    messages = conversation.messages
+    if any(key in messages[i] for i in answers for key in BESIDE):
+        return []
+    marks = {i: _mark(i) for i in answers}
+    rest = writer.write(conversation, [m | {"content": marks.get(i, m["content"])} for i, m in enumerate(messages)])
+    between = []
+    for mark in marks.values():
+        if rest.count(mark) != 1:
+            return []
+        before, _, rest = rest.partition(mark)
+        between.append(before)
+    # What closes the last answer closes the others too, as far as it stands there.
+    closing = rest.rstrip()
+    for strip in (False, True):
+        contents = [messages[i]["content"].strip() if strip else messages[i]["content"] for i in marks]
+        spans, position = [], 0
+        for before, answer, after in zip(between, contents, [*between[1:], rest], strict=True):
+            begin = position + len(before)
+            position = begin + len(answer)
+            spans.append((begin, position + (len(closing) if after.startswith(closing) else 0)))
+        if "".join(b + a for b, a in zip(between, contents, strict=True)) + rest == text:
+            return spans
+    return []
+
+
+def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> Span:
+    """One that is written in a way of its own, with thoughts or calls for instance.
+
+    It begins where the template's prompt for it ends, and ends where what follows it begins.
+    """
+    messages = conversation.messages
+    plain = {"role": "assistant", "content": _mark(index)}
+    before, found, after = writer.with_changed(conversation, index, plain).partition(_mark(index))
+    heads = ([before] if found else []) + [writer.write(conversation, messages[:index], prompt=True)]
+    begin = next((len(head) for head in heads if text.startswith(head)), None)
+    alone = writer.write(conversation, messages[: index + 1]).rstrip()
+    end = None
+    if found and text.endswith(after) and len(after) < len(text):
+        closing = after.rstrip() if index == len(messages) - 1 else writer.closing()
+        end = len(text) - len(after) + (len(closing) if after.startswith(closing) else 0)
+    elif text.startswith(alone):
+        # A call may be closed by another token than a text.
+        end = len(alone)
+    lost = _lost(conversation, index, writer, text[begin or 0 : end])
+    if begin is None or end is None or end <= begin or lost:
+        raise DataError(_why_not(conversation, index, writer, alone, lost))
+    return begin, end
+
+
+def _why_not(conversation: Conversation, index: int, writer: Writer, alone: str, lost: str | None) -> str:
+    where, name = conversation.place, conversation.name(index)
+    ending = conversation._replace(messages=conversation.messages[: index + 1])
+    if index < len(conversation.messages) - 1 and not _lost(ending, index, writer, alone):
+        return (
+            f"{where}: the model's chat template drops or changes the earlier answer of {name} once others follow it, "
+            "so that it cannot be learned there; give it weight 0, or split the conversation so that one ends with it."
+        )
+    if lost in BESIDE:
+        return (
+            f"{where}: the model's chat template does not write the `{lost}` of {name}, so that it cannot be learned; "
+            "take it out, or choose a base whose template writes it."
+        )
+    if lost is None:
+        return (
+            f"{where}: the model's chat template writes {name} unlike its own prompt for an answer, so that it cannot "
+            "be told where the answer begins; give it weight 0, or choose a base with another template."
+        )
+    return (
+        f"{where}: the model's chat template drops or changes a part of the answer of {name}, so that it cannot be "
+        "learned; write it as the template does, or give it weight 0."
+    )
+
+
+def _lost(conversation: Conversation, index: int, writer: Writer, written: str) -> str | None:
+    """What of an answer is not in what the template made of it, but for blanks; None if nothing is."""
+    message = conversation.messages[index]
+    text = _squeezed(written)
+    for key in ("content", *THOUGHTS):
+        if _squeezed(message.get(key, "")) not in text:
+            return key
+    whole = writer.write(conversation)
+    beside = [key for key in BESIDE if key in message]
+    return next((k for k in beside if writer.with_changed(conversation, index, without(message, k)) == whole), None)
+
+
+def _mark(index: int) -> str:
+    return f"SLIM{index}ANSWER{index}MARK"
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations to text, as the tokenizer's chat template writes them."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from .data import Conversation, Message
+from .errors import DataError, first_line
+
+
+class Writer:
+    """Writes with one chat template.
+
+    Args:
+        tokenizer: with a template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._closing: str | None = None
+
+    def write(self, conversation: Conversation, messages: list[Message] | None = None, prompt: bool = False) -> str:
+        """The text of a conversation.
+
+        Args:
+            conversation: says the tools and the place.
+            messages: in place of its own.
+            prompt: whether the text ends where an answer begins.
+
+        Raises:
+            DataError: if the template refuses it.
+        """
+        given = conversation.messages if messages is None else messages
+        return self._render(given, list(conversation.tools), conversation.place, prompt)
+
+    def with_changed(self, conversation: Conversation, index: int, message: Message) -> str:
+        """The text of a conversation with another message in the place of one.
+
+        Raises:
+            DataError: if the template refuses it.
+        """
+        messages = conversation.messages
+        return self.write(conversation, [*messages[:index], message, *messages[index + 1 :]])
+
+    def closing(self) -> str:
+        """What the template closes an answer with; empty if nothing."""
+        if self._closing is None:
+            messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "SLIMANSWER"}]
+            self._closing = self._render(messages, [], "the template").partition("SLIMANSWER")[2].rstrip()
+        return self._closing
+
+    def _render(self, messages: list[Message], tools: list[dict], place: str, prompt: bool = False) -> str:
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            raise DataError(
+                f"{place}: the model's chat template refuses this conversation ({first_line(error)}); "
+                "change the record to what the template knows."
+            ) from None
+
+
+def without(message: Message, key: str) -> Message:
+    """A message without one of its keys."""
+    return {name: value for name, value in message.items() if name != key}
