@@ -19,10 +19,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..adapters.errors import reason
+from .card import write_model_card
 from .checkpoints import PREFIX
 from .errors import TrainingError, first_line
 from .names import named
-from .report import RECORD, TrainingRecord, write_model_card
+from .report import RECORD, TrainingRecord
 from .settings import is_main_process
 from .trainer import SlimTrainer
 

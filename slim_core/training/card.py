@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of an adapter: what the Hub reads at its top, and what a person reads below.
+
+Names in it are text. Backticks, brackets, HTML or `:train:` in the name of a file stand for nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from .report import CAPTION, RECORD, TrainingRecord, _markdown
+
+
+METHODS = {"lora": "LoRA", "dora": "DoRA", "slim": "SLIM"}
+# Letters, digits, dots, hyphens, slashes and single spaces; `_` only within a word, where it is no emphasis.
+PLAIN = re.compile(r"(?:[^\W_]|[./-]|(?<=[^\W_])_(?=[^\W_])|(?<=[^\W_]) (?=[^\W_]))+")
+# GitHub makes a link of these by itself.
+LINK = re.compile(r"www\.|://", re.IGNORECASE)
+
+
+def write_model_card(folder: Path, record: TrainingRecord) -> None:
+    """README.md of the adapter folder.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    settings = record.arguments
+    local = Path(settings["base"]).is_dir()
+    base = (Path(settings["base"]).resolve().name if local else "") or settings["base"]
+    data = ModelCardData(
+        library_name="peft",
+        base_model=None if local else base,
+        tags=["slim"] if record.method == "slim" else [record.method, "slim"],
+        pipeline_tag="text-generation",
+    )
+    sources = ", ".join(in_markdown(str(source["name"])) for source in record.data["sources"])
+    registers = "import slim_core  # PEFT now knows SLIM\n" if record.method == "slim" else ""
+    lines = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {in_markdown(base)}, fine-tuned with {METHODS[record.method]}\n",
+        f"A PEFT adapter, trained on {sources} ({record.data['train']['examples']} examples, {record.steps} steps of "
+        f"{settings['batch_size']}, learning rate {settings['learning_rate']:g}, seed {settings['seed']}).",
+        "Training was interrupted: this is the state at that step.\n" if record.interrupted else "",
+        f"{_markdown([record])}\n\n{CAPTION}",
+        f"\nEverything else about the run is in `{RECORD}`.\n",
+        f"```python\n{registers}from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n",
+        f"base = AutoModelForCausalLM.from_pretrained({in_python(base)})",
+        'model = PeftModel.from_pretrained(base, "this-folder")',
+        "```",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def in_markdown(name: str) -> str:
+    """A name as text of Markdown: as it is where that means nothing, else as code."""
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in name)
+    if PLAIN.fullmatch(text) and not LINK.search(text):
+        return text
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    # One space on each side is taken away again. It keeps backticks of the name apart from the fence.
+    space = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def in_python(name: str) -> str:
+    """A name as a string of Python, on one line."""
+    return json.dumps(name, ensure_ascii=not name.isprintable())
