@@ -40,6 +40,7 @@ class Encoder:
 
     Attributes:
         uses_fallback: whether the tokenizer had no chat template.
+        wrote: whether the template has written anything yet; it writes no plain text.
 
     Raises:
         TrainingError: if the tokenizer cannot say which characters a token stands for.
@@ -53,6 +54,7 @@ class Encoder:
             )
         self.tokenizer = tokenizer
         self.uses_fallback = not ensure_chat_template(tokenizer)
+        self.wrote = False
         self._writer = Writer(tokenizer)
 
     def encode(self, example: Conversation | Passage) -> Example:
@@ -64,6 +66,7 @@ class Encoder:
         """
         if isinstance(example, Passage):
             return self._passage(example)
+        self.wrote = True
         text = self._writer.write(example)
         check_read(example, text, self._writer, self.uses_fallback)
         spans = learned_spans(example, text, self._writer)

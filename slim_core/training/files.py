@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import pyarrow
 import pyarrow.parquet
 
 from .errors import DataError, first_line
+from .names import named
 from .parsing import NO_ARRAY, json_items, parse_json, shown
 
 
@@ -65,15 +67,15 @@ def read_file(path: Path) -> Source:
     Raises:
         DataError: if the file is missing, empty, of another kind, or has a line that cannot be read.
     """
-    kind, name = kind_of(path), path.name.encode("utf-8", "replace").decode()
+    kind, name = kind_of(path), named(path.name)
     if kind is None:
         raise DataError(f"{name} is of no known kind; data files end in {ENDINGS}, or name a data set of the Hub.")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"There is no file {path}; check the path given to --data.") from None
+        raise DataError(f"There is no file {named(path)}; check the path given to --data.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; name a data file that can be.") from None
+        raise DataError(f"{named(path)} cannot be read: {error.strerror}; name a data file that can be.") from None
     fingerprint = {"sha256": hashlib.sha256(content).hexdigest()}
     if path.suffix.lower() == ".gz" and content:
         content = _unpacked(name, content)
@@ -147,10 +149,9 @@ def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
         ) from None
 
 
-def _read_csv(name: str, content: bytes) -> tuple[list[Record], int]:
+def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Record], int]:
     # A text may be longer than the module's usual limit of 131,072 characters.
     csv.field_size_limit(2**31 - 1)
-    delimiter = "\t" if kind_of(Path(name)) == ".tsv" else ","
     reader = csv.reader(io.StringIO(_text(name, content), newline=""), delimiter=delimiter, strict=True)
     records, blank, before = [], 0, 0
     header: list[str] | None = None
@@ -204,7 +205,7 @@ READERS: dict[str, Callable[[str, bytes], tuple[list[Record], int]]] = {
     ".ndjson": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".tsv": partial(_read_csv, delimiter="\t"),
     ".parquet": _read_parquet,
 }
 ENDINGS = f"{', '.join(READERS)}, each also with .gz"

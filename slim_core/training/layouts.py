@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from .errors import DataError
 from .files import Record
 from .messages import Message, check_order, read_messages
+from .names import named
 from .parsing import parse_json, shown
 from .settings import Columns
 
@@ -123,7 +124,7 @@ def _usual_layout(record: Record) -> Layout:
 
 def listed(record: Record) -> str:
     """The columns of a record, for a sentence."""
-    return ", ".join(f"`{name}`" for name in record.fields) or "none"
+    return ", ".join(f"`{named(name)}`" for name in record.fields) or "none"
 
 
 def filled(value: Any, name: str, place: str) -> str:

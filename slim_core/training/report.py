@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .encoding import IGNORED, Encoder, Example
 from .examples import Examples, Lengths
+from .names import named
 from .settings import TrainSettings
 
 
@@ -117,9 +118,15 @@ def describe_data(examples: Examples, encoder: Encoder) -> dict[str, Any]:
         "max_length": examples.max_length,
         "duplicates_in_training": examples.duplicates,
         "in_training_and_validation": examples.in_both,
-        "template": "fallback" if encoder.uses_fallback else "tokenizer",
+        "template": _template(encoder),
         **{name: asdict(Lengths.of(part)) if part else None for name, part in parts.items()},
     }
+
+
+def _template(encoder: Encoder) -> str:
+    if not encoder.wrote:
+        return "none"
+    return "fallback" if encoder.uses_fallback else "tokenizer"
 
 
 # -- before training ---------------------------------------------------------------------------------------------
@@ -136,9 +143,9 @@ def print_data(console: Console, examples: Examples, encoder: Encoder) -> None:
             "says little of new texts."
         )
     console.print(_length_table(examples))
-    if encoder.uses_fallback:
+    if encoder.wrote and encoder.uses_fallback:
         console.print("The tokenizer has no chat template: a plain one (### Instruction / ### Response) is used.")
-    if not encoder.closes_answers():
+    if encoder.wrote and not encoder.closes_answers():
         console.print("The chat template closes no answer with a token: the model will not learn to stop.")
     print_preview(console, examples.first, encoder.tokenizer)
 
@@ -151,7 +158,7 @@ def _source_line(source: dict[str, Any], limit: int) -> str:
     ]
     parts = [f"{source['records']} records for {source['use']}", *(f"{n} {what}" for n, what in counts if n)]
     unused = source["unused_columns"]
-    return f"{source['name']}: {', '.join(parts)}" + (f"; not used: {', '.join(unused)}" if unused else "")
+    return f"{source['name']}: {', '.join(parts)}" + (f"; not used: {', '.join(map(named, unused))}" if unused else "")
 
 
 def _length_table(examples: Examples) -> Table:

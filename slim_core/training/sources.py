@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import DataError, first_line
 from .files import ENDINGS, Record, Source, kind_of, read_file
+from .names import named
 
 
 def expand(name: str) -> list[str]:
@@ -19,13 +20,13 @@ def expand(name: str) -> list[str]:
     try:
         path = str(Path(name).expanduser()) if name.startswith("~") else name
     except RuntimeError:
-        raise DataError(f"{name} names a home folder that does not exist; write the whole path.") from None
+        raise DataError(f"{named(name)} names a home folder that does not exist; write the whole path.") from None
     # A name with brackets may be a file's own.
     if not glob.has_magic(path) or Path(path).exists():
         return [path]
     found = sorted(glob.glob(path, recursive=True))
     if not found:
-        raise DataError(f"No file fits the pattern {name}; check the path given.")
+        raise DataError(f"No file fits the pattern {named(name)}; check the path given.")
     return found
 
 
@@ -45,7 +46,7 @@ def read_source(name: str, *, split: str, subset: str | None, revision: str | No
     if path.is_file() or (kind_of(path) is not None and not path.is_dir()):
         return read_file(path)
     if not path.is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
-        raise DataError(f"There is no file {name}; data files end in {ENDINGS}.")
+        raise DataError(f"There is no file {named(name)}; data files end in {ENDINGS}.")
     return _read_dataset(name, split, subset, revision)
 
 
@@ -60,7 +61,7 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
         raise DataError(_not_loaded(name, split, error)) from None
     if not len(dataset):
         raise DataError(f"The split {split} of {name} is empty; name another with --split.")
-    shown = Path(name).name if Path(name).is_dir() else name
+    shown = named(Path(name).name if Path(name).is_dir() else name)
     records = [Record(dict(row), f"{shown}, {split} record {i}") for i, row in enumerate(dataset, 1)]
     fingerprint = {"fingerprint": dataset._fingerprint, "revision": revision, "split": split, "subset": subset}
     return Source(f"{shown}:{split}", records, 0, fingerprint)
@@ -69,7 +70,7 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
 def _not_loaded(name: str, split: str, error: Exception) -> str:
     why = first_line(error)
     if Path(name).is_dir():
-        return f"The folder {name} cannot be loaded as a data set: {why}; give a data file, or another --split."
+        return f"The folder {named(name)} cannot be loaded as a data set: {why}; give a data file, or another --split."
     if _unreachable(error):
         return (
             f"The Hub could not be reached for the data set {name} ({why}); try again with a connection, or give a "

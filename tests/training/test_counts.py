@@ -20,7 +20,7 @@ from tests.training.conftest import CHATML, PAIRS, settings, small_tokenizer, wr
 ROWS = [{"prompt": question, "completion": answer} for question, answer in PAIRS]
 
 
-def loaded(tmp_path, train, validation=None, **changes):
+def loaded(tmp_path, train, validation=None, template=CHATML, **changes):
     """The examples of a run, what is printed of them, and what goes into the record."""
     files = [write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in train.items()]
     given = {"data": [str(file) for file in files], "validation_share": 0.0} | changes
@@ -28,7 +28,7 @@ def loaded(tmp_path, train, validation=None, **changes):
         given["validation"] = [str(write_jsonl(tmp_path / "held.jsonl", validation))]
     asked = settings("b", files[0], tmp_path / "o")
     asked = type(asked)(**(vars(asked) | given))
-    encoder = Encoder(small_tokenizer(CHATML))
+    encoder = Encoder(small_tokenizer(template))
     found = load_examples(asked, encoder, tiny_llama(vocab_size=320, max_position_embeddings=64).config)
     out = io.StringIO()
     print_data(Console(file=out, width=300), found, encoder)
@@ -72,6 +72,14 @@ def test_what_is_not_used_is_listed_and_recorded(tmp_path):
     _, shown, record = loaded(tmp_path, {"[bold]a[bold] :smile:": rows})
     assert record["sources"][0]["unused_columns"] == ["id", "[red]note[/red]"]
     assert "[bold]a[bold] :smile:.jsonl: 24 records for training; not used: id, [red]note[/red]\n" in shown
+
+
+def test_of_plain_text_no_template_is_told(tmp_path):
+    rows = [{"text": question} for question, _ in PAIRS]
+    _, shown, record = loaded(tmp_path, {"a": rows}, template=None)
+    assert record["template"] == "none" and "template" not in shown.lower()
+    _, shown, record = loaded(tmp_path, {"a": ROWS}, template=None)
+    assert record["template"] == "fallback" and "The tokenizer has no chat template" in shown
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42])

@@ -47,6 +47,18 @@ def test_records_in_an_object_know_their_lines(tmp_path):
     assert [record.place for record in read_file(path).records] == [f"a.json, line {i}" for i in (3, 5, 6)]
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\udcffb"])
+@pytest.mark.parametrize("ending", [".tsv", ".tsv.gz", ".jsonl", ".csv"])
+def test_names_that_cannot_be_printed_are_quoted(name, ending, tmp_path):
+    path = tmp_path / (name + ending)
+    text = {".jsonl": '{"a": 1}\n'}.get(ending, "a\tb\n1\t2\n" if "tsv" in ending else "a,b\n1,2\n").encode()
+    path.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
+    source = read_file(path)
+    assert source.name.isprintable() and source.records[0].place.isprintable()
+    assert list(source.records[0].fields) == (["a"] if ending == ".jsonl" else ["a", "b"])
+    source.name.encode()
+
+
 def test_patterns_and_the_home_folder_are_read_inside_of_quotes(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "deep").mkdir()
