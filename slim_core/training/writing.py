@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+
 from transformers import PreTrainedTokenizerBase
 
 from .data import Conversation, Message
@@ -51,15 +54,39 @@ class Writer:
         return self._closing
 
     def _render(self, messages: list[Message], tools: list[dict], place: str, prompt: bool = False) -> str:
-        try:
-            return self._tokenizer.apply_chat_template(
-                messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
-            )
-        except Exception as error:  # a template is a program: it may raise anything
-            raise DataError(
-                f"{place}: the model's chat template refuses this conversation ({first_line(error)}); "
-                "change the record to what the template knows."
-            ) from None
+        failed = None
+        for form in _forms(messages):
+            try:
+                return self._apply(form, tools, prompt)
+            except Exception as error:  # a template is a program: it may raise anything
+                failed = failed or error
+        raise DataError(
+            f"{place}: the model's chat template refuses this conversation ({first_line(failed)}); "
+            "change the record to what the template knows."
+        ) from None
+
+    def _apply(self, messages: list[Message], tools: list[dict], prompt: bool) -> str:
+        return self._tokenizer.apply_chat_template(
+            messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+        )
+
+
+def _forms(messages: list[Message]) -> Iterator[list[Message]]:
+    """The conversation in the ways in which templates want calls of tools; most know the first."""
+    yield messages
+    if any("tool_calls" in message for message in messages):
+        yield [_with_text_arguments(message) for message in messages]
+
+
+def _with_text_arguments(message: Message) -> Message:
+    # As OpenAI has them, and templates that put them into a text as they are.
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append(call | {"function": call["function"] | {"arguments": arguments}})
+    return message | {"tool_calls": calls}
 
 
 def without(message: Message, key: str) -> Message:

@@ -60,6 +60,8 @@ OPENS = CHATML.replace("assistant\\n' }}{% endif %}", "assistant\\n<think>' }}{%
     "message['content']", "message['content'].split('</think>')[-1]"
 )
 LOUD = CHATML.replace("message['content']", "(message['content'] | upper)")
+# Arguments as a text, as DeepSeek's.
+AS_TEXT = OTHER_END.replace("call.arguments | tojson", "call.arguments")
 NAMED = CHATML.replace("message['role'] +", "(message.name or message.role) +")
 
 ASKED = {"role": "user", "content": "What is 3 and 4?"}
@@ -109,6 +111,7 @@ GOOD = [
     (TOOLS, [ASKED, off(THOUGHT), ASKED, ANSWER], [f"It is seven.{END}"]),
     (TOOLS, [ASKED, off(BESIDE), ASKED, THOUGHT], [f"{THOUGHT['content']}{END}"]),
     (OTHER_END, [ASKED, CALLING, RESULT, ANSWER], ['add({"x": 3})</s>', f"It is seven.{END}"]),
+    (AS_TEXT, [ASKED, CALLING, RESULT, ANSWER], ['add({"x": 3})</s>', f"It is seven.{END}"]),
     (OTHER_END, [ASKED, CALLING], ['add({"x": 3})</s>']),
     (CHATML, [ASKED, ANSWER, RESULT, ANSWER], [f"It is seven.{END}"] * 2),
     (NAMED, [ASKED | {"name": "Ada"}, ANSWER], [f"It is seven.{END}"]),
