@@ -205,5 +205,6 @@ def train(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if outcome.interrupted:
-        screen(stderr=True).print("Interrupted; what was trained is saved. Go on with --resume.")
+        more = " Go on with --resume." if outcome.resumable else " There is no checkpoint yet to go on from."
+        screen(stderr=True, soft_wrap=True).print(f"Interrupted; what was trained is saved.{more}")
         raise typer.Exit(130)

@@ -10,13 +10,14 @@ one of them is killed, or the disk is full, half of a checkpoint stays behind. S
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -126,7 +127,7 @@ class KeepNewest(TrainerCallback):
             return
         new = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
         # What is only in the system's memory would be lost with the power, and the last checkpoint is deleted then.
-        _flush(new)
+        _flush_all(new)
         self.delete(but=new)
         self._kept = [new]
 
@@ -140,8 +141,21 @@ class KeepNewest(TrainerCallback):
         self._kept = [but] if but is not None else []
 
 
-def _flush(folder: Path) -> None:
+def _flush_all(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file, suppress(OSError):  # not every file system can
-                os.fsync(file.fileno())
+            with path.open("rb") as file:
+                flush(file)
+
+
+def flush(file: BinaryIO) -> None:
+    """Wait until a file is on the disk. Some file systems say only then that there is no room.
+
+    Raises:
+        OSError: if it cannot be written there.
+    """
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some cannot do this at all
+            raise

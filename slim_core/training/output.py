@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..adapters.base_config import build_empty
 from ..adapters.errors import reason
 from ..inference.amounts import size
 from .base import add_adapter
-from .checkpoints import CHECKPOINTS, PREFIX
+from .checkpoints import CHECKPOINTS, PREFIX, flush
 from .errors import TrainingError
 from .names import named
 from .resume import Earlier, read_earlier
@@ -107,8 +107,7 @@ def _probe(folder: Path) -> None:
         with (deepest / f"{WEIGHTS}.new").open("wb") as file:
             file.write(bytes(PROBE))
             file.flush()
-            # Some file systems say only then that there is no room.
-            os.fsync(file.fileno())
+            flush(file)
         (deepest / f"{WEIGHTS}.new").rename(deepest / WEIGHTS)
     if os.path.lexists(folder / CHECKPOINTS) and not (folder / CHECKPOINTS).is_dir():
         raise FileExistsError(0, f"{CHECKPOINTS} in it is a file")
@@ -127,19 +126,20 @@ def _cannot_be_written(folder: Path, error: OSError | ValueError) -> TrainingErr
     return TrainingError(f"--output {named(folder)} cannot be written: {why}; name a folder that can.")
 
 
-def check_space(settings: TrainSettings, config: PreTrainedConfig) -> None:
+def check_space(settings: TrainSettings, methods: Sequence[str], config: PreTrainedConfig) -> None:
     """Compare the free space with what adapters and checkpoints will take.
 
     Args:
         settings: the run.
+        methods: those that are still to be trained.
         config: of the base model.
 
     Raises:
         TrainingError: if it is not enough.
     """
-    sizes = [_adapter_bytes(method, settings, config) for method in settings.methods]
+    sizes = [_adapter_bytes(method, settings, config) for method in methods]
     free = _free_bytes(settings.output)
-    if None in sizes or free is None:
+    if None in sizes or free is None or not sizes:
         return
     one_after_the_other = max((1 + OPTIMISER_STATES) * CHECKPOINTS_AT_ONCE * each for each in sizes)
     need = sum(sizes) + one_after_the_other

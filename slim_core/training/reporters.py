@@ -9,7 +9,7 @@ from transformers.integrations import get_available_reporting_integrations, is_f
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..adapters.errors import shown
-from .errors import TrainingError
+from .errors import TrainingError, first_line
 
 
 ALONE = ("all", "none")
@@ -34,6 +34,14 @@ def check_report_to(names: Sequence[str]) -> None:
             )
         known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
         raise TrainingError(f"--report-to {shown(name)} does not exist ({there_is}); there are {known}.")
+
+
+def cannot_report(names: Sequence[str], error: Exception) -> TrainingError:
+    """The sentence for a run that did not begin, most often because nobody has signed in there."""
+    return TrainingError(
+        f"Training cannot begin with --report-to {', '.join(names)}: {first_line(error)}; set it up, or leave the "
+        "flag out."
+    )
 
 
 def available() -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformers import (
 from ..adapters.errors import reason
 from ..method import turn_opening
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
-from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, set_aside
+from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
 from .collator import Collator
 from .encoding import Encoder
 from .errors import TrainingError, first_line
@@ -34,6 +35,7 @@ from .names import named
 from .output import check_output, check_space, empty_folders_undone, try_output
 from .progress import LiveProgress, LossGuard, StopOnInterrupt
 from .report import (
+    RECORD,
     TrainingRecord,
     describe_arguments,
     describe_data,
@@ -42,7 +44,7 @@ from .report import (
     print_data,
     write_comparison,
 )
-from .reporters import check_report_to
+from .reporters import cannot_report, check_report_to
 from .resume import Earlier, check_same_data, fitting, going_on, nothing_whole
 from .saving import NotSaved, SavingTrainer, keep_elsewhere, save_adapter, writing
 from .settings import TrainSettings, is_main_process
@@ -58,10 +60,12 @@ class Outcome:
     Attributes:
         records: one for each method that was trained, in order.
         interrupted: whether the user ended it early. What was trained by then is saved.
+        resumable: whether there is a checkpoint to go on from, or nothing left to do. A second Ctrl-C writes none.
     """
 
     records: list[TrainingRecord]
     interrupted: bool
+    resumable: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ def train(
         try_output(settings)
     tokenizer, config = load_tokenizer(settings)
     if is_main_process():
-        check_space(settings, config)
+        left = [method for method in settings.methods if not earlier.get(method, Earlier()).is_finished]
+        check_space(settings, left, config)
     encoder = Encoder(tokenizer)
     examples = load_examples(settings, encoder, config)
     print_data(console, examples, encoder)
@@ -117,7 +122,9 @@ def train(
         print_comparison(console, records)
         if is_main_process():
             _write_comparison(settings, records)
-    return Outcome(records, records[-1].interrupted)
+    interrupted = records[-1].interrupted
+    last = settings.folder(records[-1].method)
+    return Outcome(records, interrupted, not interrupted or bool(read_checkpoints(last).whole))
 
 
 def _write_comparison(settings: TrainSettings, records: Sequence[TrainingRecord]) -> None:
@@ -197,6 +204,8 @@ def _begin(record: TrainingRecord, folder: Path, checkpoints: Checkpoints, train
             set_aside(checkpoints.damaged)
             record.save(folder)
     except NotSaved as error:
+        with suppress(OSError):
+            (folder / f"{RECORD}.new").unlink()
         raise TrainingError(f"{error}; nothing was trained.") from None
 
 
@@ -230,15 +239,20 @@ def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SavingTrai
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"{named(folder)} cannot be written any more: {reason(error)}.") from None
-    trainer = SavingTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=examples.train,
-        eval_dataset=examples.validation or None,
-        data_collator=Collator(_pad_token(prepared.tokenizer)),
-        callbacks=[LossGuard(), *prepared.callbacks],
-        watched=examples.validation or examples.train,
-    )
+    try:
+        trainer = SavingTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=examples.train,
+            eval_dataset=examples.validation or None,
+            data_collator=Collator(_pad_token(prepared.tokenizer)),
+            callbacks=[LossGuard(), *prepared.callbacks],
+            watched=examples.validation or examples.train,
+        )
+    except (ImportError, RuntimeError) as error:  # as integrations raise them
+        if not settings.report_to or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise cannot_report(settings.report_to, error) from None
     # Progress is shown by our own callback, which `_run_trainer` adds.
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -322,7 +336,11 @@ def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _Prep
     except (TrainingError, NotSaved, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if checkpoint is None or first.begun:
+        if first.begun:
+            raise
+        if checkpoint is None and prepared.settings.report_to:
+            raise cannot_report(prepared.settings.report_to, error) from None
+        if checkpoint is None:
             raise
         raise TrainingError(
             f"{checkpoint.name} in {named(checkpoint.parent)} opens, but the run cannot go on from it: "

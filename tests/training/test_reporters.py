@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import pytest
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from typer.testing import CliRunner
 
 from slim_core.cli import app
-from slim_core.training import TrainingError
+from slim_core.training import TrainingError, train
 from slim_core.training.reporters import check_report_to
 from tests.training.conftest import settings
 
@@ -49,7 +51,27 @@ def test_the_command_says_it_before_anything_is_loaded(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_all_where_there_is_none_trains(base, pairs, tmp_path):
-    from slim_core.training import train
+class Unusable(TrainerCallback):
+    """An integration that fails as it is made, or as training begins."""
 
+    when = "made"
+
+    def __init__(self) -> None:
+        if self.when == "made":
+            raise RuntimeError("no key\nmore")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        raise ValueError("no key\nmore")
+
+
+@pytest.mark.parametrize("when", ["made", "begun"])
+def test_an_integration_that_is_not_set_up_is_a_sentence(when, base, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(LISTED, lambda: ["wandb"])
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", Unusable)
+    monkeypatch.setattr(Unusable, "when", when)
+    with pytest.raises(TrainingError, match=r"^Training cannot begin with --report-to wandb: no key; set it up, or l"):
+        train(settings(base, pairs, tmp_path / "out", report_to=["wandb"]))
+
+
+def test_all_where_there_is_none_trains(base, pairs, tmp_path):
     assert train(settings(base, pairs, tmp_path / "out", max_steps=1, report_to=["all"])).records

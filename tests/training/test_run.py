@@ -205,7 +205,7 @@ def test_a_run_resumed_after_a_crash_ends_bit_for_bit_as_one_that_was_not(step, 
 def test_ctrl_c_ends_after_the_step_saves_and_the_run_goes_on_as_if_nothing_had_been(whole, base, tmp_path):
     asked = again(base, whole, tmp_path / "out")
     outcome = train(asked, callbacks=[Signal()])
-    assert outcome.interrupted
+    assert outcome.interrupted and outcome.resumable
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (record["status"], record["interrupted"], record["steps"]) == ("interrupted", True, 3)
     assert record["curves"][-1]["step"] == 3
@@ -218,7 +218,7 @@ def test_ctrl_c_ends_after_the_step_saves_and_the_run_goes_on_as_if_nothing_had_
 
 def test_a_second_ctrl_c_saves_what_there_is(base, pairs, tmp_path):
     outcome = train(settings(base, pairs, tmp_path / "out"), callbacks=[At(2, KeyboardInterrupt)])
-    assert outcome.interrupted and outcome.records[0].steps == 2
+    assert outcome.interrupted and not outcome.resumable and outcome.records[0].steps == 2
     assert json.loads((tmp_path / "out" / "training.json").read_text())["interrupted"] is True
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out")
 
