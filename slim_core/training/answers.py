@@ -70,7 +70,8 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
     """
     messages = conversation.messages
     plain = {"role": "assistant", "content": _mark(index)}
-    before, found, after = writer.with_changed(conversation, index, plain).partition(_mark(index))
+    # A template may want the call that a result answers.
+    before, found, after = (writer.with_changed(conversation, index, plain) or "").partition(_mark(index))
     heads = ([before] if found else []) + [writer.write(conversation, messages[:index], prompt=True)]
     begin = next((len(head) for head in heads if text.startswith(head)), None)
     alone = writer.write(conversation, messages[: index + 1]).rstrip()
@@ -81,7 +82,9 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
     elif text.startswith(alone):
         # A call may be closed by another token than a text.
         end = len(alone)
-    lost = _lost(conversation, index, writer, text[begin or 0 : end])
+    # The prompt may open the thought that the answer goes on with.
+    asked = writer.write(conversation, messages[:index])
+    lost = _lost(conversation, index, writer, text[len(asked) if text.startswith(asked) else begin or 0 : end])
     if begin is None or end is None or end <= begin or lost:
         raise DataError(_why_not(conversation, index, writer, alone, lost))
     return begin, end

@@ -43,7 +43,7 @@ def check_read(conversation: Conversation, text: str, writer: Writer, uses_fallb
         _check_content(conversation, i, text, writer)
         # The name of a tool only says again whose result it is.
         for key, remedy in (
-            ("tool_calls", "choose a base whose template writes them"),
+            ("tool_calls", "choose a base whose template writes it"),
             ("name", "put it into `content`"),
         ):
             if key not in message or (key == "name" and message["role"] == "tool"):

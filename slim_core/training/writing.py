@@ -37,14 +37,13 @@ class Writer:
         given = conversation.messages if messages is None else messages
         return self._render(given, list(conversation.tools), conversation.place, prompt)
 
-    def with_changed(self, conversation: Conversation, index: int, message: Message) -> str:
-        """The text of a conversation with another message in the place of one.
-
-        Raises:
-            DataError: if the template refuses it.
-        """
+    def with_changed(self, conversation: Conversation, index: int, message: Message) -> str | None:
+        """The text of a conversation with another message in the place of one; None if the template refuses that."""
         messages = conversation.messages
-        return self.write(conversation, [*messages[:index], message, *messages[index + 1 :]])
+        try:
+            return self.write(conversation, [*messages[:index], message, *messages[index + 1 :]])
+        except DataError:
+            return None
 
     def closing(self) -> str:
         """What the template closes an answer with; empty if nothing."""

@@ -59,6 +59,15 @@ THOUGHTLESS = CHATML.replace("message['content']", "message['content'].split('</
 OPENS = CHATML.replace("assistant\\n' }}{% endif %}", "assistant\\n<think>' }}{% endif %}").replace(
     "message['content']", "message['content'].split('</think>')[-1]"
 )
+# Its prompt opens the thought that each answer has, as Qwen3.5's.
+OPENS_ALL = TOOLS.replace("assistant\\n' }}{% endif %}", "assistant\\n<think>\\n' }}{% endif %}").replace(
+    "(loop.last or thought)", "true"
+)
+# Wants a call before each result, as gpt-oss'.
+STRICT = (
+    "{% for m in messages %}{% if m.role == 'tool' and not messages[loop.index0 - 1].tool_calls %}"
+    "{{ raise_exception('no call') }}{% endif %}{% endfor %}" + OTHER_END
+)
 LOUD = CHATML.replace("message['content']", "(message['content'] | upper)")
 # Arguments as a text, as DeepSeek's.
 AS_TEXT = OTHER_END.replace("call.arguments | tojson", "call.arguments")
@@ -111,6 +120,10 @@ GOOD = [
     (TOOLS, [ASKED, off(THOUGHT), ASKED, ANSWER], [f"It is seven.{END}"]),
     (TOOLS, [ASKED, off(BESIDE), ASKED, THOUGHT], [f"{THOUGHT['content']}{END}"]),
     (OTHER_END, [ASKED, CALLING, RESULT, ANSWER], ['add({"x": 3})</s>', f"It is seven.{END}"]),
+    (OPENS_ALL, [ASKED, THOUGHT], [f"three\n</think>\n\nIt is seven.{END}"]),
+    (OPENS_ALL, [ASKED, BESIDE], [f"three\n</think>\n\nIt is seven.{END}"]),
+    (STRICT, [ASKED, CALLING, RESULT, CALLING], ['add({"x": 3})</s>'] * 2),
+    (STRICT, [ASKED, CALLING, RESULT, ANSWER], ['add({"x": 3})</s>', f"It is seven.{END}"]),
     (AS_TEXT, [ASKED, CALLING, RESULT, ANSWER], ['add({"x": 3})</s>', f"It is seven.{END}"]),
     (OTHER_END, [ASKED, CALLING], ['add({"x": 3})</s>']),
     (CHATML, [ASKED, ANSWER, RESULT, ANSWER], [f"It is seven.{END}"] * 2),
