@@ -30,6 +30,7 @@ PASSED_ON = ("name", "tool_call_id")
 READ = frozenset({"role", "from", "content", "value", *FLAGS, *THOUGHTS, *PASSED_ON, *CALL_KEYS})
 # They change what an answer says or which part of it is learned.
 REFUSED = ("image", "images", "audio", "audios", "video", "videos", "refusal", "prefix", "train_detail", "mask")
+TEXT_PARTS = ("text", "input_text", "output_text")
 EXAMPLE = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 
 
@@ -61,7 +62,7 @@ def _message(value: Any, where: str) -> Message:
         raise DataError(f"{where} ({role}) has `{refused[0]}`, which cannot be trained on; take the record out.")
     message: Message = {"role": role, "content": content}
     message |= {key: _text_of(value[key], key, where) for key in (*THOUGHTS, *PASSED_ON) if value.get(key)}
-    if value.get("role", value.get("from")) == "function_call":
+    if str(value.get("role") or value.get("from")).lower() == "function_call":
         message |= {"content": "", "tool_calls": [call_of_function(content, where)]}
     elif calls := read_calls(value, where):
         message["tool_calls"] = calls
@@ -79,17 +80,26 @@ def _message(value: Any, where: str) -> Message:
 def _role_and_content(value: Any, where: str) -> tuple[str, str]:
     if not isinstance(value, dict):
         raise DataError(f"{where} must have `role` and `content`, or `from` and `value`, but is {shown(value)}.")
-    for role_key, content_key in (("role", "content"), ("from", "value")):
-        if value.get(role_key) is None:
-            continue
-        role = value[role_key]
-        known = ROLE_OF.get(role) if isinstance(role, str) else None
-        if known is None:
-            raise DataError(f"{where} has the role {shown(role)}; it must be one of {', '.join(ROLES)}.")
-        if content_key not in value and not any(value.get(key) for key in CALL_KEYS):
-            raise DataError(f"{where} has `{role_key}` but no `{content_key}`; add it or take the record out.")
-        return known, content_text(value.get(content_key), f"{where} ({known})", content_key)
-    raise DataError(f"{where} must have `role` and `content`, or `from` and `value`; it has {_keys(value)}.")
+    keys = [_only(value, pair, where) for pair in (("role", "from"), ("content", "value"))]
+    if keys[0] is None:
+        raise DataError(f"{where} must have `role` and `content`, or `from` and `value`; it has {_keys(value)}.")
+    given = value[keys[0]]
+    role = ROLE_OF.get(given.lower()) if isinstance(given, str) else None
+    if role is None:
+        raise DataError(f"{where} has the role {shown(given)}; it must be one of {', '.join(ROLES)}.")
+    if keys[1] is not None:
+        return role, content_text(value[keys[1]], f"{where} ({role})", keys[1])
+    if {"content", "value"} & value.keys() or any(value.get(key) for key in CALL_KEYS):
+        return role, ""
+    raise DataError(f"{where} has `{keys[0]}` but no `content`; add it or take the record out.")
+
+
+def _only(value: dict[str, Any], names: tuple[str, str], where: str) -> str | None:
+    """Which of two names of the same is there."""
+    there = [name for name in names if value.get(name) is not None]
+    if len(there) > 1 and value[names[0]] != value[names[1]]:
+        raise DataError(f"{where} has `{names[0]}` and `{names[1]}`, which differ; keep one.")
+    return there[0] if there else None
 
 
 def _keys(value: dict[str, Any]) -> str:
@@ -109,9 +119,11 @@ def content_text(value: Any, where: str, name: str) -> str:
     texts = []
     for number, part in enumerate(value, 1):
         kind = part.get("type", "text") if isinstance(part, dict) else None
-        if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+        if kind in TEXT_PARTS and isinstance(part.get("text"), str):
             texts.append(part["text"])
             continue
+        if kind in TEXT_PARTS:
+            raise DataError(f"{where}: part {number} of `{name}` has no `text`; fill it in or take the record out.")
         found = f"of the type {shown(kind)}" if kind is not None else shown(part)
         raise DataError(
             f'{where}: part {number} of `{name}` is {found}, but only text can be trained on, as {{"type": "text", '

@@ -58,6 +58,8 @@ LAYOUTS = [
     ({"conversations": [{"from": "system", "value": "s"}, *SHARED]}, [("system", "s"), *QA], []),
     ({"conversations": [m | {"weight": None} for m in SHARED]}, QA, []),
     ({"messages": SHARED}, QA, []),
+    ({"messages": [{"role": "User", "value": "q"}, {"from": "GPT", "content": "a"}]}, QA, []),
+    ({"messages": [m | {"from": None, "value": None} for m in TALK]}, QA, []),
     # -- prompt and completion as messages
     ({"prompt": ASKED, "completion": ANSWERED}, QA, []),
     ({"prompt": ASKED, "completion": "a"}, QA, []),
@@ -163,6 +165,9 @@ BAD = [
     ({"messages": [ASKED[0] | {"content": ["q"]}, *ANSWERED]}, 'part 1 of `content` is "q", but only text'),
     ({"messages": [ASKED[0] | {"content": {"q": 1}}, *ANSWERED]}, "`content` must be text but is .* .dict.\\.$"),
     ({"messages": [{"role": "user"}, *ANSWERED]}, "message 1 of `messages` has `role` but no `content`; add it"),
+    ({"messages": [ASKED[0] | {"value": "other"}, *ANSWERED]}, "has `content` and `value`, which differ; keep one"),
+    ({"messages": [ASKED[0] | {"from": "gpt"}, *ANSWERED]}, "message 1 of `messages` has `role` and `from`, which"),
+    ({"messages": [ASKED[0] | {"content": [{"type": "text"}]}, *ANSWERED]}, "part 1 of `content` has no `text`; fill"),
     ({"messages": [{"content": "q"}, *ANSWERED]}, "must have `role` and `content`, or .*; it has `content`"),
     ({"prompt": [{"text": "q"}], "completion": "a"}, "`prompt` must be text, or a list of messages with `role`"),
     ({"prompt": ANSWERED, "completion": "a"}, "`prompt` and `completion` together must alternate"),
