@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ import pyarrow
 import pyarrow.parquet
 
 from .errors import DataError, first_line
-from .names import named
 from .parsing import NO_ARRAY, json_items, parse_json, shown
 
 
@@ -67,15 +67,17 @@ def read_file(path: Path) -> Source:
     Raises:
         DataError: if the file is missing, empty, of another kind, or has a line that cannot be read.
     """
-    kind, name = kind_of(path), named(path.name)
+    kind, name = kind_of(path), _escaped(path.name)
     if kind is None:
         raise DataError(f"{name} is of no known kind; data files end in {ENDINGS}, or name a data set of the Hub.")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"There is no file {named(path)}; check the path given to --data.") from None
+        raise DataError(f"There is no file {_escaped(str(path))}; check the path given to --data.") from None
     except OSError as error:
-        raise DataError(f"{named(path)} cannot be read: {error.strerror}; name a data file that can be.") from None
+        raise DataError(
+            f"{_escaped(str(path))} cannot be read: {error.strerror}; name a data file that can be."
+        ) from None
     fingerprint = {"sha256": hashlib.sha256(content).hexdigest()}
     if path.suffix.lower() == ".gz" and content:
         content = _unpacked(name, content)
@@ -85,6 +87,11 @@ def read_file(path: Path) -> Source:
     if not records:
         raise DataError(f"{name} has no record; it needs at least one, such as {EXAMPLE}.")
     return Source(name, records, blank, fingerprint)
+
+
+def _escaped(name: str) -> str:
+    """A name on one line: controls, and bytes that are no UTF-8, as Python writes them."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
 def _unpacked(name: str, content: bytes) -> bytes:

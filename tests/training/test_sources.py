@@ -49,7 +49,7 @@ def test_records_in_an_object_know_their_lines(tmp_path):
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\udcffb"])
 @pytest.mark.parametrize("ending", [".tsv", ".tsv.gz", ".jsonl", ".csv"])
-def test_names_that_cannot_be_printed_are_quoted(name, ending, tmp_path):
+def test_names_that_cannot_be_printed_are_escaped(name, ending, tmp_path):
     path = tmp_path / (name + ending)
     text = {".jsonl": '{"a": 1}\n'}.get(ending, "a\tb\n1\t2\n" if "tsv" in ending else "a,b\n1,2\n").encode()
     path.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
