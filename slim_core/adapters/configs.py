@@ -31,6 +31,8 @@ NOTES = {
     "eva_config",
     "runtime_config",
 }
+# What ms-swift adds: settings of training, and a precision that the tensors have anyway.
+INERT = {"lora_dtype", "lorap_emb_lr", "lorap_lr_ratio"}
 LORA_FIELDS = {
     "alpha_pattern",
     "auto_mapping",
@@ -83,7 +85,7 @@ def read_config(raw: Raw, limits: Limits) -> ReadConfig:
     _check_task(raw)
     _check_library(raw)
     if kind == "LORA":
-        return ReadConfig(_lora(raw, limits), trained_on)
+        return ReadConfig(_lora(raw, limits), trained_on, _check_known(raw, LORA_FIELDS))
     if kind == "SLIM":
         return _slim(raw, limits, trained_on)
     return refuse_kind(kind)
@@ -126,10 +128,20 @@ def _check_variants(raw: Raw) -> None:
             refuse(field, f"is {shown(raw[field])}: {what}; {remedy}")
 
 
-def _check_known(raw: Raw, known: set[str]) -> None:
-    for field, value in raw.items():
-        if field not in known and field not in NOTES and field not in VARIANTS and not unset(value):
-            raise AdapterError(f"{CONFIG}: {shown(field)} is unknown here and set to {shown(value)}; leave it out.")
+def _check_known(raw: Raw, known: set[str]) -> tuple[str, ...]:
+    """Refuse a field of a newer PEFT that says something, which could change the answer; list those that do not."""
+    unknown = {field: value for field, value in raw.items() if field not in {*known, *NOTES, *VARIANTS}}
+    for field, value in unknown.items():
+        if not (unset(value) or value == "" or (field in INERT and isinstance(value, (str, int, float)))):
+            raise AdapterError(
+                f"{CONFIG}: {shown(field)} is unknown here and set to {shown(value)}, which could change the answer; "
+                "leave it out if it does not, or train a plain LoRA."
+            )
+    if not unknown:
+        return ()
+    listed = ", ".join(shown(field) for field in sorted(unknown)[:5])
+    more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
+    return (f"Fields that are unknown here and cannot change an answer were ignored: {listed}{more}.",)
 
 
 def _check_start(raw: Raw) -> None:
@@ -146,7 +158,6 @@ def _check_start(raw: Raw) -> None:
 
 def _lora(raw: Raw, limits: Limits) -> LoraConfig:
     _check_variants(raw)
-    _check_known(raw, LORA_FIELDS)
     _check_start(raw)
     if raw.get("bias") is not None:
         fields.one_of(raw, "bias", ("none",))
@@ -199,7 +210,7 @@ def _common(raw: Raw, limits: Limits) -> dict[str, Any]:
 
 def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
     _check_variants(raw)
-    _check_known(raw, SLIM_FIELDS)
+    ignored = _check_known(raw, SLIM_FIELDS)
     _check_fingerprint(raw)
     if raw.get("merge") == "dare" and raw.get("mask_rate", 0.1) != 0:
         refuse("merge", "is 'dare', the slow reference, which would hold up every row; train with merge='fast'")
@@ -217,7 +228,7 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
     except (ValueError, TypeError) as error:
         raise AdapterError(f"{CONFIG}: {error}") from None
     config.target_modules = config.target_modules or fields.ALL_LINEAR
-    return ReadConfig(config, trained_on, _oddities(config))
+    return ReadConfig(config, trained_on, (*ignored, *_oddities(config)))
 
 
 def _oddities(config: SlimConfig) -> tuple[str, ...]:

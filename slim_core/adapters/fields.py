@@ -85,11 +85,16 @@ def names(raw: Raw, field: str, limits: Limits) -> list[str] | None:
         )
     if not isinstance(value, list):
         refuse(field, f"is {shown(value)}; it must be a list of module names")
+    check_plain_names(value, field, limits)
+    return value
+
+
+def check_plain_names(value: list[Any], field: str, limits: Limits) -> None:
+    """Raises AdapterError if there are too many, or one is no plain module name."""
     if len(value) > limits.names:
         refuse(field, f"has {len(value):,} entries; at most {limits.names:,} are allowed")
     for name in value:
         check_name(name, field, limits)
-    return value
 
 
 def targets(raw: Raw, limits: Limits) -> list[str] | str | None:

@@ -38,8 +38,6 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes)
     """
     config = with_default_targets(config, base)
     targets = adapted_linears(config, base)
-    for field in ("rank_pattern", "alpha_pattern"):
-        _check_names_exist(getattr(config, field), field, base)
     _check_fingerprint(config, targets, base)
     layout = expected_layout(config, targets, base)
     _check_prefix(header, layout)
@@ -77,11 +75,13 @@ def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[
     """Names of the Linears that a config adapts, found by PEFT's own rule for names.
 
     Raises:
-        AdapterError: if a name is nowhere in the base, names something other than a Linear, or none is left.
+        AdapterError: if no name is anywhere in the base, one is of something other than a Linear, or none is left.
     """
     if config.target_modules == ALL_LINEAR:
         return tuple(name for name in base.linears if name != base.head and is_target(config, name))
-    _check_names_exist(config.target_modules, "target_modules", base)
+    absent = _absent(config.target_modules, base)
+    if len(absent) == len(config.target_modules):
+        refuse("target_modules", f"names {_listed(absent)}, and {_not_there(base)}")
     wrong = next((name for name in sorted(base.others) if is_target(config, name)), None)
     if wrong is not None:
         refuse("target_modules", f"names `{wrong}`, which is no Linear; only Linears can be adapted here")
@@ -102,22 +102,35 @@ def _excluded(config: LoraConfig | SlimConfig, name: str) -> bool:
     return any(name == excluded or name.endswith(f".{excluded}") for excluded in config.exclude_modules or ())
 
 
-def _check_names_exist(named: Iterable[str], field: str, base: BaseShapes) -> None:
-    """What a field names and the base does not have would do nothing, without a word."""
+def ignored_names(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
+    """A sentence for each field that names modules which the base lacks. They do nothing, here as in PEFT."""
+    found = []
+    for field in ("target_modules", "rank_pattern", "alpha_pattern"):
+        named = getattr(config, field)
+        absent = _absent(named, base) if named and named != ALL_LINEAR else []
+        if absent:
+            found.append(f"`{field}` names {_listed(absent)}, which was ignored: {_not_there(base)}.")
+    return tuple(found)
+
+
+def _absent(named: Iterable[str], base: BaseShapes) -> list[str]:
+    """Names that no module of the base has or ends in."""
     # Every ending of every name, so that this takes one look-up a target.
     endings = set()
     for module in (*base.linears, *base.others):
         parts = module.split(".")
         endings |= {".".join(parts[i:]) for i in range(len(parts))}
-    for name in sorted(named):
-        if name not in endings:
-            known = sorted({module.rpartition(".")[2] for module in base.linears})
-            refuse(
-                field,
-                f"names {shown(name)}, which {shown(base.name, 120)} does not have; its Linears are "
-                + ", ".join(known[:12])
-                + (", …" if len(known) > 12 else ""),
-            )
+    return sorted(name for name in named if name not in endings)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(shown(name) for name in names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def _not_there(base: BaseShapes) -> str:
+    known = sorted({module.rpartition(".")[2] for module in base.linears})
+    listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    return f"{shown(base.name, 120)} has no such module; its Linears are {listed}"
 
 
 def _check_fingerprint(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> None:

@@ -18,8 +18,9 @@ from .alone import check_alone
 from .base import BaseShapes
 from .configs import ReadConfig, check_rank, read_config
 from .errors import AdapterError, megabytes, shown
+from .expressions import without_expressions
 from .files import CONFIG, WEIGHTS, Source, private_folder
-from .fit import check_fit
+from .fit import check_fit, ignored_names
 from .header import Header, read_header
 from .limits import DEFAULT, Limits
 from .strict_json import read_object
@@ -123,7 +124,8 @@ def _checks(
 
     yield "format"
     header = read_header(weights, limits)
-    read = read_config(read_object((folder / CONFIG).read_bytes(), CONFIG, limits.json_depth), limits)
+    raw = read_object((folder / CONFIG).read_bytes(), CONFIG, limits.json_depth)
+    read = read_config(without_expressions(raw, header, limits), limits)
     if base is None:
         check_alone(read.config, header)
     (folder / CONFIG).unlink()  # what counts from here on is the config that was rebuilt
@@ -154,7 +156,12 @@ def _checks(
     yield moves
 
     yield "ready"
-    told = [*read.warnings, *(found.sentence for found in (fits, moves) if found.state == "warning" and base)]
+    ignored = ignored_names(read.config, base) if base else ()
+    told = [
+        *read.warnings,
+        *ignored,
+        *(found.sentence for found in (fits, moves) if found.state == "warning" and base),
+    ]
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     adapter = Adapter(

@@ -86,6 +86,43 @@ def test_the_lists_name_kinds_that_exist():
     assert set(PeftType.__members__) >= CONVERTIBLE | OTHER_PARTS | PROMPTS
 
 
+# A field that is unknown here, and whether it says nothing.
+UNKNOWN = {
+    "null": ("new_method_config", None, True),
+    "false": ("use_new_method", False, True),
+    "empty text": ("new_method", "", True),
+    "empty list": ("new_modules", [], True),
+    "empty object": ("new_pattern", {}, True),
+    "a precision": ("lora_dtype", "bfloat16", True),
+    "a learning rate": ("lorap_emb_lr", 1e-6, True),
+    "a ratio": ("lorap_lr_ratio", 16.0, True),
+    "an object for a precision": ("lora_dtype", {"a": 1}, False),
+    "true": ("use_new_method", True, False),
+    "a number": ("new_scale", 2.0, False),
+    "zero": ("new_scale", 0, False),
+    "one": ("new_scale", 1, False),
+    "text": ("new_method", "none of your business", False),
+    "object": ("new_pattern", {"q_proj": 2}, False),
+    "a list": ("new_modules", ["q_proj"], False),
+}
+
+
+@pytest.mark.parametrize("kind", ["LORA", "SLIM"])
+@pytest.mark.parametrize(("field", "value", "says_nothing"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_field_is_ignored_and_listed_or_refused_with_its_value(kind, field, value, says_nothing):
+    raw = {"peft_type": kind, "r": 4, "target_modules": ["q_proj"], field: value}
+    raw |= {"lora_alpha": 8} if kind == "LORA" else {"alpha": 8}
+    if says_nothing:
+        assert read_config(raw, DEFAULT).warnings == (
+            f"Fields that are unknown here and cannot change an answer were ignored: {field!r}.",
+        )
+        return
+    with pytest.raises(
+        AdapterError, match=f"'{field}' is unknown here and set to {re.escape(repr(value))}, which .*;"
+    ):
+        read_config(raw, DEFAULT)
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real configurations are not here: put them at {REAL}")
 def test_all_real_configs_are_rows_or_told_why_not():
     paths = sorted(REAL.glob("*.json"))

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Regular expressions in a config from outside: replaced by the names and ranks that the file's tensors have.
+
+No expression is ever run: a short one can take hours. What it chose is written in the weights' file anyway.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+from ..method import SlimConfig
+from .errors import AdapterError, shown
+from .fields import ALL_LINEAR, PLAIN_NAME, Raw, check_plain_names, refuse
+from .files import WEIGHTS
+from .header import Header
+from .layout import PREFIX
+from .limits import Limits
+
+
+# PEFT puts `(.*\.)?` in front of a pattern's key and `$` behind it, so these say nothing more.
+FRONTS = (r"(.*\.)?", r"(?:.*\.)?", r"(^|.*\.)", r"(?:^|.*\.)")
+BELOW = r".*\."
+ENDS = ("$", r"\Z")
+ESCAPED = re.compile(r"\\([._-])")
+
+
+class _Literal(NamedTuple):
+    """What a key says if it is a name in an expression's clothes."""
+
+    name: str
+    exact: bool
+    below: bool
+
+
+def without_expressions(raw: Raw, header: Header, limits: Limits) -> Raw:
+    """A copy of a config that names its modules one by one wherever it had an expression.
+
+    Args:
+        raw: the parsed config. Other kinds than LORA and SLIM, and values of a wrong type, stay as they are.
+        header: of the adapter's file.
+        limits: of names and patterns.
+
+    Raises:
+        AdapterError: if a key of `alpha_pattern` is an expression, which no tensor can answer, or if the tensors
+            and the plain names contradict each other.
+    """
+    if raw.get("peft_type") not in ("LORA", "SLIM"):
+        return raw
+    raw = dict(raw)
+    ranks = _ranks(raw, header)
+    if _is_expression(raw.get("target_modules")) or _is_expression(raw.get("exclude_modules")):
+        if not ranks:
+            raise AdapterError(
+                f"{WEIGHTS}: `target_modules` or `exclude_modules` is a regular expression, which is never run, and "
+                "no tensor tells which modules are adapted; save the adapter with PEFT's `save_pretrained`."
+            )
+        raw |= {"target_modules": _named_targets(raw, list(ranks), limits), "exclude_modules": None}
+    if _has_expressions(raw.get("rank_pattern")):
+        raw["rank_pattern"] = _rank_pattern(raw, ranks, limits)
+    if _has_expressions(raw.get("alpha_pattern")):
+        raw["alpha_pattern"] = _alpha_pattern(raw["alpha_pattern"], list(ranks))
+    return raw
+
+
+def _ranks(raw: Raw, header: Header) -> dict[str, int]:
+    """Rank of each expert by module, from the shapes of the first factors."""
+    ending, experts = ".lora_A.weight", 1
+    if raw["peft_type"] == "SLIM":
+        ending, experts = ".slim_A", raw.get("num_experts", SlimConfig.num_experts)
+    if type(experts) is not int or experts < 1:
+        return {}
+    return {
+        name.removeprefix(PREFIX).removesuffix(ending): info.shape[0] // experts
+        for name, info in header.items()
+        if name.startswith(PREFIX) and name.endswith(ending) and info.shape
+    }
+
+
+def _is_expression(value: Any) -> bool:
+    """Whether PEFT would run it: every text but its own word for all Linears."""
+    return isinstance(value, str) and value.strip() != "" and value.lower() != ALL_LINEAR
+
+
+def _has_expressions(pattern: Any) -> bool:
+    return isinstance(pattern, dict) and not all(PLAIN_NAME.match(key) for key in pattern)
+
+
+def _named_targets(raw: Raw, modules: list[str], limits: Limits) -> list[str]:
+    listed = raw.get("target_modules")
+    if _is_expression(listed) and raw.get("layers_to_transform") not in (None, []):
+        refuse("layers_to_transform", "needs `target_modules` as a list of names")
+    odd = next((name for name in modules if len(name) > limits.name_length or not PLAIN_NAME.match(name)), None)
+    if odd is not None:
+        raise AdapterError(f"{WEIGHTS}: {shown(odd, 160)} is no module's name; save it with `save_pretrained`.")
+    if len(modules) > limits.names:
+        raise AdapterError(
+            f"{WEIGHTS} adapts {len(modules):,} modules by a regular expression, which is never run; at most "
+            f"{limits.names:,} are named one by one, so list endings such as 'q_proj' in `target_modules`."
+        )
+    if isinstance(listed, list):
+        check_plain_names(listed, "target_modules", limits)
+        wrong = next((name for name in modules if not any(_ends(name, ending) for ending in listed)), None)
+        if wrong is not None:
+            raise AdapterError(
+                f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is none of the config's "
+                "`target_modules`; the two files are not of one adapter."
+            )
+    return sorted(modules)
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name == ending or name.endswith(f".{ending}")
+
+
+def _rank_pattern(raw: Raw, ranks: dict[str, int], limits: Limits) -> dict[str, int]:
+    """By the last part of the names where all modules of that name have one rank, else module by module."""
+    groups: dict[str, set[int]] = defaultdict(set)
+    for name, rank in ranks.items():
+        groups[name.rpartition(".")[2]].add(rank)
+    single = {
+        name: rank
+        for name, rank in sorted(ranks.items(), key=lambda item: -len(item[0]))
+        if len(groups[name.rpartition(".")[2]]) > 1
+    }
+    uniform = {last: next(iter(found)) for last, found in groups.items() if len(found) == 1}
+    found = single | uniform  # the longest first: of two that fit, the first counts
+    if len(found) > limits.patterns:
+        refuse(
+            "rank_pattern",
+            f"has regular expressions, which are never run, and the tensors have {len(found):,} ranks to be named; at "
+            f"most {limits.patterns:,} are allowed",
+        )
+    # A wrong value behind an expression is as wrong as behind a name.
+    for key, value in raw["rank_pattern"].items():
+        if type(value) is not int or not 1 <= value <= limits.rank:
+            refuse(
+                f"rank_pattern[{shown(key)}]",
+                f"is {shown(value)}; it must be a whole number from 1 to {limits.rank}",
+            )
+    return found
+
+
+def _alpha_pattern(pattern: dict[str, Any], modules: list[str]) -> dict[str, Any]:
+    """Plain names of the keys. No tensor tells an alpha, so what is more than a name is refused."""
+    found: dict[str, Any] = {}
+    for key, value in pattern.items():
+        literal = _literal(key)
+        if literal is None or _means_more(literal, modules):
+            refuse(
+                "alpha_pattern",
+                f"has the entry {shown(key)}, a regular expression, which is never run, and no tensor tells which "
+                "modules it means; write it as plain names such as 'q_proj' or 'layers.0.mlp.up_proj'",
+            )
+        found.setdefault(literal.name, value)  # of two that are alike, the first counts
+    return found
+
+
+def _literal(key: str) -> _Literal | None:
+    """The name that a key spells, escaped or anchored as it may be; None if it is more than a name."""
+    exact = key.startswith("^")
+    key = key.removeprefix("^")
+    front = next((front for front in (*FRONTS, BELOW) if key.startswith(front)), "")
+    key = key.removeprefix(front)
+    key = key.removesuffix(next((end for end in ENDS if key.endswith(end)), ""))
+    name = ESCAPED.sub(r"\1", key)
+    return _Literal(name, exact and not front, front == BELOW) if PLAIN_NAME.match(name) else None
+
+
+def _means_more(literal: _Literal, modules: list[str]) -> bool:
+    """Whether a plain name, which is every module of that ending, would say something else than the key did."""
+    if literal.exact:
+        return any(name.endswith(f".{literal.name}") for name in modules)
+    return literal.below and literal.name in modules
