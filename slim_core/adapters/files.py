@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from .errors import AdapterError, SizeError, megabytes, reason, shown
+from .formats import CONFIG, PICKLES, WEIGHTS, check_file_names, conversion
 from .limits import Limits
 
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-# What people upload instead of safetensors. All of these may run code when they are opened.
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 CHUNK = 1 << 20
 
 
@@ -58,6 +55,7 @@ class Upload:
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
         _check_names(self.files)
+        check_file_names(_last_part(file.name) for file in self.files)
         _copy(_choose(self.files, CONFIG, ".json"), folder / CONFIG, limits.config_bytes)
         _copy(_choose(self.files, WEIGHTS, ".safetensors"), folder / WEIGHTS, limits.weights_bytes)
 
@@ -105,10 +103,7 @@ def _choose(files: tuple[UploadedFile, ...], name: str, ending: str) -> Uploaded
         raise AdapterError(f"There are {len(alike)} files that could be `{name}`; give exactly one.")
     pickles = [file for file in files if _last_part(file.name).endswith(PICKLES)]
     if pickles and name == WEIGHTS:
-        raise AdapterError(
-            f"There is no `{name}` but {shown(_last_part(pickles[0].name))}, a format that can run code and is never "
-            "opened; save the adapter again with `save_pretrained`, which writes safetensors."
-        )
+        raise AdapterError(conversion(_last_part(pickles[0].name)))
     raise AdapterError(f"There is no `{name}` among the files; an adapter is `{CONFIG}` and `{WEIGHTS}`.")
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import AdapterError, SizeError, megabytes, shown
 from .files import WEIGHTS
+from .formats import GGUF
 from .limits import Limits
 from .strict_json import read_object
 
@@ -23,15 +24,18 @@ class TensorInfo(NamedTuple):
 
 Header = dict[str, TensorInfo]
 
+CONVERT = "`torch.load(…, weights_only=True)` and safetensors' `save_file` make one that is"
+PICKLED = f"a Python pickle, which can run code and is never opened; {CONVERT}"
+ZIPPED = f"a zip archive or a PyTorch file; neither is opened; {CONVERT}"
 # First bytes of what gets renamed to safetensors.
 OTHER_FORMATS = (
-    (b"PK\x03\x04", "a zip archive or a PyTorch file; neither is opened"),
-    (b"\x80\x02", "a Python pickle, which can run code and is never opened"),
-    (b"\x80\x03", "a Python pickle, which can run code and is never opened"),
-    (b"\x80\x04", "a Python pickle, which can run code and is never opened"),
-    (b"\x80\x05", "a Python pickle, which can run code and is never opened"),
+    (b"PK\x03\x04", ZIPPED),
+    (b"\x80\x02", PICKLED),
+    (b"\x80\x03", PICKLED),
+    (b"\x80\x04", PICKLED),
+    (b"\x80\x05", PICKLED),
     (b"version https://git-lfs", "a Git LFS pointer; download the file that it stands for"),
-    (b"GGUF", "a GGUF file; give the adapter as PEFT saves it"),
+    (b"GGUF", f"a GGUF file: {GGUF}"),
     (b"\x89HDF", "an HDF5 file; give the adapter as PEFT saves it"),
     (b"<", "a web page; download the file itself"),
     (b"{", "a JSON text; give the weights"),

@@ -21,6 +21,7 @@ from .errors import AdapterError, megabytes, shown
 from .expressions import without_expressions
 from .files import CONFIG, WEIGHTS, Source, private_folder
 from .fit import check_fit, ignored_names
+from .formats import check_contents
 from .header import Header, read_header
 from .limits import DEFAULT, Limits
 from .strict_json import read_object
@@ -125,6 +126,7 @@ def _checks(
     yield "format"
     header = read_header(weights, limits)
     raw = read_object((folder / CONFIG).read_bytes(), CONFIG, limits.json_depth)
+    check_contents(raw, header)
     read = read_config(without_expressions(raw, header, limits), limits)
     if base is None:
         check_alone(read.config, header)

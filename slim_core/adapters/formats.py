@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Formats other than PEFT's, known by their files' and tensors' names: which it is, and the way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import AdapterError, shown
+
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What people upload instead of safetensors. All of these may run code when they are opened.
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.(?:safetensors|bin)\Z")
+INDEX = (".safetensors.index.json", ".bin.index.json")
+# Only such a name is put into a command that somebody may copy into a shell.
+SAFE_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,80}\Z")
+DIFFUSION = (
+    "lora_unet_",
+    "lora_te_",
+    "lora_te1_",
+    "lora_te2_",
+    "lora_te3_",
+    "lora_transformer_",
+    "unet.",
+    "text_encoder",
+)
+KOHYA = (".lora_down.weight", ".lora_up.weight", ".lora.down.weight", ".lora.up.weight")
+WHOLE = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|lm_head|embed_in|tok_embeddings)\.weight\Z")
+BLOCK = re.compile(r"(?:[a-z_]+\.){0,4}(?:layers|h|blocks|block)\.\d+\.[\w.]*(?:weight|bias)\Z")
+
+MLX = (
+    "this is an adapter of MLX, not of PEFT: transpose each `lora_a` and `lora_b` to PEFT's `lora_A.weight` and "
+    "`lora_B.weight`, or fuse it with `mlx_lm.fuse` and give the result as the base"
+)
+GGUF = (
+    "this is GGUF, the format of llama.cpp, not PEFT's: give the adapter as it was before it was converted, "
+    f"`{CONFIG}` and `{WEIGHTS}`"
+)
+DIFFUSERS = (
+    "this is a LoRA for pictures (Diffusers or Kohya), not for a causal language model: give one that PEFT trained "
+    "on a language model"
+)
+DOWN_UP = (
+    "these are Kohya's names, not PEFT's: rename `lora_down` to `lora_A` and `lora_up` to `lora_B`, with the modules "
+    "named as in the base, or train with PEFT"
+)
+MODEL = (
+    "this is a whole model, not an adapter: choose it as the base, or give the adapter that it was merged from, "
+    f"`{CONFIG}` and `{WEIGHTS}`"
+)
+SHARDS = (
+    "this is a checkpoint in several shards: if it is an adapter, save it again with PEFT's `save_pretrained` into "
+    f"one `{WEIGHTS}`; if it is a whole model, choose it as the base"
+)
+
+
+def conversion(name: str) -> str:
+    """The sentence about a pickled file, with the one line that makes safetensors of it without running its code."""
+    file = name if SAFE_NAME.match(name) else "adapter_model.bin"
+    return (
+        f"There is no `{WEIGHTS}` but {shown(name)}, a format that can run code and is never opened; convert it with: "
+        'python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous().clone() for k, v in '
+        f"torch.load('{file}', map_location='cpu', weights_only=True).items()}}, '{WEIGHTS}')\"."
+    )
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse files that are no adapter of PEFT, by their names alone.
+
+    Args:
+        names: the last parts, in lower case.
+
+    Raises:
+        AdapterError: for shards, GGUF, a whole model, several adapters of MLX, or nothing but a pickle.
+    """
+    names = set(names)
+    tensors = {name for name in names if name.endswith(".safetensors")}
+    if WEIGHTS in names:
+        return
+    shard = next((name for name in sorted(names) if SHARD.search(name) or name.endswith(INDEX)), None)
+    if shard is not None:
+        raise _refusal(shard, SHARDS)
+    if "adapters.safetensors" in tensors and len(tensors) > 1:
+        raise _refusal("adapters.safetensors", MLX)
+    if "model.safetensors" in tensors and CONFIG not in names:
+        raise _refusal("model.safetensors", MODEL)
+    if tensors:
+        return
+    gguf = next((name for name in sorted(names) if name.endswith(".gguf")), None)
+    if gguf is not None:
+        raise _refusal(gguf, GGUF)
+    if "pytorch_model.bin" in names and CONFIG not in names:
+        raise _refusal("pytorch_model.bin", MODEL)
+
+
+def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:
+    """Refuse an adapter of another library, or a whole model, by the fields and the tensors' names.
+
+    Args:
+        raw: the parsed config.
+        tensors: names in the weights' file.
+
+    Raises:
+        AdapterError: if it is a known format other than PEFT's.
+    """
+    names = list(tensors)
+    for endings, starts, what in (
+        ((".lora_a", ".lora_b"), (), MLX),
+        ((), DIFFUSION, DIFFUSERS),
+        (KOHYA, (), DOWN_UP),
+    ):
+        # One tensor too many is an adapter with a fault; the format is what the first of them says.
+        if names and (names[0].endswith(endings) or names[0].startswith(starts)):
+            raise _refusal(names[0], what)
+    adapts = any("lora_" in name or "slim_" in name for name in names)
+    whole = next((name for name in names if WHOLE.match(name) or BLOCK.match(name)), None)
+    if whole is not None and not adapts:
+        raise _refusal(whole, MODEL)
+    if "peft_type" not in raw:
+        if "lora_parameters" in raw or "fine_tune_type" in raw:
+            raise _refusal("lora_parameters" if "lora_parameters" in raw else "fine_tune_type", MLX)
+        if "architectures" in raw or "model_type" in raw:
+            raise _refusal("architectures" if "architectures" in raw else "model_type", MODEL)
+
+
+def _refusal(seen: str, what: str) -> AdapterError:
+    return AdapterError(f"By {shown(seen, 160)}, {what}.")
