@@ -15,6 +15,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(?:safetensors|bin)\Z")
 INDEX = (".safetensors.index.json", ".bin.index.json")
+# Where there is no room for the whole line of `conversion`.
+CONVERT = "`torch.load(…, weights_only=True)` and safetensors' `save_file` make one that is"
 # Only such a name is put into a command that somebody may copy into a shell.
 SAFE_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,80}\Z")
 DIFFUSION = (

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import AdapterError, SizeError, megabytes, shown
 from .files import WEIGHTS
-from .formats import GGUF
+from .formats import CONVERT, GGUF
 from .limits import Limits
 from .strict_json import read_object
 
@@ -24,7 +24,6 @@ class TensorInfo(NamedTuple):
 
 Header = dict[str, TensorInfo]
 
-CONVERT = "`torch.load(…, weights_only=True)` and safetensors' `save_file` make one that is"
 PICKLED = f"a Python pickle, which can run code and is never opened; {CONVERT}"
 ZIPPED = f"a zip archive or a PyTorch file; neither is opened; {CONVERT}"
 # First bytes of what gets renamed to safetensors.

@@ -35,6 +35,7 @@ from huggingface_hub.utils import tqdm
 
 from .errors import AdapterError, megabytes, shown
 from .files import CONFIG, WEIGHTS, check_bytes
+from .formats import CONVERT
 from .limits import Limits
 
 
@@ -147,7 +148,7 @@ class HubRepository:
         except EntryNotFoundError:
             raise AdapterError(
                 f"{self.repository} has no `{name}`; an adapter is `{CONFIG}` and `{WEIGHTS}`, and a `.bin` is never "
-                "opened."
+                f"opened; {CONVERT}."
             ) from None
         _check_location(url, found, self.repository, commit)
         if found.size is None:
