@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from .report import CAPTION, RECORD, TrainingRecord, _markdown
+from .report import CAPTION, RECORD, TrainingRecord, markdown_table
 
 
 METHODS = {"lora": "LoRA", "dora": "DoRA", "slim": "SLIM"}
@@ -45,7 +45,7 @@ def write_model_card(folder: Path, record: TrainingRecord) -> None:
         f"A PEFT adapter, trained on {sources} ({record.data['train']['examples']} examples, {record.steps} steps of "
         f"{settings['batch_size']}, learning rate {settings['learning_rate']:g}, seed {settings['seed']}).",
         "Training was interrupted: this is the state at that step.\n" if record.interrupted else "",
-        f"{_markdown([record])}\n\n{CAPTION}",
+        f"{markdown_table([record])}\n\n{CAPTION}",
         f"\nEverything else about the run is in `{RECORD}`.\n",
         f"```python\n{registers}from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n",
         f"base = AutoModelForCausalLM.from_pretrained({in_python(base)})",

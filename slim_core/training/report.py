@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says of itself: the data before training, training.json and the model card after, the comparison."""
+"""What a run says of itself: the data before training, training.json after, the comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCardData
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -199,35 +198,6 @@ def _runs(example: Example) -> Iterable[tuple[bool, list[int]]]:
 # -- after training ----------------------------------------------------------------------------------------------
 
 
-def write_model_card(folder: Path, record: TrainingRecord) -> None:
-    """README.md of the adapter folder, with what the Hub reads at its top."""
-    settings = record.arguments
-    local = Path(settings["base"]).is_dir()
-    data = ModelCardData(
-        library_name="peft",
-        base_model=None if local else settings["base"],
-        tags=[record.method, "slim"] if record.method != "slim" else ["slim"],
-        pipeline_tag="text-generation",
-    )
-    base = Path(settings["base"]).name if local else settings["base"]
-    sources = ", ".join(str(source["name"]) for source in record.data["sources"])
-    registers = "import slim_core  # PEFT now knows SLIM\n" if record.method == "slim" else ""
-    lines = [
-        f"---\n{data.to_yaml()}\n---\n",
-        f"# {base}, fine-tuned with {record.method.upper() if record.method != 'dora' else 'DoRA'}\n",
-        f"A PEFT adapter, trained on {sources} ({record.data['train']['examples']} examples, {record.steps} steps of "
-        f"{settings['batch_size']}, learning rate {settings['learning_rate']:g}, seed {settings['seed']}).",
-        *(["Training was interrupted: this is the state at that step.\n"] if record.interrupted else [""]),
-        f"{_markdown([record])}\n\n{CAPTION}",
-        f"\nEverything else about the run is in `{RECORD}`.\n",
-        f"```python\n{registers}from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n",
-        f'base = AutoModelForCausalLM.from_pretrained("{base}")',
-        'model = PeftModel.from_pretrained(base, "this-folder")',
-        "```",
-    ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 TITLE = "Same data, same order, same budget"
 CAPTION = "Before and after: validation loss in nats per answer token. Identity and distance at the last step."
 COLUMNS = (
@@ -270,9 +240,10 @@ def print_comparison(console: Console, records: Sequence[TrainingRecord]) -> Non
 
 def write_comparison(folder: Path, records: Sequence[TrainingRecord]) -> None:
     """The same as a Markdown file."""
-    (folder / "comparison.md").write_text(f"# {TITLE}\n\n{_markdown(records)}\n\n{CAPTION}\n", encoding="utf-8")
+    (folder / "comparison.md").write_text(f"# {TITLE}\n\n{markdown_table(records)}\n\n{CAPTION}\n", encoding="utf-8")
 
 
-def _markdown(records: Sequence[TrainingRecord]) -> str:
+def markdown_table(records: Sequence[TrainingRecord]) -> str:
+    """One row for each method, as Markdown."""
     rows = [COLUMNS, ["---"] * len(COLUMNS), *map(_cells, records)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
