@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from slim_core.demo.downstream import DOWNSTREAM_TASKS
+from slim_core.demo.measure import questions
 from slim_core.demo.stored import load_report, load_results
 from slim_core.demo.verify import DEMO, QUESTIONS, differences, missing, sample
-from slim_core.inference import Message, Row, Sampling, load_engine
+from slim_core.inference import Message, Row, Sampling, load_engine, verdict_of
 
 
 FILE_LIMIT, TOTAL_LIMIT = 9_500_000, 25_000_000  # bytes
@@ -58,3 +60,18 @@ def test_a_second_question_is_answered_as_if_it_were_the_first():
         [Row("base", (*before, Message("user", "What is the capital of France?")))], Sampling(max_new_tokens=20)
     )
     assert "Paris" in step.rows[0].text
+
+
+def test_trained_foreign_and_trained_again_in_one_conversation():
+    engine = load_engine(DEMO / "base", slim=DEMO / "slim", device="cpu")
+    trained = [questions(task, "test", 5)[4].prompt for task in DOWNSTREAM_TASKS]
+    foreign = [questions(task, "test", 5)[4].prompt for task in ("sums", "facts")]
+    asked = [trained[0], foreign[0], trained[1], foreign[1], trained[2]]
+    said, shares = (), []
+    for question in asked:
+        said = (*said, Message("user", question))
+        *_, step = engine.answer([Row("slim", said, routing=True)], Sampling(max_new_tokens=20))
+        shares.append(verdict_of(step.routing[0]).identity)
+        said = (*said, Message("assistant", step.rows[0].text))
+    # Foreign ones go past LoRA less wholly after a trained turn than as the first one.
+    assert max(shares[::2]) < 0.1 and min(shares[1::2]) > 0.6
