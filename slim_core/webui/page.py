@@ -34,6 +34,7 @@ SCRIPTS = (
     "mailbox", "plane", "forgetting", "facts", "adapters", "model",
 )  # fmt: skip
 STYLES = ("page", "compare", "routing", "adapters")
+STATUS_SECONDS = 5.0  # between two messages to those who wait in Gradio's queue
 TITLE = "SLIM Compare"
 LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar prompts past its adapter."
 
@@ -182,7 +183,11 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             backend.own.leave(str(request.session_hash))
 
         demo.unload(left)
-    demo.queue(max_size=config.queue_size, default_concurrency_limit=config.concurrency)
+    # With "auto" Gradio tells all who wait of each start, in the loop that starts their events: somebody who has just
+    # left raises a KeyError there, which ends the loop, and nobody is answered any more. A rate is told elsewhere.
+    demo.queue(
+        max_size=config.queue_size, default_concurrency_limit=config.concurrency, status_update_rate=STATUS_SECONDS
+    )
     return demo
 
 

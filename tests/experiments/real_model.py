@@ -34,6 +34,7 @@ from slim_core import SlimConfig, extra_losses, set_gate, trace_routing
 TOKENS = 256
 BATCH = 16
 EXPERTS, RANK = 8, 8
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CHOICES = "Please choose the correct answer to the question: {} {}\n\nAnswer format: {}"
 # What is trained on reads like this, as LLM-Adapters writes it.
 PROMPT = "### Instruction:\n{}\n\n### Response:\n"
@@ -192,13 +193,17 @@ def main() -> None:
     print(f"{'method':<58}{'rate':>7}{'task':>8}" + "".join(f"{'KL ' + name:>12}" for name in others), end="")
     print(f"{'past LoRA: task':>17}" + "".join(f"{name:>9}" for name in others) + f"{'s':>6}", flush=True)
     token = {"distance_scope": "token", "yield_mode": "calibrated", "yield_quantile": 0.95}
-    configs = {} if args.no_lora else {"LoRA": LoraConfig(r=EXPERTS * RANK, lora_alpha=2 * EXPERTS * RANK)}
+    configs = (
+        {}
+        if args.no_lora
+        else {"LoRA": LoraConfig(r=EXPERTS * RANK, lora_alpha=2 * EXPERTS * RANK, target_modules=LINEARS)}
+    )
     for changes in args.slim or [token, {}]:
-        config = SlimConfig(**({"r": RANK, "num_experts": EXPERTS, "alpha": 2 * RANK, "num_clusters": 64} | changes))
+        same = {"r": RANK, "num_experts": EXPERTS, "alpha": 2 * RANK, "num_clusters": 64, "target_modules": LINEARS}
+        config = SlimConfig(**(same | changes))
         configs["SLIM " + json.dumps(changes).replace('"', "")] = config
     for lr in args.lr:
         for name, config in configs.items():
-            config.target_modules = "all-linear"
             torch.manual_seed(args.seed)
             model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
             begin = time.perf_counter()

@@ -152,11 +152,11 @@ def test_the_note_comes_from_the_template(engine, backend):
     assert "reads the latest prompt alone" in views.transcript(session, backend)["note"]
 
 
-def test_strength_goes_to_the_row_and_leaves_the_drift_out(asked):
+def test_strength_goes_to_the_row_and_the_drift(asked):
     session = asked("A foreign prompt", slim=0.0)
     turn = session.turns[0]
     assert turn.answers["slim"].strength == 0 and float(turn.answers["slim"].routing.gate.min()) == 1
-    assert [v.variant for v in turn.drift.variants] == ["lora"]
+    assert [v.variant for v in turn.drift.variants] == ["lora", "slim"]
     assert turn.answers["lora"].strength is None and torch.equal(
         turn.answers["lora"].routing.gate, torch.ones_like(turn.answers["lora"].routing.gate)
     )
