@@ -21,8 +21,9 @@ from .config import LONGEST_OPENING
 # After how many of the latest tokens the sums are kept, so that a cache can be cropped: assisted decoding takes back
 # tokens of its last forward. Memory is this times C numbers for each router and row, at most.
 TRAIL = 64
-# How many forwards before the latest one are kept beside it, for one row: an adapted model that assists guesses token
-# by token, up to twenty by default, and takes back what was wrong. transformers assists single rows only.
+# How many tokens back the forwards before the latest one are kept beside it, for one row: an adapted model that
+# assists guesses token by token, up to twenty by default, and takes back what was wrong. transformers assists single
+# rows only.
 GUESSES = 20
 _ATTRIBUTE = "slim_sequences"
 
@@ -98,7 +99,13 @@ class SequenceState:
         self.read = read
         if before is not None:
             was = _Earlier(before.length, before.sums, before.counts, before.tail, before.adapters, before.read)
-            self.earlier = (*before.earlier, was)[-GUESSES:]
+            since, kept = read, []
+            for state in (was, *reversed(before.earlier)):
+                if since > GUESSES:
+                    break
+                kept.append(state)
+                since += state.read
+            self.earlier = tuple(reversed(kept))
 
     def _change(self, of_rows) -> None:
         self.sums = {key: of_rows(kept) for key, kept in self.sums.items()}

@@ -276,6 +276,14 @@ def test_only_so_many_forwards_are_kept(ids):
     refuses(model, ids[:1], cache, "other code than the adapted model put them there, or took some away")
 
 
+def test_no_forward_is_kept_that_so_many_tokens_cannot_reach(ids):
+    cache = DynamicCache(config=learned().config)
+    row = ids[:1].repeat(1, 6)
+    read(learned(), row[:, :60], [10] * 6, cache)
+    state = cache.slim_sequences
+    assert [was.length for was in state.earlier] == [40, 50]
+
+
 # -- what is not known ---------------------------------------------------------------------------------------------
 
 

@@ -197,20 +197,19 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_keeps_the_damaged_on
     assert snapshot(again.output / "elsewhere") == elsewhere
 
 
-def test_without_a_whole_checkpoint_a_run_refuses_to_begin_anew(again):
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (write(STATE, ""), r"checkpoint-4 is damaged .*empty"),
+        (other_weights, r"checkpoint-2 is damaged \(adapter_model.safetens"),
+    ],
+    ids=["empty states", "weights of another adapter"],
+)
+def test_without_a_whole_checkpoint_a_run_refuses_to_begin_anew(damage, why, again):
     for step in (2, 4):
-        write(STATE, "")(again.output / "checkpoints" / f"checkpoint-{step}")
+        damage(again.output / "checkpoints" / f"checkpoint-{step}")
     before = snapshot(again.output)
-    with pytest.raises(TrainingError, match=r"has no whole checkpoint to go on from: checkpoint-4 is damaged .*empty"):
-        train(again)
-    assert snapshot(again.output) == before
-
-
-def test_weights_of_another_adapter_in_every_checkpoint_are_refused(again):
-    for step in (2, 4):
-        other_weights(again.output / "checkpoints" / f"checkpoint-{step}")
-    before = snapshot(again.output)
-    with pytest.raises(TrainingError, match=r"no whole checkpoint .*checkpoint-2 is damaged \(adapter_model.safetens"):
+    with pytest.raises(TrainingError, match=rf"has no whole checkpoint to go on from: .*{why}"):
         train(again)
     assert snapshot(again.output) == before
 
