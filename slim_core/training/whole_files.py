@@ -169,6 +169,7 @@ def _check_torch(path: Path, name: Path) -> None:
     with path.open("rb") as file, warnings.catch_warnings(), safe_globals():
         warnings.simplefilter("ignore")
         try:
+            # As transformers will read it: tensors and plain values, and no code. It is the run's own file.
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # zip, pickle and tensors each have their own
             raise _Damage(f"{name} is cut off or cannot be read safely") from None
