@@ -6,16 +6,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.live import Live
 
+from ..paths import DEMO
 from .say import refuse, screen
 
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "demo"
 SAMPLING = "Sampling"
 
 
@@ -80,12 +79,12 @@ def _sources(base: str | None, lora: str | None, slim: str | None) -> tuple[str,
 
     if base is not None:
         return base, lora, slim
-    if not (ASSETS / "base").is_dir():
+    if not (DEMO / "base").is_dir():
         raise EngineError(
-            f"There is no demo model in {ASSETS}: make it with `python -m slim_core demo build`, or name your own "
+            f"There is no demo model in {DEMO}: make it with `python -m slim_core demo build`, or name your own "
             "with --base, --lora and --slim."
         )
-    return str(ASSETS / "base"), lora or str(ASSETS / "lora"), slim or str(ASSETS / "slim")
+    return str(DEMO / "base"), lora or str(DEMO / "lora"), slim or str(DEMO / "slim")
 
 
 def _check_strength(engine, strength: float | None) -> None:

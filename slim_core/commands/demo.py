@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..paths import DEMO
 from .pairs import pairs
 from .say import refuse, screen
 
@@ -35,7 +36,6 @@ def build(
     from ..demo.build import BuildError, build
     from ..demo.recipe import Conversations, Recipe
     from ..demo.trial import Plan
-    from ..demo.verify import DEMO
     from ..training import TrainingError
 
     console = screen()
@@ -96,7 +96,7 @@ def report(
 
 def _complete(demo: Path | None) -> Path:
     """The folder of the demo, if its weights are there."""
-    from ..demo.verify import DEMO, missing
+    from ..demo.verify import missing
 
     demo = demo or DEMO
     lacking = missing(demo)

@@ -23,7 +23,6 @@ from .trial import SCALES, load, rewind, sha256
 from .world import GENERAL_TASKS
 
 
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 SHIPPED = ("base", "lora", "slim")
 OPEN = "slim_open"
 VARIANTS = (*SHIPPED, OPEN)

@@ -6,12 +6,12 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..adapters.errors import reason
+from ..paths import ASSETS
 from . import about, adapters, compare, drift, forgetting, models, routing
 from .api import add_api
 from .backend import Backend
@@ -28,7 +28,6 @@ from .wizard import untouched
 from .words import base_name
 
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SCRIPTS = (
     "common", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture", "routing", "detail", "drift",
     "mailbox", "plane", "forgetting", "facts", "adapters", "model",

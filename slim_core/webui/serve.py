@@ -10,14 +10,15 @@ from typing import Any
 import gradio as gr
 
 from ..inference import BaseSwitch, Engine, open_base
+from ..paths import DEMO
 from .backend import Backend
 from .choices import choices_of, first_choice
 from .config import Config
 from .forgetting import RESULTS, read_results
-from .page import ASSETS, build
+from .page import build
 
 
-def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = ASSETS / "demo") -> gr.Blocks:
+def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = DEMO) -> gr.Blocks:
     """Load the model and build the interface around it.
 
     Args:

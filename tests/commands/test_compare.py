@@ -130,7 +130,7 @@ def test_a_quantised_base(folders, flag, dtype):
 
 
 def test_without_a_demo_the_sentence_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "ASSETS", tmp_path)
+    monkeypatch.setattr(command, "DEMO", tmp_path)
     result = run()
     assert result.exit_code == 1 and "python -m slim_core demo build" in result.stderr
 

@@ -8,8 +8,9 @@ import pytest
 from slim_core.demo.downstream import DOWNSTREAM_TASKS
 from slim_core.demo.measure import questions
 from slim_core.demo.stored import load_report, load_results
-from slim_core.demo.verify import DEMO, QUESTIONS, differences, missing, sample
+from slim_core.demo.verify import QUESTIONS, differences, missing, sample
 from slim_core.inference import Message, Row, Sampling, load_engine, verdict_of
+from slim_core.paths import DEMO
 
 
 FILE_LIMIT, TOTAL_LIMIT = 9_500_000, 25_000_000  # bytes

@@ -16,9 +16,10 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r tests/requirements.txt brings playwright")
 
+from slim_core.paths import DEMO  # noqa: E402
 from slim_core.webui.backend import Backend  # noqa: E402
 from slim_core.webui.config import Config  # noqa: E402
-from slim_core.webui.page import ASSETS, build, launch  # noqa: E402
+from slim_core.webui.page import build, launch  # noqa: E402
 from slim_core.webui.serve import open_engine, stored_results  # noqa: E402
 from tests.ui.scripted import RESULTS, ScriptedEngine  # noqa: E402
 from tests.ui.visit import ARGUMENTS, SECONDS, Visit  # noqa: E402
@@ -26,7 +27,6 @@ from tests.ui.visit import ARGUMENTS, SECONDS, Visit  # noqa: E402
 
 sync_api.expect.set_options(timeout=15 * SECONDS)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-DEMO = ASSETS / "demo"
 
 
 @pytest.fixture(scope="session")

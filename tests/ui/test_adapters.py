@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from slim_core import SlimConfig
 from slim_core.adapters.files import CONFIG, WEIGHTS
+from slim_core.paths import DEMO
 from slim_core.webui import adapters as tab
 from slim_core.webui.config import Config
 from slim_core.webui.forgetting import read_results
@@ -30,7 +31,6 @@ from tests.adapters.hub_server import Hub, serve
 from .conftest import Site
 
 
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 SECOND, THIRD = "Second column", "Third column"
 

@@ -9,9 +9,9 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from slim_core.paths import DEMO
 from slim_core.webui.examples import PAIRS
 
-from .conftest import DEMO
 from .test_files import save
 
 

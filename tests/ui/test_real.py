@@ -14,11 +14,12 @@ import pytest
 from playwright.sync_api import expect
 
 from slim_core.demo.chat import train_tokenizer
+from slim_core.paths import DEMO
 from slim_core.webui.config import Config
 from slim_core.webui.serve import open_engine
 from tests.inference.conftest import TEXTS, save_lora, save_slim, tiny_base
 
-from .conftest import DEMO, Site, free_port
+from .conftest import Site, free_port
 
 
 ROOT = Path(__file__).resolve().parents[2]

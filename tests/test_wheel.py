@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel, installed where there is no checkout: command, demo, page and API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+import venv
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+
+
+ROOT = Path(__file__).resolve().parents[1]
+QUESTION = "What is the capital of France?"
+
+
+class Installed:
+    """An environment of its own with the wheel in it, and a folder that is no checkout."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder, self.home = root / "venv", root / "elsewhere"
+        self.home.mkdir()
+        # It takes everything but this project from the environment of the tests.
+        venv.create(self.folder, with_pip=False)
+        self.packages = Path(sysconfig.get_path("purelib", vars={"base": str(self.folder)}))
+        (self.packages / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        self.bin = self.folder / ("Scripts" if os.name == "nt" else "bin")
+        self.environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        self.environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+
+    def install(self, wheel: Path) -> None:
+        options = ["--no-deps", "--no-index", "--no-compile", "--quiet", str(wheel)]
+        python = ["--python", str(self.bin / "python")]
+        subprocess.run([sys.executable, "-m", "pip", *python, "install", *options], check=True, timeout=120)
+
+    def start(self, *command: str) -> subprocess.Popen:
+        path = shutil.which(command[0], path=str(self.bin))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([path, *command[1:]], cwd=self.home, env=self.environment, **pipes)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Installed:
+    root = tmp_path_factory.mktemp("wheel")
+    found = Installed(root)
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(root)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = root.glob("*.whl")
+    found.install(wheel)
+    return found
+
+
+def test_the_command_answers_with_the_demo_that_the_wheel_brings(installed):
+    compare = installed.start("slim", "compare", QUESTION, "--max-new-tokens", "12")
+    said, _ = compare.communicate(timeout=120)
+    assert compare.returncode == 0, said
+    assert said.count("Paris") >= 2 and "bypasses LoRA" in said
+    where = "import slim_core.paths as p; print(p.__file__); print(p.DEMO)"
+    found, _ = installed.start("python", "-c", where).communicate(timeout=60)
+    assert found.split() == [str(installed.packages / "slim_core" / name) for name in ("paths.py", "assets/demo")]
+
+
+def test_the_app_has_its_page_and_its_api(installed):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    app = installed.start("slim", "serve", "--port", str(port), "--device", "cpu")
+    try:
+        page = wait_for(address, app)
+        assert "// The columns and the conversation." in page
+        for style in (ROOT / "assets" / "webui").glob("*.css"):
+            # The first line is that of every file.
+            assert style.read_text(encoding="utf-8").splitlines()[1] in page, style.name
+        answers = Client(address, verbose=False).predict(QUESTION, max_new_tokens=12, api_name="/compare")
+        assert "Paris" in answers["base"]["text"] and set(answers) >= {"lora", "slim", "verdict"}
+    finally:
+        app.terminate()
+        said, _ = app.communicate(timeout=60)
+    assert "Traceback" not in said
+
+
+def wait_for(address: str, app: subprocess.Popen) -> str:
+    """The page, once it is there."""
+    open_page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+    end = time.monotonic() + 120
+    while time.monotonic() < end and app.poll() is None:
+        try:
+            with open_page(address, timeout=10) as answer:
+                assert answer.status == 200
+                return answer.read().decode("utf-8")
+        except OSError:
+            time.sleep(0.2)
+    app.kill()
+    pytest.fail(f"The app did not start: {app.communicate()[0]}")
