@@ -140,6 +140,12 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", rich_help_panel=MACHINE, help="Less memory, more time.")
     ] = False,
+    group_by_length: Annotated[
+        bool,
+        typer.Option(
+            "--group-by-length", rich_help_panel=MACHINE, help="Examples of like length in each step: less padding."
+        ),
+    ] = False,
     base_revision: Annotated[str | None, typer.Option(rich_help_panel=MACHINE, help="Version of the base.")] = None,
     log_every: Annotated[int, typer.Option(rich_help_panel=MACHINE, help="Steps between logs.")] = 10,
     save_every: Annotated[int, typer.Option(rich_help_panel=MACHINE, help="Steps between checkpoints.")] = 200,
@@ -193,6 +199,7 @@ def train(
             seed=seed,
             bf16=bf16,
             gradient_checkpointing=gradient_checkpointing,
+            group_by_length=group_by_length,
             log_every=log_every,
             save_every=save_every,
             report_to=report_to,

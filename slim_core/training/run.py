@@ -248,6 +248,7 @@ def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SavingTrai
             data_collator=Collator(_pad_token(prepared.tokenizer)),
             callbacks=[LossGuard(), *prepared.callbacks],
             watched=examples.validation or examples.train,
+            group_by_length=settings.group_by_length,
         )
     except (ImportError, RuntimeError) as error:  # as integrations raise them
         if not settings.report_to or isinstance(error, torch.OutOfMemoryError):

@@ -88,6 +88,7 @@ class TrainSettings:
         seed: of the split, the order, the first weights and the masks.
         bf16: multiply in bfloat16; None where the device is a GPU that has it. Some CPUs have it too.
         gradient_checkpointing: recompute activations, for less memory.
+        group_by_length: put examples of like length into the same step. Less padding, so faster where lengths differ.
         log_every, save_every: in optimiser steps.
         report_to: transformers' integrations that also get the logs, such as tensorboard.
         resume: go on from the last checkpoint in `output`.
@@ -124,6 +125,7 @@ class TrainSettings:
     seed: int = 42
     bf16: bool | None = None
     gradient_checkpointing: bool = False
+    group_by_length: bool = False
     log_every: int = 10
     save_every: int = 200
     report_to: list[str] = field(default_factory=list)

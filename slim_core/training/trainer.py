@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..method import extra_losses, trace_routing
 from ..method.config import SlimType
 from .encoding import IGNORED, Example
+from .order import GroupedByLength
 
 
 WATCHED = 4  # examples whose routing is logged
@@ -32,15 +34,26 @@ class SlimTrainer(Trainer):
 
     Args:
         watched: examples whose routing is logged; the first four count.
+        group_by_length: put training examples of like length into the same step.
     """
 
-    def __init__(self, *args: Any, watched: Sequence[Example], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, watched: Sequence[Example], group_by_length: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._routed = isinstance(self.model, PeftModel) and self.model.peft_type == SlimType.SLIM
         self._watched = list(watched[:WATCHED])
+        self._group_by_length = group_by_length
         self._extra: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._forwards = 0
         self._evaluated: list[Tensor] = []
+
+    # -- order ---------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> Sampler | None:
+        if not self._group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(step, [len(example.input_ids) for example in examples], self.args.data_seed)
 
     # -- losses --------------------------------------------------------------------------------------------------
 
