@@ -22,7 +22,7 @@ from slim_core.webui.config import Config  # noqa: E402
 from slim_core.webui.page import build, launch  # noqa: E402
 from slim_core.webui.serve import open_engine, stored_results  # noqa: E402
 from tests.ui.scripted import RESULTS, ScriptedEngine  # noqa: E402
-from tests.ui.visit import ARGUMENTS, SECONDS, Visit  # noqa: E402
+from tests.ui.visit import ARGUMENTS, SECONDS, Pages, Visit  # noqa: E402
 
 
 sync_api.expect.set_options(timeout=15 * SECONDS)
@@ -38,6 +38,11 @@ def browser() -> Iterator[Any]:
         found = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield found
         found.close()
+
+
+@pytest.fixture(scope="session")
+def pages(browser) -> Pages:
+    return Pages(browser)
 
 
 class Site:
@@ -91,12 +96,12 @@ def demo() -> Iterator[Site]:
 
 
 @pytest.fixture
-def visit(browser, site) -> Iterator[Callable[..., Visit]]:
+def visit(pages, site) -> Iterator[Callable[..., Visit]]:
     """Opens a visitor's page, each in a browser profile of its own. No page may ask any other machine for anything."""
     visits: list[Visit] = []
 
     def open_page(**options: Any) -> Visit:
-        visits.append(Visit(browser, options.pop("url", site.url), **options))
+        visits.append(Visit(pages, options.pop("url", site.url), **options))
         return visits[-1]
 
     yield open_page
