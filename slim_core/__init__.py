@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SLIM: fine-tune a language model without making it forget. Importing this package registers SLIM with PEFT."""
+"""SLIM: fine-tune a language model without making it forget. Once this package is imported, PEFT knows SLIM.
 
-from .method import (
-    SlimConfig,
-    SlimModel,
-    export_lora,
-    extra_losses,
-    load_lora,
-    set_gate,
-    slice_factors,
-    trace_routing,
-    turn_opening,
-)
+PEFT and torch take seconds to import, so nothing is imported here before it is used: the names below come with their
+first use, and SLIM is registered with PEFT when PEFT is imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import registration
+
+
+if TYPE_CHECKING:
+    from .method import (
+        SlimConfig,
+        SlimModel,
+        export_lora,
+        extra_losses,
+        load_lora,
+        set_gate,
+        slice_factors,
+        trace_routing,
+        turn_opening,
+    )
+
+    __version__: str
 
 
 __all__ = [
@@ -25,3 +38,29 @@ __all__ = [
     "trace_routing",
     "turn_opening",
 ]
+
+registration.with_peft()
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(".method", __name__), name)
+    if name == "method":
+        return import_module(".method", __name__)
+    if name == "__version__":
+        return _version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__", "method"})
+
+
+def _version() -> str:
+    """Of the installed distribution; a checkout that is not installed has none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("slim-core")
+    except PackageNotFoundError:
+        return "0+checkout"

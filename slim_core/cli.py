@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from .commands import adapter, demo
 from .commands.bench_compare import bench_compare
@@ -18,7 +17,6 @@ from .commands.estimate import estimate
 from .commands.pairs import pairs
 from .commands.say import refuse, screen
 from .commands.serve import serve
-from .method import SlimConfig
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
@@ -45,8 +43,10 @@ def bench(
 ) -> None:
     """Time one adapted Linear: base, PEFT LoRA of equal total rank, SLIM, and a loop over experts, side by side."""
     import torch
+    from rich.table import Table
 
     from .evaluation.speed import describe_machine, settings, time_setting
+    from .method import SlimConfig
 
     available = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     if device != "all" and device not in available:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from .say import printable, refuse, screen
 
@@ -25,6 +24,8 @@ def bench_compare(
     prompt: Annotated[str, typer.Option(help="The question.")] = "What is the capital of Peru?",
 ) -> None:
     """Time base, LoRA and SLIM in one batch, against the base alone and one run after another."""
+    from rich.table import Table
+
     from ..demo.chat import train_tokenizer
     from ..evaluation.compare_speed import experts_used, random_engine, time_ways
     from ..evaluation.speed import describe_machine

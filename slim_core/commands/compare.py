@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.live import Live
 
 from ..paths import DEMO
 from .say import refuse, screen
@@ -100,6 +99,8 @@ def _check_strength(engine, strength: float | None) -> None:
 
 def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> bool:
     """Answer and print. Returns whether no row has an answer."""
+    from rich.live import Live
+
     from ..inference import Row, verdict_of
     from .compare_view import answers_view, drift_sentence, identity_by_block, identity_view, verdict_sentence
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PEFT learns of SLIM when it is imported, and is not imported for that."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+
+METHOD = "slim_core.method"  # registers SLIM with PEFT when it is imported
+
+
+def with_peft() -> None:
+    """Register SLIM now if PEFT is there, else as soon as anybody imports it."""
+    if "peft" in sys.modules:
+        import_module(METHOD)
+    else:
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """Finds PEFT where the others find it, and has SLIM registered once PEFT is there."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "peft":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            _hush_bitsandbytes()
+            execute(module)
+            import_module(METHOD)
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+
+def _hush_bitsandbytes() -> None:
+    """PEFT imports bitsandbytes, which on some processors warns that it could not fetch machine code from the Hub.
+
+    Nobody asked for it: nothing is lost without, and no code of the Hub is run here.
+    """
+    import logging
+
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_offer)
+
+
+def _is_no_offer(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward from kernels-community")

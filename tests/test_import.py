@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `import slim_core` and `--help` bring along, and what they do not. Each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slim_core
+
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = {"gradio", "datasets", "pyarrow", "bitsandbytes", "pandas", "plotly"}
+SLOW = {"torch", "transformers", "peft"}
+
+
+def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_importing_it_imports_nothing_else():
+    code = "import slim_core, sys; slim_core.__version__, dir(slim_core); print(*sys.modules)"
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert not (EXTRAS | SLOW) & set(done.stdout.split())
+
+
+def test_help_waits_for_nothing_and_is_quiet():
+    for arguments in (["--help"], ["compare", "--help"], ["adapter", "--help"], ["train", "--help"]):
+        done = python("-X", "importtime", "-m", "slim_core", *arguments)
+        assert done.returncode == 0 and "Usage:" in done.stdout
+        lines = done.stderr.splitlines()
+        assert all(line.startswith("import time:") for line in lines), done.stderr
+        assert not (EXTRAS | SLOW) & {line.rpartition("|")[2].strip() for line in lines}
+
+
+KNOWS = (
+    'from peft import PEFT_TYPE_TO_CONFIG_MAPPING as known; print([known[k].__name__ for k in known if k == "SLIM"])'
+)
+
+
+@pytest.mark.parametrize("order", ["import slim_core, peft", "import peft, slim_core", "import slim_core.method"])
+def test_peft_knows_slim_whichever_is_imported_first(order):
+    done = python("-c", f"{order}; {KNOWS}")
+    assert (done.stdout, done.stderr) == ("['SlimConfig']\n", "")
+
+
+def test_names_come_with_their_first_use():
+    from slim_core import method
+
+    assert slim_core.method is method
+    assert all(getattr(slim_core, name) is getattr(method, name) for name in slim_core.__all__)
+    assert set(slim_core.__all__) <= set(dir(slim_core))
+    with pytest.raises(AttributeError, match="has no attribute 'SlimConfg'"):
+        slim_core.SlimConfg  # noqa: B018
+
+
+def test_the_version_is_that_of_the_installed_distribution(monkeypatch):
+    asked = []
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: asked.append(name) or "1.2.3")
+    assert (slim_core.__version__, asked) == ("1.2.3", ["slim-core"])
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert slim_core.__version__ == "0+checkout"
+
+
+def test_an_offer_of_bitsandbytes_is_not_passed_on_and_its_warnings_are():
+    code = (
+        "import slim_core, peft, logging; log = logging.getLogger('bitsandbytes.backends.cpu.ops');"
+        "log.warning('Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please install', 1);"
+        "log.warning('The memory is low')"
+    )
+    assert python("-c", code).stderr == "The memory is low\n"
