@@ -106,7 +106,9 @@ def sum_tokens(
     counted = distance < OVERFLOW if valid is None else (distance < OVERFLOW) & valid
     member = (cluster.unsqueeze(-1) == torch.arange(num_clusters, device=z.device)) & counted.unsqueeze(-1)
     member = member.to(z.dtype)
+    # A copy, which is squared in place: one more buffer of the tokens' size costs more than the squares.
     z = torch.where(counted.unsqueeze(-1), z, 0)
+    sums = member.t() @ z
     total = counted.sum().to(z.dtype)
     reference = torch.zeros(2, dtype=z.dtype, device=z.device)
     if bucket is not None:
@@ -114,7 +116,27 @@ def sum_tokens(
     elif quantile is not None:
         at = torch.nanquantile(distance.masked_fill(~counted, torch.nan), quantile).nan_to_num(0.0)
         reference = torch.stack([total * at, total])
-    return ClusterSums(member.sum(0), member.t() @ z, member.t() @ z.square(), reference)
+    return ClusterSums(member.sum(0), sums, member.t() @ z.square_(), reference)
+
+
+def sum_about(x: Tensor, mean: Tensor, var: Tensor, valid: Tensor | None) -> ClusterSums:
+    """What all tokens of a forward say about their mean and variance: `sum_tokens` with one cluster, in fewer passes.
+
+    Args:
+        x: (T, C) tokens.
+        mean: (1, C) running mean.
+        var: (1, C) running variance.
+        valid: (T,) bool, False for padding; None if every token counts.
+    """
+    scale = (var + VARIANCE_EPS).rsqrt()
+    offset = x - mean
+    # At least the size of every channel of z.
+    size = torch.linalg.vector_norm(offset, dim=-1) * scale.amax()
+    counted = size < OVERFLOW if valid is None else (size < OVERFLOW) & valid
+    offset.masked_fill_(~counted.unsqueeze(-1), 0)
+    first = offset.sum(0, keepdim=True) * scale
+    second = offset.square_().sum(0, keepdim=True) * scale.square()
+    return ClusterSums(counted.sum().to(x.dtype).view(1), first, second, x.new_zeros(2))
 
 
 def reference_row(reference: Tensor, quantile: float) -> Tensor:

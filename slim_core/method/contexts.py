@@ -327,7 +327,9 @@ class Sequences:
             own = self.valid if rows is None else self.valid[rows]
             x = x.masked_fill(~own.unsqueeze(-1), 0)
         sums = running_sums(x, layout, before)
-        return sums, Contexts((sums * layout.share).flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
+        # In place where nobody goes on from the sums: a buffer more costs more than the product.
+        mean = sums * layout.share if self.ended is not None else sums.mul_(layout.share)
+        return sums, Contexts(mean.flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
 
     def key_of_call(self, key: str) -> str:
         """A router that runs twice in one forward, as where blocks share their weights, has two sequences."""

@@ -20,7 +20,7 @@ from . import clusters, merging
 from .config import SlimConfig
 from .context import ForwardContext
 from .contexts import Contexts
-from .routing import VARIANCE_EPS, Routing
+from .routing import Routing
 
 
 class PendingSums(NamedTuple):
@@ -128,9 +128,7 @@ class ClusterLearner:
         tokens = None
         if contexts is not None:
             mean, var = self.slim_token_mean[adapter_name], self.slim_token_var[adapter_name]
-            z = (x - mean) * (var + VARIANCE_EPS).rsqrt()
-            far = z.abs().amax(-1)
-            tokens = clusters.sum_tokens(z, far, torch.zeros_like(routing.cluster), valid, 1, None)
+            tokens = clusters.sum_about(x, mean, var, valid)
         earlier = self.pending.get(adapter_name)
         if earlier is None:
             counted = self.slim_count[adapter_name].clone()

@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from slim_core.method.clusters import first_clusters, slide, sum_tokens
-from slim_core.method.routing import cluster_tables, domain_distance, nearest_cluster, normalise
+from slim_core.method.clusters import first_clusters, slide, sum_about, sum_tokens
+from slim_core.method.routing import VARIANCE_EPS, cluster_tables, domain_distance, nearest_cluster, normalise
 from tests.method import reference
 
 
@@ -130,3 +130,17 @@ def test_an_overflow_in_the_first_batch_is_left_out():
 def test_no_valid_token_starts_nothing():
     assert first_clusters(torch.randn(3, 6), torch.zeros(3, dtype=torch.bool), 4, torch.Generator()) is None
     assert first_clusters(torch.full((3, 6), torch.nan), None, 4, torch.Generator()) is None
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_sums_about_one_mean_are_those_of_one_cluster(padded):
+    x = torch.randn(40, 6, dtype=torch.float64) * 3 + 5
+    mean, var = torch.randn(1, 6, dtype=torch.float64), torch.rand(1, 6, dtype=torch.float64)
+    x[3, 2], x[4, 0], x[5, 1] = torch.inf, torch.nan, 1e18
+    valid = torch.rand(40) < 0.7 if padded else None
+    found = sum_about(x.clone(), mean, var, valid)
+    left = [i for i in range(40) if i not in (3, 4, 5) and (valid is None or valid[i])]
+    z = (x[left] - mean) / (var + VARIANCE_EPS).sqrt()
+    assert found.tokens.tolist() == [len(left)]
+    torch.testing.assert_close(found.z, z.sum(0, keepdim=True))
+    torch.testing.assert_close(found.z_squared, z.square().sum(0, keepdim=True))
