@@ -12,13 +12,17 @@ except ImportError:
     spaces = None
 
 from slim_core.inference import EngineError
+from slim_core.noise import hush
 from slim_core.webui.config import Config, ConfigError
-from slim_core.webui.page import launch
-from slim_core.webui.serve import open_app
 
 
+hush()
 try:
     config = Config.read()
+    # Gradio comes with these; by now it is known to be here.
+    from slim_core.webui.page import launch
+    from slim_core.webui.serve import open_app
+
     # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
     lent = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
     demo = open_app(config, spaces.GPU if lent else None)

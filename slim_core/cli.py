@@ -17,6 +17,7 @@ from .commands.estimate import estimate
 from .commands.pairs import pairs
 from .commands.say import refuse, screen
 from .commands.serve import serve
+from .noise import hush
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
@@ -27,6 +28,7 @@ app.add_typer(demo.app, name="demo")
 @app.callback()
 def main() -> None:
     """SLIM: fine-tune a language model without making it forget."""
+    hush()
     # A name may hold what the terminal's encoding has not, or no character at all; that is no reason to end.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -63,6 +63,7 @@ def test_the_command_answers_with_the_demo_that_the_wheel_brings(installed):
     said, _ = compare.communicate(timeout=120)
     assert compare.returncode == 0, said
     assert said.count("Paris") >= 2 and "bypasses LoRA" in said
+    assert "Warning" not in said and "Loading weights" not in said
     where = "import slim_core.paths as p; print(p.__file__); print(p.DEMO)"
     found, _ = installed.start("python", "-c", where).communicate(timeout=60)
     assert found.split() == [str(installed.packages / "slim_core" / name) for name in ("paths.py", "assets/demo")]

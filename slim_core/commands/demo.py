@@ -33,11 +33,14 @@ def build(
     plan: Annotated[list[str], typer.Option(help="FIELD=VALUE of the adapters' plan; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Train the base, LoRA and SLIM from nothing, and measure them."""
+    from transformers.utils.logging import disable_progress_bar
+
     from ..demo.build import BuildError, build
     from ..demo.recipe import Conversations, Recipe
     from ..demo.trial import Plan
     from ..training import TrainingError
 
+    disable_progress_bar()  # there is one of our own
     console = screen()
     demo = output or DEMO
     if output is not None and output.exists() and any(output.iterdir()) and not (output / "base").is_dir():
@@ -66,10 +69,12 @@ def verify(
     """Measure the demo's weights again, on held-out questions."""
     import torch
     from rich.progress import Progress
+    from transformers.utils.logging import disable_progress_bar
 
     from ..demo.stored import save
     from ..demo.verify import differences, jobs, sample, verify
 
+    disable_progress_bar()  # there is one of our own
     console = screen()
     demo = _complete(demo)
     if not write:

@@ -11,6 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
+
+from ..noise import hush
 
 
 def worker_pool(workers: int, begin: Callable[..., None] | None = None, *shared: Any) -> ProcessPoolExecutor:
@@ -27,6 +30,8 @@ def worker_pool(workers: int, begin: Callable[..., None] | None = None, *shared:
 
 def _begin(threads: int, begin: Callable[..., None] | None, shared: tuple[Any, ...]) -> None:
     torch.set_num_threads(threads)
+    hush()
+    disable_progress_bar()
     # A killed parent would leave its workers behind, and they would go on with what waits.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if begin is not None:

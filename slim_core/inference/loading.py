@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.logging import set_tqdm_hook
 
 from ..adapters.base_config import read_base_config
+from ..extras import lacking
 from ..method import guard_cpu_4bit
 from .amounts import count, size
 from .bases import BaseChoice, Tell, base_files, named_folder
@@ -33,6 +32,7 @@ from .estimate import Bits, Need, empty_model, estimate, quantised_weights
 from .families import check_family, measured
 from .foreign import read_foreign
 from .prompts import Prompts
+from .weights import weights_told
 
 
 # Of LLM.int8: the columns that stay in full precision are chosen over the whole batch, so that an answer would depend
@@ -95,6 +95,7 @@ def read_model(
     quantisation: BitsAndBytesConfig | None = None,
     device: torch.device | None = None,
     config: PreTrainedConfig | None = None,
+    tell: Tell = lambda done, total: None,
     **more: Any,
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode.
@@ -106,6 +107,7 @@ def read_model(
         quantisation: of the others.
         device: where a quantised model goes; it cannot be moved later. Others are on the CPU.
         config: as `read_base_config` returns it; None to read it here.
+        tell: called with weights read so far and in all.
         more: for `from_pretrained`.
 
     Raises:
@@ -113,18 +115,21 @@ def read_model(
         torch.OutOfMemoryError: if it does not fit.
     """
     if quantisation is not None:
+        if sentence := lacking("bitsandbytes", f"{base} in 4 or 8 bits"):
+            raise EngineError(sentence)
         more = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}} | more
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            base,
-            config=config or read_base_config(base, revision),
-            revision=revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=dtype,
-            output_loading_info=True,
-            **more,
-        )
+        with weights_told(tell):
+            model, found = AutoModelForCausalLM.from_pretrained(
+                base,
+                config=config or read_base_config(base, revision),
+                revision=revision,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+                **more,
+            )
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
@@ -189,6 +194,8 @@ def plan(
     whole = place.index is None or device is None
     stored = getattr(config, "quantization_config", None) or {}
     bits = 4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else choice.bits
+    if bits is not None and (sentence := lacking("bitsandbytes", f"{choice.label} in {bits} bits")):
+        raise EngineError(sentence)
     with measured(choice.label, config):
         if dtype is None:
             dtype = answer_dtype(place, config.dtype or config.get_text_config().dtype)
@@ -296,8 +303,7 @@ def read_weights(
         # Straight to where it goes, without a copy in the computer's memory.
         where = {"device_map": {"": how.device}}
     try:
-        with _told(tell):
-            model = read_model(str(folder), None, how.dtype, quantisation, how.device, config=how.config, **where)
+        model = read_model(str(folder), None, how.dtype, quantisation, how.device, how.config, tell, **where)
         if not where:
             model.to(how.device)
     except EngineError as error:
@@ -307,36 +313,6 @@ def read_weights(
             raise
         raise EngineError(out_of_memory_sentence(how.device, 1)) from None
     return model
-
-
-@contextmanager
-def _told(tell: Tell) -> Iterator[None]:
-    """Hear how far transformers is with its weights."""
-
-    def hook(factory: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        bar = factory(*args, **kwargs)
-        return _Counted(bar, len(args[0]), tell) if args and kwargs.get("desc") == "Loading weights" else bar
-
-    before = set_tqdm_hook(hook)
-    try:
-        yield
-    finally:
-        set_tqdm_hook(before)
-
-
-class _Counted:
-    """A progress bar that is told on."""
-
-    def __init__(self, bar: Any, total: int, tell: Tell) -> None:
-        self._bar, self._total, self._tell = bar, total, tell
-
-    def __iter__(self) -> Iterator[Any]:
-        for done, item in enumerate(self._bar):
-            self._tell(done, self._total)
-            yield item
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._bar, name)
 
 
 def bits_of(four_bit: bool, eight_bit: bool) -> Bits:

@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow
-import pyarrow.parquet
-
+from ..extras import lacking
 from .errors import DataError, first_line
 from .parsing import NO_ARRAY, json_items, parse_json, shown
 
@@ -198,6 +196,11 @@ def _header(row: list[str], place: str, delimiter: str) -> list[str]:
 
 
 def _read_parquet(name: str, content: bytes) -> tuple[list[Record], int]:
+    if sentence := lacking("pyarrow", f"{name}, a Parquet file,"):
+        raise DataError(sentence)
+    import pyarrow
+    import pyarrow.parquet
+
     try:
         rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
     except UnicodeDecodeError:

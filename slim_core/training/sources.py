@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
+from ..extras import lacking
 from .errors import DataError, first_line
 from .files import ENDINGS, Record, Source, kind_of, read_file
 from .names import named
@@ -51,6 +52,8 @@ def read_source(name: str, *, split: str, subset: str | None, revision: str | No
 
 
 def _read_dataset(name: str, split: str, subset: str | None, revision: str | None) -> Source:
+    if sentence := lacking("datasets", f"The data set {name}"):
+        raise DataError(sentence)
     # Slow to import, and files do not need it.
     from datasets import load_dataset
 

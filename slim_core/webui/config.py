@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters import StoreLimits
+from ..extras import lacking
 from .limits import RANGES
 
 
@@ -102,8 +103,10 @@ class Config:
         """Flags where they are given, else the environment, else the defaults.
 
         Raises:
-            ConfigError: with a sentence that names the variable.
+            ConfigError: with a sentence that names the variable, or the package that is not here.
         """
+        if sentence := lacking("gradio", "The app"):
+            raise ConfigError(sentence)
         found: dict[str, Any] = {}
         for field in fields(cls):
             if flags.get(field.name) is not None:

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages that only a part of the project needs, and what to say where one is not there."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+
+# The extra of this distribution that brings a package.
+EXTRAS = {"gradio": "app", "datasets": "train", "pyarrow": "train", "bitsandbytes": "quant"}
+
+
+def lacking(package: str, what: str) -> str | None:
+    """The sentence that says what to install; None where the package is there.
+
+    Args:
+        package: one of `EXTRAS`.
+        what: needs it, as the sentence begins.
+    """
+    if find_spec(package) is not None:
+        return None
+    return f'{what} needs {package}; install it with: pip install "slim-core[{EXTRAS[package]}]"'
