@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_the_spaces_gradio_is_the_one_that_is_required():
     low, high = re.fullmatch(r"gradio>=([\d.]+),<([\d.]+)", requirement).groups()
     version = [tuple(map(int, text.split("."))) for text in (low, front_matter()["sdk_version"], high)]
     assert version[0] <= version[1] < version[2]
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper():
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (found["version"], found["license"]) == (project["version"], project["license"])
+    assert found["preferred-citation"]["doi"] in [paper["doi"] for paper in found["references"]]
+
+
+def test_ci_runs_what_everyone_can_run():
+    (job,) = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"].values()
+    assert job["steps"][-1] == {"run": ".ci/run"} and os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 # ---- settings
