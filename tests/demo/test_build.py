@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +20,12 @@ from typer.testing import CliRunner
 
 from slim_core.cli import app
 from slim_core.demo import build as build_module
+from slim_core.demo import measure, sweep
 from slim_core.demo.build import BuildError, build
 from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS
 from slim_core.demo.report import tables
 from slim_core.demo.stored import load_report, load_results, save
-from slim_core.demo.sweep import chosen, chosen_rate
+from slim_core.demo.sweep import _begin_worker, chosen, chosen_rate
 from slim_core.demo.trial import METHODS, SCALES, Plan, Task, Trial, load, rewind, settings
 from slim_core.demo.verify import WEIGHTS, compared, differences, jobs, sample, verify
 from slim_core.method import SlimLayer
@@ -30,27 +33,55 @@ from slim_core.training.base import adapter_config
 
 
 QUIET = Console(quiet=True)
+SHORT = 4  # tokens; answers of a base that knows nothing would go on to the limit
+
+
+class Inline(Executor):
+    """Does the work of a sweep in this process: a process of its own takes seconds to start."""
+
+    def __init__(self, workers: int, begin: Callable[..., None], *shared) -> None:
+        begin(*shared)
+
+    def submit(self, function, *arguments) -> Future:
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def begin_short(steps) -> None:
+    """Begins a worker of the sweep: a process of its own knows nothing of what a test has changed."""
+    measure.LONGEST_ANSWER = SHORT
+    _begin_worker(steps)
 
 
 @pytest.fixture(scope="module")
-def built(recipe, conversations, plan, tmp_path_factory) -> Path:
+def built(tokenizer, recipe, conversations, plan, tmp_path_factory) -> Path:
     """A folder with a demo and the work on it. Tests that change it take `demo`."""
     root = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
         # A base that knows nothing is good enough.
         patch.setattr(build_module, "ENOUGH", 0.0)
         patch.setattr(build_module, "BASE_QUESTIONS", 8)
-        patch.setattr("slim_core.demo.measure.LONGEST_ANSWER", 4)
+        patch.setattr(build_module, "train_tokenizer", lambda: tokenizer)
+        patch.setattr(measure, "LONGEST_ANSWER", SHORT)
+        patch.setattr(sweep, "_begin_worker", begin_short)
         build(root / "demo", root / "work", recipe, conversations, plan, QUIET, questions=20)
     return root
 
 
 @pytest.fixture
-def demo(built, monkeypatch, tmp_path) -> Path:
-    """A copy of the demo, next to a copy of the work."""
+def cheap(tokenizer, monkeypatch) -> None:
+    """Another build takes little: no worker processes, whose start takes seconds, and the tokenizer of all tests."""
     monkeypatch.setattr(build_module, "ENOUGH", 0.0)
     monkeypatch.setattr(build_module, "BASE_QUESTIONS", 8)
-    monkeypatch.setattr("slim_core.demo.measure.LONGEST_ANSWER", 4)
+    monkeypatch.setattr(build_module, "train_tokenizer", lambda: tokenizer)
+    monkeypatch.setattr(sweep, "worker_pool", Inline)
+    monkeypatch.setattr(measure, "LONGEST_ANSWER", SHORT)
+
+
+@pytest.fixture
+def demo(built, cheap, tmp_path) -> Path:
+    """A copy of the demo, next to a copy of the work."""
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     return tmp_path / "demo"
 
@@ -124,14 +155,14 @@ def test_a_second_build_trains_only_what_is_new(demo, recipe, conversations, pla
     def fail(*args):
         raise AssertionError("the base was trained again")
 
-    def again(plan):
-        build(demo, tmp_path / "work", recipe, conversations, plan, QUIET, questions=20)
+    def again(plan, questions=1):
+        build(demo, tmp_path / "work", recipe, conversations, plan, QUIET, questions)
         return trained(tmp_path / "work")
 
     monkeypatch.setattr(build_module.Pretraining, "_train", fail)
     before, results = trained(tmp_path / "work"), load_results(demo)
     assert len(before) == 2 * len(METHODS)
-    assert again(plan) == before
+    assert again(plan, questions=20) == before
     assert load_results(demo) == results
 
     after = again(replace(plan, rates=(1e-3, 2e-2), seeds=(1,)))
@@ -147,9 +178,7 @@ def test_a_second_build_trains_only_what_is_new(demo, recipe, conversations, pla
     assert {name for name in last if last[name] != another[name]} == changed
 
 
-def test_conversations_are_learned_anew_where_the_questions_were(recipe, conversations, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "ENOUGH", 0.0)
-    monkeypatch.setattr(build_module, "BASE_QUESTIONS", 8)
+def test_conversations_are_learned_anew_where_the_questions_were(cheap, recipe, conversations, tmp_path):
     work = tmp_path / "work"
 
     def weights(recipe, conversations):
@@ -167,8 +196,8 @@ def test_conversations_are_learned_anew_where_the_questions_were(recipe, convers
     assert not same(anew[0], first) and not same(anew[1], another[1])
 
 
-def test_a_poor_base_is_no_base_for_adapters(recipe, conversations, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "BASE_QUESTIONS", 8)
+def test_a_poor_base_is_no_base_for_adapters(cheap, recipe, conversations, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "ENOUGH", 0.95)
     with pytest.raises(BuildError, match=r"answers too little: sums 0\.0%.* at least 95% is needed"):
         build(tmp_path / "demo", tmp_path / "work", recipe, conversations, plan, QUIET, questions=20)
     assert not (tmp_path / "demo").exists()
@@ -201,11 +230,14 @@ def test_results_of_other_weights_or_of_other_scores_are_found(demo):
     assert any("slim/adapter_model.safetensors is not the file" in line for line in differences(stored, demo))
 
 
-def test_results_do_not_hang_on_the_workers(built):
+def test_results_do_not_hang_on_the_workers(demo, tokenizer):
+    # Any token ends an answer, in the workers too.
+    file = demo / "base" / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": list(range(len(tokenizer)))}))
     names = []
-    two = verify(built / "demo", 3, workers=2, report=names.append)
-    assert len(names) == jobs(built / "demo")
-    assert verify(built / "demo", 3) == two
+    two = verify(demo, 3, workers=2, report=names.append)
+    assert len(names) == jobs(demo)
+    assert verify(demo, 3) == two
 
 
 def test_every_table_has_all_of_its_columns(built):

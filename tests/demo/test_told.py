@@ -8,7 +8,7 @@ import re
 import pytest
 
 from slim_core.demo import general_examples
-from slim_core.demo.chat import PIECES, train_tokenizer
+from slim_core.demo.chat import PIECES
 from slim_core.demo.relations import SPLITS, clashes, fields
 from slim_core.demo.scenes import BOOLQ
 from slim_core.demo.tables import BY_NAME
@@ -91,9 +91,8 @@ def test_questions_about_claims_are_answered_rightly():
     assert len(answers) > 200 and 0.4 < sum(answers) / len(answers) < 0.6
 
 
-def test_every_word_is_in_the_vocabulary():
+def test_every_word_is_in_the_vocabulary(tokenizer):
     # A word that is not would be read byte by byte, at many times the price.
-    tokenizer = train_tokenizer()
     for task in ("told_choices", "told_claims", "told_questions"):
         for example in general_examples("train", 0, 300, task):
             pieces = re.findall(PIECES, f" {example.prompt}")
