@@ -125,13 +125,11 @@ class AdapterHandlers:
         if not paths:
             yield warn(LimitError(f"Choose the files first: {CONFIG} and {WEIGHTS}."))
             return
-        try:
+        with self.page.uploads.reading(session.owner, paths):
             # At once, so that files that are chosen while these are checked stay.
             yield {self.files: None}
             source = Upload(tuple(UploadedFile(Path(path).name, Path(path)) for path in paths))
             yield from self._use(session, column, label, source)
-        finally:
-            self.page.uploads.drop(session.owner, paths)
 
     def use_hub(self, session: Session, column: Any, label: Any, repository: Any, revision: Any) -> Iterator[Updates]:
         """Fetch an adapter from the Hub, without any token."""

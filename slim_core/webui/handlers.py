@@ -250,15 +250,13 @@ class Handlers:
         """A conversation from a file."""
         if session.run is not None:
             return warn(LimitError("Answers are still being written. Stop them first."))
-        self.page.uploads.note(session.owner, [path])
-        try:
+        with self.page.uploads.reading(session.owner, [path]):
             loaded = columns(session, self.backend)
             base = base_name(self.backend.engine.info)
-            turns, foreign = exchange.load(path, base, loaded, self.page.config.max_upload, session.next_id)
-        except LimitError as error:
-            return warn(error)
-        finally:
-            self.page.uploads.drop(session.owner, [path])
+            try:
+                turns, foreign = exchange.load(path, base, loaded, self.page.config.max_upload, session.next_id)
+            except LimitError as error:
+                return warn(error)
         if foreign:
             notice(
                 f"The conversation is with {foreign}. It is shown, but {base} does not see it when it answers.",

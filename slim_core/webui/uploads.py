@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 
 class Uploads:
@@ -21,6 +22,19 @@ class Uploads:
         with self._lock:
             for path in paths:
                 self._senders.setdefault(path, set()).add(sender)
+
+    @contextmanager
+    def reading(self, sender: str, paths: Iterable[str]) -> Iterator[None]:
+        """What a visitor sent is read, and needed no more after that, unless they send it again in the meantime."""
+        paths, reader = list(paths), uuid4().hex
+        with self._lock:
+            for path in paths:
+                self._senders.setdefault(path, set()).add(reader)
+                self._senders[path].discard(sender)
+        try:
+            yield
+        finally:
+            self.drop(reader, paths)
 
     def drop(self, sender: str, paths: Iterable[str] | None = None) -> None:
         """A visitor needs these no more; None is all that they sent."""

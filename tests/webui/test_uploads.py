@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Uploaded files go when the last of their senders is done with them."""
 
+from pathlib import Path
+
 from slim_core.webui.uploads import Uploads
 
 
@@ -36,3 +38,23 @@ def test_what_was_never_sent_is_not_touched(tmp_path):
     uploads.note("bob", [other])
     uploads.drop("ann", [other, str(tmp_path / "nothing")])
     assert list(tmp_path.iterdir()) != []
+
+
+def test_what_is_sent_again_while_it_is_read_stays(tmp_path):
+    uploads, one = Uploads(), sent(tmp_path, "1")
+    uploads.note("ann", [one])
+    with uploads.reading("ann", [one]):
+        uploads.note("ann", [one])
+    assert Path(one).exists()
+    with uploads.reading("ann", [one]):
+        assert Path(one).exists()
+    assert not Path(one).exists()
+
+
+def test_who_leaves_while_a_file_is_read_takes_it_not_away(tmp_path):
+    uploads, one = Uploads(), sent(tmp_path, "1")
+    uploads.note("ann", [one])
+    with uploads.reading("ann", [one]):
+        uploads.drop("ann")
+        assert Path(one).exists()
+    assert not Path(one).exists()
