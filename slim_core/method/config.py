@@ -13,7 +13,7 @@ from typing import Literal, Optional, Union
 from peft.config import PeftConfig
 
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # An opening is looked for in what a cache remembers of the ids before.
 LONGEST_OPENING = 32
 
@@ -89,6 +89,11 @@ class SlimConfig(PeftConfig):
             `"calibrated"` the same excess times `yield_strength`, `"paper"` `yield_strength * d`. A steep router
             outweighs what is subtracted. With the paper's, LoRA experts start behind by the usual distance of training
             tokens. Where I >= K, most tokens then keep identity experts only and teach the router nothing.
+        carry_up (`bool`, *optional*):
+            Whether LoRA experts give way to the mean excess of all routers that have run so far in the forward, or to
+            that of their own router alone. A context that most routers refuse lies within the reference at some; with
+            the mean, these close too. Unset means yes, and no in adapters of formats 1 and 2. For contexts only, and
+            not with `"paper"`.
         yield_strength (`float`):
             Factor in front of the distance. The paper's is 1; a gate of strength 0 is always open. See
             `slim_core.set_gate` to change it at inference. Logits grow with z too: with `"calibrated"` and `"paper"` a
@@ -188,6 +193,10 @@ class SlimConfig(PeftConfig):
     yield_quantile: float = field(
         default=0.99, metadata={"help": "Quantile of the training distances that counts as in domain."}
     )
+    carry_up: Optional[bool] = field(
+        default=None,
+        metadata={"help": "Yield to the mean excess of all routers so far (default), or to this router's own alone."},
+    )
     context_warmup: int = field(
         default=1, metadata={"help": "Tokens at the beginning of a context that go past the LoRA experts."}
     )
@@ -235,12 +244,19 @@ class SlimConfig(PeftConfig):
         self._check_format()
         if self.distance_scope is None:
             self.distance_scope = "token" if self.format_version == 1 else "context"
+        if self.carry_up is None:
+            self.carry_up = self.format_version > 2
         if self.format_version == 1 and self.yield_mode == "gate":
             # The default of then.
             self.yield_mode = "calibrated"
         self._check_routing()
         self._check_ranges()
         self._check_layers()
+
+    @property
+    def carries_up(self) -> bool:
+        """Whether a router's excess counts for those above it."""
+        return self.carry_up and self.distance_scope == "context" and self.yield_mode != "paper"
 
     @property
     def routed(self) -> bool:
@@ -262,6 +278,8 @@ class SlimConfig(PeftConfig):
             raise ValueError(
                 'Adapters of format 1 know no contexts: leave `format_version` out, or use distance_scope="token".'
             )
+        if self.format_version < 3 and self.carry_up:
+            raise ValueError("Adapters of formats 1 and 2 carry nothing up: leave `format_version` or `carry_up` out.")
         if not isinstance(self.base_fingerprint, (dict, type(None))):
             raise ValueError(
                 "`base_fingerprint` must be a table of shapes by name. The library sets it; leave it out."
@@ -289,7 +307,7 @@ class SlimConfig(PeftConfig):
         _check_choice("yield_mode", self.yield_mode, ("gate", "calibrated", "paper"))
         _check_choice("router_scope", self.router_scope, ("linear", "block"))
         _check_choice("merge", self.merge, ("fast", "dare", "none"))
-        for name in ("use_rslora", "init_weights", "mask_rescale"):
+        for name in ("use_rslora", "init_weights", "mask_rescale", "carry_up"):
             _check_choice(name, getattr(self, name), (True, False))
 
     def _check_ranges(self) -> None:

@@ -140,6 +140,8 @@ class ForwardContext:
         found = None
         if not _is_encoder_decoder(model) or nested:
             found = sequences_of(model, given, self.adapter_names, bool(self.contextual))
+        if not nested:
+            self._rows_alone = None
         self._reading.append((model, self.sequences, given_cache(given)))
         self.sequences = found
         if nested:
@@ -230,7 +232,8 @@ class ForwardContext:
 
     def each_row_alone(self, batch: int, tokens: int, device: torch.device) -> Sequences:
         """Where no model said what it was given: each row is a sequence of its own, and nobody goes on from it."""
-        found = self._rows_alone
+        # Outside of a forward nobody says which layers belong together.
+        found = self._rows_alone if self._reading else None
         if found is None or (found.batch, found.tokens, found.device) != (batch, tokens, device):
             # In training a layer may keep it, and it holds no activations.
             found = self._rows_alone = Sequences(batch, tokens, device)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .excess import Excess
 from .sequence_state import SequenceState, longer_tail, with_steps
 
 
@@ -218,6 +219,7 @@ class Sequences:
         self._learned: dict[Opening, Tensor] = {}
         # The same for one token a row, in Python's numbers; see `one_token_contexts`.
         self.of_tokens: dict[Opening, Any] = {}
+        self._excess: dict[str, Excess] = {}
         self._calls: dict[str, int] = {}
         self._shared: _Shared | None = None
 
@@ -335,6 +337,12 @@ class Sequences:
         """A router that runs twice in one forward, as where blocks share their weights, has two sequences."""
         call = self._calls[key] = self._calls.get(key, 0) + 1
         return key if call == 1 else f"{key} ({call})"
+
+    def excess_of(self, adapter_name: str) -> Excess:
+        """What the adapter's routers have found in this forward so far."""
+        if adapter_name not in self._excess:
+            self._excess[adapter_name] = Excess(self.batch, self.tokens, self.device)
+        return self._excess[adapter_name]
 
     def fits(self, x: Tensor) -> bool:
         """Whether a Linear's input holds exactly these tokens: (B, T, C), or (B T, C) where a model flattens them."""

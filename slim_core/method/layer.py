@@ -16,7 +16,7 @@ from . import clusters, merging
 from .config import SlimConfig
 from .context import ForwardContext
 from .contexts import LENGTH_BUCKETS, Sequences
-from .layer_routing import KeptTables, RoutedLayer, SharedRouting
+from .layer_routing import KeptBelow, KeptTables, RoutedLayer, SharedRouting
 from .learning import PendingSums
 
 
@@ -88,6 +88,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         "_valid",
         "_started",
         "_tables",
+        "_found_below",
         "_router_owner",
         "_router_readers",
         "_shared_routing",
@@ -117,6 +118,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         self._valid: dict[str, Tensor | None] = {}
         self._started: dict[str, bool] = {}
         self._tables: dict[str, KeptTables] = {}
+        self._found_below: dict[str, KeptBelow] = {}
         # A list, so that torch does not take the owner for a submodule of this layer.
         self._router_owner: dict[str, list[SlimLayer]] = {}
         self._router_readers: dict[str, int] = {}

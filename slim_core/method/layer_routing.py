@@ -13,6 +13,7 @@ from . import clusters
 from .config import SlimConfig
 from .context import in_backward
 from .contexts import Contexts, Sequences
+from .excess import Below
 from .learning import ClusterLearner, entry
 from .losses import balance_term
 from .one_token import TokenRouter
@@ -27,6 +28,18 @@ class KeptTables(NamedTuple):
     tables: ClusterTables
     reference: Tensor | None
     router: Router
+
+
+class KeptBelow(NamedTuple):
+    """What a layer's router was told in a training forward, for gradient checkpointing to repeat.
+
+    Attributes:
+        forward: number of the forward; None outside of one.
+        calls: one for each time that the layer ran.
+    """
+
+    forward: int | None
+    calls: list[Below]
 
 
 class SharedRouting(NamedTuple):
@@ -59,6 +72,7 @@ class RoutedLayer(ClusterLearner):
     slim_A: nn.ParameterDict
     _sequences: dict[str, Sequences | None]
     _tables: dict[str, KeptTables]
+    _found_below: dict[str, KeptBelow]
     _router_owner: dict[str, list[RoutedLayer]]
     _router_readers: dict[str, int]
     _shared_routing: dict[str, Optional[SharedRouting]]
@@ -94,6 +108,7 @@ class RoutedLayer(ClusterLearner):
             if learning and not repeated:
                 self._prepare_to_learn(adapter_name, x, contexts)
             tables, reference, router = self._tables_of(adapter_name)
+            below = self._below(adapter_name, config, sequences, repeated)
             routing = route(
                 x,
                 tables,
@@ -101,9 +116,12 @@ class RoutedLayer(ClusterLearner):
                 num_experts=config.num_experts,
                 top_k=config.top_k,
                 statistic=config.distance,
-                yielding=self._yielding(adapter_name, config, reference, contexts, len(x)),
+                yielding=self._yielding(adapter_name, config, reference, contexts, len(x))._replace(below=below),
                 context=None if contexts is None else contexts.mean,
             )
+            if below is not None and not repeated:
+                rows = self._rows_of_batch(adapter_name, sequences.batch, x.device)
+                sequences.excess_of(adapter_name).add(rows, routing.excess)
             if learning:
                 self._balance(adapter_name, config, routing, repeated)
                 if not repeated:
@@ -134,6 +152,25 @@ class RoutedLayer(ClusterLearner):
             )
         rows = self._rows_of_batch(adapter_name, sequences.batch, x.device)
         return sequences.contexts(self._key(adapter_name), self._opening(adapter_name), x.detach(), rows, whole_x)
+
+    def _below(
+        self, adapter_name: str, config: SlimConfig, sequences: Sequences | None, repeated: bool
+    ) -> Below | None:
+        """What the adapter's routers before this one have found; None where each follows its own excess."""
+        if not config.carries_up:
+            return None
+        kept = self._found_below.get(adapter_name)
+        if repeated:
+            # Where a layer runs twice in a forward, the backward pass comes to its last run first.
+            return kept.calls.pop() if len(kept.calls) > 1 else kept.calls[0]
+        rows = self._rows_of_batch(adapter_name, sequences.batch, sequences.device)
+        below = sequences.excess_of(adapter_name).below(rows, self.slim_center[adapter_name].device)
+        if self._is_learning(adapter_name):
+            running = self.context.forward_number
+            if kept is None or running is None or kept.forward != running:
+                kept = self._found_below[adapter_name] = KeptBelow(running, [])
+            kept.calls.append(below)
+        return below
 
     def _opening(self, adapter_name: str) -> tuple[int, ...]:
         """The ids that open a turn; empty where none are looked for."""
@@ -176,6 +213,7 @@ class RoutedLayer(ClusterLearner):
                 reference,
                 self._router_readers.get(adapter_name, 1),
                 self._key(adapter_name),
+                adapter_name,
             )
         return routers[key]
 

@@ -41,6 +41,7 @@ class TokenRouter:
         reference: the distance that counts as in domain, () or (buckets,); None with the paper's yielding.
         readers: how many Linears read each input's routing.
         key: by which a cache remembers its sums.
+        name: of the adapter.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class TokenRouter:
         reference: Tensor | None,
         readers: int,
         key: str,
+        name: str,
     ) -> None:
-        self._config, self._readers, self._key = config, readers, key
+        self._config, self._readers, self._key, self._name = config, readers, key, name
         self._contextual = config.distance_scope == "context"
         self._opening = tuple(config.turn_opening or ())
         self._center, self._scale, self._direction, self._near = (table.detach().numpy() for table in tables)
@@ -73,6 +75,9 @@ class TokenRouter:
         self._sums: np.ndarray | None = None
         self._counts: list[int] = []
         self._buckets: list[int] = []
+        # By row, and how many: excesses of the routers before this one, where they are carried up.
+        self._total: np.ndarray | None = None
+        self._below = 0
 
     def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
         """One of the readers comes with the input `x` of all rows, (B, C) float32 in `tokens`."""
@@ -86,6 +91,10 @@ class TokenRouter:
     def _go_on(self, tokens: np.ndarray, sequences: Sequences) -> None:
         """Add the tokens to the sums of their contexts, for the cache to remember."""
         self._counts, self._buckets, goes_on, own = token_contexts(sequences, self._opening)
+        if self._config.carries_up:
+            excess = sequences.excess_of(self._name)
+            self._total, self._below = excess.total.numpy()[:, 0], excess.routers
+            excess.routers += 1
         key = sequences.key_of_call(self._key)
         steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
         before, self._sums = steps[:, 0], steps[:, 1]
@@ -119,12 +128,14 @@ class TokenRouter:
             distance = math.sqrt(z.dot(z) / len(z)) - 1
         reference = 0.0 if self._reference is None else self._reference[bucket]
         gate, push = 1.0, 0.0
+        excess = distance if self._reference is None else max(distance - reference, 0.0)
+        if self._total is not None:
+            self._total[row] += excess
+            excess = float(self._total[row]) / (self._below + 1)
         if self._config.yield_mode == "gate":
-            gate = 0.0 if closed else min(max(1 - strength * max(distance - reference, 0.0), 0.0), 1.0)
-        elif self._reference is not None:
-            push = strength * max(distance - reference, 0.0)
+            gate = 0.0 if closed else min(max(1 - strength * excess, 0.0), 1.0)
         else:
-            push = strength * distance
+            push = strength * excess
         found = TokenRouting([], distance, cluster, [], gate, reference)
         if gate == 0.0:
             return self._past_all(found)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .excess import Below
+
 
 # Added to a variance before its root is taken: channels that never moved in training get a finite z.
 VARIANCE_EPS = 1e-6
@@ -32,6 +34,7 @@ class Routing(NamedTuple):
         z: (T, C) the token, or its context, normalised by its cluster.
         gate: (T,) g by which the LoRA experts' weights were multiplied; 1 where there is no gate.
         reference: (T,) the distance up to which nothing yields; 0 with the paper's yielding.
+        excess: (T,) what of the distance is beyond the reference, of this router alone.
     """
 
     weights: Tensor
@@ -41,6 +44,7 @@ class Routing(NamedTuple):
     z: Tensor
     gate: Tensor
     reference: Tensor
+    excess: Tensor
 
 
 class Router(NamedTuple):
@@ -192,12 +196,14 @@ class Yielding(NamedTuple):
         reference: () or (T,) the distance that counts as in domain: the excess is what of d is above it. None with
             "paper".
         closed: (T,) bool, tokens for which the gate is closed whatever their distance; None if there are none.
+        below: what the routers before this one have found, so that the mean excess counts; None if its own does.
     """
 
     mode: Literal["gate", "calibrated", "paper"]
     strength: float | Tensor
     reference: Tensor | None = None
     closed: Tensor | None = None
+    below: Below | None = None
 
 
 def route(
@@ -229,8 +235,9 @@ def route(
     z = normalise(placed, tables, cluster)
     distance = domain_distance(z, statistic)
     logits = router.logits(z if context is None else x)
-    mode, strength, reference, closed = yielding
-    beyond = distance if reference is None else F.relu(distance - reference)
+    mode, strength, reference, closed, below = yielding
+    excess = distance if reference is None else F.relu(distance - reference)
+    beyond = excess if below is None else below.mean_with(excess)
     if mode == "gate":
         gate = (1 - strength * beyond).clamp(0, 1)
         if closed is not None:
@@ -240,4 +247,4 @@ def route(
         gate = torch.ones_like(distance)
         weights = soft_top_k(yield_weights(logits, beyond, strength, num_experts), top_k)
     level = torch.zeros_like(distance) if reference is None else reference.expand_as(distance)
-    return Routing(weights, logits, distance, cluster, z, gate, level)
+    return Routing(weights, logits, distance, cluster, z, gate, level, excess)

@@ -143,7 +143,7 @@ class RoutingTrace:
         one = torch.ones(count, 1, device=tokens.device)
         cluster = torch.full((count,), -1, device=tokens.device)
         none = torch.zeros_like(one[:, 0])
-        self.add(module, adapter, length, rows, Routing(one, one, none, cluster, tokens, one[:, 0], none))
+        self.add(module, adapter, length, rows, Routing(one, one, none, cluster, tokens, one[:, 0], none, none))
 
     @property
     def rows(self) -> list[int]:

@@ -8,6 +8,7 @@ by its container names only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,8 +18,32 @@ LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 UNSEEN = 2.0**49
 
 
+class Below:
+    """The excesses of the routers that ran before, for the tokens of one row."""
+
+    def __init__(self) -> None:
+        self._found: list[list[float]] = []
+        self._before: dict[object, int] = {}
+
+    def of(self, router: object, token: int) -> list[float]:
+        """Those of the routers before `router`, which several Linears may share."""
+        before = self._before.setdefault(router, len(self._found))
+        return [excesses[token] for excesses in self._found[:before]]
+
+    def note(self, router: object, excesses: list[float]) -> None:
+        """What a router has found; the second Linear that shares it finds the same."""
+        if self._before.setdefault(router, len(self._found)) == len(self._found):
+            self._found.append(excesses)
+
+
 def slim_delta(
-    x: Tensor, state: dict, config, scaling: float, contexts: tuple[Tensor, Tensor] | None = None
+    x: Tensor,
+    state: dict,
+    config,
+    scaling: float,
+    contexts: tuple[Tensor, Tensor] | None = None,
+    below: Below | None = None,
+    router: object = None,
 ) -> Tensor:
     """What the experts add to one Linear's output: sum_i (w_i / Z) s B'_i A'_i x, for tokens (T, C_in).
 
@@ -28,25 +53,35 @@ def slim_delta(
         config: the SlimConfig.
         scaling: s, with the survivors' scale in it.
         contexts: mean (T, C_in) and count (T,) of each token's context; None if the tokens are one sequence.
+        below: what the routers of the Linears before this one found; None if this is the first.
+        router: whose router it is.
     """
+    below = Below() if below is None else below
     x = x.double()
     if contexts is None:
         contexts = sequence_contexts(x)
     out = torch.zeros(x.shape[0], state["B"].shape[0], dtype=torch.float64)
+    excesses = []
     for t in range(x.shape[0]):
-        weights = token_weights(x[t], state, config, contexts[0][t], int(contexts[1][t]))["weights"]
+        routed = token_weights(x[t], state, config, contexts[0][t], int(contexts[1][t]), below.of(router, t))
+        weights = routed["weights"]
+        excesses.append(routed["excess"])
         for i in range(config.num_experts):
             out[t] += weights[i] * scaling * (expert_product(i, state, config) @ x[t])
+    below.note(router, excesses)
     return out
 
 
-def token_weights(x: Tensor, state: dict, config, context: Tensor | None = None, count: int = 1) -> dict:
+def token_weights(
+    x: Tensor, state: dict, config, context: Tensor | None = None, count: int = 1, below: Sequence[float] = ()
+) -> dict:
     """Steps 1 to 5 for one token (C_in,), whose context has the mean `context` (C_in,) over `count` tokens.
 
-    Without a context the token is its own, as the first of a sequence is.
+    Without a context the token is its own, as the first of a sequence is. `below` are the excesses of the routers
+    before this one.
     """
     if config.num_experts + config.num_identity == 1:
-        return {"weights": [1.0], "distance": 0.0, "cluster": -1, "gate": 1.0, "reference": 0.0}
+        return {"weights": [1.0], "distance": 0.0, "cluster": -1, "gate": 1.0, "reference": 0.0, "excess": 0.0}
     contextual = config.distance_scope == "context"
     placed = context if contextual and context is not None else x
     center, var = state["center"].double(), state["var"].double()
@@ -60,7 +95,9 @@ def token_weights(x: Tensor, state: dict, config, context: Tensor | None = None,
         z = (x - state["token_mean"][0].double()) / torch.sqrt(state["token_var"][0].double() + 1e-6)
     logits = router_logits(z, state)
     known = 0.0 if config.yield_mode == "paper" else in_domain(state["reference"], config.yield_quantile, count)
-    beyond = distance if config.yield_mode == "paper" else max(0.0, distance - known)
+    excess = beyond = distance if config.yield_mode == "paper" else max(0.0, distance - known)
+    if contextual and config.carry_up and config.yield_mode != "paper":
+        beyond = sum([*below, excess]) / (len(below) + 1)
     w, gate = logits, 1.0
     if config.yield_mode == "gate":
         gate = min(1.0, max(0.0, 1 - config.yield_strength * beyond))
@@ -73,7 +110,14 @@ def token_weights(x: Tensor, state: dict, config, context: Tensor | None = None,
         weights[i] *= gate
         if i >= config.num_experts:
             weights[i] += (1 - gate) / config.num_identity
-    return {"weights": weights, "distance": distance, "cluster": cluster, "gate": gate, "reference": known}
+    return {
+        "weights": weights,
+        "distance": distance,
+        "cluster": cluster,
+        "gate": gate,
+        "reference": known,
+        "excess": excess,
+    }
 
 
 def router_logits(z: Tensor, state: dict) -> list[float]:

@@ -62,8 +62,10 @@ def test_defaults_are_the_papers():
         ({"target_modules": "all-linear", "layers_to_transform": [0]}, "`layers_to_transform` needs"),
         ({"layers_to_transform": [0]}, "`layers_to_transform` needs `target_modules` as a list of names"),
         ({"layers_pattern": "h"}, "`layers_to_transform` must say which blocks"),
-        ({"format_version": 3}, "saved in format 3; the installed slim_core reads formats up to 2"),
+        ({"format_version": 4}, "saved in format 4; the installed slim_core reads formats up to 3"),
         ({"format_version": 1, "distance_scope": "context"}, "format 1 know no contexts"),
+        ({"format_version": 2, "carry_up": True}, "formats 1 and 2 carry nothing up"),
+        ({"carry_up": "yes"}, "`carry_up` must be one of True, False, not 'yes'"),
         ({"distance_scope": "turn"}, "`distance_scope` must be one of 'context', 'token', not 'turn'."),
         ({"context_warmup": -1}, "`context_warmup` must be 0 or more"),
         ({"context_warmup": 1.5}, "`context_warmup` must be a whole number"),
@@ -112,9 +114,12 @@ def test_a_router_that_cannot_learn_is_warned_of():
         SlimConfig(top_k=1)
 
 
-@pytest.mark.parametrize(("version", "scope"), [(1, "token"), (2, "context")])
-def test_the_scope_of_the_distance_is_that_of_the_format(version, scope):
-    assert SlimConfig(format_version=version).distance_scope == scope
+@pytest.mark.parametrize(
+    ("version", "scope", "carry_up"), [(1, "token", False), (2, "context", False), (3, "context", True)]
+)
+def test_what_is_not_set_is_as_in_the_format(version, scope, carry_up):
+    config = SlimConfig(format_version=version)
+    assert (config.distance_scope, config.carry_up) == (scope, carry_up)
     assert SlimConfig(format_version=version, distance_scope="token").distance_scope == "token"
 
 
@@ -122,7 +127,7 @@ def test_an_adapter_without_gate_settings_in_its_file_is_of_the_format_it_says(t
     SlimConfig(target_modules=["q_proj"]).save_pretrained(str(tmp_path))
     path = tmp_path / "adapter_config.json"
     raw = json.loads(path.read_text()) | {"format_version": 1, "yield_mode": "calibrated"}
-    for field in ("distance_scope", "context_warmup", "turn_opening"):
+    for field in ("distance_scope", "context_warmup", "turn_opening", "carry_up"):
         del raw[field]
     path.write_text(json.dumps(raw))
     loaded = PeftConfig.from_pretrained(str(tmp_path))

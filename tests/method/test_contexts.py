@@ -97,13 +97,16 @@ def assert_layers_equal_the_slow_formulas(model: PeftModel, mask: Tensor | None 
     given = batch if mask is None else batch | {"attention_mask": mask}
     with trace_routing(model) as trace:
         seen = layers_seen(model, **given)
+    below = [reference.Below() for _ in batch["input_ids"]]
     for layer, x, added in seen:
         state, config = reference.layer_state(layer, "default"), layer.slim_config["default"]
         mean, count = reference.batch_contexts(x, batch["input_ids"], mask, batch.get("position_ids"), opening)
         for row in range(len(x)):
             kept = slice(None) if mask is None else mask[row] == 1
             contexts = mean[row][kept], count[row][kept]
-            expected = reference.slim_delta(x[row][kept], state, config, layer.scaling["default"], contexts)
+            expected = reference.slim_delta(
+                x[row][kept], state, config, layer.scaling["default"], contexts, below[row], layer
+            )
             torch.testing.assert_close(added[row][kept].double(), expected, rtol=2e-3, atol=2e-4)
     gates = torch.cat([trace.row(row).gate.flatten() for row in trace.rows])
     assert (gates == 0).any() or (gates < 0.5).any()

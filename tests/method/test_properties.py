@@ -86,19 +86,18 @@ def test_every_layer_of_a_model_equals_the_slow_formulas(variant, ids):
     model = trained("llama", **VARIANTS[variant])
     seen = layers_with_inputs(model, input_ids=ids[:1])
     assert len(seen) == 14
-    owners = {}
+    below = reference.Below()
     for layer, x, out in seen:
         state = reference.layer_state(layer, "default")
-        if "router" in state:
-            owners[id(x)] = state
-        else:  # a sibling that read the same tensor owns the router
-            owner = layer._router_owner["default"][0]
+        owner = layer._router_owner.get("default", [layer])[0]
+        if "router" not in state:  # a sibling that read the same tensor owns the router
             shared = reference.layer_state(owner, "default")
             state |= {name: tensor for name, tensor in shared.items() if name not in state}
         with torch.no_grad():
             base = layer.base_layer(x)[0].double()
         config = layer.slim_config["default"]
-        expected = base + reference.slim_delta(x[0], state, config, layer.scaling["default"])
+        delta = reference.slim_delta(x[0], state, config, layer.scaling["default"], None, below, owner)
+        expected = base + delta
         torch.testing.assert_close(out[0].double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -106,11 +105,13 @@ def test_every_layer_of_a_model_equals_the_slow_formulas(variant, ids):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_of_every_family_equal_the_slow_formulas(family, scope, ids):
     model = trained(family, distance_scope=scope)
+    below = reference.Below()
     for layer, x, out in layers_with_inputs(model, input_ids=words(family, ids[:1, :6])):
         with torch.no_grad():
             base = layer.base_layer(x)[0].double()
         state = reference.layer_state(layer, "default")
-        expected = base + reference.slim_delta(x[0], state, layer.slim_config["default"], layer.scaling["default"])
+        config, scaling = layer.slim_config["default"], layer.scaling["default"]
+        expected = base + reference.slim_delta(x[0], state, config, scaling, None, below, layer)
         torch.testing.assert_close(out[0].double(), expected, rtol=3e-4, atol=1e-4)
 
 

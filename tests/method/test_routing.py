@@ -8,6 +8,7 @@ import torch
 
 from slim_core import SlimConfig
 from slim_core.method.clusters import LEVELS
+from slim_core.method.excess import Below
 from slim_core.method.routing import (
     Router,
     Yielding,
@@ -130,7 +131,8 @@ def random_state(hidden: int = 0) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("statistic", ["max", "rms"])
 @pytest.mark.parametrize("mode", ["gate", "calibrated", "paper"])
 @pytest.mark.parametrize("hidden", [0, 3])
-def test_route_equals_the_formulas(scope, statistic, mode, hidden):
+@pytest.mark.parametrize("carry_up", [False, True])
+def test_route_equals_the_formulas(scope, statistic, mode, hidden, carry_up):
     config = SlimConfig(
         num_experts=4,
         num_identity=2,
@@ -141,13 +143,16 @@ def test_route_equals_the_formulas(scope, statistic, mode, hidden):
         yield_strength=0.2,
         yield_quantile=0.8,
         context_warmup=0,
+        carry_up=carry_up,
     )
+    earlier = torch.rand(40, 3, dtype=torch.float64) * 4
     state = random_state(hidden)
     x, context = 2 * torch.randn(40, 7, dtype=torch.float64), 2 * torch.randn(40, 7, dtype=torch.float64)
     contextual = scope == "context"
     count = torch.arange(1, 41)
     known = torch.tensor([reference.in_domain(state["reference"], 0.8, int(c)) for c in count], dtype=torch.float64)
     normal = (state["token_mean"], state["token_var"]) if contextual else (None, None)
+    below = Below(earlier.sum(1), 3) if config.carries_up else None
     routing = route(
         x,
         cluster_tables(state["center"], state["var"]),
@@ -155,14 +160,14 @@ def test_route_equals_the_formulas(scope, statistic, mode, hidden):
         num_experts=4,
         top_k=3,
         statistic=statistic,
-        yielding=Yielding(mode, 0.2, None if mode == "paper" else known),
+        yielding=Yielding(mode, 0.2, None if mode == "paper" else known, below=below),
         context=context if contextual else None,
     )
     assert mode != "gate" or ((routing.gate > 0) & (routing.gate < 1)).any()
     for t in range(40):
-        slow = reference.token_weights(x[t], state, config, context[t], t + 1)
+        slow = reference.token_weights(x[t], state, config, context[t], t + 1, earlier[t].tolist())
         assert routing.cluster[t] == slow["cluster"]
-        for name in ("distance", "gate", "reference"):
+        for name in ("distance", "gate", "reference", "excess"):
             assert getattr(routing, name)[t].item() == pytest.approx(slow[name]), name
         torch.testing.assert_close(routing.weights[t], torch.tensor(slow["weights"], dtype=torch.float64))
 

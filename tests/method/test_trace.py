@@ -32,20 +32,24 @@ def test_the_trace_holds_what_the_formulas_say(scope, distance_scope, ids):
     routing = trace.row(1)
     assert trace.rows == [0, 1, 2]
     assert routing.modules == list(inputs) and routing.weights.shape == (14, 12, 5)
+    below = reference.Below()
     for i, module in enumerate(routing.modules):
-        layer = layers[module]
+        layer, excesses = layers[module], []
         owner = layer._router_owner.get("my-slim", [layer])[0]
         state = reference.layer_state(owner, "my-slim")
         x = inputs[module][1].double()
         mean, count = reference.sequence_contexts(x)
         for t in range(12):
-            slow = reference.token_weights(x[t], state, layer.slim_config["my-slim"], mean[t], int(count[t]))
+            config, before = layer.slim_config["my-slim"], below.of(owner, t)
+            slow = reference.token_weights(x[t], state, config, mean[t], int(count[t]), before)
+            excesses.append(slow["excess"])
             torch.testing.assert_close(routing.weights[i, t], torch.tensor(slow["weights"]), rtol=1e-3, atol=1e-4)
             for name in ("distance", "gate", "reference"):
                 found = getattr(routing, name)[i, t].item()
                 assert found == pytest.approx(slow[name], rel=1e-3, abs=1e-4), name
             assert routing.cluster[i, t] == slow["cluster"]
             assert routing.identity[i, t].item() == pytest.approx(sum(slow["weights"][3:]), rel=1e-3, abs=1e-4)
+        below.note(owner, excesses)
     assert ((routing.gate > 0) & (routing.gate < 1)).any()
 
 

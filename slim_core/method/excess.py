@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far beyond the training data a token's context was at the routers so far.
+
+One Linear alone is a poor witness: a context that most of them refuse lies inside of the reference at some. Each gate
+follows the mean excess of its own router and those that ran before it, so that what the lower blocks have seen to be
+foreign stays closed above. The mean belongs to one token in one forward; no cache has to remember it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Below(NamedTuple):
+    """What the routers before one have found.
+
+    Attributes:
+        total: (rows T,) float32 sum of their excesses.
+        routers: how many they are.
+    """
+
+    total: Tensor
+    routers: int
+
+    def mean_with(self, excess: Tensor) -> Tensor:
+        """(rows T,) mean excess of these routers and of one more."""
+        return (self.total + excess) / (self.routers + 1)
+
+
+class Excess:
+    """The excesses of one adapter's routers in one forward.
+
+    Args:
+        batch: B.
+        tokens: T.
+        device: where the first router is.
+
+    Attributes:
+        total: (B, T) float32 sum over the routers so far.
+        routers: how many have run.
+    """
+
+    def __init__(self, batch: int, tokens: int, device: torch.device) -> None:
+        self.total = torch.zeros(batch, tokens, device=device)
+        self.routers = 0
+
+    def below(self, rows: slice | Tensor | None, device: torch.device) -> Below:
+        """What was found for some rows of the batch, None for all, on the device of the router that asks."""
+        total = self.total if rows is None else self.total[rows]
+        return Below(total.reshape(-1).to(device), self.routers)
+
+    def add(self, rows: slice | Tensor | None, excess: Tensor) -> None:
+        """One more router has found an excess, (rows T,), for these rows."""
+        # Not in place: a forward that a gradient checkpoint repeats asks for what was there before.
+        found = self.total.new_zeros(self.total.shape) if rows is not None else None
+        excess = excess.detach().to(self.total.device).view(-1, self.total.shape[1])
+        if found is None:
+            found = excess
+        else:
+            found[rows] = excess
+        self.total = self.total + found
+        self.routers += 1
