@@ -4,7 +4,8 @@
 A Llama of 260 thousand parameters that was trained on children's stories is fine-tuned on BoolQ, ARC-Easy and
 OpenBookQA in the instruction form of LLM-Adapters, the loss on the answers alone. For each method and peak rate the
 script prints the task's loss on held-out questions, KL(base || adapted) in nats per token on text of four other kinds,
-the share of tokens that went past LoRA, and, with `--layers`, that share by block. LoRA and SLIM have the same total
+the share of tokens that went past LoRA, and, with `--layers`, that share by Linear. A gate is measured at other
+strengths too, without training again. LoRA and SLIM have the same total
 rank and see the same batches. Nothing is chosen by these numbers; all rows are printed.
 
     python -m tests.experiments.real_model --data FOLDER --lr 3e-4 1e-3 3e-3
@@ -180,6 +181,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=96, help="texts of each other kind")
     parser.add_argument("--slim", type=json.loads, nargs="+", help="changes to SlimConfig, as JSON")
+    parser.add_argument(
+        "--strengths", type=float, nargs="*", default=[2.0, 0.0], help="of a gate, measured beside its own; 0 opens it"
+    )
     parser.add_argument("--no-lora", action="store_true", help="train the SLIM variants only")
     parser.add_argument("--layers", action="store_true", help="print the shares past LoRA by block and Linear too")
     args = parser.parse_args()
@@ -198,7 +202,7 @@ def main() -> None:
         if args.no_lora
         else {"LoRA": LoraConfig(r=EXPERTS * RANK, lora_alpha=2 * EXPERTS * RANK, target_modules=LINEARS)}
     )
-    for changes in args.slim or [token, {}]:
+    for changes in args.slim or [token, {"carry_up": False}, {}]:
         same = {"r": RANK, "num_experts": EXPERTS, "alpha": 2 * RANK, "num_clusters": 64, "target_modules": LINEARS}
         config = SlimConfig(**(same | changes))
         configs["SLIM " + json.dumps(changes).replace('"', "")] = config
@@ -211,8 +215,9 @@ def main() -> None:
             seconds = time.perf_counter() - begin
             report(name, lr, model, held_out, others, seconds, args.layers)
             if isinstance(config, SlimConfig) and config.yield_mode == "gate":
-                set_gate(model, strength=0.0)
-                report(f"{name}, gate open", lr, model, held_out, others, 0, False)
+                for strength in args.strengths:
+                    set_gate(model, strength=strength)
+                    report(f"{name}, strength {strength:g}", lr, model, held_out, others, 0, False)
 
 
 def report(
