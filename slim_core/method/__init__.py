@@ -16,11 +16,12 @@ from .export import LoraExport, export_lora
 from .fingerprint import difference, fingerprint_of_shapes
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SAME_INPUT, SlimModel, base_modules, extra_losses, fold_masks, is_supported, set_gate, slice_factors
+from .model import SAME_INPUT, SlimModel, extra_losses, fold_masks, set_gate, slice_factors
 from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
 from .rows import PLAIN_STARTS, load_lora, lora_to_slim
 from .sequence_state import drop_padding
+from .targets import base_modules, is_supported
 from .trace import RoutingTrace, RowRouting, trace_routing
 from .turns import opening_of, turn_opening
 

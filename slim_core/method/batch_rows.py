@@ -76,11 +76,11 @@ def check_names(adapter_names: list[str], known: Collection[str], training: bool
     if not isinstance(adapter_names, (list, tuple)):
         raise TypeError(f"`adapter_names` must be a list of names, one per row, not {adapter_names!r}.")
     if training:
-        raise ValueError("`adapter_names` works in evaluation mode only: call `model.eval()` first.")
+        raise ValueError("Cannot pass `adapter_names` when the model is in training mode: call `model.eval()` first.")
     unknown = sorted(set(adapter_names) - set(known) - {BASE_ROW})
     if unknown:
         raise ValueError(
-            f"`adapter_names` has unknown adapter(s) {', '.join(map(repr, unknown))}; loaded are "
+            f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; `adapter_names` may hold "
             f"{', '.join(map(repr, known))} and {BASE_ROW!r}."
         )
 

@@ -241,6 +241,8 @@ class SlimConfig(PeftConfig):
         # What a saved file says of its base model. Kept apart from the field, which is rewritten for each model that
         # the config is used on: only a config that came from a file can mismatch.
         self._saved_fingerprint = self.base_fingerprint
+        # Set by the model that names them.
+        self._asked_for_all_linear = False
         self._check_format()
         if self.distance_scope is None:
             self.distance_scope = "token" if self.format_version == 1 else "context"

@@ -11,11 +11,9 @@ from typing import Any, Optional
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
-from peft.utils import resolve_quantization_backend
+from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from .batch_rows import check_names, rows_set
 from .config import SlimConfig
@@ -25,6 +23,7 @@ from .layer import NO_MERGE, SlimLayer
 from .linear import Linear
 from .merging import l1_penalty
 from .quantised import guard_cpu_4bit
+from .targets import base_modules, check_heads, is_supported, same_targets
 
 
 # Linears of one block that read the same tensor, by their names in the usual decoders.
@@ -89,6 +88,7 @@ class SlimModel(BaseTuner):
         guard_cpu_4bit(model)
         modules = base_modules(model)
         if str(peft_config.target_modules).lower() == "all-linear":
+            peft_config._asked_for_all_linear = True
             _maybe_include_all_linear_layers(peft_config, model)
             # It also names what is inside of modules that another adapter saves whole.
             peft_config.target_modules &= set(modules)
@@ -101,7 +101,7 @@ class SlimModel(BaseTuner):
                     "`exclude_modules`."
                 )
         if peft_config.distance_scope == "context" and peft_config.routed:
-            _check_heads(model, {name: modules[name] for name in targets})
+            check_heads(model, {name: modules[name] for name in targets})
         found = fingerprint(targets, modules)
         if peft_config._saved_fingerprint is not None:
             wrong = difference(peft_config._saved_fingerprint, found)
@@ -111,9 +111,21 @@ class SlimModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         _check_name(adapter_name)
-        # The config is completed for this model. A copy, so that it can be used on another one.
-        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        given = self.peft_config[adapter_name]
+        completed = self._completed(given, model)
+        if given.base_fingerprint is not None and not same_targets(given, completed):
+            # The config has been completed for another model, which may still be saved with it.
+            self.peft_config[adapter_name] = completed
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _completed(self, config: SlimConfig, model: nn.Module) -> SlimConfig:
+        """A copy of a config, completed for this model as if it had not been used on another one."""
+        found = copy.deepcopy(config)
+        if found._asked_for_all_linear:
+            found.target_modules = "all-linear"
+        self._prepare_adapter_config(found, {})
+        self._prepare_model(found, model)
+        return found
 
     def _create_and_replace(
         self,
@@ -192,32 +204,9 @@ class SlimModel(BaseTuner):
         given = [kwargs.get(n) for n in ("input_ids", "inputs", "inputs_embeds")] + list(args[:1])
         batch = next((t for t in given if isinstance(t, Tensor)), None)
         if batch is not None and len(batch) != len(adapter_names):
-            raise ValueError(f"`adapter_names` has {len(adapter_names)} names for a batch of {len(batch)} rows.")
-
-
-def base_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The base model's modules by name: an adapted Linear is its base, and adapters' own modules are left out."""
-    modules: dict[str, nn.Module] = {}
-    inside: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if not name or (inside and name.startswith(inside)):
-            continue
-        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-            inside += (name + ".",)
-        if not isinstance(module, AuxiliaryTrainingWrapper):
-            modules[name] = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    return modules
-
-
-def _check_heads(model: nn.Module, targets: dict[str, nn.Module]) -> None:
-    """An output head reads only the tokens whose logits are wanted, so it cannot know their contexts."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    for name, module in targets.items():
-        if module is head:
             raise ValueError(
-                f"`{name}` is the output head, which in generation reads the last token alone, so that contexts are "
-                "not known there. Leave it out of `target_modules`, name it in `modules_to_save`, or train "
-                'with distance_scope="token".'
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(batch)} respectively."
             )
 
 
@@ -229,14 +218,6 @@ def _check_name(adapter_name: str) -> None:
             f"An adapter cannot be named {adapter_name!r}: choose a name without dots that is neither {BASE_ROW!r} "
             "nor a word that torch uses itself, such as 'my-adapter'."
         )
-
-
-def is_supported(module: nn.Module) -> bool:
-    """Whether SLIM can adapt this module: a Linear in full precision, 4 or 8 bits, or GPT-2's Conv1D."""
-    backend = resolve_quantization_backend(module)
-    if backend is not None:
-        return backend.layer_type == "linear"
-    return isinstance(module, (nn.Linear, Conv1D))
 
 
 def _router_owner(

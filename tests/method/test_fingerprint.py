@@ -13,6 +13,7 @@ from peft import (
 )
 from torch import nn
 
+from slim_core import SlimConfig
 from slim_core.method import SlimLayer
 from tests.conftest import build, tiny_llama
 from tests.method.small import assert_untouched, logits, slim, tensors_of, trained
@@ -92,3 +93,27 @@ def test_a_fresh_config_can_be_used_on_several_bases(targets, tmp_path, ids):
         again = tiny_llama(**sizes)
         again.load_state_dict(states[i])
         assert torch.equal(logits(PeftModel.from_pretrained(again, tmp_path / str(i)), ids), logits(model, ids))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "up_proj"], r".*\.v_proj"])
+def test_a_model_keeps_the_very_config_it_was_given(targets, tmp_path, ids):
+    config = SlimConfig(target_modules=targets)
+    model = get_peft_model(build("llama"), config)
+    assert model.peft_config["default"] is config
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build("llama"), tmp_path, config=config)
+    assert loaded.peft_config["default"] is config
+    assert torch.equal(logits(loaded, ids), logits(model, ids))
+
+
+def test_a_config_that_a_model_has_is_completed_anew_for_another_kind(tmp_path):
+    config = SlimConfig(target_modules="all-linear")
+    first = get_peft_model(build("llama"), config)
+    expected = dict(config.base_fingerprint)
+    other = get_peft_model(build("gpt2"), config)
+    assert first.peft_config["default"] is config is not other.peft_config["default"]
+    assert config.base_fingerprint == expected
+    assert "transformer.h.1.mlp.c_fc" in other.peft_config["default"].base_fingerprint
+    for model, family in ((first, "llama"), (other, "gpt2")):
+        model.save_pretrained(tmp_path / family)
+        PeftModel.from_pretrained(build(family), tmp_path / family)

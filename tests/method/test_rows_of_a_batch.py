@@ -198,13 +198,13 @@ def test_beam_search_by_rows_with_modules_saved_whole(ids):
 @pytest.mark.parametrize(
     ("names", "error", "sentence"),
     [
-        (["paper", BASE], ValueError, "has 2 names for a batch of 3 rows"),
-        ([], ValueError, "has 0 names for a batch of 3 rows"),
-        (["paper"] * 6, ValueError, "has 6 names for a batch of 3 rows"),
+        (["paper", BASE], ValueError, "but got 2 and 3 respectively"),
+        ([], ValueError, "but got 0 and 3 respectively"),
+        (["paper"] * 6, ValueError, "but got 6 and 3 respectively"),
         (
             ["paper", "nobody", BASE],
             ValueError,
-            "unknown adapter.* 'nobody'; loaded are 'paper', 'shared', 'lora' and",
+            "non-existing adapter.*: nobody; `adapter_names` may hold 'paper', 'shared', 'lora' and",
         ),
         ("paper", TypeError, "must be a list of names, one per row, not 'paper'"),
     ],
@@ -220,7 +220,7 @@ def test_wrong_names_are_refused_with_a_sentence(call, names, error, sentence, i
 
 def test_rows_are_refused_in_training_mode(ids):
     model = three_adapters().train()
-    with pytest.raises(ValueError, match=r"evaluation mode only: call `model\.eval\(\)`"):
+    with pytest.raises(ValueError, match=r"in training mode: call `model\.eval\(\)`"):
         model(input_ids=ids, adapter_names=["paper", BASE, "lora"])
 
 

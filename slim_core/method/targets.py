@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Linears of a base model an adapter may have."""
+
+from __future__ import annotations
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import resolve_quantization_backend
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from .config import SlimConfig
+
+
+def base_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The base model's modules by name: an adapted Linear is its base, and adapters' own modules are left out."""
+    modules: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if not name or (inside and name.startswith(inside)):
+            continue
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            inside += (name + ".",)
+        if not isinstance(module, AuxiliaryTrainingWrapper):
+            modules[name] = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    return modules
+
+
+def is_supported(module: nn.Module) -> bool:
+    """Whether SLIM can adapt this module: a Linear in full precision, 4 or 8 bits, or GPT-2's Conv1D."""
+    backend = resolve_quantization_backend(module)
+    if backend is not None:
+        return backend.layer_type == "linear"
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def check_heads(model: nn.Module, targets: dict[str, nn.Module]) -> None:
+    """An output head reads only the tokens whose logits are wanted, so it cannot know their contexts."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    for name, module in targets.items():
+        if module is head:
+            raise ValueError(
+                f"`{name}` is the output head, which in generation reads the last token alone, so that contexts are "
+                "not known there. Leave it out of `target_modules`, name it in `modules_to_save`, or train "
+                'with distance_scope="token".'
+            )
+
+
+def same_targets(one: SlimConfig, other: SlimConfig) -> bool:
+    """Whether two completed configs adapt the same Linears."""
+    return (one.base_fingerprint, one.target_modules) == (other.base_fingerprint, other.target_modules)
