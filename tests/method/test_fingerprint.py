@@ -113,7 +113,7 @@ def test_a_config_that_a_model_has_is_completed_anew_for_another_kind(tmp_path):
     other = get_peft_model(build("gpt2"), config)
     assert first.peft_config["default"] is config is not other.peft_config["default"]
     assert config.base_fingerprint == expected
-    assert "transformer.h.1.mlp.c_fc" in other.peft_config["default"].base_fingerprint
+    assert "transformer.h.*.mlp.c_fc" in other.peft_config["default"].base_fingerprint
     for model, family in ((first, "llama"), (other, "gpt2")):
         model.save_pretrained(tmp_path / family)
         PeftModel.from_pretrained(build(family), tmp_path / family)
