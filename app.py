@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app, as Hugging Face Spaces and `python app.py` start it. Settings are environment variables; see the README."""
+"""The app, as Hugging Face Spaces and `python app.py` start it. Settings are environment variables: docs/deploy.md."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands outside the package: the Space's front matter, the Dockerfile, and the README's list of settings."""
+"""What stands outside the package: the Space's front matter, the Dockerfile, and the list of settings."""
 
 import json
 import os
@@ -21,6 +21,7 @@ from slim_core.webui.config import Config, variable
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
@@ -60,9 +61,9 @@ def test_ci_runs_what_everyone_can_run():
 # ---- settings
 
 
-def settings_in_readme() -> dict[str, str]:
+def settings_in_docs() -> dict[str, str]:
     """Each variable of the table with the default that stands beside it."""
-    rows = re.findall(r"^\| (`SLIM_[^|]+) \|[^|]+\| ([^|]+) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| (`SLIM_[^|]+) \|[^|]+\| ([^|]+) \|$", SETTINGS, re.MULTILINE)
     return {name: default for names, default in rows for name in re.findall(r"SLIM_\w+", names)}
 
 
@@ -72,8 +73,8 @@ def flags_of_serve() -> dict[str, str]:
     return {option.name: option.help or "" for option in serve.params if option.name != "help"}
 
 
-def test_every_setting_is_in_the_readme_and_no_other():
-    assert set(settings_in_readme()) == {variable(field.name) for field in fields(Config)}
+def test_every_setting_is_in_the_docs_and_no_other():
+    assert set(settings_in_docs()) == {variable(field.name) for field in fields(Config)}
 
 
 def test_every_setting_is_a_flag_but_for_the_password():
@@ -82,7 +83,7 @@ def test_every_setting_is_a_flag_but_for_the_password():
 
 
 def test_defaults_that_are_told_are_the_defaults():
-    told, flags = settings_in_readme(), flags_of_serve()
+    told, flags = settings_in_docs(), flags_of_serve()
     for field in fields(Config):
         if not isinstance(field.default, str) or field.default:
             value = str(int(field.default) if isinstance(field.default, bool) else field.default)

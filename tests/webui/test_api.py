@@ -63,14 +63,14 @@ def test_what_is_said_of_it(client):
 
 
 def test_ranges_are_told(demo):
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    told = Path(__file__).parents[2].joinpath("docs", "api.md").read_text("utf-8")
     compare = next(fn.fn for fn in demo.fns.values() if fn.api_name == "compare")
     _, parameters, _ = get_function_description(compare)
     assert all(parameters.values())
     for name, allowed in RANGES.items():
         known = f"{allowed.low} to {allowed.high}"
         assert parameters[name].startswith(known)
-        assert f"| `{name}` | {known}" in readme or name == "max_new_tokens"
+        assert f"| `{name}` | {known}" in told or name == "max_new_tokens"
     assert f"at most {MAX_STOPS} texts of at most {MAX_STOP_CHARACTERS} characters" in parameters["stop"]
 
 
