@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README, docs and examples: links lead somewhere, commands exist, examples run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+
+from slim_core.cli import app
+
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+EXAMPLES = ROOT / "examples"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+# What cannot be done where there is no network, or no card.
+ONLINE = re.compile(r"pip install|docker build|git clone|Qwen/|HUB_ID")
+ON_A_CARD = re.compile(r"--gpus")
+
+
+def pages(test):
+    return pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)(test)
+
+
+class Block(NamedTuple):
+    """A fenced block: the line before it, its language, and what is in it."""
+
+    before: str
+    language: str
+    text: str
+
+
+@cache
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    found, text = [], text_of(page)
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        before = text[: match.start()].rstrip().rsplit("\n", 1)[-1]
+        found.append(Block(before, *match.groups()))
+    return [block for block in found if block.language == language]
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+# ---- pages
+
+
+def test_the_readme_is_short():
+    assert len(text_of(README).splitlines()) <= 150
+
+
+def test_the_readme_leads_to_every_page_and_example():
+    linked = set(re.findall(r"\]\(([^)#]+)", text_of(README)))
+    here = {str(path.relative_to(ROOT)) for path in (*PAGES[1:], *EXAMPLES.glob("*.*")) if path.suffix != ".jsonl"}
+    assert here <= linked
+
+
+def test_ci_runs_the_tests_as_the_readme_says():
+    (command,) = re.findall(r"python -m pytest.*", "\n".join(block.text for block in blocks(README, "bash")))
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+@pages
+def test_a_page_begins_with_what_it_is_about(page):
+    if page != README:
+        title, empty, about, end = text_of(page).splitlines()[:4]
+        assert title.startswith("# ") and about.endswith((".", ":")) and (empty, end) == ("", "")
+
+
+@pages
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists() and file.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pages
+def test_what_needs_a_network_or_a_card_says_so(page):
+    for block in blocks(page, "bash") + blocks(page, "python"):
+        assert not ONLINE.search(block.text) or "network" in block.before, block.text
+        assert not ON_A_CARD.search(block.text) or "card" in block.before, block.text
+
+
+# ---- commands
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Words after `python -m slim_core`, in bash blocks and in code between words."""
+    shown = "\n".join(block.text for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    shown += re.findall(r"`([^`\n]+)`", prose(page))
+    words = [shlex.split(line, comments=True) for line in shown if re.match(r"(python -m slim_core|slim) ", line)]
+    return [line[line.index("slim_core") + 1 :] if "slim_core" in line else line[1:] for line in words]
+
+
+def check_command(words: list[str]) -> None:
+    command, words = typer.main.get_command(app), list(words)
+    while hasattr(command, "commands"):
+        assert words and words[0] in command.commands, f"there is no command {words}"
+        command = command.commands[words.pop(0)]
+    options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    assert set(given) <= {name for name in options if name.startswith("--")}, f"{command.name} has no such option"
+
+
+@pages
+def test_commands_exist(page):
+    for words in commands_of(page):
+        if words != ["…"]:
+            check_command(words)
+
+
+def test_commands_are_looked_at():
+    assert sum(len(commands_of(page)) for page in PAGES) > 15
+    for wrong in (["conpare", "Hello"], ["adapter", "see"], ["demo", "verify", "--made-up"]):
+        with pytest.raises(AssertionError):
+            check_command(wrong)
+
+
+def test_the_training_example_is_a_command_that_exists():
+    script = text_of(EXAMPLES / "train.sh").replace("\\\n", " ")
+    (line,) = re.findall(r"^python -m slim_core (.+)$", script, re.MULTILINE)
+    words = shlex.split(line)
+    check_command(words)
+    for option in ("--base", "--data"):
+        assert (ROOT / words[words.index(option) + 1]).exists()
+    assert os.access(EXAMPLES / "train.sh", os.X_OK)
+
+
+# ---- Python
+
+
+@pages
+def test_python_can_be_parsed(page):
+    for block in blocks(page, "python"):
+        ast.parse(block.text)
+
+
+def run(*command: str) -> str:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_quickstart_learns_saves_and_loads():
+    said = run("examples/quickstart.py")
+    first, last = map(float, re.findall(r"loss ([\d.]+)", said))
+    assert last < first / 2
+    assert "adapter_config.json adapter_model.safetensors" in said
+    assert said.strip().endswith("gives the same numbers: True")
+
+
+def test_three_answers_come_from_one_batch():
+    said = run("examples/mixed_batch.py")
+    answers = re.findall(r"^  (__base__|lora|slim) +(.+)$", said, re.MULTILINE)
+    assert [name for name, _ in answers] == ["__base__", "lora", "slim"] * 2
+    (_, base), (_, lora), (_, slim) = answers[:3]
+    assert base == slim != lora
+
+
+def test_the_notebook_shows_who_answered(tmp_path):
+    notebook = json.loads(text_of(EXAMPLES / "trace.ipynb"))
+    assert notebook["nbformat"] == 4 and all(cell["id"] for cell in notebook["cells"])
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    script = tmp_path / "notebook.py"
+    script.write_text("\n".join(code), encoding="utf-8")
+    trained, foreign = (
+        [float(share) for share in re.findall(r"_proj +([\d.]+)", part)]
+        for part in run(str(script)).split("Name the largest bird.")
+    )
+    assert len(trained) == len(foreign) == 8
+    assert max(trained) < min(foreign)
