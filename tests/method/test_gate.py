@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from slim_core import SlimConfig, set_gate, trace_routing
@@ -249,3 +249,11 @@ def test_as_many_strengths_as_rows():
     model = learned()
     with pytest.raises(ValueError, match="2 strengths for 3 rows"), adapter_rows(model, ["default"] * 3, [1.0, 2.0]):
         pass
+
+
+def test_the_gate_of_an_adapter_that_has_seen_nothing_is_open(ids):
+    # Nothing is unlike what nobody has seen.
+    model = get_peft_model(build("llama"), SlimConfig(target_modules="all-linear", init_weights=False)).eval()
+    opened = gates(model, ids)
+    assert (opened[..., 0] == 0).all() and (opened[..., 1:] == 1).all()
+    assert (logits(model, ids) != logits(build("llama"), ids)).any(-1)[:, 1:].all()
