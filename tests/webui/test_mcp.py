@@ -2,6 +2,7 @@
 """The same functions as tools for agents, where Gradio's extra is installed."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,7 +39,9 @@ def talk(address, conversation):
             await session.initialize()
             return await conversation(session)
 
-    return anyio.run(run)
+    # In a thread of its own: the browser tests leave an event loop in this one.
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(anyio.run, run).result()
 
 
 def test_the_tools_are_the_api_and_nothing_else(address):
