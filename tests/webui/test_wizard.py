@@ -191,14 +191,14 @@ def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, 
         return len(tensors), sum(t.nbytes for t in tensors), modules, backend.own.size()
 
     visit(0), visit(1)
-    # A download that an earlier test has stopped holds its engine until it notices.
-    assert soon(lambda: not any("download" in thread.name for thread in threading.enumerate()))
     before, threads = held(), threading.active_count()
     sizes = []
     for number in range(2, 52):
         visit(number)
         sizes.append(psutil.Process().memory_info().rss)
-    assert held() == before
+    tensors, size, *rest = held()
+    # Fewer where an earlier test's engine has gone in the meantime, which a stopped download may hold for a while.
+    assert tensors <= before[0] and size <= before[1] and tuple(rest) == before[2:]
     # The allocator settles in the first rounds; the twenty large ones since then have more than three times as much.
     assert sizes[-1] - sizes[9] < 20_000_000
     # Servers of earlier tests come and go; fifty uploads that left one each would be more.
