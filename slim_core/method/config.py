@@ -92,8 +92,8 @@ class SlimConfig(PeftConfig):
         carry_up (`bool`, *optional*):
             Whether LoRA experts give way to the mean excess of all routers that have run so far in the forward, or to
             that of their own router alone. A context that most routers refuse lies within the reference at some; with
-            the mean, these close too. Unset means yes, and no in adapters of formats 1 and 2. For contexts only, and
-            not with `"paper"`.
+            the mean, most of these close too. Unset means yes, and no in adapters of formats 1 and 2. For contexts
+            only, and not with `"paper"`.
         yield_strength (`float`):
             Factor in front of the distance. The paper's is 1; a gate of strength 0 is always open. See
             `slim_core.set_gate` to change it at inference. Logits grow with z too: with `"calibrated"` and `"paper"` a

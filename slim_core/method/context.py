@@ -140,8 +140,8 @@ class ForwardContext:
         found = None
         if not _is_encoder_decoder(model) or nested:
             found = sequences_of(model, given, self.adapter_names, bool(self.contextual))
-        if not nested:
-            self._rows_alone = None
+        if not nested and self._rows_alone is not None:
+            self._rows_alone.forget_excess()
         self._reading.append((model, self.sequences, given_cache(given)))
         self.sequences = found
         if nested:
@@ -232,11 +232,13 @@ class ForwardContext:
 
     def each_row_alone(self, batch: int, tokens: int, device: torch.device) -> Sequences:
         """Where no model said what it was given: each row is a sequence of its own, and nobody goes on from it."""
-        # Outside of a forward nobody says which layers belong together.
-        found = self._rows_alone if self._reading else None
+        found = self._rows_alone
         if found is None or (found.batch, found.tokens, found.device) != (batch, tokens, device):
             # In training a layer may keep it, and it holds no activations.
             found = self._rows_alone = Sequences(batch, tokens, device)
+        elif not self._reading:
+            # Outside of a forward nobody says which layers belong together.
+            found.forget_excess()
         return found
 
     @property

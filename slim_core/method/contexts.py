@@ -344,6 +344,10 @@ class Sequences:
             self._excess[adapter_name] = Excess(self.batch, self.tokens, self.device)
         return self._excess[adapter_name]
 
+    def forget_excess(self) -> None:
+        """Another forward begins, with sequences of the same shape."""
+        self._excess = {}
+
     def fits(self, x: Tensor) -> bool:
         """Whether a Linear's input holds exactly these tokens: (B, T, C), or (B T, C) where a model flattens them."""
         return x.shape[:-1] == (self.batch, self.tokens) or (x.dim() == 2 and len(x) == self.batch * self.tokens)

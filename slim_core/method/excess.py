@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far beyond the training data a token's context was at the routers so far.
 
-One Linear alone is a poor witness: a context that most of them refuse lies inside of the reference at some. Each gate
-follows the mean excess of its own router and those that ran before it, so that what the lower blocks have seen to be
-foreign stays closed above. The mean belongs to one token in one forward; no cache has to remember it.
+One Linear alone is a poor witness: a context that most of them refuse lies within the reference at some. So each gate
+follows the mean excess of its own router and of those that ran before it. The mean belongs to one token in one
+forward; no cache has to remember it.
 """
 
 from __future__ import annotations
@@ -54,12 +54,10 @@ class Excess:
 
     def add(self, rows: slice | Tensor | None, excess: Tensor) -> None:
         """One more router has found an excess, (rows T,), for these rows."""
-        # Not in place: a forward that a gradient checkpoint repeats asks for what was there before.
-        found = self.total.new_zeros(self.total.shape) if rows is not None else None
         excess = excess.detach().to(self.total.device).view(-1, self.total.shape[1])
-        if found is None:
-            found = excess
+        if rows is None:
+            # Not in place: a forward that a gradient checkpoint repeats asks for what was there before.
+            self.total = self.total + excess
         else:
-            found[rows] = excess
-        self.total = self.total + found
+            self.total[rows] += excess
         self.routers += 1

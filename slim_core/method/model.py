@@ -112,10 +112,11 @@ class SlimModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         _check_name(adapter_name)
         given = self.peft_config[adapter_name]
-        completed = self._completed(given, model)
-        if given.base_fingerprint is not None and not same_targets(given, completed):
-            # The config has been completed for another model, which may still be saved with it.
-            self.peft_config[adapter_name] = completed
+        if given.base_fingerprint is not None:
+            completed = self._completed(given, model)
+            if not same_targets(given, completed):
+                # The config has been completed for another model, which may still be saved with it.
+                self.peft_config[adapter_name] = completed
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _completed(self, config: SlimConfig, model: nn.Module) -> SlimConfig:

@@ -32,7 +32,7 @@ Fine-tuning a language model on a task makes it worse at everything else. **SLIM
   below 0 it is in the midst of them. Up to a **reference**, as far as nearly all of the training data, it is like it.
 - Beyond the reference the **gate** closes: it multiplies the weights of the LoRA experts by 1 less **strength** × what
   the distance is beyond, but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit. In
-  adapters of format 3 the mean over the routers so far counts, so that a single one lets nothing through.
+  adapters of format 3 the gate follows the mean of its own router and of those before it.
 - So a prompt like the training data is answered by the LoRA experts, and any other by the base model. Where every gate
   was 0 at every token, the answer is the base's **by construction**. Open the gate under Compare to see what it keeps.
 - **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
