@@ -38,7 +38,7 @@ Fine-tuning a language model on a task makes it worse at everything else. **SLIM
 - **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
 - All three columns here are rows of one batch on one copy of the base model, with the same dice.
 - **Identity share** is what went past LoRA; **drift**, how unlikely a variant finds the base's answer.
-- SLIM adapters of earlier versions have no gate: they route by the token alone, and there is no verdict on them.
+- SLIM adapters of format 1 have no gate: they route by the token alone, and there is no verdict on them.
 
 The method is from Han et al., *SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture*,
 [NAACL 2025](https://aclanthology.org/2025.naacl-long.246). The authors published no code; this is an
