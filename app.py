@@ -20,8 +20,7 @@ hush()
 try:
     config = Config.read()
     # Gradio comes with these; by now it is known to be here.
-    from slim_core.webui.page import launch
-    from slim_core.webui.serve import open_app
+    from slim_core.webui.launch import launch, open_app
 
     # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
     lent = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

@@ -12,17 +12,8 @@ from . import registration
 
 
 if TYPE_CHECKING:
-    from .method import (
-        SlimConfig,
-        SlimModel,
-        export_lora,
-        extra_losses,
-        load_lora,
-        set_gate,
-        slice_factors,
-        trace_routing,
-        turn_opening,
-    )
+    from .method import SlimConfig, SlimModel, extra_losses, set_gate, turn_opening
+    from .peft_tools import export_lora, fold_masks, load_lora, slice_factors, trace_routing
 
     __version__: str
 
@@ -32,6 +23,7 @@ __all__ = [
     "SlimModel",
     "export_lora",
     "extra_losses",
+    "fold_masks",
     "load_lora",
     "set_gate",
     "slice_factors",
@@ -39,12 +31,16 @@ __all__ = [
     "turn_opening",
 ]
 
+# The others are the method's.
+AROUND_THE_METHOD = {"export_lora", "fold_masks", "load_lora", "slice_factors", "trace_routing"}
+
 registration.with_peft()
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(".method", __name__), name)
+        package = ".peft_tools" if name in AROUND_THE_METHOD else ".method"
+        return getattr(import_module(package, __name__), name)
     if name == "method":
         return import_module(".method", __name__)
     if name == "__version__":

@@ -13,6 +13,8 @@ PACKAGE = ROOT / "slim_core"
 LAYERS = [
     {"paths", "extras", "noise", "registration"},
     {"method"},
+    {"outside"},
+    {"base"},
     {"baselines", "adapters"},
     {"inference"},
     {"training", "evaluation"},

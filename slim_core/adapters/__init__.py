@@ -7,15 +7,15 @@
 >>> model = attach(model, found.adapter, "visitor-1")
 """
 
+from ..base.shapes import BaseShapes, base_from_config, describe_base
+from ..outside.errors import AdapterError
+from ..outside.files import Folder, Source, Upload, UploadedFile
+from ..outside.hub import HubRepository
+from ..outside.limits import OPERATOR, Limits
+from ..outside.sources import named_source
 from .adapter import Adapter
 from .attach import attach, detach, try_out
-from .base import BaseShapes, base_from_config, describe_base
-from .errors import AdapterError
-from .files import Folder, Source, Upload, UploadedFile
-from .hub import HubRepository
-from .limits import OPERATOR, Limits
 from .report import Check, check, clean_label, open_adapter
-from .sources import named_source
 from .store import AdapterStore, Held, StoreLimits
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..method import SlimConfig
-from .files import WEIGHTS
-from .header import Header
+from ..outside.files import WEIGHTS
+from ..outside.header import Header
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..base.shapes import describe_base
 from ..method import SlimConfig, SlimLayer, SlimType, lora_to_slim
+from ..outside.errors import AdapterError, shown
+from ..outside.files import WEIGHTS
 from .adapter import Adapter
-from .base import describe_base
-from .errors import AdapterError, shown
-from .files import WEIGHTS
 from .fit import check_fit, with_default_targets
 
 

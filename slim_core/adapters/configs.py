@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from peft import LoraConfig
 
 from ..method import PLAIN_STARTS, SlimConfig
+from ..outside.errors import AdapterError, SizeError, shown
+from ..outside.files import CONFIG
+from ..outside.limits import Limits
 from . import fields
-from .errors import AdapterError, SizeError, shown
 from .fields import Raw, refuse, unset
-from .files import CONFIG
 from .kinds import VARIANTS, refuse_kind
-from .limits import Limits
 
 
 TASKS = (None, "CAUSAL_LM")

@@ -11,12 +11,12 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from ..method import SlimConfig
-from .errors import AdapterError, shown
+from ..outside.errors import AdapterError, shown
+from ..outside.files import WEIGHTS
+from ..outside.header import Header
+from ..outside.limits import Limits
 from .fields import ALL_LINEAR, PLAIN_NAME, Raw, check_plain_names, refuse
-from .files import WEIGHTS
-from .header import Header
 from .layout import PREFIX
-from .limits import Limits
 
 
 # PEFT puts `(.*\.)?` in front of a pattern's key and `$` behind it, so these say nothing more.

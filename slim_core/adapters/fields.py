@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .errors import AdapterError, shown
-from .files import CONFIG
-from .limits import Limits
+from ..outside.errors import AdapterError, shown
+from ..outside.files import CONFIG
+from ..outside.limits import Limits
 
 
 # PEFT would take other texts for regular expressions, which can run for hours.

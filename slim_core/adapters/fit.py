@@ -13,12 +13,12 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+from ..base.shapes import BaseShapes
 from ..method import SlimConfig, difference, fingerprint_of_shapes
-from .base import BaseShapes
-from .errors import AdapterError, shown
+from ..outside.errors import AdapterError, shown
+from ..outside.files import WEIGHTS
+from ..outside.header import Header
 from .fields import ALL_LINEAR, refuse
-from .files import WEIGHTS
-from .header import Header
 from .layout import PREFIX, Layout, expected_layout
 
 

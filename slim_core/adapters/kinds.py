@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from peft import PeftType
 
-from .errors import AdapterError, shown
-from .files import CONFIG
+from ..outside.errors import AdapterError, shown
+from ..outside.files import CONFIG
 
 
 # They add tokens or prefixes to the prompt, or train parts of the model itself; none adds anything to a Linear.

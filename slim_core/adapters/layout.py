@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from peft import LoraConfig
 
+from ..base.shapes import BaseShapes
 from ..method import LENGTH_BUCKETS, LEVELS, SAME_INPUT, SlimConfig
-from .base import BaseShapes
 
 
 FLOATS = frozenset({"F32", "F16", "BF16"})

@@ -13,18 +13,18 @@ from typing import Literal
 
 from peft import LoraConfig
 
+from ..base.shapes import BaseShapes
+from ..outside.errors import AdapterError, megabytes, shown
+from ..outside.files import CONFIG, WEIGHTS, Source, private_folder
+from ..outside.formats import check_contents
+from ..outside.header import Header, read_header
+from ..outside.limits import DEFAULT, Limits
+from ..outside.strict_json import read_object
 from .adapter import Adapter
-from .alone import check_alone
-from .base import BaseShapes
 from .configs import ReadConfig, check_rank, read_config
-from .errors import AdapterError, megabytes, shown
 from .expressions import without_expressions
-from .files import CONFIG, WEIGHTS, Source, private_folder
 from .fit import check_fit, ignored_names
-from .formats import check_contents
-from .header import Header, read_header
-from .limits import DEFAULT, Limits
-from .strict_json import read_object
+from .self_check import check_alone
 from .values import STATISTICS, changes, check_values
 
 

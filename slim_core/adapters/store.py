@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from ..outside.errors import AdapterError, megabytes, shown
 from .adapter import Adapter
-from .errors import AdapterError, megabytes, shown
 
 
 # Why one went, as the end of a sentence.

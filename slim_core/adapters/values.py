@@ -11,11 +11,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..method import SlimConfig
-from .errors import AdapterError, shown
-from .files import WEIGHTS
-from .header import Header
+from ..outside.errors import AdapterError, shown
+from ..outside.files import WEIGHTS
+from ..outside.header import Header
+from ..outside.limits import Limits
 from .layout import PREFIX, scaling_of
-from .limits import Limits
 
 
 # Not trained: statistics of activations, which may be larger than any weight, and masks.

@@ -163,8 +163,8 @@ def _check_named(base: str) -> None:
 def _new_folder(path: Path) -> Iterator[None]:
     """Make a folder before the work that fills it. If that fails, what was made goes again."""
     from ..adapters import AdapterError
-    from ..adapters.errors import reason, shown
-    from ..adapters.files import CONFIG, WEIGHTS
+    from ..outside.errors import reason, shown
+    from ..outside.files import CONFIG, WEIGHTS
 
     made: list[Path] = []
     try:
@@ -239,9 +239,9 @@ def _load(base: str, revision: str | None) -> tuple[Any, Any]:
     from threading import Event
 
     from ..adapters import AdapterError
+    from ..base.files import base_files
+    from ..base.loading import plan, read_prompts, read_weights
     from ..inference import BaseChoice, EngineError
-    from ..inference.bases import base_files
-    from ..inference.loading import plan, read_prompts, read_weights
 
     choice = BaseChoice(base, revision)
     try:

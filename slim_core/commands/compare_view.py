@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from ..base.formatting import likelihood
 from ..inference import Drift, Routing, RowStep, Variant, Verdict
-from ..inference.amounts import likelihood
 
 
 BAR = 20

@@ -18,10 +18,10 @@ def estimate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
 ) -> None:
     """Tell how much memory a base model needs, and whether it is there. No weights are fetched or loaded."""
+    from ..base.files import base_files
+    from ..base.formatting import size
+    from ..base.loading import bits_of, need_sentence, plan
     from ..inference import BaseChoice, EngineError
-    from ..inference.amounts import size
-    from ..inference.bases import base_files
-    from ..inference.loading import bits_of, need_sentence, plan
 
     console = screen(soft_wrap=True, highlight=False)
     try:

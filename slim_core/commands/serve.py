@@ -64,8 +64,7 @@ def serve(
 
     try:
         config = Config.read(**flags)
-        from ..webui.page import launch
-        from ..webui.serve import open_app
+        from ..webui.launch import launch, open_app
 
         launch(open_app(config), config)
     except (ConfigError, EngineError) as error:

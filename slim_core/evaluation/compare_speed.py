@@ -18,8 +18,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from ..base.prompts import Prompts
 from ..inference import Engine, Message, Row, Sampling
-from ..inference.prompts import Prompts
 from ..method import SlimConfig
 
 

@@ -1,26 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of a base model and its adapters in one batch, who answered which token, and how far they drift."""
 
-from .bases import BaseChoice
+from ..base.choice import BaseChoice
+from ..base.errors import EngineError
+from ..base.messages import Message
 from .engine import Engine
-from .errors import EngineError
 from .loading import load_engine, open_base
 from .stops import Stops
 from .switching import BaseSwitch, Progress
-from .types import (
-    Drift,
-    MemoryUse,
-    Message,
-    ModelInfo,
-    Reading,
-    Routing,
-    Row,
-    RowStep,
-    Sampling,
-    Step,
-    Variant,
-    VariantDrift,
-)
+from .types import Drift, MemoryUse, ModelInfo, Reading, Routing, Row, RowStep, Sampling, Step, Variant, VariantDrift
 from .verdict import Verdict, verdict_of
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from ..base.errors import is_out_of_memory, out_of_memory_sentence
 from ..method import BASE_ROW, RowRouting, SlimLayer, adapter_rows, drop_padding, trace_routing
 from .cache import GrowingLayer, growing_cache, longest_piece
 from .detokenise import AnswerText
-from .errors import is_out_of_memory, out_of_memory_sentence
 from .forward import forward_arguments
 from .sampling import Sampler
 from .types import FinishReason, RowStep, Sampling, State

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .prompts import Prompts
+from ..base.prompts import Prompts
 from .types import ModelInfo
 
 

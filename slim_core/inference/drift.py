@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..base.errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
+from ..base.prompts import Prompts
 from ..method import BASE_ROW, SlimLayer, adapter_rows
 from .cache import growing_cache, longest_piece
-from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from .forward import forward_arguments
-from .prompts import Prompts
 from .types import Drift, Reading, Step, VariantDrift
 from .variants import adapter_name
 

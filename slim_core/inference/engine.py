@@ -14,31 +14,20 @@ import torch
 from transformers import PreTrainedModel
 
 from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
+from ..base.devices import device_memory
+from ..base.errors import EngineError, first_line, is_failure
+from ..base.messages import Message
+from ..base.prompts import Prompts
 from .cpu_linear import use_onednn
 from .decode import Answer, decode, read_prompt
 from .describe import bytes_by_device, describe, end_tokens
 from .detokenise import AnswerText, decoder_of
-from .devices import device_memory
 from .drift import StoppedReading, answer_to_read, drift_of
-from .errors import EngineError, first_line, is_failure
-from .line import Line
-from .prompts import Prompts
+from .fair_queue import FairQueue
 from .records import routing_of
 from .sampling import Sampler, check_sampling
 from .stops import Stops
-from .types import (
-    Drift,
-    Kind,
-    MemoryUse,
-    Message,
-    Reading,
-    Routing,
-    Row,
-    RowStep,
-    Sampling,
-    Step,
-    Variant,
-)
+from .types import Drift, Kind, MemoryUse, Reading, Routing, Row, RowStep, Sampling, Step, Variant
 from .variants import BASE, Adapters, adapter_name, free_name
 
 
@@ -71,7 +60,7 @@ class Engine:
         self._prompts = prompts
         self._decode = decoder_of(prompts.tokenizer)
         self._adapters = Adapters(model)
-        self._line = Line()
+        self._queue = FairQueue()
         self.shapes = describe_base(model, name)
         use_onednn(model)
         self._device = model.device
@@ -128,7 +117,7 @@ class Engine:
     def _attach(self, adapter: Adapter, name: str | None, kind: Kind | None, label: str | None) -> Variant:
         if kind is not None and kind != adapter.kind:
             raise EngineError(f"It is a {adapter.kind} adapter, not {kind}.")
-        with self._line.turn():
+        with self._queue.turn():
             self._check_open()
             taken = {variant.name for variant in self.variants}
             name = free_name(adapter.kind, taken) if name is None else name
@@ -146,7 +135,7 @@ class Engine:
         Raises:
             EngineError: if there is no adapter of that name.
         """
-        with self._line.turn():
+        with self._queue.turn():
             self._check_open()
             if name == BASE or name not in {variant.name for variant in self.variants}:
                 raise EngineError(f"There is no adapter named {name!r}.")
@@ -168,7 +157,7 @@ class Engine:
             sentence: why there is no answer, and when there will be.
         """
         self._closed = sentence
-        with self._line.turn():
+        with self._queue.turn():
             self._model = self._adapters = None
         self._prompts.close()
         # Adapters and the hooks on the model hold each other.
@@ -202,7 +191,7 @@ class Engine:
         Raises:
             EngineError: if the variant is unknown, the prompt is empty or too long, or the model fails.
         """
-        ticket = self._line.join_if_free()
+        ticket = self._queue.join_if_free()
         if ticket is None:
             return None
         try:
@@ -270,7 +259,7 @@ class Engine:
         def stopped(row: int) -> bool:
             return self._closed is not None or (stops is not None and stops.stopped(row))
 
-        ticket = self._line.join()
+        ticket = self._queue.join()
         try:
             seconds = 0.0
             while not ticket.wait(seconds):
@@ -408,7 +397,7 @@ class Engine:
         Raises:
             EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
         """
-        with self._line.turn():
+        with self._queue.turn():
             self._check_open()
             return self._read(messages, answer_ids, variants, strengths, lambda: False)
 

@@ -1,261 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a base model's name to an engine. Safetensors only; no code of a model is run."""
+"""From a base model's name to an engine."""
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
-from ..adapters.base_config import read_base_config
-from ..extras import lacking
-from ..method import guard_cpu_4bit
-from .amounts import count, size
-from .bases import BaseChoice, Tell, base_files, named_folder
-from .devices import all_gpus, answer_dtype, bytes_on, chosen_device, device_memory
+from ..base.choice import BaseChoice
+from ..base.files import base_files
+from ..base.loading import Plan, bits_of, plan, read_prompts, read_weights
+from ..base.progress import OnProgress
+from ..base.prompts import Prompts
 from .engine import Engine
-from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
-from .estimate import Bits, Need, empty_model, estimate, quantised_weights
-from .families import check_family, measured
-from .foreign import read_foreign
-from .prompts import Prompts
-from .weights import weights_told
 
 
-# Of LLM.int8: the columns that stay in full precision are chosen over the whole batch, so that an answer would depend
-# on those beside it, and a token on those that follow.
-NO_THRESHOLD = 0.0
 # Most tokens of prompt and answer with a visitor's base, whose config may name any number.
 VISITOR_TOKENS = 32_768
 
 
-def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
-    """The tokenizer and the configuration of a base model.
-
-    Raises:
-        EngineError: if there is no base model of that name.
-    """
-    folder = named_folder(base)
-    if folder is not None and (folder / "adapter_config.json").is_file():
-        raise EngineError(f"{base} is an adapter; --base must name the model that it belongs to.")
-    try:
-        config = read_base_config(base, revision)
-    except Exception as error:  # hub, file and format errors of many kinds
-        raise EngineError(
-            f"The base model {base} cannot be loaded: {first_line(error)}; --base takes a folder or a Hub id such as "
-            "Qwen/Qwen3-0.6B."
-        ) from None
-    return _tokenizer(base, base, revision), config
-
-
-def _tokenizer(base: str, label: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=False)
-    except Exception as error:
-        raise EngineError(
-            f"The tokenizer of {label} cannot be loaded: {first_line(error).replace(base, label)}; put its "
-            "tokenizer.json and tokenizer_config.json beside the model."
-        ) from None
-
-
-def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 with double quantisation, as QLoRA has it."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def quantisation_config(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How the Linears are quantised; None for not at all."""
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=NO_THRESHOLD)
-    return four_bit_config(dtype) if bits == 4 else None
-
-
-def read_model(
-    base: str,
-    revision: str | None,
-    dtype: torch.dtype,
-    quantisation: BitsAndBytesConfig | None = None,
-    device: torch.device | None = None,
-    config: PreTrainedConfig | None = None,
-    tell: Tell = lambda done, total: None,
-    **more: Any,
-) -> PreTrainedModel:
-    """A causal language model, in evaluation mode.
-
-    Args:
-        base: folder or Hub id.
-        revision: version on the Hub.
-        dtype: of the weights that are not quantised.
-        quantisation: of the others.
-        device: where a quantised model goes; it cannot be moved later. Others are on the CPU.
-        config: as `read_base_config` returns it; None to read it here.
-        tell: called with weights read so far and in all.
-        more: for `from_pretrained`.
-
-    Raises:
-        EngineError: if it is no causal language model, has no safetensors, lacks weights, or cannot be quantised.
-        torch.OutOfMemoryError: if it does not fit.
-    """
-    if quantisation is not None:
-        if sentence := lacking("bitsandbytes", f"{base} in 4 or 8 bits"):
-            raise EngineError(sentence)
-        more = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}} | more
-    try:
-        with weights_told(tell):
-            model, found = AutoModelForCausalLM.from_pretrained(
-                base,
-                config=config or read_base_config(base, revision),
-                revision=revision,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=dtype,
-                output_loading_info=True,
-                **more,
-            )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise EngineError(
-            f"The base model {base} cannot be loaded: {first_line(error)}; --base must be a causal language model "
-            "with safetensors files."
-        ) from None
-    if missing := sorted(found["missing_keys"]):
-        # transformers would fill them with random numbers.
-        raise EngineError(
-            f"The base model {base} cannot be loaded: its files lack {len(missing)} of its weights, {missing[0]} for "
-            "one; fetch it again."
-        )
-    guard_cpu_4bit(model)
-    return model
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a base model will be loaded.
-
-    Attributes:
-        config: its config.
-        need: what it takes.
-        dtype: of what is not quantised.
-        bits: 4 or 8 for its Linears; None for none.
-        device: where it goes.
-        spread: whether it goes over all GPUs, since one is too small.
-    """
-
-    config: PreTrainedConfig
-    need: Need
-    dtype: torch.dtype
-    bits: Bits
-    device: torch.device
-    spread: bool = False
-
-
-def plan(
-    choice: BaseChoice,
-    config: PreTrainedConfig,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    released: Mapping[torch.device, int] | None = None,
-) -> Plan:
-    """Decide where and in which dtype a base is loaded, before it is.
-
-    Args:
-        choice: the base.
-        config: its config.
-        device: None for CUDA or MPS where they are, else the CPU. Without an index, a base that is too large for one
-            GPU is spread over all.
-        dtype: None for what the device is good at; see `answer_dtype`.
-        released: by device, bytes that will be free by then and are not yet.
-
-    Raises:
-        EngineError: if it is no model that can answer here, or does not fit; with the numbers.
-    """
-    place = chosen_device(device)
-    whole = place.index is None or device is None
-    stored = getattr(config, "quantization_config", None) or {}
-    bits = 4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else choice.bits
-    if bits is not None and (sentence := lacking("bitsandbytes", f"{choice.label} in {bits} bits")):
-        raise EngineError(sentence)
-    with measured(choice.label, config):
-        if dtype is None:
-            dtype = answer_dtype(place, config.dtype or config.get_text_config().dtype)
-        model = empty_model(config, dtype)
-        check_family(model, choice.label)
-        if bits is not None and not quantised_weights(model):
-            raise EngineError(
-                f"{choice.label} ({config.model_type}) has no Linears that bitsandbytes quantises; load it without."
-            )
-        need = estimate(model, dtype, bits)
-    free, total = device_memory(place)
-    if free is None:
-        return Plan(config, need, dtype, bits, place)
-    room = free + bytes_on(place, released or {})
-    if need.total <= room:
-        return Plan(config, need, dtype, bits, place)
-    spread = all_gpus(released or {}) if place.type == "cuda" and whole else {}
-    if len(spread) > 1 and need.total <= sum(spread.values()):
-        return Plan(config, need, dtype, bits, place, spread=True)
-    raise EngineError(_too_large(choice.label, model, need, place, room, total))
-
-
-def _too_large(
-    label: str, model: PreTrainedModel, need: Need, device: torch.device, room: int, total: int | None
-) -> str:
-    smaller = estimate(model, model.dtype, 4)
-    hint = "choose a smaller one"
-    if smaller.total < need.total and smaller.total <= room:
-        hint = f"in 4 bits it needs {size(smaller.total)}"
-    return (
-        f"{label} needs {need_sentence(need)}; {device} has {size(room)} free"
-        f"{f' of {size(total)}' if total else ''}: {hint}."
-    )
-
-
-def need_sentence(need: Need) -> str:
-    """What a base takes, in words, to stand behind "needs"."""
-    return (
-        f"about {size(need.total)} of memory: {size(need.weights)} for {count(need.parameters)} parameters in "
-        f"{need.dtype}, and {size(need.answers)} for three answers of {need.tokens:,} tokens"
-    )
-
-
-def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
-    """How a base reads conversations; a visitor's tokenizer and chat template have been tried out.
-
-    Args:
-        choice: the base.
-        folder: its files.
-
-    Raises:
-        EngineError: if there is no tokenizer, or it or its chat template never ends.
-    """
-    if not choice.operator:
-        return read_foreign(folder, choice.label)
-    return Prompts(_tokenizer(str(folder), choice.label))
-
-
 def read_base(
-    choice: BaseChoice, folder: Path, how: Plan, prompts: Prompts, tell: Tell = lambda done, total: None
+    choice: BaseChoice, folder: Path, how: Plan, prompts: Prompts, tell: OnProgress = lambda done, total: None
 ) -> Engine:
     """Load a base from its folder and attach the adapters that belong to it.
 
@@ -277,53 +44,6 @@ def read_base(
         if adapter is not None:
             engine.attach(adapter, name=kind, kind=kind)
     return engine
-
-
-def read_weights(
-    choice: BaseChoice, folder: Path, how: Plan, tell: Tell = lambda done, total: None
-) -> PreTrainedModel:
-    """The model alone, where `how` says. For the arguments see `read_base`.
-
-    Raises:
-        EngineError: if it cannot be loaded or does not fit.
-    """
-    quantisation = quantisation_config(how.bits, how.dtype)
-    stored = getattr(how.config, "quantization_config", None)
-    if stored:
-        quantisation = None
-        if how.bits == 8:
-            stored["llm_int8_threshold"] = NO_THRESHOLD
-    if how.bits == 8:
-        # It says at each product that float16 goes in.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    where: dict[str, Any] = {}
-    if how.spread:
-        where = {"device_map": "auto", "max_memory": all_gpus()}
-    elif how.device.type == "cuda" or how.bits is not None:
-        # Straight to where it goes, without a copy in the computer's memory.
-        where = {"device_map": {"": how.device}}
-    try:
-        model = read_model(str(folder), None, how.dtype, quantisation, how.device, how.config, tell, **where)
-        if not where:
-            model.to(how.device)
-    except EngineError as error:
-        raise EngineError(str(error).replace(str(folder), choice.label)) from None
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise EngineError(out_of_memory_sentence(how.device, 1)) from None
-    return model
-
-
-def bits_of(four_bit: bool, eight_bit: bool) -> Bits:
-    """From two switches, as flags and settings have them.
-
-    Raises:
-        EngineError: if both are on.
-    """
-    if four_bit and eight_bit:
-        raise EngineError("The base is kept in 4 or in 8 bits, not in both: choose one.")
-    return 4 if four_bit else 8 if eight_bit else None
 
 
 def load_engine(

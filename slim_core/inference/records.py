@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ..base.prompts import Prompts
 from ..method import RowRouting
 from .decode import Answer
-from .prompts import Prompts
 from .types import Routing
 
 

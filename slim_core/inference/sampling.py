@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from .errors import EngineError
+from ..base.errors import EngineError
 from .types import Sampling
 
 

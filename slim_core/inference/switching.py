@@ -13,13 +13,16 @@ from typing import Any, Literal, NoReturn
 import torch
 from transformers import PreTrainedConfig
 
-from .amounts import count, size
-from .bases import BaseChoice, base_files
+from ..base.choice import BaseChoice
+from ..base.errors import EngineError, first_line
+from ..base.estimate import Need
+from ..base.files import base_files
+from ..base.formatting import count, size
+from ..base.loading import Plan, plan, read_prompts
+from ..base.messages import Message
 from .engine import Engine
-from .errors import EngineError, first_line
-from .estimate import Need
-from .loading import Plan, plan, read_base, read_prompts
-from .types import Drift, MemoryUse, Message, Row, Sampling, Step
+from .loading import read_base
+from .types import Drift, MemoryUse, Row, Sampling, Step
 from .variants import BASE
 
 

@@ -4,26 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor
 
+from ..base.messages import Message
+
 
 Kind = Literal["base", "lora", "slim"]
-Role = Literal["system", "user", "assistant"]
 # waiting: in line for the model. reading: the prompt runs through the model. writing: tokens come. done: see
 # `finish_reason`.
 State = Literal["waiting", "reading", "writing", "done"]
 # end: the model ended its answer. length: max_new_tokens or the context is used up. stop_string: one of
 # `Sampling.stop` came. stopped: a person stopped it. error: see `error`.
 FinishReason = Literal["end", "length", "stop_string", "stopped", "error"]
-
-
-class Message(NamedTuple):
-    """One message of a conversation."""
-
-    role: Role
-    content: str
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..adapters import Adapter, AdapterError, attach, detach, try_out
+from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from ..method import BASE_ROW, SlimConfig, SlimLayer, fold_masks
-from .errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from .types import Kind, Variant
 
 

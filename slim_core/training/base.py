@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..base.devices import compute_dtype
+from ..base.loading import four_bit_config, read_model, read_tokenizer
 from ..inference import EngineError
-from ..inference.devices import compute_dtype
-from ..inference.loading import four_bit_config, read_model, read_tokenizer
 from .errors import TrainingError
 from .settings import TrainSettings
 

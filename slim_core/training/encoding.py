@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from ..inference.template import ensure_chat_template
+from ..base.template import ensure_chat_template
 from .answers import learned_spans
 from .data import Conversation, Passage
 from .errors import DataError, TrainingError

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..inference.errors import first_line
+from ..base.errors import first_line
 
 
 __all__ = ["DataError", "TrainingError", "first_line"]

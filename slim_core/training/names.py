@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..adapters.errors import shown
+from ..outside.errors import shown
 
 
 LONGEST = 200

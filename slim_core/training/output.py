@@ -15,9 +15,9 @@ import torch
 from peft import get_peft_model_state_dict
 from transformers import PreTrainedConfig
 
-from ..adapters.base_config import build_empty
-from ..adapters.errors import reason
-from ..inference.amounts import size
+from ..base.config import build_empty
+from ..base.formatting import size
+from ..outside.errors import reason
 from .base import add_adapter
 from .checkpoints import CHECKPOINTS, PREFIX, flush
 from .errors import TrainingError

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from transformers.integrations import get_available_reporting_integrations, is_flytekit_available
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from ..adapters.errors import shown
+from ..outside.errors import shown
 from .errors import TrainingError, first_line
 
 

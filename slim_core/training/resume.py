@@ -12,7 +12,7 @@ from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
 
-from ..adapters.errors import reason
+from ..outside.errors import reason
 from .checkpoints import CHECKPOINTS, Checkpoints, Damaged, read_checkpoints, step_of
 from .errors import TrainingError
 from .names import named

@@ -23,8 +23,8 @@ from transformers import (
     set_seed,
 )
 
-from ..adapters.errors import reason
 from ..method import turn_opening
+from ..outside.errors import reason
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
 from .collator import Collator

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..adapters.errors import reason
+from ..outside.errors import reason
 from .card import write_model_card
 from .checkpoints import PREFIX
 from .errors import TrainingError, first_line

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from ..adapters.errors import reason
+from ..outside.errors import reason
 
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

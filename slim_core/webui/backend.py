@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..adapters import Adapter, BaseShapes, StoreLimits
+from ..base.messages import Message
 from ..inference import BaseSwitch, EngineError
-from ..inference.types import Drift, MemoryUse, Message, ModelInfo, Reading, Routing, Row, Sampling, Step, Variant
-from .choices import NOT_ALLOWED, Choices
-from .lent import lend
+from ..inference.types import Drift, MemoryUse, ModelInfo, Reading, Routing, Row, Sampling, Step, Variant
 from .limits import LimitError
-from .own import OwnAdapters
+from .state.choices import NOT_ALLOWED, Choices
+from .state.visitor_adapters import OwnAdapters
+from .zero_gpu import lend
 
 
 class Engine(Protocol):

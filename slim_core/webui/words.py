@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..inference.amounts import count, likelihood, size
+from ..base.formatting import count, likelihood, size
 from ..inference.types import Drift, ModelInfo, RowStep, Sampling, Variant
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from slim_core.adapters import Limits
-from slim_core.adapters.files import CONFIG, WEIGHTS
+from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.small import (
     KEY,
     config,

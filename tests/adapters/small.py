@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from slim_core.adapters import Check, Folder, check, describe_base
-from slim_core.adapters.files import CONFIG, WEIGHTS
+from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.conftest import build
 from tests.method.small import slim
 

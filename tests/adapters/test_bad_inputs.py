@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from slim_core.adapters import AdapterError, Folder, Upload, UploadedFile, check, describe_base, named_source
-from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.adapters.kinds import VARIANTS
 from slim_core.method.rows import UNUSED
+from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.bad_inputs import LIMITS, LORA
 from tests.adapters.bad_slim_inputs import SLIM
 from tests.adapters.small import (
@@ -169,7 +169,7 @@ def test_a_disk_without_room_for_a_file(good_lora, base, before, monkeypatch):
     full = MagicMock()
     full.return_value.__enter__.return_value.write = refuses(errno.ENOSPC)
     full.return_value.__exit__.return_value = False
-    monkeypatch.setattr("slim_core.adapters.files.open", full, raising=False)
+    monkeypatch.setattr("slim_core.outside.files.open", full, raising=False)
     words = r"`adapter_config\.json` cannot be copied: no space left on device; see to it that"
     refused(list(check(Folder(good_lora), describe_base(base))), base, before, "readable", words)
 

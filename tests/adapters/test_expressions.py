@@ -10,11 +10,11 @@ import time
 import pytest
 
 from slim_core.adapters import Folder, attach, check, describe_base, open_adapter
-from slim_core.adapters.errors import AdapterError
 from slim_core.adapters.expressions import without_expressions
-from slim_core.adapters.header import TensorInfo
 from slim_core.adapters.layout import PREFIX
-from slim_core.adapters.limits import DEFAULT
+from slim_core.outside.errors import AdapterError
+from slim_core.outside.header import TensorInfo
+from slim_core.outside.limits import DEFAULT
 from tests.adapters.small import config, lora, save, save_slim
 from tests.adapters.test_good_inputs import same_as_peft
 from tests.conftest import build

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from slim_core.adapters import Check, Folder, Limits, attach, check, describe_base, detach
 from slim_core.adapters.fields import PLAIN_NAME
-from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.adapters.layout import expected_layout
+from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.small import IDS, lora, save, save_slim
 from tests.conftest import build
 from tests.method.small import assert_untouched, logits

@@ -15,9 +15,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from slim_core.adapters import Folder, Upload, attach, base_from_config, check, describe_base, open_adapter
-from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.adapters.fit import adapted_linears
 from slim_core.adapters.layout import expected_layout
+from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.families import FAMILIES, family
 from tests.adapters.small import IDS, config, fill_statistics, lora, save, save_slim, tensors
 from tests.conftest import build, tiny_llama

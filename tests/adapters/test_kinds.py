@@ -14,10 +14,10 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
 from slim_core.adapters import AdapterError
 from slim_core.adapters.configs import read_config
-from slim_core.adapters.files import CONFIG
 from slim_core.adapters.kinds import CONVERTIBLE, OTHER_PARTS, PROMPTS
-from slim_core.adapters.limits import DEFAULT
-from slim_core.adapters.strict_json import read_object
+from slim_core.outside.files import CONFIG
+from slim_core.outside.limits import DEFAULT
+from slim_core.outside.strict_json import read_object
 from tests.conftest import DATA
 
 

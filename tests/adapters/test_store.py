@@ -11,8 +11,8 @@ import pytest
 from peft import LoraConfig
 
 from slim_core.adapters import Adapter, AdapterError, AdapterStore, StoreLimits
-from slim_core.adapters.files import WEIGHTS
-from slim_core.adapters.header import TensorInfo
+from slim_core.outside.files import WEIGHTS
+from slim_core.outside.header import TensorInfo
 
 
 LIMITS = StoreLimits(owner_count=2, owner_bytes=100, total_count=4, total_bytes=150)

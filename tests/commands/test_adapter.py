@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from slim_core.adapters.files import CONFIG, WEIGHTS
 from slim_core.cli import app
 from slim_core.commands.adapter import SENTENCES
+from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.small import config, fill_statistics, lora, tensors
 from tests.conftest import tiny_llama
 from tests.method.small import logits, slim

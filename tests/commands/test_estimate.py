@@ -8,8 +8,8 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from slim_core.base import loading
 from slim_core.cli import app
-from slim_core.inference import loading
 from tests.inference.conftest import folders
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from slim_core.base.prompts import Prompts
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import Engine, Sampling, cpu_linear
 from slim_core.inference import engine as engine_module
 from slim_core.inference.cpu_linear import OneDnnLinear, use_onednn
-from slim_core.inference.prompts import Prompts
 from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, ids, last, rows, save_lora, save_slim, tiny_base
 
 

@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slim_core.base.prompts import Prompts
 from slim_core.inference import Engine, EngineError, Row, Sampling, drift, load_engine
-from slim_core.inference.prompts import Prompts
 from slim_core.method import SlimLayer
 from tests.conftest import require_stories
 from tests.inference.conftest import LONGER, QUESTION, ids, last, rows, save_lora, save_slim, tiny_base

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from slim_core.base import loading
+from slim_core.base.estimate import ROWS, empty_model, estimate
+from slim_core.base.families import check_family
+from slim_core.base.loading import plan
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import BaseChoice, EngineError, Row, Sampling, cache, load_engine, loading
-from slim_core.inference.estimate import ROWS, empty_model, estimate
-from slim_core.inference.families import check_family
-from slim_core.inference.loading import plan
+from slim_core.inference import BaseChoice, EngineError, Row, Sampling, cache, load_engine
 from tests.adapters.families import FAMILIES, SMALL
 from tests.conftest import SIZES, require_stories
 from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, last, logits_of, rows, save_lora, save_slim

@@ -14,13 +14,15 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from slim_core.base import devices, loading
+from slim_core.base.choice import BaseChoice
+from slim_core.base.devices import answer_dtype, cpu_memory
+from slim_core.base.estimate import empty_model, estimate
+from slim_core.base.folder import read_config
+from slim_core.base.loading import plan, quantisation_config, read_model
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import EngineError, Row, devices, load_engine, loading
-from slim_core.inference.bases import BaseChoice, read_config
+from slim_core.inference import EngineError, Row, load_engine
 from slim_core.inference.describe import bytes_by_device
-from slim_core.inference.devices import answer_dtype, cpu_memory
-from slim_core.inference.estimate import empty_model, estimate
-from slim_core.inference.loading import plan, quantisation_config, read_model
 from tests.inference.conftest import (
     LONGER,
     QUESTION,
@@ -102,7 +104,7 @@ def test_the_estimate_of_the_weights_is_what_they_take(wide, bits):
 
 def test_a_base_that_does_not_fit_is_refused_with_numbers_and_nothing_is_read(wide, monkeypatch):
     read = []
-    monkeypatch.setattr(loading, "read_base", lambda *args: read.append(args))
+    monkeypatch.setattr("slim_core.inference.loading.read_base", lambda *args: read.append(args))
     monkeypatch.setattr(loading, "device_memory", lambda device: (MEGABYTE // 2, 2 * MEGABYTE))
     with pytest.raises(EngineError) as error:
         load_engine(wide.base, device="cpu")

@@ -13,19 +13,11 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from slim_core.base import loading
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import (
-    BaseChoice,
-    BaseSwitch,
-    EngineError,
-    Row,
-    Sampling,
-    loading,
-    open_base,
-    switching,
-)
-from tests.adapters.online import online
+from slim_core.inference import BaseChoice, BaseSwitch, EngineError, Row, Sampling, open_base, switching
 from tests.inference.conftest import LONGER, QUESTION, TEXTS, ids, last, rows, save_lora, tiny_base
+from tests.outside.online import online
 
 
 __all__ = ["online"]

@@ -5,10 +5,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from slim_core.base.prompts import Prompts, clean_text
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import EngineError, Message
 from slim_core.inference.detokenise import AnswerText, decoder_of
-from slim_core.inference.prompts import Prompts, clean_text
 from tests.inference.conftest import TEXTS
 from tests.training.conftest import CHATML, small_tokenizer
 

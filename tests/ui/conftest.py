@@ -19,8 +19,12 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r tes
 from slim_core.paths import DEMO  # noqa: E402
 from slim_core.webui.backend import Backend  # noqa: E402
 from slim_core.webui.config import Config  # noqa: E402
-from slim_core.webui.page import build, launch  # noqa: E402
-from slim_core.webui.serve import open_engine, stored_results  # noqa: E402
+from slim_core.webui.launch import (  # noqa: E402
+    launch,
+    open_engine,
+    stored_results,
+)
+from slim_core.webui.layout import build  # noqa: E402
 from tests.ui.scripted import RESULTS, ScriptedEngine  # noqa: E402
 from tests.ui.visit import ARGUMENTS, SECONDS, Pages, Visit  # noqa: E402
 

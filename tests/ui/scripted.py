@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from slim_core.adapters import Adapter, BaseShapes
+from slim_core.base.errors import EngineError
+from slim_core.base.messages import Message
 from slim_core.inference.drift import answer_to_read
-from slim_core.inference.errors import EngineError
-from slim_core.inference.line import Line
+from slim_core.inference.fair_queue import FairQueue
 from slim_core.inference.stops import Stops
 from slim_core.inference.types import (
     Drift,
     MemoryUse,
-    Message,
     ModelInfo,
     Reading,
     Routing,
@@ -114,16 +114,16 @@ class ScriptedEngine:
     def __post_init__(self) -> None:
         self.info = ModelInfo("scripted", 1_000_000, 4_000_000, "float32", "cpu", 4096, self.blocks, True)
         self.shapes = BaseShapes("scripted", {}, frozenset(), None, None)
-        self.line = Line()
+        self.queue = FairQueue()
 
     def attach(self, adapter: Adapter, *, name: str, label: str) -> Variant:
-        with self.line.turn():
+        with self.queue.turn():
             added = Variant(name, adapter.kind, label, adapter.parameters, adapter.row_bytes, adapter.detail)
             self.variants = (*self.variants, added)
         return added
 
     def detach(self, name: str) -> None:
-        with self.line.turn():
+        with self.queue.turn():
             if name not in {variant.name for variant in self.variants}:
                 raise EngineError(f"There is no adapter named {name!r}.")
             self.variants = tuple(variant for variant in self.variants if variant.name != name)
@@ -148,7 +148,7 @@ class ScriptedEngine:
         routing_every: float = 0.4,
         reading: Reading | None = None,
     ) -> Iterator[Step | Drift]:
-        ticket = self.line.join()
+        ticket = self.queue.join()
         self.runs += 1
         try:
             while not ticket.wait(0.05):
@@ -216,7 +216,7 @@ class ScriptedEngine:
         return next(v.kind for v in self.variants if v.name == row.variant)
 
     def peek(self, row: Row) -> Routing | None:
-        ticket = self.line.join_if_free()
+        ticket = self.queue.join_if_free()
         if ticket is None:
             return None
         try:

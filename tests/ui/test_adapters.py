@@ -20,15 +20,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from slim_core import SlimConfig
-from slim_core.adapters.files import CONFIG, WEIGHTS
+from slim_core.outside.files import CONFIG, WEIGHTS
 from slim_core.paths import DEMO
-from slim_core.webui import adapters as tab
 from slim_core.webui.config import Config
-from slim_core.webui.forgetting import read_results
-from slim_core.webui.serve import open_engine
-from tests.adapters.hub_server import Hub, serve
-
-from .conftest import Site
+from slim_core.webui.launch import open_engine
+from slim_core.webui.tabs import adapters as tab
+from slim_core.webui.wire.forgetting import read_results
+from tests.outside.hub_server import Hub, serve
+from tests.ui.conftest import Site
 
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from .visit import SECONDS
+from tests.ui.visit import SECONDS
 
 
 def test_three_answers_stream_together(visit, site):

@@ -10,9 +10,8 @@ import pytest
 from playwright.sync_api import expect
 
 from slim_core.paths import DEMO
-from slim_core.webui.examples import PAIRS
-
-from .test_files import save
+from slim_core.webui.tabs.examples import PAIRS
+from tests.ui.test_files import save
 
 
 QUESTION = "What is the capital of Peru?"

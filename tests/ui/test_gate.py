@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 
-from .conftest import Site
-from .scripted import ScriptedEngine
-from .test_files import save
+from tests.ui.conftest import Site
+from tests.ui.scripted import ScriptedEngine
+from tests.ui.test_files import save
 
 
 NAMES = ("base", "lora", "slim")

@@ -8,13 +8,12 @@ from playwright.sync_api import expect
 
 from slim_core.demo.chat import train_tokenizer
 from slim_core.webui.config import Config
-from slim_core.webui.serve import open_backend
-from tests.adapters.hub_server import Hub, serve
-from tests.adapters.online import online, use_hub
+from slim_core.webui.launch import open_backend
 from tests.inference.conftest import TEXTS, tiny_base
-
-from .conftest import Site
-from .visit import SECONDS
+from tests.outside.hub_server import Hub, serve
+from tests.outside.online import online, use_hub
+from tests.ui.conftest import Site
+from tests.ui.visit import SECONDS
 
 
 __all__ = ["online"]

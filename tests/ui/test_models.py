@@ -11,11 +11,10 @@ from transformers import LlamaConfig
 
 from slim_core.demo.chat import train_tokenizer
 from slim_core.webui.config import Config
-from slim_core.webui.serve import open_backend
+from slim_core.webui.launch import open_backend
 from tests.inference.conftest import TEXTS, save_lora, save_slim, tiny_base
-
-from .conftest import Site
-from .visit import SECONDS
+from tests.ui.conftest import Site
+from tests.ui.visit import SECONDS
 
 
 @pytest.fixture(scope="module")

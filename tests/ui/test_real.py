@@ -16,10 +16,9 @@ from playwright.sync_api import expect
 from slim_core.demo.chat import train_tokenizer
 from slim_core.paths import DEMO
 from slim_core.webui.config import Config
-from slim_core.webui.serve import open_engine
+from slim_core.webui.launch import open_engine
 from tests.inference.conftest import TEXTS, save_lora, save_slim, tiny_base
-
-from .conftest import Site, free_port
+from tests.ui.conftest import Site, free_port
 
 
 ROOT = Path(__file__).resolve().parents[2]

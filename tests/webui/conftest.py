@@ -7,9 +7,9 @@ import pytest
 
 from slim_core.inference.types import Sampling
 from slim_core.webui.backend import Backend
-from slim_core.webui.columns import columns
-from slim_core.webui.session import Session, Turn
-from slim_core.webui.stream import start
+from slim_core.webui.state.columns import columns
+from slim_core.webui.state.session import Session, Turn
+from slim_core.webui.wire.stream import start
 from tests.ui.scripted import ScriptedEngine
 
 

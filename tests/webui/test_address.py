@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slim_core.webui.config import Config, ConfigError
-from slim_core.webui.page import launch
+from slim_core.webui.launch import launch
 
 
 ROOT = Path(__file__).parents[2]

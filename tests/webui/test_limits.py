@@ -7,7 +7,7 @@ import pytest
 
 from slim_core.webui.config import Config, ConfigError
 from slim_core.webui.limits import LimitError, check_prompt, check_room, check_sampling, check_text
-from slim_core.webui.settings import check, defaults, link, restore
+from slim_core.webui.tabs.settings import check, defaults, link, restore
 
 
 @pytest.mark.parametrize(

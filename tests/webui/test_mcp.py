@@ -13,7 +13,8 @@ from mcp.client.streamable_http import streamablehttp_client  # noqa: E402
 
 from slim_core.webui.backend import Backend  # noqa: E402
 from slim_core.webui.config import Config  # noqa: E402
-from slim_core.webui.page import build, launch  # noqa: E402
+from slim_core.webui.launch import launch  # noqa: E402
+from slim_core.webui.layout import build  # noqa: E402
 from tests.ui.conftest import free_port  # noqa: E402
 from tests.ui.scripted import ScriptedEngine  # noqa: E402
 

@@ -6,7 +6,8 @@ from gradio_client import Client
 
 from slim_core.webui.backend import Backend
 from slim_core.webui.config import Config
-from slim_core.webui.page import build, launch
+from slim_core.webui.launch import launch
+from slim_core.webui.layout import build
 from tests.ui.conftest import free_port
 from tests.ui.scripted import ScriptedEngine
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from slim_core.inference.types import Drift, RowStep, Sampling, VariantDrift
-from slim_core.webui.diff import differences
-from slim_core.webui.examples import ALONE, PAIRS, short
+from slim_core.webui.tabs.examples import ALONE, PAIRS, short
+from slim_core.webui.wire.diff import differences
 from slim_core.webui.words import drift_sentence, how, speed, state
 
 

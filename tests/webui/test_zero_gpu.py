@@ -15,8 +15,8 @@ import torch
 from slim_core.inference import Message, Row, Sampling, Stops, load_engine
 from slim_core.inference.types import Drift, Reading
 from slim_core.webui.backend import Backend, Job
-from slim_core.webui.session import Session, Turn
-from slim_core.webui.stream import start
+from slim_core.webui.state.session import Session, Turn
+from slim_core.webui.wire.stream import start
 from tests.inference.conftest import folders  # noqa: F401 - a fixture
 from tests.webui.conftest import ask
 

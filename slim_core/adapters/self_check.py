@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an adapter's file is whole in itself. Without a base, its own factors tell how large the Linears are."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from peft import LoraConfig
+
+from ..base.shapes import BaseShapes
+from ..method import SlimConfig
+from ..outside.errors import AdapterError, shown
+from ..outside.files import WEIGHTS
+from ..outside.header import Header, TensorInfo
+from .fit import check_dtypes, is_target
+from .layout import PREFIX, Layout, expected_layout
+
+
+def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
+    """Check the tensors of a file against its config and against each other.
+
+    Args:
+        config: a config rebuilt by `read_config`.
+        header: of its file.
+
+    Raises:
+        AdapterError: for a name, shape or dtype that no base could need.
+    """
+    first, second = ("lora_A.weight", "lora_B.weight") if isinstance(config, LoraConfig) else ("slim_A", "slim_B")
+    linears = _linears(header, first, second)
+    _check_targets(config, linears)
+    # The Linears of a block that share a router read the first one's, so those that have one come first.
+    targets = tuple(sorted(linears, key=lambda name: f"{PREFIX}{name}.slim_router" not in header))
+    layout = expected_layout(config, targets, BaseShapes("", MappingProxyType(linears), frozenset(), None, None))
+    _check_names(header, layout, first, second)
+    _check_shapes(header, layout)
+    check_dtypes(header, layout)
+
+
+def _linears(header: Header, first: str, second: str) -> dict[str, tuple[int, int]]:
+    """(C_in, C_out) by module name, from each pair of factors."""
+    found = {}
+    for name, info in header.items():
+        if not name.startswith(PREFIX) or not name.endswith(f".{first}"):
+            continue
+        other = name.removesuffix(first) + second
+        if other not in header:
+            raise AdapterError(f"{WEIGHTS}: {shown(other, 160)} is missing beside {first}; the file is incomplete.")
+        module = name.removeprefix(PREFIX).removesuffix(f".{first}")
+        found[module] = (_sides(name, info)[1], _sides(other, header[other])[0])
+    if not found:
+        raise AdapterError(
+            f"{WEIGHTS}: no tensor has a name that belongs here: the first is {shown(next(iter(header)), 160)}, "
+            f"expected are names such as '{PREFIX}model.layers.0.mlp.up_proj.{first}'; save the adapter with PEFT's "
+            "`save_pretrained`."
+        )
+    return found
+
+
+def _sides(name: str, info: TensorInfo) -> tuple[int, ...]:
+    if len(info.shape) != 2 or 0 in info.shape:
+        raise AdapterError(
+            f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}; a factor has two sides, none of them 0."
+        )
+    return info.shape
+
+
+def _check_targets(config: LoraConfig | SlimConfig, linears: dict[str, tuple[int, int]]) -> None:
+    if config.target_modules is None:  # PEFT's default, which depends on the base
+        return
+    wrong = next((name for name in linears if not is_target(config, name)), None)
+    if wrong is not None:
+        raise AdapterError(
+            f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is none of the config's `target_modules`; the "
+            "two files are not of one adapter."
+        )
+
+
+def _check_names(header: Header, layout: Layout, first: str, second: str) -> None:
+    missing = next((name for name in layout if name not in header), None)
+    if missing is not None:
+        raise AdapterError(
+            f"{WEIGHTS}: {shown(missing, 160)} is missing, which the config asks for; the file is incomplete or of "
+            "another config."
+        )
+    extra = next((name for name in header if name not in layout), None)
+    if extra is not None:
+        raise AdapterError(
+            f"{WEIGHTS}: {shown(extra, 160)} has no place beside the tensors of each Linear, {first}, {second} and "
+            "what the config asks for; save the adapter with PEFT's `save_pretrained`."
+        )
+
+
+def _check_shapes(header: Header, layout: Layout) -> None:
+    for name, found in header.items():
+        if found.shape != layout[name].shape:
+            raise AdapterError(
+                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(found.shape)}, but by the config and the Linear's "
+                f"other tensors it must be {list(layout[name].shape)}; the two files are not of one adapter."
+            )

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which base model, and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .estimate import Bits
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """A base model, and how it is loaded.
+
+    Attributes:
+        base: its folder or Hub id.
+        revision: branch, tag or commit on the Hub; None for the main branch.
+        bits: 4 or 8 for its Linears; None for none.
+        name: what people call it; None for its folder or Hub id.
+        lora: folder or Hub id of a LoRA that belongs to it.
+        slim: of a SLIM adapter.
+        operator: whether the person who runs this named it. A visitor's is only ever a Hub id, and is fetched without
+            any token into a folder that goes when the model is loaded.
+        endpoint: another Hub than the configured one.
+    """
+
+    base: str
+    revision: str | None = None
+    bits: Bits = None
+    name: str | None = None
+    lora: str | None = None
+    slim: str | None = None
+    operator: bool = True
+    endpoint: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name for people. Where a folder lies is nobody's business."""
+        folder = named_folder(self.base) if self.operator else None
+        return self.name or (folder.name if folder is not None else self.base)
+
+
+def named_folder(name: str) -> Path | None:
+    """The folder of that name, as its operator writes it; None if there is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if name.strip() and path.is_dir() else None
+    except (OSError, RuntimeError):  # longer than a name can be, or in the home of somebody who is not here
+        return None

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base model's config from outside: bounded before anything is made of it, and without what asks for other code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from ..outside.errors import shown
+
+
+# What transformers repeats as often as a field says, by the end of its name, and the most that is built. The largest
+# models that people bring have about 130 layers and 512 experts.
+COUNTS = (
+    (re.compile(r"(?:^|_)(?:layers?|blocks?|depths?)\Z"), 1_000),
+    (re.compile(r"(?:^|_)experts?\Z"), 4_096),
+    (re.compile(r"(?:^|_)labels\Z"), 100_000),
+)
+# No other number of a model comes near it.
+LARGEST = 2**40
+# Nor one in a list to this; there, some families tell how often something is repeated.
+LARGEST_IN_LIST = 2**20
+# A layer takes 20 to 30 calls of torch, one with separate experts some thousand. Though nothing is allocated on the
+# meta device, each makes objects that stay in memory.
+BUILD_CALLS = 200_000
+# What no language model is without, as transformers names it in every family.
+SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
+
+
+class BaseConfigError(ValueError):
+    """What is wrong with a base's config, to stand behind a colon in the sentence of whoever asked for it."""
+
+
+def read_base_config(name: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """The config of a base model, for transformers' own code alone.
+
+    Args:
+        name: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        BaseConfigError: if a number in it is out of its range.
+        Exception: whatever transformers raises where there is none, or none that it knows.
+    """
+    raw, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    for field, number, in_list in _numbers(raw):
+        _check_number(field, number, in_list)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    _check_sizes(config)
+    # A config may name kernels of another repository; the library's own do.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    return config
+
+
+def build_empty(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The causal language model that a config describes, on the meta device: shapes, and no weights.
+
+    Args:
+        config: as `read_base_config` returns it.
+        dtype: of its weights; None for torch's default.
+
+    Raises:
+        BaseConfigError: if it is larger than any model.
+        Exception: whatever transformers raises for what it cannot build.
+    """
+    with _Counted(BUILD_CALLS), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int, bool]]:
+    """Every whole number of nested JSON, with its field and whether it is in a list.
+
+    Without recursion: the depth is theirs.
+    """
+    left: list[tuple[str, Any, bool]] = [("", raw, False)]
+    while left:
+        field, value, in_list = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{field}.{name}" if field else str(name), inner, False) for name, inner in value.items()]
+        elif isinstance(value, list):
+            left += [(field, inner, True) for inner in value]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield field, value, in_list
+
+
+def _check_number(field: str, number: int, in_list: bool) -> None:
+    """Refuse a count that would take minutes and gigabytes to build, before transformers repeats anything so often."""
+    name = field.rpartition(".")[2]
+    most = next((most for ending, most in COUNTS if ending.search(name)), LARGEST)
+    if in_list:
+        most = min(most, LARGEST_IN_LIST)
+    if number > most or -number > LARGEST:
+        digits = f"{number:,}" if abs(number) < 10**30 else "a number of more than 30 digits"
+        raise BaseConfigError(f"`{shown(field)[1:-1]}` in its config is {digits}; at most {most:,} is read")
+
+
+def _check_sizes(config: PreTrainedConfig) -> None:
+    """Refuse a model of nothing, which would fit anywhere."""
+    text = config.get_text_config()
+    for name in SIZES:
+        if name in (text.per_layer_attributes or ()):
+            continue
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value < 1:
+            raise BaseConfigError(f"`{name}` in its config is {value:,}; it must be at least 1")
+
+
+class _Counted(TorchFunctionMode):
+    """Ends the building of a model after so many calls of torch. It concerns its own thread alone."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most, self._calls = most, 0
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self._calls += 1
+        if self._calls > self._most:
+            raise BaseConfigError("it describes more layers and experts together than any model has")
+        return function(*args, **(kwargs or {}))

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a base model needs, from its config alone: nothing is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import mul
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from .config import build_empty
+from .errors import EngineError, first_line
+
+
+Bits = Literal[4, 8] | None
+# What is put by for answers: base, LoRA and SLIM, each with so many tokens of prompt and answer.
+ROWS, TOKENS = 3, 2048
+# NF4 with double quantisation: half a byte, a byte for 64 of them, and a float32 for 256 of those.
+BYTES_OF_4_BITS = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+# Fragments, and what the library puts by for itself.
+MARGIN = 1.05
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a base model takes.
+
+    Attributes:
+        parameters: how many numbers it has.
+        weights: bytes of them, as they are loaded.
+        answers: bytes for three answers of `tokens` tokens: keys and values, hidden states, logits.
+        tokens: prompt and answer together.
+        dtype: in words: "bfloat16", "4-bit nf4", "8-bit".
+    """
+
+    parameters: int
+    weights: int
+    answers: int
+    tokens: int
+    dtype: str
+
+    @property
+    def total(self) -> int:
+        """Bytes that have to be free."""
+        return int((self.weights + self.answers) * MARGIN)
+
+
+def estimate(model: PreTrainedModel, dtype: torch.dtype, bits: Bits = None) -> Need:
+    """What a causal language model takes.
+
+    Args:
+        model: without weights, as `empty_model` makes it.
+        dtype: of what is not quantised.
+        bits: 4 or 8 for its Linears; None for none.
+    """
+    sizes = list(_sizes(model, bits))
+    text = model.config.get_text_config()
+    tokens = min(TOKENS, getattr(text, "max_position_embeddings", None) or TOKENS)
+    name = {4: "4-bit nf4", 8: "8-bit"}.get(bits, str(dtype).removeprefix("torch."))
+    answers = ROWS * (_cache_bytes(text, tokens, dtype) + _work_bytes(text, tokens, dtype))
+    return Need(model.num_parameters(), int(sum(sizes)), answers, tokens, name)
+
+
+def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on the meta device, where weights have shapes and no memory.
+
+    Raises:
+        EngineError: if it cannot be built, or is no causal language model of a kind that transformers knows.
+    """
+    try:
+        return build_empty(config, dtype)
+    except Exception as error:  # whatever a config can do wrong, transformers raises as it likes
+        raise EngineError(
+            f"The config describes no causal language model that can be built: {first_line(error)}."
+        ) from None
+
+
+def quantised_weights(model: PreTrainedModel) -> set[int]:
+    """The `id` of each weight that transformers hands to bitsandbytes: of plain Linears, but for the output head.
+
+    Experts of mixture models are no Linears, and stay what they are.
+    """
+    kept = get_keys_to_not_convert(model)
+    return {
+        id(module.weight)
+        for name, module in model.named_modules()
+        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
+    }
+
+
+def _sizes(model: PreTrainedModel, bits: Bits) -> Iterator[float]:
+    """Bytes of each tensor; what is shared counts once."""
+    quantised = quantised_weights(model) if bits is not None else set()
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if id(tensor) not in quantised:
+            yield tensor.numel() * tensor.element_size()
+        elif bits == 4:
+            yield tensor.numel() * BYTES_OF_4_BITS
+        else:
+            # A float32 scale for each output.
+            yield tensor.numel() + 4 * max(tensor.shape)
+
+
+def _cache_bytes(text: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Keys and values of one answer; a sliding window keeps no more than itself."""
+    layers = DynamicCache(config=text).layers
+    kept = [min(tokens, getattr(layer, "sliding_window", None) or tokens) for layer in layers]
+    kept = kept or [tokens] * text.num_hidden_layers
+    # Layers that share another one's keys and values have no place of their own in the cache; they come last.
+    widths = [_cache_width(layer) for layer in text.per_layer_config[: len(kept)]]
+    return 2 * sum(map(mul, kept, widths)) * dtype.itemsize
+
+
+def _cache_width(layer: PreTrainedConfig) -> int:
+    """Numbers of one token's keys in one layer."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    return heads * (getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
+
+
+def _work_bytes(text: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Of one answer while its prompt is read: the widest tensors of a block, and logits as float32 with copies."""
+    wide = max(_inner_width(layer) for layer in text.per_layer_config[:])
+    return tokens * (3 * wide + 6 * text.hidden_size) * dtype.itemsize + 4 * text.vocab_size * 4
+
+
+def _inner_width(layer: PreTrainedConfig) -> int:
+    """Of the MLP."""
+    found = getattr(layer, "intermediate_size", None) or getattr(layer, "ffn_dim", None) or 4 * layer.hidden_size
+    # Some families write one number for each layer.
+    return max(found) if isinstance(found, (list, tuple)) else found

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base model's files on the Hub: those of one commit, their sizes known before the first byte."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.file_download import HfFileMetadata
+from huggingface_hub.hf_api import ModelInfo
+from transformers import PreTrainedConfig
+
+from ..outside.errors import AdapterError
+from ..outside.hub import (
+    ANSWER_SECONDS,
+    SHA1,
+    HubRepository,
+    StoppedError,
+    check_content,
+    check_id,
+    explained,
+    over_http,
+    progress_bar,
+)
+from .choice import BaseChoice
+from .errors import EngineError
+from .folder import CONFIG, INDEX, WEIGHTS, read_config
+from .formatting import size
+from .progress import OnProgress
+from .untrusted import SHARD, TOKENIZER, TOKENIZER_FILES, check_index
+
+
+# What a tokenizer and a config are made of. Nothing else is fetched: no code, no pickle, no other framework's weights.
+TEXTS = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+TEXT_BYTES = 32 * 1024 * 1024
+TOKENIZER_BYTES = 128 * 1024 * 1024
+# A config is read before anything else is known of a base; real ones have some kilobytes.
+CONFIG_BYTES = 4 * 1024 * 1024
+# A visitor's model has to be here within an hour.
+VISITOR_SECONDS = 3600.0
+# How often a download is asked whether it is still wanted.
+LOOK_SECONDS = 0.2
+# Of the disk: what a download leaves free.
+DISK_LEFT = 512 * 1024 * 1024
+# By whether the operator named what is fetched: they do not wait behind visitors.
+DOWNLOADS = {
+    operator: ThreadPoolExecutor(max_workers=2, thread_name_prefix="base-download") for operator in (True, False)
+}
+
+
+class HubFiles:
+    """Files of one commit on the Hub, their sizes known before the first byte.
+
+    Args:
+        choice: what is wanted.
+        folder: where they go; None for the library's cache.
+    """
+
+    def __init__(self, choice: BaseChoice, folder: Path | None) -> None:
+        self._choice, self._folder = choice, folder
+        self._hub = HubRepository(choice.base, choice.revision, choice.operator, endpoint=choice.endpoint)
+        with self._explained():
+            if not choice.operator:
+                check_id(choice.base, choice.revision)
+            api = HfApi(endpoint=choice.endpoint, token=self._hub.token)
+            info = api.model_info(choice.base, revision=choice.revision, timeout=ANSWER_SECONDS, files_metadata=True)
+        self._commit = _commit_of(info, choice)
+        self._sizes = _wanted(info, choice)
+        self.size = sum(self._sizes.values())
+
+    @property
+    def _stopped(self) -> str:
+        return f"Fetching {self._choice.base} was stopped."
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (EngineError, StoppedError):
+            raise
+        except AdapterError as error:
+            raise EngineError(str(error)) from None
+        except Exception as error:  # the library passes on what its HTTP client and the disk raise
+            raise EngineError(str(explained(error, self._choice.base, self._choice.revision))) from error
+
+    def config(self, stop: threading.Event | None = None) -> PreTrainedConfig:
+        stop = stop or threading.Event()
+        try:
+            with self._explained():
+                folder = self._get([CONFIG], progress_bar(self._sizes[CONFIG], lambda done, total: None, stop), stop)
+        except StoppedError:
+            raise EngineError(self._stopped) from None
+        return read_config(folder, self._choice.label)
+
+    def fetch(self, tell: OnProgress, stop: threading.Event) -> Path:
+        room = shutil.disk_usage(self._folder or _existing(Path(constants.HF_HUB_CACHE))).free - DISK_LEFT
+        if self.size > room:
+            raise EngineError(
+                f"{self._choice.label} has {size(self.size)} of files, but this machine's disk has room for "
+                f"{size(max(0, room))}."
+            )
+        bar = progress_bar(self.size, tell, stop)
+        # In a thread of its own, since a connection that trickles cannot be interrupted from within.
+        fetching = DOWNLOADS[self._choice.operator].submit(self._get_all, bar, stop)
+        end = math.inf if self._choice.operator else time.monotonic() + VISITOR_SECONDS
+        while not wait([fetching], LOOK_SECONDS).done:
+            if stop.is_set():
+                raise EngineError(self._stopped)
+            if time.monotonic() > end:
+                stop.set()
+                raise EngineError(
+                    f"Fetching {self._choice.base} takes longer than the {VISITOR_SECONDS / 60:.0f} minutes allowed."
+                )
+        try:
+            with self._explained():
+                folder = fetching.result()
+        except StoppedError:
+            raise EngineError(self._stopped) from None
+        if INDEX in self._sizes:
+            check_index(folder / INDEX, self._sizes, self._choice.label)
+        tell(self.size, self.size)
+        return folder
+
+    def _get_all(self, bar: type, stop: threading.Event) -> Path:
+        try:
+            return self._get(list(self._sizes), bar, stop)
+        finally:
+            if stop.is_set() and self._folder:  # nobody waits, and the private folder is gone or about to go
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _get(self, names: list[str], bar: type, stop: threading.Event) -> Path:
+        folder = self._folder
+        for name in names:
+            if stop.is_set():
+                raise StoppedError
+            expected = None if self._cached(name) else self._expected(name)
+            with over_http():
+                path = hf_hub_download(
+                    self._choice.base,
+                    name,
+                    revision=self._commit,
+                    local_dir=self._folder,
+                    token=self._hub.token,
+                    endpoint=self._choice.endpoint,
+                    etag_timeout=ANSWER_SECONDS,
+                    tqdm_class=bar,
+                )
+            if expected is not None:
+                self._check(Path(path), expected)
+            folder = folder or Path(path).parent
+        return folder
+
+    def _cached(self, name: str) -> bool:
+        """Whether the operator's cache has a file, which was checked when it came."""
+        if self._folder is not None:
+            return False
+        return isinstance(try_to_load_from_cache(self._choice.base, name, revision=self._commit), str)
+
+    def _expected(self, name: str) -> HfFileMetadata:
+        """What the Hub says of a file."""
+        if not self._choice.operator:
+            # It may send to no other repository, and to nothing larger than it named.
+            return self._hub.metadata(name, self._commit, self._sizes[name])
+        # An operator may use the old name of a repository that was renamed.
+        url = hf_hub_url(self._choice.base, name, revision=self._commit, endpoint=self._choice.endpoint)
+        return get_hf_file_metadata(url, token=self._hub.token, timeout=ANSWER_SECONDS, endpoint=self._choice.endpoint)
+
+    def _check(self, path: Path, expected: HfFileMetadata) -> None:
+        """What is damaged goes, so that it is not found in the cache the next time."""
+        try:
+            check_content(path, expected, self._choice.base)
+        except AdapterError:
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _commit_of(info: ModelInfo, choice: BaseChoice) -> str:
+    if not choice.operator and info.id.casefold() != choice.base.casefold():
+        raise EngineError(f"{choice.base} was renamed to {info.id[:120]!r}; give the new id if you trust it.")
+    if not info.sha or not SHA1.match(info.sha):
+        raise EngineError(f"The Hub names no commit of {choice.base}; try again later.")
+    return info.sha
+
+
+def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
+    """Sizes by name of the files that are fetched."""
+    label = choice.label
+    texts = TEXTS if choice.operator else (CONFIG, "generation_config.json", *TOKENIZER_FILES)
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    if CONFIG not in sizes:
+        raise EngineError(f"{label} has no {CONFIG}; name a repository of a model, not of an adapter or of data.")
+    weights = [WEIGHTS] if WEIGHTS in sizes else [INDEX, *filter(SHARD.match, sizes)] if INDEX in sizes else []
+    if not weights:
+        raise EngineError(f"{label} has no {WEIGHTS}; other files of weights are not opened.")
+    found = {name: sizes[name] for name in (*filter(sizes.__contains__, texts), *weights)}
+    for name, bytes_of_file in found.items():
+        if not bytes_of_file:
+            raise EngineError(f"The Hub does not say how large {name} of {label} is; try again later.")
+        most = {CONFIG: CONFIG_BYTES, TOKENIZER: TOKENIZER_BYTES}.get(name, TEXT_BYTES)
+        if not name.endswith(".safetensors") and bytes_of_file > most:
+            raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(most)} are read.")
+    return found
+
+
+def _existing(path: Path) -> Path:
+    """The path, or its nearest parent that is there."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people and models say to each other."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: Role
+    content: str

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far long work on a base model is. Of transformers' loading it is known without its own progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.utils.logging import set_tqdm_hook
+
+
+OnProgress = Callable[[int, int], None]
+"""Called with what is done so far and with all that is to do."""
+
+
+@contextmanager
+def weights_told(tell: OnProgress = lambda done, total: None) -> Iterator[None]:
+    """Hear how far transformers is with its weights; it shows nothing itself.
+
+    Args:
+        tell: called with weights loaded so far and in all.
+    """
+
+    def hook(factory: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        if not args or kwargs.get("desc") != "Loading weights":
+            return factory(*args, **kwargs)
+        return _Counted(factory(*args, **kwargs | {"disable": True}), len(args[0]), tell)
+
+    before = set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
+
+
+class _Counted:
+    """A progress bar that is told on."""
+
+    def __init__(self, bar: Any, total: int, tell: OnProgress) -> None:
+        self._bar, self._total, self._tell = bar, total, tell
+
+    def __iter__(self) -> Iterator[Any]:
+        for done, item in enumerate(self._bar):
+            self._tell(done, self._total)
+            yield item
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bar, name)

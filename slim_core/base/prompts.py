@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations to tokens. What people type is text: it never becomes a control token."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from functools import cached_property, partial
+
+from transformers import PreTrainedTokenizerBase
+
+from .errors import EngineError, first_line
+from .messages import Message
+from .sandbox import TokenizerProcess
+from .template import ensure_chat_template
+
+
+# Everything of C0 and C1 but tab and line feed.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+SYSTEM_MARK = "SLIMSYSTEMMARK"
+
+
+def clean_text(text: str) -> str:
+    """Text that every tokenizer can read: line ends are line feeds, no control characters, no half of a pair.
+
+    Halves of a surrogate pair, as broken clients send them, are joined where both are there, else replaced.
+    """
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return CONTROL.sub("", joined.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+class Prompts:
+    """Writes conversations the way the model reads them.
+
+    Args:
+        tokenizer: gets the fallback template if it has none.
+        apart: where a visitor's tokenizer encodes texts; None for here.
+
+    Attributes:
+        has_template: whether the tokenizer brought a chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, apart: TokenizerProcess | None = None) -> None:
+        self.tokenizer = tokenizer
+        self._apart = apart
+        self.has_template = ensure_chat_template(tokenizer, partial(self._ids, special=True))
+        # A tokenizer changes settings of its own while it encodes, so two threads must not.
+        self._lock = threading.Lock()
+
+    def try_out(self) -> None:
+        """Render what is rendered of every model, so that a template that never ends is known before it is needed.
+
+        Raises:
+            EngineError: if it takes too long.
+        """
+        _ = self.closing_token, self._takes_system
+
+    def close(self) -> None:
+        """End the process of a visitor's tokenizer."""
+        with self._lock:
+            if self._apart is not None:
+                self._apart.close()
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins.
+
+        A special token that someone typed is read as the characters it is written with. A system message that the
+        template refuses or drops goes in front of the first user message.
+
+        Raises:
+            EngineError: if there is nothing to answer or the template refuses the conversation.
+        """
+        written = [{"role": message.role, "content": clean_text(message.content)} for message in messages]
+        if not written or written[-1]["role"] != "user" or not written[-1]["content"].strip():
+            raise EngineError("There is no question to answer: write a message.")
+        if written[0]["role"] == "system":
+            if not written[0]["content"].strip():
+                written = written[1:]
+            elif not self._takes_system:
+                written = _merged_system(written)
+        with self._lock:
+            try:
+                ids = self._encode(written)
+            except EngineError:
+                raise
+            except Exception as error:  # a template is a program: it may raise anything
+                raise EngineError(
+                    f"The model's chat template refuses this conversation ({first_line(error)}): change it to what "
+                    "the template knows."
+                ) from None
+        if not ids:
+            raise EngineError("The model's chat template writes nothing of this conversation: choose another model.")
+        return ids
+
+    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
+        if self._apart is not None:
+            return self._apart.encode_chat(messages, self.tokenizer.get_chat_template())
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
+        )
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether the template writes a system message; some refuse it, some leave it out without a word."""
+        messages = [{"role": "system", "content": SYSTEM_MARK}, {"role": "user", "content": "a"}]
+        return SYSTEM_MARK in self._rendered(messages)
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        """The text of a conversation; "" if the template refuses it. Raises EngineError if it takes too long."""
+        with self._lock:
+            try:
+                if self._apart is not None:
+                    return self._apart.render(messages, self.tokenizer.get_chat_template())
+                return self.tokenizer.apply_chat_template(messages, tokenize=False)
+            except EngineError:
+                raise
+            except Exception:
+                return ""
+
+    @cached_property
+    def closing_token(self) -> int | None:
+        """The control token with which the template closes an answer; None if it closes it with none.
+
+        It may be another one than the tokenizer's end token, `<|im_end|>` for one.
+        """
+        mark = "SLIMANSWERMARK"
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+        _, found, after = self._rendered(messages).partition(mark)
+        if not found or not after:
+            return None
+        with self._lock:
+            ids = self._ids(after)
+        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
+
+    def _ids(self, text: str, special: bool = False) -> list[int]:
+        if self._apart is not None:
+            try:
+                return self._apart.encode(text, special)
+            except ValueError as error:
+                raise EngineError(
+                    f"The model's tokenizer cannot read a text ({first_line(error)}); choose another model."
+                ) from None
+        return self.tokenizer.encode(text, add_special_tokens=special)
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself; a part of a character is shown as such, a special token by its name."""
+        return tuple(self._token_text(token) for token in ids)
+
+    def _token_text(self, token: int) -> str:
+        if token not in self._texts:
+            special = token in self.tokenizer.all_special_ids
+            if special or not self._before:
+                self._texts[token] = self.tokenizer.convert_ids_to_tokens(token) or ""
+            else:
+                # Behind another token, since decoders take the space off a text's first one.
+                whole = self.tokenizer.decode([*self._before, token], clean_up_tokenization_spaces=False)
+                self._texts[token] = whole[len(self._before_text) :]
+        return self._texts[token]
+
+    @cached_property
+    def _texts(self) -> dict[int, str]:
+        return {}
+
+    @cached_property
+    def _before(self) -> list[int]:
+        with self._lock:
+            return self._ids("a")[-1:]
+
+    @cached_property
+    def _before_text(self) -> str:
+        return self.tokenizer.decode(self._before, clean_up_tokenization_spaces=False)
+
+
+def _merged_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    system, rest = messages[0]["content"], messages[1:]
+    first = {"role": rest[0]["role"], "content": f"{system}\n\n{rest[0]['content']}"}
+    return [first, *rest[1:]]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A visitor's files of a base: nothing in them names other files or takes for ever, before anything reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from ..outside.errors import AdapterError, shown
+from ..outside.strict_json import read_object
+from .errors import EngineError, first_line
+from .prompts import Prompts
+from .sandbox import TokenizerProcess
+
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+# What a visitor's tokenizer is made of. Other kinds of files are for other code.
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, "chat_template.jinja")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
+# Decoders of the tokenizers library that take a token's text as it is. Others have patterns, or make it longer.
+DECODERS = ("ByteLevel", "Metaspace", "ByteFallback", "Fuse", "WordPiece")
+MOST_DECODERS = 16
+JSON_DEPTH = 32
+
+
+def check_index(path: Path, files: Collection[str], label: str) -> None:
+    """Refuse an index of weights that names anything but the shards beside it.
+
+    Raises:
+        EngineError: with a sentence.
+    """
+    named = _json(path, label).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise EngineError(f"{path.name} of {label} has no weight_map, which says where the weights are.")
+    for file in named.values():
+        if not isinstance(file, str) or not SHARD.match(file) or file not in files:
+            raise EngineError(f"{path.name} of {label} names {shown(str(file))}, which is none of its shards.")
+
+
+def read_foreign(folder: Path, label: str) -> Prompts:
+    """How a visitor's base reads conversations.
+
+    Args:
+        folder: its files; the tokenizer's config is written anew there.
+        label: what it is called in sentences.
+
+    Raises:
+        EngineError: if there is no tokenizer, or none that can be trusted to end.
+    """
+    if not (folder / TOKENIZER).is_file():
+        raise EngineError(f"{label} has no {TOKENIZER}; other files of tokenizers are not opened.")
+    _write_config(folder, label)
+    # There first: what takes too long or too much memory does not come here.
+    apart = TokenizerProcess([folder / name for name in TOKENIZER_FILES])
+    try:
+        apart.start()
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        _check_decoder(tokenizer, label)
+        prompts = Prompts(tokenizer, apart)
+        prompts.try_out()
+    except EngineError:
+        apart.close()
+        raise
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        apart.close()
+        raise EngineError(f"The tokenizer of {label} cannot be loaded: {first_line(error)}.") from None
+    return prompts
+
+
+def _write_config(folder: Path, label: str) -> None:
+    """Keep of the tokenizer's config what is a text or a number; the rest can name files, classes and code."""
+    path = folder / TOKENIZER_CONFIG
+    given = _json(path, label) if path.is_file() else {}
+    kept: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for name in SPECIAL_TOKENS:
+        token = given.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            kept[name] = token
+    length = given.get("model_max_length")
+    if isinstance(length, (int, float)) and not isinstance(length, bool) and length > 0:
+        kept["model_max_length"] = int(min(length, 2**40))
+    template = given.get("chat_template")
+    if isinstance(template, list):
+        # Several, by name.
+        pairs = [(item.get("name"), item.get("template")) for item in template if isinstance(item, dict)]
+        template = dict(pairs).get("default") if all(isinstance(x, str) for pair in pairs for x in pair) else None
+    if isinstance(template, str):
+        kept["chat_template"] = template
+    path.unlink(missing_ok=True)  # it may be a link
+    path.write_text(json.dumps(kept))
+
+
+def _check_decoder(tokenizer: PreTrainedTokenizerFast, label: str) -> None:
+    decoder = tokenizer.backend_tokenizer.decoder
+    left = [] if decoder is None else [json.loads(decoder.__getstate__())]
+    seen = 0
+    while left:
+        part = left.pop()
+        kind, seen = part.get("type"), seen + 1
+        if kind == "Sequence":
+            left += part["decoders"]
+            continue
+        if seen > MOST_DECODERS or not (kind in DECODERS or _shortens(part)):
+            raise EngineError(
+                f"The tokenizer of {label} decodes in a way that may take minutes for one token ({kind}); choose "
+                "another model."
+            )
+
+
+def _shortens(part: dict[str, Any]) -> bool:
+    """Whether a decoder makes no text longer, and never fails."""
+    match part:
+        case {"type": "Replace", "pattern": {"String": text}, "content": content}:
+            return len(content.encode()) <= len(text.encode())
+        case {"type": "BPEDecoder", "suffix": suffix}:
+            return bool(suffix)  # an empty one is found before every character
+        case {"type": "Strip", "stop": stop}:
+            return stop == 0  # at the end it fails where a text is shorter
+    return False
+
+
+def _json(path: Path, label: str) -> dict[str, Any]:
+    try:
+        return read_object(path.read_bytes(), f"{path.name} of {label}", JSON_DEPTH)
+    except AdapterError as error:
+        raise EngineError(str(error)) from None

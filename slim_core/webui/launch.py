@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings to a running app."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..inference import BaseSwitch, Engine, open_base
+from ..outside.errors import reason
+from ..paths import ASSETS, DEMO
+from .backend import Backend
+from .config import Config, ConfigError
+from .layout import LEAD, build
+from .state.choices import choices_of, first_choice
+from .wire.forgetting import RESULTS, read_results
+
+
+SCRIPTS = (
+    "common", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture", "routing", "detail", "drift",
+    "mailbox", "plane", "forgetting", "facts", "adapters", "model",
+)  # fmt: skip
+STYLES = ("page", "compare", "routing", "adapters")
+
+
+def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = DEMO) -> gr.Blocks:
+    """Load the model and build the interface around it.
+
+    Args:
+        config: what to load, and limits.
+        gpu: a decorator that lends a GPU for one call, where the machine has none of its own.
+        demo: the demo's folder, used where the settings name no base.
+
+    Raises:
+        EngineError: if something cannot be loaded; its message is one sentence.
+    """
+    return build(open_backend(config, demo, gpu), config, stored_results(config, demo))
+
+
+def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:
+    """Stored scores of the loaded adapters: the demo's, or those that lie beside SLIM, else beside the LoRA."""
+    if not config.base:
+        return read_results(demo / RESULTS)
+    found = (read_results(Path(folder) / RESULTS) for folder in (config.slim, config.lora) if folder)
+    return next(filter(None, found), None)
+
+
+def open_backend(config: Config, demo: Path, gpu: Callable[..., Any] | None = None) -> Backend:
+    """The base that the settings name, or the demo's, and what visitors may put in its place."""
+    lent = gpu is not None
+    engine, choices = open_engine(config, demo, lent), choices_of(config, demo, lent)
+    switch = None if choices.fixed else BaseSwitch(engine, first_choice(config, demo), config.device or None)
+    return Backend(engine, gpu, config.store_limits, switch, choices, config.concurrency)
+
+
+def open_engine(config: Config, demo: Path, lent: bool = False) -> Engine:
+    """The engine that the settings name, or the demo's."""
+    # Where a GPU is lent, the model is put there when the app starts and moves to the real one at the first call.
+    return open_base(first_choice(config, demo), config.device or ("cuda" if lent else None))
+
+
+def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
+    """Serve it. Nothing is loaded from elsewhere, nothing is reported anywhere.
+
+    Raises:
+        ConfigError: if nothing can be served at that address.
+    """
+    try:
+        socket.create_server((config.host, config.port)).close()
+    except OSError as error:
+        why = reason(error).split(" (")[0]
+        raise ConfigError(
+            f"The app cannot be served at {config.host}, port {config.port} ({why}); choose others with SLIM_HOST and "
+            "SLIM_PORT."
+        ) from None
+    return demo.launch(
+        server_name=config.host,
+        server_port=config.port,
+        auth=config.auth,
+        theme=theme(),
+        css_paths=[ASSETS / "webui" / f"{name}.css" for name in STYLES],
+        head=head(),
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        share=False,
+        show_error=False,
+        max_file_size=config.max_upload,
+        # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
+        state_session_capacity=config.sessions,
+        footer_links=["api", "gradio", "settings"],
+        **options,
+    )
+
+
+def head() -> str:
+    """Our scripts, in the page itself."""
+    scripts = "".join((ASSETS / "webui" / f"{name}.js").read_text(encoding="utf-8") + "\n" for name in SCRIPTS)
+    description = f'<meta name="description" content="{escape(LEAD)}">'
+    return f"{description}<script>{scripts}</script>"
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys, system fonts, one accent."""
+    found = gr.themes.Default(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Consolas", "monospace"],
+        radius_size="md",
+    )
+    # One shade darker than Gradio's own: white on it can be read by everyone.
+    return found.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_cancel_background_fill="#b42318",
+        button_cancel_background_fill_hover="#912018",
+        button_cancel_background_fill_dark="#b42318",
+        button_cancel_background_fill_hover_dark="#912018",
+        color_accent="*primary_700",
+        block_info_text_color="*neutral_600",
+    )

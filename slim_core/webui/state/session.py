@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server remembers of one visitor. The browser only shows it: nothing it sends back is taken as history."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ...base.messages import Message
+from ...inference import Stops, Verdict, verdict_of
+from ...inference.types import Drift, Routing, RowStep, Sampling, Variant
+from ..wire.payload import RoutingPacker, mean_identity
+from .meter import Meter
+
+
+# Numbers of routing that one conversation keeps: 256 MB of float32.
+MAX_NUMBERS = 64_000_000
+# What the answers show: as they are, word by word against the base's, or coloured by who answered.
+View = Literal["plain", "differences", "routing"]
+
+
+@dataclass
+class Answer:
+    """One column's answer to one prompt.
+
+    Attributes:
+        variant: who answered; the column may show another one by now.
+        step: how far it is.
+        sampling: how its tokens were chosen.
+        token_ids: of the answer, so that other variants can read exactly it.
+        routing: who answered which token, the whole record so far.
+        strength: how strongly the gate was told to close; None as it was trained.
+        gated: whether the record says what a gate did.
+        packer: what the page already has of it.
+    """
+
+    variant: Variant
+    step: RowStep
+    sampling: Sampling
+    token_ids: tuple[int, ...] = ()
+    routing: Routing | None = None
+    strength: float | None = None
+    gated: bool = False
+    packer: RoutingPacker = field(default_factory=RoutingPacker, init=False, repr=False, compare=False)
+    _share: tuple[weakref.ref, float | None] | None = field(default=None, init=False, repr=False, compare=False)
+    _verdict: tuple[weakref.ref, Verdict] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def identity(self) -> float | None:
+        """Mean identity share of the answer so far; None where nothing of it is recorded."""
+        record, kept = self.routing, self._share
+        if record is None:
+            return None
+        # It is drawn several times a second, and reads millions of numbers. The reference is weak, so that a record
+        # that was dropped frees its memory.
+        if kept is None or kept[0]() is not record.weights:
+            kept = self._share = (weakref.ref(record.weights), mean_identity(record))
+        return kept[1]
+
+    def verdict(self) -> Verdict | None:
+        """What the gate made of the prompt and the answer so far; None where nothing is recorded of a gate."""
+        record, kept = self.routing, self._verdict
+        if record is None or not self.gated or not record.tokens:
+            return None
+        if kept is None or kept[0]() is not record.weights:
+            kept = self._verdict = (weakref.ref(record.weights), verdict_of(record))
+        return kept[1]
+
+
+@dataclass
+class Turn:
+    """A prompt and its answers, one for each column.
+
+    Attributes:
+        id: unique in the session; the browser names a turn by it.
+        prompt: the user's message.
+        system: the system prompt it was asked with; may be empty.
+        answers: by column.
+        drift: how the adapters read the base's answer, by column, once it is known.
+    """
+
+    id: int
+    prompt: str
+    system: str
+    answers: dict[str, Answer]
+    drift: Drift | None = None
+
+
+@dataclass
+class Run:
+    """Answers that are being written.
+
+    Attributes:
+        stops: the engine's stop flags.
+        rows: the columns that answer, in the engine's row order.
+        ended: set when the last answer has ended and the model is free.
+        stopping: whether a person asked for all of them to end.
+    """
+
+    stops: Stops
+    rows: tuple[str, ...]
+    ended: threading.Event = field(default_factory=threading.Event)
+    stopping: bool = False
+
+    def stop(self, column: str | None = None) -> None:
+        """End one answer, or all."""
+        if column is None:
+            self.stopping = True
+            self.stops.stop_all()
+        elif column in self.rows:
+            self.stops.stop(self.rows.index(column))
+
+
+class Session:
+    """One visitor's conversation, and what they brought.
+
+    Attributes:
+        owner: Gradio's name for the visit.
+        own: the visitor's own adapters, by column.
+        turns: the conversation, oldest first.
+        run: what is being written now, if anything.
+        view: what the answers show.
+        place: place in line for the model.
+        opened: whether the page has its settings.
+        shown: the column whose routing is shown; None for the first SLIM.
+        shown_turn: the turn whose routing and drift are shown; None for the latest.
+        generation: of the base that the conversation is with.
+        strengths: how strongly gates close for this visitor, by the names of variants; the others as trained.
+        meter: what may be asked of the prompt that is being typed.
+    """
+
+    def __init__(self) -> None:
+        self.owner = ""
+        self.own: dict[str, Variant] = {}
+        self.turns: list[Turn] = []
+        self.run: Run | None = None
+        self.view: View = "plain"
+        self.place = 0
+        self.opened = False
+        self.shown: str | None = None
+        self.shown_turn: int | None = None
+        self._checking = False
+        self.generation = 0
+        self.strengths: dict[str, float] = {}
+        self.meter = Meter()
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict) -> Session:
+        # Gradio copies a state's first value for each visitor, and a lock cannot be copied.
+        return Session()
+
+    def begin(self, run: Run) -> bool:
+        """Take the session for a run; False while another goes on."""
+        with self._lock:
+            if self.run is not None:
+                return False
+            self.run = run
+            return True
+
+    def end(self) -> None:
+        """Give it back."""
+        with self._lock:
+            run, self.run = self.run, None
+        if run is not None:
+            run.ended.set()
+
+    def begin_check(self) -> bool:
+        """Take the session for the check of an adapter; False while another goes on."""
+        with self._lock:
+            free, self._checking = not self._checking, True
+            return free
+
+    def end_check(self) -> None:
+        """Give it back."""
+        self._checking = False
+
+    def strength(self, variant: Variant) -> float | None:
+        """How strongly a variant's gate closes for this visitor; None as trained, or where it has none."""
+        return None if variant.strength is None else self.strengths.get(variant.name)
+
+    def set_strength(self, variant: Variant, strength: float | None) -> None:
+        """Let a variant's gate close so strongly for this visitor; None is as trained."""
+        self.strengths = {name: x for name, x in self.strengths.items() if name != variant.name}
+        if strength is not None and strength != variant.strength:
+            self.strengths[variant.name] = strength
+
+    def next_id(self) -> int:
+        """A turn's id."""
+        return next(self._ids)
+
+    def turn(self, turn_id: Any) -> Turn | None:
+        """The turn with this id."""
+        return next((turn for turn in self.turns if turn.id == turn_id), None)
+
+    def forget_from(self, turn_id: int) -> None:
+        """Drop a turn and all after it."""
+        self.turns[:] = itertools.takewhile(lambda turn: turn.id != turn_id, self.turns)
+        kept = {turn.id for turn in self.turns}
+        if self.shown_turn not in kept:
+            self.shown_turn = None
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        self.turns.clear()
+        self.shown_turn = None
+
+    def renew(self, generation: int) -> bool:
+        """Forget a conversation with an earlier base; whether the base is another one."""
+        if self.generation == generation:
+            return False
+        self.generation = generation
+        self.shown = None
+        self.strengths = {}
+        self.clear()
+        return True
+
+    def trim(self, most: int = MAX_NUMBERS) -> None:
+        """Drop the routing of the oldest answers where all together hold more than `most` numbers."""
+        for turn in reversed(self.turns):
+            for answer in turn.answers.values():
+                most -= answer.routing.weights.numel() if answer.routing is not None else 0
+                if most < 0:
+                    answer.routing = None
+
+    def messages(self, column: str, turn: Turn, variant: str) -> tuple[Message, ...]:
+        """What a variant sees of the conversation before it answers a turn in a column: its own answers alone."""
+        found = [Message("system", turn.system)] if turn.system else []
+        for earlier in itertools.takewhile(lambda other: other.id != turn.id, self.turns):
+            answer = earlier.answers.get(column)
+            # A turn that this variant never answered would leave two user messages in a row.
+            if answer is not None and answer.variant.name == variant and answer.step.text:
+                found += [Message("user", earlier.prompt), Message("assistant", answer.step.text)]
+        return (*found, Message("user", turn.prompt))

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Visitors' own adapters: in bounded memory, each for its owner alone, on the model that all share."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import Any
+
+from ...adapters import Adapter, AdapterError, AdapterStore, BaseShapes, Held, StoreLimits
+from ...inference import EngineError
+from ...inference.types import Variant
+from ...method import SlimConfig
+from ..limits import LimitError
+from ..words import base_name
+from .session import Session
+
+
+LOST = "Your adapter “{label}” was removed when your connection broke; add it again."
+
+
+class OwnAdapters:
+    """Adapters of all visitors on one engine.
+
+    Args:
+        engine: the model. Attaching and detaching wait in its line, so no answer is disturbed.
+        limits: how much is held.
+        lent: the model runs elsewhere, in processes that come and go: each job brings its adapters along.
+    """
+
+    def __init__(self, engine: Any, limits: StoreLimits | None = None, lent: bool = False) -> None:
+        self._engine, self._lent = engine, lent
+        mine = weakref.ref(self)  # or the store would keep this alive, and this the store
+        self._store = AdapterStore(limits, lambda held: _detach(mine(), held))
+        # Also when the process ends, with no model left to wait for.
+        weakref.finalize(self, AdapterStore.delete_files, self._store)
+
+    def move(self, engine: Any) -> None:
+        """The app has another base now: the adapters go, and their owners are told."""
+        self._engine = engine
+        self._store.clear("since the base model was changed")
+
+    @property
+    def shapes(self) -> BaseShapes:
+        """What an adapter has to fit, under a name that may be shown."""
+        return replace(self._engine.shapes, name=base_name(self._engine.info))
+
+    @property
+    def tried(self) -> bool:
+        """Whether an adapter that is added has been tried on the model; where each job brings its own, it has not."""
+        return not self._lent
+
+    def add(self, owner: str, adapter: Adapter) -> Variant:
+        """Take a visitor's checked adapter in and attach it; waits for the model.
+
+        Raises:
+            AdapterError: if there is no room. The adapter still belongs to the caller.
+            EngineError: if the model cannot carry it. It is gone, and nobody else's went for it.
+        """
+        carried: list[Variant] = []
+        self._store.add(owner, adapter, lambda held: carried.append(self._carry(held)))
+        return carried[0]
+
+    def _carry(self, held: Held) -> Variant:
+        if self._lent:
+            return _variant(held)
+        return self._engine.attach(held.adapter, name=held.key, label=held.adapter.label)
+
+    def keep(self, session: Session) -> tuple[ExitStack, dict[str, Adapter]]:
+        """A visitor's adapters, kept until the stack is closed, so that none goes while an answer is written with it.
+
+        Returns:
+            The stack, and the adapters by the name of their variant.
+
+        Raises:
+            LimitError: if one is gone.
+        """
+        with ExitStack() as stack:
+            try:
+                found = {v.name: stack.enter_context(self._store.use(v.name)) for v in session.own.values()}
+            except AdapterError as error:
+                raise LimitError(str(error)) from None
+            return stack.pop_all(), found
+
+    def adapter(self, owner: str, name: str) -> Adapter | None:
+        """A visitor's adapter by its variant's name, if it is still there."""
+        return next((held.adapter for held in self._store.of(owner) if held.key == name), None)
+
+    def miss(self, session: Session) -> list[str]:
+        """Empty the columns whose adapters are gone.
+
+        Returns:
+            Sentences for the visitor, each told once.
+        """
+        there = {held.key for held in self._store.of(session.owner)}
+        gone = {column: variant for column, variant in session.own.items() if variant.name not in there}
+        session.own = {column: variant for column, variant in session.own.items() if column not in gone}
+        told = list(self._store.notices(session.owner))
+        return told or [LOST.format(label=variant.label) for variant in gone.values()]
+
+    def remove(self, name: str) -> None:
+        """Drop an adapter, in a thread: the model may be busy."""
+        _in_background(self._store.remove, name)
+
+    def leave(self, owner: str) -> None:
+        """A visitor has left: adapters, files and notices go, in a thread."""
+        _in_background(self._store.leave, owner)
+
+    def size(self) -> tuple[int, int]:
+        """How many adapters of visitors are held, and their bytes in the model."""
+        held = self._store.all()
+        return len(held), sum(one.adapter.row_bytes for one in held)
+
+
+def _detach(own: OwnAdapters | None, held: Held) -> None:
+    # It is not there if attaching it failed, if each job brings its own, or if this is another base by now.
+    if own is not None:
+        with suppress(EngineError):
+            own._engine.detach(held.key)
+
+
+def _variant(held: Held) -> Variant:
+    found, config = held.adapter, held.adapter.config
+    gated = isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate"
+    strength = config.yield_strength if gated else None
+    return Variant(held.key, found.kind, found.label, found.parameters, found.row_bytes, found.detail, strength)
+
+
+def _in_background(work: Callable[[str], None], name: str) -> None:
+    threading.Thread(target=work, args=(name,), daemon=True).start()

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The About tab: what SLIM is, the paper, versions, memory."""
+
+from __future__ import annotations
+
+import platform
+from base64 import b64encode
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import gradio as gr
+
+from ..components import canvas, fixed
+from ..page import Page
+from .models import memory_of
+
+
+TEXT = """
+## What you see here
+
+Fine-tuning a language model on a task makes it worse at everything else. **SLIM** lets it learn more and forget less:
+
+- Each adapted Linear keeps its frozen weights and gets a few small **LoRA experts** and **identity experts**, which
+  add nothing. A **router** sends each token to the best few of them.
+- Single tokens do not tell a familiar task from a foreign one: most words of any prompt occur in training. The
+  **context** does: the running mean of what a Linear has read since the last user turn began.
+- While training, **clusters** slide along with the contexts and remember what training looks like. The **distance**
+  of a context from the nearest one, in standard deviations beyond the first, says how unlike the training data it is;
+  below 0 it is in the midst of them. Up to a **reference**, as far as nearly all of the training data, it is like it.
+- Beyond the reference the **gate** closes: it multiplies the weights of the LoRA experts by 1 less **strength** × what
+  the distance is beyond, but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit. In
+  adapters of format 3 the gate follows the mean of its own router and of those before it.
+- So a prompt like the training data is answered by the LoRA experts, and any other by the base model. Where every gate
+  was 0 at every token, the answer is the base's **by construction**. Open the gate under Compare to see what it keeps.
+- **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
+- All three columns here are rows of one batch on one copy of the base model, with the same dice.
+- **Identity share** is what went past LoRA; **drift**, how unlikely a variant finds the base's answer.
+- SLIM adapters of format 1 have no gate: they route by the token alone, and there is no verdict on them.
+
+The method is from Han et al., *SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture*,
+[NAACL 2025](https://aclanthology.org/2025.naacl-long.246). The authors published no code; this is an
+independent implementation.
+"""
+ALT = (
+    "One Linear with SLIM: a token like the training data goes to LoRA experts, a token unlike it to identity experts"
+)
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
+
+
+def build(page: Page, picture: Path, tab: gr.Tab) -> None:
+    """Lay the tab out."""
+    image = b64encode(picture.read_bytes()).decode("ascii")
+    with gr.Row(equal_height=False, elem_id="slim-about"):
+        with gr.Column(min_width=320):
+            gr.Markdown(TEXT)
+        with gr.Column(min_width=320):
+            fixed(
+                '<img class="slim-picture" src="data:image/svg+xml;base64,{{image}}" alt="{{alt}}">',
+                image=image,
+                alt=ALT,
+            )
+            versions = {"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]}
+            facts = canvas("facts", [versions, memory_of(page.backend)])
+    tab.select(
+        lambda: [versions, memory_of(page.backend)],
+        None,
+        [facts],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _versions() -> list[list[str]]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append([name, version(name)])
+        except PackageNotFoundError:
+            continue
+    return found

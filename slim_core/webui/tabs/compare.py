@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Compare tab: prompt, columns, settings."""
+
+from __future__ import annotations
+
+import json
+
+import gradio as gr
+
+from ..page import Page
+from . import settings, tryout
+from .handlers import Handlers
+
+
+# Fixed, so that a browser's settings survive a restart of the server. They are nobody's secret.
+STORE, STORE_KEY = "slim-compare-settings", "not a secret: settings only"
+VIEWS = [("Answers", "plain"), ("Differences from base", "differences"), ("Coloured by routing", "routing")]
+
+
+def build(page: Page, demo: gr.Blocks) -> None:
+    """Lay the tab out and connect it."""
+    longest = page.config.max_new_tokens
+    page.transcript.render()
+    with gr.Row(elem_id="slim-composer", equal_height=False):
+        with gr.Column(scale=8, min_width=0, elem_id="slim-typing"):
+            prompt = gr.Textbox(
+                label="Prompt",
+                show_label=False,
+                placeholder="Ask all of them…",
+                lines=1,
+                max_lines=8,
+                autofocus=True,
+                container=False,
+                elem_id="slim-prompt",
+            )
+            page.meter.render()
+        send = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="slim-send")
+        stop = gr.Button("Stop all", variant="stop", scale=1, min_width=120, visible=False, elem_id="slim-stop-all")
+    with gr.Row(elem_id="slim-actions"):
+        retry = gr.Button("Retry all", size="sm", interactive=False, min_width=90, elem_id="slim-retry")
+        undo = gr.Button("Undo", size="sm", interactive=False, min_width=90, elem_id="slim-undo")
+        new = gr.Button("New conversation", size="sm", interactive=False, min_width=140, elem_id="slim-new")
+        view = gr.Radio(VIEWS, value="plain", show_label=False, label="Show", container=False, elem_id="slim-view")
+    tryout.build("slim-ex", "slim.prompt.fill(text);", alone=True, see=page.is_demo)
+    with gr.Accordion("Settings: sampling and system prompt", open=False, elem_id="slim-settings"):
+        fields = settings.components(longest)
+    with gr.Row(elem_id="slim-files"):
+        link = gr.Button("Copy link", size="sm", min_width=110, elem_id="slim-link")
+        export = gr.Button("Export JSON", size="sm", min_width=110, elem_id="slim-export")
+        load = gr.UploadButton(
+            "Import JSON", size="sm", min_width=110, file_types=[".json"], file_count="single", elem_id="slim-import"
+        )
+    saved = gr.BrowserState(None, storage_key=STORE, secret=STORE_KEY)
+
+    handlers = Handlers(page, send, stop, retry, undo, new, view)
+    values = list(fields.values())
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    # Gradio shows warnings of queued events only; these never wait for the model.
+    light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
+    # Each waits in the model's own line, which knows the place; Gradio's would not.
+    work = {
+        "concurrency_id": "model",
+        "concurrency_limit": None,
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        # A second click while answers are written gets a sentence rather than silence.
+        "trigger_mode": "multiple",
+        "outputs": handlers.outputs,
+    }
+    # The prompt is on its way before its box is emptied. Where it never arrives, it goes back.
+    take = "(session, prompt, ...values) => [session, slim.prompt.take(prompt), ...values]"
+    sent = gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *values], js=take, **work)
+    sent.failure(None, js="() => slim.prompt.back()", api_visibility="private")
+    retry.click(handlers.retry, [page.session, *values], **work)
+    page.transcript.retry_one(handlers.retry_one, [page.session, *values], **work)
+    page.transcript.set_gate(handlers.set_gate, [page.session, *values], **work)
+    page.meter.peek(handlers.peek, [page.session], [page.meter], trigger_mode="multiple", **quick)
+    page.transcript.edit_turn(handlers.edit, [page.session, *values], **work)
+    page.transcript.stop_one(handlers.stop_one, [page.session], None, **quick)
+    stop.click(handlers.stop_all, [page.session], None, **quick)
+    undo.click(handlers.undo, [page.session], handlers.outputs, **light)
+    new.click(handlers.new, [page.session], handlers.outputs, **light)
+    view.input(handlers.show, [page.session, view], [page.transcript], **quick)
+    link.click(handlers.link, [page.session, prompt, *values], [page.mailbox], **light)
+    export.click(handlers.export, [page.session], [page.mailbox], **light)
+    load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)
+    named = "Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
+    keep = f"(old, ...values) => slim.chose ? {named} : old"
+    gr.on([field.change for field in values], None, [saved, *values], [saved], js=keep, api_visibility="private")
+    demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **light)
+
+
+def _js(value: object) -> str:
+    return json.dumps(value).replace("<", "\\u003c")

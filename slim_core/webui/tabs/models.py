@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Model tab: what is loaded, what it takes, and another base in its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ...base.formatting import count, size
+from ...base.loading import need_sentence
+from ...inference import EngineError, Progress
+from ..backend import Backend
+from ..components import canvas, fixed
+from ..limits import LimitError
+from ..notices import warn
+from ..page import Page
+from ..state.choices import PRECISIONS
+from ..state.session import Session
+from ..words import base_name
+
+
+# How often a page asks whether the base is another one.
+SECONDS = 2
+TEMPLATES = {True: "the tokenizer's own", False: "none of its own: ### Instruction, ### Response, as Alpaca has it"}
+STAGES = {
+    "checking": "looking at its size",
+    "fetching": "fetching its files",
+    "ending": "ending the answers that are being written",
+    "loading": "loading its weights",
+}
+EVERYONE = (
+    "There is one base for all visitors. While another one is loaded nobody gets an answer; answers that are being "
+    "written end, and conversations and adapters begin anew. The old base stays until the new one's files are here."
+)
+
+
+def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
+    """Lay the tab out and connect it.
+
+    Args:
+        page: what the tabs share.
+        demo: the interface that is being built.
+        clock: asks whether the base is another one. It is not in the tab, where it would stand still until a visitor
+            opens that.
+    """
+    backend, choices = page.backend, page.backend.choices
+    changeable = not choices.fixed
+    names = list(choices.bases) or [base_name(backend.engine.info)]
+    with gr.Row(equal_height=False, elem_id="slim-models"):
+        with gr.Column(min_width=320):
+            facts = canvas("loaded", facts_of(backend))
+        with gr.Column(min_width=320):
+            fixed("<h2>{{title}}</h2>", title="Another base")
+            base = gr.Dropdown(
+                names,
+                value=names[0],
+                label="Base model",
+                info="or a Hub id: owner/name" if choices.any_id else None,
+                allow_custom_value=choices.any_id,
+                interactive=changeable,
+                elem_id="slim-base",
+            )
+            revision = gr.Textbox(
+                label="Revision of the Hub id",
+                placeholder="main",
+                visible=choices.any_id,
+                max_lines=1,
+                elem_id="slim-revision",
+            )
+            precision = gr.Radio(
+                list(PRECISIONS),
+                value=precision_of(backend),
+                label="Precision of its Linears",
+                interactive=changeable,
+                elem_id="slim-precision",
+            )
+            fixed('<p class="slim-note">{{note}}</p>', "slim-fixed", note=choices.fixed or EVERYONE)
+            with gr.Row():
+                estimate = gr.Button("Estimate", size="sm", min_width=100, visible=changeable, elem_id="slim-estimate")
+                load = gr.Button(
+                    "Load", variant="primary", size="sm", min_width=100, visible=changeable, elem_id="slim-load"
+                )
+                stop = gr.Button(
+                    "Stop loading", size="sm", min_width=100, visible=changeable, elem_id="slim-stop-load"
+                )
+            need = canvas("need", "")
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    gr.Timer(10).tick(lambda: facts_of(backend), None, facts, **quick)
+    if not changeable:
+        return
+
+    light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
+    wanted = [base, revision, precision]
+    shown = [page.switch, *page.of_columns, page.detail, facts]
+
+    def ask(*values: Any) -> Any:
+        """What the chosen base would take."""
+        try:
+            choice = choices.find(*values)
+            return f"{choice.label} needs {need_sentence(backend.switch.need(choice))}. It fits."
+        except (LimitError, EngineError) as error:
+            return str(error)
+
+    def begin(*values: Any) -> Any:
+        """Load the chosen base."""
+        try:
+            backend.switch.start(choices.find(*values))
+        except (LimitError, EngineError) as error:
+            return warn(error)
+        return banner(backend)
+
+    def look(session: Session) -> Any:
+        """How far a switch is; and once there is another base, everything."""
+        # Sent each time: answers of the server may overtake each other, and the last one must be true.
+        updates: dict[Any, Any] = {page.switch: banner(backend)}
+        if session.run is None and session.renew(backend.generation):
+            # The banner says why they are gone.
+            backend.own.miss(session)
+            updates |= page.column_updates(session) | {page.detail: None, facts: facts_of(backend)}
+        return updates
+
+    def arrive(session: Session) -> Any:
+        """The page may have been built for another base. The columns come with the settings."""
+        session.renew(backend.generation)
+        updates = page.column_updates(session) | {page.switch: banner(backend), facts: facts_of(backend)}
+        return {part: value for part, value in updates.items() if part is not page.transcript}
+
+    estimate.click(ask, wanted, need, **light)
+    load.click(begin, wanted, page.switch, **light)
+    stop.click(backend.switch.stop, None, None, **quick)
+    clock.tick(look, [page.session], shown, **quick)
+    demo.load(arrive, [page.session], shown, **quick)
+
+
+def banner(backend: Backend) -> dict[str, Any]:
+    """How far a switch is, and what the header says."""
+    progress = backend.switch.progress if backend.switch is not None else None
+    info = backend.engine.info
+    return {
+        "model": f"{base_name(info)} · {info.dtype} · {info.device}",
+        "line": line(progress),
+        "amount": amount(progress),
+        "done": progress.done if progress else 0,
+        "total": progress.total if progress else 0,
+        "sentence": progress.sentence if progress else "",
+        "failed": progress is not None and progress.stage == "failed",
+    }
+
+
+def line(progress: Progress | None) -> str:
+    """What is happening, in a few words that change only with the stage: they are read aloud."""
+    if progress is None or progress.ended:
+        return ""
+    return f"{progress.label}: {STAGES[progress.stage]}."
+
+
+def amount(progress: Progress | None) -> str:
+    """How much of it is done."""
+    if progress is None or progress.ended or not progress.total:
+        return ""
+    if progress.stage == "fetching":
+        return f"{size(progress.done)} of {size(progress.total)}"
+    return f"{progress.done:,} of {progress.total:,} weights"
+
+
+def precision_of(backend: Backend) -> str:
+    """The name in `PRECISIONS` of what is loaded."""
+    return next((name for name in PRECISIONS if backend.engine.info.dtype.startswith(name)), "As it is")
+
+
+def facts_of(backend: Backend) -> list[dict[str, Any]]:
+    """Tables of what is loaded, and of its memory."""
+    info = backend.engine.info
+    model = [
+        ["Base", base_name(info)],
+        ["Size", f"{count(info.parameters)} parameters, {info.blocks} layers"],
+        ["Precision", info.dtype],
+        ["Device", info.device],
+        ["Reads at most", f"{info.context_length:,} tokens"],
+        ["Chat template", TEMPLATES[info.chat_template]],
+        *[
+            [v.label, f"{count(v.parameters)} parameters" + (f", {v.detail}" if v.detail else "")]
+            for v in backend.adapters
+        ],
+    ]
+    return [{"title": "The model", "rows": model}, memory_of(backend)]
+
+
+def memory_of(backend: Backend) -> dict[str, Any]:
+    """A table of who takes how much memory, and of what is free."""
+    visitors, held = backend.own.size()
+    whole = held + sum(v.bytes for v in backend.variants)
+    use = [[v.label, f"{size(v.bytes)}, {v.bytes / whole:.1%}"] for v in backend.variants]
+    if visitors:
+        use.append(["Visitors’ adapters", f"{visitors}: {size(held)}, {held / whole:.1%}"])
+    # A lent GPU is not ours between two calls, and asking for its memory would be an error.
+    memory = None if backend.borrowed else backend.engine.memory()
+    if memory is not None and memory.free is not None and memory.total is not None:
+        use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])
+    return {"title": "Memory", "rows": use}

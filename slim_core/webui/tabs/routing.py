@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Routing tab: which tokens went through identity and which through LoRA, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ..page import Page
+from ..state.columns import ADAPTERS
+from ..state.session import Session
+from ..wire import views
+from ..wire.payload import token_detail
+from . import tryout
+
+
+def build(page: Page) -> None:
+    """Lay the tab out and connect it."""
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    if page.is_demo:
+        tryout.build("slim-ask", "slim.prompt.ask(text);", alone=False, see=True)
+    page.routing.render()
+    page.detail.render()
+
+    def choose(session: Session, event: gr.EventData) -> list[Any]:
+        """Another answer's routing."""
+        variant, turn = event._data.get("variant"), session.turn(event._data.get("turn"))
+        session.shown = variant if variant in ADAPTERS else None
+        latest = session.turns[-1].id if session.turns else None
+        # The latest turn is followed by the next one; an earlier one stays chosen.
+        session.shown_turn = turn.id if turn and turn.id != latest else None
+        return [views.routing(session, page.backend), views.drift(session, page.backend), None]
+
+    def pick(session: Session, event: gr.EventData) -> Any:
+        """One token in full, from the server's own record."""
+        turn, token = session.turn(event._data.get("turn")), event._data.get("token")
+        answer = turn.answers.get(event._data.get("variant")) if turn else None
+        record = answer.routing if answer else None
+        if record is None or type(token) is not int or not 0 <= token < record.weights.shape[1]:
+            return gr.skip()
+        return token_detail(record, token) | {"gated": answer.gated}
+
+    page.routing.choose(choose, [page.session], [page.routing, page.drift, page.detail], **quick)
+    page.routing.pick(pick, [page.session], [page.detail], trigger_mode="always_last", **quick)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API: three plain functions for programs, notebooks, and agents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import gradio as gr
+from torch import Tensor
+
+from ...base.messages import Message
+from ...inference import EngineError, Stops, verdict_of
+from ...inference.types import Drift, Reading, Routing, Row, Sampling, Step
+from ..backend import Backend, Job
+from ..config import Config
+from ..limits import LimitError, check_prompt, check_room, check_sampling, check_strength, check_text
+from ..words import base_name
+from .payload import identity_share
+from .stream import INTERVAL
+
+
+def add_api(backend: Backend, config: Config) -> None:
+    """Add `/compare`, `/routing` and `/models` to the interface that is being built."""
+    # Each waits in the model's own line, or is turned away where that is full. Not the page's id: Gradio would make
+    # one limit of both.
+    work = {"concurrency_id": "api", "concurrency_limit": None}
+    usual = min(Sampling().max_new_tokens, config.max_new_tokens)
+
+    # The page and agents show what stands before `Args`; agents alone get the arguments, the first line of each.
+    def compare(
+        prompt: str,
+        system: str = "",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        max_new_tokens: int = usual,
+        stop: list[str] = [],  # noqa: B006 - the schema shows it
+        seed: int = 0,
+        strength: float | None = None,
+    ) -> Iterator[dict]:
+        """Answer a prompt by the base model, LoRA and SLIM at once.
+
+        While the answers are written, an object comes again and again. It has `base`, `lora` and `slim`, each with
+        `text`, `tokens` (how many so far), `finish_reason` (null until it ends, then "end", "length", "stop_string",
+        "stopped" or "error") and, where it failed, `error`. The last one may also have `drift`: for `lora` and `slim`
+        the natural logarithm of how many times less likely each finds the base's answer, and for each adapter with a
+        gate a `verdict`: its `kind` ("like", "unlike" or "mixed", the training data), `identity` (the share that went
+        past LoRA), `distance`, `reference` (up to which a distance is like the training data), `closed` (share of the
+        gates that are 0) and `exact` (whether all were 0 at every token).
+
+        Args:
+            prompt: the user's message.
+            system: the system prompt.
+            temperature: 0 to 2; 0 is greedy.
+            top_p: 0.01 to 1; keep the most likely tokens that together have this probability.
+            top_k: 0 to 1000; keep this many tokens; 0 keeps all.
+            min_p: 0 to 1; keep tokens at least this fraction as likely as the most likely one.
+            repetition_penalty: 0.5 to 2; above 1 makes repeated tokens less likely.
+            max_new_tokens: 1 to 4096, or what this app allows; the longest answer in tokens.
+            stop: at most 8 texts of at most 100 characters that end an answer.
+            seed: 0 to 9007199254740991; of the dice that all variants share.
+            strength: 0 to 100, or null for as trained; how strongly SLIM's gate closes with the distance; 0 is open.
+        """
+        numbers = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+        }
+        variants = [variant.name for variant in backend.variants]
+        yield from _throttled(_compare(prompt, system, stop, numbers, variants, strength))
+
+    def routing(
+        prompt: str,
+        variant: str = "slim",
+        system: str = "",
+        max_new_tokens: int = min(64, usual),
+        strength: float | None = None,
+    ) -> dict:
+        """Answer a prompt greedily by one variant, and tell who answered which token.
+
+        The object has `text`, `finish_reason`, `tokens` (texts of the prompt's and the answer's), `prompt_tokens` (how
+        many of them are the prompt), `modules` (names of the Linears), `blocks` (their layers) and `identity`: for
+        each Linear the share of each token that went past LoRA, from 0 to 1. Where the adapter has a gate, it also has
+        `gate` (what the gate of each Linear lets through of the LoRA experts, for each token) and the `verdict` of
+        `/compare`; without one both are null.
+
+        Args:
+            prompt: the user's message.
+            variant: which adapter, as `/models` names it.
+            system: the system prompt.
+            max_new_tokens: 1 to 4096, or what this app allows; the longest answer in tokens.
+            strength: 0 to 100, or null for as trained; how strongly the gate closes with the distance; 0 is open.
+        """
+        names = [v.name for v in backend.adapters]
+        # In a list, not a set: a program may send something that has no hash.
+        if variant not in names:
+            known = ", ".join(names) or "none"
+            raise gr.Error(f"There is no adapter {str(variant)[:40]!r}; there are: {known}.", print_exception=False)
+        last = record = None
+        numbers = {"max_new_tokens": max_new_tokens}
+        for item in _run(prompt, system, (), numbers, [variant], drift=False, strength=strength):
+            if isinstance(item, Step):
+                last, record = item.rows[0], item.routing.get(0, record)
+        if last.error or record is None:
+            raise gr.Error(last.error or "There is no record of who answered.", print_exception=False)
+        gated = variant in _gated()
+        return {
+            "text": last.text,
+            "finish_reason": last.finish_reason,
+            "tokens": list(record.tokens),
+            "prompt_tokens": record.prompt_tokens,
+            "modules": list(record.modules),
+            "blocks": list(record.blocks),
+            "identity": _rows(identity_share(record)),
+            "gate": _rows(record.gate) if gated else None,
+            "verdict": _verdict(record) if gated else None,
+        }
+
+    def models() -> dict:
+        """What is loaded: the base model and its variants.
+
+        The object has `base` (with `name`, `parameters`, `dtype`, `device` and `context_length`) and `variants`, a
+        list (each with `name`, `kind`, `label`, `parameters`, `detail` and `strength`, of its gate as it was trained;
+        null without one).
+        """
+        info = backend.engine.info
+        return {
+            "base": {
+                "name": base_name(info),
+                "parameters": info.parameters,
+                "dtype": info.dtype,
+                "device": info.device,
+                "context_length": info.context_length,
+            },
+            "variants": [
+                {name: getattr(v, name) for name in ("name", "kind", "label", "parameters", "detail", "strength")}
+                for v in backend.variants
+            ],
+        }
+
+    def _run(
+        prompt: str, system: str, stop: Any, numbers: dict, names: list[str], drift: bool, strength: Any
+    ) -> Iterator[Step | Drift]:
+        try:
+            strength = check_strength(strength)
+            messages = (Message("user", check_prompt(prompt)),)
+            if system := check_text(system, "The system prompt").strip():
+                messages = (Message("system", system), *messages)
+            sampling: Sampling = check_sampling(stop, **numbers)
+            if sampling.max_new_tokens > config.max_new_tokens:
+                raise LimitError(f"max_new_tokens is at most {config.max_new_tokens:,} here.")
+            check_room(backend.engine.count_tokens(messages), backend.engine.info.context_length)
+            gated = _gated()
+            # Where nobody wants the whole record, it tells the verdict.
+            rows = tuple(Row(n, messages, not drift or n in gated, strength if n in gated else None) for n in names)
+            readers = tuple(v.name for v in backend.adapters) if drift else ()
+            strengths = tuple(strength if name in gated else None for name in readers)
+            reading = Reading(readers, messages, strengths=strengths) if readers else None
+            stops = Stops(len(rows))
+            backend.enter()
+            try:
+                work = backend.run(Job(rows, sampling, reading=reading), stops)
+                try:
+                    yield from work
+                finally:
+                    stops.stop_all()
+                    work.close()
+            finally:
+                backend.leave()
+        except (LimitError, EngineError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def _gated() -> set[str]:
+        return {v.name for v in backend.adapters if v.strength is not None}
+
+    def _compare(
+        prompt: str, system: str, stop: Any, numbers: dict, names: list[str], strength: Any
+    ) -> Iterator[dict]:
+        found: dict[str, Any] = {}
+        for item in _run(prompt, system, stop, numbers, names, drift=True, strength=strength):
+            if isinstance(item, Drift):
+                found = found | {"drift": {v.variant: float(v.log_ratio.double().sum()) for v in item.variants}}
+            else:
+                found = {
+                    row.variant: {"text": row.text, "tokens": row.tokens, "finish_reason": row.finish_reason}
+                    | ({"error": row.error} if row.error else {})
+                    for row in item.rows
+                }
+                if item.done and item.routing:
+                    found["verdict"] = {names[i]: _verdict(record) for i, record in item.routing.items()}
+            yield found
+
+    gr.api(compare, api_name="compare", **work)
+    gr.api(routing, api_name="routing", **work)
+    gr.api(models, api_name="models", queue=False)
+
+
+def _rows(numbers: Tensor) -> list[list[float]]:
+    return [[round(float(x), 4) for x in row] for row in numbers]
+
+
+def _verdict(record: Routing) -> dict[str, Any]:
+    verdict = verdict_of(record)
+    return {"kind": verdict.kind} | asdict(verdict)
+
+
+def _throttled(values: Iterator[dict]) -> Iterator[dict]:
+    """At most 12 a second, and always the last."""
+    last, sent = None, 0.0
+    try:
+        for last in values:
+            if time.monotonic() - sent >= INTERVAL:
+                sent = time.monotonic()
+                yield last
+                last = None
+        if last is not None:
+            yield last
+    finally:
+        values.close()

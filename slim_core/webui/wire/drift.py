@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Drift tab shows: how much less likely each variant finds the base's own answer, in domain and outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...inference.types import VariantDrift
+from ..state.session import Session, Turn
+from .verdict import KINDS
+
+
+# In nats: a tenth of a percent of a probability.
+NEAR = 1e-3
+
+
+def same_tokens(drift: VariantDrift) -> int:
+    """At how many tokens of the base's answer a variant's distribution is the base's, or very near to it."""
+    return int(((drift.kl.abs() <= NEAR) & (drift.log_ratio.abs() <= NEAR)).sum())
+
+
+def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
+    """Where a variant with a gate is the base, in a sentence; empty where it is not."""
+    answer = turn.answers.get(drift.variant)
+    verdict = answer.verdict() if answer is not None else None
+    same, tokens = same_tokens(drift), len(drift.kl)
+    if verdict is None or not same:
+        return ""
+    if same == tokens and verdict.exact:
+        return f"{label} is exactly the base, at every token: every gate was 0, so by construction."
+    where = "every token" if same == tokens else f"{same} of {tokens} tokens"
+    return f"{label} is within a thousandth of a nat of the base at {where}."
+
+
+def changed_gates(turn: Turn) -> str:
+    """Whose gate was not as it was trained, in a sentence; empty where all were."""
+    changed = [(a.variant.label, a.strength) for a in turn.answers.values() if a.strength is not None]
+    told = [f"{label} {f'at strength {strength:g}' if strength else 'open'}" for label, strength in changed]
+    return f"With the gate of {', of '.join(told)}, not as it was trained." if told else ""
+
+
+def by_verdict(session: Session) -> list[dict[str, Any]]:
+    """The mean KL of the conversation's prompts so far, by what the gate made of them; empty without a gate.
+
+    Gates as they were trained: neither those that were changed nor their verdicts count.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for turn in session.turns:
+        judges = [a for _, a in sorted(turn.answers.items(), reverse=True) if a.strength is None and a.gated]
+        verdict = judges[0].verdict() if judges else None
+        if verdict is None or turn.drift is None:
+            continue
+        row = found.setdefault(verdict.kind, {"prompts": 0, "sums": {}})
+        row["prompts"] += 1
+        for drift in turn.drift.variants:
+            if drift.variant in turn.answers and turn.answers[drift.variant].strength is not None:
+                continue
+            label = turn.answers[drift.variant].variant.label if drift.variant in turn.answers else drift.variant
+            total, tokens = row["sums"].get(label, (0.0, 0))
+            row["sums"][label] = (total + float(drift.kl.double().sum()), tokens + len(drift.kl))
+    return [
+        {"title": KINDS[kind], "prompts": found[kind]["prompts"], "kl": _means(found[kind]["sums"])}
+        for kind in ("like", "mixed", "unlike")
+        if kind in found
+    ]
+
+
+def _means(sums: dict[str, tuple[float, int]]) -> dict[str, float]:
+    return {label: round(total / tokens, 5) for label, (total, tokens) in sums.items() if tokens}

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routing packed for the browser: one byte for a token's identity share in a block, in chunks that never change."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...inference.types import Drift, Routing
+
+
+# Gradio sends only what changed in a value: a full chunk is sent once, and only the last one grows.
+CHUNK = 128
+SCOPES = ("prompt", "answer", "both")
+
+
+def pack(shares: Tensor) -> str:
+    """Shares from 0 to 1 as base64 bytes."""
+    return base64.b64encode((shares * 255).round().clamp(0, 255).to(torch.uint8).numpy().tobytes()).decode("ascii")
+
+
+def pack_numbers(numbers: Tensor) -> str:
+    """Numbers as base64 of float32."""
+    return base64.b64encode(numbers.float().numpy().astype("<f4").tobytes()).decode("ascii")
+
+
+def identity_share(routing: Routing, start: int = 0) -> Tensor:
+    """(L, T) share that went past LoRA, from token `start` on."""
+    return (1 - routing.weights[:, start:, : routing.num_experts].sum(-1)).clamp(min=0)
+
+
+class RoutingPacker:
+    """Packs a growing record; what is packed once is not read again.
+
+    The record of 2,000 tokens and 280 Linears holds millions of numbers, and it is packed several times a second.
+    Threads may share it: a page is drawn while its visitor opens the routing view.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._shares: list[Tensor] = []
+        self._chunks: list[str] = []
+        self._tokens = 0
+        # A token's mean gate, distance and reference over the Linears.
+        self._curves: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._layer_sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def pack(self, routing: Routing) -> dict[str, Any]:
+        """What the routing view draws; its `chunks` hold, token by token, a byte for each block."""
+        # Two threads that add the same tokens would count them twice.
+        with self._lock:
+            return self._pack(routing)
+
+    def _pack(self, routing: Routing) -> dict[str, Any]:
+        total = routing.weights.shape[1]
+        if total < self._tokens:
+            self._forget()
+        blocks = sorted(set(routing.blocks))
+        if total > self._tokens:
+            self._add(routing, blocks, total)
+        return {
+            "variant": routing.variant,
+            "tokens": list(routing.tokens[:total]),
+            "prompt_tokens": min(routing.prompt_tokens, total),
+            "blocks": blocks,
+            "chunk": CHUNK,
+            "chunks": list(self._chunks),
+            "token_share": self._token_shares(),
+            "turn": routing.turn,
+            "gate": self._curve("gate", pack),
+            "distance": self._curve("distance", pack_numbers),
+            "reference": self._curve("reference", pack_numbers),
+            "experts": routing.num_experts,
+            "all_experts": routing.weights.shape[2],
+            "bars": {scope: self._bars(scope) for scope in SCOPES},
+            "use": {scope: self._use(scope) for scope in SCOPES},
+            "imbalance": {scope: imbalance(self._use(scope)[: routing.num_experts]) for scope in SCOPES},
+        }
+
+    def _add(self, routing: Routing, blocks: list[int], total: int) -> None:
+        start = self._tokens
+        shares = identity_share(routing, start)
+        index = torch.tensor([blocks.index(block) for block in routing.blocks])
+        counts = torch.bincount(index, minlength=len(blocks)).float()
+        by_block = torch.zeros(len(blocks), total - start).index_add_(0, index, shares.float()) / counts[:, None]
+        self._shares.append(by_block.T.contiguous())
+        border = max(0, min(routing.prompt_tokens, total) - start)
+        for scope, part in (("prompt", slice(0, border)), ("answer", slice(border, None))):
+            weights = routing.weights[:, start:][:, part].float().sum((0, 1)) / len(routing.modules)
+            layers = by_block[:, part].sum(-1)
+            self._sums[scope] = self._sums.get(scope, 0) + weights
+            self._layer_sums[scope] = self._layer_sums.get(scope, 0) + layers
+            self._counts[scope] = self._counts.get(scope, 0) + by_block[:, part].shape[1]
+        for name in ("gate", "distance", "reference"):
+            mean = getattr(routing, name)[:, start:].float().mean(0)
+            self._curves[name] = torch.cat([self._curves[name], mean]) if name in self._curves else mean
+        self._tokens = total
+        packed = torch.cat(self._shares)
+        self._shares = [packed]
+        full = max(0, len(self._chunks) - 1)  # The last one may have grown.
+        self._chunks[full:] = [pack(piece) for piece in packed[full * CHUNK :].split(CHUNK)]
+
+    def _token_shares(self) -> list[str]:
+        # The strip shows a token's mean over all blocks; bytes of the same chunks.
+        return [pack(piece.mean(-1)) for piece in self._shares[0].split(CHUNK)] if self._shares else []
+
+    def _curve(self, name: str, packed: Callable[[Tensor], str]) -> list[str]:
+        return [packed(piece) for piece in self._curves[name].split(CHUNK)] if name in self._curves else []
+
+    def _mean(self, sums: dict[str, Tensor], scope: str) -> list[float]:
+        scopes = ("prompt", "answer") if scope == "both" else (scope,)
+        count = sum(self._counts.get(name, 0) for name in scopes)
+        if not count:
+            return []
+        return [round(float(x), 4) for x in sum(sums[name] for name in scopes) / count]
+
+    def _bars(self, scope: str) -> list[float]:
+        return self._mean(self._layer_sums, scope)
+
+    def _use(self, scope: str) -> list[float]:
+        return self._mean(self._sums, scope)
+
+
+def imbalance(use: list[float]) -> float | None:
+    """Largest over mean use of the LoRA experts: 1 where all are used alike, their number where one does it all."""
+    total = sum(use)
+    return round(max(use) * len(use) / total, 2) if total > 1e-6 else None
+
+
+def token_detail(routing: Routing, token: int) -> dict[str, Any]:
+    """All that is recorded of one token: for each Linear experts' weights, identity share, gate, distance, cluster."""
+    shares = identity_share(routing)[:, token]
+    return {
+        "token": token,
+        "text": routing.tokens[token],
+        "part": "prompt" if token < routing.prompt_tokens else "answer",
+        "experts": routing.num_experts,
+        "rows": [
+            {
+                "block": routing.blocks[i],
+                "module": routing.modules[i],
+                "identity": round(float(shares[i]), 3),
+                "weights": [round(float(w), 3) for w in routing.weights[i, token]],
+                "distance": round(float(routing.distance[i, token]), 2),
+                "reference": round(float(routing.reference[i, token]), 2),
+                "gate": round(float(routing.gate[i, token]), 3),
+                "cluster": int(routing.cluster[i, token]),
+            }
+            for i in range(len(routing.modules))
+        ],
+    }
+
+
+def mean_identity(routing: Routing) -> float | None:
+    """Mean identity share over the answer's tokens and all Linears; None before it has one."""
+    shares = identity_share(routing, routing.prompt_tokens)
+    return float(shares.mean()) if shares.numel() else None
+
+
+def pack_drift(drift: Drift) -> dict[str, Any]:
+    """What the drift view draws."""
+    return {
+        "tokens": list(drift.tokens),
+        "variants": [
+            {
+                "name": variant.variant,
+                "log_ratio": [round(float(x), 4) for x in variant.log_ratio],
+                "kl": [round(float(x), 4) for x in variant.kl],
+                "total": round(float(variant.log_ratio.double().sum()), 4),
+            }
+            for variant in drift.variants
+        ],
+    }

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far the prompt in the box is from the training data, while it is typed. Whatever is wrong, it says nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from ...inference import EngineError, verdict_of
+from ...inference.types import Row, Variant
+from ..backend import Backend
+from ..limits import LimitError, check_prompt
+from ..state.columns import columns
+from ..state.session import Session, Turn
+from .verdict import KINDS, far, of_variant, past
+
+
+log = logging.getLogger(__name__)
+# Longer ones are not even counted in tokens.
+MOST_CHARACTERS = 8_000
+
+
+def gated(session: Session, backend: Backend) -> tuple[str, Variant] | None:
+    """The column whose gate the meter shows: SLIM's, else the first that has one."""
+    found = {name: v for name, v in columns(session, backend).items() if v.strength is not None}
+    return next(((name, found[name]) for name in ("slim", *found) if name in found), None)
+
+
+def metered(session: Session, backend: Backend) -> bool:
+    """Whether there is a meter at all: a lent GPU is not ours between two answers."""
+    return not backend.borrowed and gated(session, backend) is not None
+
+
+def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
+    """Read a prompt as the next of the conversation.
+
+    Returns:
+        Its "kind" and "word", the "share" past LoRA and how "far" it is in words, "distance" and "reference";
+        {"busy": True} where it may be asked again in a moment; an empty one where there is nothing to say.
+    """
+    chosen = gated(session, backend)
+    if chosen is None or backend.borrowed:
+        return {}
+    try:
+        if len(text) > MOST_CHARACTERS:
+            return {}
+        turn = Turn(0, check_prompt(text), "", {})
+    except (LimitError, TypeError):
+        return {}
+    if session.run is not None or not session.meter.begin():
+        return {"busy": True}
+    tokens, begun = 0, time.monotonic()
+    try:
+        column, variant = chosen
+        row = Row(variant.name, session.messages(column, turn, variant.name), strength=session.strength(variant))
+        count = backend.engine.count_tokens(row.messages)
+        if not session.meter.fits(count):
+            return {}
+        kept, _ = backend.own.keep(session)
+        with kept:
+            begun = time.monotonic()
+            record = backend.engine.peek(row)
+        if record is None:
+            return {"busy": True}
+        tokens = count
+    except (EngineError, LimitError):
+        return {}
+    except Exception:
+        log.exception("the meter failed")
+        return {}
+    finally:
+        session.meter.end(tokens, time.monotonic() - begun)
+    found = verdict_of(record)
+    kind = of_variant(found, row.strength)
+    return {
+        "kind": kind,
+        "word": KINDS[kind],
+        "share": past(found),
+        "far": far(found),
+        "distance": round(found.distance, 3),
+        "reference": round(found.reference, 3),
+    }

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the gate made of a prompt, in words: whether SLIM took it for its training data, and whose answer it gives."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ...inference import Message, Verdict
+from ..state.columns import BASE
+from ..state.session import Answer, Session, Turn
+
+
+Kind = Literal["like", "unlike", "mixed", "open"]
+KINDS: dict[Kind, str] = {
+    "like": "Like the training data",
+    "unlike": "Unlike the training data",
+    "mixed": "Partly like the training data",
+    "open": "Gate forced open",
+}
+
+
+def of_variant(verdict: Verdict, strength: float | None) -> Kind:
+    """A verdict's kind. A gate that is forced open has none."""
+    return "open" if strength == 0 else verdict.kind
+
+
+def share(x: float) -> str:
+    """A share from 0 to 1, never rounded up to all or down to nothing."""
+    if 0.995 <= x < 1:
+        return "over 99%"
+    return "under 1%" if 0 < x < 0.005 else f"{x:.0%}"
+
+
+def past(verdict: Verdict) -> str:
+    """The share that went past LoRA."""
+    return f"{share(verdict.identity)} past LoRA"
+
+
+def far(verdict: Verdict) -> str:
+    """How far the context is, and how far it may be."""
+    return f"distance {verdict.distance:.2f}; up to {verdict.reference:.2f} is like the training data"
+
+
+def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str, Any]]:
+    """One for each column of a turn that has a gate.
+
+    Args:
+        session: the visitor's.
+        turn: of the session.
+        alone: whether the base reads the latest prompt alone, so that it does not matter what was said before.
+    """
+    answers = {name: answer for name, answer in turn.answers.items() if answer.gated}
+    found = []
+    for name, answer in answers.items():
+        verdict = answer.verdict()
+        if verdict is None:
+            # It is being read, or its record was dropped.
+            if answer.step.state != "done":
+                doing = "waits for the model" if answer.step.state == "waiting" else "is reading the prompt"
+                sentence = f"{answer.variant.label} {doing}…"
+                found.append({"column": name, "kind": "waiting", "sentence": sentence, "numbers": ""})
+            continue
+        sentence, exact = _sentence(session, turn, name, verdict, alone)
+        found.append(
+            {
+                "column": name,
+                "kind": of_variant(verdict, answer.strength),
+                "sentence": sentence,
+                "numbers": f"{past(verdict)} · {far(verdict)}{_gates(verdict, exact)}",
+            }
+        )
+    return found
+
+
+def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, alone: bool) -> tuple[str, bool]:
+    """The verdict in a sentence, and whether it says that the answer is the base's by construction."""
+    answer, base = turn.answers[name], turn.answers.get(BASE)
+    label, kind = answer.variant.label, of_variant(verdict, answer.strength)
+    begin = f"{KINDS[kind]}: "
+    if kind == "open":
+        far = verdict.distance > verdict.reference
+        of_it = "though this is unlike its training data" if far else "and this is like its training data"
+        return f"{begin}{label} answers with its LoRA experts, {of_it}.", False
+    if kind == "like":
+        return f"{begin}{label} answers with its LoRA experts.", False
+    begin += f"{label} let {share(verdict.identity)} of it past LoRA"
+    same = base is not None and bool(answer.token_ids) and _agree(answer, base)
+    exact = verdict.exact and same and answer.sampling == base.sampling
+    if exact and (alone or _asked(session, turn, name) == _asked(session, turn, BASE)):
+        so_far = "" if answer.step.state == "done" else ", so far,"
+        return f"{begin} and gives{so_far} the base’s own answer, token for token.", True
+    if same and answer.step.state == base.step.state == "done" and answer.step.text == base.step.text:
+        return f"{begin}, and the answers are the same, word for word.", False
+    return f"{begin}.", False
+
+
+def _gates(verdict: Verdict, exact: bool) -> str:
+    """What the gates did."""
+    if exact:
+        return " · every gate is 0 at every token: the base’s answer by construction, not by luck"
+    if verdict.exact:
+        return " · every gate is 0 at every token"
+    if verdict.closed == 1:
+        return " · every gate is 0 from the turn’s first word on"
+    return f" · {share(verdict.closed)} of the gates are closed" if verdict.closed else ""
+
+
+def _agree(answer: Answer, base: Answer) -> bool:
+    """Whether one answer is the other, or as much of it as is there."""
+    shorter, longer = sorted((answer, base), key=lambda one: len(one.token_ids))
+    same_tokens = longer.token_ids[: len(shorter.token_ids)] == shorter.token_ids
+    return same_tokens and longer.step.text.startswith(shorter.step.text)
+
+
+def _asked(session: Session, turn: Turn, name: str) -> tuple[Message, ...]:
+    """What the variant of a column was asked, with what it had said before."""
+    return session.messages(name, turn, turn.answers[name].variant.name)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session as plain values for the page. All text in them is shown as text, never as HTML."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ...inference.types import Variant
+from ..backend import Backend
+from ..state.columns import ADAPTERS, BASE, columns
+from ..state.session import Answer, Session, Turn
+from ..words import describe, drift_sentence, how, likelihood, speed, state
+from .diff import differences
+from .drift import by_verdict, changed_gates, exactness
+from .payload import pack_drift
+from .peek import metered
+from .verdict import KINDS, of_variant, verdicts
+
+
+LATEST_ALONE = (
+    "This base reads the latest prompt alone: its chat template leaves out what was said before. A second prompt is a "
+    "new question."
+)
+
+
+def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict[str, Any]:
+    """The columns and the conversation.
+
+    Args:
+        session: the visitor's.
+        backend: the model.
+        afresh: the controls are drawn again though nothing has changed: a person moved one in vain.
+    """
+    return {
+        "afresh": time.time_ns() if afresh else 0,
+        "columns": [
+            {
+                "name": name,
+                "kind": v.kind,
+                "label": v.label,
+                "own": name in session.own,
+                "size": describe(v, backend.engine.info),
+            }
+            for name, v in columns(session, backend).items()
+        ],
+        "gates": {
+            name: {"trained": v.strength, "strength": session.strength(v)}
+            for name, v in columns(session, backend).items()
+            if v.strength is not None
+        },
+        "metered": metered(session, backend),
+        "note": LATEST_ALONE if session.turns and backend.reads_latest_alone else "",
+        "ready": session.opened,
+        "running": session.run is not None,
+        "view": session.view,
+        "turns": [_turn(session, turn, backend) for turn in session.turns],
+    }
+
+
+def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
+    """What answers in the columns that an adapter can fill."""
+    loaded = columns(session, backend)
+    app = {variant.name: variant.label for variant in backend.adapters}
+    found = []
+    for name, title in ADAPTERS.items():
+        variant = loaded.get(name)
+        card: dict[str, Any] = {"name": name, "title": title, "own": name in session.own, "app": app.get(name)}
+        if variant is not None:
+            opened = backend.own.adapter(session.owner, variant.name)
+            card |= {
+                "kind": variant.kind,
+                "label": variant.label,
+                "size": describe(variant, backend.engine.info),
+                "warnings": list(opened.warnings) if opened else [],
+            }
+        found.append(card)
+    return found
+
+
+def _turn(session: Session, turn: Turn, backend: Backend) -> dict[str, Any]:
+    last = turn is session.turns[-1]
+    return {
+        "id": turn.id,
+        "prompt": turn.prompt,
+        "system": turn.system,
+        "verdicts": verdicts(session, turn, backend.reads_latest_alone),
+        "answers": {name: _answer(session, turn, name, answer, last) for name, answer in turn.answers.items()},
+    }
+
+
+def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool) -> dict[str, Any]:
+    step = answer.step
+    base = turn.answers.get(BASE)
+    shown: dict[str, Any] = {
+        "label": answer.variant.label,
+        "kind": answer.variant.kind,
+        "state": step.state,
+        "word": state(step, session.place if last else 0),
+        "text": step.text,
+        "speed": speed(step),
+        "how": how(answer.sampling, step, answer.strength),
+        "error": step.error or "",
+        "summary": summary(turn, name, answer) if step.state == "done" else [],
+    }
+    finished = step.state == "done" and base is not None and base.step.state == "done"
+    if session.view == "differences" and finished and name != BASE:
+        shown["diff"] = differences(base.step.text, step.text)
+    record = answer.routing  # once: another thread may drop it
+    if session.view == "routing" and record is not None:
+        packed = answer.packer.pack(record)
+        shown["strip"] = {key: packed[key] for key in ("tokens", "prompt_tokens", "token_share", "chunk")}
+    return shown
+
+
+def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
+    """The line under an answer: how much of it went past LoRA, and how far this variant drifted from the base."""
+    found = []
+    if name == BASE:
+        return ["the base model itself"] if answer.step.tokens else []
+    share = answer.identity()
+    if share is not None:
+        found.append(f"{share:.0%} identity")
+    if turn.drift is not None:
+        for variant in turn.drift.variants:
+            if variant.variant == name:
+                log_ratio = float(variant.log_ratio.double().sum())
+                found.append(f"finds the base’s answer {likelihood(log_ratio)}")
+    return found
+
+
+def status(session: Session) -> str:
+    """One sentence a variant. It changes only when a state does, for it is read aloud."""
+    if not session.turns:
+        return "Ready."
+    if session.run is not None and session.place:
+        return f"Waiting in line: {session.place} before you."
+    parts = []
+    for answer in session.turns[-1].answers.values():
+        step = answer.step
+        word = state(step)
+        tokens = f", {step.tokens:,} token{'s' if step.tokens != 1 else ''}" if step.state == "done" else ""
+        verdict = answer.verdict() if step.state == "done" else None
+        of_gate = f", {KINDS[of_variant(verdict, answer.strength)].lower()}" if verdict else ""
+        parts.append(f"{answer.variant.label}: {word}{tokens}{of_gate}.")
+    return " ".join(parts)
+
+
+def shown_turn(session: Session) -> Turn | None:
+    """The turn that Routing and Drift show: the chosen one, else the latest."""
+    chosen = session.turn(session.shown_turn)
+    return chosen or (session.turns[-1] if session.turns else None)
+
+
+def answered(session: Session, backend: Backend, turn: Turn | None) -> dict[str, Variant]:
+    """Who answered a turn, by column; where nobody did yet, who would now."""
+    return columns(session, backend) | {name: a.variant for name, a in (turn.answers.items() if turn else ())}
+
+
+def routing(session: Session, backend: Backend) -> dict[str, Any]:
+    """The routing view."""
+    turn = shown_turn(session)
+    adapters = {name: variant for name, variant in answered(session, backend, turn).items() if name != BASE}
+    chosen = session.shown or next((name for name, v in adapters.items() if v.kind == "slim"), None)
+    if chosen not in adapters:
+        chosen = next(iter(adapters), None)
+    value: dict[str, Any] = {
+        "variants": [{"name": name, "kind": v.kind, "label": v.label} for name, v in adapters.items()],
+        "turns": [{"id": t.id, "prompt": t.prompt[:80]} for t in session.turns],
+        "variant": chosen,
+        "turn": turn.id if turn else None,
+        "data": None,
+    }
+    answer = turn.answers.get(chosen) if turn and chosen else None
+    record = answer.routing if answer is not None else None
+    if record is not None:
+        value["data"] = answer.packer.pack(record) | {"gated": answer.gated}
+        value["verdict"] = next(
+            (v for v in verdicts(session, turn, backend.reads_latest_alone) if v["column"] == chosen), None
+        )
+    return value
+
+
+def drift(session: Session, backend: Backend) -> dict[str, Any]:
+    """The drift view."""
+    turn = shown_turn(session)
+    value: dict[str, Any] = {"turn": turn.id if turn else None, "running": session.run is not None, "data": None}
+    if turn is not None and turn.drift is not None:
+        by_column = answered(session, backend, turn)
+        labels = {name: variant.label for name, variant in by_column.items()}
+        data = pack_drift(turn.drift)
+        for variant in data["variants"]:
+            variant["label"] = labels[variant["name"]]
+            variant["kind"] = by_column[variant["name"]].kind
+        for variant, measured in zip(data["variants"], turn.drift.variants, strict=True):
+            variant["exact"] = exactness(turn, measured, variant["label"])
+        value |= {"groups": by_verdict(session), "note": changed_gates(turn)}
+        value |= {"data": data, "sentence": drift_sentence(turn.drift, labels), "prompt": turn.prompt[:200]}
+    return value

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters from the Hub: two files of one commit, no token for a visitor's id, one sentence for what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
+
+from slim_core.adapters import HubRepository, Limits, check, describe_base, open_adapter
+from slim_core.outside import hub as hub_module
+from slim_core.outside.files import CONFIG, WEIGHTS
+from slim_core.outside.hub import progress_bar
+from tests.adapters.small import IDS
+from tests.conftest import build
+from tests.method.small import assert_untouched, logits
+from tests.outside.hub_server import COMMIT, Hub, serve
+from tests.outside.online import TOKEN, online
+
+
+__all__ = ["online"]
+
+
+@pytest.fixture
+def hub(good_lora):
+    with serve(Hub({name: (good_lora / name).read_bytes() for name in (CONFIG, WEIGHTS)})) as running:
+        running.files["evil.py"] = b"import os"
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base():
+    return build("llama")
+
+
+def repository(hub: Hub, name: str = "me/lora", **kwargs) -> HubRepository:
+    return HubRepository(name, endpoint=hub.url, **kwargs)
+
+
+# "store": large files lie on another host. "resolve cache": small ones behind a second address of the same host.
+# "xet": large ones may also come in pieces from another service, whose downloads cannot be stopped.
+@pytest.mark.parametrize("way", ["", "store", "resolve cache", "xet"])
+@pytest.mark.parametrize("revision", [None, "main", "refs/pr/1", COMMIT])
+def test_a_visitors_adapter_arrives_without_any_token(way, revision, hub, base, good_lora):
+    hub.way = way
+    told = []
+    source = repository(hub, revision=revision, on_progress=lambda done, total: told.append((done, total)))
+    adapter = open_adapter(source, describe_base(base))
+    assert (adapter.folder / WEIGHTS).read_bytes() == (good_lora / WEIGHTS).read_bytes()
+    assert [path.name for path in adapter.folder.iterdir()] == [WEIGHTS] and adapter.label == "lora"
+    total = sum(len(hub.files[name]) for name in (CONFIG, WEIGHTS))
+    assert told[-1] == (total, total) and told == sorted(told)
+    assert not any("authorization" in headers for _, _, headers in hub.asked)
+    files = [path for path in hub.requests("GET") + hub.requests("HEAD") if not path.startswith("/api/models/")]
+    assert {path.rpartition("/")[2] for path in files} == {CONFIG, WEIGHTS}
+    assert all(COMMIT in path for path in files if "/cdn/" not in path)
+    # Sizes first: nothing is fetched before both are known.
+    methods = [method for method, path, _ in hub.asked if "/api/models/" not in path]
+    assert methods.index("GET") >= 2
+
+
+def test_the_librarys_switch_for_xet_is_as_it_was(hub, base, monkeypatch):
+    during = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    told = lambda done, total: during.append(huggingface_hub.constants.HF_HUB_DISABLE_XET)  # noqa: E731
+    open_adapter(repository(hub, on_progress=told), describe_base(base))
+    assert during and all(during) and huggingface_hub.constants.HF_HUB_DISABLE_XET is False
+    with hub_module.over_http():
+        with hub_module.over_http():
+            pass
+        assert huggingface_hub.constants.HF_HUB_DISABLE_XET is True
+    assert huggingface_hub.constants.HF_HUB_DISABLE_XET is False
+
+
+def test_what_xet_sends_is_counted_once():
+    """Driven by the library's own reporter: what comes over the network is then written, and counts then."""
+    told = []
+    bar = progress_bar(1_010, lambda done, total: told.append((done, total)), threading.Event())
+    bar(total=10).update(10)  # the config came before
+    with XetDownloadProgressReporter(
+        reconstruction_desc="a", total=1_000, log_level=30, name="x", tqdm_class=bar
+    ) as reporter:
+        for written, received in ((0, 300), (300, 600), (600, 1_000), (1_000, 1_000)):
+            report = SimpleNamespace(
+                total_bytes_completed=written,
+                total_transfer_bytes_completed=received,
+                total_bytes_completion_rate=1.0,
+                total_transfer_bytes_completion_rate=1.0,
+                total_bytes=1_000,
+            )
+            reporter.update_progress(report)
+    assert told == [(10, 1_010), (310, 1_010), (610, 1_010), (1_010, 1_010)]
+
+
+def test_the_operators_token_goes_with_the_operators_ids(hub, base):
+    open_adapter(repository(hub, operator=True), describe_base(base))
+    assert all(headers.get("authorization") == f"Bearer {TOKEN}" for _, _, headers in hub.asked)
+
+
+def test_a_download_that_is_cut_off_goes_on_where_it_was(hub, base, good_lora, monkeypatch):
+    # The library goes on after the last whole piece that it has; its pieces are larger than this file.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 64)
+    hub.way = "cut"
+    adapter = open_adapter(repository(hub), describe_base(base))
+    assert (adapter.folder / WEIGHTS).read_bytes() == (good_lora / WEIGHTS).read_bytes()
+    half = len(hub.files[WEIGHTS]) // 2 // 64 * 64
+    assert [h["range"] for m, _, h in hub.asked if m == "GET" and "range" in h] == [f"bytes={half}-"]
+
+
+BAD = {
+    "missing": "me/lora does not exist on the Hub or is private",
+    "private": "me/lora does not exist on the Hub or is private",
+    "no revision": r"me/lora has no revision None; give a branch",
+    "gated": "me/lora is gated: its owner must grant access to the account whose token is used here; what",
+    "broken": "The Hub refused me/lora with status 500",
+    "busy": "The Hub refused me/lora with status 429",
+    "no commit": "The Hub names no commit of me/lora",
+    "other commit": "The Hub answers with another commit of me/lora",
+    "file redirected": "The Hub redirects me/lora to another repository",
+    "huge": r"`adapter_model\.safetensors` has 1,000,000\.0 MB; at most",
+    "zero": "`adapter_model.safetensors` of me/lora is empty",
+    "no size": "The Hub does not say how large `adapter_model.safetensors` of me/lora is",
+    "wrong size": "A file of me/lora came with another size than the Hub named",
+    "more": "The Hub sends more than the 5,[0-9]+ bytes that it named",
+    "damaged": "`adapter_model.safetensors` of me/lora was damaged on the way",
+    "cut for good": "The connection to the Hub broke while fetching me/lora",
+    "trickle": "Fetching me/lora takes longer than the 1 seconds allowed",
+    "silent": r"The connection to the Hub broke while fetching me/lora \(ReadTimeout\)",
+}
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(("way", "words"), BAD.items(), ids=BAD)
+def test_what_goes_wrong_is_one_sentence(way, words, hub, base, monkeypatch):
+    hub.way = way
+    # Short waits only where waiting is what goes wrong: a busy machine is slow too.
+    if way == "silent":
+        monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.3)
+    limits = Limits(seconds=1 if way == "trickle" else 60)
+    before = logits(base, IDS)
+    (found,) = check(repository(hub), describe_base(base), limits=limits)
+    assert found.state == "failed" and re.search(words, found.sentence), found.sentence
+    assert "\n" not in found.sentence and found.sentence.endswith((".", "again."))
+    assert found.name == ("size" if way == "huge" else "readable")
+    assert_untouched(base, before, IDS)
+    if way == "huge":
+        assert not [path for path in hub.requests("GET") if path.endswith("safetensors")]
+
+
+def test_a_renamed_repository_is_named_and_not_followed(hub, base):
+    hub.way = "renamed"
+    (found,) = check(repository(hub, "old/name"), describe_base(base))
+    assert "answers for another repository, 'new/name': old/name was renamed" in found.sentence
+    assert not [path for path in hub.requests("GET") if path.endswith(("json", "safetensors"))]
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_file_that_is_not_in_the_repository(name, hub, base):
+    del hub.files[name]
+    hub.files["adapter_model.bin"] = b"\x80\x02."
+    (found,) = check(repository(hub), describe_base(base))
+    assert f"me/lora has no `{name}`" in found.sentence and "never opened" in found.sentence
+    assert "adapter_model.bin" not in str(hub.asked)
+
+
+def test_without_a_connection_the_name_may_be_wrong_too(hub, base):
+    """A folder whose name is mistyped is looked for on the Hub."""
+    (found,) = check(HubRepository("me/lora", endpoint="http://127.0.0.1:9"), describe_base(base))
+    assert found.sentence == (
+        "The Hub cannot be reached to look for me/lora (ConnectError); check the connection, or the name if a folder "
+        "was meant."
+    )
+
+
+def test_a_full_disk_is_said(hub, base, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub_module, "hf_hub_download", full)
+    (found,) = check(repository(hub), describe_base(base))
+    assert found.sentence == "This machine has no room left on its disk for me/lora."
+
+
+def test_offline_is_said(hub, base, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.utils.close_session()
+    (found,) = check(repository(hub), describe_base(base))
+    assert "HF_HUB_OFFLINE is set" in found.sentence and not hub.asked
+    assert found.sentence.endswith("give files or a folder that is here.")
+
+
+IDS_THAT_ARE_NONE = [
+    "",
+    "lora",
+    "a/../b",
+    "../b",
+    "a/..",
+    "./a",
+    "a/b/c",
+    "http://evil.com/x",
+    "a/" + "b" * 300,
+    "a b/c",
+    "a/b?x=1",
+    "a/b#x",
+    "a%2f/b",
+    "a/b\n",
+    "a/.git",
+    "a\\b",
+    "ä/b",
+    "a/b--c",
+    "a/b\0",
+    "@evil/b",
+]
+
+
+@pytest.mark.parametrize("name", IDS_THAT_ARE_NONE)
+def test_what_is_no_id_is_not_asked_for(name, hub, base):
+    (found,) = check(repository(hub, name), describe_base(base))
+    assert found.sentence.endswith("dots, dashes and underscores.") and "is no Hub id" in found.sentence
+    assert found.sentence.isprintable() and len(found.sentence) < 250 and not hub.asked
+
+
+@pytest.mark.parametrize("revision", ["", "../x", "a//b", "-x", "a b", "x" * 300, "a?b", "\n"])
+def test_what_is_no_revision_is_not_asked_for(revision, hub, base):
+    (found,) = check(repository(hub, revision=revision), describe_base(base))
+    assert "is no revision; it must be a branch, a tag or a commit" in found.sentence and not hub.asked
+
+
+def test_a_bad_adapter_from_the_hub_is_refused_like_any_other(hub, base):
+    hub.files[CONFIG] = hub.files[CONFIG].replace(b'"r": 4', b'"r": 0')
+    *_, found = check(repository(hub), describe_base(base))
+    assert (found.name, found.state) == ("format", "failed") and "`r` is 0" in found.sentence
+
+
+def test_a_download_that_nobody_waits_for_ends(hub, base, monkeypatch):
+    hub.way = "trickle"
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4)
+    (found,) = check(repository(hub), describe_base(base), limits=Limits(seconds=1))
+    assert "takes longer" in found.sentence
+    idle = time.monotonic() + 20
+    while hub_module.DOWNLOADS._work_queue.qsize() or _busy():
+        assert time.monotonic() < idle
+        time.sleep(0.05)
+
+
+def test_waiting_for_others_takes_none_of_its_time(hub, base, monkeypatch):
+    downloads = ThreadPoolExecutor(1)
+    monkeypatch.setattr(hub_module, "DOWNLOADS", downloads)
+    downloads.submit(threading.Event().wait, 1.5)
+    assert all(
+        found.state == "passed" for found in check(repository(hub), describe_base(base), limits=Limits(seconds=1))
+    )
+    downloads.shutdown()
+
+
+def test_waiting_for_others_has_an_end(hub, base, monkeypatch):
+    downloads, end = ThreadPoolExecutor(1), threading.Event()
+    monkeypatch.setattr(hub_module, "DOWNLOADS", downloads)
+    monkeypatch.setattr(hub_module, "WAITING_SECONDS", 0.5)
+    downloads.submit(end.wait, 60)
+    (found,) = check(repository(hub), describe_base(base))
+    end.set()
+    assert found.sentence == "Others are fetching so much that me/lora has to wait; try again later."
+    downloads.shutdown()
+
+
+def _busy() -> bool:
+    frames = sys._current_frames().values()
+    return any("_fetch" in [f.name for f in traceback.extract_stack(frame)] for frame in frames)
+
+
+def test_ids_with_dots_and_dashes_are_fine(hub, base):
+    for name in ("me/lora", "A-b_c.d/E.f-g_h1", "m/l"):
+        assert open_adapter(repository(hub, name), describe_base(base)).tensors().keys()

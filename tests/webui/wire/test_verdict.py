@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of a gate, and what is not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from slim_core.webui.state.session import Session
+from slim_core.webui.wire import views
+from slim_core.webui.wire.verdict import share, verdicts
+from tests.webui.conftest import ask
+
+
+def verdict(session, turn=-1):
+    (found,) = verdicts(session, session.turns[turn])
+    return found
+
+
+@pytest.fixture
+def asked(backend):
+    def answer(*prompts, **strengths):
+        session = Session()
+        session.strengths = strengths
+        for prompt in prompts:
+            ask(session, backend, prompt)
+        return session
+
+    return answer
+
+
+def test_what_was_not_trained_gets_the_bases_answer_by_construction(asked):
+    found = verdict(asked("A foreign prompt"))
+    assert found["kind"] == "unlike" and found["column"] == "slim"
+    assert found["sentence"] == (
+        "Unlike the training data: SLIM let 100% of it past LoRA and gives the base’s own answer, token for token."
+    )
+    assert found["numbers"] == (
+        "100% past LoRA · distance 3.00; up to 1.00 is like the training data · every gate is 0 at every token: the "
+        "base’s answer by construction, not by luck"
+    )
+
+
+def test_what_was_trained_gets_the_experts(asked):
+    found = verdict(asked("A trained prompt"))
+    assert found["kind"] == "like"
+    assert found["sentence"] == "Like the training data: SLIM answers with its LoRA experts."
+
+
+def test_what_is_in_between(asked):
+    found = verdict(asked("Something"))
+    assert found["kind"] == "mixed" and "let 5" in found["sentence"] and "token for token" not in found["sentence"]
+
+
+def test_a_gate_that_is_forced_open(asked):
+    found = verdict(asked("A foreign prompt", slim=0.0))
+    assert found["kind"] == "open"
+    assert found["sentence"] == (
+        "Gate forced open: SLIM answers with its LoRA experts, though this is unlike its training data."
+    )
+    assert "this is like" in verdict(asked("A trained prompt", slim=0.0))["sentence"]
+
+
+def test_equal_answers_without_closed_gates_are_no_construction(asked):
+    session = asked("A foreign prompt")
+    answer = session.turns[0].answers["slim"]
+    gate = answer.routing.gate.clone()
+    for token, said in ((0, "every gate is 0 from the turn’s first word on"), (1, " 99% of the gates are closed")):
+        gate[:] = 0
+        gate[0, token] = 0.01
+        # A record that is already read is not read again.
+        answer.routing = replace(answer.routing, gate=gate, weights=answer.routing.weights.clone())
+        found = verdict(session)
+        assert found["sentence"].endswith("past LoRA, and the answers are the same, word for word.")
+        assert "construction" not in found["numbers"] and found["numbers"].endswith(said)
+
+
+@pytest.mark.parametrize("other", ["text", "sampling", "history"])
+def test_token_for_token_is_only_said_of_the_same_question(asked, other):
+    session = asked("A foreign prompt", "Another foreign prompt")
+    base = session.turns[-1].answers["base"]
+    if other == "text":
+        base.step = replace(base.step, text="Something else")
+    elif other == "sampling":
+        base.sampling = replace(base.sampling, seed=99)
+    else:
+        first = session.turns[0].answers["slim"]
+        first.step = replace(first.step, text="Something else")
+    assert "token for token" not in verdict(session)["sentence"]
+    assert "construction" not in verdict(session)["numbers"]
+
+
+def test_what_was_said_before_does_not_matter_to_a_base_that_does_not_read_it(asked):
+    session = asked("A trained prompt", "A foreign prompt")
+    answer = session.turns[1].answers["slim"]
+    assert "token for token" not in verdicts(session, session.turns[1])[0]["sentence"]
+    assert "token for token" in verdicts(session, session.turns[1], alone=True)[0]["sentence"]
+    answer.sampling = replace(answer.sampling, seed=99)
+    assert "token for token" not in verdicts(session, session.turns[1], alone=True)[0]["sentence"]
+
+
+def test_while_it_is_written_it_says_so_far(asked):
+    session = asked("A foreign prompt")
+    answer = session.turns[0].answers["slim"]
+    words = answer.step.text[:9]
+    answer.step, answer.token_ids = replace(answer.step, state="writing", text=words), answer.token_ids[:2]
+    assert "gives, so far, the base’s own answer" in verdict(session)["sentence"]
+    answer.step, answer.token_ids = replace(answer.step, text=""), ()
+    assert verdict(session)["sentence"].endswith("past LoRA.")
+    answer.routing = None
+    assert verdict(session) == {
+        "column": "slim",
+        "kind": "waiting",
+        "sentence": "SLIM is reading the prompt…",
+        "numbers": "",
+    }
+
+
+def test_an_adapter_without_a_gate_has_no_verdict(engine, backend):
+    old = tuple(replace(variant, strength=None) for variant in engine.variants)
+    engine.variants = backend.variants = old
+    session = Session()
+    ask(session, backend, "A foreign prompt")
+    shown = views.transcript(session, backend)
+    assert shown["gates"] == {} and not shown["metered"] and shown["turns"][0]["verdicts"] == []
+
+
+def test_a_verdict_is_read_once_a_record(asked, monkeypatch):
+    from slim_core.webui.state import session as module
+
+    session, seen = asked("Something"), []
+    monkeypatch.setattr(module, "verdict_of", lambda record: seen.append(record) or original(record))
+    from slim_core.inference import verdict_of as original
+
+    for _ in range(4):
+        verdict(session)
+    assert len(seen) == 1
+
+
+def test_shares_are_never_rounded_to_all_or_nothing():
+    assert [share(x) for x in (0, 0.004, 0.5, 0.996, 1)] == ["0%", "under 1%", "50%", "over 99%", "100%"]
+
+
+def test_the_note_comes_from_the_template(engine, backend):
+    session = Session()
+    assert views.transcript(session, backend)["note"] == ""
+    ask(session, backend, "One")
+    assert views.transcript(session, backend)["note"] == ""
+    engine.latest_alone = True
+    backend._latest = None  # another base
+    assert "reads the latest prompt alone" in views.transcript(session, backend)["note"]
+
+
+def test_strength_goes_to_the_row_and_the_drift(asked):
+    session = asked("A foreign prompt", slim=0.0)
+    turn = session.turns[0]
+    assert turn.answers["slim"].strength == 0 and float(turn.answers["slim"].routing.gate.min()) == 1
+    assert [v.variant for v in turn.drift.variants] == ["lora", "slim"]
+    assert turn.answers["lora"].strength is None and torch.equal(
+        turn.answers["lora"].routing.gate, torch.ones_like(turn.answers["lora"].routing.gate)
+    )

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the page shows of a session."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from slim_core.webui.state import session as session_module
+from slim_core.webui.wire import views
+from slim_core.webui.wire.payload import mean_identity
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """The records whose mean was read."""
+    found = []
+    monkeypatch.setattr(session_module, "mean_identity", lambda record: found.append(record) or mean_identity(record))
+    return found
+
+
+def shown(session, backend):
+    return views.transcript(session, backend)["turns"][0]["answers"]["slim"]["summary"][0]
+
+
+def test_a_finished_answer_is_read_once(answered, backend, readings):
+    record = answered.turns[0].answers["slim"].routing
+    first = shown(answered, backend)
+    assert first == f"{mean_identity(record):.0%} identity"
+    assert all(shown(answered, backend) == first for _ in range(5))
+    assert [found.variant for found in readings] == ["lora", "slim"]
+
+
+def test_the_same_numbers_in_another_record_are_not_read_again(answered, backend, readings):
+    answer = answered.turns[0].answers["slim"]
+    first = shown(answered, backend)
+    answer.routing = replace(answer.routing)  # as the engine sends it while the others still write
+    assert shown(answered, backend) == first
+    assert len(readings) == 2
+
+
+def test_another_record_is_read(answered, backend, readings):
+    answer = answered.turns[0].answers["slim"]
+    shown(answered, backend)
+    weights = torch.zeros_like(answer.routing.weights)
+    weights[:, :, -1] = 1
+    answer.routing = replace(answer.routing, weights=weights)
+    assert shown(answered, backend) == "100% identity"
+    answer.routing = None
+    assert "identity" not in shown(answered, backend)
+    assert len(readings) == 3
