@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..base.shapes import describe_base
-from ..method import SlimConfig, SlimLayer, SlimType, lora_to_slim
+from ..method import SlimConfig, SlimLayer, SlimType
 from ..outside.errors import AdapterError, shown
 from ..outside.files import WEIGHTS
+from ..peft_tools import lora_to_slim
 from .adapter import Adapter
 from .fit import check_fit, with_default_targets
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from peft import LoraConfig
 
-from ..method import PLAIN_STARTS, SlimConfig
+from ..method import SlimConfig
 from ..outside.errors import AdapterError, SizeError, shown
 from ..outside.files import CONFIG
 from ..outside.limits import Limits
+from ..peft_tools import PLAIN_STARTS
 from . import fields
 from .fields import Raw, refuse, unset
 from .kinds import VARIANTS, refuse_kind

@@ -95,7 +95,7 @@ def export(
     from safetensors import SafetensorError
 
     from ..adapters import OPERATOR, AdapterError, attach, describe_base, named_source, open_adapter, try_out
-    from ..method import export_lora
+    from ..peft_tools import export_lora
 
     with _told(), _new_folder(output):
         _check_named(base)

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from ..method import Linear, SlimConfig, slice_factors, trace_routing
+from ..method import Linear, SlimConfig
+from ..peft_tools import slice_factors, trace_routing
 
 
 # Long enough that the clock and a single interruption do not matter.

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from ..base.errors import is_out_of_memory, out_of_memory_sentence
-from ..method import BASE_ROW, RowRouting, SlimLayer, adapter_rows, drop_padding, trace_routing
+from ..method import BASE_ROW, SlimLayer, drop_padding
+from ..peft_tools import RowRouting, adapter_rows, trace_routing
 from .cache import GrowingLayer, growing_cache, longest_piece
 from .detokenise import AnswerText
 from .forward import forward_arguments

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from ..base.errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
 from ..base.prompts import Prompts
-from ..method import BASE_ROW, SlimLayer, adapter_rows
+from ..method import BASE_ROW, SlimLayer
+from ..peft_tools import adapter_rows
 from .cache import growing_cache, longest_piece
 from .forward import forward_arguments
 from .types import Drift, Reading, Step, VariantDrift

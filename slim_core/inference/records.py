@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from ..base.prompts import Prompts
-from ..method import RowRouting
+from ..peft_tools import RowRouting
 from .decode import Answer
 from .types import Routing
 

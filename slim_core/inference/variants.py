@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from ..adapters import Adapter, AdapterError, attach, detach, try_out
 from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
-from ..method import BASE_ROW, SlimConfig, SlimLayer, fold_masks
+from ..method import BASE_ROW, SlimConfig, SlimLayer
+from ..peft_tools import fold_masks
 from .types import Kind, Variant
 
 

@@ -1,63 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """SLIM as a PEFT method. Importing this package makes PEFT know it."""
 
+from importlib import import_module
+from typing import Any
+
 from peft.mapping import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
     PEFT_TYPE_TO_PREFIX_MAPPING,
     PEFT_TYPE_TO_TUNER_MAPPING,
 )
 
-from .batch_rows import adapter_rows
+from .batch_rows import BASE_ROW, BatchRows, check_names
 from .clusters import LEVELS
 from .config import SlimConfig, SlimType
-from .context import BASE_ROW
+from .context import ForwardContext
 from .contexts import LENGTH_BUCKETS
-from .export import LoraExport, export_lora
 from .fingerprint import difference, fingerprint_of_shapes
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SAME_INPUT, SlimModel, extra_losses, fold_masks, set_gate, slice_factors
+from .model import SAME_INPUT, SlimModel, extra_losses, set_gate
 from .quantised import guard_cpu_4bit
 from .routing import Router, Routing
-from .rows import PLAIN_STARTS, load_lora, lora_to_slim
 from .sequence_state import drop_padding
 from .targets import base_modules, is_supported
-from .trace import RoutingTrace, RowRouting, trace_routing
 from .turns import opening_of, turn_opening
 
 
 __all__ = [
     "BASE_ROW",
+    "BatchRows",
+    "ForwardContext",
     "LENGTH_BUCKETS",
     "LEVELS",
-    "PLAIN_STARTS",
     "SAME_INPUT",
     "Linear",
-    "LoraExport",
     "Router",
     "Routing",
-    "RoutingTrace",
-    "RowRouting",
     "SlimConfig",
     "SlimLayer",
     "SlimModel",
     "SlimType",
-    "adapter_rows",
     "base_modules",
+    "check_names",
     "difference",
     "drop_padding",
-    "export_lora",
     "extra_losses",
     "fingerprint_of_shapes",
-    "fold_masks",
     "guard_cpu_4bit",
     "is_supported",
-    "load_lora",
-    "lora_to_slim",
     "opening_of",
     "set_gate",
-    "slice_factors",
-    "trace_routing",
     "turn_opening",
 ]
 
@@ -65,3 +57,9 @@ __all__ = [
 PEFT_TYPE_TO_CONFIG_MAPPING[SlimType.SLIM] = SlimConfig
 PEFT_TYPE_TO_TUNER_MAPPING[SlimType.SLIM] = SlimModel
 PEFT_TYPE_TO_PREFIX_MAPPING[SlimType.SLIM] = SlimModel.prefix
+
+
+def __getattr__(name: str) -> Any:
+    if name == "fold_masks":  # it was here before there was `slim_core.peft_tools`
+        return import_module("slim_core.peft_tools").fold_masks
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,78 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of one batch as different adapters: set for one forward or for many."""
+"""The rows of one batch as different adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
-from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
-
-from .context import BASE_ROW, ForwardContext
-from .layer import SlimLayer
+import torch
+from torch import Tensor
 
 
-@contextmanager
-def adapter_rows(
-    model: nn.Module, adapter_names: list[str], strengths: list[float | None] | None = None
-) -> Iterator[None]:
-    """Inside, every forward of the adapted model has these rows: for a loop that would pay for it at each token.
+BASE_ROW = "__base__"
 
-    PEFT's own way, `model(**batch, adapter_names=...)`, looks through all modules in each forward.
+
+class BatchRows:
+    """Whose the rows of a batch are. Made when the rows are set, dropped when they are not any more.
 
     Args:
-        model: the base model that carries the adapters (`PeftModel.get_base_model()`), or any model around it.
         adapter_names: the adapter of each row; `"__base__"` is the base model.
-        strengths: the yield strength of each row, None for its adapter's own; 0 forces a gate open.
+        strengths: the yield strength of each row, None for its adapter's own; None if no row has one of its own.
+
+    Attributes:
+        kept: what a `RowsKernel` has prepared for these rows, by layer or router.
 
     Raises:
-        ValueError: if the model has no SLIM layer, a name is unknown, or the model is in training mode.
-        RuntimeError: if a batch with `adapter_names` is running already.
+        ValueError: if there is not one strength for each row.
     """
-    context, configs, wrappers = None, set(), []
-    for module in model.modules():
-        if isinstance(module, SlimLayer):
-            context = module.context
-            configs.update(module.slim_config)
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            wrappers.append(module)
-    if context is None:
-        raise ValueError("The model has no SLIM layer, so its rows can have no adapters: attach one first.")
-    check_names(adapter_names, configs, model.training)
-    if strengths is not None and len(strengths) != len(adapter_names):
-        raise ValueError(f"There are {len(strengths)} strengths for {len(adapter_names)} rows.")
-    with rows_set(context, adapter_names, wrappers, strengths):
-        yield
 
+    def __init__(self, adapter_names: Sequence[str], strengths: Sequence[float | None] | None = None) -> None:
+        if strengths is not None and len(strengths) != len(adapter_names):
+            raise ValueError(f"There are {len(strengths)} strengths for {len(adapter_names)} rows.")
+        self.adapter_names = list(adapter_names)
+        self.strengths = strengths
+        self.kept: dict[Hashable, Any] = {}
+        self._of_length: dict[tuple[int, torch.device], dict[str, slice | Tensor]] = {}
 
-@contextmanager
-def rows_set(
-    context: ForwardContext,
-    adapter_names: list[str],
-    wrappers: list[AuxiliaryTrainingWrapper],
-    strengths: list[float | None] | None = None,
-) -> Iterator[None]:
-    if context.adapter_names is not None:
-        raise RuntimeError(
-            "The model is already answering a batch with `adapter_names`. It serves one call at a time: wait for that "
-            "one, or put the rows into one batch."
-        )
-    handles = [
-        module.register_forward_pre_hook(partial(_pass_rows, context=context), with_kwargs=True) for module in wrappers
-    ]
-    context.set_rows(list(adapter_names), strengths)
-    try:
-        yield
-    finally:
-        context.set_rows(None)
-        for handle in handles:
-            handle.remove()
+    def by_adapter(self, length: int, device: torch.device) -> dict[str, slice | Tensor]:
+        """Which rows of a layer's input belong to which adapter, but for the base's.
+
+        Neighbouring rows are a slice, so that nothing is copied.
+
+        Args:
+            length: size of the input's first dimension: the batch, or a multiple of it where generation repeats rows
+                (beams, several returned sequences) or a model flattens batch and tokens.
+            device: where index tensors go.
+
+        Raises:
+            ValueError: if `length` is no multiple of the number of rows.
+        """
+        key = (length, device)
+        if key not in self._of_length:
+            self._of_length[key] = self._by_adapter(length, device)
+        return self._of_length[key]
+
+    def _by_adapter(self, length: int, device: torch.device) -> dict[str, slice | Tensor]:
+        names = self.adapter_names
+        repeat, rest = divmod(length, len(names))
+        if rest:
+            raise ValueError(
+                f"`adapter_names` has {len(names)} names, but a layer got {length} rows, which is no multiple of "
+                "it: this layer cannot tell which adapter its rows belong to."
+            )
+        found = {}
+        for name in dict.fromkeys(n for n in names if n != BASE_ROW):
+            index = [i * repeat + j for i, n in enumerate(names) if n == name for j in range(repeat)]
+            if index[-1] - index[0] + 1 == len(index):
+                found[name] = slice(index[0], index[-1] + 1)
+            else:
+                found[name] = torch.tensor(index, device=device)
+        return found
+
+    def strengths_of(self, adapter_name: str, own: float, device: torch.device) -> float | Tensor:
+        """(rows,) yield strength of each row of an adapter, whose own is `own`; `own` if no row has another."""
+        if self.strengths is None:
+            return own
+        wanted = zip(self.adapter_names, self.strengths, strict=True)
+        return torch.tensor([own if s is None else s for name, s in wanted if name == adapter_name], device=device)
 
 
 def check_names(adapter_names: list[str], known: Collection[str], training: bool) -> None:
+    """Whether rows may have these names.
+
+    Raises:
+        TypeError: if it is no list.
+        ValueError: if the model is in training mode, or a name is not among the `known` ones.
+    """
     if not isinstance(adapter_names, (list, tuple)):
         raise TypeError(f"`adapter_names` must be a list of names, one per row, not {adapter_names!r}.")
     if training:
@@ -83,13 +95,3 @@ def check_names(adapter_names: list[str], known: Collection[str], training: bool
             f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; `adapter_names` may hold "
             f"{', '.join(map(repr, known))} and {BASE_ROW!r}."
         )
-
-
-def _pass_rows(module: nn.Module, args: tuple, kwargs: dict[str, Any], context: ForwardContext):
-    # Modules trained whole (`modules_to_save`) choose their copy by row the way PEFT's own layers do. With beams a
-    # batch is a multiple of the names.
-    repeat = max(1, len(args[0]) // len(context.adapter_names)) if args else 1
-    own = module._get_available_adapters()
-    names = [name if name in own else BASE_ROW for name in context.adapter_names]
-    kwargs["adapter_names"] = [name for name in names for _ in range(repeat)]
-    return args, kwargs

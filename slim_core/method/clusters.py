@@ -44,9 +44,6 @@ class ClusterSums(NamedTuple):
     z_squared: Tensor
     reference: Tensor
 
-    def plus(self, other: ClusterSums) -> ClusterSums:
-        return ClusterSums(*(a + b for a, b in zip(self, other, strict=True)))
-
 
 def quantiles_by_bucket(distance: Tensor, bucket: Tensor, counted: Tensor, buckets: int) -> Tensor:
     """The quantiles `LEVELS` of the distances in each bucket, and how many there are.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one forward of the whole model tells its SLIM layers: the padding mask, the rows' adapters, the trace.
+"""What one forward of the whole model tells its SLIM layers: what it reads, whose rows these are, who records.
 
 One `ForwardContext` is shared by all SLIM layers of a model. Its hooks sit on the model that was adapted, so they run
 however the forward was started: plain, `generate`, Trainer, or a model that only had adapters injected.
@@ -8,27 +8,23 @@ however the forward was started: plain, `generate`, Trainer, or a model that onl
 from __future__ import annotations
 
 import inspect
-import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from .batch_rows import BASE_ROW, BatchRows
 from .contexts import Sequences
+from .data_parallel import add_up
 from .given import given_cache, returned_cache, sequences_of
+from .losses import LossTerms
+from .recorder import Recorder
 from .sequence_state import put_state
-
-
-if TYPE_CHECKING:
-    from .layer import SlimLayer
-    from .one_token import TokenRouter, TokenRows
-    from .trace import RoutingTrace
-
-
-BASE_ROW = "__base__"
-# Training forwards without a call for the configured extra losses, after which a warning says so.
-FORGOTTEN_AFTER = 10
 
 
 def in_backward() -> bool:
@@ -65,33 +61,23 @@ class ForwardContext:
         sequences: what the running forward reads; None outside of one, or if its arguments do not say.
         contextual: adapters whose distance is that of the context.
         forward_number: number of the running training forward; None outside of one.
-        adapter_names: the adapter of each row, or None for the active adapters on every row.
-        strengths: the yield strength of each row, None for its adapter's own; None if no row has one of its own.
-        trace: the routing trace that is being recorded, or None.
-        token_rows: what each layer does with rows of one token while `adapter_names` are set; None where it cannot.
-        token_routers: the routers for that, by the layer that owns them and the adapter.
+        rows: whose the rows of the batch are; None for the active adapters on every row.
+        trace: who is told of every routing, or None.
+        losses: what the layers add to the loss.
         process_group: the data-parallel group over which cluster statistics are added up; None is the default group.
-        expects_losses: whether an adapter with a loss of its own learns in the running forward.
-        balance: load-balance terms of the last forward that had any, by adapter.
     """
 
     def __init__(self) -> None:
         self.sequences: Sequences | None = None
         self.contextual: set[str] = set()
         self.forward_number: int | None = None
-        self.adapter_names: list[str] | None = None
-        self.strengths: list[float | None] | None = None
-        self.trace: RoutingTrace | None = None
-        self.token_rows: dict[SlimLayer, TokenRows | None] = {}
-        self.token_routers: dict[tuple[SlimLayer, str], TokenRouter] = {}
+        self.rows: BatchRows | None = None
+        self.trace: Recorder | None = None
+        self.losses = LossTerms()
         self.process_group: dist.ProcessGroup | None = None
-        self.expects_losses = False
-        self.balance: dict[str, list[Tensor]] = {}
-        self._balance_of: int | None = None
         self._forwards = 0
-        self._forwards_since_losses = 0
-        self._learned: list[tuple[SlimLayer, str]] = []
-        self._rows: dict[tuple[int, torch.device], list[tuple[str, slice | Tensor]]] = {}
+        # Sums of the running training forward, which are added up over ranks when it ends.
+        self._learned: list[Tensor] = []
         self._handles: list[Any] = []
         self._argument_names: dict[nn.Module, list[str]] = {}
         self._rows_alone: Sequences | None = None
@@ -100,9 +86,8 @@ class ForwardContext:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are between forwards: what belongs to a running or past forward stays behind."""
-        running = ("sequences", "forward_number", "adapter_names", "strengths", "trace", "process_group")
-        empty = {"balance": {}, "token_rows": {}, "token_routers": {}, "_rows": {}}
-        return self.__dict__ | dict.fromkeys(running) | empty | {"_learned": [], "_reading": []}
+        running = ("sequences", "forward_number", "rows", "trace", "process_group")
+        return self.__dict__ | dict.fromkeys(running) | {"losses": LossTerms(), "_learned": [], "_reading": []}
 
     # -- life on a model -----------------------------------------------------------------------------------------
 
@@ -125,9 +110,8 @@ class ForwardContext:
 
     def forget(self, adapter_name: str) -> None:
         """An adapter was deleted."""
-        self.balance.pop(adapter_name, None)
+        self.losses.forget(adapter_name)
         self.contextual.discard(adapter_name)
-        self._learned = [entry for entry in self._learned if entry[1] != adapter_name]
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # Where nobody asks, nothing is written in evaluation: a compiled forward would be compiled again.
@@ -139,7 +123,8 @@ class ForwardContext:
         given = dict(zip(self._argument_names[model], args, strict=False)) | kwargs
         found = None
         if not _is_encoder_decoder(model) or nested:
-            found = sequences_of(model, given, self.adapter_names, bool(self.contextual))
+            names = None if self.rows is None else self.rows.adapter_names
+            found = sequences_of(model, given, names, bool(self.contextual))
         if not nested and self._rows_alone is not None:
             self._rows_alone.forget_excess()
         self._reading.append((model, self.sequences, given_cache(given)))
@@ -155,23 +140,13 @@ class ForwardContext:
         self._forwards += 1
         self.forward_number = self._forwards
         self._learned = []
-        self.expects_losses = False
+        self.losses.begin_forward()
 
     def _end_training_forward(self) -> None:
         self.forward_number = None
-        if self._learned and self.distributed:
-            self._add_up_over_ranks()
-        self._forwards_since_losses += self.expects_losses
-        if self.expects_losses and self._forwards_since_losses == FORGOTTEN_AFTER:
-            warnings.warn(
-                "The SLIM config sets `l1_coefficient` or `balance_coefficient`, but nothing has asked for these "
-                "losses: add `sum(slim_core.extra_losses(model).values())` to the training loss.",
-                stacklevel=2,
-            )
-
-    def losses_asked_for(self) -> None:
-        """The training loop has asked for the extra losses."""
-        self._forwards_since_losses = 0
+        add_up(self._learned, self.process_group)
+        self._learned = []
+        self.losses.end_forward()
 
     def _after_forward(self, model: nn.Module, args: tuple, output: Any) -> None:
         if not self._reading or self._reading[-1][0] is not model:
@@ -186,49 +161,12 @@ class ForwardContext:
         if not self._reading and self.forward_number is not None:
             self._end_training_forward()
 
-    # -- what the layers learn -----------------------------------------------------------------------------------
+    # -- what the layers say ------------------------------------------------------------------------------------
 
-    def note_learned(self, layer: SlimLayer, adapter_name: str) -> None:
-        """`layer` has new sums for `adapter_name`, to be added up over the ranks when the forward ends."""
+    def note_learned(self, sums: Sequence[Tensor]) -> None:
+        """New sums of a layer, to be added up over the ranks, in place, when the forward ends."""
         if self.forward_number is not None:
-            self._learned.append((layer, adapter_name))
-
-    def add_balance(self, adapter_name: str, term: Tensor) -> None:
-        """A load-balance term of one router in the running forward; those of an earlier forward go."""
-        if self._balance_of != self.forward_number:
-            self.balance, self._balance_of = {}, self.forward_number
-        self.balance.setdefault(adapter_name, []).append(term)
-
-    @property
-    def distributed(self) -> bool:
-        """Whether there are other data-parallel ranks."""
-        return dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1
-
-    def _add_up_over_ranks(self) -> None:
-        sums = [tensor for layer, name in self._learned for tensor in layer.pending[name].tensors]
-        for device in dict.fromkeys(t.device for t in sums):
-            local = [t for t in sums if t.device == device]
-            flat = torch.cat([t.reshape(-1) for t in local])
-            dist.all_reduce(flat, group=self.process_group)
-            for tensor, total in zip(local, flat.split([t.numel() for t in local]), strict=True):
-                tensor.copy_(total.view_as(tensor))
-
-    def add_up(self, sums: Tensor) -> None:
-        """Add a tensor up over the data-parallel ranks, in place."""
-        if self.distributed:
-            dist.all_reduce(sums, group=self.process_group)
-
-    def share_first_clusters(self, tensors: list[Tensor]) -> None:
-        """Give every data-parallel rank the first clusters of the group's first rank."""
-        if self.distributed:
-            for tensor in tensors:
-                dist.broadcast(tensor, group=self.process_group, group_src=0)
-
-    # -- rows ----------------------------------------------------------------------------------------------------
-
-    def set_rows(self, adapter_names: list[str] | None, strengths: list[float | None] | None = None) -> None:
-        self.adapter_names, self.strengths = adapter_names, strengths
-        self._rows, self.token_rows, self.token_routers = {}, {}, {}
+            self._learned += sums
 
     def each_row_alone(self, batch: int, tokens: int, device: torch.device) -> Sequences:
         """Where no model said what it was given: each row is a sequence of its own, and nobody goes on from it."""
@@ -241,43 +179,55 @@ class ForwardContext:
             found.forget_excess()
         return found
 
-    @property
-    def one_token_each(self) -> bool:
-        """Whether the running forward reads one token of each of `adapter_names`."""
-        found = self.sequences
-        return found is not None and found.tokens == 1 and found.batch == len(self.adapter_names)
+    # -- scopes --------------------------------------------------------------------------------------------------
 
-    def strengths_of(self, adapter_name: str, own: float, device: torch.device) -> Tensor:
-        """(rows,) yield strength of each row of an adapter, whose own is `own`."""
-        wanted = zip(self.adapter_names, self.strengths, strict=True)
-        return torch.tensor([own if s is None else s for name, s in wanted if name == adapter_name], device=device)
-
-    def rows(self, length: int, device: torch.device) -> list[tuple[str, slice | Tensor]]:
-        """Which rows of a layer's input belong to which adapter.
+    @contextmanager
+    def answering(self, rows: BatchRows, saved_whole: Sequence[AuxiliaryTrainingWrapper]) -> Iterator[None]:
+        """Inside, the rows of every forward are these.
 
         Args:
-            length: size of the input's first dimension: the batch, or a multiple of it where generation repeats rows
-                (beams, several returned sequences) or a model flattens batch and tokens.
-            device: where index tensors go.
+            rows: whose they are.
+            saved_whole: the model's modules that adapters keep a whole copy of (`modules_to_save`).
 
-        Returns:
-            One (adapter, rows) per adapter but the base's; neighbouring rows are a slice, so that nothing is copied.
+        Raises:
+            RuntimeError: if other rows are set already.
         """
-        key = (length, device)
-        if key not in self._rows:
-            names = self.adapter_names
-            repeat, rest = divmod(length, len(names))
-            if rest:
-                raise ValueError(
-                    f"`adapter_names` has {len(names)} names, but a layer got {length} rows, which is no multiple of "
-                    "it: this layer cannot tell which adapter its rows belong to."
-                )
-            rows = []
-            for name in dict.fromkeys(n for n in names if n != BASE_ROW):
-                index = [i * repeat + j for i, n in enumerate(names) if n == name for j in range(repeat)]
-                if index[-1] - index[0] + 1 == len(index):
-                    rows.append((name, slice(index[0], index[-1] + 1)))
-                else:
-                    rows.append((name, torch.tensor(index, device=device)))
-            self._rows[key] = rows
-        return self._rows[key]
+        if self.rows is not None:
+            raise RuntimeError(
+                "The model is already answering a batch with `adapter_names`. It serves one call at a time: wait for "
+                "that one, or put the rows into one batch."
+            )
+        choose = partial(_choose_copies, names=rows.adapter_names)
+        handles = [module.register_forward_pre_hook(choose, with_kwargs=True) for module in saved_whole]
+        self.rows = rows
+        try:
+            yield
+        finally:
+            self.rows = None
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def recording(self, recorder: Recorder) -> Iterator[None]:
+        """Inside, the recorder is told of every routing.
+
+        Raises:
+            RuntimeError: if another one is.
+        """
+        if self.trace is not None:
+            raise RuntimeError("The routing of this model is being traced already: close that trace first.")
+        self.trace = recorder
+        try:
+            yield
+        finally:
+            self.trace = None
+
+
+def _choose_copies(module: nn.Module, args: tuple, kwargs: dict[str, Any], names: list[str]):
+    # Modules trained whole choose their copy by row the way PEFT's own layers do. With beams a batch is a multiple of
+    # the names.
+    repeat = max(1, len(args[0]) // len(names)) if args else 1
+    own = module._get_available_adapters()
+    known = [name if name in own else BASE_ROW for name in names]
+    kwargs["adapter_names"] = [name for name in known for _ in range(repeat)]
+    return args, kwargs

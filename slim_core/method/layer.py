@@ -82,7 +82,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         "slim_row_index",
         "slim_config",
         "scaling",
-        "_folded",
+        "folded",
         "pending",
         "_sequences",
         "_valid",
@@ -112,7 +112,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         self.slim_config: dict[str, SlimConfig] = {}
         self.scaling: dict[str, float] = {}
         # Adapters whose masks and scaling are part of their factors; see `fold_masks`.
-        self._folded: dict[str, bool] = {}
+        self.folded: dict[str, bool] = {}
         self.pending: dict[str, PendingSums] = {}
         self._sequences: dict[str, Sequences | None] = {}
         self._valid: dict[str, Tensor | None] = {}
@@ -214,36 +214,9 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
     def unmerge(self) -> None:
         raise NotImplementedError(NO_MERGE)
 
-    def slice_factors(self, adapter_name: str) -> None:
-        """Keep only the rows and columns that survive dynamic merging: fewer bytes and FLOPs, the same output."""
-        if adapter_name not in self.slim_columns or adapter_name in self.slim_column_index:
-            return
-        self.check_whole(adapter_name)
-        columns = self.slim_columns[adapter_name].nonzero().flatten()
-        rows = self.slim_rows[adapter_name].nonzero().flatten()
-        a, b = self.slim_A[adapter_name], self.slim_B[adapter_name]
-        self.slim_A[adapter_name] = nn.Parameter(a.detach()[:, columns].contiguous(), requires_grad=False)
-        self.slim_B[adapter_name] = nn.Parameter(b.detach()[rows].contiguous(), requires_grad=False)
-        self.slim_column_index[adapter_name], self.slim_row_index[adapter_name] = columns, rows
-
-    def fold_masks(self, adapter_name: str) -> None:
-        """Multiply the masks and the scaling into the factors, and put each expert's into one piece of memory: fewer
-        operations, the same output but for rounding.
-        """
-        entrywise = self.slim_config[adapter_name].merge == "dare"
-        if entrywise or adapter_name in self.slim_column_index or adapter_name in self._folded:
-            return
-        a, b = self.slim_A[adapter_name].detach(), self.slim_B[adapter_name].detach() * self.scaling[adapter_name]
-        if adapter_name in self.slim_columns:
-            a = a * self.slim_columns[adapter_name]
-            b = b * self.slim_rows[adapter_name].unsqueeze(1)
-        self.slim_A[adapter_name] = nn.Parameter(a, requires_grad=False)
-        self.slim_B[adapter_name] = nn.Parameter(b.t().contiguous().t(), requires_grad=False)
-        self._folded[adapter_name] = True
-
     def check_whole(self, adapter_name: str) -> None:
         """Raises RuntimeError if the adapter's factors were sliced or hold the masks."""
-        if adapter_name in self._folded:
+        if adapter_name in self.folded:
             raise RuntimeError(
                 f"The masks of adapter {adapter_name!r} were folded into its factors for inference: it can no longer "
                 "be saved, sliced or trained. Do that before `fold_masks`, or load it again."

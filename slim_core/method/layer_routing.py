@@ -181,9 +181,9 @@ class RoutedLayer(ClusterLearner):
         return f"{self.module_name} of {adapter_name}"
 
     def _rows_of_batch(self, adapter_name: str, batch: int, device: torch.device) -> slice | Tensor | None:
-        if self.context.adapter_names is None:
+        if self.context.rows is None:
             return None
-        return dict(self.context.rows(batch, device))[adapter_name]
+        return self.context.rows.by_adapter(batch, device)[adapter_name]
 
     def _yielding(
         self, adapter_name: str, config: SlimConfig, reference: Tensor | None, contexts: Contexts | None, tokens: int
@@ -194,14 +194,15 @@ class RoutedLayer(ClusterLearner):
         if contexts is not None and config.context_warmup:
             closed = contexts.count <= config.context_warmup
         strength: float | Tensor = config.yield_strength
-        if self.context.strengths is not None:
-            of_rows = self.context.strengths_of(adapter_name, strength, self.slim_center[adapter_name].device)
-            strength = of_rows.repeat_interleave(tokens // len(of_rows))
+        if self.context.rows is not None:
+            strength = self.context.rows.strengths_of(adapter_name, strength, self.slim_center[adapter_name].device)
+        if isinstance(strength, Tensor):
+            strength = strength.repeat_interleave(tokens // len(strength))
         return Yielding(config.yield_mode, strength, reference, closed)
 
     def token_router(self, adapter_name: str) -> TokenRouter:
         """The adapter's router for rows of one token; one while `adapter_names` are set, for all that share it."""
-        routers = self.context.token_routers
+        routers = self.context.rows.kept
         key = (self, adapter_name)
         if key not in routers:
             self._slide_earlier(adapter_name, learning=False)
@@ -227,7 +228,7 @@ class RoutedLayer(ClusterLearner):
         # Also when a checkpoint repeats the forward: it must save the same tensors again.
         term = balance_term(routing.logits, routing.weights, config.num_experts, self._valid[adapter_name])
         if not repeated:
-            self.context.add_balance(adapter_name, term)
+            self.context.losses.add_balance(self.context.forward_number, adapter_name, term)
 
     def _tables_of(self, adapter_name: str) -> tuple[ClusterTables, Tensor | None, Router]:
         """The clusters as `route` wants them, the distances that count as in domain, () or (buckets,), and the router.

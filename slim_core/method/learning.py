@@ -16,7 +16,7 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
-from . import clusters, merging
+from . import clusters, data_parallel, merging
 from .config import SlimConfig
 from .context import ForwardContext
 from .contexts import Contexts
@@ -44,6 +44,11 @@ class PendingSums(NamedTuple):
     def tensors(self) -> tuple[Tensor, ...]:
         """All that is added up over ranks."""
         return (*self.sums, *(self.tokens or ()))
+
+    def add(self, sums: clusters.ClusterSums, tokens: clusters.ClusterSums | None) -> None:
+        """Those of more tokens, in place."""
+        for old, new in zip(self.tensors, (*sums, *(tokens or ())), strict=True):
+            old.add_(new)
 
 
 def entry(container: nn.ParameterDict | BufferDict, adapter_name: str) -> Tensor | None:
@@ -91,7 +96,7 @@ class ClusterLearner:
         started, shared = True, []
         if contexts is not None:
             of_tokens = [self.slim_token_mean[adapter_name], self.slim_token_var[adapter_name]]
-            started = _take(clusters.first_mean(x, valid, self.context.add_up), of_tokens)
+            started = _take(clusters.first_mean(x, valid, self._add_up), of_tokens)
         if config.cluster_init == "data":
             # A generator of its own: a forward that draws from torch's cannot be repeated exactly by a checkpoint.
             generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
@@ -102,8 +107,11 @@ class ClusterLearner:
         if not shared:
             return started
         on_device = torch.tensor(started, device=x.device)
-        self.context.share_first_clusters([*shared, on_device])
+        data_parallel.share_first([*shared, on_device], self.context.process_group)
         return bool(on_device)
+
+    def _add_up(self, sums: Tensor) -> None:
+        data_parallel.add_up([sums], self.context.process_group)
 
     @torch.no_grad()
     def _learn_from(
@@ -132,12 +140,11 @@ class ClusterLearner:
         earlier = self.pending.get(adapter_name)
         if earlier is None:
             counted = self.slim_count[adapter_name].clone()
-            self.pending[adapter_name] = PendingSums(self.context.forward_number, sums, counted, tokens)
-            self.context.note_learned(self, adapter_name)
+            pending = PendingSums(self.context.forward_number, sums, counted, tokens)
+            self.pending[adapter_name] = pending
+            self.context.note_learned(pending.tensors)
         else:  # the same Linear ran twice in one forward
-            if tokens is not None:
-                tokens = earlier.tokens.plus(tokens)
-            self.pending[adapter_name] = earlier._replace(sums=earlier.sums.plus(sums), tokens=tokens)
+            earlier.add(sums, tokens)
 
     def _slide_earlier(self, adapter_name: str, learning: bool) -> None:
         """Fold in what an earlier forward saw, now that its backward pass is over."""
@@ -174,5 +181,5 @@ class ClusterLearner:
             clusters.ClusterSums(*(tensor * missing for tensor in pending.sums)),
             momentum,
         )
-        if not for_good and self.context.distributed:
+        if not for_good and data_parallel.is_shared(self.context.process_group):
             self.pending[adapter_name] = pending._replace(folded=True)

@@ -53,7 +53,7 @@ class Linear(nn.Module, SlimLayer):
         if self.disable_adapters:
             return result
         context = self.context
-        if context.adapter_names is None:
+        if context.rows is None:
             for name in self.active_adapters:
                 if name in self.slim_A:
                     result = self._add_experts(name, x, result, x, None)
@@ -61,19 +61,21 @@ class Linear(nn.Module, SlimLayer):
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         if self._is_one_token_each(x, result):
-            if self not in context.token_rows:
-                context.token_rows[self] = self._token_rows()
-            token_rows = context.token_rows[self]
+            kept = context.rows.kept
+            if self not in kept:
+                kept[self] = self._token_rows()
+            token_rows = kept[self]
             if token_rows is not None:
                 return token_rows.add(x, result, context.sequences, context.trace)
-        for name, rows in context.rows(len(x), x.device):
+        for name, rows in context.rows.by_adapter(len(x), x.device).items():
             if name in self.slim_A:
                 result[rows] = self._add_experts(name, x[rows], result[rows], x, rows)
         return result
 
     def _is_one_token_each(self, x: Tensor, result: Tensor) -> bool:
         """Whether `x` holds a token for each of `adapter_names`, in a place and mode that `TokenRows` is made for."""
-        rows = len(self.context.adapter_names)
+        rows = len(self.context.rows.adapter_names)
+        sequences = self.context.sequences
         return (
             not torch.compiler.is_compiling()
             and x.is_cpu
@@ -85,22 +87,25 @@ class Linear(nn.Module, SlimLayer):
             and not torch.is_autocast_enabled("cpu")
             and x.is_contiguous()
             and result.is_contiguous()
-            and (not self.context.contextual or self.context.one_token_each)
+            and (
+                not self.context.contextual
+                or (sequences is not None and (sequences.batch, sequences.tokens) == (rows, 1))
+            )
         )
 
     def _token_rows(self) -> TokenRows | None:
         """The rows of `adapter_names` one token at a time; None if one of them needs more than that."""
         found = TokenRows(self.module_name, self.in_features, self.out_features)
-        rows = [(row, name) for row, name in enumerate(self.context.adapter_names) if name in self.slim_A]
+        rows = [(row, name) for row, name in enumerate(self.context.rows.adapter_names) if name in self.slim_A]
         if len(rows) > MOST_ROWS or not all(self._is_plain(name) for name in {name for _, name in rows}):
             return None
         for row, name in rows:
             config, router = self.slim_config[name], None
             if config.routed:
                 router = self._router_owner.get(name, [self])[0].token_router(name)
-            scale = 1.0 if name in self._folded else self.scaling[name]
+            scale = 1.0 if name in self.folded else self.scaling[name]
             experts = config.num_experts if config.routed else 1
-            strength = self.context.strengths and self.context.strengths[row]
+            strength = self.context.rows.strengths and self.context.rows.strengths[row]
             strength = config.yield_strength if strength is None else strength
             found.put(row, name, self.slim_A[name], self.slim_B[name], experts, scale, router, strength)
         return found
@@ -108,7 +113,7 @@ class Linear(nn.Module, SlimLayer):
     def _is_plain(self, name: str) -> bool:
         """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask, cast or gather."""
         config = self.slim_config[name]
-        masked = config.merge != "none" and config.mask_rate > 0 and name not in self._folded
+        masked = config.merge != "none" and config.mask_rate > 0 and name not in self.folded
         factors = (self.slim_A[name], self.slim_B[name])
         in_pieces = config.num_experts == 1 or self.slim_B[name].t().is_contiguous()
         return (
@@ -127,7 +132,7 @@ class Linear(nn.Module, SlimLayer):
         config = self.slim_config[name]
         if self._is_learning(name):
             self.check_whole(name)
-            self.context.expects_losses |= bool(config.l1_coefficient or config.balance_coefficient)
+            self.context.losses.expected |= bool(config.l1_coefficient or config.balance_coefficient)
         tokens = x.reshape(-1, self.in_features)
         weights = None
         if config.routed:
@@ -162,7 +167,7 @@ class Linear(nn.Module, SlimLayer):
     def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
         """All experts in two matrix products, each r-slice of the hidden scaled by its token's weight."""
         a, b = self.slim_A[name], self.slim_B[name]
-        scale = 1.0 if name in self._folded else self.scaling[name]
+        scale = 1.0 if name in self.folded else self.scaling[name]
         sliced = name in self.slim_column_index
         columns, rows = (None, None) if sliced else self._fast_masks(name, config, x)
         if sliced:
@@ -187,7 +192,7 @@ class Linear(nn.Module, SlimLayer):
         return delta.add_(result) if delta.dtype == result.dtype else (result + delta).to(result.dtype)
 
     def _fast_masks(self, name: str, config: SlimConfig, x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        if config.merge != "fast" or config.mask_rate == 0 or name in self._folded:
+        if config.merge != "fast" or config.mask_rate == 0 or name in self.folded:
             return None, None
         if self._is_learning(name):
             return merging.fast_masks(self.in_features, self.out_features, config.mask_rate, device=x.device)

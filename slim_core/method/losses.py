@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+
+
+# Training forwards without a call for the configured extra losses, after which a warning says so.
+FORGOTTEN_AFTER = 10
 
 
 def balance_term(logits: Tensor, weights: Tensor, num_experts: int, valid: Tensor | None) -> Tensor:
@@ -28,3 +34,44 @@ def balance_term(logits: Tensor, weights: Tensor, num_experts: int, valid: Tenso
     probability = torch.where(counted, logits[:, :num_experts], 0).softmax(-1)
     probability = torch.where(counted, probability, 0).sum(0) / counted.sum().clamp(min=1)
     return num_experts * (kept / kept.sum().clamp(min=1) * probability).sum()
+
+
+class LossTerms:
+    """What the SLIM layers of one model add to the loss, forward by forward.
+
+    Attributes:
+        expected: whether an adapter with a loss of its own learns in the running forward.
+        balance: load-balance terms of the last forward that had any, by adapter.
+    """
+
+    def __init__(self) -> None:
+        self.expected = False
+        self.balance: dict[str, list[Tensor]] = {}
+        self._balance_of: int | None = None
+        self._forgotten = 0
+
+    def begin_forward(self) -> None:
+        self.expected = False
+
+    def end_forward(self) -> None:
+        self._forgotten += self.expected
+        if self.expected and self._forgotten == FORGOTTEN_AFTER:
+            warnings.warn(
+                "The SLIM config sets `l1_coefficient` or `balance_coefficient`, but nothing has asked for these "
+                "losses: add `sum(slim_core.extra_losses(model).values())` to the training loss.",
+                stacklevel=2,
+            )
+
+    def asked_for(self) -> None:
+        """The training loop has asked for them."""
+        self._forgotten = 0
+
+    def add_balance(self, forward: int | None, adapter_name: str, term: Tensor) -> None:
+        """A load-balance term of one router in a training forward; those of an earlier forward go."""
+        if self._balance_of != forward:
+            self.balance, self._balance_of = {}, forward
+        self.balance.setdefault(adapter_name, []).append(term)
+
+    def forget(self, adapter_name: str) -> None:
+        """An adapter was deleted."""
+        self.balance.pop(adapter_name, None)

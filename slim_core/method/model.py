@@ -15,9 +15,9 @@ from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
 
-from .batch_rows import check_names, rows_set
+from .batch_rows import BASE_ROW, BatchRows, check_names
 from .config import SlimConfig
-from .context import BASE_ROW, ForwardContext
+from .context import ForwardContext
 from .fingerprint import difference, fingerprint
 from .layer import NO_MERGE, SlimLayer
 from .linear import Linear
@@ -196,8 +196,8 @@ class SlimModel(BaseTuner):
             yield
             return
         self._check_rows(adapter_names, args, kwargs)
-        wrappers = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
-        with rows_set(self.context, adapter_names, wrappers):
+        saved_whole = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        with self.context.answering(BatchRows(adapter_names), saved_whole):
             yield
 
     def _check_rows(self, adapter_names: list[str], args: tuple, kwargs: dict[str, Any]) -> None:
@@ -274,9 +274,9 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
                 losses["l1"] = losses.get("l1", 0) + config.l1_coefficient * term
     if context is None:
         return losses
-    context.losses_asked_for()
+    context.losses.asked_for()
     for name, coefficient in coefficients.items():
-        terms = context.balance.get(name)
+        terms = context.losses.balance.get(name)
         if coefficient and terms:
             if not all(term.requires_grad for term in terms):
                 raise RuntimeError(
@@ -322,45 +322,3 @@ def set_gate(
         dataclasses.replace(config, **changes)  # checks them
         for name, value in changes.items():
             setattr(config, name, value)
-
-
-def slice_factors(model: nn.Module, adapter_name: str) -> None:
-    """Slice the rows and columns that dynamic merging drops at inference out of an adapter's factors, for good.
-
-    The output stays the same; memory and work of the factors fall by sqrt(1 - p) each. The adapter can then no longer
-    be trained or saved. Without `merge="fast"` there is nothing to slice.
-
-    Args:
-        model: a model with SLIM adapters.
-        adapter_name: the adapter to slice.
-
-    Raises:
-        ValueError: if the model has no such SLIM adapter.
-    """
-    for layer in _layers_with(model, adapter_name):
-        layer.slice_factors(adapter_name)
-
-
-def fold_masks(model: nn.Module, adapter_name: str) -> None:
-    """Multiply the masks of dynamic merging and the scaling into an adapter's factors, for good.
-
-    Where the Linears are small and the tokens few, the operations that this saves in every forward are worth more
-    than the memory that `slice_factors` saves; the output stays the same but for rounding. The adapter can then no
-    longer be trained or saved. With `merge="dare"` there is nothing to fold.
-
-    Args:
-        model: a model with SLIM adapters.
-        adapter_name: the adapter.
-
-    Raises:
-        ValueError: if the model has no such SLIM adapter.
-    """
-    for layer in _layers_with(model, adapter_name):
-        layer.fold_masks(adapter_name)
-
-
-def _layers_with(model: nn.Module, adapter_name: str) -> list[SlimLayer]:
-    layers = [m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A]
-    if not layers:
-        raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
-    return layers

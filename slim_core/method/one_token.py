@@ -11,7 +11,7 @@ What this replaces is in `linear.py` and `routing.py`; the results differ by rou
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from .contexts import Sequences
 from .one_token_contexts import token_contexts
 from .one_token_routing import UNROUTED, TokenRouting
 from .routing import VARIANCE_EPS, ClusterTables, Router
-from .trace import RoutingTrace
 
 
 # With more experts for each token, or more rows, the stacked products of many tokens are faster.
@@ -217,7 +216,7 @@ class TokenRows:
         if router is not None and router not in self._routers:
             self._routers.append(router)
 
-    def add(self, x: Tensor, result: Tensor, sequences: Sequences | None, trace: RoutingTrace | None) -> Tensor:
+    def add(self, x: Tensor, result: Tensor, sequences: Sequences | None, trace: Any) -> Tensor:
         """Add the experts of every row to `result`, (B, C_out) or (B, 1, C_out); in place, if it is float32.
 
         Args:

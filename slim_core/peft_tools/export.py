@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from .layer import SlimLayer
-from .rows import lora_to_slim
-from .trace import trace_routing
+from ..method import SlimConfig, SlimLayer
+from .lora_import import lora_to_slim
+from .scopes import trace_routing
 
 
 @dataclass
@@ -128,7 +128,7 @@ def _lora_state_dict(
     return {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
 
 
-def _lora_config(config, layers: dict[str, SlimLayer], adapter_name: str) -> LoraConfig:
+def _lora_config(config: SlimConfig, layers: dict[str, SlimLayer], adapter_name: str) -> LoraConfig:
     """Scaling 1 everywhere, since it is in B: the numerator is the rank."""
     rank = config.num_experts * config.r
     ranks = {name: layer.slim_A[adapter_name].shape[0] for name, layer in layers.items()}
@@ -150,7 +150,11 @@ def _lora_config(config, layers: dict[str, SlimLayer], adapter_name: str) -> Lor
 
 
 def _divergence(
-    model: PeftModel, adapter_name: str, lora: LoraConfig, state_dict: dict[str, Tensor], batches
+    model: PeftModel,
+    adapter_name: str,
+    lora: LoraConfig,
+    state_dict: dict[str, Tensor],
+    batches: list[Mapping[str, Tensor]],
 ) -> dict[str, float]:
     """Routed against exported on the calibration text, with the export as a row of the same model for a moment."""
     name = f"{adapter_name}-static"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .config import SlimConfig, SlimType
+from ..method import SlimConfig, SlimType
 
 
 # Fields of LoraConfig that make something else than W + s B A of it, and what they are when unused.

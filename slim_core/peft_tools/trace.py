@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .context import ForwardContext
-from .one_token_routing import TokenRouting
-from .routing import Routing
+from ..method import Routing
+from ..method.one_token_routing import TokenRouting
 
 
 class RowRouting(NamedTuple):
@@ -203,47 +201,3 @@ class RoutingTrace:
     def _mask(self, forward: int) -> Tensor | None:
         """(batch, tokens) bool of a forward, False for padding; None if every token counts."""
         return self._valid[forward] if forward >= 0 else None
-
-
-@contextmanager
-def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterator[RoutingTrace]:
-    """Record how the SLIM layers of `model` route, for the duration of a `with` block.
-
-    Padding is left out where the model is given a (batch, tokens) mask. With a static cache, `generate` hands over a
-    four-dimensional one that does not say what is padding; then every token is recorded.
-
-    Args:
-        model: a model with SLIM adapters, however they were attached.
-        rows: the rows of the batch to record; None for all.
-
-    Raises:
-        ValueError: if the model has no SLIM layer.
-        RuntimeError: if a trace of this model is open already.
-
-    Example:
-        >>> with trace_routing(model, rows=[2]) as trace:
-        ...     model.generate(**batch, adapter_names=["__base__", "my-lora", "my-slim"])
-        >>> trace.row(2).identity          # (Linears, tokens)
-    """
-    context, num_experts = _find_context(model)
-    if context.trace is not None:
-        raise RuntimeError("The routing of this model is being traced already: close that trace first.")
-    trace = RoutingTrace(rows, num_experts)
-    context.trace = trace
-    try:
-        yield trace
-    finally:
-        context.trace = None
-
-
-def _find_context(model: nn.Module) -> tuple[ForwardContext, dict[str, int]]:
-    from .layer import SlimLayer
-
-    context, num_experts = None, {}
-    for module in model.modules():
-        if isinstance(module, SlimLayer):
-            context = module.context
-            num_experts.update({name: config.num_experts for name, config in module.slim_config.items()})
-    if context is None:
-        raise ValueError("The model has no SLIM layer, so there is no routing to trace: attach a SLIM adapter first.")
-    return context, num_experts

@@ -15,8 +15,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from ..method import extra_losses, trace_routing
-from ..method.config import SlimType
+from ..method import SlimType, extra_losses
+from ..peft_tools import trace_routing
 from .encoding import IGNORED, Example
 from .order import GroupedByLength
 

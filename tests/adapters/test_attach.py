@@ -12,7 +12,8 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from slim_core.adapters import AdapterError, Folder, attach, describe_base, detach, open_adapter, try_out
-from slim_core.method import SlimLayer, fold_masks
+from slim_core.method import SlimLayer
+from slim_core.peft_tools import fold_masks
 from tests.adapters.small import IDS, lora, save, save_slim
 from tests.conftest import build
 from tests.method.small import hooked, logits

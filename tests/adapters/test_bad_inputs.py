@@ -16,8 +16,8 @@ import torch
 
 from slim_core.adapters import AdapterError, Folder, Upload, UploadedFile, check, describe_base, named_source
 from slim_core.adapters.kinds import VARIANTS
-from slim_core.method.rows import UNUSED
 from slim_core.outside.files import CONFIG, WEIGHTS
+from slim_core.peft_tools.lora_import import UNUSED
 from tests.adapters.bad_inputs import LIMITS, LORA
 from tests.adapters.bad_slim_inputs import SLIM
 from tests.adapters.small import (

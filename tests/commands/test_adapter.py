@@ -177,7 +177,7 @@ def test_an_export_that_cannot_be_written_leaves_nothing(world, tmp_path, monkey
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("slim_core.method.export.save_file", full)
+    monkeypatch.setattr("slim_core.peft_tools.export.save_file", full)
     out = tmp_path / "new" / "out"
     result = run("export", world / "slim", out, "--base", world / "base")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)

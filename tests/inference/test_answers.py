@@ -9,7 +9,7 @@ import torch
 
 from slim_core.inference import EngineError, Message, Row, Sampling, Stops
 from slim_core.inference.decode import _Batch
-from slim_core.method import trace_routing
+from slim_core.peft_tools import trace_routing
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
 
 
@@ -106,7 +106,7 @@ def test_closing_frees_the_model_and_leaves_nothing_behind(engine):
         next(stream)
     stream.close()
     context = next(m.context for m in engine._model.modules() if hasattr(m, "slim_A"))
-    assert context.adapter_names is None and context.trace is None
+    assert context.rows is None and context.trace is None
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert last(engine, rows(QUESTION)).done
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slim_core.inference import EngineError, Message, Reading, Row, Sampling, load_engine, verdict_of
-from slim_core.method import trace_routing
+from slim_core.peft_tools import trace_routing
 from tests.inference.conftest import LONGER, QUESTION, SHORT, last, save_lora, save_slim, tiny_base
 
 

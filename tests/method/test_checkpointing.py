@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slim_core import SlimConfig, extra_losses
 from slim_core.method import SlimLayer
-from slim_core.method.context import FORGOTTEN_AFTER
+from slim_core.method.losses import FORGOTTEN_AFTER
 from tests.conftest import build
 from tests.method import reference
 

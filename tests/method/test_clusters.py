@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from slim_core.method.clusters import first_clusters, slide, sum_about, sum_tokens
+from slim_core.method.learning import PendingSums
 from slim_core.method.routing import VARIANCE_EPS, cluster_tables, domain_distance, nearest_cluster, normalise
 from tests.method import reference
 
@@ -94,8 +95,10 @@ def test_the_reference_is_a_moving_quantile():
 def test_sums_of_two_halves_add_up_to_the_whole():
     center, var, _ = start()
     x = torch.randn(20, 5, dtype=torch.float64)
-    both = see(x[:8], center, var).plus(see(x[8:], center, var))
-    for got, want in zip(both, see(x, center, var), strict=True):
+    both = PendingSums(None, see(x[:8], center, var), torch.zeros(4), see(x[:8], center, var))
+    both.add(see(x[8:], center, var), see(x[8:], center, var))
+    whole = see(x, center, var)
+    for got, want in zip(both.tensors, (*whole, *whole), strict=True):
         torch.testing.assert_close(got, want)
 
 

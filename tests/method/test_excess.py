@@ -11,8 +11,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from slim_core import set_gate, trace_routing
-from slim_core.method import adapter_rows
 from slim_core.method.contexts import Sequences
+from slim_core.peft_tools import adapter_rows
 from tests.conftest import build
 from tests.method.small import learned, logits, slim_layers, tiny_t5
 from tests.method.small import trained as adapted

@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from slim_core import SlimConfig, set_gate, trace_routing
-from slim_core.method import adapter_rows, fold_masks
+from slim_core.peft_tools import adapter_rows, fold_masks
 from tests.conftest import build
 from tests.method import reference
 from tests.method.small import learned, logits, slim_layers, train

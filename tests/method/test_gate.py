@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from slim_core import SlimConfig, set_gate, trace_routing
-from slim_core.method import adapter_rows
+from slim_core.peft_tools import adapter_rows
 from tests.conftest import TINY, build
 from tests.method import reference
 from tests.method.small import learned, logits, slim, slim_layers, small_base

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from slim_core.method import adapter_rows
+from slim_core.peft_tools import adapter_rows
 from tests.conftest import TINY, build
 from tests.method.small import learned, slim, small_base
 from tests.method.test_sequence_state import TURNS, learned_t5

@@ -11,9 +11,10 @@ import torch
 from peft import PeftModel
 
 from slim_core import trace_routing
-from slim_core.method import Linear, adapter_rows, fold_masks
+from slim_core.method import Linear
 from slim_core.method.contexts import Sequences
 from slim_core.method.one_token import MOST_ROWS, TokenRouter, TokenRows
+from slim_core.peft_tools import adapter_rows, fold_masks
 from tests.conftest import TINY, build
 from tests.method.small import slim, slim_layers, train
 
@@ -273,7 +274,7 @@ def test_nothing_is_kept_after_the_rows(ids):
     model = several(ids)
     decode(model, NAMES, batch(ids, len(NAMES)))
     context = model.base_model.context
-    assert not context.token_rows and not context.token_routers
+    assert context.rows is None
 
 
 def test_clusters_that_moved_are_seen(ids, monkeypatch, taken):

@@ -211,7 +211,7 @@ def test_an_adapter_deleted_by_transformers_leaves_no_loss_behind(ids):
     base.set_adapter("first")
     train(base, ids)
     base.delete_adapter("first")
-    assert not any("first" in layer.context.balance for layer in slim_layers(base).values())
+    assert not any("first" in layer.context.losses.balance for layer in slim_layers(base).values())
 
 
 def test_injected_adapters_learn_from_the_models_own_forward(ids):

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, StaticCache
 
 from slim_core import trace_routing
-from slim_core.method import adapter_rows
 from slim_core.method.sequence_state import GUESSES, TRAIL
+from slim_core.peft_tools import adapter_rows
 from tests.conftest import TINY, build
 from tests.method.small import T5_LINEARS, learn, learned, slim, tiny_t5
 

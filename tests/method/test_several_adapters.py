@@ -60,7 +60,7 @@ def test_a_deleted_adapter_leaves_nothing_behind(deleted, scope, ids):
         assert holding == []
     assert not [name for name in model.state_dict() if name.endswith(f".{deleted}")]
     assert deleted not in model.peft_config
-    assert deleted not in model.base_model.context.balance
+    assert deleted not in model.base_model.context.losses.balance
     assert model.active_adapters == [kept]
     assert torch.equal(logits(model, ids), expected)
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from slim_core.method import adapter_rows
+from slim_core.peft_tools import adapter_rows
 from tests.conftest import build
 from tests.method.small import logits, trained
 

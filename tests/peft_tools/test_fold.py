@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from slim_core import slice_factors
-from slim_core.method import fold_masks
+from slim_core.peft_tools import fold_masks
 from tests.method.small import logits, slim_layers, trained
 
 
@@ -23,7 +23,7 @@ def test_folding_changes_nothing_but_rounding(merge, rescale, ids):
         assert (layer.slim_B["default"][~layer.slim_rows["default"]] == 0).all()
 
 
-def test_a_folded_adapter_can_be_neither_saved_nor_sliced_nor_trained(ids, tmp_path):
+def test_afolded_adapter_can_be_neither_saved_nor_sliced_nor_trained(ids, tmp_path):
     model = trained(ids)
     fold_masks(model, "default")
     with pytest.raises(RuntimeError, match="were folded"):
@@ -42,7 +42,7 @@ def test_after_deletion_the_name_is_free_again(ids):
     fold_masks(model, "default")
     model.add_adapter("other", config)
     model.delete_adapter("default")
-    assert not any(layer._folded for layer in slim_layers(model).values())
+    assert not any(layer.folded for layer in slim_layers(model).values())
 
 
 def test_sliced_factors_stay_sliced(ids):

@@ -9,8 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from slim_core import SlimConfig, load_lora
-from slim_core.method import lora_to_slim
 from slim_core.method.layer import SlimLayer
+from slim_core.peft_tools import lora_to_slim
 from tests.conftest import TINY, build
 
 

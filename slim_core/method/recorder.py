@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who wants to know how the tokens of a forward were routed."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from .routing import Routing
+
+
+class Recorder(Protocol):
+    """Is told of every routing while it is set in the `ForwardContext`; `slim_core.trace_routing` sets one."""
+
+    def begin_forward(self, batch_size: int, mask: Tensor | None) -> None:
+        """A forward of the model starts.
+
+        Args:
+            batch_size: B; 0 if unknown.
+            mask: (B T,) bool, False for padding; None if every token counts.
+        """
+
+    def add(self, module: str, adapter: str, length: int, rows: slice | Tensor | None, routing: Routing) -> None:
+        """One Linear has routed.
+
+        Args:
+            module: its name.
+            adapter: the adapter that routed.
+            length: first dimension of the Linear's whole input.
+            rows: which of it these tokens are; None for all.
+            routing: their routing.
+        """
+
+    def add_unrouted(
+        self, module: str, adapter: str, length: int, rows: slice | Tensor | None, tokens: Tensor
+    ) -> None:
+        """The same of a plain LoRA, which sends all tokens (T, C) to its one expert."""

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Around the method: rows of one batch, traces of the routing, LoRAs in and out, adapters for inference alone."""
+
+from .compact import fold_masks, slice_factors
+from .export import LoraExport, export_lora
+from .lora_import import PLAIN_STARTS, load_lora, lora_to_slim
+from .scopes import adapter_rows, trace_routing
+from .trace import RoutingTrace, RowRouting
+
+
+__all__ = [
+    "PLAIN_STARTS",
+    "LoraExport",
+    "RoutingTrace",
+    "RowRouting",
+    "adapter_rows",
+    "export_lora",
+    "fold_masks",
+    "load_lora",
+    "lora_to_slim",
+    "slice_factors",
+    "trace_routing",
+]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every forward of a model inside of a `with` block: whose its rows are, and who records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from ..method import BatchRows, ForwardContext, SlimConfig, SlimLayer, check_names
+from .trace import RoutingTrace
+
+
+@contextmanager
+def adapter_rows(
+    model: nn.Module, adapter_names: list[str], strengths: list[float | None] | None = None
+) -> Iterator[None]:
+    """Inside, every forward of the adapted model has these rows: for a loop that would pay for it at each token.
+
+    PEFT's own way, `model(**batch, adapter_names=...)`, looks through all modules in each forward.
+
+    Args:
+        model: the base model that carries the adapters (`PeftModel.get_base_model()`), or any model around it.
+        adapter_names: the adapter of each row; `"__base__"` is the base model.
+        strengths: the yield strength of each row, None for its adapter's own; 0 forces a gate open.
+
+    Raises:
+        ValueError: if the model has no SLIM layer, a name is unknown, there is not one strength for each row, or the
+            model is in training mode.
+        RuntimeError: if a batch with `adapter_names` is running already.
+    """
+    context, configs = _slim_of(model)
+    if context is None:
+        raise ValueError("The model has no SLIM layer, so its rows can have no adapters: attach one first.")
+    check_names(adapter_names, configs, model.training)
+    saved_whole = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    with context.answering(BatchRows(adapter_names, strengths), saved_whole):
+        yield
+
+
+@contextmanager
+def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterator[RoutingTrace]:
+    """Record how the SLIM layers of `model` route, for the duration of a `with` block.
+
+    Padding is left out where the model is given a (batch, tokens) mask. With a static cache, `generate` hands over a
+    four-dimensional one that does not say what is padding; then every token is recorded.
+
+    Args:
+        model: a model with SLIM adapters, however they were attached.
+        rows: the rows of the batch to record; None for all.
+
+    Raises:
+        ValueError: if the model has no SLIM layer.
+        RuntimeError: if a trace of this model is open already.
+
+    Example:
+        >>> with trace_routing(model, rows=[2]) as trace:
+        ...     model.generate(**batch, adapter_names=["__base__", "my-lora", "my-slim"])
+        >>> trace.row(2).identity          # (Linears, tokens)
+    """
+    context, configs = _slim_of(model)
+    if context is None:
+        raise ValueError("The model has no SLIM layer, so there is no routing to trace: attach a SLIM adapter first.")
+    trace = RoutingTrace(rows, {name: config.num_experts for name, config in configs.items()})
+    with context.recording(trace):
+        yield trace
+
+
+def _slim_of(model: nn.Module) -> tuple[ForwardContext | None, dict[str, SlimConfig]]:
+    """The context of a model's SLIM layers, None if it has none, and the configs of its adapters."""
+    context, configs = None, {}
+    for module in model.modules():
+        if isinstance(module, SlimLayer):
+            context = module.context
+            configs |= module.slim_config
+    return context, configs
