@@ -19,6 +19,7 @@ LAYERS = [
     {"baselines", "adapters"},
     {"inference"},
     {"training", "evaluation"},
+    {"many"},
     {"demo"},
     {"webui"},
     {"commands"},

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m slim_core compare`: one question, the answers of base, LoRA and SLIM side by side."""
+"""`python -m slim_core compare`: one question or many, the answers of base, LoRA and SLIM side by side."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +19,15 @@ SAMPLING = "Sampling"
 
 
 def compare(
-    prompt: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    prompt: Annotated[str | None, typer.Argument(help="The question.", show_default=False)] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of questions in place of one: .txt with one a line, .csv with a column prompt, .json, .jsonl; "
+            "- is standard input."
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="New .csv or .json file for the answers to --prompts.")] = None,
     base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. [default: the demo]")] = None,
     lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id. [default: the demo's]")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id. [default: the demo's]")] = None,
@@ -42,9 +51,11 @@ def compare(
 ) -> None:
     """Ask base, LoRA and SLIM the same question, in one batch on one copy of the base.
 
-    All answers share their dice: where they differ, the models differ.
+    All answers share their dice: where they differ, the models differ. Of many questions one is asked after another;
+    Ctrl-C ends them, and what is answered is kept.
     """
     from ..inference import EngineError, Message, Sampling, load_engine
+    from .compare_many import Many
 
     sampling = Sampling(
         temperature=temperature,
@@ -56,13 +67,18 @@ def compare(
         stop=tuple(stop),
         seed=seed,
     )
-    messages = (*([Message("system", system)] if system else []), Message("user", prompt))
     try:
+        # Before the model is loaded: what is wrong with a file is known at once.
+        many = Many.read(prompt, prompts, output, as_json)
         base, lora, slim = _sources(base, lora, slim)
         how = {"revision": revision, "device": device, "four_bit": load_4bit, "eight_bit": load_8bit}
         engine = load_engine(base, lora=lora, slim=slim, **how)
         _check_strength(engine, strength)
-        failed = _run(engine, messages, sampling, strength, as_json)
+        if many is not None:
+            failed = many.run(engine, system or "", sampling, strength)
+        else:
+            messages = (*([Message("system", system)] if system else []), Message("user", prompt))
+            failed = _run(engine, messages, sampling, strength, as_json)
     except EngineError as error:
         refuse(error)
         raise typer.Exit(1) from None

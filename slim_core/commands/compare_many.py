@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compare --prompts`: many questions, one after another, and a table of what was said."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..inference import Engine, EngineError, Sampling
+from ..inference.sampling import check_sampling
+from ..many import Asker, ListedPrompt, PromptResult, ask_all, read_prompt_file, read_prompts, to_csv, to_json
+from ..many.prompts import guessed
+from ..outside.errors import reason
+from .many_view import results_view, summary
+from .say import printable, screen
+
+
+STDIN = "-"
+ENDINGS = (".csv", ".json")
+# The file is written anew as answers come, so that not even a power cut takes more than this.
+SAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Many:
+    """Many questions.
+
+    Attributes:
+        prompts: what is asked.
+        output: the file for the answers; None for none.
+        as_json: whether JSON is printed in place of a table.
+    """
+
+    prompts: tuple[ListedPrompt, ...]
+    output: Path | None
+    as_json: bool
+
+    @classmethod
+    def read(cls, prompt: str | None, prompts: Path | None, output: Path | None, as_json: bool) -> Many | None:
+        """What the command line names; None where it asks a single question.
+
+        Raises:
+            EngineError: if it names both or neither, or a file that cannot be read or written.
+        """
+        if (prompt is None) == (prompts is None):
+            raise EngineError("Ask one question, or name a file of questions with --prompts.")
+        if prompts is None:
+            if output is not None:
+                raise EngineError(
+                    "--output is for the answers to --prompts; of one question, --json prints everything."
+                )
+            return None
+        if output is not None:
+            _check_output(output)
+        if str(prompts) == STDIN:
+            content = sys.stdin.buffer.read()
+            found = read_prompts(content, "standard input", guessed(content))
+        else:
+            found = read_prompt_file(prompts)
+        return cls(tuple(found), output, as_json)
+
+    def run(self, engine: Engine, system: str, sampling: Sampling, strength: float | None) -> bool:
+        """Ask, show and save. Returns whether no prompt has an answer.
+
+        Raises:
+            EngineError: if a setting is out of its range, or the file cannot be written.
+            typer.Exit: with 130 if a person ended it; what was answered is shown and saved.
+        """
+        check_sampling(sampling)
+        askers = tuple(Asker(v.name, v, None if v.strength is None else strength) for v in engine.variants)
+        results: list[PromptResult] = []
+
+        def text(kind: str) -> str:
+            if kind == ".csv":
+                return to_csv(results, askers)
+            return to_json(results, len(self.prompts), engine.info.name, askers, sampling)
+
+        interrupted, unsaved = False, None
+        try:
+            self._ask(results, ask_all(self.prompts, askers, system, engine.answer, sampling), text)
+        except KeyboardInterrupt:
+            interrupted = True
+        try:
+            self._save(text)
+        except EngineError as error:
+            unsaved = error  # told once the answers, which are nowhere else, are shown
+        if self.as_json:
+            print(text(".json"))
+        else:
+            _show(results, askers)
+        if unsaved is not None:
+            raise unsaved
+        self._tell(len(results), interrupted)
+        if interrupted:
+            raise typer.Exit(130)
+        return all(result.failed for result in results)
+
+    def _ask(self, results: list[PromptResult], coming: Iterator[PromptResult], text: Callable[[str], str]) -> None:
+        """Gather results; the file is written anew from time to time."""
+        saved = time.monotonic()
+        with closing(coming), _Shown(len(self.prompts)) as shown:
+            for result in coming:
+                results.append(result)
+                shown.next(result)
+                if time.monotonic() - saved >= SAVE_SECONDS:
+                    # At the end it is tried once more, and then it is told.
+                    with suppress(EngineError):
+                        self._save(text)
+                    saved = time.monotonic()
+
+    def _save(self, text: Callable[[str], str]) -> None:
+        if self.output is not None:
+            _write(self.output, text(self.output.suffix.lower()))
+
+    def _tell(self, done: int, interrupted: bool) -> None:
+        """Where the answers are, and how many there are if a person did not wait for all."""
+        where = "" if self.output is None else printable(str(self.output))
+        console = screen(stderr=True, soft_wrap=True)
+        if interrupted:
+            kept = f"; they are in {where}" if where else ""
+            console.print(f"Interrupted: {done} of {len(self.prompts)} prompts are answered{kept}.", highlight=False)
+        elif where:
+            console.print(f"The answers are in {where}.", highlight=False)
+
+
+def _show(results: list[PromptResult], askers: Sequence[Asker]) -> None:
+    console = screen()
+    console.print(results_view(results, askers))
+    for line in summary(results):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+class _Shown:
+    """How far it is, on standard error: a bar in a terminal, else a line a prompt."""
+
+    def __init__(self, prompts: int) -> None:
+        self._prompts = prompts
+        self._console = screen(stderr=True, soft_wrap=True)
+        self._bar = None
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
+            self._task = self._bar.add_task("Prompts", total=prompts)
+
+    def __enter__(self) -> _Shown:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def next(self, result: PromptResult) -> None:
+        """One more is there."""
+        if self._bar is not None:
+            self._bar.advance(self._task)
+            return
+        why = f": {result.error}" if result.error else ""
+        line = printable(f"{result.number} of {self._prompts}, {result.place}{why}")
+        self._console.print(line, highlight=False)
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a file that could not be written once the answers are there."""
+    shown = printable(str(path))
+    if path.suffix.lower() not in ENDINGS:
+        raise EngineError(f"--output is {shown}; it must end in {' or '.join(ENDINGS)}.")
+    if path.exists() or path.is_symlink():
+        raise EngineError(f"There is {shown} already; name a new file with --output.")
+    try:
+        path.touch(exist_ok=False)
+        path.unlink()
+    except OSError as error:
+        raise EngineError(f"{shown} cannot be written: {reason(error)}; name another file with --output.") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Put a text in the place of the file at once: whoever reads it meanwhile has the old one whole."""
+    try:
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with open(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            # As the file would have been without the other one: readable by whom the system's settings say.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(beside, 0o666 & ~mask)
+            os.replace(beside, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(beside)
+            raise
+    except OSError as error:
+        raise EngineError(f"{printable(str(path))} cannot be written: {reason(error)}.") from None

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts of a list to answers: what is asked for each, and what is kept of what the engine says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from ..base.errors import EngineError
+from ..base.messages import Message
+from ..inference.types import Drift, FinishReason, Kind, Reading, Row, Sampling, Step, Variant
+from ..inference.verdict import Verdict, verdict_of
+from .prompts import ListedPrompt
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who is asked: a variant in its column.
+
+    Attributes:
+        column: its name in tables, unique among those who are asked; "base" for the base.
+        variant: of the engine.
+        strength: of its gate, as `Row.strength`.
+    """
+
+    column: str
+    variant: Variant
+    strength: float | None = None
+
+
+@dataclass(frozen=True)
+class PromptAnswer:
+    """What one variant said to one prompt.
+
+    Attributes:
+        column: as `Asker`.
+        label: the variant's name for people.
+        kind: what it is.
+        text: the answer.
+        tokens: how many it has.
+        finish_reason: why it ended.
+        error: a sentence, where there is none.
+        identity: mean share of the answer's tokens, over all Linears, that went past LoRA; None for the base, and
+            where there is no answer.
+        strength: that its gate was told to have; None as trained, or where it has none.
+        verdict: what its gate made of the prompt; None where it has none.
+        log_ratio: log p_base(base's answer) - log p_variant(the same), in nats; None for the base, and where it was
+            not measured.
+        mean_kl: KL(base || variant) in nats, mean over the tokens of the base's answer; None likewise.
+    """
+
+    column: str
+    label: str
+    kind: Kind
+    text: str
+    tokens: int
+    finish_reason: FinishReason | None
+    error: str | None = None
+    identity: float | None = None
+    strength: float | None = None
+    verdict: Verdict | None = None
+    log_ratio: float | None = None
+    mean_kl: float | None = None
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """What was said to one prompt.
+
+    Attributes:
+        number: of the prompt, counted from 1.
+        place: where it stands.
+        messages: what was asked.
+        answers: one for each who was asked; empty where the prompt failed.
+        error: a sentence on why it failed.
+    """
+
+    number: int
+    place: str
+    messages: tuple[Message, ...]
+    answers: tuple[PromptAnswer, ...] = ()
+    error: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The last message."""
+        return self.messages[-1].content
+
+    @property
+    def failed(self) -> bool:
+        """Whether nobody has answered."""
+        return all(answer.error is not None for answer in self.answers)
+
+
+class Gathering:
+    """One prompt on its way.
+
+    Args:
+        number: of the prompt, counted from 1.
+        listed: the prompt.
+        system: for a prompt that brings none of its own.
+        askers: who is asked.
+
+    Attributes:
+        rows: what the engine is asked for.
+        reading: who reads the base's answer afterwards; None where nobody does.
+        step: how far the answers are.
+    """
+
+    def __init__(self, number: int, listed: ListedPrompt, system: str, askers: Sequence[Asker]) -> None:
+        self._number, self._listed, self._askers = number, listed, tuple(askers)
+        self.messages = listed.told(system)
+        # A LoRA sends nothing past itself, so there is nothing to record.
+        self.rows = tuple(
+            Row(a.variant.name, self.messages, routing=a.variant.kind == "slim", strength=a.strength)
+            for a in self._askers
+        )
+        readers = [a for a in self._askers if a.variant.kind != "base"]
+        asks_base = len(readers) < len(self._askers)
+        self.reading = (
+            Reading(
+                tuple(a.variant.name for a in readers),
+                self.messages,
+                strengths=tuple(a.strength for a in readers),
+            )
+            if readers and asks_base
+            else None
+        )
+        self.step: Step | None = None
+        self._drift: Drift | None = None
+
+    def take(self, item: Step | Drift) -> None:
+        """What the engine says next."""
+        if isinstance(item, Drift):
+            self._drift = item
+        else:
+            self.step = item
+
+    def failed(self, sentence: str) -> PromptResult:
+        """The prompt without answers, and why."""
+        return PromptResult(self._number, self._listed.place, self.messages, error=sentence)
+
+    def result(self) -> PromptResult:
+        """The prompt with its answers, once the engine has said all."""
+        drifts = {drift.variant: drift for drift in self._drift.variants} if self._drift is not None else {}
+        found = []
+        for index, (asker, row) in enumerate(zip(self._askers, self.step.rows, strict=True)):
+            variant, record = asker.variant, self.step.routing.get(index)
+            drift = drifts.get(variant.name)
+            found.append(
+                PromptAnswer(
+                    asker.column,
+                    variant.label,
+                    variant.kind,
+                    row.text,
+                    row.tokens,
+                    row.finish_reason,
+                    row.error,
+                    identity=_identity(variant, row.tokens, record),
+                    strength=asker.strength,
+                    verdict=verdict_of(record) if record is not None and variant.strength is not None else None,
+                    log_ratio=None if drift is None else float(drift.log_ratio.double().sum()),
+                    mean_kl=None if drift is None else float(drift.kl.double().mean()),
+                )
+            )
+        return PromptResult(self._number, self._listed.place, self.messages, tuple(found))
+
+
+def _identity(variant: Variant, tokens: int, record) -> float | None:
+    if variant.kind == "lora":
+        return 0.0 if tokens else None
+    if record is None:
+        return None
+    shares = record.identity[:, record.prompt_tokens :]
+    return float(shares.mean()) if shares.numel() else None
+
+
+def ask_all(
+    prompts: Sequence[ListedPrompt],
+    askers: Sequence[Asker],
+    system: str,
+    answer: Callable[..., Iterator[Step | Drift]],
+    sampling: Sampling,
+) -> Iterator[PromptResult]:
+    """Ask one prompt after another; each gets in line anew, so that others are answered between them.
+
+    Args:
+        prompts: what is asked.
+        askers: who is asked.
+        system: for prompts that bring none of their own; empty for none.
+        answer: the engine's `answer`.
+        sampling: how tokens are chosen.
+
+    Yields:
+        A result for each prompt; one that fails has a sentence in place of answers, and the others are asked still.
+    """
+    for number, listed in enumerate(prompts, 1):
+        gathering = Gathering(number, listed, system, askers)
+        try:
+            with closing(answer(gathering.rows, sampling, reading=gathering.reading)) as items:
+                for item in items:
+                    gathering.take(item)
+            yield gathering.result()
+        except EngineError as error:
+            yield gathering.failed(str(error))
+
+
+@dataclass(frozen=True)
+class DriftGroup:
+    """Mean drift of prompts that the gate took for the same.
+
+    Attributes:
+        kind: the verdict on them; None where nobody has a gate.
+        prompts: how many.
+        means: mean over the prompts of `PromptAnswer.mean_kl`, by label.
+    """
+
+    kind: str | None
+    prompts: int
+    means: dict[str, float]
+
+
+def mean_drift(results: Sequence[PromptResult]) -> list[DriftGroup]:
+    """Mean drift by verdict: like the training data, partly, unlike; prompts without any measured drift do not count.
+
+    Where several have a gate, the last of them judges.
+    """
+    groups: dict[str | None, list[PromptResult]] = {"like": [], "mixed": [], "unlike": [], None: []}
+    for result in results:
+        if any(answer.mean_kl is not None for answer in result.answers):
+            kinds = [answer.verdict.kind for answer in result.answers if answer.verdict is not None]
+            groups[kinds[-1] if kinds else None].append(result)
+    return [DriftGroup(kind, len(members), _means(members)) for kind, members in groups.items() if members]
+
+
+def _means(members: Sequence[PromptResult]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for result in members:
+        for answer in result.answers:
+            if answer.mean_kl is not None:
+                found.setdefault(answer.label, []).append(answer.mean_kl)
+    return {label: sum(values) / len(values) for label, values in found.items()}

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A list of prompts from a text or a file. What cannot be asked is named with its place, before anything is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from ..base.errors import EngineError
+from ..base.messages import Message, Role
+from ..outside.errors import reason
+from ..training.errors import DataError
+from ..training.files import READERS as TABLES
+from ..training.parsing import json_items, parse_json, shown
+
+
+EXAMPLE = '"…", {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
+
+
+@dataclass(frozen=True)
+class ListedPrompt:
+    """One prompt of a list.
+
+    Attributes:
+        messages: what is asked; the last message is the user's.
+        place: where it stands, such as "prompts.csv, line 3".
+    """
+
+    messages: tuple[Message, ...]
+    place: str
+
+    @property
+    def text(self) -> str:
+        """The last message."""
+        return self.messages[-1].content
+
+    def told(self, system: str) -> tuple[Message, ...]:
+        """The messages, with a system message if they bring none; an empty one is none."""
+        if not system or self.messages[0].role == "system":
+            return self.messages
+        return (Message("system", system), *self.messages)
+
+
+def read_prompt_file(path: Path, most: int | None = None) -> list[ListedPrompt]:
+    """Read a file by the ending of its name.
+
+    Args:
+        path: of the file.
+        most: how many prompts it may have; None for any number.
+
+    Raises:
+        EngineError: with a sentence, if it cannot be read or has something in it that cannot be asked.
+    """
+    kind_of(path.name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path.name!r} cannot be read: {reason(error)}; name a file of prompts.") from None
+    return read_prompts(content, path.name, most=most)
+
+
+def read_prompts(content: bytes, name: str, kind: str | None = None, most: int | None = None) -> list[ListedPrompt]:
+    """Read the content of a file.
+
+    Args:
+        content: its bytes.
+        name: to name places with.
+        kind: one of `KINDS`; None for the ending of the name.
+        most: how many prompts it may have; None for any number.
+
+    Raises:
+        EngineError: with a sentence, if something in it cannot be asked.
+    """
+    name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    try:
+        found = KINDS[kind or kind_of(name)](name, content)
+    except DataError as error:
+        raise EngineError(str(error)) from None
+    return _counted(found, name, most)
+
+
+def read_lines(text: str, name: str, most: int | None = None) -> list[ListedPrompt]:
+    """A prompt a line; empty lines are passed over. For the arguments see `read_prompts`."""
+    return _counted(_lines(text, name), name, most)
+
+
+def guessed(content: bytes) -> str:
+    """The kind of content without a name: what begins with { or [ is JSON, everything else a prompt a line."""
+    return {b"{": ".jsonl", b"[": ".json"}.get(content.lstrip()[:1], ".txt")
+
+
+def kind_of(name: str) -> str:
+    """The ending of a file's name.
+
+    Raises:
+        EngineError: if no prompts are read from such a file.
+    """
+    kind = Path(name).suffix.lower()
+    if kind not in KINDS:
+        raise EngineError(f"{name!r} is of no known kind: a file of prompts ends in {', '.join(KINDS)}.")
+    return kind
+
+
+def _counted(found: list[ListedPrompt], name: str, most: int | None) -> list[ListedPrompt]:
+    if not found:
+        raise EngineError(f"There is no prompt in {name}: write at least one.")
+    if most is not None and len(found) > most:
+        raise EngineError(f"There are {len(found):,} prompts in {name}; at most {most:,} can be asked at once.")
+    return found
+
+
+def _lines(text: str, name: str) -> list[ListedPrompt]:
+    # Not splitlines(), which also breaks at characters that stand inside of a line.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [
+        ListedPrompt((Message("user", line.strip()),), f"{name}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _read_txt(name: str, content: bytes) -> list[ListedPrompt]:
+    return _lines(_text(name, content), name)
+
+
+def _read_csv(name: str, content: bytes) -> list[ListedPrompt]:
+    records, _ = TABLES[".csv"](name, content)
+    if records and "prompt" not in records[0].fields:
+        columns = ", ".join(map(shown, records[0].fields))
+        raise DataError(f"{name}, line 1: there is no column `prompt`, only {columns}; name the one that is asked so.")
+    return [_item({key: r.fields[key] for key in ("prompt", "system") if r.fields.get(key)}, r.place) for r in records]
+
+
+def _read_json(name: str, content: bytes) -> list[ListedPrompt]:
+    text = _text(name, content)
+    try:
+        items = json_items(text, name)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{name}, line {error.lineno}: this is no JSON list ({error.msg} at character {error.colno}); write "
+            f"[…], with each prompt as {EXAMPLE}."
+        ) from None
+    return [_item(value, f"{name}, line {line}") for value, line in items]
+
+
+def _read_jsonl(name: str, content: bytes) -> list[ListedPrompt]:
+    lines = enumerate(_text(name, content).split("\n"), 1)
+    places = ((line, f"{name}, line {number}") for number, line in lines if line.strip())
+    return [_item(parse_json(line, place, f"each line must be {EXAMPLE}"), place) for line, place in places]
+
+
+KINDS: dict[str, Callable[[str, bytes], list[ListedPrompt]]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+}
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{name}, line {line}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{name}, line {line}: a NUL character is in it, so it is no text; save it as UTF-8.")
+    return text
+
+
+def _item(value: Any, place: str) -> ListedPrompt:
+    """One element of a list, one line, or one row."""
+    if isinstance(value, str):
+        value = {"prompt": value}
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: a prompt must be {EXAMPLE}, not {shown(value)}.")
+    if "prompt" in value and "messages" in value:
+        raise DataError(f"{place}: there are both `prompt` and `messages`; keep one.")
+    if "messages" in value:
+        if value.get("system"):
+            raise DataError(f"{place}: there are both `system` and `messages`; put it into the first message.")
+        return ListedPrompt(_messages(value["messages"], place), place)
+    prompt = _words(value.get("prompt"), f"{place}: `prompt`")
+    system = value.get("system")
+    told = () if system in (None, "") else (Message("system", _words(system, f"{place}: `system`")),)
+    return ListedPrompt((*told, Message("user", prompt)), place)
+
+
+def _words(value: Any, where: str) -> str:
+    if value is None:
+        raise DataError(f"{where} is missing or empty; write what is asked.")
+    if not isinstance(value, str):
+        raise DataError(f"{where} must be text, not {shown(value)}.")
+    if not value.strip():
+        raise DataError(f"{where} is empty; write what is asked.")
+    return value.strip()
+
+
+def _messages(value: Any, place: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f'{place}: `messages` must be a list such as [{{"role": "user", "content": "…"}}].')
+    found = tuple(_message(one, f"{place}: message {number}") for number, one in enumerate(value, 1))
+    roles = [message.role for message in found]
+    turns = roles[1:] if roles[0] == "system" else roles
+    # A question, and before it any number of questions with their answers.
+    if turns[-1:] != ["user"] or any(role != ("assistant" if i % 2 else "user") for i, role in enumerate(turns)):
+        raise DataError(
+            f"{place}: after a system message, if there is one, `messages` must alternate between user and assistant "
+            f"and end with user, not {', '.join(roles)}."
+        )
+    return found
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must have `role` and `content`, but is {shown(value)}.")
+    role = value.get("role")
+    if role not in get_args(Role):
+        raise DataError(f"{where} has the role {shown(role)}; it must be one of {', '.join(get_args(Role))}.")
+    return Message(role, _words(value.get("content"), f"{where}: `content`"))
