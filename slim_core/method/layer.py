@@ -10,14 +10,13 @@ import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from peft.utils import resolve_quantization_backend
-from torch import Tensor, nn
+from torch import nn
 
-from . import clusters, merging
+from . import merging
+from .adapter_router import AdapterRouter
 from .config import SlimConfig
 from .context import ForwardContext
-from .contexts import LENGTH_BUCKETS, Sequences
-from .layer_routing import KeptBelow, KeptTables, RoutedLayer, SharedRouting
-from .learning import PendingSums
+from .sliding_clusters import SlidingClusters, StatisticDict
 
 
 NO_MERGE = (
@@ -31,23 +30,7 @@ NO_MERGE = (
 IDENTITY_START = -2.0
 
 
-class StatisticDict(BufferDict):
-    """Buffers that move between devices but keep their dtype: `model.bfloat16()` must not round the clusters."""
-
-    def __init__(self) -> None:
-        super().__init__({}, persistent=True)
-
-    def _apply(self, fn, recurse=True):
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, old in before.items():
-            new = self._buffers[name]
-            if new.dtype != old.dtype:
-                self._buffers[name] = old.to(new.device)
-        return self
-
-
-class SlimLayer(RoutedLayer, BaseTunerLayer):
+class SlimLayer(BaseTunerLayer):
     """State of the SLIM adapters around one Linear, each container keyed by adapter name.
 
     Attributes:
@@ -66,14 +49,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
     # One flat ParameterDict for each tensor: PEFT takes adapter names out of the keys of a file only there.
     router_names: tuple[str, ...] = ("slim_router", "slim_router_bias", "slim_router_down", "slim_router_up")
     adapter_layer_names: tuple[str, ...] = ("slim_A", "slim_B", *router_names)
-    statistic_names: tuple[str, ...] = (
-        "slim_center",
-        "slim_var",
-        "slim_count",
-        "slim_token_mean",
-        "slim_token_var",
-        "slim_reference",
-    )
+    statistic_names: tuple[str, ...] = SlidingClusters.NAMES
     other_param_names: tuple[str, ...] = (
         *statistic_names,
         "slim_columns",
@@ -83,15 +59,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         "slim_config",
         "scaling",
         "folded",
-        "pending",
-        "_sequences",
-        "_valid",
-        "_started",
-        "_tables",
-        "_found_below",
-        "_router_owner",
-        "_router_readers",
-        "_shared_routing",
+        "routers",
     )
 
     def __init__(self, base_layer: nn.Module, context: ForwardContext, module_name: str) -> None:
@@ -111,25 +79,17 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         self.slim_row_index = BufferDict({}, persistent=False)
         self.slim_config: dict[str, SlimConfig] = {}
         self.scaling: dict[str, float] = {}
-        # Adapters whose masks and scaling are part of their factors; see `fold_masks`.
+        # Adapters whose masks and scaling are part of their factors; see `slim_core.fold_masks`.
         self.folded: dict[str, bool] = {}
-        self.pending: dict[str, PendingSums] = {}
-        self._sequences: dict[str, Sequences | None] = {}
-        self._valid: dict[str, Tensor | None] = {}
-        self._started: dict[str, bool] = {}
-        self._tables: dict[str, KeptTables] = {}
-        self._found_below: dict[str, KeptBelow] = {}
-        # A list, so that torch does not take the owner for a submodule of this layer.
-        self._router_owner: dict[str, list[SlimLayer]] = {}
-        self._router_readers: dict[str, int] = {}
-        self._shared_routing: dict[str, Optional[SharedRouting]] = {}
+        # Of the adapters that have something to route. Linears of a block may hold the same one.
+        self.routers: dict[str, AdapterRouter] = {}
         self._disable_adapters = False
         self.merged_adapters = []
 
     # -- building ------------------------------------------------------------------------------------------------
 
     def update_layer(
-        self, adapter_name: str, config: SlimConfig, r: int, alpha: float, owner: SlimLayer | None = None
+        self, adapter_name: str, config: SlimConfig, r: int, alpha: float, shared: AdapterRouter | None = None
     ) -> None:
         """Add an adapter.
 
@@ -138,7 +98,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
             config: its configuration.
             r: rank of each expert in this module.
             alpha: scaling numerator in this module.
-            owner: the sibling whose router and clusters this module shares; None for its own.
+            shared: the router of another Linear of the block, with its clusters; None for one of its own.
         """
         total = config.num_experts * r
         self.slim_config[adapter_name] = config
@@ -150,11 +110,11 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         nn.init.kaiming_uniform_(self.slim_A[adapter_name], a=math.sqrt(5))
         if not config.init_weights:
             nn.init.kaiming_uniform_(self.slim_B[adapter_name], a=math.sqrt(5))
-        if config.routed and owner is None:
-            self._add_router(adapter_name, config)
-        elif owner is not None:
-            self._router_owner[adapter_name] = [owner]
-            owner._router_readers[adapter_name] = owner._router_readers.get(adapter_name, 1) + 1
+        if shared is not None:
+            shared.readers += 1
+            self.routers[adapter_name] = shared
+        elif config.routed:
+            self.routers[adapter_name] = self._new_router(adapter_name, config)
         if config.merge == "fast" and config.mask_rate > 0:
             generator = torch.Generator().manual_seed(merging.module_seed(config.mask_seed, self.module_name))
             columns, rows = merging.fast_masks(
@@ -165,7 +125,7 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
         self._move_adapter(adapter_name, None, keep_dtype=self.statistic_names)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _add_router(self, adapter_name: str, config: SlimConfig) -> None:
+    def _new_router(self, adapter_name: str, config: SlimConfig) -> AdapterRouter:
         experts = config.num_experts + config.num_identity
         # A small weight, so that a new router sends tokens everywhere.
         self.slim_router[adapter_name] = nn.Parameter(torch.empty(experts, self.in_features).normal_(std=0.02))
@@ -177,24 +137,18 @@ class SlimLayer(RoutedLayer, BaseTunerLayer):
             down = torch.empty(config.router_hidden, self.in_features)
             self.slim_router_down[adapter_name] = nn.Parameter(nn.init.kaiming_uniform_(down, a=math.sqrt(5)))
             self.slim_router_up[adapter_name] = nn.Parameter(torch.zeros(self.in_features, config.router_hidden))
-        shape = (config.num_clusters, self.in_features)
-        # A first batch replaces the zeros; until then a token is its own z.
-        random = config.cluster_init == "random"
-        self.slim_center[adapter_name] = torch.randn(shape) if random else torch.zeros(shape)
-        self.slim_var[adapter_name] = torch.ones(shape)
-        self.slim_count[adapter_name] = torch.zeros(config.num_clusters, dtype=torch.int64)
-        contextual = config.distance_scope == "context"
-        if contextual:
-            self.slim_token_mean[adapter_name] = torch.zeros(1, self.in_features)
-            self.slim_token_var[adapter_name] = torch.ones(1, self.in_features)
+        if config.distance_scope == "context":
             self.context.contextual.add(adapter_name)
-        if config.yield_mode == "paper":
-            return
-        if config.format_version == 1:
-            self.slim_reference[adapter_name] = torch.zeros(())
-        else:
-            buckets = LENGTH_BUCKETS if contextual else 1
-            self.slim_reference[adapter_name] = torch.full((len(clusters.LEVELS), buckets), clusters.UNSEEN)
+        clusters = SlidingClusters(
+            adapter_name,
+            config,
+            {name: getattr(self, name) for name in self.statistic_names},
+            self.in_features,
+            self.context,
+            merging.module_seed(config.mask_seed, self.module_name),
+        )
+        weights = {name: getattr(self, name) for name in self.router_names}
+        return AdapterRouter(adapter_name, config, weights, clusters, self.context, self.module_name)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT calls this after loading. Its own version casts to the base's dtype and so rounds a float32 file on a

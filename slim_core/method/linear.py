@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import merging
+from .adapter_router import AdapterRouter
 from .config import SlimConfig
 from .context import ForwardContext
 from .layer import SlimLayer
-from .one_token import DTYPES, MOST_EXPERTS, MOST_ROWS, TokenRows
+from .one_token import DTYPES, MOST_EXPERTS, MOST_ROWS, TokenRouter, TokenRows
 
 
 def _warn_of_evaluation_mode(grad: Tensor) -> None:
@@ -40,12 +41,12 @@ class Linear(nn.Module, SlimLayer):
         alpha: float,
         context: ForwardContext,
         module_name: str,
-        owner: SlimLayer | None = None,
+        shared: AdapterRouter | None = None,
     ) -> None:
         super().__init__()
         SlimLayer.__init__(self, base_layer, context, module_name)
         self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config, r, alpha, owner)
+        self.update_layer(adapter_name, config, r, alpha, shared)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., C_in) to (..., C_out), in the dtype of the base layer's result."""
@@ -102,13 +103,24 @@ class Linear(nn.Module, SlimLayer):
         for row, name in rows:
             config, router = self.slim_config[name], None
             if config.routed:
-                router = self._router_owner.get(name, [self])[0].token_router(name)
+                router = self._token_router(name)
             scale = 1.0 if name in self.folded else self.scaling[name]
             experts = config.num_experts if config.routed else 1
             strength = self.context.rows.strengths and self.context.rows.strengths[row]
             strength = config.yield_strength if strength is None else strength
             found.put(row, name, self.slim_A[name], self.slim_B[name], experts, scale, router, strength)
         return found
+
+    def _token_router(self, name: str) -> TokenRouter:
+        """The adapter's router for rows of one token; one while the rows are set, for all that share it."""
+        kept, router = self.context.rows.kept, self.routers[name]
+        if router not in kept:
+            router.clusters.fold_earlier(learning=False)
+            tables, reference, weights = router.tables(training=False)
+            kept[router] = TokenRouter(
+                router.config, tables, weights, reference, router.readers, router.key, router.name
+            )
+        return kept[router]
 
     def _is_plain(self, name: str) -> bool:
         """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask, cast or gather."""
@@ -136,7 +148,8 @@ class Linear(nn.Module, SlimLayer):
         tokens = x.reshape(-1, self.in_features)
         weights = None
         if config.routed:
-            routing = self._routing(name, tokens, whole_x)
+            learning = self._is_learning(name)
+            routing = self.routers[name].routing(tokens, whole_x, training=self.training, learning=learning)
             weights = routing.weights[:, : config.num_experts]
             trained = weights.requires_grad and self.slim_A[name].requires_grad
             if trained and not self.training and not torch.compiler.is_compiling():
@@ -224,18 +237,15 @@ class Linear(nn.Module, SlimLayer):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         # Called before the statistics' own containers save: what the last forward saw must be in the file.
-        for name, pending in list(self.pending.items()):
-            if not pending.folded:
-                self.slide_clusters(name)
+        for name in self.slim_center:
+            self.routers[name].clusters.fold()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        for name in self.slim_config:
+        for name in self.slim_center:
             if f"{prefix}slim_center.{name}" in state_dict:
-                # What was seen belongs to the clusters that go, and those that come may not have started.
-                for kept in (self.pending, self._started, self._tables, self._valid):
-                    kept.pop(name, None)
+                self.routers[name].forget()
 
     def __repr__(self) -> str:
         return "slim." + super().__repr__()

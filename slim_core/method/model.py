@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
 
+from .adapter_router import AdapterRouter
 from .batch_rows import BASE_ROW, BatchRows, check_names
 from .config import SlimConfig
 from .context import ForwardContext
@@ -140,11 +141,11 @@ class SlimModel(BaseTuner):
     ) -> None:
         r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), current_key), config.r)
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), current_key), config.alpha)
-        owner = _router_owner(config, adapter_name, target, target_name, parent)
+        shared = _router_of_sibling(config, adapter_name, target, target_name, parent)
         if isinstance(target, SlimLayer):
-            target.update_layer(adapter_name, config, r, alpha, owner)
+            target.update_layer(adapter_name, config, r, alpha, shared)
             return
-        layer = Linear(target, adapter_name, config, r, alpha, self.context, current_key, owner)
+        layer = Linear(target, adapter_name, config, r, alpha, self.context, current_key, shared)
         # A new module is in training mode; the model it joins may not be.
         layer.train(target.training)
         if adapter_name not in self.active_adapters:
@@ -221,10 +222,10 @@ def _check_name(adapter_name: str) -> None:
         )
 
 
-def _router_owner(
+def _router_of_sibling(
     config: SlimConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
-) -> SlimLayer | None:
-    """The sibling whose router this Linear shares, with `router_scope="block"`."""
+) -> AdapterRouter | None:
+    """The router that this Linear shares with another of its block, with `router_scope="block"`."""
     if config.router_scope != "block" or not config.routed:
         return None
     for group in SAME_INPUT:
@@ -233,7 +234,7 @@ def _router_owner(
         for name in group:
             sibling = getattr(parent, name, None)
             if isinstance(sibling, SlimLayer) and adapter_name in sibling.slim_router and sibling is not target:
-                return sibling
+                return sibling.routers[adapter_name]
     return None
 
 

@@ -63,6 +63,12 @@ def slim_layers(model: nn.Module) -> dict[str, SlimLayer]:
     return {m.module_name: m for m in model.modules() if isinstance(m, SlimLayer)}
 
 
+def router_layer(layer: SlimLayer, model: nn.Module, adapter_name: str = "default") -> SlimLayer:
+    """The layer that holds the router which this one reads; itself if it reads none."""
+    router = layer.routers.get(adapter_name)
+    return layer if router is None else slim_layers(model)[router.module_name]
+
+
 def hooked(model: nn.Module) -> list[str]:
     return [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
 

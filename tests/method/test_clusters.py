@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from slim_core.method.clusters import first_clusters, slide, sum_about, sum_tokens
-from slim_core.method.learning import PendingSums
 from slim_core.method.routing import VARIANCE_EPS, cluster_tables, domain_distance, nearest_cluster, normalise
+from slim_core.method.sliding_clusters import PendingSums
 from tests.method import reference
 
 

@@ -15,7 +15,7 @@ from slim_core import SlimConfig, set_gate, trace_routing
 from slim_core.peft_tools import adapter_rows, fold_masks
 from tests.conftest import build
 from tests.method import reference
-from tests.method.small import learned, logits, slim_layers, train
+from tests.method.small import learned, logits, router_layer, slim_layers, train
 from tests.method.test_properties import layers_with_inputs
 
 
@@ -49,7 +49,7 @@ def test_every_layer_equals_the_slow_formulas_of_tokens(mode, tmp_path, ids):
     with trace_routing(model) as trace:
         seen = layers_with_inputs(model, input_ids=ids[:1])
     for layer, x, out in seen:
-        owner = layer._router_owner.get("default", [layer])[0]
+        owner = router_layer(layer, model)
         state = reference.layer_state(owner, "default") | reference.layer_state(layer, "default")
         assert "token_mean" not in state and state.get("reference", torch.zeros(())).dim() == 0
         with torch.no_grad():

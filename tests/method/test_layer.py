@@ -96,7 +96,7 @@ def test_cluster_tables_are_made_once_for_many_evaluations(ids, monkeypatch):
             layer.slim_center["default"].add_(0)
     made = []
     monkeypatch.setattr(
-        "slim_core.method.layer_routing.cluster_tables", lambda *state: made.append(state) or cluster_tables(*state)
+        "slim_core.method.sliding_clusters.cluster_tables", lambda *state: made.append(state) or cluster_tables(*state)
     )
     for _ in range(3):
         model(ids)

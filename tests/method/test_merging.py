@@ -53,7 +53,6 @@ def test_masked_training_is_unbiased_with_rescaling(merge):
         for _ in range(2000):
             draws.append(masked(x))
             masked.load_state_dict(state)
-            masked.pending.clear()
     draws = torch.stack(draws)
     error = draws.std(0) / math.sqrt(len(draws))
     assert ((draws.mean(0) - expected).abs() < 5 * error + 1e-6).all()

@@ -9,6 +9,7 @@ from slim_core import SlimConfig, load_lora, trace_routing
 from slim_core.method.layer import SlimLayer
 from tests.conftest import build
 from tests.method import reference
+from tests.method.small import router_layer
 
 
 def slim_model(**changes):
@@ -35,7 +36,7 @@ def test_the_trace_holds_what_the_formulas_say(scope, distance_scope, ids):
     below = reference.Below()
     for i, module in enumerate(routing.modules):
         layer, excesses = layers[module], []
-        owner = layer._router_owner.get("my-slim", [layer])[0]
+        owner = router_layer(layer, model, "my-slim")
         state = reference.layer_state(owner, "my-slim")
         x = inputs[module][1].double()
         mean, count = reference.sequence_contexts(x)

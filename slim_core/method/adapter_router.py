@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one adapter routes: what its router reads, whose contexts, which experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .config import SlimConfig
+from .context import ForwardContext, in_backward
+from .contexts import Contexts, Sequences
+from .excess import Below
+from .losses import balance_term
+from .routing import ClusterTables, Router, Routing, Yielding, route
+from .sliding_clusters import SlidingClusters, entry
+
+
+class KeptTables(NamedTuple):
+    """Cluster tables, reference distances and router, and the state of the tensors that they were made from."""
+
+    sources: tuple[Tensor | None, ...]
+    versions: tuple[int | float | None, ...]
+    tables: ClusterTables
+    reference: Tensor | None
+    router: Router
+
+
+class KeptBelow(NamedTuple):
+    """What a router was told in a training forward, for gradient checkpointing to repeat.
+
+    Attributes:
+        forward: number of the forward; None outside of one.
+        calls: one for each time that the layer ran.
+    """
+
+    forward: int | None
+    calls: list[Below]
+
+
+class SharedRouting(NamedTuple):
+    """A routing that the Linears of one block share (`router_scope="block"`).
+
+    Attributes:
+        x: the input that it belongs to, and `version`, by which one sees that it was written to since.
+        routing: of that input.
+        readers: how many of the Linears have read it.
+    """
+
+    x: Tensor
+    version: int
+    routing: Routing
+    readers: int
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager:
+    # Entering the context costs as much as a few of the operations inside, so it is entered only where it matters.
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+class AdapterRouter:
+    """The router of one adapter at one Linear, or at the Linears of a block that read the same input.
+
+    Its weights are in the containers of the first of these layers, which PEFT saves, moves and deletes from.
+
+    Args:
+        adapter_name: the adapter.
+        config: its configuration.
+        weights: the layer's containers of router weights, as `Router` has them.
+        clusters: of this router.
+        context: of the model.
+        module_name: of the layer.
+
+    Attributes:
+        name: of the adapter.
+        readers: how many Linears read its routing.
+        key: by which a cache remembers its sums.
+    """
+
+    def __init__(
+        self,
+        adapter_name: str,
+        config: SlimConfig,
+        weights: Mapping[str, nn.ParameterDict],
+        clusters: SlidingClusters,
+        context: ForwardContext,
+        module_name: str,
+    ) -> None:
+        self.name, self.config, self.clusters, self.module_name = adapter_name, config, clusters, module_name
+        self.readers = 1
+        self.key = f"{module_name} of {adapter_name}"
+        self._weights, self._context = dict(weights), context
+        # The sequences of the last training forward, and which of its tokens clusters learn from; None if all.
+        self._sequences: Sequences | None = None
+        self._valid: Tensor | None = None
+        self._below_of: KeptBelow | None = None
+        self._tables: KeptTables | None = None
+        self._shared: SharedRouting | None = None
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """The ids that open a turn; empty where none are looked for."""
+        return tuple(self.config.turn_opening or ()) if self.config.distance_scope == "context" else ()
+
+    def routing(self, x: Tensor, whole_x: Tensor, *, training: bool, learning: bool) -> Routing:
+        """Route some tokens of a Linear's input.
+
+        Args:
+            x: (T, C_in) the tokens.
+            whole_x: the whole input, by which Linears that share this router know each other.
+            training: whether the Linear is in training mode.
+            learning: whether the adapter learns too.
+
+        Raises:
+            ValueError: if contexts are asked for and the input is not the tokens that the model read.
+        """
+        if self.readers == 1:
+            return self._route(x, whole_x, training, learning)
+        held = self._shared
+        countless = torch.compiler.is_compiling() or whole_x.is_inference()
+        version = 0 if countless else whole_x._version
+        if held is None or held.x is not whole_x or held.version != version:
+            held = SharedRouting(whole_x, version, self._route(x, whole_x, training, learning), 0)
+        held = held._replace(readers=held.readers + 1)
+        # The last reader lets go of the activations.
+        self._shared = held if held.readers < self.readers else None
+        return held.routing
+
+    def _route(self, x: Tensor, whole_x: Tensor, training: bool, learning: bool) -> Routing:
+        config = self.config
+        x = x.float()
+        repeated = learning and in_backward()
+        if not repeated:
+            self.clusters.fold_earlier(learning)
+        sequences = self._sequences if repeated else self._read(whole_x, learning)
+        contexts = None
+        with _full_precision(x):
+            if config.distance_scope == "context":
+                contexts = self._contexts(x, whole_x, sequences)
+            if learning and not repeated:
+                self.clusters.start(x, contexts, self._valid)
+            tables, reference, router = self.tables(training)
+            below = self._below(sequences, learning, repeated)
+            routing = route(
+                x,
+                tables,
+                router,
+                num_experts=config.num_experts,
+                top_k=config.top_k,
+                statistic=config.distance,
+                yielding=self._yielding(reference, contexts, below, len(x)),
+                context=None if contexts is None else contexts.mean,
+            )
+            if below is not None and not repeated:
+                rows = self._rows_of_batch(sequences.batch, x.device)
+                sequences.excess_of(self.name).add(rows, routing.excess)
+            if learning:
+                self._balance(routing, repeated)
+                if not repeated:
+                    self.clusters.learn(routing, x, contexts, self._valid)
+        return routing
+
+    def _read(self, whole_x: Tensor, learning: bool) -> Sequences | None:
+        """The sequences of the layer's input; None if it holds other tokens than the model was given."""
+        found = self._context.sequences
+        if found is not None:
+            found = found.of_input(whole_x)
+        elif self.config.distance_scope == "context":
+            tokens = whole_x[0].numel() // whole_x.shape[-1]
+            found = self._context.each_row_alone(len(whole_x), tokens, whole_x.device)
+        if learning:
+            # Kept for the forward that gradient checkpointing repeats when the model's is over.
+            self._sequences = found
+            self._valid = None if found is None else found.learned_from(self.opening)
+        return found
+
+    @torch.no_grad()
+    def _contexts(self, x: Tensor, whole_x: Tensor, sequences: Sequences | None) -> Contexts:
+        if sequences is None:
+            raise ValueError(
+                f"`{self.module_name}` was given an input of shape {list(whole_x.shape)}, which is not the tokens "
+                "that the model read, so their contexts are not known. Leave it out of `target_modules`, or train "
+                'with distance_scope="token".'
+            )
+        rows = self._rows_of_batch(sequences.batch, x.device)
+        return sequences.contexts(self.key, self.opening, x.detach(), rows, whole_x)
+
+    def _below(self, sequences: Sequences | None, learning: bool, repeated: bool) -> Below | None:
+        """What the adapter's routers before this one have found; None where each follows its own excess."""
+        if not self.config.carries_up:
+            return None
+        kept = self._below_of
+        if repeated:
+            # Where a layer runs twice in a forward, the backward pass comes to its last run first.
+            return kept.calls.pop() if len(kept.calls) > 1 else kept.calls[0]
+        rows = self._rows_of_batch(sequences.batch, sequences.device)
+        below = sequences.excess_of(self.name).below(rows, self.clusters.center.device)
+        if learning:
+            running = self._context.forward_number
+            if kept is None or running is None or kept.forward != running:
+                kept = self._below_of = KeptBelow(running, [])
+            kept.calls.append(below)
+        return below
+
+    def _rows_of_batch(self, batch: int, device: torch.device) -> slice | Tensor | None:
+        if self._context.rows is None:
+            return None
+        return self._context.rows.by_adapter(batch, device)[self.name]
+
+    def _yielding(
+        self, reference: Tensor | None, contexts: Contexts | None, below: Below | None, tokens: int
+    ) -> Yielding:
+        config = self.config
+        closed = None
+        if reference is not None and reference.dim():
+            reference = reference[0] if contexts is None else reference[contexts.bucket]
+        if contexts is not None and config.context_warmup:
+            closed = contexts.count <= config.context_warmup
+        strength: float | Tensor = config.yield_strength
+        if self._context.rows is not None:
+            strength = self._context.rows.strengths_of(self.name, strength, self.clusters.center.device)
+        if isinstance(strength, Tensor):
+            strength = strength.repeat_interleave(tokens // len(strength))
+        return Yielding(config.yield_mode, strength, reference, closed, below)
+
+    def _balance(self, routing: Routing, repeated: bool) -> None:
+        if not self.config.balance_coefficient:
+            return
+        # Also when a checkpoint repeats the forward: it must save the same tensors again.
+        term = balance_term(routing.logits, routing.weights, self.config.num_experts, self._valid)
+        if not repeated:
+            self._context.losses.add_balance(self._context.forward_number, self.name, term)
+
+    def tables(self, training: bool) -> tuple[ClusterTables, Tensor | None, Router]:
+        """The clusters as `route` wants them, the distances that count as in domain, () or (buckets,), and the router.
+
+        In evaluation they are kept from one decoding step to the next while what they are made from does not change.
+        """
+        clusters = self.clusters
+        weights = (entry(container, self.name) for container in self._weights.values())
+        router = Router(*weights, clusters.token_mean, clusters.token_var)
+        center = clusters.center
+        if training or torch.compiler.is_compiling() or center.is_inference():
+            return *clusters.tables(), router
+        # With gradients the router is folded again each time, so that it gets its own.
+        folds = router.mean is not None and router.down is None and not torch.is_grad_enabled()
+        sources = (center, clusters.var, clusters.reference, *router)
+        known = (None if t is None else 0 if t.is_inference() else t._version for t in sources)
+        versions = (folds, self.config.yield_quantile, *known)
+        kept = self._tables
+        same = kept is not None and all(a is b for a, b in zip(kept.sources, sources, strict=True))
+        if not same or kept.versions != versions:
+            # Also fit for a later forward with gradients, whatever mode this one runs in.
+            with torch.inference_mode(False), torch.no_grad():
+                made = *clusters.tables(), Router(*router.folded()) if folds else router
+            kept = self._tables = KeptTables(sources, versions, *made)
+        return kept.tables, kept.reference, kept.router
+
+    def forget(self) -> None:
+        """Other weights and clusters were loaded."""
+        self.clusters.forget()
+        self._tables = self._valid = None
