@@ -210,7 +210,6 @@ def train(
         outcome = run(settings, screen())
     except TrainingError as error:
         refuse(error)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if outcome.interrupted:

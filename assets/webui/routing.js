@@ -51,7 +51,7 @@ slim.routing = (component) => {
       "aria-label": "Colours from orange, all LoRA, to blue, all identity" }), el("span", {}, "identity"));
   }
 
-  function choose() { trigger("choose", { variant: parts.who.value, turn: +parts.turn.value }); }
+  function choose() { trigger("choose", { column: parts.who.value, turn: +parts.turn.value }); }
 
   function options(select, items, value) {
     const key = JSON.stringify(items);
@@ -71,7 +71,7 @@ slim.routing = (component) => {
     if (from === "map") say(text);
     // Held arrow keys pass many tokens; only the one where they rest is asked for.
     clearTimeout(timer);
-    timer = setTimeout(() => trigger("pick", { token, variant: data.variant, turn: parts.turnId }), 90);
+    timer = setTimeout(() => trigger("pick", { token, column: data.column, turn: parts.turnId }), 90);
   }
 
   function bar(name, share, left, right) {
@@ -105,7 +105,7 @@ slim.routing = (component) => {
 
   function png() {
     const canvas = slim.picture({
-      title: `Routing of ${parts.who.selectedOptions[0]?.text ?? data.variant}`,
+      title: `Routing of ${parts.who.selectedOptions[0]?.text ?? data.column}`,
       prompt: parts.turn.selectedOptions[0]?.text ?? "", scope, data, shares: parts.shares, paint: parts.map.paint, high: parts.map.high(),
     });
     canvas.toBlob((blob) => { slim.save(blob, "slim-routing.png"); say("The routing view is saved as a PNG."); });
@@ -114,11 +114,11 @@ slim.routing = (component) => {
   slim.live(component, (value) => {
     if (!value) return;
     if (!root || !root.isConnected) build();
-    options(parts.who, value.variants.map((v) => [v.name, v.label]), value.variant);
+    options(parts.who, value.columns.map((v) => [v.name, v.label]), value.column);
     options(parts.turn, value.turns.map((t, i) => [t.id, `${i + 1}. ${t.prompt}`]), value.turn);
     parts.turn.disabled = value.turns.length < 2;
-    const kind = value.variants.find((v) => v.name === value.variant)?.kind;
-    const fresh = !data || data.variant !== value.data?.variant || parts.turnId !== value.turn;
+    const kind = value.columns.find((v) => v.name === value.column)?.kind;
+    const fresh = !data || data.column !== value.data?.column || parts.turnId !== value.turn;
     data = value.data;
     parts.turnId = value.turn;
     parts.body.hidden = !data;

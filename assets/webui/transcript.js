@@ -127,8 +127,8 @@ slim.transcript = (component) => {
       retry: el("button", { type: "button", class: "slim-small", "aria-label": `Let ${column.label} answer again` }, "Retry"),
       how: el("span", { class: "slim-how" }), name: el("span", { class: "slim-name" }), share: chunks(), drawn: "",
     };
-    part.stop.onclick = () => trigger("stop_one", { variant: column.name });
-    part.retry.onclick = () => trigger("retry_one", { variant: column.name });
+    part.stop.onclick = () => trigger("stop_one", { column: column.name });
+    part.retry.onclick = () => trigger("retry_one", { column: column.name });
     part.copy.onclick = () => copy(part.text.textContent, `${part.name.textContent}’s answer is copied.`);
     part.node = el("section", {
       class: "slim-answer", "data-column": column.name,

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..base.errors import is_out_of_memory
 from ..base.shapes import describe_base
 from ..method import SlimConfig, SlimLayer, SlimType
 from ..outside.errors import AdapterError, shown
@@ -55,7 +56,7 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             if unexpected:
                 raise AdapterError(f"{WEIGHTS}: {shown(unexpected[0], 160)} found no place in the model.")
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise AdapterError("The device has no memory left for this adapter; remove another one first.") from None
     return model
@@ -107,13 +108,6 @@ def _as_slim(adapter: Adapter, model: nn.Module) -> tuple[SlimConfig, dict[str, 
     if isinstance(config, LoraConfig):
         return lora_to_slim(config, adapter.tensors())
     return config, adapter.tensors()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU and on MPS torch has no class of its own for it.
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def _layers(model: nn.Module) -> dict[str, SlimLayer]:

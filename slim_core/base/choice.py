@@ -6,7 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import EngineError
 from .estimate import Bits
+
+
+DEMO_NAME = "SLIM demo"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,24 @@ class BaseChoice:
         """Its name for people. Where a folder lies is nobody's business."""
         folder = named_folder(self.base) if self.operator else None
         return self.name or (folder.name if folder is not None else self.base)
+
+
+def demo_choice(demo: Path, settings: str) -> BaseChoice:
+    """The demo's base with its adapters.
+
+    Args:
+        demo: the demo's folder.
+        settings: with which a person names another base, for the sentence.
+
+    Raises:
+        EngineError: if it is not there.
+    """
+    if not (demo / "base").is_dir():
+        raise EngineError(
+            f"There is no demo model in {demo}: make it with `python -m slim_core demo build`, or name your own with "
+            f"{settings}."
+        )
+    return BaseChoice(str(demo / "base"), name=DEMO_NAME, lora=str(demo / "lora"), slim=str(demo / "slim"))
 
 
 def named_folder(name: str) -> Path | None:

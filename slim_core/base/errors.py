@@ -10,16 +10,6 @@ class EngineError(Exception):
     """The message is one sentence for a person: what is wrong, and what to change."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message, to go into a sentence of ours: no full stop at the end.
-
-    With the next one, where the first only announces it.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return first.rstrip(".:")
-
-
 def is_failure(error: BaseException) -> bool:
     """Whether something went wrong, rather than that this thread or generator is to end.
 

@@ -16,8 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from ..outside.errors import first_line
 from .config import build_empty
-from .errors import EngineError, first_line
+from .errors import EngineError
 
 
 Bits = Literal[4, 8] | None

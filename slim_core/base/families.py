@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from .errors import EngineError, first_line
+from ..outside.errors import first_line
+from .errors import EngineError
 
 
 log = logging.getLogger(__name__)

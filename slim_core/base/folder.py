@@ -8,8 +8,9 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
+from ..outside.errors import first_line
 from .config import BaseConfigError, read_base_config
-from .errors import EngineError, first_line
+from .errors import EngineError
 from .progress import OnProgress
 
 

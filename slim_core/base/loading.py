@@ -21,10 +21,11 @@ from transformers import (
 
 from ..extras import lacking
 from ..method import guard_cpu_4bit
+from ..outside.errors import first_line
 from .choice import BaseChoice, named_folder
 from .config import read_base_config
 from .devices import all_gpus, answer_dtype, bytes_on, chosen_device, device_memory
-from .errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
+from .errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from .estimate import Bits, Need, empty_model, estimate, quantised_weights
 from .families import check_family, measured
 from .formatting import count, size
@@ -126,8 +127,6 @@ def read_model(
                 output_loading_info=True,
                 **more,
             )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -10,7 +10,8 @@ from functools import cached_property, partial
 
 from transformers import PreTrainedTokenizerBase
 
-from .errors import EngineError, first_line
+from ..outside.errors import first_line
+from .errors import EngineError
 from .messages import Message
 from .sandbox import TokenizerProcess
 from .template import ensure_chat_template

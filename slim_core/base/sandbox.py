@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import EngineError, first_line
+from ..outside.errors import first_line
+from .errors import EngineError
 
 
 PROGRAM = Path(__file__).with_name("sandbox_process.py")

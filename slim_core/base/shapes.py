@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..method import base_modules, is_supported
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, first_line, shown
 from .config import build_empty, read_base_config
 
 
@@ -76,6 +76,6 @@ def base_from_config(name: str, revision: str | None = None) -> BaseShapes:
     try:
         model = build_empty(read_base_config(name, revision))
     except Exception as error:  # whatever a config can do wrong, transformers raises as it likes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise AdapterError(f"The base model {shown(name, 120)} cannot be described: {reason.rstrip('.')}.") from None
+        reason = first_line(error)[:300]
+        raise AdapterError(f"The base model {shown(name, 120)} cannot be described: {reason}.") from None
     return describe_base(model, name)

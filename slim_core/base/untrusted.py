@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, first_line, shown
 from ..outside.strict_json import read_object
-from .errors import EngineError, first_line
+from .errors import EngineError
 from .prompts import Prompts
 from .sandbox import TokenizerProcess
 

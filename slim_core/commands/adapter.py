@@ -138,7 +138,6 @@ def _told() -> Iterator[None]:
             yield
     except AdapterError as error:
         refuse(error)
-        raise typer.Exit(1) from None
 
 
 @contextmanager

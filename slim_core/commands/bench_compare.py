@@ -41,7 +41,6 @@ def bench_compare(
             engine = load_engine(base, lora=lora, slim=slim, device=device)
     except EngineError as error:
         refuse(error)
-        raise typer.Exit(1) from None
     console.print(describe_machine())
     adapters = "; ".join(f"{variant.label} {variant.detail}" for variant in engine.variants[1:])
     console.print(f"{printable(engine.info.name)}, {engine.info.dtype}; {adapters}; {tokens} tokens, {rounds} rounds")

@@ -81,7 +81,6 @@ def compare(
             failed = _run(engine, messages, sampling, strength, as_json)
     except EngineError as error:
         refuse(error)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if failed:
@@ -90,16 +89,12 @@ def compare(
 
 def _sources(base: str | None, lora: str | None, slim: str | None) -> tuple[str, str | None, str | None]:
     """What was named, and the demo's for the rest. The demo's adapters fit its own base alone."""
-    from ..inference import EngineError
+    from ..base.choice import demo_choice
 
     if base is not None:
         return base, lora, slim
-    if not (DEMO / "base").is_dir():
-        raise EngineError(
-            f"There is no demo model in {DEMO}: make it with `python -m slim_core demo build`, or name your own "
-            "with --base, --lora and --slim."
-        )
-    return str(DEMO / "base"), lora or str(DEMO / "lora"), slim or str(DEMO / "slim")
+    demo = demo_choice(DEMO, "--base, --lora and --slim")
+    return demo.base, lora or demo.lora, slim or demo.slim
 
 
 def _check_strength(engine, strength: float | None) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..base.formatting import likelihood
-from ..inference import Drift, Routing, RowStep, Variant, Verdict
+from ..inference import Drift, RoutingRecord, RowStep, Variant, Verdict
 
 
 BAR = 20
@@ -66,7 +66,7 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float |
     return f"{begin}: {whose}. {numbers}"
 
 
-def identity_by_block(routing: Routing) -> list[dict[str, float | int | None]]:
+def identity_by_block(routing: RoutingRecord) -> list[dict[str, float | int | None]]:
     """For each decoder block, over prompt and over answer, the mean share past LoRA and what the gate lets through."""
     found = []
     for block in sorted(set(routing.blocks)):
@@ -83,7 +83,7 @@ def _mean(values) -> float | None:
     return float(values.mean()) if values.numel() else None
 
 
-def identity_view(routing: Routing) -> Table:
+def identity_view(routing: RoutingRecord) -> Table:
     """How much of each block's tokens went past the LoRA experts."""
     table = Table(title=f"{routing.variant}: share that bypasses LoRA", title_justify="left", box=None)
     for column in ("block", "question", "answer", "gate"):
@@ -104,7 +104,7 @@ def _bar(share: float | None) -> str:
 def drift_sentence(variants: Sequence[Variant], drift: Drift) -> str:
     """What the base said, and how much less likely the others find it."""
     labels = {variant.name: variant.label for variant in variants}
-    ratios = [f"{likelihood(float(d.log_ratio.double().sum()))} for {labels[d.variant]}" for d in drift.variants]
+    ratios = [f"{likelihood(d.total)} for {labels[d.variant]}" for d in drift.variants]
     means = [f"{labels[d.variant]} {float(d.kl.mean()):.3f}" for d in drift.variants]
     return (
         f"The base's own answer is, compared with the base, {' and '.join(ratios)}. "

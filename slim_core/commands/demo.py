@@ -51,7 +51,6 @@ def build(
         report = build(demo, work, recipe, talks, Plan(**_fields(Plan, plan, "--plan")), console, questions)
     except (BuildError, TrainingError) as error:
         refuse(error)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         report = None
     if report is None:
@@ -107,7 +106,6 @@ def _complete(demo: Path | None) -> Path:
     lacking = missing(demo)
     if lacking:
         refuse(f"{demo} has no {lacking[0]}; make the demo with: python -m slim_core demo build")
-        raise typer.Exit(1)
     return demo
 
 

@@ -32,4 +32,3 @@ def estimate(
         console.print(f"{printable(choice.label)} needs {need_sentence(need)}. It fits.{fetched}")
     except EngineError as error:
         refuse(error)
-        raise typer.Exit(1) from None

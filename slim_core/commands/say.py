@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 
 
@@ -17,9 +18,10 @@ def screen(**options: Any) -> Console:
     return Console(markup=False, emoji=False, **options)
 
 
-def refuse(sentence: object) -> None:
-    """Say on standard error why a command ends, on one line."""
+def refuse(sentence: object) -> NoReturn:
+    """Say on standard error why a command ends, on one line, and end it with code 1."""
     screen(stderr=True, soft_wrap=True).print(f"Error: {printable(str(sentence))}", style="red", highlight=False)
+    raise typer.Exit(1) from None
 
 
 def printable(text: str) -> str:

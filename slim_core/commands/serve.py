@@ -69,4 +69,3 @@ def serve(
         launch(open_app(config), config)
     except (ConfigError, EngineError) as error:
         refuse(error)
-        raise typer.Exit(1) from None

@@ -8,7 +8,19 @@ from .engine import Engine
 from .loading import load_engine, open_base
 from .stops import Stops
 from .switching import BaseSwitch, Progress
-from .types import Drift, MemoryUse, ModelInfo, Reading, Routing, Row, RowStep, Sampling, Step, Variant, VariantDrift
+from .types import (
+    Drift,
+    MemoryUse,
+    ModelInfo,
+    Reading,
+    RoutingRecord,
+    Row,
+    RowStep,
+    Sampling,
+    Step,
+    Variant,
+    VariantDrift,
+)
 from .verdict import Verdict, verdict_of
 
 
@@ -25,7 +37,7 @@ __all__ = [
     "Reading",
     "Row",
     "RowStep",
-    "Routing",
+    "RoutingRecord",
     "Sampling",
     "Step",
     "Stops",

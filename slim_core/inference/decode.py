@@ -29,12 +29,12 @@ NOT_A_NUMBER = (
 
 
 @dataclass
-class Answer:
+class Draft:
     """One answer in the making.
 
     Attributes:
         index: its place among the rows that were asked for.
-        adapter: its name in `adapter_names`.
+        peft_name: of its variant, in `adapter_names`.
         prompt: token ids of the conversation.
         limit: most tokens that it may have.
         text: its text.
@@ -45,7 +45,7 @@ class Answer:
     """
 
     index: int
-    adapter: str
+    peft_name: str
     prompt: list[int]
     limit: int
     text: AnswerText
@@ -105,7 +105,7 @@ class Answer:
 
 def decode(
     model: PreTrainedModel,
-    answers: Sequence[Answer],
+    answers: Sequence[Draft],
     sampler: Sampler,
     end_tokens: frozenset[int],
     stopped: Callable[[int], bool],
@@ -175,7 +175,7 @@ def decode(
     yield True
 
 
-def read_prompt(model: PreTrainedModel, answer: Answer) -> None:
+def read_prompt(model: PreTrainedModel, answer: Draft) -> None:
     """Read a prompt for its routing alone; nothing is written."""
     batch = _Batch(model, [answer], Sampler(Sampling()))
     try:
@@ -197,7 +197,7 @@ class _Batch:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: PreTrainedModel, answers: Sequence[Answer], sampler: Sampler) -> None:
+    def __init__(self, model: PreTrainedModel, answers: Sequence[Draft], sampler: Sampler) -> None:
         self._model, self._sampler = model, sampler
         self.answers = list(answers)
         lengths = [len(answer.prompt) for answer in answers]
@@ -237,11 +237,11 @@ class _Batch:
         self._trace = None
         if not self._adapted:
             return
-        names = [answer.adapter for answer in self.answers]
+        names = [answer.peft_name for answer in self.answers]
         strengths = [answer.strength for answer in self.answers]
         own = all(strength is None for strength in strengths)
         self._scopes.enter_context(adapter_rows(self._model, names, None if own else strengths))
-        wanted = [i for i, answer in enumerate(self.answers) if answer.routing and answer.adapter != BASE_ROW]
+        wanted = [i for i, answer in enumerate(self.answers) if answer.routing and answer.peft_name != BASE_ROW]
         if wanted:
             self._trace = self._scopes.enter_context(trace_routing(self._model, rows=wanted))
 

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..base.errors import EngineError, first_line, is_out_of_memory, out_of_memory_sentence
+from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from ..base.prompts import Prompts
 from ..method import BASE_ROW, SlimLayer
+from ..outside.errors import first_line
 from ..peft_tools import adapter_rows
 from .cache import growing_cache, longest_piece
 from .forward import forward_arguments
 from .types import Drift, Reading, Step, VariantDrift
-from .variants import adapter_name
+from .variants import peft_name
 
 
 # Values of the largest tensor over the vocabulary that is held at once; a few of this size are alive together.
@@ -94,7 +95,7 @@ def drift_of(
         StoppedReading: if it was stopped.
         EngineError: if memory runs out or the model fails.
     """
-    readers = [BASE_ROW, *map(adapter_name, variants)]
+    readers = [BASE_ROW, *map(peft_name, variants)]
     own = [None, *strengths] if any(strength is not None for strength in strengths) else None
     adapted = any(isinstance(module, SlimLayer) for module in model.modules())
     try:

@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 
 from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
 from ..base.devices import device_memory
-from ..base.errors import EngineError, first_line, is_failure
+from ..base.errors import EngineError, is_failure
 from ..base.messages import Message
 from ..base.prompts import Prompts
+from ..outside.errors import first_line
 from .cpu_linear import use_onednn
-from .decode import Answer, decode, read_prompt
+from .decode import Draft, decode, read_prompt
 from .describe import bytes_by_device, describe, end_tokens
 from .detokenise import AnswerText, decoder_of
 from .drift import StoppedReading, answer_to_read, drift_of
@@ -27,8 +28,8 @@ from .fair_queue import FairQueue
 from .records import routing_of
 from .sampling import Sampler, check_sampling
 from .stops import Stops
-from .types import Drift, Kind, MemoryUse, Reading, Routing, Row, RowStep, Sampling, Step, Variant
-from .variants import BASE, Adapters, adapter_name, free_name
+from .types import Drift, Kind, MemoryUse, Reading, RoutingRecord, Row, RowStep, Sampling, Step, Variant
+from .variants import BASE, Adapters, free_name, peft_name
 
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class Engine:
         """
         return len(self._prompts.encode(messages))
 
-    def peek(self, row: Row) -> Routing | None:
+    def peek(self, row: Row) -> RoutingRecord | None:
         """How a prompt is routed, without an answer. It never keeps an answer waiting for more than one reading.
 
         Args:
@@ -202,7 +203,7 @@ class Engine:
             read_prompt(self._model, answer)
             if not answer.records:
                 return None
-            return routing_of(row.variant, answer, self._prompts, self._adapters.opening(answer.adapter))
+            return routing_of(row.variant, answer, self._prompts, self._adapters.opening(row.variant))
         except BaseException as error:
             if isinstance(error, EngineError) or not is_failure(error):
                 raise
@@ -327,10 +328,10 @@ class Engine:
                 raise EngineError(f"The model failed while it answered: {first_line(error)}.") from error
         return self._step(rows, answers, True)
 
-    def _prepare(self, index: int, row: Row, sampling: Sampling) -> Answer:
+    def _prepare(self, index: int, row: Row, sampling: Sampling) -> Draft:
         """The row as the decoding loop takes it; done already if something is wrong with it."""
         text = AnswerText(self._decode, sampling.stop)
-        answer = Answer(index, adapter_name(row.variant), [], 0, text, row.routing, row.strength)
+        answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
         try:
             self._check_variants([row.variant])
             answer.prompt = self._prompts.encode(row.messages)
@@ -364,15 +365,13 @@ class Engine:
             if name not in known:
                 raise EngineError(f"There is no variant named {name!r}: it may have been taken off.")
 
-    def _step(self, rows: tuple[Row, ...], answers: list[Answer], with_routing: bool) -> Step:
+    def _step(self, rows: tuple[Row, ...], answers: list[Draft], with_routing: bool) -> Step:
         states = tuple(answer.shown(row.variant) for row, answer in zip(rows, answers, strict=True))
         routing = {}
         if with_routing:
             routing = {
-                answer.index: routing_of(
-                    rows[answer.index].variant, answer, self._prompts, self._adapters.opening(answer.adapter)
-                )
-                for answer in answers
+                answer.index: routing_of(row.variant, answer, self._prompts, self._adapters.opening(row.variant))
+                for row, answer in zip(rows, answers, strict=True)
                 if answer.records
             }
         return Step(states, routing=routing)

@@ -10,15 +10,15 @@ import torch
 
 from ..base.prompts import Prompts
 from ..peft_tools import RowRouting
-from .decode import Answer
-from .types import Routing
+from .decode import Draft
+from .types import RoutingRecord
 
 
 # The first number in a Linear's name counts the decoder blocks in every family: model.layers.3.mlp.up_proj.
 BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
 
-def routing_of(variant: str, answer: Answer, prompts: Prompts, opening: Sequence[int]) -> Routing:
+def routing_of(variant: str, answer: Draft, prompts: Prompts, opening: Sequence[int]) -> RoutingRecord:
     """All that was recorded of an answer so far. Its pieces become one, so that the next time is as fast.
 
     Args:
@@ -30,7 +30,7 @@ def routing_of(variant: str, answer: Answer, prompts: Prompts, opening: Sequence
     joined = joined_records(answer.records)
     answer.records[:] = [joined]
     tokens = joined.weights.shape[1]
-    return Routing(
+    return RoutingRecord(
         variant=variant,
         tokens=prompts.token_texts([*answer.prompt, *answer.ids][:tokens]),
         prompt_tokens=len(answer.prompt),

@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedConfig
 
 from ..base.choice import BaseChoice
-from ..base.errors import EngineError, first_line
+from ..base.errors import EngineError
 from ..base.estimate import Need
 from ..base.files import base_files
 from ..base.formatting import count, size
 from ..base.loading import Plan, plan, read_prompts
 from ..base.messages import Message
+from ..outside.errors import first_line
 from .engine import Engine
 from .loading import read_base
 from .types import Drift, MemoryUse, Row, Sampling, Step

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..base.messages import Message
@@ -118,7 +119,7 @@ class RowStep:
 
 
 @dataclass(frozen=True)
-class Routing:
+class RoutingRecord:
     """Who answered which token of one row: L target Linears, T tokens of prompt and answer, E + I experts.
 
     The last token that the model chose is never read, so it has no routing: T is one less than all tokens, and all
@@ -172,7 +173,7 @@ class Step:
 
     rows: tuple[RowStep, ...]
     place: int = 0
-    routing: dict[int, Routing] = field(default_factory=dict)
+    routing: dict[int, RoutingRecord] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -212,9 +213,14 @@ class VariantDrift:
     kl: Tensor
 
     @property
+    def total(self) -> float:
+        """log p_base(answer) - log p_variant(answer) of the whole answer, in nats."""
+        return float(self.log_ratio.double().sum())
+
+    @property
     def times_less_likely(self) -> float:
         """p_base(answer) / p_variant(answer); inf where it overflows."""
-        return float(self.log_ratio.double().sum().exp())
+        return float(torch.tensor(self.total, dtype=torch.float64).exp())
 
 
 @dataclass(frozen=True)

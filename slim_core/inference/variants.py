@@ -20,11 +20,6 @@ from .types import Kind, Variant
 BASE = "base"
 
 
-def adapter_name(variant: str) -> str:
-    """What a variant is called in `adapter_names`."""
-    return BASE_ROW if variant == BASE else peft_name(variant)
-
-
 def free_name(kind: Kind, taken: set[str]) -> str:
     """A variant's name, where nobody chose one."""
     if kind not in taken:
@@ -33,8 +28,11 @@ def free_name(kind: Kind, taken: set[str]) -> str:
 
 
 def peft_name(variant: str) -> str:
-    """An adapter's name in PEFT. PEFT allows neither dots nor a part of a tuner's prefix, such as "slim"."""
-    return "variant-" + variant.replace("~", "~0").replace(".", "~1")
+    """What a variant is called in `adapter_names`, and its adapter in PEFT.
+
+    PEFT allows neither dots nor a part of a tuner's prefix, such as "slim".
+    """
+    return BASE_ROW if variant == BASE else "variant-" + variant.replace("~", "~0").replace(".", "~1")
 
 
 class Adapters:
@@ -55,13 +53,13 @@ class Adapters:
             EngineError: if it does not fit, its answers overflow, or memory does not suffice; the base and the other
                 adapters are as before.
         """
-        row, attached = peft_name(name), False
+        own, attached = peft_name(name), False
         try:
-            self._model = attach(self._model, adapter, row)
+            self._model = attach(self._model, adapter, own)
             attached = True
             # Here it only answers.
-            fold_masks(self._base, row)
-            try_out(self._model, row)
+            fold_masks(self._base, own)
+            try_out(self._model, own)
         except BaseException as error:
             if attached:
                 self.detach(name)
@@ -90,9 +88,9 @@ class Adapters:
     def _configs(self) -> dict[str, SlimConfig]:
         return self._model.peft_config if isinstance(self._model, PeftModel) else {}
 
-    def opening(self, row: str) -> tuple[int, ...]:
-        """The token ids that open a user's turn for an adapter in `adapter_names`; empty if none do."""
-        config = self._configs().get(row)
+    def opening(self, name: str) -> tuple[int, ...]:
+        """The token ids that open a user's turn for a variant; empty if none do."""
+        config = self._configs().get(peft_name(name))
         return tuple(config.turn_opening or ()) if config is not None else ()
 
 

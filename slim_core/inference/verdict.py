@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .types import Routing
+from .types import RoutingRecord
 
 
 # Shares past LoRA from which a prompt counts as unlike the training data, and up to which as like it.
@@ -40,7 +40,7 @@ class Verdict:
         return "like" if self.identity <= LIKE else "mixed"
 
 
-def verdict_of(routing: Routing) -> Verdict:
+def verdict_of(routing: RoutingRecord) -> Verdict:
     """Sum up a record.
 
     Args:

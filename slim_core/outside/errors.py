@@ -31,6 +31,16 @@ def reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
+def first_line(error: BaseException | str) -> str:
+    """The first line of a library's message, to go into a sentence of ours: no full stop at the end.
+
+    With the next one, where the first only announces it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return first.rstrip(".:")
+
+
 def megabytes(size: int) -> str:
     """`size` bytes for people; small ones exactly."""
     return f"{size:,} bytes" if size < 1_000_000 else f"{size / 1e6:,.1f} MB"

@@ -3,11 +3,6 @@
 
 from __future__ import annotations
 
-from ..base.errors import first_line
-
-
-__all__ = ["DataError", "TrainingError", "first_line"]
-
 
 class TrainingError(Exception):
     """A setting, the base model or the machine does not allow this training run."""

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..extras import lacking
-from .errors import DataError, first_line
-from .parsing import NO_ARRAY, json_items, parse_json, shown
+from ..outside.errors import first_line
+from .errors import DataError
+from .parsing import NO_ARRAY, as_json, json_items, parse_json
 
 
 EXAMPLE = '{"prompt": "…", "completion": "…"}'
@@ -115,7 +116,7 @@ def _text(name: str, content: bytes) -> str:
 
 def _object(value: Any, place: str) -> Record:
     if not isinstance(value, dict):
-        raise DataError(f"{place}: a record must be a JSON object such as {EXAMPLE}, not {shown(value)}.")
+        raise DataError(f"{place}: a record must be a JSON object such as {EXAMPLE}, not {as_json(value)}.")
     return Record(value, place)
 
 
@@ -190,7 +191,7 @@ def _header(row: list[str], place: str, delimiter: str) -> list[str]:
     if "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{place}: the first line must name each column once, such as prompt{delimiter}completion, not "
-            f"{shown(delimiter.join(row))}."
+            f"{as_json(delimiter.join(row))}."
         )
     return names
 

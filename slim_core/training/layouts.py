@@ -10,7 +10,7 @@ from .errors import DataError
 from .files import Record
 from .messages import Message, check_order, read_messages
 from .names import named
-from .parsing import parse_json, shown
+from .parsing import as_json, parse_json
 from .settings import Columns
 
 
@@ -142,7 +142,7 @@ def filled(value: Any, name: str, place: str) -> str:
 def _string(value: Any, name: str, place: str) -> str:
     if isinstance(value, str):
         return value
-    found = "empty" if value is None else f"{shown(value)} ({type(value).__name__})"
+    found = "empty" if value is None else f"{as_json(value)} ({type(value).__name__})"
     raise DataError(f"{place}: `{name}` must be text but is {found}; write it as text.")
 
 
@@ -178,7 +178,8 @@ def _turns(value: Any, name: str, role: str, place: str) -> list[Message]:
         return read_messages(value, name, place)
     if isinstance(value, dict | list):
         raise DataError(
-            f"{place}: `{name}` must be text, or a list of messages with `role` and `content`, but is {shown(value)}."
+            f"{place}: `{name}` must be text, or a list of messages with `role` and `content`, but is "
+            f"{as_json(value)}."
         )
     return [{"role": role, "content": filled(value, name, place)}]
 
@@ -194,6 +195,6 @@ def _history(value: Any, where: str) -> list[Message]:
     for number, pair in enumerate(pairs, 1):
         texts = pair if isinstance(pair, list | tuple) else []
         if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(f"{where}: turn {number} must be [question, answer], two texts, not {shown(pair)}.")
+            raise DataError(f"{where}: turn {number} must be [question, answer], two texts, not {as_json(pair)}.")
         messages += [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
     return messages

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import DataError
-from .parsing import parse_json, shown
+from .parsing import as_json, parse_json
 from .tools import CALL_KEYS, call_of_function, read_calls
 
 
@@ -79,14 +79,14 @@ def _message(value: Any, where: str) -> Message:
 
 def _role_and_content(value: Any, where: str) -> tuple[str, str]:
     if not isinstance(value, dict):
-        raise DataError(f"{where} must have `role` and `content`, or `from` and `value`, but is {shown(value)}.")
+        raise DataError(f"{where} must have `role` and `content`, or `from` and `value`, but is {as_json(value)}.")
     keys = [_only(value, pair, where) for pair in (("role", "from"), ("content", "value"))]
     if keys[0] is None:
         raise DataError(f"{where} must have `role` and `content`, or `from` and `value`; it has {_keys(value)}.")
     given = value[keys[0]]
     role = ROLE_OF.get(given.lower()) if isinstance(given, str) else None
     if role is None:
-        raise DataError(f"{where} has the role {shown(given)}; it must be one of {', '.join(ROLES)}.")
+        raise DataError(f"{where} has the role {as_json(given)}; it must be one of {', '.join(ROLES)}.")
     if keys[1] is not None:
         return role, content_text(value[keys[1]], f"{where} ({role})", keys[1])
     if {"content", "value"} & value.keys() or any(value.get(key) for key in CALL_KEYS):
@@ -115,7 +115,7 @@ def content_text(value: Any, where: str, name: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     if not isinstance(value, list):
-        raise DataError(f"{where}: `{name}` must be text but is {shown(value)} ({type(value).__name__}).")
+        raise DataError(f"{where}: `{name}` must be text but is {as_json(value)} ({type(value).__name__}).")
     texts = []
     for number, part in enumerate(value, 1):
         kind = part.get("type", "text") if isinstance(part, dict) else None
@@ -124,7 +124,7 @@ def content_text(value: Any, where: str, name: str) -> str:
             continue
         if kind in TEXT_PARTS:
             raise DataError(f"{where}: part {number} of `{name}` has no `text`; fill it in or take the record out.")
-        found = f"of the type {shown(kind)}" if kind is not None else shown(part)
+        found = f"of the type {as_json(kind)}" if kind is not None else as_json(part)
         raise DataError(
             f'{where}: part {number} of `{name}` is {found}, but only text can be trained on, as {{"type": "text", '
             '"text": "…"}; take the record out.'
@@ -134,7 +134,7 @@ def content_text(value: Any, where: str, name: str) -> str:
 
 def _text_of(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: `{key}` must be text but is {shown(value)}.")
+        raise DataError(f"{where}: `{key}` must be text but is {as_json(value)}.")
     return value
 
 
@@ -144,12 +144,12 @@ def _weight(value: dict[str, Any], role: str, where: str) -> dict[str, int]:
         # `False` and `0.0` are 0 too.
         if not isinstance(weight, int | float) or weight not in (0, 1):
             raise DataError(
-                f"{where} has the {key} {shown(weight)}; it must be 1 or true (learned), or 0 or false (read, but not "
-                "learned)."
+                f"{where} has the {key} {as_json(weight)}; it must be 1 or true (learned), or 0 or false (read, but "
+                "not learned)."
             )
         if role != "assistant" and weight:
             raise DataError(
-                f"{where} ({role}) has the {key} {shown(weight)}, but only answers are learned; take it out."
+                f"{where} ({role}) has the {key} {as_json(weight)}, but only answers are learned; take it out."
             )
     if len({int(weight) for weight in given.values()}) > 1:
         raise DataError(f"{where} has {' and '.join(f'`{key}`' for key in given)}, which contradict; keep one.")

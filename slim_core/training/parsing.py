@@ -47,7 +47,7 @@ def decode(text: str, position: int, place: str) -> tuple[Any, int]:
     except json.JSONDecodeError:
         raise
     except _TwiceError as error:
-        raise DataError(f"{place}: an object has the name {shown(str(error))} twice; keep one of them.") from None
+        raise DataError(f"{place}: an object has the name {as_json(str(error))} twice; keep one of them.") from None
     except RecursionError:
         raise DataError(_too_deep(place)) from None
     except ValueError:
@@ -101,7 +101,7 @@ def _check_characters(value: Any, text: str, position: int, end: int, place: str
         ) from None
 
 
-def shown(value: Any) -> str:
+def as_json(value: Any) -> str:
     """A value for a sentence, short and on one line."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)

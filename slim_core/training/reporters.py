@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from transformers.integrations import get_available_reporting_integrations, is_flytekit_available
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from ..outside.errors import shown
-from .errors import TrainingError, first_line
+from ..outside.errors import first_line, shown
+from .errors import TrainingError
 
 
 ALONE = ("all", "none")

@@ -24,12 +24,12 @@ from transformers import (
 )
 
 from ..method import turn_opening
-from ..outside.errors import reason
+from ..outside.errors import first_line, reason
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
 from .collator import Collator
 from .encoding import Encoder
-from .errors import TrainingError, first_line
+from .errors import TrainingError
 from .examples import Examples, load_examples
 from .names import named
 from .output import check_output, check_space, empty_folders_undone, try_output

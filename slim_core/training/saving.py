@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..outside.errors import reason
+from ..outside.errors import first_line, reason
 from .card import write_model_card
 from .checkpoints import PREFIX
-from .errors import TrainingError, first_line
+from .errors import TrainingError
 from .names import named
 from .report import RECORD, TrainingRecord
 from .settings import is_main_process

@@ -7,7 +7,8 @@ import glob
 from pathlib import Path
 
 from ..extras import lacking
-from .errors import DataError, first_line
+from ..outside.errors import first_line
+from .errors import DataError
 from .files import ENDINGS, Record, Source, kind_of, read_file
 from .names import named
 

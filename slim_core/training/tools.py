@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import DataError
-from .parsing import parse_json, shown
+from .parsing import as_json, parse_json
 
 
 CALL_KEYS = ("tool_calls", "function_call")
@@ -31,14 +31,14 @@ def read_tools(value: Any, name: str, place: str) -> list[dict[str, Any]]:
     if value in (None, "", [], {}) or (isinstance(value, str) and not value.strip()):
         return []
     if not isinstance(value, list):
-        raise DataError(f"{place}: `{name}` must be a list of tools such as {TOOL}, not {shown(value)}.")
+        raise DataError(f"{place}: `{name}` must be a list of tools such as {TOOL}, not {as_json(value)}.")
     return [_tool(tool, f"{place}: tool {i} of `{name}`") for i, tool in enumerate(value, 1)]
 
 
 def _tool(value: Any, where: str) -> dict[str, Any]:
     function = value.get("function", value) if isinstance(value, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise DataError(f"{where} must be described as in {TOOL}, not as {shown(value)}.")
+        raise DataError(f"{where} must be described as in {TOOL}, not as {as_json(value)}.")
     return value if "function" in value else {"type": "function", "function": value}
 
 
@@ -56,7 +56,7 @@ def read_calls(message: dict[str, Any], where: str) -> Calls:
     if isinstance(calls, str):
         calls = parse_json(calls, f"{where}: `tool_calls`", f"it must be a list of calls such as {CALL}")
     if not isinstance(calls, list):
-        raise DataError(f"{where}: `tool_calls` must be a list of calls such as {CALL}, not {shown(calls)}.")
+        raise DataError(f"{where}: `tool_calls` must be a list of calls such as {CALL}, not {as_json(calls)}.")
     return [_call(call, f"{where}: call {i} of `tool_calls`") for i, call in enumerate(calls, 1)]
 
 
@@ -72,12 +72,12 @@ def call_of_function(text: str, where: str) -> dict[str, Any]:
 def _call(value: Any, where: str) -> dict[str, Any]:
     function = value.get("function", value) if isinstance(value, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise DataError(f"{where} must be a call such as {CALL}, not {shown(value)}.")
+        raise DataError(f"{where} must be a call such as {CALL}, not {as_json(value)}.")
     arguments = function.get("arguments") or {}
     # OpenAI writes them as JSON in a text; templates want the object.
     if isinstance(arguments, str):
         arguments = parse_json(arguments, f"{where}: `arguments`", "they must be one JSON object")
     if not isinstance(arguments, dict):
-        raise DataError(f"{where}: `arguments` must be an object, not {shown(arguments)}.")
+        raise DataError(f"{where}: `arguments` must be an object, not {as_json(arguments)}.")
     call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return call | ({"id": value["id"]} if isinstance(value.get("id"), str) else {})

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
+from ..outside.errors import first_line
 from .data import Conversation, Message
-from .errors import DataError, first_line
+from .errors import DataError
 
 
 class Writer:

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 from ..adapters import Adapter, BaseShapes, StoreLimits
 from ..base.messages import Message
 from ..inference import BaseSwitch, EngineError
-from ..inference.types import Drift, MemoryUse, ModelInfo, Reading, Routing, Row, Sampling, Step, Variant
+from ..inference.types import Drift, MemoryUse, ModelInfo, Reading, RoutingRecord, Row, Sampling, Step, Variant
 from .limits import LimitError
 from .state.choices import NOT_ALLOWED, Choices
 from .state.visitor_adapters import OwnAdapters
 from .zero_gpu import lend
 
 
-class Engine(Protocol):
+class AppEngine(Protocol):
     """What the app needs of `slim_core.inference.Engine`; the tests bring a scripted one."""
 
     info: ModelInfo
@@ -37,7 +37,7 @@ class Engine(Protocol):
 
     def count_tokens(self, messages: Sequence[Message]) -> int: ...
 
-    def peek(self, row: Row) -> Routing | None: ...
+    def peek(self, row: Row) -> RoutingRecord | None: ...
 
     def memory(self) -> MemoryUse: ...
 
@@ -80,7 +80,7 @@ class Backend:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AppEngine,
         gpu: Callable[..., Any] | None = None,
         limits: StoreLimits | None = None,
         switch: BaseSwitch | None = None,
@@ -95,7 +95,7 @@ class Backend:
         self.own = OwnAdapters(engine, limits, lent=self.borrowed)
         self.switch = switch
         self.choices = choices or Choices({}, fixed=NOT_ALLOWED)
-        self._latest: tuple[Engine, bool] | None = None
+        self._latest: tuple[AppEngine, bool] | None = None
         self._first = switch.choice if switch is not None else None
         if switch is not None:
             switch.put = self._put
@@ -122,7 +122,7 @@ class Backend:
         """Give it back."""
         self._places.release()
 
-    def _put(self, engine: Engine) -> None:
+    def _put(self, engine: AppEngine) -> None:
         self.engine = engine
         self.variants = engine.variants
         # After the engine: what goes with the old base waits for nobody.
@@ -157,7 +157,7 @@ class Backend:
         return self.variants[1:]
 
 
-def _reads_latest_alone(engine: Engine) -> bool:
+def _reads_latest_alone(engine: AppEngine) -> bool:
     last = Message("user", "And a third?")
     earlier = (Message("user", "One word."), Message("assistant", "Two words."))
     try:
@@ -171,14 +171,14 @@ def seconds_of(job: Job, stops: Any) -> int:
     return min(120, 20 + job.sampling.max_new_tokens * len(job.rows) // 50)
 
 
-def run_job(engine: Engine, job: Job, stops: Any) -> Iterator[Step | Drift]:
+def run_job(engine: AppEngine, job: Job, stops: Any) -> Iterator[Step | Drift]:
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
     with _brought(engine, job.adapters):
         yield from engine.answer(job.rows, job.sampling, stops, batched=job.batched, reading=job.reading)
 
 
 @contextmanager
-def _brought(engine: Engine, adapters: tuple[tuple[str, Adapter], ...]) -> Iterator[None]:
+def _brought(engine: AppEngine, adapters: tuple[tuple[str, Adapter], ...]) -> Iterator[None]:
     """Attach what is not there yet, and take it off again: a process on a lent GPU starts with the app's own alone."""
     there = {variant.name for variant in engine.variants}
     brought: list[str] = []

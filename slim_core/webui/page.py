@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from ..base.choice import DEMO_NAME
 from .backend import Backend
 from .config import Config
-from .state.choices import DEMO_NAME
 from .state.session import Session
 from .state.uploads import Uploads
 from .wire import forgetting

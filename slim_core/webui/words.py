@@ -22,7 +22,7 @@ def drift_sentence(drift: Drift, labels: dict[str, str]) -> str:
     """One sentence for all variants."""
     parts = [
         f"{labels.get(variant.variant, variant.variant)} finds {'it' if i else 'the base’s answer'} "
-        f"{likelihood(float(variant.log_ratio.double().sum()))}"
+        f"{likelihood(variant.total)}"
         for i, variant in enumerate(drift.variants)
     ]
     return "; ".join(parts) + "." if parts else ""

@@ -15,7 +15,7 @@ from ..inference import EngineError
 from ..inference.types import Drift, Step
 
 
-# The arrays of a `Routing`.
+# The arrays of a `RoutingRecord`.
 RECORDED = ("weights", "distance", "cluster", "gate", "reference")
 
 

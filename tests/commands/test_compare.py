@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from slim_core.cli import app
 from slim_core.commands import compare as command
 from slim_core.commands.compare_view import drift_sentence, identity_by_block, verdict_sentence
-from slim_core.inference import Drift, Routing, Sampling, Variant, VariantDrift, Verdict, load_engine
+from slim_core.inference import Drift, RoutingRecord, Sampling, Variant, VariantDrift, Verdict, load_engine
 from tests.inference.conftest import QUESTION, folders, ids, last, rows
 
 
@@ -149,7 +149,7 @@ def test_a_question_that_is_too_long_is_an_error_of_every_row(folders):
 
 def test_identity_is_averaged_over_the_linears_of_a_block():
     weights = torch.tensor([[[0.25, 0.75]], [[0.75, 0.25]], [[1.0, 0.0]]])
-    routing = Routing("s", ("a",), 1, ("x.0.q", "x.0.k", "x.1.q"), (0, 0, 1), 1, weights, *[weights[..., 0]] * 4)
+    routing = RoutingRecord("s", ("a",), 1, ("x.0.q", "x.0.k", "x.1.q"), (0, 0, 1), 1, weights, *[weights[..., 0]] * 4)
     assert identity_by_block(routing) == [
         {"block": 0, "prompt": 0.5, "answer": None, "gate_prompt": 0.5, "gate_answer": None},
         {"block": 1, "prompt": 0.0, "answer": None, "gate_prompt": 1.0, "gate_answer": None},

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 from rich.table import Table
 from typer.testing import CliRunner
 
@@ -31,7 +32,9 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_text(name, capsys):
-    refuse(name)
+    with pytest.raises(typer.Exit) as ended:
+        refuse(name)
+    assert ended.value.exit_code == 1
     assert capsys.readouterr().err == f"Error: {NAMES[name]}\n"
     table = Table(title=printable(name))
     table.add_column(printable(name))

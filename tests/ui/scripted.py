@@ -20,7 +20,7 @@ from slim_core.inference.types import (
     MemoryUse,
     ModelInfo,
     Reading,
-    Routing,
+    RoutingRecord,
     Row,
     RowStep,
     Sampling,
@@ -215,7 +215,7 @@ class ScriptedEngine:
     def kind(self, row: Row) -> str:
         return next(v.kind for v in self.variants if v.name == row.variant)
 
-    def peek(self, row: Row) -> Routing | None:
+    def peek(self, row: Row) -> RoutingRecord | None:
         ticket = self.queue.join_if_free()
         if ticket is None:
             return None
@@ -228,7 +228,7 @@ class ScriptedEngine:
         finally:
             ticket.leave()
 
-    def routing(self, row: Row, prompt_tokens: int, words: list[str]) -> Routing:
+    def routing(self, row: Row, prompt_tokens: int, words: list[str]) -> RoutingRecord:
         kind = self.kind(row)
         prompt = [f" p{i}" for i in range(prompt_tokens)]
         tokens = (*prompt, *words)
@@ -253,7 +253,7 @@ class ScriptedEngine:
         modules = tuple(f"layers.{b}.{name}" for b in range(self.blocks) for name in MODULES)
         blocks = tuple(b for b in range(self.blocks) for _ in MODULES)
         record = (weights, distance, cluster, gate, reference)
-        return Routing(row.variant, tokens, prompt_tokens, modules, blocks, experts, *record)
+        return RoutingRecord(row.variant, tokens, prompt_tokens, modules, blocks, experts, *record)
 
     def _drift(self, answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
         n = len(answer_ids)

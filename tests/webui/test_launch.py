@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from slim_core.base.choice import DEMO_NAME
 from slim_core.cli import app
 from slim_core.inference import EngineError
 from slim_core.webui import launch
 from slim_core.webui.backend import Backend
 from slim_core.webui.config import Config
-from slim_core.webui.state.choices import DEMO_NAME
 from slim_core.webui.tabs.models import facts_of
 from slim_core.webui.wire.forgetting import read_results
 from slim_core.webui.words import base_name

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...base.choice import demo_choice
 from ...base.estimate import Bits
 from ...base.loading import bits_of
 from ...inference import BaseChoice, EngineError
@@ -16,7 +18,7 @@ from ..config import Config
 from ..limits import LimitError
 
 
-DEMO_NAME = "SLIM demo"
+SETTINGS = "SLIM_BASE, SLIM_LORA and SLIM_SLIM"
 # In SLIM_MODELS: every id of the Hub.
 ANY = "*"
 PRECISIONS: dict[str, Bits] = {"As it is": None, "8-bit": 8, "4-bit": 4}
@@ -80,17 +82,7 @@ def first_choice(config: Config, demo: Path) -> BaseChoice:
         return BaseChoice(
             config.base, config.revision or None, bits, lora=config.lora or None, slim=config.slim or None
         )
-    if not (demo / "base").is_dir():
-        raise EngineError(
-            f"There is no demo model in {demo}: make it with `python -m slim_core demo build`, or name your own with "
-            "SLIM_BASE, SLIM_LORA and SLIM_SLIM."
-        )
-    return replace(demo_choice(demo), bits=bits)
-
-
-def demo_choice(demo: Path) -> BaseChoice:
-    """The demo with its adapters."""
-    return BaseChoice(str(demo / "base"), name=DEMO_NAME, lora=str(demo / "lora"), slim=str(demo / "slim"))
+    return replace(demo_choice(demo, SETTINGS), bits=bits)
 
 
 def choices_of(config: Config, demo: Path, lent: bool = False) -> Choices:
@@ -98,8 +90,9 @@ def choices_of(config: Config, demo: Path, lent: bool = False) -> Choices:
     first = first_choice(config, demo)
     found = [first]
     words = [word for word in re.split(r"[,\s]+", config.models) if word]
-    if words and (demo / "base").is_dir():
-        found.append(demo_choice(demo))
+    if words:
+        with suppress(EngineError):
+            found.append(demo_choice(demo, SETTINGS))
     for word in words:
         base, _, revision = word.partition("@")
         if base != ANY:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ...base.messages import Message
 from ...inference import Stops, Verdict, verdict_of
-from ...inference.types import Drift, Routing, RowStep, Sampling, Variant
+from ...inference.types import Drift, RoutingRecord, RowStep, Sampling, Variant
 from ..wire.payload import RoutingPacker, mean_identity
 from .meter import Meter
 
@@ -41,7 +41,7 @@ class Answer:
     step: RowStep
     sampling: Sampling
     token_ids: tuple[int, ...] = ()
-    routing: Routing | None = None
+    routing: RoutingRecord | None = None
     strength: float | None = None
     gated: bool = False
     packer: RoutingPacker = field(default_factory=RoutingPacker, init=False, repr=False, compare=False)

@@ -92,9 +92,9 @@ class Handlers:
         if self._lost(session, request):
             yield self._anew(session)
             return
-        variant = event._data.get("variant")
-        if session.turns and variant in columns(session, self.backend):
-            yield from self._answer(session, session.turns[-1], variant, values)
+        column = event._data.get("column")
+        if session.turns and column in columns(session, self.backend):
+            yield from self._answer(session, session.turns[-1], column, values)
 
     def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """How strongly a column's gate closes; its last answer is written again, so that the difference is seen."""
@@ -183,7 +183,7 @@ class Handlers:
     def stop_one(self, session: Session, event: gr.EventData) -> None:
         """End one answer."""
         if session.run is not None:
-            session.run.stop(str(event._data.get("variant")))
+            session.run.stop(str(event._data.get("column")))
 
     def stop_all(self, session: Session) -> None:
         """End all answers."""

@@ -25,8 +25,8 @@ def build(page: Page) -> None:
 
     def choose(session: Session, event: gr.EventData) -> list[Any]:
         """Another answer's routing."""
-        variant, turn = event._data.get("variant"), session.turn(event._data.get("turn"))
-        session.shown = variant if variant in ADAPTERS else None
+        column, turn = event._data.get("column"), session.turn(event._data.get("turn"))
+        session.shown = column if column in ADAPTERS else None
         latest = session.turns[-1].id if session.turns else None
         # The latest turn is followed by the next one; an earlier one stays chosen.
         session.shown_turn = turn.id if turn and turn.id != latest else None
@@ -35,7 +35,7 @@ def build(page: Page) -> None:
     def pick(session: Session, event: gr.EventData) -> Any:
         """One token in full, from the server's own record."""
         turn, token = session.turn(event._data.get("turn")), event._data.get("token")
-        answer = turn.answers.get(event._data.get("variant")) if turn else None
+        answer = turn.answers.get(event._data.get("column")) if turn else None
         record = answer.routing if answer else None
         if record is None or type(token) is not int or not 0 <= token < record.weights.shape[1]:
             return gr.skip()

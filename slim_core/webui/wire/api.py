@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...base.messages import Message
 from ...inference import EngineError, Stops, verdict_of
-from ...inference.types import Drift, Reading, Routing, Row, Sampling, Step
+from ...inference.types import Drift, Reading, RoutingRecord, Row, Sampling, Step
 from ..backend import Backend, Job
 from ..config import Config
 from ..limits import LimitError, check_prompt, check_room, check_sampling, check_strength, check_text
@@ -188,7 +188,7 @@ def add_api(backend: Backend, config: Config) -> None:
         found: dict[str, Any] = {}
         for item in _run(prompt, system, stop, numbers, names, drift=True, strength=strength):
             if isinstance(item, Drift):
-                found = found | {"drift": {v.variant: float(v.log_ratio.double().sum()) for v in item.variants}}
+                found = found | {"drift": {v.variant: v.total for v in item.variants}}
             else:
                 found = {
                     row.variant: {"text": row.text, "tokens": row.tokens, "finish_reason": row.finish_reason}
@@ -208,7 +208,7 @@ def _rows(numbers: Tensor) -> list[list[float]]:
     return [[round(float(x), 4) for x in row] for row in numbers]
 
 
-def _verdict(record: Routing) -> dict[str, Any]:
+def _verdict(record: RoutingRecord) -> dict[str, Any]:
     verdict = verdict_of(record)
     return {"kind": verdict.kind} | asdict(verdict)
 

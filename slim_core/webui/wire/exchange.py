@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...adapters import clean_label
-from ...inference.types import Drift, FinishReason, Kind, Routing, RowStep, Sampling, Variant, VariantDrift
+from ...inference.types import Drift, FinishReason, Kind, RoutingRecord, RowStep, Sampling, Variant, VariantDrift
 from ..backend import Backend
 from ..limits import LimitError, check_prompt, check_sampling, check_strength, check_text
 from ..state.columns import BASE, columns
@@ -92,7 +92,7 @@ def _dump_answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _dump_gate(routing: Routing) -> dict[str, Any]:
+def _dump_gate(routing: RoutingRecord) -> dict[str, Any]:
     # In full: where a gate is a little open, it must not come back as closed.
     return {
         "gate": _dump_array(routing.gate, np.float32),
@@ -211,7 +211,7 @@ def _load_variant(name: str, foreign: str, data: Any, current: Variant) -> Varia
     return current if same else found
 
 
-def _load_routing(name: str, data: dict) -> Routing:
+def _load_routing(name: str, data: dict) -> RoutingRecord:
     tokens = _texts(data.get("tokens"), "routing.tokens", MAX_TOKENS)
     modules = _texts(data.get("modules"), "routing.modules", MAX_LINEARS)
     blocks = tuple(_whole(b, "routing.blocks") for b in _list(data.get("blocks"), "routing.blocks", MAX_LINEARS))
@@ -239,7 +239,7 @@ def _load_routing(name: str, data: dict) -> Routing:
     for part in (weights, gate):
         if part.numel() and not (float(part.min()) >= 0 and float(part.max()) <= 1.001):
             raise LimitError("The routing in the file has weights outside 0 to 1.")
-    return Routing(
+    return RoutingRecord(
         name,
         tokens,
         prompt_tokens,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...inference.types import Drift, Routing
+from ...inference.types import Drift, RoutingRecord
 
 
 # Gradio sends only what changed in a value: a full chunk is sent once, and only the last one grows.
@@ -29,7 +29,7 @@ def pack_numbers(numbers: Tensor) -> str:
     return base64.b64encode(numbers.float().numpy().astype("<f4").tobytes()).decode("ascii")
 
 
-def identity_share(routing: Routing, start: int = 0) -> Tensor:
+def identity_share(routing: RoutingRecord, start: int = 0) -> Tensor:
     """(L, T) share that went past LoRA, from token `start` on."""
     return (1 - routing.weights[:, start:, : routing.num_experts].sum(-1)).clamp(min=0)
 
@@ -55,13 +55,13 @@ class RoutingPacker:
         self._layer_sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def pack(self, routing: Routing) -> dict[str, Any]:
+    def pack(self, routing: RoutingRecord) -> dict[str, Any]:
         """What the routing view draws; its `chunks` hold, token by token, a byte for each block."""
         # Two threads that add the same tokens would count them twice.
         with self._lock:
             return self._pack(routing)
 
-    def _pack(self, routing: Routing) -> dict[str, Any]:
+    def _pack(self, routing: RoutingRecord) -> dict[str, Any]:
         total = routing.weights.shape[1]
         if total < self._tokens:
             self._forget()
@@ -69,7 +69,7 @@ class RoutingPacker:
         if total > self._tokens:
             self._add(routing, blocks, total)
         return {
-            "variant": routing.variant,
+            "column": routing.variant,
             "tokens": list(routing.tokens[:total]),
             "prompt_tokens": min(routing.prompt_tokens, total),
             "blocks": blocks,
@@ -87,7 +87,7 @@ class RoutingPacker:
             "imbalance": {scope: imbalance(self._use(scope)[: routing.num_experts]) for scope in SCOPES},
         }
 
-    def _add(self, routing: Routing, blocks: list[int], total: int) -> None:
+    def _add(self, routing: RoutingRecord, blocks: list[int], total: int) -> None:
         start = self._tokens
         shares = identity_share(routing, start)
         index = torch.tensor([blocks.index(block) for block in routing.blocks])
@@ -137,7 +137,7 @@ def imbalance(use: list[float]) -> float | None:
     return round(max(use) * len(use) / total, 2) if total > 1e-6 else None
 
 
-def token_detail(routing: Routing, token: int) -> dict[str, Any]:
+def token_detail(routing: RoutingRecord, token: int) -> dict[str, Any]:
     """All that is recorded of one token: for each Linear experts' weights, identity share, gate, distance, cluster."""
     shares = identity_share(routing)[:, token]
     return {
@@ -161,7 +161,7 @@ def token_detail(routing: Routing, token: int) -> dict[str, Any]:
     }
 
 
-def mean_identity(routing: Routing) -> float | None:
+def mean_identity(routing: RoutingRecord) -> float | None:
     """Mean identity share over the answer's tokens and all Linears; None before it has one."""
     shares = identity_share(routing, routing.prompt_tokens)
     return float(shares.mean()) if shares.numel() else None
@@ -176,7 +176,7 @@ def pack_drift(drift: Drift) -> dict[str, Any]:
                 "name": variant.variant,
                 "log_ratio": [round(float(x), 4) for x in variant.log_ratio],
                 "kl": [round(float(x), 4) for x in variant.kl],
-                "total": round(float(variant.log_ratio.double().sum()), 4),
+                "total": round(variant.total, 4),
             }
             for variant in drift.variants
         ],

@@ -124,8 +124,7 @@ def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
     if turn.drift is not None:
         for variant in turn.drift.variants:
             if variant.variant == name:
-                log_ratio = float(variant.log_ratio.double().sum())
-                found.append(f"finds the base’s answer {likelihood(log_ratio)}")
+                found.append(f"finds the base’s answer {likelihood(variant.total)}")
     return found
 
 
@@ -165,9 +164,9 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
     if chosen not in adapters:
         chosen = next(iter(adapters), None)
     value: dict[str, Any] = {
-        "variants": [{"name": name, "kind": v.kind, "label": v.label} for name, v in adapters.items()],
+        "columns": [{"name": name, "kind": v.kind, "label": v.label} for name, v in adapters.items()],
         "turns": [{"id": t.id, "prompt": t.prompt[:80]} for t in session.turns],
-        "variant": chosen,
+        "column": chosen,
         "turn": turn.id if turn else None,
         "data": None,
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from slim_core.base.choice import DEMO_NAME
 from slim_core.inference import EngineError
 from slim_core.webui.config import Config, ConfigError
 from slim_core.webui.limits import LimitError
-from slim_core.webui.state.choices import DEMO_NAME, LENT, NOT_ALLOWED, choices_of, first_choice
+from slim_core.webui.state.choices import LENT, NOT_ALLOWED, choices_of, first_choice
 
 
 @pytest.fixture

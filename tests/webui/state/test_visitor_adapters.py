@@ -89,7 +89,7 @@ def test_a_column_that_the_app_leaves_empty_can_be_filled(engine, root):
     bring(backend, session, root, "Mine", "slim")
     assert labels(session, backend) == ["Base", "Mine"]
     ask(session, backend, "Hello")
-    assert views.routing(session, backend)["variant"] == "slim"
+    assert views.routing(session, backend)["column"] == "slim"
 
 
 def test_a_new_adapter_does_not_take_anothers_answers_for_its_own(backend, root):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slim_core.base.messages import Message
-from slim_core.inference.types import Drift, Routing, Row, VariantDrift
+from slim_core.inference.types import Drift, RoutingRecord, Row, VariantDrift
 from slim_core.webui.wire import payload
 from slim_core.webui.wire.payload import (
     CHUNK,
@@ -26,7 +26,7 @@ from slim_core.webui.wire.payload import (
 def routing(tokens=300, prompt=20, linears=6, blocks=2, experts=3, identities=2, seed=0):
     weights = torch.rand(linears, tokens, experts + identities, generator=torch.Generator().manual_seed(seed))
     weights = weights / weights.sum(-1, keepdim=True)
-    return Routing(
+    return RoutingRecord(
         "slim",
         tuple(f"t{i}" for i in range(tokens)),
         prompt,
@@ -42,7 +42,7 @@ def routing(tokens=300, prompt=20, linears=6, blocks=2, experts=3, identities=2,
 
 
 def cut(record, tokens):
-    return Routing(
+    return RoutingRecord(
         record.variant,
         record.tokens[:tokens],
         min(record.prompt_tokens, tokens),

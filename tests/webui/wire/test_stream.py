@@ -139,7 +139,7 @@ def test_views_hold_plain_values(answered, backend):
     views_of = [views.transcript(answered, backend), views.routing(answered, backend), views.drift(answered, backend)]
     json.dumps(views_of)
     assert views_of[0]["turns"][0]["answers"]["lora"]["diff"][0] == ("removed", "Base")
-    assert views_of[1]["data"]["variant"] == "slim" and views_of[2]["sentence"].startswith("LoRA finds")
+    assert views_of[1]["data"]["column"] == "slim" and views_of[2]["sentence"].startswith("LoRA finds")
     assert views.status(answered) == (
         "Base: done, 12 tokens. LoRA: done, 12 tokens. SLIM: done, 12 tokens, partly like the training data."
     )
