@@ -11,9 +11,9 @@ from functools import cached_property, partial
 from transformers import PreTrainedTokenizerBase
 
 from ..outside.errors import first_line
+from .encoder import Encoder, EncoderHere
 from .errors import EngineError
 from .messages import Message
-from .sandbox import TokenizerProcess
 from .template import ensure_chat_template
 
 
@@ -36,15 +36,16 @@ class Prompts:
 
     Args:
         tokenizer: gets the fallback template if it has none.
-        apart: where a visitor's tokenizer encodes texts; None for here.
+        encoder: what uses the tokenizer on texts; None for this process. A visitor's is used in a sandbox.
 
     Attributes:
+        encoder: the same.
         has_template: whether the tokenizer brought a chat template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, apart: TokenizerProcess | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: Encoder | None = None) -> None:
         self.tokenizer = tokenizer
-        self._apart = apart
+        self.encoder = encoder or EncoderHere(tokenizer)
         self.has_template = ensure_chat_template(tokenizer, partial(self._ids, special=True))
         # A tokenizer changes settings of its own while it encodes, so two threads must not.
         self._lock = threading.Lock()
@@ -60,8 +61,7 @@ class Prompts:
     def close(self) -> None:
         """End the process of a visitor's tokenizer."""
         with self._lock:
-            if self._apart is not None:
-                self._apart.close()
+            self.encoder.close()
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the answer begins.
@@ -82,7 +82,7 @@ class Prompts:
                 written = _merged_system(written)
         with self._lock:
             try:
-                ids = self._encode(written)
+                ids = self.encoder.encode_chat(written, self.tokenizer.get_chat_template())
             except EngineError:
                 raise
             except Exception as error:  # a template is a program: it may raise anything
@@ -94,13 +94,6 @@ class Prompts:
             raise EngineError("The model's chat template writes nothing of this conversation: choose another model.")
         return ids
 
-    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
-        if self._apart is not None:
-            return self._apart.encode_chat(messages, self.tokenizer.get_chat_template())
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=True
-        )
-
     @cached_property
     def _takes_system(self) -> bool:
         """Whether the template writes a system message; some refuse it, some leave it out without a word."""
@@ -111,9 +104,7 @@ class Prompts:
         """The text of a conversation; "" if the template refuses it. Raises EngineError if it takes too long."""
         with self._lock:
             try:
-                if self._apart is not None:
-                    return self._apart.render(messages, self.tokenizer.get_chat_template())
-                return self.tokenizer.apply_chat_template(messages, tokenize=False)
+                return self.encoder.render(messages, self.tokenizer.get_chat_template())
             except EngineError:
                 raise
             except Exception:
@@ -135,14 +126,14 @@ class Prompts:
         return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
-        if self._apart is not None:
-            try:
-                return self._apart.encode(text, special)
-            except ValueError as error:
-                raise EngineError(
-                    f"The model's tokenizer cannot read a text ({first_line(error)}); choose another model."
-                ) from None
-        return self.tokenizer.encode(text, add_special_tokens=special)
+        try:
+            return self.encoder.encode(text, special)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(
+                f"The model's tokenizer cannot read a text ({first_line(error)}); choose another model."
+            ) from None
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The text of each token by itself; a part of a character is shown as such, a special token by its name."""

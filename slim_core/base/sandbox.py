@@ -34,7 +34,7 @@ ENVIRONMENT = re.compile(r"((LD_LIBRARY_)?PATH|HOME|LANG|LC_\w+|PYTHON\w*|VIRTUA
 
 
 class TokenizerProcess:
-    """A tokenizer in a process with little memory, which ends when it takes too long.
+    """An `Encoder`: a tokenizer in a process with little memory, which ends when it takes too long.
 
     One thread at a time may use it.
 

@@ -57,18 +57,18 @@ def read_foreign(folder: Path, label: str) -> Prompts:
         raise EngineError(f"{label} has no {TOKENIZER}; other files of tokenizers are not opened.")
     _write_config(folder, label)
     # There first: what takes too long or too much memory does not come here.
-    apart = TokenizerProcess([folder / name for name in TOKENIZER_FILES])
+    encoder = TokenizerProcess([folder / name for name in TOKENIZER_FILES])
     try:
-        apart.start()
+        encoder.start()
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         _check_decoder(tokenizer, label)
-        prompts = Prompts(tokenizer, apart)
+        prompts = Prompts(tokenizer, encoder)
         prompts.try_out()
     except EngineError:
-        apart.close()
+        encoder.close()
         raise
     except BaseException as error:  # a panic of the tokenizers library is no Exception
-        apart.close()
+        encoder.close()
         raise EngineError(f"The tokenizer of {label} cannot be loaded: {first_line(error)}.") from None
     return prompts
 

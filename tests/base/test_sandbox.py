@@ -53,13 +53,13 @@ def test_it_is_the_text_that_it_would_be_here():
     assert there.closing_token == here.closing_token
     for messages in (QUESTION, LONGER, SYSTEM, EVIL):
         assert there.encode(messages) == here.encode(messages)
-    process = there._apart._process
+    process = there.encoder.start()
     assert process.poll() is None
     there.close()
     assert process.poll() is not None
     # Whoever still asks gets an answer.
     assert there.encode(QUESTION) == here.encode(QUESTION)
-    process = there._apart._process
+    process = there.encoder.start()
     del there
     gc.collect()
     assert process.poll() is not None
@@ -112,7 +112,7 @@ def test_who_starts_it_keeps_secrets(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("SLIM_AUTH_PASSWORD", "secret")
     prompts = foreign(tokenizer())
-    process = prompts._apart.start()
+    process = prompts.encoder.start()
     assert "secret" not in Path(f"/proc/{process.pid}/environ").read_text()
     prompts.close()
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What turns texts and conversations into token ids: a tokenizer here, or a stranger's in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+
+Messages = Sequence[dict[str, str]]
+
+
+class Encoder(Protocol):
+    """One thread at a time may use it. What a tokenizer or a template refuses is raised as they raise it.
+
+    In `sandbox.TokenizerProcess` that is a ValueError; an EngineError says that it took too long, too much memory, or
+    does not start.
+    """
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """The token ids of a text; with `special`, with those that the tokenizer puts around any text."""
+        ...
+
+    def render(self, messages: Messages, template: str) -> str:
+        """The text of a conversation."""
+        ...
+
+    def encode_chat(self, messages: Messages, template: str) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins; what people typed is no control token."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds. Who asks again gets an answer all the same."""
+        ...
+
+
+class EncoderHere:
+    """A tokenizer that is trusted, used in this process."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=special)
+
+    def render(self, messages: Messages, template: str) -> str:
+        return self._tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+
+    def encode_chat(self, messages: Messages, template: str) -> list[int]:
+        return self._tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            add_generation_prompt=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+
+    def close(self) -> None:
+        pass
