@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 import urllib.request
 import venv
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
+
+from tests.waiting import until
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,13 +92,15 @@ def test_the_app_has_its_page_and_its_api(installed):
 def wait_for(address: str, app: subprocess.Popen) -> str:
     """The page, once it is there."""
     open_page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-    end = time.monotonic() + 120
-    while time.monotonic() < end and app.poll() is None:
+
+    def page() -> str:
+        if app.poll() is not None:
+            pytest.fail(f"The app did not start: {app.communicate()[0]}")
         try:
             with open_page(address, timeout=10) as answer:
                 assert answer.status == 200
                 return answer.read().decode("utf-8")
         except OSError:
-            time.sleep(0.2)
-    app.kill()
-    pytest.fail(f"The app did not start: {app.communicate()[0]}")
+            return ""
+
+    return until(page, 120)

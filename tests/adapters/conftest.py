@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.adapters.small import lora, private_folders, save, save_slim
+from tests.waiting import until
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,4 @@ def nothing_left(private):
     """Fails the test if a private copy outlives it."""
     yield
     # A download that nobody waits for any more tidies up when it notices.
-    late = time.monotonic() + 20
-    while private_folders(private) and time.monotonic() < late:
-        time.sleep(0.02)
-    assert not private_folders(private)
+    until(lambda: not private_folders(private))

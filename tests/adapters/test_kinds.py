@@ -18,12 +18,11 @@ from slim_core.adapters.kinds import CONVERTIBLE, OTHER_PARTS, PROMPTS
 from slim_core.outside.files import CONFIG
 from slim_core.outside.limits import DEFAULT
 from slim_core.outside.strict_json import read_object
-from tests.conftest import DATA
+from tests.conftest import real_data
 
 
 # Of method comparisons that PEFT publishes, under Apache-2.0.
 CONFIGS = Path(__file__).parent / "configs"
-REAL = DATA / "peft-configs"
 
 
 def read(path: Path):
@@ -123,9 +122,9 @@ def test_an_unknown_field_is_ignored_and_listed_or_refused_with_its_value(kind, 
         read_config(raw, DEFAULT)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real configurations are not here: put them at {REAL}")
+@pytest.mark.real_data
 def test_all_real_configs_are_rows_or_told_why_not():
-    paths = sorted(REAL.glob("*.json"))
+    paths = sorted(real_data("peft-configs").glob("*.json"))
     rows = set()
     for path in paths:
         try:

@@ -11,6 +11,7 @@ from slim_core.inference import EngineError, Message, Row, Sampling, Stops
 from slim_core.inference.decode import _Batch
 from slim_core.peft_tools import trace_routing
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
+from tests.inference.probe import EngineProbe
 
 
 def test_a_step_after_every_token(engine):
@@ -64,7 +65,7 @@ def test_a_prompt_that_just_fits_gets_the_room_that_is_left(engine):
 
 def test_a_row_whose_numbers_are_no_longer_finite_ends_alone(engine):
     alone = ids(last(engine, rows(QUESTION)))
-    for module in engine._model.modules():
+    for module in EngineProbe(engine).base.modules():
         if hasattr(module, "slim_B"):
             for name, parameter in module.slim_B.items():
                 if "lora" in name:
@@ -105,7 +106,7 @@ def test_closing_frees_the_model_and_leaves_nothing_behind(engine):
     for _ in range(4):
         next(stream)
     stream.close()
-    context = next(m.context for m in engine._model.modules() if hasattr(m, "slim_A"))
+    context = next(m.context for m in EngineProbe(engine).base.modules() if hasattr(m, "slim_A"))
     assert context.rows is None and context.trace is None
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert last(engine, rows(QUESTION)).done
@@ -157,7 +158,9 @@ def test_stop_strings_across_tokens_and_what_follows_is_cut(engine):
 
 def test_repetition_penalty_does_not_count_padding(engine):
     """Token 0, with which the batch is padded, is by far the most likely as long as nothing counts it."""
-    engine._model.lm_head.register_forward_hook(lambda m, args, out: out.index_fill(-1, torch.tensor([0]), 30.0))
+    EngineProbe(engine).base.lm_head.register_forward_hook(
+        lambda m, args, out: out.index_fill(-1, torch.tensor([0]), 30.0)
+    )
     sampling = Sampling(max_new_tokens=4, repetition_penalty=10.0)
     together = ids(last(engine, rows(SHORT, LONGER, SHORT), sampling))
     assert [tokens[0] for tokens in together] == [0, 0, 0]
@@ -173,11 +176,11 @@ def test_routing_is_that_of_one_plain_forward_over_the_whole(engine, every):
     *_, step = engine.answer(wanted, Sampling(max_new_tokens=9), routing_every=every)
     assert sorted(step.routing) == [1, 2]
     routing, row = step.routing[2], step.rows[2]
-    prompt = engine._prompts.encode(SHORT)
+    prompt = EngineProbe(engine).encode(SHORT)
     everything = [*prompt, *row.token_ids]
     read = everything if row.finish_reason == "end" else everything[:-1]
-    with trace_routing(engine._model, rows=[0]) as trace:
-        engine._adapters._model(torch.tensor([read]), adapter_names=["variant-slim"])
+    with trace_routing(EngineProbe(engine).base, rows=[0]) as trace:
+        EngineProbe(engine).logits(read, "slim")
     whole = trace.row(0)
     kept = [i for i, name in enumerate(whole.modules) if "lm_head" not in name]
     assert list(routing.modules) == [whole.modules[i] for i in kept]
@@ -187,7 +190,7 @@ def test_routing_is_that_of_one_plain_forward_over_the_whole(engine, every):
     assert routing.prompt_tokens == len(prompt) == row.prompt_tokens
     assert len(routing.tokens) == len(read) == routing.weights.shape[1]
     # Random weights may answer in bytes that are no text, which a whole text and single tokens show differently.
-    assert "".join(routing.tokens[: len(prompt)]) == engine._prompts.tokenizer.decode(prompt)
+    assert "".join(routing.tokens[: len(prompt)]) == EngineProbe(engine).tokenizer.decode(prompt)
     assert routing.blocks == (0,) * 7 + (1,) * 7 and routing.num_experts == 3
     lora = step.routing[1]
     assert (lora.weights == 1).all() and (lora.cluster == -1).all()

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from slim_core.inference import Message, Row, Sampling, Stops, load_engine
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, logits_of, rows
+from tests.inference.probe import EngineProbe
 
 
 SETTINGS = [
@@ -51,7 +52,7 @@ def test_logits_are_those_of_each_row_alone(engine, monkeypatch):
 
 def test_greedy_is_what_transformers_generates(engine, folders):
     base = AutoModelForCausalLM.from_pretrained(folders.base).eval()
-    prompt = torch.tensor([engine._prompts.encode(LONGER)])
+    prompt = torch.tensor([EngineProbe(engine).encode(LONGER)])
     expected = base.generate(prompt, max_new_tokens=16, do_sample=False)[0, prompt.shape[1] :].tolist()
     step = last(engine, [*rows(QUESTION)[:1], Row("base", LONGER)], Sampling(max_new_tokens=16))
     found = list(step.rows[1].token_ids)

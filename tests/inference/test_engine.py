@@ -15,14 +15,13 @@ from slim_core.inference import Engine, EngineError, Row, Sampling, drift, load_
 from slim_core.method import SlimLayer
 from tests.conftest import require_stories
 from tests.inference.conftest import LONGER, QUESTION, ids, last, rows, save_lora, save_slim, tiny_base
+from tests.inference.probe import EngineProbe
 
 
-def slow_drift(engine, adapter, prompt, answer):
+def slow_drift(engine, variant, prompt, answer):
     """Token by token in float64, each variant alone."""
-    model = engine._adapters._model
-    everything = torch.tensor([[*prompt, *answer]])
     with torch.no_grad():
-        base, other = (model(everything, adapter_names=[name]).logits[0].double() for name in ("__base__", adapter))
+        base, other = (EngineProbe(engine).logits([*prompt, *answer], name)[0].double() for name in ("base", variant))
     ratios, divergences = [], []
     for t, token in enumerate(answer):
         p, q = base[len(prompt) + t - 1].softmax(0), other[len(prompt) + t - 1].softmax(0)
@@ -38,14 +37,14 @@ def test_drift_is_what_the_formulas_say(engine, at_once, monkeypatch):
     answer = last(engine, rows(QUESTION), Sampling(max_new_tokens=10)).rows[0].token_ids
     found = engine.drift(QUESTION, answer, ["slim", "base", "lora"])
     assert [v.variant for v in found.variants] == ["slim", "base", "lora"]
-    assert "".join(found.tokens) == engine._prompts.tokenizer.decode(answer)
+    assert "".join(found.tokens) == EngineProbe(engine).tokenizer.decode(answer)
     for variant in found.variants:
         assert variant.log_ratio.shape == variant.kl.shape == (len(answer),)
         if variant.variant == "base":
             assert variant.kl.max() < 1e-6 and variant.log_ratio.abs().max() < 1e-5
             assert variant.times_less_likely == pytest.approx(1, abs=1e-4)
             continue
-        ratios, kl = slow_drift(engine, f"variant-{variant.variant}", engine._prompts.encode(QUESTION), answer)
+        ratios, kl = slow_drift(engine, variant.variant, EngineProbe(engine).encode(QUESTION), answer)
         torch.testing.assert_close(variant.log_ratio, ratios.float(), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(variant.kl, kl.float(), rtol=1e-4, atol=1e-4)
         assert kl.mean() > 0.1
@@ -61,7 +60,9 @@ def test_drift_that_cannot_be_is_a_sentence(engine, monkeypatch):
         engine.drift(QUESTION, [5] * 256, ["slim"])
     with pytest.raises(EngineError, match="no token 9999"):
         engine.drift(QUESTION, [5, 9999], ["slim"])
-    monkeypatch.setattr(type(engine._model), "forward", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(
+        type(EngineProbe(engine).base), "forward", lambda *a, **k: (_ for _ in ()).throw(MemoryError())
+    )
     with pytest.raises(EngineError, match="is used up"):
         engine.drift(QUESTION, [5], ["slim"])
 
@@ -78,7 +79,7 @@ def test_variants_come_and_go(engine, folders):
     for name in ("slim", "lora", "org/x.y", "slim-2"):
         engine.detach(name)
     assert [variant.name for variant in engine.variants] == ["base"]
-    assert not any(isinstance(module, SlimLayer) for module in engine._model.modules())
+    assert not any(isinstance(module, SlimLayer) for module in EngineProbe(engine).base.modules())
     assert ids(last(engine, [Row("base", LONGER)])) == before[:1]
     engine.attach(folders.slim)
     engine.attach(folders.lora)
@@ -103,7 +104,7 @@ def test_an_adapter_that_does_not_fit_leaves_the_engine_as_it_was(kind, engine, 
     with pytest.raises(EngineError, match=r"cannot be attached: .* made for another base"):
         engine.attach(tmp_path)
     assert len(engine.variants) == 3 and ids(last(engine, rows(QUESTION))) == expected
-    bare = Engine(tiny_base(), Prompts(engine._prompts.tokenizer), "bare")
+    bare = Engine(tiny_base(), Prompts(EngineProbe(engine).tokenizer), "bare")
     with pytest.raises(EngineError, match="made for another base"):
         bare.attach(tmp_path)
     assert ids(last(bare, rows(QUESTION)[:1])) == expected[:1]
@@ -154,15 +155,16 @@ def test_four_bit(folders):
 
 
 def test_counting_tokens(engine):
-    assert engine.count_tokens(QUESTION) == len(engine._prompts.encode(QUESTION)) > 5
+    assert engine.count_tokens(QUESTION) == len(EngineProbe(engine).encode(QUESTION)) > 5
 
 
+@pytest.mark.real_data
 def test_the_real_small_model_tells_its_story():
     path = require_stories()
     engine = load_engine(path, device="cpu")
     row = last(engine, [Row("base", QUESTION)], Sampling(max_new_tokens=40)).rows[0]
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
-    prompt = torch.tensor([engine._prompts.encode(QUESTION)])
+    prompt = torch.tensor([EngineProbe(engine).encode(QUESTION)])
     expected = model.generate(prompt, max_new_tokens=40, do_sample=False)[0, prompt.shape[1] :]
     assert list(row.token_ids) == [token for token in expected.tolist() if token != model.config.eos_token_id]
     assert row.text == tokenizer.decode(expected, skip_special_tokens=True)

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import threading
-import time
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from slim_core.inference import Drift, EngineError, Reading, Row, Sampling, Step
 from slim_core.inference import engine as engine_module
 from slim_core.inference.fair_queue import FairQueue
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
+from tests.inference.probe import EngineProbe, file_of, in_line
+from tests.waiting import until
 
 
 # The first of those who wait answers for longer than the other needs to look at its place.
@@ -46,13 +47,11 @@ def test_those_who_wait_know_their_place_and_get_their_own_answers(engine):
     for name, messages, limit in WAITING:
         threads.append(threading.Thread(target=ask, args=(name, messages, limit)))
         threads[-1].start()
-        while not places[name]:
-            time.sleep(0.005)
+        until(lambda name=name: places[name])
     for _ in range(5):
         next(first)
     assert places["b"][0] == 1 and places["c"][0] == 2 and not order
-    time.sleep(0.1)
-    assert len(places["b"]) > 2
+    until(lambda: len(places["b"]) > 2)
     first.close()
     for thread in threads:
         thread.join(20)
@@ -83,7 +82,7 @@ def test_who_is_stopped_while_waiting_leaves_the_line(engine):
     stops.stop_all()
     *_, step = second
     assert step.done and {row.finish_reason for row in step.rows} == {"stopped"}
-    assert len(engine._line._places) == 1
+    assert EngineProbe(engine).in_line == 1
 
 
 def test_after_the_last_step_the_model_is_free(engine):
@@ -176,7 +175,7 @@ def test_a_pickled_copy_shares_the_flags():
 
 def test_the_file_goes_with_the_flags():
     stops = Stops(2)
-    path = stops._path
+    path = file_of(stops)
     copy = pickle.loads(pickle.dumps(stops))
     del copy
     gc.collect()
@@ -198,7 +197,7 @@ def _answer_in_child(engine, stops, pipe):
 def test_flags_stop_rows_in_a_forked_process(engine):
     engine.end_tokens = frozenset()
     # Whoever is in line in the parent must not keep the child waiting.
-    engine._line.join()
+    EngineProbe(engine).join()
     stops = Stops(3)
     here, there = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=_answer_in_child, args=(engine, stops, there))
@@ -223,8 +222,7 @@ def test_a_turn_is_given_in_order():
     for number in range(4):
         threads.append(threading.Thread(target=take, args=(number,)))
         threads[-1].start()
-        while len(line._places) < number + 2:
-            time.sleep(0.001)
+        until(lambda number=number: in_line(line) == number + 2)
     first.leave()
     for thread in threads:
         thread.join(10)

@@ -138,6 +138,7 @@ def test_a_kind_whose_size_cannot_be_told_is_a_sentence(model_type, plenty):
         plan(BaseChoice("theirs"), AutoConfig.for_model(model_type), "cpu")
 
 
+@pytest.mark.real_data
 def test_the_real_small_model(tmp_path, monkeypatch):
     path = require_stories()
     model = AutoModelForCausalLM.from_pretrained(path)

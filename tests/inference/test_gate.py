@@ -9,6 +9,7 @@ import torch
 from slim_core.inference import EngineError, Message, Reading, Row, Sampling, load_engine, verdict_of
 from slim_core.peft_tools import trace_routing
 from tests.inference.conftest import LONGER, QUESTION, SHORT, last, save_lora, save_slim, tiny_base
+from tests.inference.probe import EngineProbe
 
 
 SAMPLING = Sampling(max_new_tokens=6)
@@ -68,7 +69,7 @@ def test_a_gate_that_is_closed_gives_the_bases_answer_by_construction(make):
 
 def test_a_reader_has_the_strength_that_it_asks_for(make):
     engine = make(yield_strength=0.5)
-    answer = engine._prompts.encode(QUESTION)
+    answer = EngineProbe(engine).encode(QUESTION)
     own = engine.drift(LONGER, answer, ["slim"])
     opened = engine.drift(LONGER, answer, ["slim"], [0.0])
     both = engine.drift(LONGER, answer, ["slim", "slim"], [None, 0.0])
@@ -123,15 +124,15 @@ def test_what_cannot_be_read_is_a_sentence_and_the_next_one_is_read(make, row, s
 
 def test_contexts_begin_anew_with_each_turn_of_a_user(make):
     engine = make(yield_strength=0.5)
-    opening = engine._prompts.tokenizer.convert_tokens_to_ids("<|user|>")
+    opening = EngineProbe(engine).tokenizer.convert_tokens_to_ids("<|user|>")
     restarting = make(yield_strength=0.5, turn_opening=[opening])
     turns = (*LONGER, Message("assistant", "It is Lima."), *QUESTION)
     wanted = [Row("slim", turns, routing=True)]
     through, anew = (last(each, wanted, SAMPLING).routing[0] for each in (engine, restarting))
     assert through.turn == 0 and through.tokens[anew.turn] == "<|user|>"
     assert "".join(through.tokens[anew.turn :]).startswith("<|user|> What is the capital of Peru?")
-    ids = restarting._prompts.encode(turns)
-    with trace_routing(restarting._model, rows=[0]) as trace:
-        restarting._adapters._model(torch.tensor([ids]), adapter_names=["variant-slim"])
+    ids = EngineProbe(restarting).encode(turns)
+    with trace_routing(EngineProbe(restarting).base, rows=[0]) as trace:
+        EngineProbe(restarting).logits(ids, "slim")
     torch.testing.assert_close(trace.row(0).gate, anew.gate[:, : len(ids)], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(through.distance[:, anew.turn], anew.distance[:, anew.turn], atol=1e-3)

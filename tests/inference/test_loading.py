@@ -36,6 +36,7 @@ from tests.inference.conftest import (
     save_slim,
     tiny_base,
 )
+from tests.inference.probe import EngineProbe
 
 
 CPU = torch.device("cpu")
@@ -233,7 +234,7 @@ def test_rows_on_a_quantised_base_are_the_adapters_alone_on_the_same(wide, devic
         model = read_model(str(wide.base), None, dtype, quantisation, torch.device(device))
         if folder is not None:
             model = PeftModel.from_pretrained(model, folder).eval()
-        prompt = torch.tensor([engine._prompts.encode(messages)], device=device)
+        prompt = torch.tensor([EngineProbe(engine).encode(messages)], device=device)
         with torch.no_grad():
             alone = model(input_ids=prompt).logits[0, -1]
         near = 1e-5 if device == "cpu" else 0.1
@@ -244,7 +245,7 @@ def test_rows_on_a_quantised_base_are_the_adapters_alone_on_the_same(wide, devic
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_base_that_was_saved_in_few_bits_is_read_in_as_many(wide, device, bits, tmp_path, monkeypatch):
     quantised = load(wide, device, bits)
-    quantised._model.save_pretrained(tmp_path)
+    EngineProbe(quantised).base.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(wide.base / name, tmp_path)
     if bits == 8:
@@ -254,7 +255,7 @@ def test_a_base_that_was_saved_in_few_bits_is_read_in_as_many(wide, device, bits
         (tmp_path / "config.json").write_text(json.dumps(config))
     again = load_engine(tmp_path, device=device)
     assert again.info.dtype == quantised.info.dtype == {4: "4-bit nf4", 8: "8-bit"}[bits]
-    layers = [module for module in again._model.modules() if isinstance(module, bnb.nn.Linear8bitLt)]
+    layers = [module for module in EngineProbe(again).base.modules() if isinstance(module, bnb.nn.Linear8bitLt)]
     assert bool(layers) == (bits == 8) and {layer.state.threshold for layer in layers} <= {0.0}
     torch.testing.assert_close(first_logits(again, monkeypatch), first_logits(quantised, monkeypatch))
 
@@ -294,7 +295,7 @@ def test_a_config_brings_no_code_of_others(folders, tmp_path):
     config = read_config(tmp_path / "base", "theirs")
     assert config._attn_implementation is None and config._experts_implementation is None
     engine = load_engine(tmp_path / "base", device="cpu")
-    assert engine._model.config._attn_implementation == "sdpa"
+    assert EngineProbe(engine).base.config._attn_implementation == "sdpa"
     change(tmp_path / "base", model_type="evil")
     with pytest.raises(EngineError, match="cannot be loaded"):
         load_engine(tmp_path / "base", device="cpu")

@@ -17,7 +17,9 @@ from slim_core.base import loading
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import BaseChoice, BaseSwitch, EngineError, Row, Sampling, open_base, switching
 from tests.inference.conftest import LONGER, QUESTION, TEXTS, ids, last, rows, save_lora, tiny_base
+from tests.inference.probe import EngineProbe, listen
 from tests.outside.online import online
+from tests.waiting import until
 
 
 __all__ = ["online"]
@@ -57,7 +59,7 @@ def world(folders) -> World:
 
 def test_there_and_back_again(world, other):
     before = ids(last(world.engine, rows(QUESTION)))
-    model = weakref.ref(world.engine._model)
+    model = weakref.ref(EngineProbe(world.engine).base)
     progress = world.go(BaseChoice(str(other)))
     assert (progress.stage, progress.label) == ("done", "second")
     assert progress.sentence == "The base is second now; conversations and adapters begin anew."
@@ -87,7 +89,7 @@ def test_answers_that_are_being_written_end_and_those_who_wait_are_told(world, o
         for step in old.answer(rows(LONGER), Sampling(max_new_tokens=200)):
             if step.rows[0].tokens == 2:
                 running.set()
-            time.sleep(0.01)
+            time.sleep(0.01)  # a slow reader: the answer is still being written when the base goes
         told.append(step)
 
     def wait_in_line():
@@ -101,7 +103,7 @@ def test_answers_that_are_being_written_end_and_those_who_wait_are_told(world, o
     threads[0].start()
     assert running.wait(60)
     threads[1].start()
-    time.sleep(0.1)
+    until(lambda: EngineProbe(old).in_line == 2)
     world.go(BaseChoice(str(other)))
     for thread in threads:
         thread.join(60)
@@ -210,12 +212,9 @@ def test_loading_can_be_stopped_before_the_old_base_goes(world, other, monkeypat
     assert progress.sentence == "Loading second was stopped." and len(world.engine.variants) == 3
 
 
-def test_progress_counts_the_weights(world, other, monkeypatch):
+def test_progress_counts_the_weights(world, other):
     told = []
-    original = world.switch._tell
-    monkeypatch.setattr(
-        world.switch, "_tell", lambda stage, *more, **kw: (told.append((stage, *more)), original(stage, *more, **kw))
-    )
+    listen(world.switch, told)
     world.go(BaseChoice(str(other)))
     stages = list(dict.fromkeys(stage for stage, *_ in told))
     assert stages == ["fetching", "ending", "loading", "done"]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from slim_core.adapters import Folder, open_adapter
 from slim_core.inference import EngineError, Row, Sampling, variants
 from tests.inference.conftest import LONGER, QUESTION, ids, last, rows, save_lora, tiny_base
+from tests.inference.probe import EngineProbe
 
 
 @pytest.fixture
@@ -27,19 +28,13 @@ def opened(engine):
 
 
 def base_logits(engine):
-    model = engine._adapters._model
-    batch = torch.tensor([engine._prompts.encode(LONGER)])
-    names = {"adapter_names": ["__base__"]} if len(engine.variants) > 1 else {}
+    probe = EngineProbe(engine)
     with torch.no_grad():
-        return model(batch, **names).logits
-
-
-def modules(engine):
-    return [(name, id(module)) for name, module in engine._model.named_modules()]
+        return probe.logits(probe.encode(LONGER), "base")
 
 
 def test_a_visitors_adapter_is_a_row_like_the_demos(engine, folders, opened):
-    plain, was = base_logits(engine), modules(engine)
+    plain, was = base_logits(engine), EngineProbe(engine).modules()
     before = ids(last(engine, rows(LONGER)))
     adapter = opened(folders.slim)
     found = engine.attach(adapter, name="visitor-1", label="Mine")
@@ -48,7 +43,7 @@ def test_a_visitors_adapter_is_a_row_like_the_demos(engine, folders, opened):
     assert torch.equal(base_logits(engine), plain)
     assert ids(last(engine, [*rows(LONGER), Row("visitor-1", LONGER)])) == [*before, before[2]]
     engine.detach("visitor-1")
-    assert modules(engine) == was and torch.equal(base_logits(engine), plain)
+    assert EngineProbe(engine).modules() == was and torch.equal(base_logits(engine), plain)
     assert ids(last(engine, rows(LONGER))) == before
 
 
@@ -57,11 +52,11 @@ def test_one_whose_answers_overflow_is_taken_off_again(engine, opened, tmp_path)
     save_lora(tmp_path, tiny_base(), target_modules=["gate_proj", "up_proj", "down_proj"], lora_alpha=4096)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     save_file({name: t.sign() * 6e4 for name, t in tensors.items()}, tmp_path / "adapter_model.safetensors")
-    plain, was = base_logits(engine), modules(engine)
+    plain, was = base_logits(engine), EngineProbe(engine).modules()
     with pytest.raises(EngineError, match="answers overflow"):
         engine.attach(opened(tmp_path), name="bad")
     assert [v.name for v in engine.variants] == ["base", "lora", "slim"]
-    assert modules(engine) == was and torch.equal(base_logits(engine), plain)
+    assert EngineProbe(engine).modules() == was and torch.equal(base_logits(engine), plain)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
@@ -69,11 +64,11 @@ def test_where_memory_runs_out_the_engine_is_as_before(engine, folders, opened, 
     def full(*args):
         raise error
 
-    was = modules(engine)
+    was = EngineProbe(engine).modules()
     monkeypatch.setattr(variants, "try_out", full)
     with pytest.raises(EngineError, match="is used up"):
         engine.attach(opened(folders.lora), name="large")
-    assert modules(engine) == was and len(engine.variants) == 3
+    assert EngineProbe(engine).modules() == was and len(engine.variants) == 3
 
 
 def test_an_answer_that_is_being_written_is_not_disturbed(engine, folders, opened):

@@ -7,7 +7,6 @@ import errno
 import re
 import sys
 import threading
-import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from tests.conftest import build
 from tests.method.small import assert_untouched, logits
 from tests.outside.hub_server import COMMIT, Hub, serve
 from tests.outside.online import TOKEN, online
+from tests.waiting import until
 
 
 __all__ = ["online"]
@@ -246,10 +246,7 @@ def test_a_download_that_nobody_waits_for_ends(hub, base, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4)
     (found,) = check(repository(hub), describe_base(base), limits=Limits(seconds=1))
     assert "takes longer" in found.sentence
-    idle = time.monotonic() + 20
-    while hub_module.DOWNLOADS._work_queue.qsize() or _busy():
-        assert time.monotonic() < idle
-        time.sleep(0.05)
+    until(lambda: not hub_module.DOWNLOADS._work_queue.qsize() and not _busy())
 
 
 def test_waiting_for_others_takes_none_of_its_time(hub, base, monkeypatch):

@@ -23,7 +23,7 @@ from slim_core.training import Columns, TrainingError, TrainSettings, train
 from slim_core.training.base import load_base
 from slim_core.training.report import TrainingRecord
 from slim_core.training.trainer import SlimTrainer
-from tests.conftest import require_stories, tiny_llama
+from tests.conftest import real_data, require_stories, tiny_llama
 from tests.training.conftest import PAIRS, settings, write_jsonl
 
 
@@ -359,10 +359,9 @@ def test_target_modules_that_do_not_exist_are_a_sentence(base, pairs, tmp_path):
             train(settings(base, pairs, tmp_path / method, methods=[method], target_modules=["nowhere"]))
 
 
+@pytest.mark.real_data
 def test_the_real_model_learns_from_real_data(tmp_path):
-    problems = require_stories().parents[1] / "gsm8k" / "train.jsonl"
-    if not problems.is_file():
-        pytest.skip(f"GSM8K is not at {problems}")
+    problems = real_data("gsm8k/train.jsonl")
     data = tmp_path / "gsm8k.jsonl"
     data.write_text("".join(problems.read_text(encoding="utf-8").splitlines(keepends=True)[:40]), encoding="utf-8")
     columns = Columns(prompt="question", completion="answer")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +26,7 @@ from slim_core.webui.launch import (  # noqa: E402
 from slim_core.webui.layout import build  # noqa: E402
 from tests.ui.scripted import RESULTS, ScriptedEngine  # noqa: E402
 from tests.ui.visit import ARGUMENTS, SECONDS, Pages, Visit  # noqa: E402
+from tests.waiting import until  # noqa: E402
 
 
 sync_api.expect.set_options(timeout=15 * SECONDS)
@@ -80,9 +80,7 @@ def running() -> Iterator[Site]:
 def site(running) -> Site:
     """The app on a fast engine; a test may slow it down."""
     # A visitor of the test before may just have left; their work ends a moment later.
-    end = time.monotonic() + 15
-    while running.engine.runs != running.engine.closed and time.monotonic() < end:
-        time.sleep(0.05)
+    until(lambda: running.engine.runs == running.engine.closed)
     fresh = ScriptedEngine()
     running.engine.__dict__.update({k: v for k, v in fresh.__dict__.items() if k not in ("line",)})
     return running

@@ -28,6 +28,7 @@ from slim_core.webui.tabs import adapters as tab
 from slim_core.webui.wire.forgetting import read_results
 from tests.outside.hub_server import Hub, serve
 from tests.ui.conftest import Site
+from tests.waiting import until
 
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -136,13 +137,6 @@ def shelf(v, title):
     return v.page.get_by_role("region", name=title, exact=True)
 
 
-def soon(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    return condition()
-
-
 def cached(demo):
     """What Gradio keeps of uploads."""
     return [path for path in demo.private.rglob("*") if path.name in (CONFIG, WEIGHTS)]
@@ -162,7 +156,7 @@ def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):
         expect(check(v, name)).to_have_attribute("data-state", "passed")
     expect(shelf(v, THIRD)).to_contain_text("Mine & <b>only</b> mine")
     expect(v.status).to_contain_text("Ready: LoRA, rank 4.")
-    assert soon(lambda: not [path for path in cached(demo) if path.name == CONFIG])
+    until(lambda: not [path for path in cached(demo) if path.name == CONFIG])
     v.button("Go and compare").click()
     expect(heads(v)).to_have_text(["Base", "LoRA", "Mine & <b>only</b> mine"])
     # The answers of before stay with who gave them.
@@ -193,7 +187,7 @@ def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):
     expect(shelf(v, THIRD)).to_contain_text("SLIM")
     v.tab("Compare")
     expect(heads(v)).to_have_text(["Base", "LoRA", "SLIM"])
-    assert soon(lambda: len(demo.engine.variants) == 3 and not cached(demo))
+    until(lambda: len(demo.engine.variants) == 3 and not cached(demo))
     v.tab("Forgetting")
     expect(v.page.locator('.slim-score[data-kind="slim"]').first).to_be_attached()
 
@@ -213,7 +207,7 @@ def test_bad_files_are_a_sentence_each_and_the_column_stays(open_visit, demo, ma
     for name, cases in bad.items():
         for paths, sentence in cases:
             # Gradio keeps equal files as one: those of the check before go first, or they would take these along.
-            assert soon(lambda: not [path for path in cached(demo) if path.name == CONFIG])
+            until(lambda: not [path for path in cached(demo) if path.name == CONFIG])
             upload(v, paths, "Bad")
             expect_failed(v, name, sentence)
             expect(v.status).to_contain_text(sentence)
@@ -266,7 +260,7 @@ def test_two_visitors_with_different_adapters_at_once(open_visit, demo, made):
     assert len(demo.engine.variants) == 5
     # Whoever leaves takes theirs along; the other's stays.
     first.page.close()
-    assert soon(lambda: len(demo.engine.variants) == 4)
+    until(lambda: len(demo.engine.variants) == 4)
     second.ask("And of Spain?")
     expect(second.answer("slim").locator(".slim-name")).to_have_text("Quince")
 
@@ -274,10 +268,10 @@ def test_two_visitors_with_different_adapters_at_once(open_visit, demo, made):
 def test_files_that_were_never_checked_go_with_their_visitor(open_visit, demo, made):
     v = open_visit()
     v.page.locator("#slim-own-files input[type=file]").set_input_files(files(made / "theirs"))
-    assert soon(lambda: len(cached(demo)) >= 2)
+    until(lambda: len(cached(demo)) >= 2)
     time.sleep(0.5)
     v.page.close()
-    assert soon(lambda: not cached(demo))
+    until(lambda: not cached(demo))
 
 
 def test_a_folder_that_the_operator_offers(open_visit):

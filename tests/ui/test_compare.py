@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three answers to one prompt, and stopping them."""
 
-import itertools
 import re
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.ui.visit import SECONDS
+from tests.waiting import until
 
 
 def test_three_answers_stream_together(visit, site):
@@ -17,12 +17,9 @@ def test_three_answers_stream_together(visit, site):
     v.send("Hello there")
     for name in ("base", "lora", "slim"):
         expect(v.state(name)).to_have_text("writing")
-    counts = []
     for _ in range(3):
-        counts.append([v.tokens(name) for name in ("base", "lora", "slim")])
-        v.page.wait_for_timeout(400)
-    for earlier, later in itertools.pairwise(counts):
-        assert all(a < b for a, b in zip(earlier, later, strict=True)), counts
+        before = {name: v.tokens(name) for name in ("base", "lora", "slim")}
+        until(lambda before=before: all(v.tokens(name) > count for name, count in before.items()))
     expect(v.answer("slim")).to_have_attribute("aria-busy", "true")
     v.done()
     for name, label in (("base", "Base"), ("lora", "LoRA"), ("slim", "SLIM")):
@@ -242,8 +239,7 @@ def test_a_click_and_the_focus_outlive_what_streams_in(visit, site):
     # Pressed, held while the answers grow, let go.
     before = v.tokens("base")
     v.page.mouse.down()
-    v.page.wait_for_timeout(1000)
-    assert v.tokens("base") > before
+    until(lambda: v.tokens("base") > before)
     expect(show).to_be_focused()
     v.page.mouse.up()
     expect(v.answer("lora")).to_be_visible()

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from tests.ui.conftest import Site
 from tests.ui.scripted import ScriptedEngine
 from tests.ui.test_files import save
+from tests.waiting import until
 
 
 NAMES = ("base", "lora", "slim")
@@ -104,7 +105,7 @@ def test_an_answer_waits_for_one_reading_at_most(visit, site):
     site.engine.reading = 0.4
     v = visit()
     v.prompt.fill("Something")
-    v.page.wait_for_timeout(600)
+    until(lambda: site.engine.peeks == 1)
     v.prompt.press("Enter")
     expect(v.state("base")).to_have_text("done")
     v.done()

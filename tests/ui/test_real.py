@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from slim_core.webui.config import Config
 from slim_core.webui.launch import open_engine
 from tests.inference.conftest import TEXTS, save_lora, save_slim, tiny_base
 from tests.ui.conftest import Site, free_port
+from tests.waiting import until
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,13 +72,15 @@ def test_the_app_starts_from_its_environment(folder):
     # A proxy that the environment names knows nothing of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        end, page = time.monotonic() + 90, ""
-        while not page and server.poll() is None and time.monotonic() < end:
+
+        def page() -> str:
+            assert server.poll() is None, log.read_text()
             try:
-                page = opener.open(f"http://127.0.0.1:{port}/config", timeout=5).read().decode()
+                return opener.open(f"http://127.0.0.1:{port}/config", timeout=5).read().decode()
             except OSError:
-                time.sleep(0.3)
-        assert "SLIM Compare" in page, log.read_text()
+                return ""
+
+        assert "SLIM Compare" in until(page, 90), log.read_text()
     finally:
         server.kill()
         server.wait()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several visitors: a line with places, nobody sees another's, and whoever leaves stops their work."""
 
-import time
 from collections import OrderedDict
 
 from playwright.sync_api import expect
+
+from tests.waiting import until
 
 
 def slow(site, seconds=0.08, length=60):
@@ -53,10 +54,7 @@ def test_a_reload_stops_the_work_too(visit, site):
     v.page.reload()
     v.ready()
     expect(v.page.locator(".slim-turn")).to_have_count(0)
-    end = time.monotonic() + 10
-    while site.engine.closed == 0 and time.monotonic() < end:
-        time.sleep(0.1)
-    assert site.engine.closed == 1
+    until(lambda: site.engine.closed == 1)
 
 
 def test_closing_the_tab_stops_the_work(visit, site):
@@ -66,10 +64,7 @@ def test_closing_the_tab_stops_the_work(visit, site):
     expect(v.state("base")).to_have_text("writing")
     assert site.engine.closed == 0
     v.page.close()
-    end = time.monotonic() + 10
-    while site.engine.closed == 0 and time.monotonic() < end:
-        time.sleep(0.1)
-    assert site.engine.closed == 1
+    until(lambda: site.engine.closed == 1)
 
 
 def forget(site):

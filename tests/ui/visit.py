@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, Request, expect
+
+from tests.waiting import PATIENCE
 
 
 ARGUMENTS = [
@@ -22,8 +23,8 @@ ARGUMENTS = [
     "--no-first-run",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ]
-# Milliseconds. Machines that test are often busy; on one that is very busy a second may be made longer.
-SECONDS = 1000 * float(os.environ.get("SLIM_TEST_PATIENCE", "1"))
+# Milliseconds.
+SECONDS = 1000 * PATIENCE
 
 
 class Pages:

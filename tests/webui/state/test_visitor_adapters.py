@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from slim_core.webui.wire.stream import start
 from tests.adapters.test_store import adapter
 from tests.ui.conftest import RESULTS
 from tests.ui.scripted import ScriptedEngine
+from tests.waiting import until
 from tests.webui.conftest import ask
 
 
@@ -49,13 +49,6 @@ def visitor(name: str) -> Session:
 def bring(backend, session, root, label, column="lora", size=10):
     session.own = session.own | {column: backend.own.add(session.owner, adapter(root, label, size))}
     return session.own[column]
-
-
-def soon(condition) -> bool:
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 def names(engine) -> list[str]:
@@ -123,7 +116,7 @@ def test_what_is_removed_while_it_answers_goes_afterwards(engine, backend, root)
     assert run.ended.wait(10)
     assert turn.answers["lora"].step.finish_reason == "end" and turn.answers["lora"].step.text.startswith("Mine says")
     assert [v.variant for v in turn.drift.variants] == ["lora"]
-    assert soon(lambda: names(engine) == ["base", "lora", "slim"]) and soon(lambda: not files.exists())
+    until(lambda: names(engine) == ["base", "lora", "slim"] and not files.exists())
 
 
 def test_the_least_recently_used_goes_and_its_owner_is_told(engine, backend, root):
@@ -144,7 +137,7 @@ def test_who_asks_with_an_adapter_that_is_gone_gets_a_sentence(backend, root):
     session = visitor("ann")
     mine = bring(backend, session, root, "Mine")
     backend.own.leave("ann")
-    assert soon(lambda: backend.own.adapter("ann", mine.name) is None)
+    until(lambda: backend.own.adapter("ann", mine.name) is None)
     with pytest.raises(LimitError, match="This adapter was removed; add it again"):
         start(backend, session, Turn(1, "Hello", "", {}), ["base"], Sampling(), batched=True)
     assert session.run is None
@@ -158,7 +151,7 @@ def test_when_a_visitor_leaves_rows_and_files_go(engine, backend, root):
         bring(backend, ann, root, f"Ann {column}", column)
     bring(backend, bob, root, "Bobs")
     backend.own.leave("ann")
-    assert soon(lambda: len(names(engine)) == 4 and [path.name for path in root.iterdir()] == ["Bobs"])
+    until(lambda: len(names(engine)) == 4 and [path.name for path in root.iterdir()] == ["Bobs"])
     assert backend.own.size() == (1, 10)
 
 
@@ -230,4 +223,4 @@ def test_files_go_with_the_app(engine, root):
     backend = Backend(engine)
     backend.own.add("ann", adapter(root, "Mine"))
     del backend
-    assert soon(lambda: list(root.iterdir()) == [])
+    until(lambda: list(root.iterdir()) == [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from pathlib import Path
 
 import huggingface_hub
@@ -24,7 +23,9 @@ from slim_core.webui.state.wizard import NAMES, Wizard, untouched
 from tests.adapters.conftest import private
 from tests.adapters.small import private_folders
 from tests.inference.conftest import QUESTION, engine, folders, ids, last, rows, save_lora, tiny_base
+from tests.inference.probe import EngineProbe
 from tests.outside.hub_server import Hub, serve
+from tests.waiting import until
 
 
 __all__ = ["engine", "folders", "private"]
@@ -44,13 +45,6 @@ def finish(one: Wizard) -> list[str]:
     for _ in one.run():
         pass
     return [row["state"] for row in one.view()["rows"]]
-
-
-def soon(condition) -> bool:
-    end = time.monotonic() + 20
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 def test_a_good_adapter_passes_every_check(backend, folders):
@@ -125,7 +119,7 @@ def test_it_waits_for_answers_that_are_being_written(backend, folders):
     for _ in steps:
         if one.view()["rows"][6]["state"] == "running":
             break
-    assert soon(lambda: one.view()["rows"][6]["sentence"] == wizard_module.WAITING)
+    until(lambda: one.view()["rows"][6]["sentence"] == wizard_module.WAITING)
     list(writing)
     list(steps)
     assert one.view()["rows"][6]["state"] == "passed"
@@ -139,7 +133,7 @@ def test_who_leaves_meanwhile_leaves_nothing(backend, folders, private):
     next(steps)
     steps.close()
     list(writing)
-    assert soon(lambda: not private_folders(private) and len(backend.engine.variants) == 3)
+    until(lambda: not private_folders(private) and len(backend.engine.variants) == 3)
     assert backend.own.size() == (0, 0)
     # Or right after it is there.
     late = wizard(backend, folders.lora)
@@ -148,7 +142,7 @@ def test_who_leaves_meanwhile_leaves_nothing(backend, folders, private):
         if late.variant is not None:
             break
     steps.close()
-    assert soon(lambda: not private_folders(private) and len(backend.engine.variants) == 3)
+    until(lambda: not private_folders(private) and len(backend.engine.variants) == 3)
 
 
 def test_who_leaves_ends_the_checks(backend, folders, private, monkeypatch):
@@ -165,10 +159,11 @@ def test_who_leaves_ends_the_checks(backend, folders, private, monkeypatch):
     one = wizard(backend, folders.lora)
     steps = one.run()
     next(steps)
-    assert soon(lambda: begun == ["values"])
+    until(lambda: begun == ["values"])
     steps.close()
     go_on.set()
-    assert soon(lambda: not private_folders(private)) and begun == ["values"]
+    until(lambda: not private_folders(private))
+    assert begun == ["values"]
     assert [found.name for found in one.checks] == list(NAMES[:5])
 
 
@@ -182,13 +177,12 @@ def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, 
         one = wizard(backend, folder, f"Number {number}", f"visitor {number % 3}")
         assert finish(one)[-1] == "passed"
         backend.own.remove(one.variant.name)
-        assert soon(lambda: len(backend.engine.variants) == 3 and not private_folders(private))
+        until(lambda: len(backend.engine.variants) == 3 and not private_folders(private))
 
     def held() -> tuple:
         gc.collect()
         tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
-        modules = [(name, id(module)) for name, module in backend.engine._model.named_modules()]
-        return len(tensors), sum(t.nbytes for t in tensors), modules, backend.own.size()
+        return len(tensors), sum(t.nbytes for t in tensors), EngineProbe(backend.engine).modules(), backend.own.size()
 
     visit(0), visit(1)
     before, threads = held(), threading.active_count()
@@ -202,7 +196,7 @@ def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, 
     # The allocator settles in the first rounds; the twenty large ones since then have more than three times as much.
     assert sizes[-1] - sizes[9] < 20_000_000
     # Servers of earlier tests come and go; fifty uploads that left one each would be more.
-    assert soon(lambda: threading.active_count() < threads + 25)
+    until(lambda: threading.active_count() < threads + 25)
 
 
 def test_who_leaves_ends_the_download(backend, private, monkeypatch):
@@ -217,8 +211,9 @@ def test_who_leaves_ends_the_download(backend, private, monkeypatch):
             if "fetched" in one.view()["rows"][0]["sentence"]:
                 break
         steps.close()
-        assert soon(lambda: not private_folders(private))
-        assert soon(lambda: bool(one.checks)) and one.checks[0].sentence == "Fetching me/lora was stopped."
+        until(lambda: not private_folders(private))
+        until(lambda: one.checks)
+        assert one.checks[0].sentence == "Fetching me/lora was stopped."
     huggingface_hub.utils.close_session()
 
 

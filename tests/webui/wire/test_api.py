@@ -20,6 +20,7 @@ from slim_core.webui.launch import launch
 from slim_core.webui.layout import build
 from slim_core.webui.limits import MAX_STOP_CHARACTERS, MAX_STOPS, RANGES
 from tests.ui.scripted import ScriptedEngine
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +93,13 @@ def test_compare_with_settings(client):
 
 
 def test_cancelling_stops_the_model(client, engine):
-    import time
-
-    engine.length, closed = 5000, engine.closed
+    engine.length, closed, runs = 5000, engine.closed, engine.runs
     try:
         job = client.submit("A long story", api_name="/compare")
-        time.sleep(1)
+        # Until something has arrived: a job that is cancelled before says nothing to the server.
+        until(lambda: engine.runs > runs and job.outputs())
         job.cancel()
-        end = time.monotonic() + 10
-        while engine.closed == closed and time.monotonic() < end:
-            time.sleep(0.1)
-        assert engine.closed == closed + 1
+        until(lambda: engine.closed == closed + 1)
     finally:
         engine.length = 30
 

@@ -2,7 +2,6 @@
 """The meter under the prompt's box: it says what the gate would do, or nothing."""
 
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ from slim_core.webui.state import meter as module
 from slim_core.webui.state.meter import FIRST_TOKENS, Meter
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire.peek import MOST_CHARACTERS, peek
+from tests.waiting import until
 from tests.webui.conftest import ask
 
 
@@ -57,7 +57,7 @@ def test_one_reading_at_a_time_and_a_pause_after_it(engine, backend):
     session, found = Session(), []
     reading = threading.Thread(target=lambda: found.append(peek(session, backend, "Hello")))
     reading.start()
-    time.sleep(0.05)
+    until(lambda: engine.peeks == 1)
     assert peek(session, backend, "Hello again") == {"busy": True}
     reading.join()
     assert found[0]["kind"] == "mixed"

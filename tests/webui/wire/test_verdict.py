@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slim_core.webui.backend import Backend
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import views
 from slim_core.webui.wire.verdict import share, verdicts
@@ -147,8 +148,7 @@ def test_the_note_comes_from_the_template(engine, backend):
     ask(session, backend, "One")
     assert views.transcript(session, backend)["note"] == ""
     engine.latest_alone = True
-    backend._latest = None  # another base
-    assert "reads the latest prompt alone" in views.transcript(session, backend)["note"]
+    assert "reads the latest prompt alone" in views.transcript(session, Backend(engine))["note"]
 
 
 def test_strength_goes_to_the_row_and_the_drift(asked):
