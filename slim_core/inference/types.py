@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base.messages import Message
+from ..peft_tools import identity_share
 
 
 Kind = Literal["base", "lora", "slim"]
@@ -157,7 +158,7 @@ class RoutingRecord:
     @property
     def identity(self) -> Tensor:
         """(L, T) float32 share of each token that went past the LoRA experts."""
-        return (1 - self.weights[..., : self.num_experts].sum(-1)).clamp(min=0)
+        return identity_share(self.weights, self.num_experts)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from .compact import fold_masks, slice_factors
 from .export import LoraExport, export_lora
 from .lora_import import PLAIN_STARTS, load_lora, lora_to_slim
 from .scopes import adapter_rows, trace_routing
-from .trace import RoutingTrace, RowRouting
+from .trace import RoutingTrace, RowRouting, identity_share
 
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "adapter_rows",
     "export_lora",
     "fold_masks",
+    "identity_share",
     "load_lora",
     "lora_to_slim",
     "slice_factors",

@@ -14,6 +14,12 @@ from ..method import Routing
 from ..method.one_token_routing import TokenRouting
 
 
+def identity_share(weights: Tensor, num_experts: int) -> Tensor:
+    """(...) float32 share that goes past the LoRA experts, from (..., E + I) weights, of which E are LoRA experts'."""
+    # Without identity experts a gate leaves weights that do not sum to 1.
+    return (1 - weights[..., :num_experts].sum(-1)).clamp(min=0)
+
+
 class RowRouting(NamedTuple):
     """Routing of one row over all its tokens, padding left out. L target Linears, T tokens.
 
@@ -39,8 +45,7 @@ class RowRouting(NamedTuple):
     @property
     def identity(self) -> Tensor:
         """(L, T) float32 share of each token that went past the LoRA experts."""
-        # Without identity experts a gate leaves weights that do not sum to 1.
-        return (1 - self.weights[..., : self.num_experts].sum(-1)).clamp(min=0)
+        return identity_share(self.weights, self.num_experts)
 
 
 class _Piece(NamedTuple):

@@ -18,7 +18,6 @@ from ..backend import Backend, Job
 from ..config import Config
 from ..limits import LimitError, check_prompt, check_room, check_sampling, check_strength, check_text
 from ..words import base_name
-from .payload import identity_share
 from .stream import INTERVAL
 
 
@@ -120,7 +119,7 @@ def add_api(backend: Backend, config: Config) -> None:
             "prompt_tokens": record.prompt_tokens,
             "modules": list(record.modules),
             "blocks": list(record.blocks),
-            "identity": _rows(identity_share(record)),
+            "identity": _rows(record.identity),
             "gate": _rows(record.gate) if gated else None,
             "verdict": _verdict(record) if gated else None,
         }

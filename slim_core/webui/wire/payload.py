@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...inference.types import Drift, RoutingRecord
+from ...peft_tools import identity_share
 
 
 # Gradio sends only what changed in a value: a full chunk is sent once, and only the last one grows.
@@ -27,11 +28,6 @@ def pack(shares: Tensor) -> str:
 def pack_numbers(numbers: Tensor) -> str:
     """Numbers as base64 of float32."""
     return base64.b64encode(numbers.float().numpy().astype("<f4").tobytes()).decode("ascii")
-
-
-def identity_share(routing: RoutingRecord, start: int = 0) -> Tensor:
-    """(L, T) share that went past LoRA, from token `start` on."""
-    return (1 - routing.weights[:, start:, : routing.num_experts].sum(-1)).clamp(min=0)
 
 
 class RoutingPacker:
@@ -89,7 +85,7 @@ class RoutingPacker:
 
     def _add(self, routing: RoutingRecord, blocks: list[int], total: int) -> None:
         start = self._tokens
-        shares = identity_share(routing, start)
+        shares = identity_share(routing.weights[:, start:], routing.num_experts)
         index = torch.tensor([blocks.index(block) for block in routing.blocks])
         counts = torch.bincount(index, minlength=len(blocks)).float()
         by_block = torch.zeros(len(blocks), total - start).index_add_(0, index, shares.float()) / counts[:, None]
@@ -139,7 +135,7 @@ def imbalance(use: list[float]) -> float | None:
 
 def token_detail(routing: RoutingRecord, token: int) -> dict[str, Any]:
     """All that is recorded of one token: for each Linear experts' weights, identity share, gate, distance, cluster."""
-    shares = identity_share(routing)[:, token]
+    shares = identity_share(routing.weights[:, token], routing.num_experts)
     return {
         "token": token,
         "text": routing.tokens[token],
@@ -163,7 +159,7 @@ def token_detail(routing: RoutingRecord, token: int) -> dict[str, Any]:
 
 def mean_identity(routing: RoutingRecord) -> float | None:
     """Mean identity share over the answer's tokens and all Linears; None before it has one."""
-    shares = identity_share(routing, routing.prompt_tokens)
+    shares = identity_share(routing.weights[:, routing.prompt_tokens :], routing.num_experts)
     return float(shares.mean()) if shares.numel() else None
 
 

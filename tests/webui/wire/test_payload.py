@@ -10,11 +10,11 @@ import torch
 
 from slim_core.base.messages import Message
 from slim_core.inference.types import Drift, RoutingRecord, Row, VariantDrift
+from slim_core.peft_tools import identity_share
 from slim_core.webui.wire import payload
 from slim_core.webui.wire.payload import (
     CHUNK,
     RoutingPacker,
-    identity_share,
     imbalance,
     mean_identity,
     pack,
@@ -69,7 +69,7 @@ def test_a_byte_for_each_token_and_block_is_the_mean_of_its_linears():
     record = routing()
     packed = RoutingPacker().pack(record)
     found = torch.frombuffer(bytearray(unpack(packed["chunks"])), dtype=torch.uint8).view(300, 2)
-    shares = identity_share(record)
+    shares = record.identity
     wanted = torch.stack([shares[:3].mean(0), shares[3:].mean(0)], 1)
     torch.testing.assert_close(found.float() / 255, wanted, atol=0.003, rtol=0)
     assert len(unpack(packed["token_share"])) == 300
@@ -137,7 +137,7 @@ def test_two_threads_pack_the_same_growing_record(monkeypatch):
 def test_means_over_prompt_answer_and_both():
     record = routing()
     packed = RoutingPacker().pack(record)
-    shares = identity_share(record)
+    shares = record.identity
     for scope, part in (("prompt", slice(0, 20)), ("answer", slice(20, None)), ("both", slice(None))):
         assert packed["bars"][scope][0] == pytest.approx(float(shares[:3, part].mean()), abs=1e-3)
         assert packed["use"][scope][4] == pytest.approx(float(record.weights[:, part, 4].mean()), abs=1e-3)
