@@ -82,7 +82,7 @@ def site(running) -> Site:
     # A visitor of the test before may just have left; their work ends a moment later.
     until(lambda: running.engine.runs == running.engine.closed)
     fresh = ScriptedEngine()
-    running.engine.__dict__.update({k: v for k, v in fresh.__dict__.items() if k not in ("line",)})
+    running.engine.__dict__.update({k: v for k, v in fresh.__dict__.items() if k != "queue"})
     return running
 
 

@@ -65,7 +65,7 @@ def test_what_is_said_of_it(client):
 
 
 def test_ranges_are_told(demo):
-    told = Path(__file__).parents[2].joinpath("docs", "api.md").read_text("utf-8")
+    told = (Path(__file__).parents[3] / "docs" / "api.md").read_text("utf-8")
     compare = next(fn.fn for fn in demo.fns.values() if fn.api_name == "compare")
     _, parameters, _ = get_function_description(compare)
     assert all(parameters.values())

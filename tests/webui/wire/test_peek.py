@@ -46,7 +46,7 @@ def test_nothing_on_a_lent_gpu_and_without_a_gate(engine):
 
 def test_an_answer_goes_first(engine, backend):
     session = Session()
-    with engine.line.turn():
+    with engine.queue.turn():
         assert peek(session, backend, "Hello") == {"busy": True}
     assert engine.peeks == 0
     assert peek(session, backend, "Hello")["kind"] == "mixed"
