@@ -160,7 +160,7 @@ class Gathering:
                     identity=_identity(variant, row.tokens, record),
                     strength=asker.strength,
                     verdict=verdict_of(record) if record is not None and variant.strength is not None else None,
-                    log_ratio=None if drift is None else float(drift.log_ratio.double().sum()),
+                    log_ratio=None if drift is None else drift.total,
                     mean_kl=None if drift is None else float(drift.kl.double().mean()),
                 )
             )

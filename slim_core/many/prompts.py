@@ -14,7 +14,7 @@ from ..base.messages import Message, Role
 from ..outside.errors import reason
 from ..training.errors import DataError
 from ..training.files import READERS as TABLES
-from ..training.parsing import json_items, parse_json, shown
+from ..training.parsing import as_json, json_items, parse_json
 
 
 EXAMPLE = '"…", {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
@@ -129,7 +129,7 @@ def _read_txt(name: str, content: bytes) -> list[ListedPrompt]:
 def _read_csv(name: str, content: bytes) -> list[ListedPrompt]:
     records, _ = TABLES[".csv"](name, content)
     if records and "prompt" not in records[0].fields:
-        columns = ", ".join(map(shown, records[0].fields))
+        columns = ", ".join(map(as_json, records[0].fields))
         raise DataError(f"{name}, line 1: there is no column `prompt`, only {columns}; name the one that is asked so.")
     return [_item({key: r.fields[key] for key in ("prompt", "system") if r.fields.get(key)}, r.place) for r in records]
 
@@ -177,7 +177,7 @@ def _item(value: Any, place: str) -> ListedPrompt:
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):
-        raise DataError(f"{place}: a prompt must be {EXAMPLE}, not {shown(value)}.")
+        raise DataError(f"{place}: a prompt must be {EXAMPLE}, not {as_json(value)}.")
     if "prompt" in value and "messages" in value:
         raise DataError(f"{place}: there are both `prompt` and `messages`; keep one.")
     if "messages" in value:
@@ -194,7 +194,7 @@ def _words(value: Any, where: str) -> str:
     if value is None:
         raise DataError(f"{where} is missing or empty; write what is asked.")
     if not isinstance(value, str):
-        raise DataError(f"{where} must be text, not {shown(value)}.")
+        raise DataError(f"{where} must be text, not {as_json(value)}.")
     if not value.strip():
         raise DataError(f"{where} is empty; write what is asked.")
     return value.strip()
@@ -217,8 +217,8 @@ def _messages(value: Any, place: str) -> tuple[Message, ...]:
 
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
-        raise DataError(f"{where} must have `role` and `content`, but is {shown(value)}.")
+        raise DataError(f"{where} must have `role` and `content`, but is {as_json(value)}.")
     role = value.get("role")
     if role not in get_args(Role):
-        raise DataError(f"{where} has the role {shown(role)}; it must be one of {', '.join(get_args(Role))}.")
+        raise DataError(f"{where} has the role {as_json(role)}; it must be one of {', '.join(get_args(Role))}.")
     return Message(role, _words(value.get("content"), f"{where}: `content`"))
