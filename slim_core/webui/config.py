@@ -15,6 +15,10 @@ from ..extras import lacking
 from .limits import RANGES
 
 
+# What a variable's text must be.
+MUST_BE = {bool: "say 1 or 0", int: "it must be a whole number"}
+
+
 class ConfigError(ValueError):
     """A sentence on a setting that makes no sense."""
 
@@ -130,23 +134,10 @@ def variable(name: str) -> str:
 
 
 def _parse(name: str, kind: type, text: str) -> Any:
-    if kind is bool:
-        words = {
-            "1": True,
-            "true": True,
-            "yes": True,
-            "on": True,
-            "0": False,
-            "false": False,
-            "no": False,
-            "off": False,
-        }
-        if text.lower() not in words:
-            raise ConfigError(f"{variable(name)} is {text!r}; say 1 or 0.")
-        return words[text.lower()]
-    if kind is int:
-        try:
-            return int(text)
-        except ValueError:
-            raise ConfigError(f"{variable(name)} is {text!r}; it must be a whole number.") from None
-    return text
+    # It comes with Gradio, and who has not got that is told so before.
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(text)
+    except ValidationError:
+        raise ConfigError(f"{variable(name)} is {text!r}; {MUST_BE[kind]}.") from None
