@@ -92,9 +92,11 @@ def test_one_that_never_ends_for_some_conversations_ends_those(quick):
     ],
     ids=["memory", "long", "refuses"],
 )
-def test_what_else_a_template_can_do_is_a_sentence(before, words):
+def test_what_else_a_template_can_do_is_a_sentence(before, words, monkeypatch):
     prompts = foreign(tokenizer(before))
-    prompts.try_out()
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "ANSWER_SECONDS", 120.0)  # a hundred million letters are soon written, but not at once
+        prompts.try_out()
     with pytest.raises(EngineError, match=words):
         prompts.encode(QUESTION)
     prompts.close()
