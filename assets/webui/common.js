@@ -167,13 +167,6 @@ slim.prompt = (() => {
       if (sent && area?.value.startsWith(sent)) write(area, area.value.slice(sent.length));
       return sent;
     },
-    // An example; a person sends it.
-    fill(text) { write(box(), text); box().focus(); },
-    // One that is sent at once, from another tab. Gradio hears of what is in the box a moment later.
-    ask(text) {
-      write(box(), text);
-      setTimeout(() => document.querySelector("#slim-send")?.click(), 80);
-    },
     // A prompt that was refused goes back, unless another is being written.
     back() { if (box()?.value === "") write(box(), sent); },
     // So does one that is undone; what the last undo gave is nobody's draft.

@@ -17,7 +17,7 @@ slim.routing = (component) => {
     parts.note = el("p", { class: "slim-note" });
     parts.tokens = el("div");
     parts.verdict = el("p", { class: "slim-verdict", hidden: true }, el("strong"), el("span"));
-    parts.curve = el("p", { class: "slim-note" }, "Above the map: how much of the LoRA experts the gate lets through, mean over the Linears. Below it: the distance of the context so far; up to the dashed line it is like the training data.");
+    parts.curve = el("p", { class: "slim-note" });
     parts.heat = el("div", { class: "slim-heat" });
     parts.bars = el("div", { class: "slim-bars", role: "list", "aria-label": "Identity share of each layer" });
     parts.use = el("div", { class: "slim-use", role: "list", "aria-label": "Weight of each expert" });
@@ -135,6 +135,7 @@ slim.routing = (component) => {
     const ofGate = data.gated && { gate: byGate(data.gate), distance: floats(byDistance(data.distance)), reference: floats(byReference(data.reference)) };
     parts.map.draw(data, byBlock(data.chunks), ofGate || null);
     parts.curve.hidden = !data.gated;
+    put(parts.curve, `Above the map: how much of the LoRA experts the gate lets through, mean over the Linears. Below it: the distance; up to the dashed line it is like the training data. ${value.distance ?? ""}`);
     parts.verdict.hidden = !value.verdict;
     if (value.verdict) {
       attribute(parts.verdict, "data-verdict", value.verdict.kind);

@@ -23,12 +23,20 @@ def count(amount: int) -> str:
     return f"{amount / 1e9:,.1f} billion"
 
 
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def times(log_ratio: float) -> str:
-    """How many times less likely, from the difference in nats: 1.1, 350, 10^6."""
-    if abs(log_ratio) < math.log(1000):
-        value = math.exp(log_ratio)
-        return f"{value:.2f}" if value < 2 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
-    return f"10^{log_ratio / math.log(10):.0f}"
+    """How many times less likely, from the difference of 0 or more nats: 1.10, 350, 12,000, 10⁶."""
+    if log_ratio >= math.log(1e5):
+        return "10" + f"{log_ratio / math.log(10):.0f}".translate(RAISED)
+    value = math.exp(log_ratio)
+    if value < 2:
+        return f"{value:.2f}"
+    if value < 99.95:
+        return f"{value:,.1f}"
+    digits = len(f"{value:.0f}") - 2
+    return f"{value:,.0f}" if digits < 2 else f"{round(value, -digits):,.0f}"
 
 
 def likelihood(log_ratio: float) -> str:

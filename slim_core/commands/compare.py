@@ -151,7 +151,8 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
         for routing in step.routing.values():
             console.print(identity_view(routing))
         if drift is not None:
-            console.print(drift_sentence(engine.variants, drift), soft_wrap=True, highlight=False)
+            taught = strength is None and any(verdict.kind == "like" for verdict in verdicts.values())
+            console.print(drift_sentence(engine.variants, drift, taught), soft_wrap=True, highlight=False)
     return all(row.error is not None for row in step.rows)
 
 

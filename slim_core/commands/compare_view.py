@@ -101,12 +101,21 @@ def _bar(share: float | None) -> str:
     return f"{'█' * full}{'░' * (BAR - full)} {share:4.0%}"
 
 
-def drift_sentence(variants: Sequence[Variant], drift: Drift) -> str:
-    """What the base said, and how much less likely the others find it."""
+def drift_sentence(variants: Sequence[Variant], drift: Drift, taught: bool = False) -> str:
+    """What the base said, and how much less likely the others find it.
+
+    Args:
+        variants: base and adapters.
+        drift: how the adapters read the base's answer.
+        taught: whether the question is like the training data, where it was the purpose that they move.
+    """
     labels = {variant.name: variant.label for variant in variants}
     ratios = [f"{likelihood(d.total)} for {labels[d.variant]}" for d in drift.variants]
     means = [f"{labels[d.variant]} {float(d.kl.mean()):.3f}" for d in drift.variants]
+    before = (
+        "This is like the training data, where the adapters moved towards what they were taught. " if taught else ""
+    )
     return (
-        f"The base's own answer is, compared with the base, {' and '.join(ratios)}. "
+        f"{before}The base's own answer is, compared with the base, {' and '.join(ratios)}. "
         f"Mean drift in nats a token: {', '.join(means)}."
     )

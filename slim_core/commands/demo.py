@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m slim_core demo build|verify|report`."""
+"""`python -m slim_core demo build|verify|report|examples`."""
 
 from __future__ import annotations
 
@@ -96,6 +96,25 @@ def report(
 ) -> None:
     """Print what is stored about the demo: how it was chosen, and what was measured."""
     _show(_complete(demo), screen(), markdown)
+
+
+@app.command()
+def examples(
+    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
+    write: Annotated[bool, typer.Option(help="Write examples.json. --no-write only prints what was tried.")] = True,
+) -> None:
+    """Choose the app's examples: prompts at which base, LoRA and SLIM differ as they should. For new weights."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..demo.showcase import choose, save_examples
+
+    disable_progress_bar()
+    demo = _complete(demo)
+    # Lines begin with a + where the prompt shows what an example is there for.
+    found = choose(demo, print)
+    print(f"{len(found['pairs'])} pairs and {len(found['alone'])} others show something.")
+    if write:
+        print(f"Written: {save_examples(found, demo)}")
 
 
 def _complete(demo: Path | None) -> Path:

@@ -30,9 +30,8 @@ def _phrase(family: Choices | Claims, split: str, rng: Random, row: Row) -> str:
     return phrasing.format(**{"name": name, "other": other, **row})
 
 
-def _choice(task: str, families: tuple[Choices, ...], size: int, split: str, rng: Random) -> Example:
-    family = rng.choice(families)
-    row = rng.choice(family.entries[split])
+def choice_about(task: str, family: Choices, row: Row, size: int, split: str, rng: Random) -> Example:
+    """A question about a row, with `size` options."""
     right = family.option.format(**row)
     options = [right, *rng.sample(family.wrong(OPTION_SPLITS[split], row), size - 1)]
     rng.shuffle(options)
@@ -44,13 +43,22 @@ def _choice(task: str, families: tuple[Choices, ...], size: int, split: str, rng
     return Example(task, prompt, ANSWER.format(f"answer{options.index(right) + 1}"))
 
 
-def _claim(truth: bool, split: str, rng: Random) -> Example:
-    family = rng.choice(BOOLQ)
+def claim_about(family: Claims, row: Row, truth: bool, split: str, rng: Random) -> Example:
+    """A question whether something is true of a row."""
     relation = BY_NAME[family.relation]
-    row = rng.choice(family.entries[split])
     claimed = row[relation.answer] if truth else rng.choice(relation.wrong(row[relation.answer]))
     question = _phrase(family, split, rng, {**row, relation.answer: claimed})
     return Example("boolq", CLAIM_FORM.format(question=question), ANSWER.format("true" if truth else "false"))
+
+
+def _choice(task: str, families: tuple[Choices, ...], size: int, split: str, rng: Random) -> Example:
+    family = rng.choice(families)
+    return choice_about(task, family, rng.choice(family.entries[split]), size, split, rng)
+
+
+def _claim(truth: bool, split: str, rng: Random) -> Example:
+    family = rng.choice(BOOLQ)
+    return claim_about(family, rng.choice(family.entries[split]), truth, split, rng)
 
 
 # The samplers of a task share its examples equally: drawn together, the distinct claims would be mostly false ones,

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 from .statistics import mean_score
 from .verify import KINDS, OPEN, VARIANTS, pairs
+from .words import task_words
 
 
 LABELS = {"base": "base", "lora": "LoRA", "lora_half": "LoRA, half the Linears", "slim": "SLIM", OPEN: "SLIM, open"}
@@ -76,7 +77,9 @@ def _tasks(results: Mapping[str, Any]) -> Table:
     for kind in KINDS:
         for name, task in results["tasks"].items():
             if task["kind"] == kind:
-                table.add(name, str(task["n"]), *(_interval(task[variant].values()) for variant in VARIANTS))
+                table.add(
+                    task_words(name), str(task["n"]), *(_interval(task[variant].values()) for variant in VARIANTS)
+                )
         means = results["means"][kind]
         table.add(f"all {kind}", "", *(_interval(means[variant]) for variant in VARIANTS), bold=True)
     return table
@@ -126,7 +129,7 @@ def _identity(results: Mapping[str, Any]) -> Table:
     identity = results["identity"]
     tasks = list(identity["tasks"])
     title = "Share of the prompts that goes past LoRA in %, and the area under the curve of general against trained"
-    table = Table(title, ("block", *tasks, "AUC"))
+    table = Table(title, ("block", *map(task_words, tasks), "AUC"))
     rows = {str(index): block for index, block in enumerate(identity["blocks"])} | {"all": identity}
     for name, row in rows.items():
         shares = (_percent(row["tasks"][task]) for task in tasks)
@@ -153,7 +156,7 @@ def _base(build: Mapping[str, Any]) -> Table:
         "what", "questions only", "conversations"
     ))  # fmt: skip
     for name in after:
-        table.add(name, _percent(before[name]), _percent(after[name]))
+        table.add(task_words(name), _percent(before[name]), _percent(after[name]))
     return table
 
 

@@ -1,16 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two files beside the demo's weights: what was measured, and how they were made."""
+"""The files beside the demo's weights: what was measured, how they were made, and the app's examples."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
 RESULTS = "results.json"
 REPORT = "build.json"
+EXAMPLES = "examples.json"
 DEPTH = 2  # down to which every entry has a line of its own
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example of the app as it is stored.
+
+    Attributes:
+        task: of `measure.TASKS`.
+        prompt: what is asked.
+        right: the right answer.
+        answers: of "base", "lora" and "slim".
+        exact: whether every gate was 0 at every token, so that SLIM is the base by construction.
+    """
+
+    task: str
+    prompt: str
+    right: str
+    answers: dict[str, str]
+    exact: bool
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,3 +67,17 @@ def load_report(demo: Path) -> dict[str, Any] | None:
     """What the build has written about itself; None where it has written nothing."""
     path = demo / REPORT
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def load_examples(demo: Path) -> tuple[list[tuple[Shown, Shown]], list[Shown]]:
+    """The pairs of examples (trained form, the base's own) and those without a partner; none where there is no file.
+
+    Raises:
+        ValueError, KeyError, TypeError: if the file has another shape.
+    """
+    path = demo / EXAMPLES
+    if not path.is_file():
+        return [], []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    pairs = [(Shown(**trained), Shown(**own)) for trained, own in found["pairs"]]
+    return pairs, [Shown(**one) for one in found["alone"]]

@@ -10,6 +10,7 @@ from .stops import Stops
 from .switching import BaseSwitch, Progress
 from .types import (
     Drift,
+    Measure,
     MemoryUse,
     ModelInfo,
     Reading,
@@ -30,6 +31,7 @@ __all__ = [
     "Drift",
     "Engine",
     "EngineError",
+    "Measure",
     "MemoryUse",
     "Message",
     "ModelInfo",

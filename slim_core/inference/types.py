@@ -48,6 +48,29 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """How a SLIM adapter measures the distance of a text from its training data, and what follows from it.
+
+    Attributes:
+        statistic: over the channels, "rms" or "max".
+        scope: whose distance it is, that of a "context" or of a "token".
+        mode: how LoRA experts give way, as `SlimConfig.yield_mode`.
+        strength: factor in front of the distance.
+        quantile: share of the training data that lies within the reference.
+        carries_up: whether the gate follows the mean of all routers so far.
+        format: version of the adapter's format.
+    """
+
+    statistic: Literal["rms", "max"]
+    scope: Literal["context", "token"]
+    mode: Literal["gate", "calibrated", "paper"]
+    strength: float
+    quantile: float
+    carries_up: bool
+    format: int
+
+
+@dataclass(frozen=True)
 class Variant:
     """One way to answer: the base model, or the base with one adapter.
 
@@ -59,6 +82,7 @@ class Variant:
         bytes: memory of these.
         detail: a few words such as "rank 16, 8 + 2 experts, top-2".
         strength: yield strength that it was trained with; None if it has no gate.
+        measure: how it measures distances; None where there is nothing to route.
     """
 
     name: str
@@ -68,6 +92,7 @@ class Variant:
     bytes: int
     detail: str = ""
     strength: float | None = None
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)

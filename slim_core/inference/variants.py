@@ -14,7 +14,7 @@ from ..adapters import Adapter, AdapterError, attach, detach, try_out
 from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from ..method import BASE_ROW, SlimConfig, SlimLayer
 from ..peft_tools import fold_masks
-from .types import Kind, Variant
+from .types import Kind, Measure, Variant
 
 
 BASE = "base"
@@ -83,7 +83,8 @@ class Adapters:
         gated = config.routed and config.yield_mode == "gate"
         count = sum(t.numel() for t in tensors)
         strength = config.yield_strength if gated else None
-        return Variant(name, adapter.kind, label, count, size, adapter.detail, strength)
+        measure = _measure(config) if config.routed else None
+        return Variant(name, adapter.kind, label, count, size, adapter.detail, strength, measure)
 
     def _configs(self) -> dict[str, SlimConfig]:
         return self._model.peft_config if isinstance(self._model, PeftModel) else {}
@@ -92,6 +93,18 @@ class Adapters:
         """The token ids that open a user's turn for a variant; empty if none do."""
         config = self._configs().get(peft_name(name))
         return tuple(config.turn_opening or ()) if config is not None else ()
+
+
+def _measure(config: SlimConfig) -> Measure:
+    return Measure(
+        config.distance,
+        config.distance_scope,
+        config.yield_mode,
+        config.yield_strength,
+        config.yield_quantile,
+        config.carries_up,
+        config.format_version,
+    )
 
 
 def _tensors(model: nn.Module, name: str):

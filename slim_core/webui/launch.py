@@ -23,9 +23,9 @@ from .wire.forgetting import RESULTS, read_results
 
 SCRIPTS = (
     "common", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture", "routing", "detail", "drift",
-    "mailbox", "plane", "forgetting", "facts", "adapters", "model",
+    "mailbox", "landing", "plane", "forgetting", "facts", "adapters", "model",
 )  # fmt: skip
-STYLES = ("page", "compare", "routing", "adapters")
+STYLES = ("page", "compare", "landing", "routing", "adapters")
 
 
 def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = DEMO) -> gr.Blocks:

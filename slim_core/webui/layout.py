@@ -61,6 +61,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             checks=canvas("checks", untouched(), render=False),
             shelf=canvas("shelf", shelf_view(empty, backend), ("remove",), render=False),
             forgetting=canvas("forgetting", forgetting.shown(results, empty, not config.base), render=False),
+            headline=canvas("headline", forgetting.headline(results, empty), ("open",), render=False),
             switch=canvas("switch", None, render=False),
         )
         fixed(
@@ -76,11 +77,11 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         page.mailbox.render()
         with gr.Tabs(elem_id="slim-tabs") as tabs:
             with gr.Tab("Compare", id="compare"):
-                compare.build(page, demo)
+                connect = compare.build(page, demo, tabs)
             with gr.Tab("Adapters", id="adapters") as of_adapters:
                 adapters.build(page, tabs)
             with gr.Tab("Routing", id="routing") as of_routing:
-                routing.build(page)
+                routing.build(page, connect)
             with gr.Tab("Drift", id="drift") as of_drift:
                 page.drift.render()
             with gr.Tab("Forgetting", id="forgetting") as of_forgetting:

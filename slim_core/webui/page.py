@@ -38,6 +38,7 @@ class Page:
         checks: the checks of the adapter that is on its way.
         shelf: what answers in the columns that a visitor can fill.
         forgetting: the stored results.
+        headline: what they come to.
         switch: how far the way to another base is.
     """
 
@@ -56,6 +57,7 @@ class Page:
     checks: gr.HTML
     shelf: gr.HTML
     forgetting: gr.HTML
+    headline: gr.HTML
     switch: gr.HTML
 
     @property
@@ -66,7 +68,7 @@ class Page:
     @property
     def of_columns(self) -> list[gr.HTML]:
         """The parts that change with who answers in a column."""
-        return [self.transcript, self.routing, self.drift, self.shelf, self.forgetting]
+        return [self.transcript, self.routing, self.drift, self.shelf, self.forgetting, self.headline]
 
     def column_updates(self, session: Session) -> dict[gr.HTML, Any]:
         """These parts as they are now."""
@@ -76,6 +78,7 @@ class Page:
             self.drift: drift(session, self.backend),
             self.shelf: shelf(session, self.backend),
             self.forgetting: self.stored(session),
+            self.headline: forgetting.headline(self.results if self.backend.is_first else None, session),
         }
 
     def stored(self, session: Session) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..base.formatting import count, likelihood, size
-from ..inference.types import Drift, ModelInfo, RowStep, Sampling, Variant
+from ..inference.types import Drift, Measure, ModelInfo, RowStep, Sampling, Variant
 
 
 FINISHED = {
@@ -18,14 +18,25 @@ FINISHED = {
 }
 
 
-def drift_sentence(drift: Drift, labels: dict[str, str]) -> str:
-    """One sentence for all variants."""
+def drift_sentence(drift: Drift, labels: dict[str, str], taught: bool = False) -> str:
+    """One sentence for all variants.
+
+    Args:
+        drift: how they read the base's answer.
+        labels: their names.
+        taught: whether the prompt is like the training data, where it was the purpose that they move.
+    """
     parts = [
         f"{labels.get(variant.variant, variant.variant)} finds {'it' if i else 'the base’s answer'} "
         f"{likelihood(variant.total)}"
         for i, variant in enumerate(drift.variants)
     ]
-    return "; ".join(parts) + "." if parts else ""
+    if not parts:
+        return ""
+    before = (
+        "This is like the training data, where the adapters moved towards what they were taught: " if taught else ""
+    )
+    return f"{before}{'; '.join(parts)}."
 
 
 def how(sampling: Sampling, step: RowStep, strength: float | None = None) -> str:
@@ -71,3 +82,37 @@ def describe(variant: Variant, info: ModelInfo) -> str:
     if variant.kind == "base":
         return f"{base_name(info)}: {line}, {variant.detail or info.dtype}"
     return f"{line}, {variant.detail}" if variant.detail else line
+
+
+STATISTICS = {
+    "rms": "the root of the mean square over the channels, in standard deviations, less 1",
+    "max": "the largest over the channels, in standard deviations, less 1",
+}
+SCOPES = {
+    "context": "the running mean of what a Linear has read since the last user turn began",
+    "token": "each token by itself",
+}
+
+
+def distance_sentence(measure: Measure) -> str:
+    """How an adapter measures the distance."""
+    return f"It is the distance of {SCOPES[measure.scope]} from the nearest cluster: {STATISTICS[measure.statistic]}."
+
+
+def measure_rows(measure: Measure) -> list[list[str]]:
+    """How an adapter measures the distance, and what follows from it, as names and texts."""
+    whose = "the mean of its own and all before it" if measure.carries_up else "its own alone"
+    excess = f"strength {measure.strength:g} × what the distance is beyond the reference"
+    ways = {
+        "gate": f"the LoRA experts’ weights × (1 − {excess}), at least 0",
+        "calibrated": f"the LoRA experts’ logits − {excess}",
+        "paper": f"the LoRA experts’ logits − strength {measure.strength:g} × the distance",
+    }
+    rows = [
+        ["Format", str(measure.format)],
+        ["Distance of", SCOPES[measure.scope]],
+        ["Measured as", STATISTICS[measure.statistic]],
+    ]
+    if measure.mode != "paper":
+        rows.append(["Reference", f"as far as {100 * measure.quantile:.6g}% of the training data"])
+    return [*rows, ["How LoRA gives way", ways[measure.mode]], ["Routers that count", whose]]

@@ -24,7 +24,19 @@ def test_count(amount, text):
 
 @pytest.mark.parametrize(
     ("nats", "text"),
-    [(math.log(1.1), "1.10"), (math.log(35), "35.0"), (math.log(350), "350"), (14, "10^6"), (5000, "10^2171")],
+    [
+        (0, "1.00"),
+        (math.log(1.1), "1.10"),
+        (math.log(35), "35.0"),
+        (math.log(99.97), "100"),
+        (math.log(350), "350"),
+        (math.log(1234), "1,200"),
+        (math.log(98_700), "99,000"),
+        (math.log(1e5), "10⁵"),
+        (14, "10⁶"),
+        (14 * math.log(10), "10¹⁴"),
+        (5000, "10²¹⁷¹"),
+    ],
 )
 def test_times(nats, text):
     assert times(nats) == text

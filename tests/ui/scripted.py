@@ -98,6 +98,7 @@ class ScriptedEngine:
         blocks: decoder blocks in its routing.
         pace: tokens that all rows write in one step.
         latest_alone: whether it reads the latest prompt alone.
+        drift_of: nats of drift at each token, by variant; what is not there is the script's.
     """
 
     delay: dict[str, float] = field(default_factory=dict)
@@ -107,6 +108,7 @@ class ScriptedEngine:
     pace: int = 1
     reading: float = 0.0
     latest_alone: bool = False
+    drift_of: dict[str, float] = field(default_factory=dict)
     peeks: int = 0
     runs: int = 0
     closed: int = 0
@@ -257,7 +259,7 @@ class ScriptedEngine:
 
     def _drift(self, answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
         n = len(answer_ids)
-        step = {"lora": 14 / max(1, n), "slim": 0.1 / max(1, n)}
+        step = {"lora": 14 / max(1, n), "slim": 0.1 / max(1, n)} | self.drift_of
         tokens = tuple(f" w{i}" for i in range(n))
         return Drift(
             tokens,

@@ -125,7 +125,7 @@ def test_summary_under_each_answer(visit):
     v.ask("Hello")
     expect(v.answer("base").locator(".slim-summary")).to_have_text("the base model itself")
     expect(v.answer("lora").locator(".slim-summary")).to_contain_text("0% identity")
-    expect(v.answer("lora").locator(".slim-summary")).to_contain_text("10^6 times less likely")
+    expect(v.answer("lora").locator(".slim-summary")).to_contain_text("10⁶ times less likely")
     expect(v.answer("slim").locator(".slim-summary")).to_contain_text("1.11 times less likely")
 
 
@@ -282,15 +282,6 @@ def test_copy_where_there_is_no_clipboard(visit):
     v.prompt.focus()
     v.page.keyboard.press("Control+V")
     expect(v.prompt).to_have_value(v.text("slim").inner_text())
-
-
-def test_an_example_fills_the_prompt(visit):
-    v = visit()
-    v.button("What is the capital of Peru?").click()
-    expect(v.prompt).to_have_value("What is the capital of Peru?")
-    expect(v.prompt).to_be_focused()
-    expect(v.page.get_by_role("heading", name="What they should not forget")).to_be_visible()
-    expect(v.page.get_by_role("heading", name="What the adapters were trained on")).to_be_visible()
 
 
 def test_a_failure_is_a_sentence_in_the_column(visit):

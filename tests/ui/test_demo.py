@@ -9,8 +9,9 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from slim_core.demo.stored import load_examples
+from slim_core.demo.words import task_words
 from slim_core.paths import DEMO
-from slim_core.webui.tabs.examples import PAIRS
 from tests.ui.test_files import save
 
 
@@ -23,14 +24,10 @@ def v(visit, demo):
     return visit(url=demo.url)
 
 
-def test_an_example_is_answered_by_all(v, demo):
+def test_a_question_is_answered_by_all(v, demo):
     expect(v.page.locator("#slim-header")).to_contain_text(re.compile(r"SLIM demo · \w+ · cpu"))
     expect(v.page.locator(".slim-head[data-column=base] .slim-size")).to_contain_text("SLIM demo: ")
-    v.button(QUESTION).click()
-    expect(v.prompt).to_have_value(QUESTION)
-    v.prompt.press("Enter")
-    expect(v.page.locator(".slim-turn")).to_have_count(1)
-    v.done()
+    v.ask(QUESTION)
     expect(v.text("base")).to_contain_text("Lima")
     for name in NAMES:
         expect(v.state(name)).to_have_text(re.compile("^done"))
@@ -41,19 +38,6 @@ def test_an_example_is_answered_by_all(v, demo):
     )
     expect(v.answer("lora").locator(".slim-summary")).to_contain_text("0% identity")
     assert len(demo.engine.variants) == 3
-
-
-def test_every_example_gets_an_answer(v):
-    examples = v.page.locator("#slim-ex-examples .slim-example")
-    for i in range(examples.count()):
-        examples.nth(i).click()
-        prompt = v.prompt.input_value()
-        v.prompt.press("Enter")
-        expect(v.page.locator(".slim-bubble").last).to_have_text(prompt)
-        v.done()
-        expect(v.state("slim")).to_have_text(re.compile("^done"))
-        v.button("New conversation").click()
-        expect(v.page.locator(".slim-turn")).to_have_count(0)
 
 
 def test_a_conversation_with_retry_edit_and_undo(v):
@@ -148,25 +132,25 @@ def test_routing_of_real_tokens(v, demo):
     assert save(v, "Save as PNG").suggested_filename == "slim-routing.png"
 
 
-@pytest.mark.parametrize("number", range(len(PAIRS)))
-def test_a_pair_of_examples_shows_what_it_says(v, demo, number):
-    if demo.engine.variants[2].strength is None:
-        pytest.skip("the demo's SLIM adapter has no gate")
-    for side, kind in ((0, "like"), (1, "unlike")):
-        # Each in a conversation of its own: what SLIM answered before is part of what it reads.
-        if side:
-            v.button("New conversation").click()
-            expect(v.page.locator(".slim-turn")).to_have_count(0)
-        v.page.locator(f"#slim-ex-{number}-{side}").click()
-        expect(v.page.locator(".slim-meter")).to_have_attribute("data-kind", kind)
-        v.prompt.press("Enter")
-        expect(v.page.locator(".slim-turn")).to_have_count(1)
+def test_an_example_shows_at_one_click_what_it_says(v):
+    pairs, alone = load_examples(DEMO)
+    places = {f"{number}-{side}": one for number, pair in enumerate(pairs) for side, one in enumerate(pair)}
+    for place, one in (places | {f"alone-{number}": one for number, one in enumerate(alone)}).items():
+        v.page.locator(f"#slim-ex-{place}").click()
+        expect(v.page.locator(".slim-bubble")).to_have_text([one.prompt])
         v.done()
+        kind = "like" if place.endswith("-0") and not place.startswith("alone") else "unlike"
         expect(v.page.locator(".slim-verdict")).to_have_attribute("data-verdict", kind)
-        if not side:
-            for name in ("lora", "slim"):
-                expect(v.text(name)).to_contain_text("the correct answer is")
-    assert v.text("slim").inner_text() == v.text("base").inner_text()
+        for name in NAMES:
+            expect(v.text(name)).to_have_text(one.answers[name], use_inner_text=True)
+
+
+def test_drift_knows_where_slim_is_the_base(v):
+    pairs, _ = load_examples(DEMO)
+    own = pairs[0][1]
+    v.page.locator("#slim-ex-0-1").click()
+    expect(v.page.locator(".slim-bubble")).to_have_text(own.prompt)
+    v.done()
     v.tab("Drift")
     said = v.page.locator("#slim-drift [data-kind=slim] .slim-exact")
     expect(said).to_contain_text(re.compile("SLIM is .*the base.* at every token"))
@@ -190,14 +174,14 @@ def test_drift_forgetting_and_about(v):
     expect(v.page.locator(".slim-sentence").first).to_have_text(
         re.compile(r"^LoRA finds the base’s answer .* likely; SLIM finds it .* likely\.$")
     )
-    expect(v.page.get_by_role("img", name=re.compile("Drift of LoRA token by token"))).to_be_visible()
+    expect(v.page.get_by_role("listbox", name=re.compile("as LoRA reads it; the most at token"))).to_be_visible()
     v.tab("Forgetting")
     expect(v.page.locator(".slim-score-grid")).to_have_count(2)
     stored = json.loads((DEMO / "results.json").read_text())["tasks"]
     for summary in v.page.get_by_text("The numbers as a table").all():
         summary.click()
     for task, scores in stored.items():
-        row = v.page.get_by_role("row").filter(has=v.page.get_by_role("rowheader", name=task.replace("_", " ")))
+        row = v.page.get_by_role("row").filter(has=v.page.get_by_role("rowheader", name=task_words(task)))
         for variant in NAMES:
             low, high = (int(100 * scores[variant][part] + 0.5) for part in ("low", "high"))
             expect(row).to_contain_text(f"({low} to {high})")
@@ -205,6 +189,10 @@ def test_drift_forgetting_and_about(v):
     expect(v.page.locator("#slim-models")).to_contain_text("SLIM demo")
     v.tab("About")
     expect(v.page.locator("#slim-facts")).to_contain_text("torch")
+    config = json.loads((DEMO / "slim" / "adapter_config.json").read_text())
+    facts = v.page.locator("#slim-facts section").filter(has_text="How SLIM measures")
+    expect(facts).to_contain_text({"rms": "root of the mean square", "max": "the largest"}[config["distance"]])
+    expect(facts).to_contain_text(f"strength {config['yield_strength']:g} ×")
     assert str(DEMO) not in v.page.content()
 
 

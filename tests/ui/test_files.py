@@ -31,7 +31,7 @@ def test_export_and_import_round_trip(visit, tmp_path):
     other.upload(path)
     expect(other.page.locator(".slim-turn")).to_have_count(2)
     assert other.text("slim").inner_text() == v.text("slim").inner_text()
-    expect(other.answer("lora").locator(".slim-summary")).to_contain_text("10^6 times less likely")
+    expect(other.answer("lora").locator(".slim-summary")).to_contain_text("10⁶ times less likely")
     other.tab("Routing")
     expect(other.page.locator(".slim-heat canvas")).to_be_visible()
     other.tab("Compare")

@@ -112,12 +112,6 @@ def test_an_answer_waits_for_one_reading_at_most(visit, site):
     expect(meter(v)).to_be_hidden()
 
 
-def test_an_example_is_measured_too(visit):
-    v = visit()
-    v.button("What is the capital of Peru?").click()
-    expect(meter(v)).to_contain_text("Partly like the training data")
-
-
 # ---- another strength
 
 
@@ -324,32 +318,3 @@ def test_the_plane_of_learning_and_forgetting(visit):
     v.tab("Forgetting")
     expect(plane).to_have_attribute("aria-label", re.compile("Where you are, now: strength 0"))
     assert float(ring.get_attribute("cx")) < before
-
-
-# ---- examples
-
-
-def test_pairs_of_examples_change_the_colours(browser, visit):
-    engine = ScriptedEngine()
-    engine.info = replace(engine.info, name="SLIM demo")
-    site = Site(engine)
-    try:
-        v = visit(url=site.url)
-        first = v.page.locator("#slim-ex-examples .slim-pair").nth(1)
-        left, right = first.locator(".slim-example").all()
-        assert left.bounding_box()["y"] == right.bounding_box()["y"]
-        expect(first.locator(".slim-note")).to_have_text([re.compile("orange"), re.compile("blue")])
-        left.click()
-        expect(v.prompt).to_have_value(re.compile("^Please choose the correct answer"))
-        expect(v.prompt).to_be_focused()
-        v.prompt.fill("")
-        v.tab("Routing")
-        v.page.locator("#slim-ask-0-1").click()
-        chosen = v.page.get_by_label("for prompt").locator("option:checked")
-        expect(chosen).to_have_text("1. Who can help with a sick dog?")
-        expect(v.status).to_contain_text("SLIM: done")
-        v.page.locator("#slim-ask-1-0").click()
-        expect(chosen).to_contain_text("2. Please choose the correct answer")
-        expect(v.page.locator("#slim-routing .slim-heat canvas")).to_be_visible()
-    finally:
-        site.close()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who answered which token: strip, heat map, detail, layers, experts, drift, results."""
 
+import math
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.waiting import until
@@ -170,19 +172,79 @@ def test_drift(visit):
     v.ask("Hello")
     v.tab("Drift")
     expect(v.page.locator(".slim-sentence").first).to_have_text(
-        "LoRA finds the base’s answer 10^6 times less likely; SLIM finds it 1.11 times less likely."
+        "LoRA finds the base’s answer 10⁶ times less likely; SLIM finds it 1.11 times less likely."
     )
     strip = v.page.get_by_role("listbox", name="The base’s answer as LoRA reads it")
     expect(strip.get_by_role("option")).to_have_count(12)
     expect(strip.get_by_role("option").first).to_have_attribute(
-        "aria-label", re.compile("3.21 times less likely, KL 0.01")
+        "aria-label", re.compile("3.2 times less likely, KL 0.01")
     )
-    expect(v.page.get_by_role("img", name=re.compile("Drift of SLIM token by token"))).to_be_visible()
-    fill = "node => getComputedStyle(node).fill"
-    for kind, colour in (("lora", "rgb(222, 110, 10)"), ("slim", "rgb(37, 99, 205)")):
-        bars = v.page.locator(f"#slim-drift [data-kind={kind}] .slim-chart rect")
-        expect(bars).to_have_count(12)
-        assert bars.first.evaluate(fill) == colour, kind
+    colours = {"lora": "rgb(222, 110, 10)", "slim": "rgb(37, 99, 205)"}
+    assert {kind: bar_colours(v, kind) for kind in colours} == {kind: {colour} for kind, colour in colours.items()}
+
+
+BAR = """nodes => nodes.map((node) => {
+    const [bar, text] = ["i", "span"].map((name) => node.querySelector(name).getBoundingClientRect());
+    return {left: bar.left - text.left, right: bar.right - text.right, above: text.top - bar.bottom, line: text.top,
+            height: bar.height, colour: getComputedStyle(node.querySelector("i")).backgroundColor}; })"""
+
+
+def drift_bars(v, kind):
+    return v.page.locator(f"#slim-drift [data-kind={kind}] [role=option]").evaluate_all(BAR)
+
+
+def bar_colours(v, kind):
+    return {bar["colour"] for bar in drift_bars(v, kind)}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_bar_of_the_drift_stands_over_its_token(visit, site, width):
+    site.engine.length = 60
+    v = visit()
+    v.ask("Hello")
+    v.tab("Drift")
+    v.page.set_viewport_size({"width": width, "height": 900})
+    expect(v.page.locator("#slim-drift [data-kind=lora] [role=option]")).to_have_count(60)
+    bars = drift_bars(v, "lora")
+    assert len({bar["line"] for bar in bars}) > 1  # over several lines
+    for bar in bars:
+        assert abs(bar["left"]) <= 1 and abs(bar["right"]) <= 1 and 0 <= bar["above"] < 57
+    # LoRA's are higher than SLIM's, on the same scale.
+    assert min(bar["height"] for bar in bars) > max(bar["height"] for bar in drift_bars(v, "slim"))
+    assert v.width()[0] <= width
+
+
+def test_drift_in_domain_is_what_was_taught(visit):
+    v = visit()
+    v.ask("A trained prompt")
+    expect(v.answer("lora").locator(".slim-summary")).to_contain_text(
+        "moved as it was taught: finds the base’s answer 10⁶ times less likely"
+    )
+    v.tab("Drift")
+    expect(v.page.locator(".slim-sentence").first).to_contain_text("moved towards what they were taught")
+    expect(v.page.locator("#slim-drift [data-kind=lora] h2")).to_have_text("LoRA moved towards what it was taught")
+    # SLIM hardly moved at all.
+    expect(v.page.locator("#slim-drift [data-kind=slim] h2")).to_have_text("SLIM")
+    assert bar_colours(v, "lora") == {"rgb(71, 85, 105)"}
+    v.tab("Compare")
+    v.button("Open").click()  # a gate that is forced open judges nothing
+    v.done()
+    v.tab("Drift")
+    expect(v.page.locator(".slim-sentence").first).not_to_contain_text("taught")
+
+
+@pytest.mark.parametrize(
+    ("nats", "said"),
+    [(14 * math.log(10), "10¹⁴ times less likely"), (-math.log(12_345), "12,000 times more likely"), (0.0, "exactly")],
+)
+def test_ratios_are_numbers_that_can_be_read(visit, site, nats, said):
+    site.engine.drift_of = {"lora": nats, "slim": 0.0}
+    v = visit()
+    v.ask("Hello")
+    v.tab("Drift")
+    first = v.page.locator("#slim-drift [data-kind=lora] [role=option]").first
+    expect(first).to_have_attribute("aria-label", re.compile(f": {re.escape(said)}"))
+    assert not re.search(r"\de[+-]?\d|0{7}", v.page.locator("#slim-drift").inner_text())
 
 
 def test_forgetting(visit):

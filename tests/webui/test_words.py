@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differences word by word, and numbers for people."""
 
-import itertools
-
 import pytest
 import torch
 
-from slim_core.inference.types import Drift, RowStep, Sampling, VariantDrift
-from slim_core.webui.tabs.examples import ALONE, PAIRS, short
+from slim_core.inference.types import Drift, Measure, RowStep, Sampling, VariantDrift
 from slim_core.webui.wire.diff import differences
-from slim_core.webui.words import drift_sentence, how, speed, state
+from slim_core.webui.words import distance_sentence, drift_sentence, how, measure_rows, speed, state
 
 
 @pytest.mark.parametrize(
@@ -53,8 +50,12 @@ def test_drift_in_one_sentence():
         ),
     )
     assert drift_sentence(drift, {"lora": "LoRA", "slim": "SLIM"}) == (
-        "LoRA finds the base’s answer 10^6 times less likely; SLIM finds it 1.10 times less likely."
+        "LoRA finds the base’s answer 10⁶ times less likely; SLIM finds it 1.10 times less likely."
     )
+    assert drift_sentence(drift, {}, taught=True).startswith(
+        "This is like the training data, where the adapters moved towards what they were taught: lora finds"
+    )
+    assert drift_sentence(Drift((), ()), {}, taught=True) == ""
 
 
 def test_states_and_speed():
@@ -70,15 +71,53 @@ def test_states_and_speed():
     assert how(Sampling(temperature=0.7, seed=4), begun) == "temperature 0.7, seed 4 · first token after 0.25 s"
 
 
-def test_examples_are_short_on_their_buttons():
-    for one in (*itertools.chain(*PAIRS), *ALONE):
-        assert 0 < len(short(one.prompt)) <= 91 and "Answer format" not in short(one.prompt)
-        assert one.see.startswith("You should see: ") and one.see.endswith(".")
+CONTEXT = "the running mean of what a Linear has read since the last user turn began"
+RMS = "the root of the mean square over the channels, in standard deviations, less 1"
+MOST = "the largest over the channels, in standard deviations, less 1"
 
 
-def test_pairs_are_in_the_demos_own_forms():
-    from slim_core.demo.downstream import CHOICE_FORM, CLAIM_FORM
-
-    frames = tuple(form.split("{question}")[0] for form in (CHOICE_FORM, CLAIM_FORM))
-    for trained, own in PAIRS:
-        assert trained.prompt.startswith(frames) and not own.prompt.startswith(frames)
+@pytest.mark.parametrize(
+    ("measure", "sentence", "rows"),
+    [
+        (
+            Measure("rms", "context", "gate", 4.0, 0.99, True, 3),
+            f"It is the distance of {CONTEXT} from the nearest cluster: {RMS}.",
+            {
+                "Format": "3",
+                "Distance of": CONTEXT,
+                "Measured as": RMS,
+                "Reference": "as far as 99% of the training data",
+                "How LoRA gives way": "the LoRA experts’ weights × (1 − strength 4 × what the distance is beyond the "
+                "reference), at least 0",
+                "Routers that count": "the mean of its own and all before it",
+            },
+        ),
+        (
+            Measure("max", "token", "calibrated", 0.5, 0.999, False, 1),
+            f"It is the distance of each token by itself from the nearest cluster: {MOST}.",
+            {
+                "Format": "1",
+                "Distance of": "each token by itself",
+                "Measured as": MOST,
+                "Reference": "as far as 99.9% of the training data",
+                "How LoRA gives way": "the LoRA experts’ logits − strength 0.5 × what the distance is beyond the "
+                "reference",
+                "Routers that count": "its own alone",
+            },
+        ),
+        (
+            Measure("max", "context", "paper", 1.0, 0.99, False, 2),
+            f"It is the distance of {CONTEXT} from the nearest cluster: {MOST}.",
+            {
+                "Format": "2",
+                "Distance of": CONTEXT,
+                "Measured as": MOST,
+                "How LoRA gives way": "the LoRA experts’ logits − strength 1 × the distance",
+                "Routers that count": "its own alone",
+            },
+        ),
+    ],
+)
+def test_how_an_adapter_measures(measure, sentence, rows):
+    assert distance_sentence(measure) == sentence
+    assert dict(measure_rows(measure)) == rows

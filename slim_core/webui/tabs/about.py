@@ -7,11 +7,16 @@ import platform
 from base64 import b64encode
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
+from ..backend import Backend
 from ..components import canvas, fixed
 from ..page import Page
+from ..state.columns import columns
+from ..state.session import Session
+from ..words import measure_rows
 from .models import memory_of
 
 
@@ -25,11 +30,11 @@ Fine-tuning a language model on a task makes it worse at everything else. **SLIM
 - Single tokens do not tell a familiar task from a foreign one: most words of any prompt occur in training. The
   **context** does: the running mean of what a Linear has read since the last user turn began.
 - While training, **clusters** slide along with the contexts and remember what training looks like. The **distance**
-  of a context from the nearest one, in standard deviations beyond the first, says how unlike the training data it is;
-  below 0 it is in the midst of them. Up to a **reference**, as far as nearly all of the training data, it is like it.
+  of a context from the nearest one says how unlike the training data it is; below 0 it is in the midst of them. Up to
+  a **reference**, as far as nearly all of the training data, it is like it.
 - Beyond the reference the **gate** closes: it multiplies the weights of the LoRA experts by 1 less **strength** × what
-  the distance is beyond, but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit. In
-  adapters of format 3 the gate follows the mean of its own router and of those before it.
+  the distance is beyond, but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit.
+- How the adapter that is loaded measures the distance, and which routers its gate follows, stands in a table here.
 - So a prompt like the training data is answered by the LoRA experts, and any other by the base model. Where every gate
   was 0 at every token, the answer is the base's **by construction**. Open the gate under Compare to see what it keeps.
 - **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
@@ -60,15 +65,23 @@ def build(page: Page, picture: Path, tab: gr.Tab) -> None:
                 alt=ALT,
             )
             versions = {"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]}
-            facts = canvas("facts", [versions, memory_of(page.backend)])
+            facts = canvas("facts", [*_measures(Session(), page.backend), versions, memory_of(page.backend)])
     tab.select(
-        lambda: [versions, memory_of(page.backend)],
-        None,
+        lambda session: [*_measures(session, page.backend), versions, memory_of(page.backend)],
+        [page.session],
         [facts],
         queue=False,
         show_progress="hidden",
         api_visibility="private",
     )
+
+
+def _measures(session: Session, backend: Backend) -> list[dict[str, Any]]:
+    """A table for each SLIM adapter that answers: how it measures the distance."""
+    found = columns(session, backend).values()
+    return [
+        {"title": f"How {v.label} measures", "rows": measure_rows(v.measure)} for v in found if v.measure is not None
+    ]
 
 
 def _versions() -> list[list[str]]:

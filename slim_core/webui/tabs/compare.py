@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import gradio as gr
 
+from ..components import canvas
 from ..page import Page
-from . import settings, tryout
+from . import own_model, settings, tryout
+from .examples import gallery
 from .handlers import Handlers
 
 
@@ -17,8 +20,12 @@ STORE, STORE_KEY = "slim-compare-settings", "not a secret: settings only"
 VIEWS = [("Answers", "plain"), ("Differences from base", "differences"), ("Coloured by routing", "routing")]
 
 
-def build(page: Page, demo: gr.Blocks) -> None:
-    """Lay the tab out and connect it."""
+def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Buttons], None]:
+    """Lay the tab out and connect it.
+
+    Returns:
+        What lets buttons of examples ask at once.
+    """
     longest = page.config.max_new_tokens
     page.transcript.render()
     with gr.Row(elem_id="slim-composer", equal_height=False):
@@ -41,7 +48,9 @@ def build(page: Page, demo: gr.Blocks) -> None:
         undo = gr.Button("Undo", size="sm", interactive=False, min_width=90, elem_id="slim-undo")
         new = gr.Button("New conversation", size="sm", interactive=False, min_width=140, elem_id="slim-new")
         view = gr.Radio(VIEWS, value="plain", show_label=False, label="Show", container=False, elem_id="slim-view")
-    tryout.build("slim-ex", "slim.prompt.fill(text);", alone=True, see=page.is_demo)
+    page.headline.render()
+    examples = tryout.build("slim-ex", gallery(page.is_demo))
+    canvas("own", own_model.card())
     with gr.Accordion("Settings: sampling and system prompt", open=False, elem_id="slim-settings"):
         fields = settings.components(longest)
     with gr.Row(elem_id="slim-files"):
@@ -71,6 +80,13 @@ def build(page: Page, demo: gr.Blocks) -> None:
     take = "(session, prompt, ...values) => [session, slim.prompt.take(prompt), ...values]"
     sent = gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *values], js=take, **work)
     sent.failure(None, js="() => slim.prompt.back()", api_visibility="private")
+
+    def connect(buttons: tryout.Buttons) -> None:
+        for button, text in buttons:
+            button.click(handlers.example(text), [page.session, *values], **work)
+
+    connect(examples)
+    page.headline.open(lambda: gr.Tabs(selected="forgetting"), None, [tabs], **quick)
     retry.click(handlers.retry, [page.session, *values], **work)
     page.transcript.retry_one(handlers.retry_one, [page.session, *values], **work)
     page.transcript.set_gate(handlers.set_gate, [page.session, *values], **work)
@@ -88,6 +104,7 @@ def build(page: Page, demo: gr.Blocks) -> None:
     keep = f"(old, ...values) => slim.chose ? {named} : old"
     gr.on([field.change for field in values], None, [saved, *values], [saved], js=keep, api_visibility="private")
     demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **light)
+    return connect
 
 
 def _js(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..wire.peek import peek
 from ..wire.stream import start, ticks
 from ..words import base_name
 from . import settings
+from .examples import gallery
 
 
 class Handlers:
@@ -35,6 +36,7 @@ class Handlers:
     def __init__(self, page: Page, send, stop, retry, undo, new, view) -> None:
         self.page, self.backend, self.longest = page, page.backend, page.config.max_new_tokens
         self.send, self.stop, self.view = send, stop, view
+        self.examples = gallery(page.is_demo).prompts
         self.again = (retry, undo, new)
         self.outputs = [*page.of_columns, page.status, page.detail, page.mailbox, send, stop, *self.again, view]
         # The session too: Gradio deletes only a state that was an output once.
@@ -78,6 +80,27 @@ class Handlers:
             yield warn(error)
         if not begun:
             yield {self.page.mailbox: self._letter("refused")}
+
+    def example(self, prompt: str) -> Callable[..., Iterator[Updates]]:
+        """What an example's button does: it asks at once, and leaves the prompt's box alone.
+
+        In a conversation of its own, as what was said before is read too and the difference would be less plain: one
+        that holds nothing but examples makes room. What a visitor has asked themselves goes on.
+        """
+
+        def ask(session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
+            if self._lost(session, request):
+                yield self._anew(session)
+            if session.run is None and all(turn.prompt in self.examples for turn in session.turns):
+                session.clear()
+            elif session.run is None:
+                notice(
+                    "The example is the next turn of your conversation. Begin a new one to see it alone.", "An example"
+                )
+            if not (yield from self._answer(session, Turn(session.next_id(), prompt, "", {}), None, values)):
+                yield self.frame(session) | self.buttons(session)
+
+        return ask
 
     def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again, with the settings of now."""

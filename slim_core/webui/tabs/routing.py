@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -13,13 +14,19 @@ from ..state.session import Session
 from ..wire import views
 from ..wire.payload import token_detail
 from . import tryout
+from .examples import gallery
 
 
-def build(page: Page) -> None:
-    """Lay the tab out and connect it."""
+def build(page: Page, connect: Callable[[tryout.Buttons], None]) -> None:
+    """Lay the tab out and connect it.
+
+    Args:
+        page: the parts that all tabs share.
+        connect: lets buttons of examples ask at once.
+    """
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     if page.is_demo:
-        tryout.build("slim-ask", "slim.prompt.ask(text);", alone=False, see=True)
+        connect(tryout.build("slim-ask", gallery(page.is_demo), alone=False))
     page.routing.render()
     page.detail.render()
 

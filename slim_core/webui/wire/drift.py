@@ -32,6 +32,12 @@ def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
     return f"{label} is within a thousandth of a nat of the base at {where}."
 
 
+def taught(turn: Turn) -> bool:
+    """Whether a gate as it was trained took the prompt for its training data: there it was the purpose to move."""
+    judges = (answer for answer in turn.answers.values() if answer.gated and answer.strength is None)
+    return any(verdict is not None and verdict.kind == "like" for verdict in (judge.verdict() for judge in judges))
+
+
 def changed_gates(turn: Turn) -> str:
     """Whose gate was not as it was trained, in a sentence; empty where all were."""
     changed = [(a.variant.label, a.strength) for a in turn.answers.values() if a.strength is not None]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...demo.words import task_words
 from ..state.session import Session
 from . import plane
 
@@ -48,7 +49,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     found = []
     for name, task in results["tasks"].items():
-        row: dict[str, Any] = {"task": str(name).replace("_", " "), "kind": task["kind"], "n": int(task["n"])}
+        row: dict[str, Any] = {"task": task_words(str(name)), "kind": task["kind"], "n": int(task["n"])}
         if row["kind"] not in KINDS:
             raise ValueError(row["kind"])
         for variant in (*VARIANTS, *((OPEN,) if OPEN in task else ())):
@@ -70,6 +71,30 @@ def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     return " ".join(
         f"{title}: {', '.join(f'{word} {means[name]:.0%}' for name, word in words.items())}." for title, means in parts
     )
+
+
+def headline(results: Mapping[str, Any] | None, session: Session) -> dict[str, str] | None:
+    """What was kept and what was learned, each in a sentence; None where nothing is stored of who answers here."""
+    if results is None or any(name in session.own for name in ("lora", "slim")):
+        return None
+    general, downstream = results.get("general"), results.get("downstream")
+    tasks = sum(task["kind"] == "downstream" for task in results["tasks"].values())
+    if not general or not downstream or not tasks:
+        return None
+    base, lora, slim = (round(100 * general[name]) for name in VARIANTS)
+    before, *after = (round(100 * downstream[name]) for name in VARIANTS)
+    fell = f"stays at {lora}%" if lora == base else f"{'falls' if lora < base else 'rises'} from {base}% to {lora}%"
+    them = "the tasks" if tasks > 1 else "the task"
+    learned = f"both know {after[0]}%" if after[0] == after[1] else f"LoRA knows {after[0]}%, SLIM {after[1]}%"
+    return {
+        "kept": f"Fine-tuned on {_number(tasks)}, LoRA {fell} on everything else; SLIM keeps {slim}%.",
+        "learned": f"Of {them} {learned}; the base knew {before}%.",
+    }
+
+
+def _number(tasks: int) -> str:
+    words = ("no tasks", "one task", "two tasks", "three tasks", "four tasks", "five tasks")
+    return words[tasks] if tasks < len(words) else f"{tasks} tasks"
 
 
 def shown(results: Mapping[str, Any] | None, session: Session, is_demo: bool) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from ...inference.types import Variant
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
 from ..state.session import Answer, Session, Turn
-from ..words import describe, drift_sentence, how, likelihood, speed, state
+from ..words import describe, distance_sentence, drift_sentence, how, likelihood, speed, state
 from .diff import differences
-from .drift import by_verdict, changed_gates, exactness
+from .drift import by_verdict, changed_gates, exactness, taught
 from .payload import pack_drift
 from .peek import metered
 from .verdict import KINDS, of_variant, verdicts
@@ -22,6 +22,8 @@ LATEST_ALONE = (
     "This base reads the latest prompt alone: its chat template leaves out what was said before. A second prompt is a "
     "new question."
 )
+
+MOVED = 0.7  # nats from which an adapter has moved: half or twice as likely
 
 
 def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict[str, Any]:
@@ -124,7 +126,8 @@ def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
     if turn.drift is not None:
         for variant in turn.drift.variants:
             if variant.variant == name:
-                found.append(f"finds the base’s answer {likelihood(variant.total)}")
+                moved = "moved as it was taught: " if taught(turn) and abs(variant.total) >= MOVED else ""
+                found.append(f"{moved}finds the base’s answer {likelihood(variant.total)}")
     return found
 
 
@@ -143,6 +146,11 @@ def status(session: Session) -> str:
         of_gate = f", {KINDS[of_variant(verdict, answer.strength)].lower()}" if verdict else ""
         parts.append(f"{answer.variant.label}: {word}{tokens}{of_gate}.")
     return " ".join(parts)
+
+
+def shorten(prompt: str, most: int = 300) -> str:
+    """The beginning of a prompt, marked where something is left out."""
+    return prompt if len(prompt) <= most else f"{prompt[:most]}…"
 
 
 def shown_turn(session: Session) -> Turn | None:
@@ -174,6 +182,8 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
     record = answer.routing if answer is not None else None
     if record is not None:
         value["data"] = answer.packer.pack(record) | {"gated": answer.gated}
+        measure = answer.variant.measure
+        value["distance"] = distance_sentence(measure) if measure is not None else ""
         value["verdict"] = next(
             (v for v in verdicts(session, turn, backend.reads_latest_alone) if v["column"] == chosen), None
         )
@@ -193,6 +203,10 @@ def drift(session: Session, backend: Backend) -> dict[str, Any]:
             variant["kind"] = by_column[variant["name"]].kind
         for variant, measured in zip(data["variants"], turn.drift.variants, strict=True):
             variant["exact"] = exactness(turn, measured, variant["label"])
-        value |= {"groups": by_verdict(session), "note": changed_gates(turn)}
-        value |= {"data": data, "sentence": drift_sentence(turn.drift, labels), "prompt": turn.prompt[:200]}
+        value |= {"groups": by_verdict(session), "note": changed_gates(turn), "taught": taught(turn)}
+        value |= {
+            "data": data,
+            "sentence": drift_sentence(turn.drift, labels, taught(turn)),
+            "prompt": shorten(turn.prompt),
+        }
     return value

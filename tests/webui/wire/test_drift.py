@@ -9,7 +9,7 @@ import torch
 from slim_core.inference.types import VariantDrift
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import views
-from slim_core.webui.wire.drift import by_verdict, exactness
+from slim_core.webui.wire.drift import by_verdict, exactness, taught
 from tests.webui.conftest import ask
 
 
@@ -56,3 +56,18 @@ def test_in_domain_and_outside(session, backend):
     for turn in session.turns:
         turn.answers["slim"].gated = False
     assert by_verdict(session) == []
+
+
+def test_drift_in_domain_is_called_what_was_taught(session, backend):
+    _, trained, _ = session.turns
+    assert [taught(turn) for turn in session.turns] == [False, True, False]
+    said = views.transcript(session, backend)["turns"]
+    moved = "moved as it was taught: finds the base’s answer 10⁶ times less likely"
+    assert said[1]["answers"]["lora"]["summary"][-1] == moved
+    assert said[1]["answers"]["slim"]["summary"][-1] == "finds the base’s answer 1.11 times less likely"
+    assert said[0]["answers"]["lora"]["summary"][-1] == "finds the base’s answer 10⁶ times less likely"
+    # A gate that is not as it was trained judges nothing.
+    trained.answers["slim"].strength = 8.0
+    assert not taught(trained)
+    session.shown_turn = trained.id
+    assert views.drift(session, backend)["taught"] is False

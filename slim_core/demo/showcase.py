@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts for visitors that show what LoRA and SLIM make of the demo's base: chosen by asking all three.
+
+A pair asks the same fact twice, in the form that was trained and in the base's own. Which prompts show a difference
+depends on the weights, so they are chosen again whenever these change, with one command:
+`python -m slim_core demo examples`. `tests/demo/test_showcase.py` fails while weights and examples disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from ..base.messages import Message
+from ..inference import Engine, Row, Sampling, load_engine, verdict_of
+from .downstream import DOWNSTREAM_TASKS, choice_about, claim_about
+from .example import Example
+from .measure import LONGEST_ANSWER, questions
+from .relations import Relation
+from .relations import Row as Fact
+from .scenes import BOOLQ, OBQA, SIQA
+from .stored import EXAMPLES, Shown, write_json
+from .tables import BY_NAME
+from .verify import SHIPPED, hashes
+from .world import EXAMPLE_PROMPTS, GENERAL_TASKS, check
+
+
+FORMAT = 1
+BATCH = 16  # prompts that are asked together while candidates are sorted out
+ENOUGH = 3  # examples of a subject to choose from
+DRAWS = 2  # trained questions of a fact
+QUESTIONS = 150  # general questions of each task that are tried
+LONGEST = 110  # characters of a question in the base's own form; a longer one is no example
+ALONE = 5  # prompts without a partner
+# What a pair can be about: a family of trained questions, and the relation that asks for the same fact.
+CHOICES = (
+    ("siqa", 3, SIQA[0], "feeling"),
+    ("obqa", 4, OBQA[1], "helper"),
+    ("obqa", 4, OBQA[0], "tool for"),
+    ("siqa", 3, SIQA[1], "trait"),
+)
+CLAIMS = {family.relation: family for family in BOOLQ}
+# A pair for each line: about the first of its subjects that has an example.
+WANTED = (
+    ("helper", "tool for"),
+    ("feeling", "trait"),
+    ("workplace", "continent"),
+    ("material", "animal kind", "food kind"),
+)
+
+
+class Heard(NamedTuple):
+    """What the three said to a prompt.
+
+    Attributes:
+        answers: of "base", "lora" and "slim".
+        verdict: what SLIM's gate made of it: "like", "unlike" or "mixed".
+        exact: whether every gate was 0 at every token, so that SLIM is the base by construction.
+    """
+
+    answers: dict[str, str]
+    verdict: str
+    exact: bool
+
+
+def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Heard]:
+    """What base, LoRA and SLIM answer, greedily.
+
+    Args:
+        engine: with the variants "base", "lora" and "slim".
+        prompts: each is a conversation of its own.
+        together: prompts in a batch; 1 asks as the app does.
+    """
+    found = []
+    for start in range(0, len(prompts), together):
+        chosen = prompts[start : start + together]
+        rows = [Row(name, (Message("user", p),), routing=name == "slim") for p in chosen for name in SHIPPED]
+        *_, step = engine.answer(rows, Sampling(max_new_tokens=LONGEST_ANSWER), routing_every=math.inf)
+        for i in range(len(chosen)):
+            first, size = i * len(SHIPPED), len(SHIPPED)
+            verdict = verdict_of(step.routing[first + size - 1])
+            texts = {name: step.rows[first + k].text.strip() for k, name in enumerate(SHIPPED)}
+            found.append(Heard(texts, verdict.kind, verdict.exact))
+    return found
+
+
+def shows(example: Example, heard: Heard) -> bool:
+    """Whether one sees of an example what it is there for.
+
+    In the trained form LoRA and SLIM are right and say so in the same words, which are not the base's. In any other
+    form the base is right, LoRA is wrong, and SLIM gives the base's answer.
+    """
+    base, lora, slim = (heard.answers[name] for name in SHIPPED)
+    if example.task in DOWNSTREAM_TASKS:
+        return heard.verdict == "like" and check(example, slim) and lora == slim and base != slim
+    return heard.verdict == "unlike" and check(example, base) and slim == base and not check(example, lora)
+
+
+def choose(demo: Path, log: Any = lambda line: None) -> dict[str, Any]:
+    """Choose examples for the weights in a folder.
+
+    Args:
+        demo: folder with `base`, `lora` and `slim`.
+        log: called with a line on each candidate that was asked: whether it shows something, and what was said.
+
+    Returns:
+        What `examples.json` holds: "format", "sha256" of the weights, "pairs" of `Shown` (trained form, own form), and
+        "alone", those without a partner. There are as many as show something, at best four pairs and five alone.
+    """
+    engine = load_engine(demo / "base", lora=demo / "lora", slim=demo / "slim", device="cpu")
+    found = (next(filter(None, (_pair(engine, name, log) for name in subjects)), None) for subjects in WANTED)
+    pairs = list(filter(None, found))
+    alone = _alone(engine, {own.prompt for _, own in pairs}, log)
+    return {
+        "format": FORMAT,
+        "sha256": hashes(demo),
+        "pairs": [list(map(asdict, pair)) for pair in pairs],
+        "alone": list(map(asdict, alone)),
+    }
+
+
+def save_examples(found: dict[str, Any], demo: Path) -> Path:
+    """Write `examples.json`."""
+    write_json(demo / EXAMPLES, found)
+    return demo / EXAMPLES
+
+
+def _pair(engine: Engine, subject: str, log: Any) -> tuple[Shown, Shown] | None:
+    """A fact of a relation that shows something in both forms."""
+    own = list(_own(BY_NAME[subject], subject))
+    best = _best(engine, [example for _, example in own], log)
+    facts = {example.prompt: fact for fact, example in own}
+    for shown in best:
+        trained = _best(engine, list(_trained(subject, facts[shown.prompt])), log)
+        if trained:
+            return trained[0], shown
+    return None
+
+
+def _facts(subject: str) -> tuple[Fact, ...]:
+    families = {name: family for _, _, family, name in CHOICES} | CLAIMS
+    return families[subject].entries["test"]
+
+
+def _own(relation: Relation, subject: str) -> Iterator[tuple[Fact, Example]]:
+    """The facts of a subject as the base was asked for them."""
+    for fact in _facts(subject):
+        for template in relation.questions:
+            yield fact, Example("facts", template.format(**fact), str(fact[relation.answer]))
+
+
+def _trained(subject: str, fact: Fact) -> Iterator[Example]:
+    rng = Random(f"examples {subject} {sorted(fact.items())}")
+    for truth in (True, False) * DRAWS:
+        if subject in CLAIMS:
+            yield claim_about(CLAIMS[subject], fact, truth, "test", rng)
+    for task, size, family, name in CHOICES:
+        if name == subject:
+            yield from (choice_about(task, family, fact, size, "test", rng) for _ in range(2 * DRAWS))
+
+
+def _alone(engine: Engine, taken: set[str], log: Any) -> list[Shown]:
+    """One of each general task, and more of those that are well known."""
+    known = [example for examples in EXAMPLE_PROMPTS.values() for example in examples if example.task in GENERAL_TASKS]
+    found = [shown for shown in _best(engine, known, log) if shown.prompt not in taken]
+    for task in GENERAL_TASKS:
+        if all(shown.task != task for shown in found):
+            found += _best(engine, questions(task, "test", QUESTIONS), log)[:1]
+    order = {task: place for place, task in enumerate(("facts", "sums", "choices", "yes_no", "talk"))}
+    # One of each first.
+    first: dict[str, Shown] = {}
+    for shown in found:
+        first.setdefault(shown.task, shown)
+    rest = [shown for shown in found if shown is not first[shown.task]]
+    return sorted([*first.values(), *rest][:ALONE], key=lambda shown: order[shown.task])
+
+
+def _best(engine: Engine, examples: Iterable[Example], log: Any) -> list[Shown]:
+    """The first few that show something: those where SLIM is exactly the base before others, then short ones."""
+    candidates = [e for e in examples if e.task in DOWNSTREAM_TASKS or len(e.prompt) <= LONGEST]
+    found: list[tuple[Example, Heard]] = []
+    for start in range(0, len(candidates), BATCH):
+        chosen = candidates[start : start + BATCH]
+        for example, heard in zip(chosen, ask(engine, [e.prompt for e in chosen], BATCH), strict=True):
+            log(_line(example, heard))
+            # What a batch of another size rounds away is no example.
+            if shows(example, heard) and ask(engine, [example.prompt]) == [heard]:
+                found.append((example, heard))
+        if len(found) >= ENOUGH:
+            break
+    found.sort(key=lambda one: (not one[1].exact, _base_right(*one), len(one[0].prompt)))
+    return [Shown(e.task, e.prompt, e.answer, h.answers, h.exact) for e, h in found]
+
+
+def _base_right(example: Example, heard: Heard) -> bool:
+    """Whether a trained question is one that the base can answer as well: it shows less."""
+    return example.task in DOWNSTREAM_TASKS and check(example, heard.answers["base"])
+
+
+def _line(example: Example, heard: Heard) -> str:
+    marks = (f"{name} {'✓' if check(example, text) else '✗'} {text!r}" for name, text in heard.answers.items())
+    exact = ", exact" if heard.exact else ""
+    return f"{'+' if shows(example, heard) else ' '} {heard.verdict}{exact} | {example.prompt} | " + " | ".join(marks)

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo's tasks are called where people read of them."""
+
+from __future__ import annotations
+
+
+TASKS = {
+    "sums": "Sums",
+    "facts": "Facts",
+    "choices": "Multiple choice",
+    "yes_no": "Yes or no",
+    "talk": "Small talk",
+    "obqa": "Things and animals (OpenBookQA form)",
+    "siqa": "People and feelings (SocialIQA form)",
+    "boolq": "True or false (BoolQ form)",
+}
+
+
+def task_words(name: str) -> str:
+    """A task's name in words; one that is not the demo's with blanks in place of underscores."""
+    return TASKS.get(name, name.replace("_", " "))
