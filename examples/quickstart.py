@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slim_core import SlimConfig, extra_losses, turn_opening
+from slim_core import SlimConfig, turn_opening
 from slim_core.paths import DEMO
 
 
@@ -58,7 +58,7 @@ model = get_peft_model(base, config)
 model.train()  # the clusters of the training data slide in training mode only
 optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
 for step in range(STEPS):
-    loss = model(**batch).loss + sum(extra_losses(model).values())
+    loss = model(**batch).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

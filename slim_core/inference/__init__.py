@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a base model and its adapters in one batch, who answered which token, and how far they drift."""
+"""Answers of a base model and its adapters in one batch, who answered which token, and how far they drift.
+
+Importing this package installs its kernel for rows of one token (`single_token`) in the SLIM layers of the process.
+"""
 
 from ..base.choice import BaseChoice
 from ..base.errors import EngineError
 from ..base.messages import Message
+from . import single_token
 from .engine import Engine
 from .loading import load_engine, open_base
 from .stops import Stops
@@ -50,3 +54,5 @@ __all__ = [
     "open_base",
     "verdict_of",
 ]
+
+single_token.install()

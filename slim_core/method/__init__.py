@@ -15,12 +15,14 @@ from .clusters import LEVELS
 from .config import SlimConfig, SlimType
 from .context import ForwardContext
 from .contexts import LENGTH_BUCKETS
+from .extra_losses import extra_losses
 from .fingerprint import difference, fingerprint_of_shapes
+from .gate import set_gate
 from .layer import SlimLayer
 from .linear import Linear
-from .model import SAME_INPUT, SlimModel, extra_losses, set_gate
+from .model import SAME_INPUT, SlimModel
 from .quantised import guard_cpu_4bit
-from .routing import Router, Routing
+from .routing import ClusterTables, Router, Routing
 from .sequence_state import drop_padding
 from .targets import base_modules, is_supported
 from .turns import opening_of, turn_opening
@@ -29,6 +31,7 @@ from .turns import opening_of, turn_opening
 __all__ = [
     "BASE_ROW",
     "BatchRows",
+    "ClusterTables",
     "ForwardContext",
     "LENGTH_BUCKETS",
     "LEVELS",

@@ -8,10 +8,10 @@ however the forward was started: plain, `generate`, Trainer, or a model that onl
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -54,6 +54,20 @@ def _batch_of(given: dict[str, Any]) -> int:
     return next((len(given[name]) for name in names if isinstance(given.get(name), Tensor)), 0)
 
 
+class _Reading(NamedTuple):
+    """A module whose forward is running and has set the context's sequences.
+
+    Attributes:
+        model: the module.
+        given: its arguments by name.
+        outer: the sequences that were set before.
+    """
+
+    model: nn.Module
+    given: dict[str, Any]
+    outer: Sequences | None
+
+
 class ForwardContext:
     """Shared by the SLIM layers of one model.
 
@@ -81,8 +95,10 @@ class ForwardContext:
         self._handles: list[Any] = []
         self._argument_names: dict[nn.Module, list[str]] = {}
         self._rows_alone: Sequences | None = None
-        # The modules whose forward is running and has set `sequences`, and what was set before each.
-        self._reading: list[tuple[nn.Module, Sequences | None, Any]] = []
+        # One inside of the other, the innermost last.
+        self._reading: list[_Reading] = []
+        # Adds the layers' losses to that of the model; called with the model, its arguments by name and its output.
+        self._add_losses: Callable[[nn.Module, dict[str, Any], Any], Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are between forwards: what belongs to a running or past forward stays behind."""
@@ -91,9 +107,14 @@ class ForwardContext:
 
     # -- life on a model -----------------------------------------------------------------------------------------
 
-    def attach(self, model: nn.Module) -> None:
-        """Hook the forward of `model`, and of the stacks of an encoder-decoder, which read tokens of their own."""
-        self._handles = []
+    def attach(self, model: nn.Module, add_losses: Callable[[nn.Module, dict[str, Any], Any], Any]) -> None:
+        """Hook the forward of `model`, and of the stacks of an encoder-decoder, which read tokens of their own.
+
+        Args:
+            model: the model that was adapted.
+            add_losses: makes the output of a training forward that expects losses; see `extra_losses.py`.
+        """
+        self._handles, self._add_losses = [], add_losses
         for place in dict.fromkeys([model, *_stacks(model)]):
             self._argument_names[place] = list(inspect.signature(place.forward).parameters)
             self._handles += [
@@ -118,7 +139,7 @@ class ForwardContext:
         if not model.training and self.trace is None and not self.contextual:
             return
         nested = bool(self._reading)
-        if nested and not _is_encoder_decoder(self._reading[0][0]):
+        if nested and not _is_encoder_decoder(self._reading[0].model):
             return  # the decoder inside of a model that has read the arguments already
         given = dict(zip(self._argument_names[model], args, strict=False)) | kwargs
         found = None
@@ -127,7 +148,7 @@ class ForwardContext:
             found = sequences_of(model, given, names, bool(self.contextual))
         if not nested and self._rows_alone is not None:
             self._rows_alone.forget_excess()
-        self._reading.append((model, self.sequences, given_cache(given)))
+        self._reading.append(_Reading(model, given, self.sequences))
         self.sequences = found
         if nested:
             return
@@ -148,18 +169,23 @@ class ForwardContext:
         self._learned = []
         self.losses.end_forward()
 
-    def _after_forward(self, model: nn.Module, args: tuple, output: Any) -> None:
-        if not self._reading or self._reading[-1][0] is not model:
-            return
-        _, outer, cache = self._reading.pop()
+    def _after_forward(self, model: nn.Module, args: tuple, output: Any) -> Any:
+        if not self._reading or self._reading[-1].model is not model:
+            return None
+        _, given, outer = self._reading.pop()
         state = None if self.sequences is None else self.sequences.state_after()
         if state is not None and output is not None:
+            cache = given_cache(given)
             cache = returned_cache(output) if cache is None else cache
             if cache is not None:
                 put_state(cache, state)
         self.sequences = outer
-        if not self._reading and self.forward_number is not None:
-            self._end_training_forward()
+        if self._reading or self.forward_number is None:
+            return None
+        self._end_training_forward()
+        if self.losses.expected and output is not None:
+            return self._add_losses(model, given, output)
+        return None
 
     # -- what the layers say ------------------------------------------------------------------------------------
 

@@ -217,7 +217,7 @@ class Sequences:
         self.memory: tuple[Tensor, Sequences] | None = None
         self._spans: dict[Opening, Spans] = {}
         self._learned: dict[Opening, Tensor] = {}
-        # The same for one token a row, in Python's numbers; see `one_token_contexts`.
+        # The same for one token a row, in Python's numbers; see `slim_core.inference.single_token_contexts`.
         self.of_tokens: dict[Opening, Any] = {}
         self._excess: dict[str, Excess] = {}
         self._calls: dict[str, int] = {}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,19 @@ from .adapter_router import AdapterRouter
 from .config import SlimConfig
 from .context import ForwardContext
 from .layer import SlimLayer
-from .one_token import DTYPES, MOST_EXPERTS, MOST_ROWS, TokenRouter, TokenRows
+
+
+class RowsKernel(Protocol):
+    """A shorter way to what a Linear adds to the rows of a batch."""
+
+    def __call__(self, layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
+        """The Linear's output, or None where the kernel is not made for this; then `result` is as it was.
+
+        Args:
+            layer: the Linear. Its context has the rows, with a place for what the kernel prepares for them.
+            x: (B, ..., C_in) the whole input.
+            result: (B, ..., C_out) of the base layer, which may be written to.
+        """
 
 
 def _warn_of_evaluation_mode(grad: Tensor) -> None:
@@ -30,7 +42,13 @@ class Linear(nn.Module, SlimLayer):
     """SLIM around one Linear: y = Wx + b + sum_i (w_i / Z) s B'_i A'_i x (Eq. 2 with dynamic merging).
 
     The base layer may be a `torch.nn.Linear`, transformers' `Conv1D`, or a 4- or 8-bit Linear of bitsandbytes.
+
+    Attributes:
+        rows_kernel: asked first where a batch has rows of several adapters. None in this package, where the rows of
+            each adapter are computed as a batch of their own; `slim_core.inference` installs one for single tokens.
     """
+
+    rows_kernel: ClassVar[RowsKernel | None] = None
 
     def __init__(
         self,
@@ -61,81 +79,14 @@ class Linear(nn.Module, SlimLayer):
             return result
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        if self._is_one_token_each(x, result):
-            kept = context.rows.kept
-            if self not in kept:
-                kept[self] = self._token_rows()
-            token_rows = kept[self]
-            if token_rows is not None:
-                return token_rows.add(x, result, context.sequences, context.trace)
+        if self.rows_kernel is not None:
+            added = self.rows_kernel(self, x, result)
+            if added is not None:
+                return added
         for name, rows in context.rows.by_adapter(len(x), x.device).items():
             if name in self.slim_A:
                 result[rows] = self._add_experts(name, x[rows], result[rows], x, rows)
         return result
-
-    def _is_one_token_each(self, x: Tensor, result: Tensor) -> bool:
-        """Whether `x` holds a token for each of `adapter_names`, in a place and mode that `TokenRows` is made for."""
-        rows = len(self.context.rows.adapter_names)
-        sequences = self.context.sequences
-        return (
-            not torch.compiler.is_compiling()
-            and x.is_cpu
-            and x.numel() == rows * self.in_features
-            and x.shape[0] == rows
-            and x.dtype == result.dtype
-            and x.dtype in DTYPES
-            and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled("cpu")
-            and x.is_contiguous()
-            and result.is_contiguous()
-            and (
-                not self.context.contextual
-                or (sequences is not None and (sequences.batch, sequences.tokens) == (rows, 1))
-            )
-        )
-
-    def _token_rows(self) -> TokenRows | None:
-        """The rows of `adapter_names` one token at a time; None if one of them needs more than that."""
-        found = TokenRows(self.module_name, self.in_features, self.out_features)
-        rows = [(row, name) for row, name in enumerate(self.context.rows.adapter_names) if name in self.slim_A]
-        if len(rows) > MOST_ROWS or not all(self._is_plain(name) for name in {name for _, name in rows}):
-            return None
-        for row, name in rows:
-            config, router = self.slim_config[name], None
-            if config.routed:
-                router = self._token_router(name)
-            scale = 1.0 if name in self.folded else self.scaling[name]
-            experts = config.num_experts if config.routed else 1
-            strength = self.context.rows.strengths and self.context.rows.strengths[row]
-            strength = config.yield_strength if strength is None else strength
-            found.put(row, name, self.slim_A[name], self.slim_B[name], experts, scale, router, strength)
-        return found
-
-    def _token_router(self, name: str) -> TokenRouter:
-        """The adapter's router for rows of one token; one while the rows are set, for all that share it."""
-        kept, router = self.context.rows.kept, self.routers[name]
-        if router not in kept:
-            router.clusters.fold_earlier(learning=False)
-            tables, reference, weights = router.tables(training=False)
-            kept[router] = TokenRouter(
-                router.config, tables, weights, reference, router.readers, router.key, router.name
-            )
-        return kept[router]
-
-    def _is_plain(self, name: str) -> bool:
-        """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask, cast or gather."""
-        config = self.slim_config[name]
-        masked = config.merge != "none" and config.mask_rate > 0 and name not in self.folded
-        factors = (self.slim_A[name], self.slim_B[name])
-        in_pieces = config.num_experts == 1 or self.slim_B[name].t().is_contiguous()
-        return (
-            not masked
-            and in_pieces
-            and not self.training
-            and name not in self.slim_column_index
-            and (config.top_k <= MOST_EXPERTS or not config.routed)
-            and all(factor.is_cpu and factor.dtype == torch.float32 for factor in factors)
-        )
 
     def _add_experts(
         self, name: str, x: Tensor, result: Tensor, whole_x: Tensor, rows: slice | Tensor | None
@@ -144,7 +95,8 @@ class Linear(nn.Module, SlimLayer):
         config = self.slim_config[name]
         if self._is_learning(name):
             self.check_whole(name)
-            self.context.losses.expected |= bool(config.l1_coefficient or config.balance_coefficient)
+            if config.l1_coefficient or config.balance_coefficient:
+                self.context.losses.expect()
         tokens = x.reshape(-1, self.in_features)
         weights = None
         if config.routed:

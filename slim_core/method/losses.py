@@ -42,11 +42,14 @@ class LossTerms:
     Attributes:
         expected: whether an adapter with a loss of its own learns in the running forward.
         balance: load-balance terms of the last forward that had any, by adapter.
+        added: the losses of the last forward that expected some, without gradient, if they are part of its loss;
+            None if they are not.
     """
 
     def __init__(self) -> None:
         self.expected = False
         self.balance: dict[str, list[Tensor]] = {}
+        self.added: dict[str, Tensor] | None = None
         self._balance_of: int | None = None
         self._forgotten = 0
 
@@ -57,13 +60,18 @@ class LossTerms:
         self._forgotten += self.expected
         if self.expected and self._forgotten == FORGOTTEN_AFTER:
             warnings.warn(
-                "The SLIM config sets `l1_coefficient` or `balance_coefficient`, but nothing has asked for these "
-                "losses: add `sum(slim_core.extra_losses(model).values())` to the training loss.",
+                "The SLIM config sets `l1_coefficient` or `balance_coefficient`, but the model is given no labels, so "
+                "its loss does not hold these losses: add `sum(slim_core.extra_losses(model).values())` to yours.",
                 stacklevel=2,
             )
 
+    def expect(self) -> None:
+        """An adapter with a loss of its own learns."""
+        if not self.expected:
+            self.expected, self.added = True, None
+
     def asked_for(self) -> None:
-        """The training loop has asked for them."""
+        """The losses of the last forward were added, or are about to be."""
         self._forgotten = 0
 
     def add_balance(self, forward: int | None, adapter_name: str, term: Tensor) -> None:

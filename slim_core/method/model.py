@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Optional
 
-import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
@@ -19,12 +17,12 @@ from .adapter_router import AdapterRouter
 from .batch_rows import BASE_ROW, BatchRows, check_names
 from .config import SlimConfig
 from .context import ForwardContext
+from .extra_losses import add_extra_losses
 from .fingerprint import difference, fingerprint
 from .layer import NO_MERGE, SlimLayer
 from .linear import Linear
-from .merging import l1_penalty
 from .quantised import guard_cpu_4bit
-from .targets import base_modules, check_heads, is_supported, same_targets
+from .targets import base_modules, check_heads, is_supported
 
 
 # Linears of one block that read the same tensor, by their names in the usual decoders.
@@ -75,7 +73,7 @@ class SlimModel(BaseTuner):
         # A wrapper starts in training mode; a base model that was just loaded is in evaluation mode.
         self.training = model.training
         if found is None:
-            self.context.attach(model)
+            self.context.attach(model, add_extra_losses)
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -115,10 +113,15 @@ class SlimModel(BaseTuner):
         given = self.peft_config[adapter_name]
         if given.base_fingerprint is not None:
             completed = self._completed(given, model)
-            if not same_targets(given, completed):
+            # Not by their names of the Linears: PEFT shortens these once there are many.
+            linears = self._linears_of(given, model), self._linears_of(completed, model)
+            if given.base_fingerprint != completed.base_fingerprint or linears[0] != linears[1]:
                 # The config has been completed for another model, which may still be saved with it.
                 self.peft_config[adapter_name] = completed
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _linears_of(self, config: SlimConfig, model: nn.Module) -> set[str]:
+        return {name for name in base_modules(model) if self._check_target_module_exists(config, name)}
 
     def _completed(self, config: SlimConfig, model: nn.Module) -> SlimConfig:
         """A copy of a config, completed for this model as if it had not been used on another one."""
@@ -236,90 +239,3 @@ def _router_of_sibling(
             if isinstance(sibling, SlimLayer) and adapter_name in sibling.slim_router and sibling is not target:
                 return sibling.routers[adapter_name]
     return None
-
-
-def extra_losses(model: nn.Module) -> dict[str, Tensor]:
-    """The losses that SLIM adds to the task's loss, by name, already multiplied by their coefficients.
-
-    Call it once after each training forward and add the values to the loss:
-
-        >>> model.train()
-        >>> loss = model(**batch).loss + sum(slim_core.extra_losses(model).values())
-
-    Args:
-        model: a model with SLIM adapters, however they were attached.
-
-    Returns:
-        `"l1"` (with `l1_coefficient > 0`): sum over layers and experts of |B|_1 / (r C_out) + |A|_1 / (r C_in).
-        `"balance"` (with `balance_coefficient > 0`): mean over routers of E * sum_e f_e P_e.
-        Each a () float32 tensor; empty if no active adapter has such a loss.
-
-    Raises:
-        RuntimeError: if the balance loss is wanted but the forward was run without gradients, as the reentrant kind
-            of gradient checkpointing does.
-    """
-    losses: dict[str, Tensor] = {}
-    context = None
-    coefficients: dict[str, float] = {}
-    for layer in model.modules():
-        if not isinstance(layer, SlimLayer):
-            continue
-        context = layer.context
-        for name in layer.active_adapters:
-            config = layer.slim_config.get(name)
-            if config is None:
-                continue
-            coefficients[name] = config.balance_coefficient
-            if config.l1_coefficient:
-                term = l1_penalty(layer.slim_A[name], layer.slim_B[name], config.num_experts)
-                losses["l1"] = losses.get("l1", 0) + config.l1_coefficient * term
-    if context is None:
-        return losses
-    context.losses.asked_for()
-    for name, coefficient in coefficients.items():
-        terms = context.losses.balance.get(name)
-        if coefficient and terms:
-            if not all(term.requires_grad for term in terms):
-                raise RuntimeError(
-                    "The balance loss has no gradient: the forward ran without one, under `torch.no_grad()` or the "
-                    "reentrant kind of gradient checkpointing. For the latter pass "
-                    'gradient_checkpointing_kwargs={"use_reentrant": False}.'
-                )
-            losses["balance"] = losses.get("balance", 0) + coefficient * torch.stack(terms).mean()
-    return losses
-
-
-def set_gate(
-    model: nn.Module, *, strength: float | None = None, quantile: float | None = None, adapter_name: str | None = None
-) -> None:
-    """Change how soon SLIM's LoRA experts give way, without training again. A saved adapter keeps the change.
-
-    The same as changing `yield_strength` and `yield_quantile` in its config.
-
-    Args:
-        model: a model with SLIM adapters, however they were attached.
-        strength: factor in front of the distance; 0 forces a gate open, more closes it sooner. None leaves it.
-        quantile: of the training distances that counts as in domain, above 0 and below 1. None leaves it.
-        adapter_name: which adapter; None for all that are routed.
-
-    Raises:
-        ValueError: if there is no such adapter or a number is out of its range.
-    """
-    layers = [m for m in model.modules() if isinstance(m, SlimLayer)]
-    configs = {
-        id(config): config
-        for layer in layers
-        for name, config in layer.slim_config.items()
-        if config.routed and adapter_name in (None, name)
-    }
-    if not configs:
-        raise ValueError(
-            "The model has no SLIM adapter with a gate"
-            + ("." if adapter_name is None else f" named {adapter_name!r}.")
-        )
-    changes = {"yield_strength": strength, "yield_quantile": quantile}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    for config in configs.values():
-        dataclasses.replace(config, **changes)  # checks them
-        for name, value in changes.items():
-            setattr(config, name, value)

@@ -9,8 +9,6 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .config import SlimConfig
-
 
 def base_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The base model's modules by name: an adapted Linear is its base, and adapters' own modules are left out."""
@@ -44,8 +42,3 @@ def check_heads(model: nn.Module, targets: dict[str, nn.Module]) -> None:
                 "not known there. Leave it out of `target_modules`, name it in `modules_to_save`, or train "
                 'with distance_scope="token".'
             )
-
-
-def same_targets(one: SlimConfig, other: SlimConfig) -> bool:
-    """Whether two completed configs adapt the same Linears."""
-    return (one.base_fingerprint, one.target_modules) == (other.base_fingerprint, other.target_modules)

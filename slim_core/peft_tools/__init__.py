@@ -5,6 +5,7 @@ from .compact import fold_masks, slice_factors
 from .export import LoraExport, export_lora
 from .lora_import import PLAIN_STARTS, load_lora, lora_to_slim
 from .scopes import adapter_rows, trace_routing
+from .token_routing import TokenRouting
 from .trace import RoutingTrace, RowRouting, identity_share
 
 
@@ -13,6 +14,7 @@ __all__ = [
     "LoraExport",
     "RoutingTrace",
     "RowRouting",
+    "TokenRouting",
     "adapter_rows",
     "export_lora",
     "fold_masks",

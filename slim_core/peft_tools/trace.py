@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..method import Routing
-from ..method.one_token_routing import TokenRouting
+from .token_routing import TokenRouting
 
 
 def identity_share(weights: Tensor, num_experts: int) -> Tensor:

@@ -64,25 +64,20 @@ class SlimTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """The task's loss; while training with SLIM's own losses."""
+        """The model's loss, which in training has SLIM's own losses in it."""
         # In evaluation the mean over this device's tokens, which `evaluation_loop` weights.
         tokens = num_items_in_batch if model.training else None
         loss, outputs = super().compute_loss(model, inputs, True, tokens)
         if not model.training:
             self._note_evaluated(loss, inputs["labels"])
         elif self._routed:
-            loss = loss + self._extra_loss(model, num_items_in_batch)
+            self._note_extra_losses(model)
         return (loss, outputs) if return_outputs else loss
 
-    def _extra_loss(self, model: nn.Module, num_items_in_batch: Tensor | int | None) -> Tensor | int:
-        losses = extra_losses(model)
+    def _note_extra_losses(self, model: nn.Module) -> None:
         self._forwards += 1
-        for name, loss in losses.items():
+        for name, loss in extra_losses(model).items():
             self._extra[name] += loss.detach()
-        # A loss that the model has divided by the tokens of all forwards of a step is added up as it is, so each
-        # forward may bring its part of ours only. Otherwise the Trainer divides the sum itself.
-        scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        return sum(losses.values()) / (self.current_gradient_accumulation_steps if scaled else 1)
 
     def _note_evaluated(self, loss: Tensor, labels: Tensor) -> None:
         tokens = (labels[:, 1:] != IGNORED).sum()

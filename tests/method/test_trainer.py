@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from slim_core import SlimConfig
+from slim_core import SlimConfig, extra_losses
 from tests.conftest import build
 
 
@@ -105,3 +105,59 @@ def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
     ours, theirs = whole.state_dict(), halves.state_dict()
     for name in ours:
         torch.testing.assert_close(theirs[name], ours[name], atol=1e-6, rtol=1e-5)
+
+
+def step_gradients(model: PeftModel, folder: Path, batches: list[list[dict[str, Tensor]]], tells: bool) -> dict:
+    """Gradients of one optimiser step, by name, in as many forwards as there are batches.
+
+    Args:
+        model: the adapted model.
+        folder: the Trainer's.
+        batches: the rows of each forward.
+        tells: whether the Trainer tells the model the number of labels; otherwise it divides the loss itself.
+    """
+    arguments = TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True)
+    trainer = Trainer(model=model, args=arguments, data_collator=collate)
+    trainer.model_accepts_loss_kwargs = tells
+    samples, items = trainer.get_batch_samples(iter([collate(rows) for rows in batches]), len(batches), "cpu")
+    assert (items is not None) == tells
+    trainer.current_gradient_accumulation_steps = len(samples)
+    model.zero_grad()
+    for batch in samples:
+        trainer.training_step(model, batch, items)
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_step_of_several_forwards_has_the_extra_losses_once(tells, tmp_path):
+    # Clusters that stand still and no masks: then forwards do not depend on those before them. Where the Trainer
+    # divides by the number of forwards, it weights their labels differently unless each has as many.
+    still = {"cluster_momentum": 1 - 1e-9, "yield_strength": 0.0, "merge": "none", "init_weights": False}
+    rows = TEXTS[:4] if tells else [{"ids": torch.arange(i, i + 6) % 6 + 3} for i in range(4)]
+    parts = [rows[:1], rows[1:]] if tells else [rows[:2], rows[2:]]
+
+    def start(**losses) -> PeftModel:
+        torch.manual_seed(0)
+        model = adapt(**still, **losses).train()
+        model(**collate(rows))
+        model(**collate(rows))
+        return model
+
+    task = start()
+    whole, cut = (step_gradients(task, tmp_path, batches, tells) for batches in ([rows], parts))
+    torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
+    for losses in ({"l1_coefficient": 0.5}, {"balance_coefficient": 2.0}):
+        model = start(**losses)
+        labels = [sum(len(row["ids"]) - 1 for row in part) for part in parts]
+        for part, number in zip(parts, labels, strict=True):
+            # By hand: without labels nothing is added.
+            batch = collate(part)
+            del batch["labels"]
+            model(**batch)
+            share = number / sum(labels)
+            sum(share * loss for loss in extra_losses(model).values()).backward()
+        by_hand = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        assert any(gradient.abs().max() > 1e-3 for gradient in by_hand.values())
+        found = step_gradients(model, tmp_path, parts, tells)
+        expected = {name: gradient + by_hand.get(name, 0) for name, gradient in cut.items()}
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)

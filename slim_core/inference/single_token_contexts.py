@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .contexts import LENGTH_BUCKETS, Opening, Sequences
+from ..method.contexts import LENGTH_BUCKETS, Opening, Sequences
 
 
 class TokenContexts(NamedTuple):

@@ -5,29 +5,125 @@ There, reading a number from a tensor costs no wait. So the few numbers of a tok
 weights leave out is not computed: of E experts at most K are read from memory, and none for a token that goes past
 them all. The vectors are so short that beginning an operation costs more than the operation, most of all in a small
 model, whose weights push the code of the one before out of the cache: NumPy begins with the least.
-What this replaces is in `linear.py` and `routing.py`; the results differ by rounding alone.
+What this replaces is in `method/linear.py` and `method/routing.py`; the results differ by rounding alone.
+
+Importing `slim_core.inference` installs it, for the engine and for everything else in the process that sets rows:
+`model.generate(..., adapter_names=...)` of a `PeftModel` too. Without that import the same rows are computed by torch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .config import SlimConfig
-from .contexts import Sequences
-from .one_token_contexts import token_contexts
-from .one_token_routing import UNROUTED, TokenRouting
-from .routing import VARIANCE_EPS, ClusterTables, Router
+from ..method import ClusterTables, Linear, Router, SlimConfig
+from ..method.contexts import Sequences
+from ..method.routing import VARIANCE_EPS
+from ..peft_tools import RoutingTrace, TokenRouting
+from .single_token_contexts import token_contexts
 
 
 # With more experts for each token, or more rows, the stacked products of many tokens are faster.
 MOST_EXPERTS = 4
 MOST_ROWS = 8
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# What a plain LoRA does with every token.
+UNROUTED = TokenRouting([1.0], 0.0, -1, [(0, 1.0)])
+
+
+def install() -> None:
+    """Let every SLIM layer of this process compute rows of one token in this way."""
+    Linear.rows_kernel = staticmethod(add_rows)
+
+
+def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
+    """What the rows of the running batch add to one Linear, where each brings one token: a `RowsKernel`.
+
+    Args:
+        layer: the Linear; its context has rows.
+        x: (B, C_in) or (B, 1, C_in) its input.
+        result: of its base layer.
+
+    Returns:
+        `result` with the rows' experts, in place if it is float32; None where this is not made for the rows, the
+        device, the dtype or the mode.
+    """
+    context = layer.context
+    rows = context.rows
+    if torch.compiler.is_compiling() or not _is_one_token_each(layer, x, result):
+        return None
+    if not (context.trace is None or isinstance(context.trace, RoutingTrace)):
+        return None
+    if layer not in rows.kept:
+        rows.kept[layer] = _token_rows(layer)
+    kept = rows.kept[layer]
+    return None if kept is None else kept.add(x, result, context.sequences, context.trace)
+
+
+def _is_one_token_each(layer: Linear, x: Tensor, result: Tensor) -> bool:
+    """Whether `x` holds a token for each row, in a place and mode that `TokenRows` is made for."""
+    context = layer.context
+    rows, sequences = len(context.rows.adapter_names), context.sequences
+    if context.contextual and (sequences is None or sequences.tokens != 1 or sequences.batch != rows):
+        return False
+    return (
+        x.is_cpu
+        and x.numel() == rows * layer.in_features
+        and x.shape[0] == rows
+        and x.dtype == result.dtype
+        and x.dtype in DTYPES
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and x.is_contiguous()
+        and result.is_contiguous()
+    )
+
+
+def _token_rows(layer: Linear) -> TokenRows | None:
+    """The batch's rows at one Linear; None if one of them needs more than a token at a time."""
+    batch = layer.context.rows
+    found = TokenRows(layer.module_name, layer.in_features, layer.out_features)
+    rows = [(row, name) for row, name in enumerate(batch.adapter_names) if name in layer.slim_A]
+    if len(rows) > MOST_ROWS or not all(_is_plain(layer, name) for name in {name for _, name in rows}):
+        return None
+    for row, name in rows:
+        config = layer.slim_config[name]
+        router = _router(layer, name) if config.routed else None
+        scale = 1.0 if name in layer.folded else layer.scaling[name]
+        experts = config.num_experts if config.routed else 1
+        strength = batch.strengths and batch.strengths[row]
+        strength = config.yield_strength if strength is None else strength
+        found.put(row, name, layer.slim_A[name], layer.slim_B[name], experts, scale, router, strength)
+    return found
+
+
+def _is_plain(layer: Linear, name: str) -> bool:
+    """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask, cast or gather."""
+    config = layer.slim_config[name]
+    masked = config.merge != "none" and config.mask_rate > 0 and name not in layer.folded
+    factors = (layer.slim_A[name], layer.slim_B[name])
+    in_pieces = config.num_experts == 1 or layer.slim_B[name].t().is_contiguous()
+    return (
+        not masked
+        and in_pieces
+        and not layer.training
+        and name not in layer.slim_column_index
+        and (config.top_k <= MOST_EXPERTS or not config.routed)
+        and all(factor.is_cpu and factor.dtype == torch.float32 for factor in factors)
+    )
+
+
+def _router(layer: Linear, name: str) -> TokenRouter:
+    """The adapter's router; one while the rows are set, for all Linears that share it."""
+    kept, router = layer.context.rows.kept, layer.routers[name]
+    if router not in kept:
+        router.clusters.fold_earlier(learning=False)
+        kept[router] = TokenRouter(router.config, *router.tables(training=False), router.readers, router.key, name)
+    return kept[router]
 
 
 class TokenRouter:
@@ -36,8 +132,8 @@ class TokenRouter:
     Args:
         config: of the adapter.
         tables: its clusters, float32.
-        router: its weights.
         reference: the distance that counts as in domain, () or (buckets,); None with the paper's yielding.
+        router: its weights.
         readers: how many Linears read each input's routing.
         key: by which a cache remembers its sums.
         name: of the adapter.
@@ -47,8 +143,8 @@ class TokenRouter:
         self,
         config: SlimConfig,
         tables: ClusterTables,
-        router: Router,
         reference: Tensor | None,
+        router: Router,
         readers: int,
         key: str,
         name: str,
@@ -216,7 +312,7 @@ class TokenRows:
         if router is not None and router not in self._routers:
             self._routers.append(router)
 
-    def add(self, x: Tensor, result: Tensor, sequences: Sequences | None, trace: Any) -> Tensor:
+    def add(self, x: Tensor, result: Tensor, sequences: Sequences | None, trace: RoutingTrace | None) -> Tensor:
         """Add the experts of every row to `result`, (B, C_out) or (B, 1, C_out); in place, if it is float32.
 
         Args:

@@ -11,9 +11,9 @@ import torch
 from peft import PeftModel
 
 from slim_core import trace_routing
+from slim_core.inference.single_token import MOST_ROWS, TokenRouter, TokenRows
 from slim_core.method import Linear
 from slim_core.method.contexts import Sequences
-from slim_core.method.one_token import MOST_ROWS, TokenRouter, TokenRows
 from slim_core.peft_tools import adapter_rows, fold_masks
 from tests.conftest import TINY, build
 from tests.method.small import slim, slim_layers, train
@@ -62,7 +62,7 @@ def several(ids: torch.Tensor, family: str = "llama", fold: bool = True, **chang
 @contextmanager
 def long_way(monkeypatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr(Linear, "_is_one_token_each", lambda *_: False)
+        patch.setattr(Linear, "rows_kernel", None)
         yield
 
 

@@ -24,7 +24,3 @@ class TokenRouting(NamedTuple):
     sent: list[tuple[int, float]]
     gate: float = 1.0
     reference: float = 0.0
-
-
-# What a plain LoRA does with every token.
-UNROUTED = TokenRouting([1.0], 0.0, -1, [(0, 1.0)])

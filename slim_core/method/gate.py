@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate of trained adapters, sooner or later closed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from .layer import SlimLayer
+
+
+def set_gate(
+    model: nn.Module, *, strength: float | None = None, quantile: float | None = None, adapter_name: str | None = None
+) -> None:
+    """Change how soon SLIM's LoRA experts give way, without training again. A saved adapter keeps the change.
+
+    The same as changing `yield_strength` and `yield_quantile` in its config.
+
+    Args:
+        model: a model with SLIM adapters, however they were attached.
+        strength: factor in front of the distance; 0 forces a gate open, more closes it sooner. None leaves it.
+        quantile: of the training distances that counts as in domain, above 0 and below 1. None leaves it.
+        adapter_name: which adapter; None for all that are routed.
+
+    Raises:
+        ValueError: if there is no such adapter or a number is out of its range.
+    """
+    layers = [m for m in model.modules() if isinstance(m, SlimLayer)]
+    configs = {
+        id(config): config
+        for layer in layers
+        for name, config in layer.slim_config.items()
+        if config.routed and adapter_name in (None, name)
+    }
+    if not configs:
+        raise ValueError(
+            "The model has no SLIM adapter with a gate"
+            + ("." if adapter_name is None else f" named {adapter_name!r}.")
+        )
+    changes = {"yield_strength": strength, "yield_quantile": quantile}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    for config in configs.values():
+        dataclasses.replace(config, **changes)  # checks them
+        for name, value in changes.items():
+            setattr(config, name, value)
