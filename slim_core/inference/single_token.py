@@ -13,18 +13,16 @@ Importing `slim_core.inference` installs it, for the engine and for everything e
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..method import ClusterTables, Linear, Router, SlimConfig
+from ..method import Linear
 from ..method.contexts import Sequences
-from ..method.routing import VARIANCE_EPS
 from ..peft_tools import RoutingTrace, TokenRouting
-from .single_token_contexts import token_contexts
+from .single_token_router import TokenRouter
 
 
 # With more experts for each token, or more rows, the stacked products of many tokens are faster.
@@ -124,153 +122,6 @@ def _router(layer: Linear, name: str) -> TokenRouter:
         router.clusters.fold_earlier(learning=False)
         kept[router] = TokenRouter(router.config, *router.tables(training=False), router.readers, router.key, name)
     return kept[router]
-
-
-class TokenRouter:
-    """One router for one token at a time, and its answers while the Linears of a block share them.
-
-    Args:
-        config: of the adapter.
-        tables: its clusters, float32.
-        reference: the distance that counts as in domain, () or (buckets,); None with the paper's yielding.
-        router: its weights.
-        readers: how many Linears read each input's routing.
-        key: by which a cache remembers its sums.
-        name: of the adapter.
-    """
-
-    def __init__(
-        self,
-        config: SlimConfig,
-        tables: ClusterTables,
-        reference: Tensor | None,
-        router: Router,
-        readers: int,
-        key: str,
-        name: str,
-    ) -> None:
-        self._config, self._readers, self._key, self._name = config, readers, key, name
-        self._contextual = config.distance_scope == "context"
-        self._opening = tuple(config.turn_opening or ())
-        self._center, self._scale, self._direction, self._near = (table.detach().numpy() for table in tables)
-        weight, bias, *hidden = router[:4]
-        self._down, self._up = (None if part is None else part.detach().float().numpy() for part in hidden)
-        self._mean = self._spread = None
-        if router.mean is not None and router.down is not None:
-            self._mean = router.mean[0].detach().numpy()
-            self._spread = (router.var[0] + VARIANCE_EPS).rsqrt().detach().numpy()
-        elif router.mean is not None:
-            weight, bias = router.folded()
-        self._weight, self._bias = (part.detach().float().numpy() for part in (weight, bias))
-        self._reference = None if reference is None else reference.reshape(-1).tolist()
-        self._input: Tensor | None = None
-        self._version = self._reads = 0
-        self._found: dict[int, TokenRouting] = {}
-        # Of the running input, by row: sums of the contexts, their counts and buckets.
-        self._sums: np.ndarray | None = None
-        self._counts: list[int] = []
-        self._buckets: list[int] = []
-        # By row, and how many: excesses of the routers before this one, where they are carried up.
-        self._total: np.ndarray | None = None
-        self._below = 0
-
-    def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
-        """One of the readers comes with the input `x` of all rows, (B, C) float32 in `tokens`."""
-        version = 0 if x.is_inference() else x._version
-        if self._input is not x or self._version != version or self._reads == self._readers:
-            self._input, self._version, self._reads, self._found = x, version, 0, {}
-            if self._contextual:
-                self._go_on(tokens, sequences)
-        self._reads += 1
-
-    def _go_on(self, tokens: np.ndarray, sequences: Sequences) -> None:
-        """Add the tokens to the sums of their contexts, for the cache to remember."""
-        self._counts, self._buckets, goes_on, own = token_contexts(sequences, self._opening)
-        if self._config.carries_up:
-            excess = sequences.excess_of(self._name)
-            self._total, self._below = excess.total.numpy()[:, 0], excess.routers
-            excess.routers += 1
-        key = sequences.key_of_call(self._key)
-        steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
-        before, self._sums = steps[:, 0], steps[:, 1]
-        before[:] = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
-        carried = before if goes_on is None else np.where(goes_on, before, 0)
-        np.add(carried, tokens if own is None else np.where(own, tokens, 0), out=self._sums)
-        if sequences.ended is not None:
-            kept = torch.from_numpy(steps)
-            sequences.ended.sums[key] = kept if sequences.trail else kept[:, -1:]
-
-    def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
-        """Routing of the token `x`, (C,) float32, which is row `row` of the input that was begun with."""
-        found = self._found.get(row)
-        if found is None:
-            with np.errstate(all="ignore"):  # NaNs propagate, as everywhere
-                found = self._found[row] = self._route(row, x, strength)
-        return found
-
-    def _route(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
-        placed, bucket, closed = x, 0, False
-        if self._contextual:
-            count = max(self._counts[row], 1)
-            placed, bucket = self._sums[row] / count, self._buckets[row]
-            closed = count <= self._config.context_warmup
-        cluster = int((self._direction.dot(placed) + self._near).argmin())
-        z = placed - self._center[cluster]
-        z *= self._scale[cluster]
-        if self._config.distance == "max":
-            distance = float(max(-z.min(), z.max())) - 1
-        else:
-            distance = math.sqrt(z.dot(z) / len(z)) - 1
-        reference = 0.0 if self._reference is None else self._reference[bucket]
-        gate, push = 1.0, 0.0
-        excess = distance if self._reference is None else max(distance - reference, 0.0)
-        if self._total is not None:
-            self._total[row] += excess
-            excess = float(self._total[row]) / (self._below + 1)
-        if self._config.yield_mode == "gate":
-            gate = 0.0 if closed else min(max(1 - strength * excess, 0.0), 1.0)
-        else:
-            push = strength * excess
-        found = TokenRouting([], distance, cluster, [], gate, reference)
-        if gate == 0.0:
-            return self._past_all(found)
-        if self._contextual:
-            z = x if self._mean is None else (x - self._mean) * self._spread
-        if self._down is not None:
-            hidden = self._down.dot(z)
-            z = z + self._up.dot(hidden / (1 + np.exp(-hidden)))
-        return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, found)
-
-    def _past_all(self, found: TokenRouting) -> TokenRouting:
-        lora, identity = self._config.num_experts, self._config.num_identity
-        return found._replace(weights=[0.0] * lora + [1 / max(identity, 1)] * identity)
-
-    def _soft_top_k(self, scores: list[float], push: float, found: TokenRouting) -> TokenRouting:
-        lora, gate = self._config.num_experts, found.gate
-        if push:
-            scores[:lora] = [score - push for score in scores[:lora]]
-        weights, kept, total, best = [0.0] * len(scores), [], 0.0, max(scores)
-        if math.isnan(sum(scores) + gate) or best == -math.inf:
-            # NaNs have no order, so nothing can be chosen.
-            return found._replace(weights=[math.nan] * len(scores), sent=[(0, math.nan)])
-        for _ in range(self._config.top_k):
-            score = max(scores)
-            if kept and score == -math.inf:
-                break
-            expert = scores.index(score)
-            scores[expert] = -math.inf
-            weights[expert] = power = math.exp(score - best)
-            total += power
-            kept.append(expert)
-        sent = []
-        for expert in kept:
-            weights[expert] = weight = weights[expert] / total * gate
-            if expert < lora and weight:
-                sent.append((expert, weight))
-        if gate < 1.0:
-            rest = (1 - gate) / max(self._config.num_identity, 1)
-            weights[lora:] = [weight + rest for weight in weights[lora:]]
-        return found._replace(weights=weights, sent=sent)
 
 
 class _Row(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import merging
 from .adapter_router import AdapterRouter
 from .config import SlimConfig
-from .context import ForwardContext
+from .context import ForwardContext, in_backward
 from .layer import SlimLayer
 
 
@@ -95,7 +95,7 @@ class Linear(nn.Module, SlimLayer):
         config = self.slim_config[name]
         if self._is_learning(name):
             self.check_whole(name)
-            if config.l1_coefficient or config.balance_coefficient:
+            if (config.l1_coefficient or config.balance_coefficient) and not in_backward():
                 self.context.losses.expect()
         tokens = x.reshape(-1, self.in_features)
         weights = None

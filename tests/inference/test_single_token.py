@@ -11,7 +11,8 @@ import torch
 from peft import PeftModel
 
 from slim_core import trace_routing
-from slim_core.inference.single_token import MOST_ROWS, TokenRouter, TokenRows
+from slim_core.inference.single_token import MOST_ROWS, TokenRows
+from slim_core.inference.single_token_router import TokenRouter
 from slim_core.method import Linear
 from slim_core.method.contexts import Sequences
 from slim_core.peft_tools import adapter_rows, fold_masks

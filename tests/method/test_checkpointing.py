@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from slim_core import SlimConfig
+from slim_core import SlimConfig, extra_losses
 from slim_core.method import SlimLayer
 from tests.conftest import build
 
@@ -105,5 +105,6 @@ def test_a_reference_forward_without_the_adapter_changes_nothing(reentrant, ids)
                 with model.disable_adapter(), torch.no_grad():
                     model(input_ids=ids)
             loss.backward()
+            assert not extra_losses(model)["balance"].requires_grad
         found.append(({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, statistics(model)))
     torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
