@@ -133,18 +133,15 @@ def test_an_earlier_turn_can_be_chosen(visit):
 
 def test_routing_fills_while_the_answer_is_written(visit, site):
     site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.05)
-    site.engine.length = 80
-    v = visit()
+    site.engine.length = 2000
+    v = visit(query={"max_new_tokens": 2000})
     v.send("Hello")
     v.tab("Routing")
     tokens = v.page.locator("#slim-routing .slim-strip [role=option]")
     for _ in range(4):
         before = tokens.count()
         until(lambda before=before: tokens.count() > before)
-    assert tokens.count() < 80
-    v.tab("Compare")
-    v.button("Stop all").click()
-    v.done()
+    assert tokens.count() < 2000  # it goes on until its visitor leaves
 
 
 def test_two_thousand_tokens_and_forty_layers_do_not_freeze_the_page(visit, site):
