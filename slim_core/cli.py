@@ -126,6 +126,12 @@ def train(
     slim: Annotated[
         list[str], typer.Option(rich_help_panel=ADAPTER, help="Other SlimConfig field, as KEY=VALUE; repeatable.")
     ] = [],  # noqa: B006
+    train_closing_token: Annotated[
+        bool,
+        typer.Option(
+            "--train-closing-token", rich_help_panel=ADAPTER, help="Also train the token that closes answers."
+        ),
+    ] = False,
     epochs: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Passes over the data.")] = 2.0,
     max_steps: Annotated[int | None, typer.Option(rich_help_panel=BUDGET, help="Steps, in place of epochs.")] = None,
     learning_rate: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Highest learning rate.")] = 3e-4,
@@ -193,6 +199,7 @@ def train(
             dropout=dropout,
             target_modules=target,
             slim=pairs(slim, "--slim"),
+            train_closing_token=train_closing_token,
             epochs=epochs,
             max_steps=max_steps,
             learning_rate=learning_rate,

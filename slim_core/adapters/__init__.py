@@ -15,7 +15,8 @@ from ..outside.limits import OPERATOR, Limits
 from ..outside.sources import named_source
 from .adapter import Adapter
 from .attach import attach, detach, try_out
-from .report import Check, check, clean_label, open_adapter
+from .report import Check, check, check_form, clean_label, open_adapter
+from .row_parts import part_tensors
 from .store import AdapterStore, Held, StoreLimits
 
 
@@ -37,10 +38,12 @@ __all__ = [
     "attach",
     "base_from_config",
     "check",
+    "check_form",
     "clean_label",
     "describe_base",
     "detach",
     "named_source",
     "open_adapter",
+    "part_tensors",
     "try_out",
 ]

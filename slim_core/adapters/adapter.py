@@ -23,7 +23,7 @@ class Adapter:
     """A checked adapter. Its files are private copies; `delete` removes them.
 
     Attributes:
-        kind: what it is.
+        kind: what it is. A DoRA is a LoRA whose config says so.
         label: its name for people; never part of a path or a module's name.
         config: rebuilt from a list of allowed fields. `attach` works on a copy.
         folder: our private folder with the weights.
@@ -54,14 +54,23 @@ class Adapter:
         return sum(math.prod(info.shape) * _number_bytes(name) for name, info in self.header.items())
 
     @property
+    def title(self) -> str:
+        """What people call its kind."""
+        if isinstance(self.config, LoraConfig):
+            return "DoRA" if self.config.use_dora else "LoRA"
+        return "SLIM"
+
+    @property
     def detail(self) -> str:
         """A few words such as "rank 16, 8 + 2 experts, top-2"."""
-        rank = f"rank {self.config.r}"
-        if self.config.rank_pattern:
-            rank += " (others in places)"
-        if isinstance(self.config, LoraConfig):
-            return rank
-        return f"{rank}, {self.config.num_experts} + {self.config.num_identity} experts, top-{self.config.top_k}"
+        words = [f"rank {self.config.r}" + (" (others in places)" if self.config.rank_pattern else "")]
+        if isinstance(self.config, SlimConfig):
+            words += [f"{self.config.num_experts} + {self.config.num_identity} experts", f"top-{self.config.top_k}"]
+        if self.config.modules_to_save:
+            words.append(f"own {' and '.join(sorted(self.config.modules_to_save))}")
+        if getattr(self.config, "trainable_token_indices", None):
+            words.append("own tokens")
+        return ", ".join(words)
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, on the CPU, keyed as in the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..base.errors import is_out_of_memory
-from ..base.shapes import describe_base
+from ..base.shapes import BaseShapes, describe_base
 from ..method import SlimConfig, SlimLayer, SlimType
 from ..outside.errors import AdapterError, shown
 from ..outside.files import WEIGHTS
 from ..peft_tools import lora_to_slim
 from .adapter import Adapter
 from .fit import check_fit, with_default_targets
+from .layout import PREFIX
+from .parts import MAGNITUDE, TOKENS, copied_modules, own_rows
+from .row_parts import drop_parts, put_magnitudes, put_tables
 
 
 def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PeftModel:
@@ -44,7 +48,7 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             raise ValueError(f"The model carries adapters of the kind {model.peft_type}, not SLIM.")
         if name in model.peft_config:
             raise ValueError(f"The model already has an adapter named {name!r}.")
-    config, tensors = _as_slim(adapter, model)
+    config, tensors, beside = _as_slim(adapter, model)
     try:
         with _unchanged_by_failure(model), torch.random.fork_rng(devices=[]):
             if isinstance(model, PeftModel):
@@ -55,6 +59,8 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             unexpected = set_peft_model_state_dict(model, tensors, name).unexpected_keys
             if unexpected:
                 raise AdapterError(f"{WEIGHTS}: {shown(unexpected[0], 160)} found no place in the model.")
+            put_magnitudes(model.get_base_model(), name, beside.magnitudes)
+            put_tables(model.get_base_model(), name, beside.copies, beside.rows)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -73,6 +79,7 @@ def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
     """
     if name not in model.peft_config:
         raise ValueError(f"The model has no adapter named {name!r}.")
+    drop_parts(model.get_base_model(), name)
     if len(model.peft_config) == 1:
         return model.unload()
     if name in model.active_adapters:
@@ -97,17 +104,47 @@ def try_out(model: PeftModel, name: str) -> None:
         raise AdapterError("With this adapter the model's answers overflow (NaN or infinity); its weights are broken.")
 
 
-def _as_slim(adapter: Adapter, model: nn.Module) -> tuple[SlimConfig, dict[str, Tensor]]:
+class _Beside(NamedTuple):
+    """What an adapter brings beside updates of Linears, by module name; see `put_magnitudes` and `put_tables`."""
+
+    magnitudes: dict[str, Tensor]
+    copies: dict[str, dict[str, Tensor]]
+    rows: dict[str, tuple[tuple[int, ...], Tensor]]
+
+
+def _as_slim(adapter: Adapter, model: nn.Module) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
     """Its config and weights as SLIM has them, after checking once more that they fit this very model."""
     weights = adapter.folder / WEIGHTS
     if not weights.is_file():
         raise AdapterError(f"The files of {shown(adapter.label)} were removed; give it again.")
     base = describe_base(model)
     check_fit(adapter.config, adapter.header, base)
-    config = with_default_targets(adapter.config, base)
+    config, tensors = with_default_targets(adapter.config, base), adapter.tensors()
+    beside = _taken_out(config, tensors, base)
     if isinstance(config, LoraConfig):
-        return lora_to_slim(config, adapter.tensors())
-    return config, adapter.tensors()
+        return (*lora_to_slim(config, tensors), beside)
+    return config, tensors, beside
+
+
+def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base: BaseShapes) -> _Beside:
+    """Take what is no update of a Linear out of a config and its tensors."""
+    magnitudes = {
+        key.removeprefix(PREFIX).removesuffix(f".{MAGNITUDE}"): tensors.pop(key)
+        for key in [*tensors]
+        if key.endswith(f".{MAGNITUDE}")
+    }
+    copies = {
+        name: {key: tensors.pop(f"{PREFIX}{name}.{key}") for key in ("weight", "bias")[: 1 + (name in base.biased)]}
+        for name in copied_modules(config, base)
+    }
+    rows = {name: (ids, tensors.pop(f"{PREFIX}{name}.{TOKENS}")) for name, ids in own_rows(config, base).items()}
+    if base.tied and base.embedding in rows:
+        rows[base.head] = rows[base.embedding]
+    config.modules_to_save = None
+    for field, none in (("trainable_token_indices", None), ("use_dora", False)):
+        if hasattr(config, field):
+            setattr(config, field, none)
+    return _Beside(magnitudes, copies, rows)
 
 
 def _layers(model: nn.Module) -> dict[str, SlimLayer]:
@@ -136,6 +173,7 @@ def _unchanged_by_failure(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         layers = _layers(base).values()
         for layer in layers:
             for name in set(layer.slim_config) - adapters:
+                drop_parts(base, name)
                 layer.delete_adapter(name)
         if wrapped:
             for name in set(model.peft_config) - adapters:

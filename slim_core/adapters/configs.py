@@ -47,10 +47,13 @@ LORA_FIELDS = {
     "lora_alpha",
     "lora_dropout",
     "megatron_core",
+    "modules_to_save",
     "r",
     "rank_pattern",
     "target_modules",
     "task_type",
+    "trainable_token_indices",
+    "use_dora",
     "use_rslora",
 }
 SLIM_FIELDS = {field.name for field in dataclasses.fields(SlimConfig)}
@@ -173,6 +176,7 @@ def _lora(raw: Raw, limits: Limits) -> LoraConfig:
         r=fields.whole(raw, "r", 8, 1, limits.rank),
         lora_alpha=fields.positive(raw["lora_alpha"], "lora_alpha", limits.alpha),
         use_rslora=fields.flag(raw, "use_rslora"),
+        use_dora=fields.flag(raw, "use_dora"),
         bias="none",
         **common,
     )
@@ -185,7 +189,7 @@ def _check_dropout(raw: Raw) -> None:
 
 
 def _common(raw: Raw, limits: Limits) -> dict[str, Any]:
-    """What a LoRA and SLIM share: which Linears, and their own ranks and scales."""
+    """What a LoRA and SLIM share: which Linears, their own ranks and scales, and what is replaced whole."""
     target_modules = fields.targets(raw, limits)
     layers = fields.layers(raw)
     pattern = fields.layers_pattern(raw, limits)
@@ -196,6 +200,8 @@ def _common(raw: Raw, limits: Limits) -> dict[str, Any]:
     return {
         "target_modules": target_modules,
         "exclude_modules": fields.names(raw, "exclude_modules", limits),
+        "modules_to_save": fields.names(raw, "modules_to_save", limits),
+        "trainable_token_indices": fields.token_indices(raw, limits),
         "layers_to_transform": layers,
         "layers_pattern": pattern,
         "rank_pattern": fields.pattern(

@@ -142,3 +142,20 @@ def pattern(raw: Raw, field: str, limits: Limits, check: Callable[[Any, str], An
         check_name(name, field, limits)
         check(entry, f"{field}[{name}]")
     return value
+
+
+def token_indices(raw: Raw, limits: Limits) -> list[int] | dict[str, list[int]] | None:
+    """`trainable_token_indices`: tokens of the input embedding, or by module name; None if unset."""
+    field = "trainable_token_indices"
+    value = raw.get(field)
+    if unset(value):
+        return None
+    by_name = value if isinstance(value, dict) else {None: value}
+    for name, tokens in by_name.items():
+        if name is not None:
+            check_name(name, field, limits)
+        if not isinstance(tokens, list) or not 0 < len(tokens) <= limits.names:
+            refuse(field, f"is {shown(value)}; it must list from 1 to {limits.names:,} token ids")
+        if any(type(token) is not int or not 0 <= token < 2**31 for token in tokens) or len({*tokens}) < len(tokens):
+            refuse(field, f"is {shown(value)}; each entry must be a token id from 0 on, and none may come twice")
+    return value

@@ -20,6 +20,7 @@ from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from .fields import ALL_LINEAR, refuse
 from .layout import PREFIX, Layout, expected_layout
+from .parts import check_apart
 
 
 def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes) -> tuple[str, ...]:
@@ -39,6 +40,7 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes)
     config = with_default_targets(config, base)
     targets = adapted_linears(config, base)
     _check_fingerprint(config, targets, base)
+    check_apart(config, targets, base)
     layout = expected_layout(config, targets, base)
     _check_prefix(header, layout)
     _check_missing(header, layout, base)
@@ -167,7 +169,7 @@ def _check_extra(header: Header, layout: Layout, base: BaseShapes) -> None:
     if copied:
         raise AdapterError(
             f"{WEIGHTS}: {shown(copied[0], 160)} is a weight of the base itself, not of the adapter; save it with "
-            "`save_pretrained(…, save_embedding_layers=False)` and without modules_to_save."
+            "`save_pretrained(…, save_embedding_layers=False)`."
         )
     raise AdapterError(
         f"{WEIGHTS}: {len(extra):,} tensors have no place in {shown(base.name, 120)}, the first "

@@ -44,18 +44,11 @@ CONVERT = "convert it with `peft.save_as_lora` and give the result"
 
 # Fields that make more than a low-rank update of a LoRA: what they do, and what its owner can do.
 VARIANTS = {
-    "use_dora": ("this is a DoRA, which also rescales the base's weights", "train with use_dora=false"),
     "use_qalora": ("this is a QA-LoRA, which pools its input", "train with use_qalora=false"),
     "use_bdlora": ("this is a BD-LoRA, whose factors are block-diagonal", "train without use_bdlora"),
     "lora_bias": ("it trains a bias in the factors", "train with lora_bias=false"),
     "layer_replication": ("it would copy and reorder the base's own blocks", "train on the base as it is"),
-    "modules_to_save": (
-        "it replaces whole modules of the base by trained copies, which are as large as the base's and no low-rank "
-        "update",
-        "train with LoRA on these modules, or without them",
-    ),
     "target_parameters": ("it adapts bare parameters, not Linears", "train with target_modules alone"),
-    "trainable_token_indices": ("it retrains the base's token embeddings", "train without new tokens"),
     "alora_invocation_tokens": ("this is an activated LoRA, which waits for certain tokens", "train a plain LoRA"),
     "megatron_config": ("it was made for Megatron's parallel layers", "convert it to a plain LoRA"),
     "arrow_config": ("this is an Arrow mixture of other LoRAs", "give one of the LoRAs"),

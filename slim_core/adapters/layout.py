@@ -10,6 +10,7 @@ from peft import LoraConfig
 
 from ..base.shapes import BaseShapes
 from ..method import LENGTH_BUCKETS, LEVELS, SAME_INPUT, SlimConfig
+from .parts import MAGNITUDE, TOKENS, copied_modules, own_rows
 
 
 FLOATS = frozenset({"F32", "F16", "BF16"})
@@ -29,15 +30,20 @@ Layout = dict[str, Expected]
 
 
 def expected_layout(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> Layout:
-    """The whole file of an adapter with this config on these Linears."""
+    """The whole file of an adapter with this config on these Linears.
+
+    Raises:
+        AdapterError: if it brings parts that this base cannot have.
+    """
+    tables = _table_tensors(config, base)
     if isinstance(config, LoraConfig):
-        return {
+        return tables | {
             f"{PREFIX}{name}.{key}": tensor
             for name in targets
-            for key, tensor in _lora_tensors(rank_of(config, name), *base.linears[name]).items()
+            for key, tensor in _lora_tensors(config, rank_of(config, name), *base.linears[name]).items()
         }
     readers = _shared_routers(config, targets)
-    return {
+    return tables | {
         f"{PREFIX}{name}.{key}": tensor
         for name in targets
         for key, tensor in _slim_tensors(config, rank_of(config, name), *base.linears[name], name in readers).items()
@@ -61,8 +67,21 @@ def _by_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
     return next((value for key, value in pattern.items() if name == key or name.endswith(f".{key}")), default)
 
 
-def _lora_tensors(r: int, c_in: int, c_out: int) -> Layout:
-    return {"lora_A.weight": Expected(FLOATS, (r, c_in)), "lora_B.weight": Expected(FLOATS, (c_out, r))}
+def _table_tensors(config: LoraConfig | SlimConfig, base: BaseShapes) -> Layout:
+    """Heads and embeddings that the adapter brings in whole, and single rows of them."""
+    found = {}
+    for name in copied_modules(config, base):
+        found[f"{PREFIX}{name}.weight"] = Expected(FLOATS, base.tables[name])
+        if name in base.biased:
+            found[f"{PREFIX}{name}.bias"] = Expected(FLOATS, base.tables[name][:1])
+    for name, tokens in own_rows(config, base).items():
+        found[f"{PREFIX}{name}.{TOKENS}"] = Expected(FLOATS, (len(tokens), base.tables[name][1]))
+    return found
+
+
+def _lora_tensors(config: LoraConfig, r: int, c_in: int, c_out: int) -> Layout:
+    tensors = {"lora_A.weight": Expected(FLOATS, (r, c_in)), "lora_B.weight": Expected(FLOATS, (c_out, r))}
+    return tensors | ({MAGNITUDE: Expected(FLOATS, (c_out,))} if config.use_dora else {})
 
 
 def _slim_tensors(config: SlimConfig, r: int, c_in: int, c_out: int, shares: bool) -> Layout:

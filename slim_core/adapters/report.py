@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from ..base.shapes import BaseShapes
 from ..outside.errors import AdapterError, megabytes, shown
 from ..outside.files import CONFIG, WEIGHTS, Source, private_folder
 from ..outside.formats import check_contents
-from ..outside.header import Header, read_header
+from ..outside.header import Header, TensorInfo, read_header
 from ..outside.limits import DEFAULT, Limits
 from ..outside.strict_json import read_object
 from .adapter import Adapter
@@ -107,6 +107,26 @@ def open_adapter(
     return found.adapter
 
 
+def check_form(config: bytes, shapes: Mapping[str, tuple[int, ...]], base: BaseShapes, limits: Limits) -> None:
+    """Check what an adapter will be, before it is: its config and the shapes of its tensors.
+
+    Args:
+        config: the content of its `adapter_config.json`.
+        shapes: of its tensors, by the names that they will have in its file.
+        base: what it has to fit.
+        limits: how large it may be.
+
+    Raises:
+        AdapterError: if it would not pass the checks.
+    """
+    header = {name: TensorInfo("F32", shape) for name, shape in shapes.items()}
+    raw = read_object(config, CONFIG, limits.json_depth)
+    read = read_config(without_expressions(raw, header, limits), limits)
+    check_rank(read.config, limits)
+    # Masks and counts are of other kinds than float32, which may stand for them.
+    check_fit(read.config, header, base)
+
+
 def clean_label(label: str) -> str:
     """A visitor's text as a name: one line, nothing invisible, not long. Whoever shows it still escapes it."""
     visible = "".join(c if c.isprintable() else " " for c in label[: 10 * LABEL_LENGTH])
@@ -132,7 +152,8 @@ def _checks(
         check_alone(read.config, header)
     (folder / CONFIG).unlink()  # what counts from here on is the config that was rebuilt
     kind = "lora" if isinstance(read.config, LoraConfig) else "slim"
-    yield Check("format", "passed", f"A {kind.upper()} adapter in safetensors.")
+    what = "DoRA" if getattr(read.config, "use_dora", False) else kind.upper()
+    yield Check("format", "passed", f"A {what} adapter in safetensors.")
 
     yield "size"
     check_rank(read.config, limits)

@@ -14,6 +14,10 @@ from ..outside.files import WEIGHTS
 from ..outside.header import Header, TensorInfo
 from .fit import check_dtypes, is_target
 from .layout import PREFIX, Layout, expected_layout
+from .parts import TOKENS
+
+
+MOST_TOKENS = 2**31
 
 
 def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
@@ -31,7 +35,7 @@ def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
     _check_targets(config, linears)
     # The Linears of a block that share a router read the first one's, so those that have one come first.
     targets = tuple(sorted(linears, key=lambda name: f"{PREFIX}{name}.slim_router" not in header))
-    layout = expected_layout(config, targets, BaseShapes("", MappingProxyType(linears), frozenset(), None, None))
+    layout = expected_layout(config, targets, _base_by_header(config, header, linears))
     _check_names(header, layout, first, second)
     _check_shapes(header, layout)
     check_dtypes(header, layout)
@@ -55,6 +59,34 @@ def _linears(header: Header, first: str, second: str) -> dict[str, tuple[int, in
             "`save_pretrained`."
         )
     return found
+
+
+def _base_by_header(
+    config: LoraConfig | SlimConfig, header: Header, linears: dict[str, tuple[int, int]]
+) -> BaseShapes:
+    """The base that the file itself speaks of."""
+    tokens = getattr(config, "trainable_token_indices", None) or ()
+    tables: dict[str, tuple[int, ...]] = {}
+    for named, ending, most in (
+        (config.modules_to_save or (), ".weight", None),
+        (tokens if isinstance(tokens, dict) else ("",) if tokens else (), f".{TOKENS}", MOST_TOKENS),
+    ):
+        there = [key.removeprefix(PREFIX).removesuffix(ending) for key in header if key.endswith(ending)]
+        for name in named:
+            module = next((module for module in there if _is_called(module, name)), name)
+            info = header.get(f"{PREFIX}{module}{ending}")
+            shape = (0, 0) if info is None else info.shape
+            tables[module] = shape if most is None else (most, *shape[1:])
+    present = [name for name in tables if f"{PREFIX}{name}.{TOKENS}" in header]
+    # Of a head that is tied to the embedding there is no second copy in the file.
+    tied = len(tokens) == 2 and len(present) == 1
+    head = next((name for name in tables if name not in present), None) if tied else None
+    biased = frozenset(name for name in tables if f"{PREFIX}{name}.bias" in header)
+    return BaseShapes("", MappingProxyType(linears), frozenset(), None, head, "", tables, biased, tied)
+
+
+def _is_called(module: str, name: str) -> bool:
+    return not name or module == name or module.endswith(f".{name}")
 
 
 def _sides(name: str, info: TensorInfo) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from ..outside.limits import Limits
 from .layout import PREFIX, scaling_of
+from .parts import MAGNITUDE
 
 
 # Not trained: statistics of activations, which may be larger than any weight, and masks.
@@ -46,8 +47,10 @@ def changes(path: Path, config: LoraConfig | SlimConfig, header: Header) -> bool
     """Whether the update of any Linear is not zero: a random input comes out of it as more than zero in float32.
 
     Both factors may hold numbers and yet have no common rank, no common survivors of the masks, or a scale or a
-    product that float32 rounds to zero.
+    product that float32 rounds to zero. Magnitudes, or a head, embedding or tokens of its own, are taken for a change.
     """
+    if any((".lora_" not in name and ".slim_" not in name) or name.endswith(MAGNITUDE) for name in header):
+        return True
     with safe_open(path, framework="pt") as file:
         for name in header:
             ending = next((ending for ending in FACTORS if name.endswith(f".{ending}")), None)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,6 +31,10 @@ class BaseShapes:
         family: its `model_type`, such as "llama"; None if it has none.
         head: name of the output head, which `"all-linear"` leaves out; None if it has none.
         source: its folder or Hub id. Only ever compared with what an adapter says that it was trained on.
+        tables: (tokens, width) of the input embedding and of the output head, by module name. An adapter may bring
+            its own in whole, or single rows of them.
+        biased: which of them add a bias.
+        tied: whether they are one and the same weight.
     """
 
     name: str
@@ -38,6 +43,14 @@ class BaseShapes:
     family: str | None
     head: str | None
     source: str = ""
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    biased: frozenset[str] = frozenset()
+    tied: bool = False
+
+    @property
+    def embedding(self) -> str | None:
+        """Name of the input embedding; None if it has none that is known."""
+        return next((name for name in self.tables if name != self.head), None)
 
 
 def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -> BaseShapes:
@@ -53,16 +66,38 @@ def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -
     source = str(getattr(getattr(base, "config", None), "name_or_path", "") or type(base).__name__)
     family = getattr(getattr(base, "config", None), "model_type", None)
     others = frozenset(modules.keys() - linears.keys())
-    return BaseShapes(name or source, MappingProxyType(linears), others, family, _head(base), source)
+    head, tables = _head(base), _tables(base, modules)
+    shapes = MappingProxyType({key: tuple(module.weight.shape) for key, module in tables.items()})
+    biased = frozenset(key for key, module in tables.items() if getattr(module, "bias", None) is not None)
+    tied = len(tables) == 2 and len({id(module.weight) for module in tables.values()}) == 1
+    return BaseShapes(name or source, MappingProxyType(linears), others, family, head, source, shapes, biased, tied)
 
 
 def _head(base: nn.Module) -> str | None:
-    head = base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None
-    if isinstance(head, BaseTunerLayer):
-        head = head.get_base_layer()
+    head = _output(base)
     return (
         next((key for key, module in base_modules(base).items() if module is head), None) if head is not None else None
     )
+
+
+def _output(base: nn.Module) -> nn.Module | None:
+    head = base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None
+    return head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+
+
+def _tables(base: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The input embedding and the output head by name, where they are plain ones in full precision."""
+    found = [_output(base)]
+    if isinstance(base, PreTrainedModel):
+        with suppress(NotImplementedError, AttributeError):  # some models have no single one
+            found.append(base.get_input_embeddings())
+    return {
+        key: module
+        for key, module in modules.items()
+        if any(module is each for each in found)
+        and isinstance(module, (nn.Embedding, nn.Linear))
+        and module.weight.is_floating_point()
+    }
 
 
 def base_from_config(name: str, revision: str | None = None) -> BaseShapes:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adapters import part_tensors
 from ..base.prompts import Prompts
 from .types import ModelInfo
 
@@ -73,6 +74,6 @@ def _size(model: PreTrainedModel) -> tuple[int, int]:
 def bytes_by_device(model: nn.Module) -> dict[torch.device, int]:
     """What a model takes on each device, adapters that it carries included; what is shared counts once."""
     found: Counter[torch.device] = Counter()
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in (*model.parameters(), *model.buffers(), *part_tensors(model)):
         found[tensor.device] += tensor.numel() * tensor.element_size()
     return dict(found)

@@ -91,7 +91,7 @@ class Engine:
                 program, which is checked here.
             name: unique in the engine; None for its kind, numbered where that is taken.
             kind: "lora" or "slim"; None takes either.
-            label: its name for people; None for "LoRA" or "SLIM".
+            label: its name for people; None for "LoRA", "DoRA" or "SLIM".
 
         Raises:
             EngineError: if a check fails, it is of another kind, or memory does not suffice; the engine is as before.
@@ -125,7 +125,7 @@ class Engine:
             if name in taken:
                 raise EngineError(f"There is a variant named {name!r} already: choose another name.")
             self._adapters.attach(adapter, name)
-            variant = self._adapters.variant(adapter, name, label or {"lora": "LoRA", "slim": "SLIM"}[adapter.kind])
+            variant = self._adapters.variant(adapter, name, label or adapter.title)
             self.variants = (*self.variants, variant)
             self.held = bytes_by_device(self._model)
         return variant

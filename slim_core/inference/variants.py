@@ -6,11 +6,10 @@ from __future__ import annotations
 from itertools import count
 
 from peft import PeftModel
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..adapters import Adapter, AdapterError, attach, detach, try_out
+from ..adapters import Adapter, AdapterError, attach, detach, part_tensors, try_out
 from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from ..method import BASE_ROW, SlimConfig, SlimLayer
 from ..peft_tools import fold_masks
@@ -109,8 +108,9 @@ def _measure(config: SlimConfig) -> Measure:
 
 def _tensors(model: nn.Module, name: str):
     for module in model.modules():
-        if isinstance(module, (SlimLayer, AuxiliaryTrainingWrapper)):
+        if isinstance(module, SlimLayer):
             for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
                 # Containers are keyed by the adapter's name; the base's own modules are not.
-                if name in path.split(".") and not path.startswith(("base_layer.", "original_module.")):
+                if name in path.split(".") and not path.startswith("base_layer."):
                     yield tensor
+    yield from part_tensors(model, name)

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..base.devices import compute_dtype
 from ..base.loading import four_bit_config, read_model, read_tokenizer
+from ..base.shapes import describe_base
 from ..inference import EngineError
 from .errors import TrainingError
 from .settings import TrainSettings
@@ -53,18 +54,25 @@ def base_dtype(settings: TrainSettings) -> torch.dtype:
     return torch.float32 if settings.bf16 is False else compute_dtype()
 
 
-def adapter_config(method: str, settings: TrainSettings, opening: list[int] | None = None) -> PeftConfig:
+def adapter_config(
+    method: str,
+    settings: TrainSettings,
+    opening: list[int] | None = None,
+    own_tokens: dict[str, list[int]] | None = None,
+) -> PeftConfig:
     """The configuration of one method. LoRA and DoRA get SLIM's total rank and its factor alpha / r.
 
     Args:
         method: which.
         settings: of the run.
         opening: the token ids that open a user's turn, unless the settings name others.
+        own_tokens: by module name, ids of tokens whose rows are trained too.
     """
     slim = settings.slim_config()
     if method == "slim":
         if slim.turn_opening is None and slim.distance_scope == "context":
             slim.turn_opening = opening
+        slim.trainable_token_indices = own_tokens
         return slim
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -76,19 +84,52 @@ def adapter_config(method: str, settings: TrainSettings, opening: list[int] | No
         modules_to_save=slim.modules_to_save,
         layers_to_transform=slim.layers_to_transform,
         layers_pattern=slim.layers_pattern,
+        trainable_token_indices=own_tokens,
         use_dora=method == "dora",
     )
 
 
 def add_adapter(
-    base: PreTrainedModel, method: str, settings: TrainSettings, opening: list[int] | None = None
+    base: PreTrainedModel,
+    method: str,
+    settings: TrainSettings,
+    opening: list[int] | None = None,
+    closing: int | None = None,
 ) -> PeftModel:
-    """The base with a new adapter of the method. Arguments as of `adapter_config`.
+    """The base with a new adapter of the method.
+
+    Args:
+        base: the base model.
+        method: which.
+        settings: of the run.
+        opening: as of `adapter_config`.
+        closing: the token that closes an answer.
 
     Raises:
         TrainingError: if the model has no such modules, or some that cannot be adapted.
     """
+    own_tokens = _own_tokens(base, settings, closing) if settings.train_closing_token else None
     try:
-        return get_peft_model(base, adapter_config(method, settings, opening))
+        return get_peft_model(base, adapter_config(method, settings, opening, own_tokens))
     except (TypeError, ValueError) as error:
         raise TrainingError(f"The {method} adapter does not fit {settings.base}: {error}") from None
+
+
+def _own_tokens(base: PreTrainedModel, settings: TrainSettings, closing: int | None) -> dict[str, list[int]]:
+    """The closing token in the embedding and in the head, or once where they are one weight."""
+    if closing is None:
+        raise TrainingError(
+            f"--train-closing-token: {settings.base} closes answers with no token of its own; leave the flag out."
+        )
+    shapes = describe_base(base, settings.base)
+    if shapes.head not in shapes.tables or shapes.head in shapes.biased or shapes.embedding is None:
+        raise TrainingError(
+            f"--train-closing-token: {settings.base} has no plain embedding and head without a bias, of which single "
+            "rows could be trained; leave the flag out."
+        )
+    if closing >= shapes.tables[shapes.head][0]:
+        raise TrainingError(
+            f"--train-closing-token: answers are closed by token {closing}, but {settings.base} knows "
+            f"{shapes.tables[shapes.head][0]:,}; use the tokenizer that belongs to it."
+        )
+    return {name: [closing] for name in ([shapes.embedding] if shapes.tied else shapes.tables)}

@@ -93,6 +93,12 @@ class Encoder:
             )
         return Example(ids, list(ids), passage.place)
 
+    @property
+    def closing_token(self) -> int | None:
+        """The control token that closes an answer; None if none does."""
+        ids = self.tokenizer(self._writer.closing().lstrip(), add_special_tokens=False).input_ids
+        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
+
     def closes_answers(self) -> bool:
         """Whether an answer ends with a token of its own, so that the model learns to stop."""
         return bool(self._writer.closing())

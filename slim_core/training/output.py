@@ -11,14 +11,8 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
-import torch
-from peft import get_peft_model_state_dict
-from transformers import PreTrainedConfig
-
-from ..base.config import build_empty
 from ..base.formatting import size
 from ..outside.errors import reason
-from .base import add_adapter
 from .checkpoints import CHECKPOINTS, PREFIX, flush
 from .errors import TrainingError
 from .names import named
@@ -126,18 +120,16 @@ def _cannot_be_written(folder: Path, error: OSError | ValueError) -> TrainingErr
     return TrainingError(f"--output {named(folder)} cannot be written: {why}; name a folder that can.")
 
 
-def check_space(settings: TrainSettings, methods: Sequence[str], config: PreTrainedConfig) -> None:
+def check_space(settings: TrainSettings, sizes: Sequence[int | None]) -> None:
     """Compare the free space with what adapters and checkpoints will take.
 
     Args:
         settings: the run.
-        methods: those that are still to be trained.
-        config: of the base model.
+        sizes: bytes of each adapter that is still to be trained; None where they are not known.
 
     Raises:
         TrainingError: if it is not enough.
     """
-    sizes = [_adapter_bytes(method, settings, config) for method in methods]
     free = _free_bytes(settings.output)
     if None in sizes or free is None or not sizes:
         return
@@ -149,17 +141,6 @@ def check_space(settings: TrainSettings, methods: Sequence[str], config: PreTrai
             f"{size(need)}, of which {size(one_after_the_other)} are checkpoints; make space, or choose another "
             "--output."
         )
-
-
-def _adapter_bytes(method: str, settings: TrainSettings, config: PreTrainedConfig) -> int | None:
-    """What an adapter takes, from shapes alone; None where they cannot be had."""
-    try:
-        with torch.device("meta"):
-            model = add_adapter(build_empty(config), method, settings)
-        tensors = get_peft_model_state_dict(model).values()
-    except Exception:  # whoever loads the base will say it better
-        return None
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _free_bytes(folder: Path) -> int | None:

@@ -185,7 +185,10 @@ def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
         checkpoints: as they were read.
         model: what is to be trained.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    wanted = {
+        name: tuple(tensor.shape)
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
     whole, damaged = [], list(checkpoints.damaged)
     for path in checkpoints.whole:
         # FSDP and DeepSpeed may keep the weights in pieces, which only they can read.

@@ -27,6 +27,7 @@ from ..method import turn_opening
 from ..outside.errors import first_line, reason
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
+from .closing import unlearnable_sentence
 from .collator import Collator
 from .encoding import Encoder
 from .errors import TrainingError
@@ -48,6 +49,7 @@ from .reporters import cannot_report, check_report_to
 from .resume import Earlier, check_same_data, fitting, going_on, nothing_whole
 from .saving import NotSaved, SavingTrainer, keep_elsewhere, save_adapter, writing
 from .settings import TrainSettings, is_main_process
+from .usable import check_usable
 
 
 WARMUP = 0.03  # share of the steps
@@ -79,6 +81,7 @@ class _Prepared:
     earlier: Mapping[str, Earlier]
     console: Console
     callbacks: Sequence[TrainerCallback]
+    closing: int | None  # the token that closes answers
 
     def say(self, sentence: str) -> None:
         # Names are text: `[bold]` and `:train:` in one stand for nothing else.
@@ -105,14 +108,15 @@ def train(
     if is_main_process():
         try_output(settings)
     tokenizer, config = load_tokenizer(settings)
+    encoder = Encoder(tokenizer)
     if is_main_process():
         left = [method for method in settings.methods if not earlier.get(method, Earlier()).is_finished]
-        check_space(settings, left, config)
-    encoder = Encoder(tokenizer)
+        check_space(settings, check_usable(settings, left, config, encoder.closing_token))
     examples = load_examples(settings, encoder, config)
     print_data(console, examples, encoder)
     data = describe_data(examples, encoder)
-    prepared = _Prepared(settings, tokenizer, examples, data, earlier, console, callbacks)
+    closing = encoder.closing_token if encoder.wrote else None
+    prepared = _Prepared(settings, tokenizer, examples, data, earlier, console, callbacks, closing)
     records: list[TrainingRecord] = []
     for method in settings.methods:
         records.append(_train_or_keep(method, prepared))
@@ -229,11 +233,13 @@ def _ended(
 
 
 def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SavingTrainer:
-    settings, examples = prepared.settings, prepared.examples
+    settings, examples, tokenizer = prepared.settings, prepared.examples, prepared.tokenizer
     # Loading may draw numbers, a quantised base others than a whole one: the adapter is drawn from a seed of its own.
     base = load_base(settings)
     set_seed(settings.seed)
-    model = add_adapter(base, method, settings, turn_opening(prepared.tokenizer))
+    if not settings.train_closing_token and (warning := unlearnable_sentence(base, tokenizer, prepared.closing)):
+        prepared.say(warning)
+    model = add_adapter(base, method, settings, turn_opening(tokenizer), prepared.closing)
     arguments = training_arguments(settings, folder, len(examples.train), bool(examples.validation))
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -245,7 +251,7 @@ def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SavingTrai
             args=arguments,
             train_dataset=examples.train,
             eval_dataset=examples.validation or None,
-            data_collator=Collator(_pad_token(prepared.tokenizer)),
+            data_collator=Collator(_pad_token(tokenizer)),
             callbacks=[LossGuard(), *prepared.callbacks],
             watched=examples.validation or examples.train,
             group_by_length=settings.group_by_length,

@@ -19,7 +19,15 @@ DEFAULT_LENGTH = 2048
 NOT_EXTRA = {
     *("r", "num_experts", "num_identity", "top_k", "alpha", "dropout", "target_modules"),
     *("peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"),
-    *("peft_version", "format_version", "base_fingerprint", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *(
+        "trainable_token_indices",
+        "peft_version",
+        "format_version",
+        "base_fingerprint",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+    ),
 }
 
 
@@ -80,6 +88,8 @@ class TrainSettings:
         four_bit: load the base in 4 bits (NF4, double quantisation).
         r, num_experts, num_identity, top_k, alpha, dropout, target_modules: see `SlimConfig`.
         slim: further fields of `SlimConfig`.
+        train_closing_token: train the row of the token that closes answers too, in the embedding and in the head. A
+            base that was never trained on chats cannot end its answers otherwise.
         epochs: passes over the training examples.
         max_steps: optimiser steps, in place of `epochs`.
         learning_rate: the highest.
@@ -117,6 +127,7 @@ class TrainSettings:
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=list)
     slim: dict[str, Any] = field(default_factory=dict)
+    train_closing_token: bool = False
     epochs: float = 2.0
     max_steps: int | None = None
     learning_rate: float = 3e-4

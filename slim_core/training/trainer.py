@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,11 @@ class SlimTrainer(Trainer):
     # -- files ---------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        # PEFT would save the base's own head beside an adapter on it, which whoever loads it has.
+        vars(self.model)["save_pretrained"] = partial(self.model.save_pretrained, save_embedding_layers=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del vars(self.model)["save_pretrained"]
         # A pickle that nothing reads. Whoever is handed the folder should not have to trust it.
         (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

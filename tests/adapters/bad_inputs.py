@@ -13,11 +13,13 @@ import zipfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from slim_core.adapters import Limits
 from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.small import (
     KEY,
+    Spoil,
     config,
     config_bytes,
     config_text,
@@ -94,6 +96,21 @@ def renamed(old: str, new: str):
 A, B = KEY + "lora_A.weight", KEY + "lora_B.weight"
 FILE = re.escape(f"`{WEIGHTS}`")
 NAMED = re.escape(WEIGHTS)
+
+
+def together(*spoils: Spoil) -> Spoil:
+    """One after the other."""
+
+    def spoil(folder: Path) -> None:
+        for each in spoils:
+            each(folder)
+
+    return spoil
+
+
+def added(name: str, tensor: Tensor) -> Spoil:
+    return tensors(lambda saved: saved | {f"base_model.model.{name}": tensor})
+
 
 # What is done to a good LoRA, the check that fails, and what its sentence says.
 READABLE = {
@@ -250,11 +267,18 @@ FORMAT = {
     "kind trainable tokens": (config(peft_type="TRAINABLE_TOKENS"), "TRAINABLE_TOKENS, .* other parts of the base"),
     "kind AdaLoRA": (config(peft_type="ADALORA"), "ADALORA, .* write B·diag"),
     "task other": (config(task_type="SEQ_CLS"), "`task_type` is 'SEQ_CLS'; only adapters for CAUSAL_LM"),
-    "DoRA": (config(use_dora=True), "`use_dora` is True: this is a DoRA, .* use_dora=false"),
+    "DoRA 1": (config(use_dora=1), "`use_dora` is 1; it must be true or false"),
     "layer replication": (config(layer_replication=[[0, 2], [0, 2]]), "`layer_replication` is .* reorder the base's"),
-    "modules to save": (config(modules_to_save=["lm_head"]), r"`modules_to_save` is \['lm_head'\]: it replaces whole"),
+    "modules to save a text": (config(modules_to_save="lm_head"), "`modules_to_save` is the text 'lm_head'"),
+    "modules to save a path": (config(modules_to_save=["../x"]), r"`modules_to_save` has the entry '\.\./x'"),
     "target parameters": (config(target_parameters=["w"]), "`target_parameters` is .* bare parameters"),
-    "token indices": (config(trainable_token_indices=[1]), "`trainable_token_indices` is .* embeddings"),
+    "token indices a text": (config(trainable_token_indices="1"), "`trainable_token_indices` is '1'; it must list"),
+    "token indices none": (config(trainable_token_indices={"lm_head": []}), r"is \[\]; it must list from 1 to 1,000"),
+    "token indices negative": (config(trainable_token_indices=[-1]), r"is \[-1\]; each entry must be a token id"),
+    "token indices true": (config(trainable_token_indices=[True]), r"is \[True\]; each entry must be a token id"),
+    "token indices twice": (config(trainable_token_indices=[4, 4]), r"is \[4, 4\]; .* none may come twice"),
+    "token indices by a pattern": (config(trainable_token_indices={"a|b": [1]}), r"has the entry 'a\|b'"),
+    "token indices too many": (config(trainable_token_indices=[*range(1001)]), "must list from 1 to 1,000 token ids"),
     "megatron core": (config(megatron_core="os"), r"`megatron_core` is 'os'; it must be 'megatron\.core'"),
     "megatron config": (config(megatron_config={"a": 1}), "`megatron_config` is .* Megatron"),
     "auto mapping": (
@@ -283,6 +307,47 @@ FITS = {
     "target no Linear": (
         config(target_modules=["q_proj", "embed_tokens"]),
         r"names `model\.embed_tokens`, which is no",
+    ),
+    "DoRA without magnitudes": (
+        config(use_dora=True),
+        r"4 of 12 tensors .* missing, .*q_proj\.lora_magnitude_vector'",
+    ),
+    "magnitudes of no DoRA": (
+        tensors(lambda saved: saved | {f"{KEY}lora_magnitude_vector": torch.ones(32)}),
+        "1 tensors have no place in",
+    ),
+    "an own head that is not there": (
+        config(modules_to_save=["lm_head"]),
+        r"1 of 9 tensors .* missing, the first 'base_model\.model\.lm_head\.weight'",
+    ),
+    "an own head of more tokens": (
+        together(config(modules_to_save=["lm_head"]), added("lm_head.weight", torch.ones(120, 32))),
+        r"has the shape \[120, 32\], but on .* must be \[99, 32\]",
+    ),
+    "an own norm": (
+        together(config(modules_to_save=["norm"]), added("model.norm.weight", torch.ones(32))),
+        r"`modules_to_save` names 'norm', but in a row only `model\.embed_tokens` and `lm_head` .*; adapt other",
+    ),
+    "an own head that is adapted too": (
+        config(modules_to_save=["lm_head"], target_modules=["q_proj", "v_proj", "lm_head"]),
+        "`modules_to_save` names `lm_head`, which `target_modules` adapts; leave it out",
+    ),
+    "own tokens that are not there": (
+        config(trainable_token_indices=[4]),
+        "1 of 9 tensors .* missing, .*embed_tokens.token_adapter.trainable_tokens_delta'",
+    ),
+    "own tokens beyond the vocabulary": (config(trainable_token_indices=[99]), "names token 99, but .* knows 99"),
+    "own tokens of a norm": (config(trainable_token_indices={"norm": [4]}), "names 'norm'; it can name `model.embed"),
+    "own tokens of an own head": (
+        config(trainable_token_indices={"lm_head": [4]}, modules_to_save=["lm_head"]),
+        "names `lm_head`, which `modules_to_save` brings in whole",
+    ),
+    "own tokens in another number": (
+        together(
+            config(trainable_token_indices={"lm_head": [4]}),
+            added("lm_head.token_adapter.trainable_tokens_delta", torch.ones(2, 32)),
+        ),
+        r"has the shape \[2, 32\], but on .* must be \[1, 32\]",
     ),
     "target a block": (config(target_modules=["mlp"]), r"names `model\.layers\.0\.mlp`, which is no Linear"),
     "nothing left": (config(exclude_modules=["q_proj", "v_proj"]), "leaves no Linear of"),

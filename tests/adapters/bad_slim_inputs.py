@@ -30,7 +30,7 @@ SLIM = {
     "opening a text": ("format", config(turn_opening="<user>"), "`turn_opening`"),
     "opening of 4,201 digits": ("format", config(turn_opening=[HUGE]), "`turn_opening`"),
     "opening of a thousand": ("format", config(turn_opening=[5] * 1000), "`turn_opening`"),
-    "modules to save": ("format", config(modules_to_save=["lm_head"]), "`modules_to_save` is"),
+    "modules to save a text": ("format", config(modules_to_save="lm_head"), "`modules_to_save` is the text"),
     **{
         f"{field} of 4,201 digits": ("format", config(**{field: HUGE}), f"`{field}` must be a finite number, not one")
         for field in (

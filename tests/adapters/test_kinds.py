@@ -34,10 +34,10 @@ ROWS = {
     "mica": {"r": 32, "lora_alpha": 64, "target_modules": None},
     "mlp": {"r": 10, "lora_alpha": 20, "target_modules": {"gate_proj", "up_proj", "down_proj"}},
     "rslora": {"r": 64, "use_rslora": True},
+    "dora": {"use_dora": True},
 }
 OTHERS = {
     "bdlora": "`use_bdlora` is .*: this is a BD-LoRA, .*; train without use_bdlora",
-    "dora": "`use_dora` is True: this is a DoRA, .*; train with use_dora=false",
     "ia3": "`peft_type` is IA3, .* train it again as LORA or SLIM",
     "kasa": "`kasa_config` is .*: this is a KaSA, .*; train a plain LoRA",
     "prompt-tuning": "`peft_type` is PROMPT_TUNING, .* works on the prompt",

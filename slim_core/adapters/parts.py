@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an adapter brings beside updates of Linears: its own head or embedding, or single rows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peft import LoraConfig
+
+from ..base.shapes import BaseShapes
+from ..method import SlimConfig
+from ..outside.errors import shown
+from .fields import refuse
+
+
+# As PEFT names it below the module.
+TOKENS = "token_adapter.trainable_tokens_delta"
+MAGNITUDE = "lora_magnitude_vector"
+
+
+def copied_modules(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
+    """Full names of the modules that the adapter brings in whole, in the base's order.
+
+    Raises:
+        AdapterError: for another module than the output head and the input embedding.
+    """
+    named = config.modules_to_save or ()
+    for name in named:
+        if not any(_is(name, table) for table in base.tables):
+            refuse(
+                "modules_to_save",
+                f"names {shown(name)}, but in a row only {_tables(base)} of {shown(base.name, 120)} can be the "
+                "adapter's own; adapt other modules by `target_modules`",
+            )
+    return tuple(table for table in base.tables if any(_is(name, table) for name in named))
+
+
+def own_rows(config: LoraConfig | SlimConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
+    """Token ids by the full name of the module that has rows of the adapter's own for them.
+
+    Where head and embedding are one weight, and the embedding has such rows, the head is not named: they are its too.
+
+    Raises:
+        AdapterError: if the base cannot have them.
+    """
+    field, given = "trainable_token_indices", getattr(config, "trainable_token_indices", None)
+    if not given:
+        return {}
+    if not isinstance(given, dict):
+        if base.embedding is None:
+            refuse(field, f"is set, but {shown(base.name, 120)} has no input embedding that is known here")
+        given = {base.embedding: given}
+    found: dict[str, tuple[int, ...]] = {}
+    for name, tokens in given.items():
+        table = next((table for table in base.tables if _is(name, table)), None)
+        if table is None:
+            refuse(field, f"names {shown(name)}; it can name {_tables(base)} of {shown(base.name, 120)}")
+        if table in base.biased:
+            refuse(field, f"names `{table}`, which adds a bias that PEFT would drop; train without")
+        if max(tokens) >= base.tables[table][0]:
+            refuse(field, f"names token {max(tokens)}, but {shown(base.name, 120)} knows {base.tables[table][0]:,}")
+        found[table] = tuple(tokens)
+    if base.tied and len(found) == 2:
+        if len({*found.values()}) > 1:
+            refuse(field, "names other tokens for the head than for the embedding, which are one weight in this base")
+        del found[base.head]
+    both = next((table for table in copied_modules(config, base) if table in found), None)
+    if both is not None:
+        refuse(field, f"names `{both}`, which `modules_to_save` brings in whole; leave one of them out")
+    return found
+
+
+def check_apart(config: LoraConfig | SlimConfig, targets: Iterable[str], base: BaseShapes) -> None:
+    """Raises AdapterError if a module is to be adapted and replaced, or its rows are."""
+    for field, names in (
+        ("modules_to_save", copied_modules(config, base)),
+        ("trainable_token_indices", own_rows(config, base)),
+    ):
+        both = next((name for name in names if name in targets), None)
+        if both is not None:
+            refuse(field, f"names `{both}`, which `target_modules` adapts; leave it out of one of them")
+
+
+def _is(name: str, module: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _tables(base: BaseShapes) -> str:
+    return " and ".join(f"`{table}`" for table in base.tables) or "the head and the embedding (which are unknown here)"

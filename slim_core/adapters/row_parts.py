@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an adapter's rows get from the base's own modules: other magnitudes (DoRA), its own head, embedding or tokens.
+
+Each is a hook on one module of the base. It changes the rows of its adapter alone, by numbers, so that every other row
+stays what the base gave, to the bit. Modules are neither wrapped nor copied, and without such an adapter nothing is
+hooked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ..method import ForwardContext, SlimLayer
+
+
+class RowPart:
+    """Changes what one module of the base gives to the rows of one adapter.
+
+    Args:
+        name: of the adapter in `adapter_names`.
+        context: says whose the rows are.
+    """
+
+    def __init__(self, name: str, context: ForwardContext) -> None:
+        self._name, self._context = name, context
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        whose = self._context.rows
+        rows = None if whose is None else whose.by_adapter(len(output), output.device).get(self._name)
+        if rows is None:
+            return None
+        output[rows] = self._changed(module, args[0][rows].to(output.device), output[rows]).to(output.dtype)
+        return output
+
+    def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def tensors(self) -> list[Tensor]:
+        """What it keeps in memory."""
+        raise NotImplementedError
+
+
+class Magnitudes(RowPart):
+    """DoRA: each output channel of W x is `factor` times as large. What the LoRA adds is so by its factor B.
+
+    Args:
+        factor: (C_out,) float32.
+    """
+
+    def __init__(self, name: str, context: ForwardContext, factor: Tensor) -> None:
+        super().__init__(name, context)
+        # As PEFT sums it up, so that a factor of 1 changes nothing.
+        self._more = factor - 1
+
+    def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        bias = getattr(module, "bias", None)
+        return output + self._more * (output if bias is None else output - bias)
+
+    def tensors(self) -> list[Tensor]:
+        return [self._more]
+
+
+class OwnModule(RowPart):
+    """The adapter's own head or embedding, in the base's precision.
+
+    Args:
+        state: its weight, and its bias if the base's has one.
+        module: of the base.
+    """
+
+    def __init__(self, name: str, context: ForwardContext, state: dict[str, Tensor], module: nn.Module) -> None:
+        super().__init__(name, context)
+        self._own = copy.copy(module)
+        self._own._parameters = module._parameters | {
+            key: nn.Parameter(state[key].to(base.device, base.dtype, copy=True), requires_grad=False)
+            for key, base in module.named_parameters(recurse=False)
+        }
+
+    def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        # Past the hooks, of which this is one.
+        return type(module).forward(self._own, x)
+
+    def tensors(self) -> list[Tensor]:
+        return list(self._own.parameters(recurse=False))
+
+
+class OwnTokens(RowPart):
+    """The adapter's own rows for some tokens, of the embedding or of the head.
+
+    Args:
+        tokens: N token ids.
+        values: (N, C) their rows.
+        module: of the base.
+    """
+
+    def __init__(
+        self, name: str, context: ForwardContext, tokens: tuple[int, ...], values: Tensor, module: nn.Module
+    ) -> None:
+        super().__init__(name, context)
+        weight = module.weight
+        self._tokens = torch.tensor(tokens, device=weight.device)
+        self._values = values.detach().to(weight.device, weight.dtype, copy=True)
+        if isinstance(module, nn.Embedding) and (scale := getattr(module, "embed_scale", None)) is not None:
+            self._values *= torch.as_tensor(scale, device=weight.device).to(weight.dtype)
+
+    def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        if isinstance(module, nn.Linear):
+            return output.index_copy(-1, self._tokens, F.linear(x, self._values).to(output.dtype))
+        found = x.unsqueeze(-1) == self._tokens
+        own = F.embedding(found.int().argmax(-1), self._values)
+        return torch.where(found.any(-1, keepdim=True), own, output)
+
+    def tensors(self) -> list[Tensor]:
+        return [self._tokens, self._values]
+
+
+# By base model: the parts of each adapter, with the handles of their hooks.
+_kept: WeakKeyDictionary[nn.Module, dict[str, list[tuple[RowPart, Any]]]] = WeakKeyDictionary()
+
+
+def put_tables(
+    base: nn.Module,
+    name: str,
+    copies: dict[str, dict[str, Tensor]],
+    rows: dict[str, tuple[tuple[int, ...], Tensor]],
+) -> None:
+    """Give an adapter its own head, embedding or tokens.
+
+    Args:
+        base: the base model, to which the adapter is attached.
+        name: of the adapter.
+        copies: by module name, its parameters.
+        rows: by module name, N token ids and their (N, C) rows.
+    """
+    context = next(m.context for m in base.modules() if isinstance(m, SlimLayer) and name in m.slim_A)
+    for place, state in copies.items():
+        module = _plain(base, place)
+        _hook(base, name, module, OwnModule(name, context, state, module))
+    for place, (tokens, values) in rows.items():
+        module = _plain(base, place)
+        _hook(base, name, module, OwnTokens(name, context, tokens, values, module))
+
+
+@torch.no_grad()
+def put_magnitudes(base: nn.Module, name: str, magnitudes: dict[str, Tensor]) -> None:
+    """Make a DoRA of an attached LoRA. Both factors stay; B takes the magnitudes in.
+
+    Args:
+        base: the base model, to which the LoRA is attached.
+        name: of the adapter.
+        magnitudes: (C_out,) by the name of each of its Linears.
+    """
+    for place, magnitude in magnitudes.items():
+        layer: SlimLayer = base.get_submodule(place)
+        module = layer.get_base_layer()
+        weight = dequantize_module_weight(module)
+        if isinstance(module, Conv1D):
+            weight = weight.t()
+        a, b = layer.slim_A[name], layer.slim_B[name]
+        whole = weight.to(b.dtype) + layer.scaling[name] * (b @ a)
+        factor = magnitude.to(b.device, torch.float32) / torch.linalg.norm(whole, dim=1).float()
+        b.mul_(factor.to(b.dtype).unsqueeze(1))
+        _hook(base, name, module, Magnitudes(name, layer.context, factor))
+
+
+def drop_parts(base: nn.Module, name: str) -> None:
+    """Take off all parts of an adapter; nothing happens if it has none."""
+    kept = _kept.get(base, {})
+    for _, handle in kept.pop(name, ()):
+        handle.remove()
+    if not kept:
+        _kept.pop(base, None)
+
+
+def part_tensors(base: nn.Module, name: str | None = None) -> Iterator[Tensor]:
+    """What the parts of an adapter keep in memory, or those of all."""
+    for owner, parts in _kept.get(base, {}).items():
+        if name in (None, owner):
+            for part, _ in parts:
+                yield from part.tensors()
+
+
+def _plain(base: nn.Module, place: str) -> nn.Module:
+    """The base's own module, whatever is around it."""
+    module = base.get_submodule(place)
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _hook(base: nn.Module, name: str, module: nn.Module, part: RowPart) -> None:
+    _kept.setdefault(base, {}).setdefault(name, []).append((part, module.register_forward_hook(part)))
