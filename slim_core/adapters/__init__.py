@@ -14,7 +14,7 @@ from ..outside.hub import HubRepository
 from ..outside.limits import OPERATOR, Limits
 from ..outside.sources import named_source
 from .adapter import Adapter
-from .attach import attach, detach, try_out
+from .attach import attach, detach, load_whole, try_out
 from .report import Check, check, check_form, clean_label, open_adapter
 from .row_parts import part_tensors
 from .store import AdapterStore, Held, StoreLimits
@@ -42,6 +42,7 @@ __all__ = [
     "clean_label",
     "describe_base",
     "detach",
+    "load_whole",
     "named_source",
     "open_adapter",
     "part_tensors",

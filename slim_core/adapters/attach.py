@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -66,6 +67,19 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             raise
         raise AdapterError("The device has no memory left for this adapter; remove another one first.") from None
     return model
+
+
+def load_whole(model: PreTrainedModel, adapter: Adapter, name: str) -> PeftModel:
+    """An adapter as PEFT itself has it, with all that it brings, for whoever saves or exports it. It is no row.
+
+    Args:
+        model: the base that the adapter was checked against.
+        adapter: checked.
+        name: its name in the model.
+    """
+    loaded = PeftModel(model, copy.deepcopy(adapter.config), name)
+    set_peft_model_state_dict(loaded, adapter.tensors(), name)
+    return loaded.eval()
 
 
 def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:

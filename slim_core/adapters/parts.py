@@ -71,14 +71,15 @@ def own_rows(config: LoraConfig | SlimConfig, base: BaseShapes) -> dict[str, tup
 
 
 def check_apart(config: LoraConfig | SlimConfig, targets: Iterable[str], base: BaseShapes) -> None:
-    """Raises AdapterError if a module is to be adapted and replaced, or its rows are."""
-    for field, names in (
-        ("modules_to_save", copied_modules(config, base)),
-        ("trainable_token_indices", own_rows(config, base)),
-    ):
-        both = next((name for name in names if name in targets), None)
-        if both is not None:
-            refuse(field, f"names `{both}`, which `target_modules` adapts; leave it out of one of them")
+    """Raises AdapterError if a module is to be adapted and rows of it are the adapter's own.
+
+    Of a module that is brought in whole PEFT itself leaves the adapter out.
+    """
+    both = next((name for name in own_rows(config, base) if name in targets), None)
+    if both is not None:
+        refuse(
+            "trainable_token_indices", f"names `{both}`, which `target_modules` adapts; leave it out of one of them"
+        )
 
 
 def _is(name: str, module: str) -> bool:

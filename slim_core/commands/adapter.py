@@ -94,7 +94,7 @@ def export(
     """
     from safetensors import SafetensorError
 
-    from ..adapters import OPERATOR, AdapterError, attach, describe_base, named_source, open_adapter, try_out
+    from ..adapters import OPERATOR, AdapterError, describe_base, load_whole, named_source, open_adapter, try_out
     from ..peft_tools import export_lora
 
     with _told(), _new_folder(output):
@@ -104,8 +104,11 @@ def export(
         adapter = open_adapter(named_source(source, revision), describe_base(model, base), limits=OPERATOR)
         try:
             if adapter.kind != "slim":
-                raise AdapterError("This is a plain LoRA already; there is no routing to freeze.")
-            model = attach(model, adapter, "exported")
+                what = "plain LoRA" if adapter.title == "LoRA" else adapter.title
+                raise AdapterError(
+                    f"This is a {what} already, which PEFT loads as it is; there is no routing to freeze."
+                )
+            model = load_whole(model, adapter, "exported")
             try_out(model, "exported")
         finally:
             adapter.delete()
@@ -199,7 +202,7 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
     targets = config.target_modules or "PEFT's default"
     if not isinstance(targets, str):  # the same Linear of every block is told once
         targets = ", ".join(sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in targets}))
-    yield "kind", adapter.kind.upper()
+    yield "kind", "DoRA" if adapter.title == "DoRA" else adapter.kind.upper()
     yield "rank", config.r
     if config.rank_pattern:
         yield "other ranks", ", ".join(f"{name} {rank}" for name, rank in config.rank_pattern.items())
@@ -208,6 +211,10 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
     yield "alpha", config.alpha if adapter.kind == "slim" else config.lora_alpha
     yield "rsLoRA", "yes" if config.use_rslora else "no"
     yield "targets", targets
+    if config.modules_to_save:
+        yield "own modules", ", ".join(sorted(config.modules_to_save))
+    if config.trainable_token_indices:
+        yield "own tokens", config.trainable_token_indices
     yield "parameters", f"{adapter.parameters:,}"
     yield "bytes", f"{adapter.bytes:,}"
     yield "base", adapter.trained_on or "not named"

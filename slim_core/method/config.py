@@ -57,6 +57,8 @@ class SlimConfig(PeftConfig):
             Names (or a regular expression) of modules that are left alone although they match `target_modules`.
         modules_to_save (`list[str]`, *optional*):
             Other modules to train and save whole, such as a classification head.
+        trainable_token_indices (`Union[list[int], dict[str, list[int]]]`, *optional*):
+            Tokens whose rows in the input embedding are trained too, or by name of the embedding and the head.
         layers_to_transform (`Union[list[int], int]`, *optional*):
             Adapt only the blocks with these indices.
         layers_pattern (`Union[list[str], str]`, *optional*):
@@ -152,6 +154,9 @@ class SlimConfig(PeftConfig):
     )
     modules_to_save: Optional[list[str]] = field(
         default=None, metadata={"help": "Other modules to train and save whole, such as a classification head."}
+    )
+    trainable_token_indices: Optional[Union[list[int], dict[str, list[int]]]] = field(
+        default=None, metadata={"help": "Tokens whose rows are trained too, of the embedding or by module name."}
     )
     layers_to_transform: Optional[Union[list[int], int]] = field(
         default=None, metadata={"help": "Adapt only the blocks with these indices."}

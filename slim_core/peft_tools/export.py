@@ -141,6 +141,7 @@ def _lora_config(config: SlimConfig, layers: dict[str, SlimLayer], adapter_name:
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
         modules_to_save=config.modules_to_save,
+        trainable_token_indices=config.trainable_token_indices,
         layers_to_transform=config.layers_to_transform,
         layers_pattern=config.layers_pattern,
         task_type=config.task_type,

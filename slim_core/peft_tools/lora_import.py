@@ -24,7 +24,6 @@ UNUSED = {
     "use_qalora": (False,),
     "layer_replication": (None, []),
     "target_parameters": (None, []),
-    "trainable_token_indices": (None, [], {}),
     "alora_invocation_tokens": (None, []),
     "megatron_config": (None,),
     "arrow_config": (None,),
@@ -44,7 +43,7 @@ def lora_to_slim(config: LoraConfig, state_dict: dict[str, Tensor]) -> tuple[Sli
     Args:
         config: the LoRA's configuration.
         state_dict: its file, keyed `....lora_A.weight` (r, C_in) and `....lora_B.weight` (C_out, r), plus the tensors
-            of `modules_to_save`.
+            of `modules_to_save` and `trainable_token_indices`.
 
     Returns:
         The SLIM configuration and the state dict, keyed `....slim_A` and `....slim_B`.
@@ -75,6 +74,7 @@ def lora_to_slim(config: LoraConfig, state_dict: dict[str, Tensor]) -> tuple[Sli
         target_modules=config.target_modules,
         exclude_modules=config.exclude_modules,
         modules_to_save=config.modules_to_save,
+        trainable_token_indices=getattr(config, "trainable_token_indices", None),
         layers_to_transform=config.layers_to_transform,
         layers_pattern=config.layers_pattern,
         rank_pattern=dict(config.rank_pattern or {}),
@@ -97,11 +97,11 @@ def _converted_key(key: str, tensor: Tensor, config: LoraConfig) -> str:
                 )
             return key.removesuffix(lora) + slim
     saved = any(f".{name}." in key for name in config.modules_to_save or ())
-    if saved and "lora_" not in key:
+    if (saved and "lora_" not in key) or (config.trainable_token_indices and ".token_adapter." in key):
         return key
     raise ValueError(
-        f"`{key}` is neither `lora_A.weight` nor `lora_B.weight` of a Linear nor part of `modules_to_save`: this "
-        "adapter changes more than Linears and cannot be a row of a SLIM batch."
+        f"`{key}` is neither `lora_A.weight` nor `lora_B.weight` of a Linear, nor part of `modules_to_save` or of "
+        "`trainable_token_indices`: this adapter changes more than Linears and cannot be a row of a SLIM batch."
     )
 
 

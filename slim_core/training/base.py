@@ -132,4 +132,11 @@ def _own_tokens(base: PreTrainedModel, settings: TrainSettings, closing: int | N
             f"--train-closing-token: answers are closed by token {closing}, but {settings.base} knows "
             f"{shapes.tables[shapes.head][0]:,}; use the tokenizer that belongs to it."
         )
+    whole = [
+        name for name in settings.slim.get("modules_to_save") or () if any(t.endswith(name) for t in shapes.tables)
+    ]
+    if whole:
+        raise TrainingError(
+            f"--train-closing-token: `modules_to_save` trains all of {whole[0]} already; leave one of them out."
+        )
     return {name: [closing] for name in ([shapes.embedding] if shapes.tied else shapes.tables)}

@@ -29,7 +29,7 @@ def tokens_alike(weight: Tensor, token: int) -> int:
     """
     row = weight[token].float()
     distances = torch.cat([torch.linalg.norm(part.float() - row, dim=1) for part in weight.split(ROWS_AT_ONCE)])
-    return int((distances < NEAR * distances.median()).sum()) - 1
+    return int((distances <= NEAR * distances.median()).sum()) - 1
 
 
 def unlearnable_sentence(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, closing: int | None) -> str | None:

@@ -273,7 +273,10 @@ FORMAT = {
     "modules to save a path": (config(modules_to_save=["../x"]), r"`modules_to_save` has the entry '\.\./x'"),
     "target parameters": (config(target_parameters=["w"]), "`target_parameters` is .* bare parameters"),
     "token indices a text": (config(trainable_token_indices="1"), "`trainable_token_indices` is '1'; it must list"),
-    "token indices none": (config(trainable_token_indices={"lm_head": []}), r"is \[\]; it must list from 1 to 1,000"),
+    "token indices none": (
+        config(trainable_token_indices={"lm_head": []}),
+        r"is .'lm_head': ..}; it must list from 1 to 1,000",
+    ),
     "token indices negative": (config(trainable_token_indices=[-1]), r"is \[-1\]; each entry must be a token id"),
     "token indices true": (config(trainable_token_indices=[True]), r"is \[True\]; each entry must be a token id"),
     "token indices twice": (config(trainable_token_indices=[4, 4]), r"is \[4, 4\]; .* none may come twice"),
@@ -328,9 +331,9 @@ FITS = {
         together(config(modules_to_save=["norm"]), added("model.norm.weight", torch.ones(32))),
         r"`modules_to_save` names 'norm', but in a row only `model\.embed_tokens` and `lm_head` .*; adapt other",
     ),
-    "an own head that is adapted too": (
-        config(modules_to_save=["lm_head"], target_modules=["q_proj", "v_proj", "lm_head"]),
-        "`modules_to_save` names `lm_head`, which `target_modules` adapts; leave it out",
+    "own tokens of a head that is adapted": (
+        config(trainable_token_indices={"lm_head": [4]}, target_modules=["q_proj", "v_proj", "lm_head"]),
+        "`trainable_token_indices` names `lm_head`, which `target_modules` adapts; leave it out",
     ),
     "own tokens that are not there": (
         config(trainable_token_indices=[4]),

@@ -109,7 +109,7 @@ BAD = [
     (["check", "LORA", "--base", "./nowhere"], "The base model './nowhere' cannot be described"),
     (["info", "./nowhere"], "There is no folder 'nowhere'"),
     (["info", "BASE"], "By .model.safetensors., this is a whole model, not an adapter: choose it as the base"),
-    (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already; there is no routing to freeze"),
+    (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already, which PEFT loads as it is; there"),
     (["export", "SLIM", "OUT", "--base", "./nowhere"], "There is no folder ./nowhere; name a folder or a Hub id"),
     (["export", "SLIM", "OUT", "--base", "a b"], "The base 'a b' is no folder here and no Hub id"),
     (["export", "SLIM", "SLIM", "--base", "BASE"], "exists and is not empty; name a new folder"),

@@ -22,6 +22,7 @@ from slim_core.training import TrainingError, train
 from slim_core.training.base import load_tokenizer
 from slim_core.training.output import check_space, try_output
 from slim_core.training.trainer import SlimTrainer
+from slim_core.training.usable import check_usable
 from tests.training.conftest import settings
 from tests.training.test_run import At
 
@@ -124,23 +125,23 @@ def test_the_estimate_is_what_the_run_takes(method, base, pairs, tmp_path, monke
     train(asked, callbacks=[Measure()])
     # Its callback is asked before the last checkpoint is deleted.
     took = max(most) + (tmp_path / "out" / "adapter_model.safetensors").stat().st_size
-    config = load_tokenizer(asked)[1]
+    sizes = check_usable(asked, [method], load_tokenizer(asked)[1], None)
     for free, enough in ((0.9 * took, False), (1.5 * took, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(10**9, 0, int(free)))
         if enough:
-            check_space(asked, [method], config)
+            check_space(asked, sizes)
         else:
             with pytest.raises(TrainingError, match="not enough space"):
-                check_space(asked, [method], config)
+                check_space(asked, sizes)
 
 
 def test_a_file_system_that_tells_no_space_is_tried(base, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 0))
     asked = settings(base, tmp_path, tmp_path / "out")
-    check_space(asked, ["slim"], load_tokenizer(asked)[1])
+    check_space(asked, [10**6])
     # A resumed run with nothing left to do needs none.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 0))
-    check_space(asked, [], load_tokenizer(asked)[1])
+    check_space(asked, [])
 
 
 # -- while it is saved -------------------------------------------------------------------------------------------
