@@ -91,7 +91,6 @@ def test_the_factors_are_the_files_bit_for_bit(tmp_path):
         ("bias", "lora_only"),
         ("alora_invocation_tokens", [1]),
         ("layer_replication", [[0, 2]]),
-        ("trainable_token_indices", [1]),
         ("init_lora_weights", "pissa"),
         ("init_lora_weights", "olora"),
     ],
