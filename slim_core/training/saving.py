@@ -26,9 +26,10 @@ from .names import named
 from .report import RECORD, TrainingRecord
 from .settings import is_main_process
 from .trainer import SlimTrainer
+from .whole_files import write_sums
 
 
-ASIDE = ".adapter.new"
+ASIDE, CHECKPOINT_ASIDE = ".adapter.new", ".checkpoint.new"
 
 
 class NotSaved(Exception):
@@ -45,17 +46,33 @@ class NotSaved(Exception):
 
 
 class SavingTrainer(SlimTrainer):
-    """Says apart from all other errors that a checkpoint cannot be written, and leaves no half of it behind."""
+    """Writes checkpoints aside and moves each to its place when all of it is there.
+
+    It says apart from all other errors that one cannot be written, and leaves no half of it behind.
+    """
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(super()._get_output_dir(trial)) / CHECKPOINT_ASIDE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        path = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
+        folder = Path(self.args.output_dir)
+        path = folder / f"{PREFIX}{self.state.global_step}"
+        aside = folder / CHECKPOINT_ASIDE
         with writing(f"The checkpoint {named(path)}"):
             try:
-                super()._save_checkpoint(model, trial)
-            except BaseException:
                 if is_main_process():
-                    shutil.rmtree(path, ignore_errors=True)
-                raise
+                    # A process that was killed may have left half of one.
+                    shutil.rmtree(aside, ignore_errors=True)
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                # Every process writes a part of it.
+                self.accelerator.wait_for_everyone()
+                if is_main_process():
+                    write_sums(aside / path.name)
+                    (aside / path.name).rename(path)
+            finally:
+                if is_main_process():
+                    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

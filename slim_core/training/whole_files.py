@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -20,7 +21,7 @@ from ..outside.errors import reason
 
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-STATE = "trainer_state.json"
+STATE, SUMS = "trainer_state.json", "sha256.json"
 # What has to be there: one of each line. The later names are those of FSDP and DeepSpeed, whose state is in pieces.
 NEEDED = (
     (STATE,),
@@ -67,11 +68,39 @@ def checkpoint_damage(folder: Path, step: int) -> str | None:
         for path in files:
             _check_file(path, path.relative_to(folder))
         _check_state(folder / STATE, step)
+        _check_sums(folder)
     except _Damage as damage:
         return str(damage)
     except OSError as error:
         return f"it cannot be read: {reason(error)}"
     return None
+
+
+def write_sums(folder: Path) -> None:
+    """Write down the SHA-256 of each file of a checkpoint, by which a changed byte is seen.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in _walk(folder) if path.is_file()}
+    (folder / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_sums(folder: Path) -> None:
+    """Refuse a file that is not as it was written. Checkpoints of earlier versions have no sums."""
+    if not (folder / SUMS).exists():
+        return
+    for name, written in read_json(folder / SUMS).items():
+        path = folder / name
+        if not path.is_file():
+            raise _Damage(f"{name} is missing")
+        if _sha256(path) != written:
+            raise _Damage(f"{name} has changed since it was written")
 
 
 def adapter_damage(folder: Path) -> str | None:

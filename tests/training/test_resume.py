@@ -20,6 +20,7 @@ from slim_core.cli import app
 from slim_core.training import TrainingError, TrainSettings, train
 from slim_core.training.checkpoints import Checkpoints, KeepNewest, read_checkpoints, set_aside
 from slim_core.training.resume import going_on, read_earlier
+from slim_core.training.whole_files import SUMS
 from tests.training.conftest import PAIRS, settings, write_jsonl
 from tests.training.test_run import At, Crash, assert_equal, weights
 
@@ -42,7 +43,16 @@ def crashed(base, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def again(base, crashed, tmp_path) -> TrainSettings:
-    """The crashed run in a folder of its own, to be resumed."""
+    """The crashed run in a folder of its own, to be resumed, as versions left it that wrote no sums."""
+    shutil.copytree(crashed / "out", tmp_path / "out")
+    for sums in (tmp_path / "out" / "checkpoints").glob(f"*/{SUMS}"):
+        sums.unlink()
+    return settings(base, crashed / "pairs.jsonl", tmp_path / "out", save_every=2, resume=True)
+
+
+@pytest.fixture
+def summed(base, crashed, tmp_path) -> TrainSettings:
+    """The same with the sums of all files."""
     shutil.copytree(crashed / "out", tmp_path / "out")
     return settings(base, crashed / "pairs.jsonl", tmp_path / "out", save_every=2, resume=True)
 
@@ -160,6 +170,50 @@ DAMAGES = [
     (a_file, "it is not a folder"),
     (piped, "scheduler.pt is not a file"),
 ]
+
+
+def flipped(name: str) -> Callable[[Path], None]:
+    """One bit of the last byte, which is a number and no structure in a file of weights."""
+
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[-1] ^= 1
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (flipped(WEIGHTS), "adapter_model.safetensors has changed since it was written"),
+        (edit(STATE, log_history=[{"loss": 0.0}]), "trainer_state.json has changed since it was written"),
+        (remove("README.md"), "README.md is missing"),
+        (write(SUMS, "{"), "sha256.json is cut off or no JSON"),
+        (write(SUMS, "[]"), "sha256.json holds no object"),
+    ],
+)
+def test_a_byte_that_changed_is_noticed(damage, why, summed):
+    assert {path.name for path in read_checkpoints(summed.output).whole} == {"checkpoint-4", "checkpoint-2"}
+    damage(summed.output / "checkpoints" / "checkpoint-4")
+    found = read_checkpoints(summed.output)
+    assert [str(each) for each in found.damaged] == [f"checkpoint-4 is damaged ({why})"]
+    assert [path.name for path in found.whole] == ["checkpoint-2"]
+
+
+def test_a_checkpoint_has_its_name_only_when_it_is_whole(base, pairs, tmp_path, monkeypatch):
+    """However the process ends while it is written."""
+    seen = []
+
+    def end(folder: Path) -> None:
+        checkpoints = folder.parent.parent
+        seen.append(sorted(path.name for path in checkpoints.iterdir()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slim_core.training.saving.write_sums", end)
+    train(settings(base, pairs, tmp_path / "out", save_every=2))
+    assert seen == [[".checkpoint.new"]]
+    assert not read_checkpoints(tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage,why", DAMAGES)
