@@ -7,18 +7,33 @@ the tokens are exactly those that the model sees in a chat, and no template need
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .data import Conversation
 from .errors import DataError
 from .messages import THOUGHTS
 from .writing import Writer, without
 
 
-Span = tuple[int, int]
 BESIDE = (*THOUGHTS, "tool_calls")  # what an answer may have beside its text
 
 
+class Span(NamedTuple):
+    """An answer in the text.
+
+    Attributes:
+        begin, end: first character, and last + 1. What closes it is within.
+        closed: whether what closes it stands there. A template may close earlier answers otherwise than the last one,
+            or not at all.
+    """
+
+    begin: int
+    end: int
+    closed: bool = True
+
+
 def learned_spans(conversation: Conversation, text: str, writer: Writer) -> list[Span]:
-    """The answers that are learned, each with the token that closes it, as first and last character + 1.
+    """The answers that are learned, each with the token that closes it.
 
     Args:
         conversation: in whole.
@@ -50,14 +65,14 @@ def _all_by_marks(conversation: Conversation, text: str, writer: Writer, answers
         before, _, rest = rest.partition(mark)
         between.append(before)
     # What closes the last answer closes the others too, as far as it stands there.
-    closing = rest.rstrip()
+    closing, first = rest.rstrip(), writer.first_closing()
     for strip in (False, True):
         contents = [messages[i]["content"].strip() if strip else messages[i]["content"] for i in marks]
         spans, position = [], 0
         for before, answer, after in zip(between, contents, [*between[1:], rest], strict=True):
             begin = position + len(before)
             position = begin + len(answer)
-            spans.append((begin, position + (len(closing) if after.startswith(closing) else 0)))
+            spans.append(_closed(begin, position, after, closing, first))
         if "".join(b + a for b, a in zip(between, contents, strict=True)) + rest == text:
             return spans
     return []
@@ -75,10 +90,10 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
     heads = ([before] if found else []) + [writer.write(conversation, messages[:index], prompt=True)]
     begin = next((len(head) for head in heads if text.startswith(head)), None)
     alone = writer.write(conversation, messages[: index + 1]).rstrip()
-    end = None
+    end, closed = None, True
     if found and text.endswith(after) and len(after) < len(text):
         closing = after.rstrip() if index == len(messages) - 1 else writer.closing()
-        end = len(text) - len(after) + (len(closing) if after.startswith(closing) else 0)
+        _, end, closed = _closed(0, len(text) - len(after), after, closing, writer.first_closing())
     elif text.startswith(alone):
         # A call may be closed by another token than a text.
         end = len(alone)
@@ -87,7 +102,13 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
     lost = _lost(conversation, index, writer, text[len(asked) if text.startswith(asked) else begin or 0 : end])
     if begin is None or end is None or end <= begin or lost:
         raise DataError(_why_not(conversation, index, writer, alone, lost))
-    return begin, end
+    return Span(begin, end, closed)
+
+
+def _closed(begin: int, end: int, after: str, closing: str, first: str) -> Span:
+    """An answer with as much of what closes the last one as follows it: all of it, or its first token."""
+    found = next((each for each in (closing, first) if each and after.startswith(each)), "")
+    return Span(begin, end + len(found), bool(found) or not closing)
 
 
 def _why_not(conversation: Conversation, index: int, writer: Writer, alone: str, lost: str | None) -> str:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from ..base.template import ensure_chat_template
-from .answers import learned_spans
+from .answers import Span, learned_spans
 from .data import Conversation, Passage
 from .errors import DataError, TrainingError
 from .left_out import check_read
@@ -72,15 +73,26 @@ class Encoder:
         spans = learned_spans(example, text, self._writer)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         labels = [
-            token if any(start < end_of and begin_of < end for begin_of, end_of in spans) else IGNORED
+            token if any(start < span.end and span.begin < end for span in spans) else IGNORED
             for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True)
         ]
+        self._close(labels, spans, encoded.offset_mapping)
         if set(labels) == {IGNORED}:
             raise DataError(
                 f"{example.place}: the tokenizer makes no token of the answer, so there is nothing to learn; "
                 "take the record out."
             )
         return Example(encoded.input_ids, labels, example.place)
+
+    def _close(self, labels: list[int], spans: list[Span], offsets: list[tuple[int, int]]) -> None:
+        """Where an answer is closed otherwise than the last one, let it be closed as if it were the last.
+
+        When it is written, it is: what the template makes of it later is another token, or none.
+        """
+        for span in spans:
+            after = next((i for i, (start, end) in enumerate(offsets) if start >= span.end and end > start), None)
+            if not span.closed and after is not None and self.closing_token is not None:
+                labels[after] = self.closing_token
 
     def _passage(self, passage: Passage) -> Example:
         """Plain text as in pretraining: no template, and the loss on every token."""
@@ -93,11 +105,11 @@ class Encoder:
             )
         return Example(ids, list(ids), passage.place)
 
-    @property
+    @cached_property
     def closing_token(self) -> int | None:
         """The control token that closes an answer; None if none does."""
-        ids = self.tokenizer(self._writer.closing().lstrip(), add_special_tokens=False).input_ids
-        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
+        found = self._writer.first_closing()
+        return self.tokenizer.convert_tokens_to_ids(found) if found else None
 
     def closes_answers(self) -> bool:
         """Whether an answer ends with a token of its own, so that the model learns to stop."""

@@ -53,17 +53,36 @@ class Writer:
             self._closing = self._render(messages, [], "the template").partition("SLIMANSWER")[2].rstrip()
         return self._closing
 
+    def first_closing(self) -> str:
+        """The token that closes an answer, as it is written; empty if none does."""
+        ids = self._tokenizer(self.closing().lstrip(), add_special_tokens=False, verbose=False).input_ids
+        special = bool(ids) and ids[0] in self._tokenizer.all_special_ids
+        return self._tokenizer.convert_ids_to_tokens(ids[0]) if special else ""
+
     def _render(self, messages: list[Message], tools: list[dict], place: str, prompt: bool = False) -> str:
         failed = None
         for form in _forms(messages):
             try:
-                return self._apply(form, tools, prompt)
+                return self._without_empty(form, tools, prompt, self._apply(form, tools, prompt))
             except Exception as error:  # a template is a program: it may raise anything
                 failed = failed or error
         raise DataError(
             f"{place}: the model's chat template refuses this conversation ({first_line(failed)}); "
             "change the record to what the template knows."
         ) from None
+
+    def _without_empty(self, messages: list[Message], tools: list[dict], prompt: bool, text: str) -> str:
+        """The text with null in the place of empty contents beside calls, where the template knows null."""
+        empty = [bool(m.get("tool_calls")) and m["content"] == "" for m in messages]
+        if not any(empty):
+            return text
+        null = [m | {"content": None} if e else m for m, e in zip(messages, empty, strict=True)]
+        try:
+            found = self._apply(null, tools, prompt)
+        except Exception:  # it adds texts to each other, for instance
+            return text
+        # Where null does not become nothing, some write it as a word.
+        return text if found.count("None") > text.count("None") else found
 
     def _apply(self, messages: list[Message], tools: list[dict], prompt: bool) -> str:
         return self._tokenizer.apply_chat_template(

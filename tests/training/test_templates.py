@@ -140,6 +140,57 @@ def test_calls_and_thoughts_are_learned_with_their_end_and_nothing_else_is(templ
             assert message["content"].strip() in whole
 
 
+# Closes every answer, and the text besides, as Phi 3's.
+ALSO_THE_TEXT = CHATML.replace("'<|im_end|>'", "'</s>'").replace(
+    "{% if add", "{% if not add_generation_prompt %}<pad>{% endif %}{% if add"
+)
+# Closes the last answer with another token, as gpt-oss'.
+OTHER_LAST = CHATML.replace("'<|im_end|>'", "('</s>' if loop.last else '<|im_end|>')")
+# Closes the last answer alone.
+LAST_ALONE = CHATML.replace("'<|im_end|>'", "('</s>' if loop.last else '')")
+# template, what is learned, and of each token that stands there otherwise than it is learned: both
+CLOSINGS = [
+    (ALSO_THE_TEXT, ["It is seven.</s>", "It is seven.</s>\n<pad>"], []),
+    (OTHER_LAST, ["It is seven.<|im_end|>", "It is seven.</s>"], [("<|im_end|>", "</s>")]),
+    (LAST_ALONE, ["It is seven.\n", "It is seven.</s>"], [("Ċ", "</s>")]),
+    (CHATML, [f"It is seven.{END}", f"It is seven.{END}"], []),
+]
+
+
+@pytest.mark.parametrize("answer", [ANSWER, BESIDE], ids=["plain", "with thoughts"])
+@pytest.mark.parametrize(("template", "wanted", "otherwise"), CLOSINGS, ids=[str(i) for i in range(len(CLOSINGS))])
+def test_earlier_answers_are_closed_as_if_they_were_the_last(template, wanted, otherwise, answer):
+    # The thoughts are written in front of each answer.
+    template = template.replace("message['content']", "(message.reasoning_content or '') + message['content']")
+    tokenizer = small_tokenizer(template)
+    messages = [ASKED, answer, ASKED, answer]
+    (made,) = to_conversations([Record({"messages": messages}, "a.jsonl, line 1")], Columns())
+    example = Encoder(tokenizer).encode(made)
+    thought = answer.get("reasoning_content", "")
+    assert answer_texts(example, tokenizer) == [thought + text for text in wanted]
+    pairs = zip(example.input_ids, example.labels, strict=True)
+    found = [tokenizer.convert_ids_to_tokens(pair) for pair in pairs if pair[1] not in (IGNORED, pair[0])]
+    assert [tuple(pair) for pair in found] == otherwise
+
+
+# What a template does with the content of a call that has none, and what is written of it.
+NULL = [
+    ("{{ '[' + m.content + ']' if m.content is string else '' }}", ""),
+    ("{{ 'x' + m.content }}", "x"),
+    ("{{ m.content }}", ""),
+    ("{% if m.content %}{{ m.content }}{% endif %}", ""),
+]
+
+
+@pytest.mark.parametrize("given", [{"content": None}, {"content": ""}, {}], ids=["null", "empty", "absent"])
+@pytest.mark.parametrize(("content", "written"), NULL)
+def test_no_content_beside_a_call_is_no_empty_text(content, written, given):
+    template = OTHER_END.replace("{% if m.tool_calls %}", "{% if m.tool_calls %}" + content)
+    calling = {key: value for key, value in CALLING.items() if key != "content"} | given
+    found, whole = learned(template, [ASKED, calling])
+    assert found == [written + 'add({"x": 3})</s>'] and "None" not in whole
+
+
 def test_tools_and_the_system_text_reach_the_model():
     found, whole = learned(TOOLS, [SYSTEM, ASKED, CALLING, RESULT, ANSWER], tools=[TOOL])
     assert whole.startswith('<|im_start|>system\ns\n[{"') and '"name": "add"' in whole.split("user")[0]
