@@ -64,7 +64,11 @@ def test_a_gate_that_is_closed_gives_the_bases_answer_by_construction(make):
     verdict = verdict_of(step.routing[1])
     assert verdict.exact and verdict.kind == "unlike" and verdict.identity == verdict.closed == 1
     lora, slim = drift.variants
-    assert (slim.log_ratio == 0).all() and (slim.kl == 0).all() and (lora.kl > 0).any()
+    # Some processors round a row of a batch by where it stands, so the base takes the very place of SLIM.
+    _, base = engine.drift(LONGER, step.rows[0].token_ids, ["lora", "base"]).variants
+    assert torch.equal(slim.log_ratio, base.log_ratio) and torch.equal(slim.kl, base.kl)
+    torch.testing.assert_close(slim.log_ratio, torch.zeros_like(slim.log_ratio), atol=1e-5, rtol=0)
+    assert (lora.kl > 1e-3).any()
 
 
 def test_a_reader_has_the_strength_that_it_asks_for(make):

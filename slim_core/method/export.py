@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Static export: freeze the mean routing and write one plain PEFT LoRA that any LoRA server can load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from .layer import SlimLayer
+from .rows import lora_to_slim
+from .trace import trace_routing
+
+
+@dataclass
+class LoraExport:
+    """What was written, and how far it is from the routed adapter on the calibration text.
+
+    Attributes:
+        directory: where the LoRA is.
+        tokens: calibration tokens.
+        mean_kl: mean over tokens of KL(routed || exported) of the next-token distributions, in nats.
+        max_kl: its maximum.
+        same_top1: share of tokens at which both find the same next token likeliest.
+        weights: mean weight of each expert, (E + I,) by module; LoRA experts first.
+    """
+
+    directory: Path
+    tokens: int
+    mean_kl: float
+    max_kl: float
+    same_top1: float
+    weights: dict[str, Tensor]
+
+
+@torch.no_grad()
+def export_lora(
+    model: PeftModel, adapter_name: str, batches: Iterable[Mapping[str, Tensor]], directory: str | os.PathLike
+) -> LoraExport:
+    """Freeze an adapter's mean routing over a calibration set and save the result as a plain PEFT LoRA.
+
+    The LoRA has the concatenated rank E r. It computes W x + sum_e mean(w_e) s B'_e A'_e x, exactly the mixture under
+    these weights. What is lost is the routing by token, and with it SLIM's protection of other text: the report says
+    how much that is on the calibration text.
+
+    Args:
+        model: a `PeftModel` with the SLIM adapter.
+        adapter_name: the adapter to export.
+        batches: calibration batches for `model(**batch)`; an `attention_mask` says what is padding.
+        directory: folder to write `adapter_config.json` and `adapter_model.safetensors` to.
+
+    Raises:
+        ValueError: if there is no such adapter or no calibration token, or if it uses `merge="dare"`, whose masked
+            products have no low rank.
+    """
+    config = model.peft_config.get(adapter_name)
+    layers = {m.module_name: m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A}
+    if config is None or not layers:
+        raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
+    if config.merge == "dare" and config.mask_rate > 0:
+        raise ValueError(
+            'An adapter with merge="dare" cannot be exported: a product masked entry by entry has no low rank. Train '
+            'it with merge="fast".'
+        )
+    batches = list(batches)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        weights = _mean_weights(model, adapter_name, batches)
+        state_dict = _lora_state_dict(model, adapter_name, layers, weights)
+        lora = _lora_config(config, layers, adapter_name)
+        report = _divergence(model, adapter_name, lora, state_dict, batches)
+    finally:
+        for module, training in modes:
+            module.training = training
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lora.save_pretrained(str(directory))
+    save_file(state_dict, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    return LoraExport(directory, **report, weights=weights)
+
+
+def _run(model: PeftModel, adapter_name: str, batch: Mapping[str, Tensor]) -> ModelOutput:
+    """One batch, every row with the adapter."""
+    moved = {key: value.to(model.device) for key, value in batch.items()}
+    return model(**moved, adapter_names=[adapter_name] * len(next(iter(moved.values()))))
+
+
+def _mean_weights(model: PeftModel, adapter_name: str, batches: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    sums: dict[str, Tensor] = {}
+    tokens = 0
+    for batch in batches:
+        with trace_routing(model) as trace:
+            _run(model, adapter_name, batch)
+        for row in trace.rows:
+            routing = trace.row(row)
+            tokens += routing.weights.shape[1]
+            for module, weight in zip(routing.modules, routing.weights.sum(1), strict=True):
+                sums[module] = sums.get(module, 0) + weight
+    if tokens == 0:
+        raise ValueError("The export needs calibration text: `batches` holds no token.")
+    return {module: total / tokens for module, total in sums.items()}
+
+
+def _lora_state_dict(
+    model: PeftModel, adapter_name: str, layers: dict[str, SlimLayer], weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    saved = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    state_dict = {key: value for key, value in saved.items() if ".slim_" not in key}
+    for name, layer in layers.items():
+        a, b = layer.slim_A[adapter_name], layer.slim_B[adapter_name]
+        experts = layer.slim_config[adapter_name].num_experts
+        frozen = weights[name][:experts].to(b) * layer.scaling[adapter_name]
+        b = b * frozen.repeat_interleave(b.shape[1] // experts)
+        if adapter_name in layer.slim_columns:
+            a = a * layer.slim_columns[adapter_name]
+            b = b * layer.slim_rows[adapter_name].unsqueeze(-1)
+        state_dict[f"base_model.model.{name}.lora_A.weight"] = a
+        state_dict[f"base_model.model.{name}.lora_B.weight"] = b
+    return {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
+
+
+def _lora_config(config, layers: dict[str, SlimLayer], adapter_name: str) -> LoraConfig:
+    """Scaling 1 everywhere, since it is in B: the numerator is the rank."""
+    rank = config.num_experts * config.r
+    ranks = {name: layer.slim_A[adapter_name].shape[0] for name, layer in layers.items()}
+    other = {name: r for name, r in ranks.items() if r != rank}
+    return LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=other,
+        alpha_pattern=dict(other),
+        target_modules=config.target_modules,
+        exclude_modules=config.exclude_modules,
+        modules_to_save=config.modules_to_save,
+        layers_to_transform=config.layers_to_transform,
+        layers_pattern=config.layers_pattern,
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        inference_mode=True,
+    )
+
+
+def _divergence(
+    model: PeftModel, adapter_name: str, lora: LoraConfig, state_dict: dict[str, Tensor], batches
+) -> dict[str, float]:
+    """Routed against exported on the calibration text, with the export as a row of the same model for a moment."""
+    name = f"{adapter_name}-static"
+    slim, converted = lora_to_slim(lora, state_dict)
+    model.add_adapter(name, slim)
+    try:
+        set_peft_model_state_dict(model, converted, name)
+        model.eval()
+        kl, same = [], []
+        for batch in batches:
+            routed, static = (
+                _run(model, which, batch).logits.float().log_softmax(-1) for which in (adapter_name, name)
+            )
+            mask = batch.get("attention_mask")
+            valid = torch.ones(routed.shape[:-1]) if mask is None else mask
+            valid = valid.to(routed.device, torch.bool)
+            # Never negative, but for rounding.
+            kl.append(F.kl_div(static, routed, log_target=True, reduction="none").sum(-1).clamp(min=0)[valid])
+            same.append((routed.argmax(-1) == static.argmax(-1))[valid])
+    finally:
+        model.delete_adapter(name)
+    kl, same = torch.cat(kl), torch.cat(same)
+    return {
+        "tokens": len(kl),
+        "mean_kl": kl.mean().item(),
+        "max_kl": kl.max().item(),
+        "same_top1": same.float().mean().item(),
+    }

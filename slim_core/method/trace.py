@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routing trace: for chosen rows, who answered each token in each Linear. Off by default, free when off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .context import ForwardContext
+from .one_token_routing import TokenRouting
+from .routing import Routing
+
+
+class RowRouting(NamedTuple):
+    """Routing of one row over all its tokens, padding left out. L target Linears, T tokens.
+
+    Attributes:
+        modules: names of the L Linears, in the order in which they ran.
+        num_experts: E; the experts from E on are identity experts.
+        weights: (L, T, E + I) float32 weight of each expert.
+        distance: (L, T) float32 distance d of the token's context, or of the token, from its cluster; 0 for a plain
+            LoRA.
+        cluster: (L, T) int64 nearest cluster; -1 for a plain LoRA.
+        gate: (L, T) float32 g by which the LoRA experts' weights were multiplied; 1 where there is no gate.
+        reference: (L, T) float32 distance up to which nothing yields; 0 for a plain LoRA.
+    """
+
+    modules: list[str]
+    num_experts: int
+    weights: Tensor
+    distance: Tensor
+    cluster: Tensor
+    gate: Tensor
+    reference: Tensor
+
+    @property
+    def identity(self) -> Tensor:
+        """(L, T) float32 share of each token that went past the LoRA experts."""
+        # Without identity experts a gate leaves weights that do not sum to 1.
+        return (1 - self.weights[..., : self.num_experts].sum(-1)).clamp(min=0)
+
+
+class _Piece(NamedTuple):
+    """What one Linear did in one forward. Tensors are (traced rows, tokens, ...)."""
+
+    forward: int
+    weights: Tensor
+    distance: Tensor
+    cluster: Tensor
+    gate: Tensor
+    reference: Tensor
+
+
+class _Token(NamedTuple):
+    """What one Linear did with one token that came alone."""
+
+    forward: int
+    weights: list[float]
+    distance: float
+    cluster: int
+    gate: float
+    reference: float
+
+
+class RoutingTrace:
+    """Records the routing of chosen rows while `trace_routing` is open. Tensors stay on their device until read.
+
+    Args:
+        rows: the rows of the batch to record; None for all.
+        num_experts: E by adapter name.
+    """
+
+    def __init__(self, rows: Sequence[int] | None, num_experts: dict[str, int]) -> None:
+        self._wanted = None if rows is None else set(rows)
+        self._num_experts = num_experts
+        self._batch_size = 0
+        self._valid: list[Tensor | None] = []
+        self._pieces: dict[int, dict[str, list[tuple[_Piece, int] | _Token]]] = {}
+        self._adapters: dict[int, str] = {}
+
+    def clear(self) -> None:
+        """Forget what was recorded so far."""
+        self._valid, self._pieces, self._adapters = [], {}, {}
+
+    def begin_forward(self, batch_size: int, mask: Tensor | None) -> None:
+        """A forward of the model starts, with this many rows and this flattened padding mask."""
+        self._batch_size = batch_size
+        self._valid.append(None if mask is None else mask.view(batch_size, -1))
+
+    def add(self, module: str, adapter: str, length: int, rows: slice | Tensor | None, routing: Routing) -> None:
+        """Record what one Linear did.
+
+        Args:
+            module: its name.
+            adapter: the adapter that routed.
+            length: first dimension of the Linear's whole input.
+            rows: which of it these tokens are; None for all.
+            routing: their routing.
+        """
+        batch_size = self._batch_size or length
+        repeat = length // batch_size
+        if rows is None:
+            index = range(batch_size)
+        else:
+            every = range(length)[rows] if isinstance(rows, slice) else rows.tolist()
+            index = [i // repeat for i in every][::repeat]
+        weights = routing.weights.detach().unflatten(0, (len(index), -1))
+        distance = routing.distance.detach().unflatten(0, (len(index), -1))
+        cluster = routing.cluster.unflatten(0, (len(index), -1))
+        gate = routing.gate.detach().unflatten(0, (len(index), -1))
+        reference = routing.reference.unflatten(0, (len(index), -1))
+        piece = _Piece(len(self._valid) - 1, weights, distance, cluster, gate, reference)
+        for position, row in enumerate(index):
+            if self._wanted is None or row in self._wanted:
+                self._append(row, module, adapter, (piece, position))
+
+    def add_token(self, module: str, adapter: str, row: int, routing: TokenRouting) -> None:
+        """Record what one Linear did with the only token of a row. The numbers become tensors when they are read."""
+        if self._wanted is None or row in self._wanted:
+            weights, distance, cluster, _, gate, reference = routing
+            self._append(
+                row, module, adapter, _Token(len(self._valid) - 1, weights, distance, cluster, gate, reference)
+            )
+
+    def _append(self, row: int, module: str, adapter: str, piece: tuple[_Piece, int] | _Token) -> None:
+        if self._adapters.setdefault(row, adapter) != adapter:
+            raise ValueError(
+                f"Row {row} was routed by {self._adapters[row]!r} and by {adapter!r}: a trace holds one adapter for "
+                "each row."
+            )
+        self._pieces.setdefault(row, {}).setdefault(module, []).append(piece)
+
+    def add_unrouted(
+        self, module: str, adapter: str, length: int, rows: slice | Tensor | None, tokens: Tensor
+    ) -> None:
+        """Record a Linear with a single LoRA expert: weight 1 on it, nothing past it."""
+        count = len(tokens)
+        one = torch.ones(count, 1, device=tokens.device)
+        cluster = torch.full((count,), -1, device=tokens.device)
+        none = torch.zeros_like(one[:, 0])
+        self.add(module, adapter, length, rows, Routing(one, one, none, cluster, tokens, one[:, 0], none, none))
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows that have a routing. Rows of the base model have none."""
+        return sorted(self._pieces)
+
+    def row(self, row: int) -> RowRouting:
+        """The routing of one row over all forwards, on the CPU.
+
+        A Linear that saw fewer tokens than the others, as the output head does in generation, is left out.
+
+        Raises:
+            KeyError: if nothing was recorded for the row.
+        """
+        if row not in self._pieces:
+            raise KeyError(f"No routing was recorded for row {row}; recorded rows: {self.rows or 'none'}.")
+        joined = {module: self._join(row, pieces) for module, pieces in self._pieces[row].items()}
+        tokens = max(len(parts[0]) for parts in joined.values())
+        joined = {module: parts for module, parts in joined.items() if len(parts[0]) == tokens}
+        stacked = (torch.stack(parts) for parts in zip(*joined.values(), strict=True))
+        return RowRouting(list(joined), self._num_experts[self._adapters[row]], *stacked)
+
+    def _join(self, row: int, pieces: list[tuple[_Piece, int] | _Token]) -> tuple[Tensor, ...]:
+        """Weights, distances, clusters, gates and references of one Linear, each (tokens, ...), on the CPU."""
+        parts: tuple[list[Tensor], ...] = ([], [], [], [], [])
+        for alone, run in groupby(pieces, lambda piece: isinstance(piece, _Token)):
+            read = self._of_tokens if alone else self._of_pieces
+            for part, fields in zip(parts, read(row, list(run)), strict=True):
+                part.extend(fields)
+        # One transfer for all: on a GPU each waits for what runs there.
+        return tuple(torch.cat(part).cpu() for part in parts)
+
+    def _of_pieces(self, row: int, pieces: list[tuple[_Piece, int]]) -> Iterator[list[Tensor]]:
+        for field in ("weights", "distance", "cluster", "gate", "reference"):
+            found = []
+            for piece, position in pieces:
+                part = getattr(piece, field)[position]
+                valid = self._mask(piece.forward)
+                if valid is not None and valid.shape[1] == len(part):
+                    part = part[valid[row].to(part.device)]
+                found.append(part)
+            yield found
+
+    def _of_tokens(self, row: int, tokens: list[_Token]) -> Iterator[list[Tensor]]:
+        kept = [token for token in tokens if self._counts(token.forward, row)]
+        yield [torch.tensor([token.weights for token in kept]).view(len(kept), len(tokens[0].weights))]
+        yield [torch.tensor([token.distance for token in kept])]
+        yield [torch.tensor([token.cluster for token in kept], dtype=torch.int64)]
+        yield [torch.tensor([token.gate for token in kept])]
+        yield [torch.tensor([token.reference for token in kept])]
+
+    def _counts(self, forward: int, row: int) -> bool:
+        """Whether the only token that a row had in a forward is no padding."""
+        valid = self._mask(forward)
+        return valid is None or valid.shape[1] != 1 or bool(valid[row])
+
+    def _mask(self, forward: int) -> Tensor | None:
+        """(batch, tokens) bool of a forward, False for padding; None if every token counts."""
+        return self._valid[forward] if forward >= 0 else None
+
+
+@contextmanager
+def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterator[RoutingTrace]:
+    """Record how the SLIM layers of `model` route, for the duration of a `with` block.
+
+    Padding is left out where the model is given a (batch, tokens) mask. With a static cache, `generate` hands over a
+    four-dimensional one that does not say what is padding; then every token is recorded.
+
+    Args:
+        model: a model with SLIM adapters, however they were attached.
+        rows: the rows of the batch to record; None for all.
+
+    Raises:
+        ValueError: if the model has no SLIM layer.
+        RuntimeError: if a trace of this model is open already.
+
+    Example:
+        >>> with trace_routing(model, rows=[2]) as trace:
+        ...     model.generate(**batch, adapter_names=["__base__", "my-lora", "my-slim"])
+        >>> trace.row(2).identity          # (Linears, tokens)
+    """
+    context, num_experts = _find_context(model)
+    if context.trace is not None:
+        raise RuntimeError("The routing of this model is being traced already: close that trace first.")
+    trace = RoutingTrace(rows, num_experts)
+    context.trace = trace
+    try:
+        yield trace
+    finally:
+        context.trace = None
+
+
+def _find_context(model: nn.Module) -> tuple[ForwardContext, dict[str, int]]:
+    from .layer import SlimLayer
+
+    context, num_experts = None, {}
+    for module in model.modules():
+        if isinstance(module, SlimLayer):
+            context = module.context
+            num_experts.update({name: config.num_experts for name, config in module.slim_config.items()})
+    if context is None:
+        raise ValueError("The model has no SLIM layer, so there is no routing to trace: attach a SLIM adapter first.")
+    return context, num_experts
