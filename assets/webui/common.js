@@ -150,7 +150,7 @@ window.slim = (() => {
 
 // The prompt's box. It is emptied here, at once: what is typed while the server still reads a prompt is the next one.
 slim.prompt = (() => {
-  let pressed = null, sent = "", given = "";
+  let pressed = null, sent = "", given = "", unsure = "";
   const box = () => document.querySelector("#slim-prompt textarea");
   const write = (area, text) => { area.value = text; area.dispatchEvent(new Event("input", { bubbles: true })); };
   // Gradio looks into the box a moment after Enter, when there may be more in it.
@@ -164,11 +164,23 @@ slim.prompt = (() => {
       const area = box(), all = (text ?? "").replace(/\r\n?/g, "\n");
       sent = pressed !== null && all.startsWith(pressed) ? pressed : all;
       pressed = null;
+      unsure = sent;
       if (sent && area?.value.startsWith(sent)) write(area, area.value.slice(sent.length));
       return sent;
     },
     // A prompt that was refused goes back, unless another is being written.
-    back() { if (box()?.value === "") write(box(), sent); },
+    back() { unsure = ""; if (box()?.value === "") write(box(), sent); },
+    // One that the server has is part of the conversation.
+    arrived() { unsure = ""; },
+    // All that is typed and no part of a conversation yet.
+    typed: () => [unsure, box()?.value].filter((text) => text?.trim()).join("\n\n"),
+    // What was typed before this page began; whether it is in the box now.
+    begin(text, first) {
+      if (box() && (first || box().value === "")) write(box(), text);
+      return box()?.value === text;
+    },
+    // What a person wants back, after what is there.
+    offer(text) { write(box(), [box().value, text].filter((part) => part.trim()).join("\n\n")); },
     // So does one that is undone; what the last undo gave is nobody's draft.
     draft(text) { if (["", given].includes(box()?.value)) write(box(), given = text); },
   };

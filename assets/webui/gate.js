@@ -12,7 +12,7 @@ slim.gate = (label, choose) => {
   const says = el("span", { class: "slim-gate-says", "aria-hidden": "true" });
   const node = el("div", { class: "slim-gate", role: "group", "aria-label": `Gate of ${label}` },
     el("span", { class: "slim-gate-name", "aria-hidden": "true" }, "Gate"),
-    el("span", { class: "slim-segments" }, ...Object.values(buttons)), slider, says);
+    el("span", { class: "slim-segments" }, ...Object.values(buttons)), el("span", { class: "slim-gate-strength" }, slider, says));
   let state = { trained: 4, strength: null }, running = false, wanted, timer = null, drawn = "";
   const most = () => Math.max(16, Math.ceil(2 * state.trained));
   const words = (strength) => (strength === 0 ? "always open" : `strength ${+strength.toFixed(2)}${strength === state.trained ? ", as trained" : ""}`);

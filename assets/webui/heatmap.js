@@ -21,7 +21,7 @@ slim.heatmap = (root, pick) => {
     const width = Math.max(100, scroller.clientWidth);
     const tokens = data.tokens.length;
     // Canvases have a largest size: wide cells for short texts, three points for long ones.
-    cell = { w: Math.max(3, Math.min(36, width / Math.max(1, tokens))), h: data.blocks.length > 24 ? 10 : data.blocks.length > 10 ? 16 : 24 };
+    cell = { w: Math.max(3, Math.min(160, width / Math.max(1, tokens))), h: data.blocks.length > 24 ? 10 : data.blocks.length > 10 ? 16 : 24 };
     const { top, below } = space();
     return { width: cell.w * tokens, height: top + cell.h * data.blocks.length + below };
   }

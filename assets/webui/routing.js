@@ -8,6 +8,7 @@ slim.routing = (component) => {
 
   function build() {
     parts.turn = el("select", { id: "slim-turn", onchange: choose });
+    parts.which = el("label", { for: "slim-turn" }, "for prompt");
     parts.who = el("select", { id: "slim-who", onchange: choose });
     parts.scope = el("div", { class: "slim-segments", role: "group", "aria-label": "Averaged over" },
       ...["prompt", "answer", "both"].map((name) => el("button", {
@@ -38,7 +39,7 @@ slim.routing = (component) => {
     parts.empty = el("p", { class: "slim-empty" });
     root = el("div", { class: "slim-routing" },
       el("div", { class: "slim-controls" }, el("label", { for: "slim-who" }, "Routing of"), parts.who,
-        el("label", { for: "slim-turn" }, "for prompt"), parts.turn), parts.verdict, parts.empty, parts.body);
+        parts.which, parts.turn), parts.verdict, parts.empty, parts.body);
     element.querySelector(".slim-root").replaceChildren(root);
     parts.strip = slim.strip(parts.tokens, { label: "Prompt and answer, token by token", pick: (i) => select(i, "strip"),
       describe: (i, token, share) =>
@@ -116,20 +117,21 @@ slim.routing = (component) => {
     if (!root || !root.isConnected) build();
     options(parts.who, value.columns.map((v) => [v.name, v.label]), value.column);
     options(parts.turn, value.turns.map((t, i) => [t.id, `${i + 1}. ${t.prompt}`]), value.turn);
-    parts.turn.disabled = value.turns.length < 2;
+    // With one prompt there is nothing to choose.
+    parts.which.hidden = parts.turn.hidden = value.turns.length < 2;
     const kind = value.columns.find((v) => v.name === value.column)?.kind;
     const fresh = !data || data.column !== value.data?.column || parts.turnId !== value.turn;
     data = value.data;
     parts.turnId = value.turn;
-    parts.body.hidden = !data;
+    // Through a LoRA every token goes alike: there is nothing to draw.
+    parts.body.hidden = !data || kind === "lora";
     parts.verdict.hidden = true;
-    parts.empty.hidden = !!data;
-    put(parts.empty, value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is written."
+    parts.empty.hidden = !parts.body.hidden;
+    put(parts.empty, data ? "A LoRA has no router and no identity experts: every token goes through it. Choose SLIM to see a routing."
+      : value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is written."
       : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
-    if (!data) return;
-    put(parts.note, kind === "lora"
-      ? "A LoRA has no identity experts: every token goes through it, so the identity share is 0 everywhere."
-      : "Hover or focus a token for its number; choose one for all experts of every Linear. The last token of an answer is never read, so it has no routing.");
+    if (parts.body.hidden) { parts.strip.mark(-1); parts.map.mark(-1); return; }
+    put(parts.note, "Hover or focus a token for its number; choose one for all experts of every Linear. The last token of an answer is never read, so it has no routing.");
     const rows = data.blocks.length;
     const floats = (bytes) => new Float32Array(bytes.buffer);
     const ofGate = data.gated && { gate: byGate(data.gate), distance: floats(byDistance(data.distance)), reference: floats(byReference(data.reference)) };

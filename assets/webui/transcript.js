@@ -5,7 +5,7 @@ slim.transcript = (component) => {
   const { element, trigger } = component;
   const STORE = "slim-columns";
   const KINDS = { base: "base model", lora: "LoRA adapter", slim: "SLIM adapter" };
-  let columns = [], turns = new Map(), gates = new Map(), gateKey = "", root = null, layout = { hidden: [], expanded: null };
+  let columns = [], turns = new Map(), gates = new Map(), gateKey = "", told = -1, following = false, root = null, layout = { hidden: [], expanded: null };
   try { layout = { ...layout, ...JSON.parse(localStorage.getItem(STORE) || "{}") }; } catch { /* start afresh */ }
 
   // What of the layout suits the columns that are there.
@@ -53,7 +53,7 @@ slim.transcript = (component) => {
   const labelOf = (name) => columns.find((column) => column.name === name)?.label ?? name;
 
   function build() {
-    root = el("div", { class: "slim-compare" });
+    root = el("div", { class: "slim-compare", "data-empty": "true" });
     const heads = columns.map((column) => el("section", {
       class: "slim-head", "data-column": column.name, "data-kind": column.kind, "aria-label": column.label,
     },
@@ -167,7 +167,7 @@ slim.transcript = (component) => {
       part.strip ??= slim.strip(part.special, {
         label: "Answer, token by token",
         describe: (i, token, share) =>
-          `${slim.visible(token).trim() || "blank"}: ${share === null ? "no routing" : `identity ${slim.percent(share)}`}`,
+          `${slim.visible(token).trim() || "blank"}: ${share === null ? "no routing" : part.lora ? "through LoRA" : `identity ${slim.percent(share)}`}`,
       });
       const shares = Array.from(part.share(answer.strip.token_share), (byte) => byte / 255);
       const from = answer.strip.prompt_tokens;
@@ -186,6 +186,7 @@ slim.transcript = (component) => {
     // Who answered: by now another adapter may be in the column.
     put(part.name, value.label);
     attribute(part.node, "data-kind", value.kind);
+    part.lora = value.kind === "lora";
     attribute(part.node, "aria-label", `${value.label}’s answer`);
     attribute(part.stop, "aria-label", `Stop ${value.label}`);
     attribute(part.copy, "aria-label", `Copy ${value.label}’s answer`);
@@ -236,7 +237,27 @@ slim.transcript = (component) => {
     attribute(root, "data-ready", value.ready ? "true" : "false");
     attribute(root, "data-running", value.running ? "true" : "false");
     arrange();
-    if (turns.size > before && value.running)
-      holder.lastChild?.scrollIntoView({ block: "nearest", behavior: slim.reduced() ? "auto" : "smooth" });
+    if (value.ready && told !== turns.size) {
+      told = turns.size;
+      attribute(root, "data-empty", String(!told));
+      dispatchEvent(new CustomEvent("slim-turns", { detail: told }));
+    }
+    if (turns.size > before && (value.running || !before)) following = true;
+    if (following) follow(holder.lastChild);
+    if (!value.running) following = false;
   });
+
+  // The latest turn stands right above the composer, or with its prompt at the top where it is taller than the window;
+  // not where a person scrolls elsewhere meanwhile.
+  function follow(turn) {
+    const composer = document.querySelector("#slim-composer"), GAP = 12;
+    if (!turn?.offsetParent || !composer) return;
+    const { top, bottom } = turn.getBoundingClientRect(), free = innerHeight - composer.offsetHeight - GAP;
+    const wanted = bottom > free ? Math.min(bottom - free, top - GAP) : Math.min(0, top - GAP);
+    if (wanted) scrollBy({ top: wanted, behavior: "instant" });
+  }
+  const away = (event) => {
+    if (event.type !== "keydown" || /^(Page|Arrow|Home|End)/.test(event.key)) following = false;
+  };
+  for (const name of ["wheel", "touchmove", "keydown"]) addEventListener(name, away, { passive: true });
 };

@@ -22,8 +22,8 @@ from .wire.forgetting import RESULTS, read_results
 
 
 SCRIPTS = (
-    "common", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture", "routing", "detail", "drift",
-    "mailbox", "landing", "plane", "forgetting", "facts", "adapters", "model",
+    "common", "kept", "keeper", "address", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture",
+    "routing", "detail", "drift", "mailbox", "landing", "plane", "forgetting", "facts", "adapters", "model",
 )  # fmt: skip
 STYLES = ("page", "compare", "landing", "routing", "adapters")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -14,6 +15,7 @@ from .config import Config
 from .page import Page
 from .state.session import Session
 from .state.uploads import Uploads
+from .state.visits import Visits
 from .state.wizard import untouched
 from .tabs import about, adapters, compare, models, routing
 from .wire import forgetting
@@ -38,14 +40,15 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         config: limits and the like.
         results: what is stored on forgetting; None where there is nothing.
     """
-    empty, info = Session(), backend.engine.info
+    empty, info, visits = Session(), backend.engine.info, Visits()
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         page = Page(
             backend=backend,
             config=config,
             results=results,
             uploads=Uploads(),
-            session=gr.State(Session(), delete_callback=lambda session: _gone(session, backend)),
+            visits=visits,
+            session=gr.State(Session(), delete_callback=lambda session: _gone(session, visits, backend)),
             status=canvas("status", "Ready.", render=False),
             transcript=canvas(
                 "transcript",
@@ -58,6 +61,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             detail=canvas("detail", None, render=False),
             drift=canvas("drift", drift_view(empty, backend), render=False),
             mailbox=canvas("mailbox", None, render=False),
+            keeper=canvas("keeper", None, ("restore", "go_on"), render=False),
             checks=canvas("checks", untouched(), render=False),
             shelf=canvas("shelf", shelf_view(empty, backend), ("remove",), render=False),
             forgetting=canvas("forgetting", forgetting.shown(results, empty, not config.base), render=False),
@@ -75,8 +79,10 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         clock = gr.Timer(models.SECONDS, active=not backend.choices.fixed)
         page.status.render()
         page.mailbox.render()
+        page.keeper.render()
+        address = canvas("address", None, ("open_tab",))
         with gr.Tabs(elem_id="slim-tabs") as tabs:
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare") as of_compare:
                 connect = compare.build(page, demo, tabs)
             with gr.Tab("Adapters", id="adapters") as of_adapters:
                 adapters.build(page, tabs)
@@ -86,7 +92,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
                 page.drift.render()
             with gr.Tab("Forgetting", id="forgetting") as of_forgetting:
                 page.forgetting.render()
-            with gr.Tab("Model", id="model"):
+            with gr.Tab("Model", id="model") as of_model:
                 models.build(page, demo, clock)
             with gr.Tab("About", id="about") as of_about:
                 about.build(page, ASSETS / "slim-layer.svg", of_about)
@@ -101,6 +107,10 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
                 show_progress="hidden",
                 api_visibility="private",
             )
+        in_order = (of_compare, of_adapters, of_routing, of_drift, of_forgetting, of_model, of_about)
+        for tab in in_order:
+            tab.select(None, js=f"() => slim.address.at({json.dumps(tab.id)})", api_visibility="private")
+        address.open_tab(None, None, tabs, js="() => slim.address.wanted()", api_visibility="private")
         add_api(backend, config)
 
         def left(request: gr.Request) -> None:
@@ -117,7 +127,9 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
     return demo
 
 
-def _gone(session: Session, backend: Backend) -> None:
+def _gone(session: Session, visits: Visits, backend: Backend) -> None:
+    if not visits.leave(session):
+        return
     if session.run is not None:
         session.run.stop()
     backend.own.leave(session.owner)

@@ -13,6 +13,7 @@ from .backend import Backend
 from .config import Config
 from .state.session import Session
 from .state.uploads import Uploads
+from .state.visits import Visits
 from .wire import forgetting
 from .wire.views import drift, routing, shelf, transcript
 from .words import base_name
@@ -27,6 +28,7 @@ class Page:
         config: the app's settings.
         results: what is stored on forgetting; None where there is nothing.
         uploads: files that visitors sent.
+        visits: the sessions of all pages.
         session: the visitor's `Session`, on the server.
         status: the one line that is read aloud.
         transcript: columns and conversation.
@@ -35,6 +37,7 @@ class Page:
         detail: one token in full.
         drift: the drift view.
         mailbox: hands files and links to the browser.
+        keeper: what the browser keeps, and offers to restore.
         checks: the checks of the adapter that is on its way.
         shelf: what answers in the columns that a visitor can fill.
         forgetting: the stored results.
@@ -46,6 +49,7 @@ class Page:
     config: Config
     results: dict[str, Any] | None
     uploads: Uploads
+    visits: Visits
     session: gr.State
     status: gr.HTML
     transcript: gr.HTML
@@ -54,6 +58,7 @@ class Page:
     detail: gr.HTML
     drift: gr.HTML
     mailbox: gr.HTML
+    keeper: gr.HTML
     checks: gr.HTML
     shelf: gr.HTML
     forgetting: gr.HTML

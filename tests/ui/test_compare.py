@@ -123,8 +123,6 @@ def test_one_at_a_time(visit, site):
 def test_summary_under_each_answer(visit):
     v = visit()
     v.ask("Hello")
-    expect(v.answer("base").locator(".slim-summary")).to_have_text("the base model itself")
-    expect(v.answer("lora").locator(".slim-summary")).to_contain_text("0% identity")
     expect(v.answer("lora").locator(".slim-summary")).to_contain_text("10⁶ times less likely")
     expect(v.answer("slim").locator(".slim-summary")).to_contain_text("1.11 times less likely")
 
@@ -148,7 +146,7 @@ def test_answers_coloured_by_routing(visit):
     v.page.get_by_label("Coloured by routing").check()
     token = v.answer("slim").get_by_role("option").first
     expect(token).to_have_attribute("aria-label", re.compile(r"SLIM: identity \d+%"))
-    expect(v.answer("lora").get_by_role("option").first).to_have_attribute("aria-label", "LoRA: identity 0%")
+    expect(v.answer("lora").get_by_role("option").first).to_have_attribute("aria-label", "LoRA: through LoRA")
     expect(v.answer("base").get_by_role("option")).to_have_count(0)
 
 
@@ -172,8 +170,8 @@ def test_a_coloured_answer_is_whole(visit, most):
 def test_a_coloured_answer_is_whole_while_it_is_written(visit, site):
     site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.03), 60
     v = visit()
-    v.page.get_by_label("Coloured by routing").check()
     v.send("Hello")
+    v.page.get_by_label("Coloured by routing").check()
     expect(v.answer("slim").get_by_role("option").nth(3)).to_be_visible()
     for _ in range(10):
         shown, text = v.answer("slim").evaluate(

@@ -76,9 +76,3 @@ def test_routing_as_png(visit):
     # Title, tokens, four layers of cells, and ten experts below them.
     assert picture.format == "PNG" and width >= 760 and height >= 400
     assert any(red > blue + 100 for red, _, blue in colours) and any(blue > red + 100 for red, _, blue in colours)
-
-
-def test_nothing_to_export(visit):
-    v = visit()
-    v.button("Export JSON").click()
-    expect(v.warning).to_contain_text("There is nothing to export yet.")

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 from playwright.sync_api import expect
 
+from slim_core.webui.state import session
 from tests.waiting import until
 
 
@@ -46,18 +47,8 @@ def test_who_waits_can_leave_the_line(visit, site):
     first.done()
 
 
-def test_a_reload_stops_the_work_too(visit, site):
-    slow(site, length=2000)
-    v = visit()
-    v.send("a very long story")
-    expect(v.state("base")).to_have_text("writing")
-    v.page.reload()
-    v.ready()
-    expect(v.page.locator(".slim-turn")).to_have_count(0)
-    until(lambda: site.engine.closed == 1)
-
-
-def test_closing_the_tab_stops_the_work(visit, site):
+def test_closing_the_tab_stops_the_work(visit, site, monkeypatch):
+    monkeypatch.setattr(session, "PATIENCE", 0.1)
     slow(site, length=2000)
     v = visit()
     v.send("a very long story")

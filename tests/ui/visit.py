@@ -57,6 +57,8 @@ class Pages:
             page.context.close()
             return
         page.unroute_all()
+        # The tab's own store is none of those that `take` clears.
+        page.evaluate("try { sessionStorage.clear(); } catch { /* a page that has none */ }")
         page.emulate_media(media="null", color_scheme="null", reduced_motion="null")
         page.goto("about:blank")
         page.mouse.move(-1, -1)  # nothing of the next visitor's is under it
@@ -90,6 +92,14 @@ class Visit:
         self.page.on("pageerror", self._failed)
         self.url = url
         self.go(theme=theme, **(query or {}))
+
+    @classmethod
+    def of(cls, page: Page, url: str) -> Visit:
+        """A visit in a tab that is there, in the profile of another."""
+        found = cls.__new__(cls)
+        found.page, found.url, found.outside, found.errors = page, url, [], []
+        found.go()
+        return found
 
     def _failed(self, error: Exception) -> None:
         self.errors.append(str(error))

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +21,8 @@ from .meter import Meter
 
 # Numbers of routing that one conversation keeps: 256 MB of float32.
 MAX_NUMBERS = 64_000_000
+# Seconds that answers are written on for nobody: as long as a page takes that is loaded again.
+PATIENCE = 10.0
 # What the answers show: as they are, word by word against the base's, or coloured by who answered.
 View = Literal["plain", "differences", "routing"]
 
@@ -88,6 +93,21 @@ class Turn:
     drift: Drift | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of the latest turn, so that it can be asked again.
+
+    Attributes:
+        columns: that answer.
+        sampling: how their tokens are chosen.
+        batched: all at once, or one after another.
+    """
+
+    columns: tuple[str, ...]
+    sampling: Sampling
+    batched: bool
+
+
 @dataclass
 class Run:
     """Answers that are being written.
@@ -96,13 +116,40 @@ class Run:
         stops: the engine's stop flags.
         rows: the columns that answer, in the engine's row order.
         ended: set when the last answer has ended and the model is free.
-        stopping: whether a person asked for all of them to end.
+        stopping: whether all of them were told to end.
+        deserted: whether that was because nobody watched any more.
     """
 
     stops: Stops
     rows: tuple[str, ...]
     ended: threading.Event = field(default_factory=threading.Event)
     stopping: bool = False
+    deserted: bool = False
+    _watchers: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Somebody watches. When the last one goes, the answers end, unless somebody comes within `PATIENCE`."""
+        with self._lock:
+            self._watchers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watchers -= 1
+                alone = not self._watchers and not self.ended.is_set()
+            if alone:
+                timer = threading.Timer(PATIENCE, self._desert)
+                timer.daemon = True
+                timer.start()
+
+    def _desert(self) -> None:
+        with self._lock:
+            if self._watchers or self.stopping or self.ended.is_set():
+                return
+            self.deserted = True
+        self.stop()
 
     def stop(self, column: str | None = None) -> None:
         """End one answer, or all."""
@@ -117,10 +164,14 @@ class Session:
     """One visitor's conversation, and what they brought.
 
     Attributes:
+        ticket: nobody can guess it: with it a page that is loaded again finds its conversation.
+        user: the name that the visitor signed in with, if they had to.
+        pages: how many pages show it, or did within the last hour: a page that was loaded again is another one.
         owner: Gradio's name for the visit.
         own: the visitor's own adapters, by column.
         turns: the conversation, oldest first.
         run: what is being written now, if anything.
+        asked: what the run was asked; it stays where the answers ended because nobody watched.
         view: what the answers show.
         place: place in line for the model.
         opened: whether the page has its settings.
@@ -132,10 +183,14 @@ class Session:
     """
 
     def __init__(self) -> None:
+        self.ticket = secrets.token_urlsafe()
+        self.user: str | None = None
+        self.pages = 0
         self.owner = ""
         self.own: dict[str, Variant] = {}
         self.turns: list[Turn] = []
         self.run: Run | None = None
+        self.asked: Asked | None = None
         self.view: View = "plain"
         self.place = 0
         self.opened = False
@@ -205,6 +260,7 @@ class Session:
     def clear(self) -> None:
         """Forget the conversation."""
         self.turns.clear()
+        self.asked = None
         self.shown_turn = None
 
     def renew(self, generation: int) -> bool:

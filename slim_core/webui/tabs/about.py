@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The About tab: what SLIM is, the paper, versions, memory."""
+"""The About tab: what SLIM is, the paper, versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from ..page import Page
 from ..state.columns import columns
 from ..state.session import Session
 from ..words import measure_rows
-from .models import memory_of
 
 
 TEXT = """
@@ -65,9 +64,9 @@ def build(page: Page, picture: Path, tab: gr.Tab) -> None:
                 alt=ALT,
             )
             versions = {"title": "Versions", "rows": [["Python", platform.python_version()], *_versions()]}
-            facts = canvas("facts", [*_measures(Session(), page.backend), versions, memory_of(page.backend)])
+            facts = canvas("facts", [*_measures(Session(), page.backend), versions])
     tab.select(
-        lambda session: [*_measures(session, page.backend), versions, memory_of(page.backend)],
+        lambda session: [*_measures(session, page.backend), versions],
         [page.session],
         [facts],
         queue=False,

@@ -11,8 +11,9 @@ import gradio as gr
 from ..components import canvas
 from ..page import Page
 from . import own_model, settings, tryout
+from .arrival import Arrival
 from .examples import gallery
-from .handlers import Handlers
+from .handlers import Controls, Handlers
 
 
 # Fixed, so that a browser's settings survive a restart of the server. They are nobody's secret.
@@ -44,10 +45,12 @@ def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Button
         send = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="slim-send")
         stop = gr.Button("Stop all", variant="stop", scale=1, min_width=120, visible=False, elem_id="slim-stop-all")
     with gr.Row(elem_id="slim-actions"):
-        retry = gr.Button("Retry all", size="sm", interactive=False, min_width=90, elem_id="slim-retry")
-        undo = gr.Button("Undo", size="sm", interactive=False, min_width=90, elem_id="slim-undo")
-        new = gr.Button("New conversation", size="sm", interactive=False, min_width=140, elem_id="slim-new")
-        view = gr.Radio(VIEWS, value="plain", show_label=False, label="Show", container=False, elem_id="slim-view")
+        retry = gr.Button("Retry all", size="sm", visible=False, min_width=90, elem_id="slim-retry")
+        undo = gr.Button("Undo", size="sm", visible=False, min_width=90, elem_id="slim-undo")
+        new = gr.Button("New conversation", size="sm", visible=False, min_width=140, elem_id="slim-new")
+        view = gr.Radio(
+            VIEWS, value="plain", show_label=False, label="Show", container=False, visible=False, elem_id="slim-view"
+        )
     page.headline.render()
     examples = tryout.build("slim-ex", gallery(page.is_demo))
     canvas("own", own_model.card())
@@ -55,13 +58,14 @@ def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Button
         fields = settings.components(longest)
     with gr.Row(elem_id="slim-files"):
         link = gr.Button("Copy link", size="sm", min_width=110, elem_id="slim-link")
-        export = gr.Button("Export JSON", size="sm", min_width=110, elem_id="slim-export")
+        export = gr.Button("Export JSON", size="sm", min_width=110, visible=False, elem_id="slim-export")
         load = gr.UploadButton(
             "Import JSON", size="sm", min_width=110, file_types=[".json"], file_count="single", elem_id="slim-import"
         )
     saved = gr.BrowserState(None, storage_key=STORE, secret=STORE_KEY)
 
-    handlers = Handlers(page, send, stop, retry, undo, new, view)
+    handlers = Handlers(page, Controls(prompt, fields, send, stop, retry, undo, new, view, export))
+    arrival = Arrival(handlers)
     values = list(fields.values())
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
@@ -103,7 +107,10 @@ def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Button
     named = "Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
     keep = f"(old, ...values) => slim.chose ? {named} : old"
     gr.on([field.change for field in values], None, [saved, *values], [saved], js=keep, api_visibility="private")
-    demo.load(handlers.open, [page.session, saved], [prompt, *values, *handlers.outputs_of_open], **light)
+    page.keeper.restore(arrival.restore, [page.session], **work)
+    page.keeper.go_on(arrival.go_on, [page.session], **work)
+    show = "async (session, saved) => [session, saved, await slim.tab.ticket()]"
+    demo.load(arrival.open, [page.session, saved, page.keeper], arrival.outputs, js=show, **light)
     return connect
 
 

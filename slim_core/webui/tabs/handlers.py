@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -16,8 +16,8 @@ from ..limits import LimitError, check_prompt, check_strength, check_text
 from ..notices import Updates, notice, warn
 from ..page import Page
 from ..state.columns import columns
-from ..state.session import Session, Turn
-from ..wire import exchange, views
+from ..state.session import Asked, Run, Session, Turn
+from ..wire import exchange, kept, views
 from ..wire.peek import peek
 from ..wire.stream import start, ticks
 from ..words import base_name
@@ -25,22 +25,53 @@ from . import settings
 from .examples import gallery
 
 
+STILL = LimitError("Answers are still being written. Stop them first.")
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The Compare tab's own components.
+
+    Attributes:
+        prompt: what is typed.
+        fields: the settings, by name.
+        send: sends it.
+        stop: ends all answers.
+        retry: asks the latest prompt again.
+        undo: takes it back.
+        new: begins a new conversation.
+        view: what the answers show.
+        export: saves the conversation.
+    """
+
+    prompt: gr.Textbox
+    fields: dict[str, gr.components.Component]
+    send: gr.Button
+    stop: gr.Button
+    retry: gr.Button
+    undo: gr.Button
+    new: gr.Button
+    view: gr.Radio
+    export: gr.Button
+
+
 class Handlers:
     """The Compare tab's events.
 
     Args:
         page: the parts that all tabs share.
-        send: the others are this tab's own components.
+        controls: this tab's own.
     """
 
-    def __init__(self, page: Page, send, stop, retry, undo, new, view) -> None:
+    def __init__(self, page: Page, controls: Controls) -> None:
         self.page, self.backend, self.longest = page, page.backend, page.config.max_new_tokens
-        self.send, self.stop, self.view = send, stop, view
+        self.controls = controls
         self.examples = gallery(page.is_demo).prompts
-        self.again = (retry, undo, new)
-        self.outputs = [*page.of_columns, page.status, page.detail, page.mailbox, send, stop, *self.again, view]
-        # The session too: Gradio deletes only a state that was an output once.
-        self.outputs_of_open = [page.transcript, page.status, page.session]
+        self.again = (controls.retry, controls.undo, controls.new)
+        # What is of no use before there is an answer is not there.
+        self.of_turns = (*self.again, controls.view, controls.export)
+        shared = [*page.of_columns, page.status, page.detail, page.mailbox, page.keeper]
+        self.outputs = [*shared, controls.send, controls.stop, *self.of_turns]
 
     # ---- what the page shows
 
@@ -56,21 +87,36 @@ class Handlers:
         return updates
 
     def buttons(self, session: Session) -> Updates:
-        """Which buttons can be pressed."""
-        running = session.run is not None
-        free = bool(session.turns) and not running
+        """Which buttons are there, and which of them can be pressed."""
+        running, some = session.run is not None, bool(session.turns)
         return {
-            self.send: gr.Button(visible=not running),
-            self.stop: gr.Button(visible=running),
-            **{button: gr.Button(interactive=free) for button in self.again},
+            self.controls.send: gr.Button(visible=not running),
+            self.controls.stop: gr.Button(visible=running),
+            **{button: gr.Button(visible=some, interactive=not running) for button in self.again},
+            self.controls.view: gr.Radio(visible=some),
+            self.controls.export: gr.Button(visible=some),
         }
+
+    def whole(self, session: Session, **more: Any) -> Updates:
+        """All of the page, and what the browser keeps.
+
+        Args:
+            session: the visitor's.
+            more: told to the script that keeps it.
+        """
+        return self.frame(session) | self.buttons(session) | {self.page.detail: None} | self.keep(session, **more)
+
+    def keep(self, session: Session, **more: Any) -> Updates:
+        """The conversation, for the browser to keep."""
+        letter = {"number": time.time_ns(), "ticket": session.ticket, "text": kept.dump(session, self.backend)}
+        return {self.page.keeper: letter | more}
 
     # ---- answers
 
     def submit(self, session: Session, prompt: Any, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """A new prompt for all. The page has taken it out of its box; one that is refused goes back."""
-        if self._lost(session, request):
-            yield self._anew(session) | {self.page.mailbox: self._letter("refused")}
+        if self.lost(session, request):
+            yield self._anew(session) | {self.page.mailbox: self.letter("refused")}
             return
         begun = False
         try:
@@ -79,7 +125,7 @@ class Handlers:
         except LimitError as error:
             yield warn(error)
         if not begun:
-            yield {self.page.mailbox: self._letter("refused")}
+            yield {self.page.mailbox: self.letter("refused")}
 
     def example(self, prompt: str) -> Callable[..., Iterator[Updates]]:
         """What an example's button does: it asks at once, and leaves the prompt's box alone.
@@ -89,7 +135,7 @@ class Handlers:
         """
 
         def ask(session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
-            if self._lost(session, request):
+            if self.lost(session, request):
                 yield self._anew(session)
             if session.run is None and all(turn.prompt in self.examples for turn in session.turns):
                 session.clear()
@@ -98,13 +144,13 @@ class Handlers:
                     "The example is the next turn of your conversation. Begin a new one to see it alone.", "An example"
                 )
             if not (yield from self._answer(session, Turn(session.next_id(), prompt, "", {}), None, values)):
-                yield self.frame(session) | self.buttons(session)
+                yield self.whole(session)
 
         return ask
 
     def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again, with the settings of now."""
-        if self._lost(session, request):
+        if self.lost(session, request):
             yield self._anew(session)
         elif session.turns:
             last = session.turns[-1]
@@ -112,7 +158,7 @@ class Handlers:
 
     def retry_one(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again for one column."""
-        if self._lost(session, request):
+        if self.lost(session, request):
             yield self._anew(session)
             return
         column = event._data.get("column")
@@ -121,7 +167,7 @@ class Handlers:
 
     def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """How strongly a column's gate closes; its last answer is written again, so that the difference is seen."""
-        if self._lost(session, request):
+        if self.lost(session, request):
             yield self._anew(session)
             return
         column = event._data.get("column")
@@ -148,7 +194,7 @@ class Handlers:
 
     def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Another prompt at an earlier place; what came after it is gone."""
-        if self._lost(session, request):
+        if self.lost(session, request):
             yield self._anew(session)
             return
         turn = session.turn(event._data.get("turn"))
@@ -171,10 +217,20 @@ class Handlers:
             return False
         try:
             chosen = settings.check(dict(zip(settings.NAMES, values, strict=True)), self.longest)
-            if only is None:
-                turn.system = chosen.system
-            names = [only] if only else list(columns(session, self.backend))
-            run = start(self.backend, session, turn, names, chosen.sampling, not chosen.one_at_a_time)
+        except LimitError as error:
+            yield warn(error)
+            return False
+        if only is None:
+            turn.system = chosen.system
+        names = (only,) if only else tuple(columns(session, self.backend))
+        return (yield from self.ask(session, turn, Asked(names, chosen.sampling, not chosen.one_at_a_time)))
+
+    def ask(
+        self, session: Session, turn: Turn, asked: Asked, restored: bool = False
+    ) -> Generator[Updates, None, bool]:
+        """Let columns answer a turn, which becomes the last, and show it; whether it was begun at all."""
+        try:
+            run = start(self.backend, session, turn, asked.columns, asked.sampling, asked.batched)
         except (LimitError, EngineError) as error:
             yield warn(error)
             return False
@@ -182,19 +238,20 @@ class Handlers:
         session.forget_from(turn.id)
         session.turns.append(turn)
         session.shown_turn = None
-        first = True
-        for routing in ticks(run):
-            updates = self.frame(session, routing or first)
-            if first:
-                updates |= self.buttons(session) | {self.page.detail: None}
-                first = False
-            yield updates
-        yield self.frame(session) | self.buttons(session)
+        yield from self.watch(session, run, restored)
         return True
 
+    def watch(self, session: Session, run: Run, restored: bool = False) -> Iterator[Updates]:
+        """Show answers while they are written."""
+        first = True
+        for routing in ticks(run):
+            yield self.whole(session, restored=restored) if first else self.frame(session, routing)
+            first = False
+        yield self.frame(session) | self.buttons(session) | self.keep(session)
+
     def _anew(self, session: Session) -> Updates:
-        """The page with an empty conversation, and the prompt as it stands there."""
-        return self.frame(session) | self.buttons(session) | {self.page.detail: None}
+        """The page with an empty conversation, and the prompt as it stands there; what the browser keeps stays."""
+        return self.whole(session, text=None)
 
     def _missed(self, session: Session) -> bool:
         """Say which of the visitor's adapters went; nobody's answer should be taken for another's."""
@@ -218,19 +275,19 @@ class Handlers:
     def undo(self, session: Session) -> Updates:
         """Take the last turn back; its prompt can be changed and sent again, if nothing else is in the box."""
         if session.run is not None:
-            return warn(LimitError("Answers are still being written. Stop them first."))
+            return warn(STILL)
         prompt = session.turns[-1].prompt if session.turns else ""
         if session.turns:
             session.forget_from(session.turns[-1].id)
-        letter = self._letter("draft", text=prompt)
-        return self.frame(session) | self.buttons(session) | {self.page.mailbox: letter, self.page.detail: None}
+        session.asked = None
+        return self.whole(session) | {self.page.mailbox: self.letter("draft", text=prompt)}
 
     def new(self, session: Session) -> Updates:
         """Forget the conversation."""
         if session.run is not None:
-            return warn(LimitError("Answers are still being written. Stop them first."))
+            return warn(STILL)
         session.clear()
-        return self.frame(session) | self.buttons(session) | {self.page.detail: None}
+        return self.whole(session)
 
     def show(self, session: Session, view: Any) -> Updates:
         """Answers as they are, their differences, or their routing."""
@@ -239,6 +296,11 @@ class Handlers:
 
     # ---- in and out
 
+    def _slim_strength(self, session: Session) -> float | None:
+        """What the visitor chose for the gate of SLIM's column."""
+        variant = columns(session, self.backend).get("slim")
+        return None if variant is None else session.strength(variant)
+
     def link(self, session: Session, prompt: Any, *values: Any) -> Updates:
         """An address that opens this prompt with these settings."""
         try:
@@ -246,13 +308,13 @@ class Handlers:
             named = dict(zip(settings.NAMES, values, strict=True))
             settings.check(named, self.longest)
             named["strength"] = self._slim_strength(session)
-            return {self.page.mailbox: self._letter("link", query=settings.link(text, named, self.longest))}
+            return {self.page.mailbox: self.letter("link", query=settings.link(text, named, self.longest))}
         except LimitError as error:
             return warn(error)
 
     def export(self, session: Session, request: gr.Request) -> Updates:
         """The conversation as a file."""
-        if self._lost(session, request):
+        if self.lost(session, request):
             return gr.skip()  # what the page still shows can be copied by hand
         if session.run is not None or not session.turns:
             why = "Answers are still being written." if session.run else "There is nothing to export yet."
@@ -265,12 +327,12 @@ class Handlers:
                 "read again.",
                 "A large file",
             )
-        return {self.page.mailbox: self._letter("save", name="slim-compare.json", text=text)}
+        return {self.page.mailbox: self.letter("save", name="slim-compare.json", text=text)}
 
     def load_file(self, session: Session, path: Any) -> Updates:
         """A conversation from a file."""
         if session.run is not None:
-            return warn(LimitError("Answers are still being written. Stop them first."))
+            return warn(STILL)
         with self.page.uploads.reading(session.owner, [path]):
             loaded = columns(session, self.backend)
             base = base_name(self.backend.engine.info)
@@ -278,65 +340,42 @@ class Handlers:
                 turns, foreign = exchange.load(path, base, loaded, self.page.config.max_upload, session.next_id)
             except LimitError as error:
                 return warn(error)
+        self.tell_of(foreign)
+        session.clear()
+        session.turns = turns
+        return self.whole(session)
+
+    def tell_of(self, foreign: str) -> None:
+        """Say that a conversation is with another base, if it is."""
         if foreign:
+            base = base_name(self.backend.engine.info)
             notice(
                 f"The conversation is with {foreign}. It is shown, but {base} does not see it when it answers.",
                 "Another base model",
             )
-        session.clear()
-        session.turns = turns
-        return self.frame(session) | self.buttons(session) | {self.page.detail: None}
 
-    def _adopt(self, session: Session, request: gr.Request) -> None:
+    def adopt(self, session: Session, request: gr.Request) -> None:
         """The session belongs to the visitor of this page."""
         session.opened = True
-        session.owner = str(request.session_hash)
+        session.owner, session.user = str(request.session_hash), request.username
         # Of many visitors Gradio forgets the first, without a word.
         weakref.finalize(session, self.backend.own.leave, session.owner).atexit = False
+        self.page.visits.arrive(session)
         session.renew(self.backend.generation)
 
-    def _lost(self, session: Session, request: gr.Request) -> bool:
+    def lost(self, session: Session, request: gr.Request) -> bool:
         """Whether the page was opened with a session that is not there any more; says so once."""
         if session.opened:
             return False
-        self._adopt(session, request)
+        self.adopt(session, request)
         notice(
-            "The app was started again, or had too many visitors, and has forgotten this conversation. It begins "
-            "anew; press Enter to send a prompt again.",
+            "The app was started again, or had too many visitors, and has forgotten this conversation. Restore what "
+            "this browser keeps of it, or press Enter to send a prompt in a new one.",
             "The conversation is gone",
         )
         return True
 
-    def open(self, session: Session, saved: Any, request: gr.Request) -> list[Any]:
-        """The page as it was left, or as a link says."""
-        self._adopt(session, request)
-        query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
-        # A link says all: what is not in it is the default, whatever this visitor had chosen for themselves.
-        linked = any(name in query for name in ("prompt", "strength", *settings.NAMES))
-        if "strength" in query:
-            self._restore_strength(session, query["strength"])
-        values = settings.restore(query if linked else saved, self.longest)
-        prompt = ""
-        if "prompt" in query:
-            try:
-                prompt = check_text(query["prompt"])
-            except LimitError as error:
-                notice(str(error), "The link does not work")
-        return [prompt, *values.values(), views.transcript(session, self.backend), views.status(session), session]
-
-    def _slim_strength(self, session: Session) -> float | None:
-        """What the visitor chose for the gate of SLIM's column."""
-        variant = columns(session, self.backend).get("slim")
-        return None if variant is None else session.strength(variant)
-
-    def _restore_strength(self, session: Session, text: str) -> None:
-        """A gate as a link says; nonsense leaves it as it was trained."""
-        variant = columns(session, self.backend).get("slim")
-        if variant is not None and variant.strength is not None:
-            with suppress(ValueError):
-                session.set_strength(variant, check_strength(float(text)))
-
     @staticmethod
-    def _letter(kind: str, **content: str) -> dict[str, Any]:
+    def letter(kind: str, **content: str) -> dict[str, Any]:
         # The number makes every letter a new one, the same file twice included.
         return {"kind": kind, "number": time.time_ns(), **content}

@@ -50,7 +50,7 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
     with gr.Row(equal_height=False, elem_id="slim-models"):
         with gr.Column(min_width=320):
             facts = canvas("loaded", facts_of(backend))
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=320, visible=changeable):
             fixed("<h2>{{title}}</h2>", title="Another base")
             base = gr.Dropdown(
                 names,
@@ -58,7 +58,6 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
                 label="Base model",
                 info="or a Hub id: owner/name" if choices.any_id else None,
                 allow_custom_value=choices.any_id,
-                interactive=changeable,
                 elem_id="slim-base",
             )
             revision = gr.Textbox(
@@ -72,19 +71,16 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
                 list(PRECISIONS),
                 value=precision_of(backend),
                 label="Precision of its Linears",
-                interactive=changeable,
                 elem_id="slim-precision",
             )
-            fixed('<p class="slim-note">{{note}}</p>', "slim-fixed", note=choices.fixed or EVERYONE)
+            fixed('<p class="slim-note">{{note}}</p>', note=EVERYONE)
             with gr.Row():
-                estimate = gr.Button("Estimate", size="sm", min_width=100, visible=changeable, elem_id="slim-estimate")
-                load = gr.Button(
-                    "Load", variant="primary", size="sm", min_width=100, visible=changeable, elem_id="slim-load"
-                )
-                stop = gr.Button(
-                    "Stop loading", size="sm", min_width=100, visible=changeable, elem_id="slim-stop-load"
-                )
+                estimate = gr.Button("Estimate", size="sm", min_width=100, elem_id="slim-estimate")
+                load = gr.Button("Load", variant="primary", size="sm", min_width=100, elem_id="slim-load")
+                stop = gr.Button("Stop loading", size="sm", min_width=100, elem_id="slim-stop-load")
             need = canvas("need", "")
+    if choices.fixed:
+        fixed('<p class="slim-note">{{note}}</p>', "slim-fixed", note=choices.fixed)
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     gr.Timer(10).tick(lambda: facts_of(backend), None, facts, **quick)
     if not changeable:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation as a JSON file: answers, settings, seeds, routing, drift. And back, trusting nothing in it."""
+"""A conversation as JSON: answers, settings, seeds, routing, drift. And back, trusting nothing in it."""
 
 from __future__ import annotations
 
@@ -34,24 +34,27 @@ STEP_NUMBERS = ("tokens", "prompt_tokens", "seconds", "first_token_seconds", "to
 
 def dump(session: Session, backend: Backend) -> str:
     """The conversation as JSON text."""
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "base": base_name(backend.engine.info),
-            "variants": [asdict(v) | {"name": name} for name, v in columns(session, backend).items()],
-            "turns": [_dump_turn(turn) for turn in session.turns],
-        },
-        ensure_ascii=False,
-    )
+    turns = [dump_turn(turn) for turn in session.turns]
+    return json.dumps(dump_head(session, backend) | {"turns": turns}, ensure_ascii=False)
 
 
-def _dump_turn(turn: Turn) -> dict[str, Any]:
+def dump_head(session: Session, backend: Backend) -> dict[str, Any]:
+    """All but the turns, as plain values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "base": base_name(backend.engine.info),
+        "variants": [asdict(v) | {"name": name} for name, v in columns(session, backend).items()],
+    }
+
+
+def dump_turn(turn: Turn, routed: bool = True) -> dict[str, Any]:
+    """A turn as plain values, with who answered which token or without."""
     return {
         "prompt": turn.prompt,
         "system": turn.system,
-        "answers": {name: _dump_answer(answer) for name, answer in turn.answers.items()},
+        "answers": {name: _dump_answer(answer, routed) for name, answer in turn.answers.items()},
         "drift": None
         if turn.drift is None
         else {
@@ -64,8 +67,8 @@ def _dump_turn(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _dump_answer(answer: Answer) -> dict[str, Any]:
-    step, routing = answer.step, answer.routing
+def _dump_answer(answer: Answer, routed: bool) -> dict[str, Any]:
+    step, routing = answer.step, answer.routing if routed else None
     return {
         "variant": asdict(answer.variant),
         "text": step.text,
@@ -137,38 +140,45 @@ def load(
         raise
     except (OSError, TypeError, ValueError, RecursionError):  # of numbers of thousands of digits, too
         raise LimitError("The file is not a JSON file that this app exported.") from None
-    data = _object(data, "The file")
-    if data.get("format") != FORMAT:
-        raise LimitError("The file is not a conversation that this app exported.")
+    return turns_of(data, base, loaded, next_id)
+
+
+def turns_of(
+    data: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[[], int]
+) -> tuple[list[Turn], str]:
+    """Turns from what `json` read; the arguments, what is returned and raised are as those of `load`."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise LimitError("This is not a conversation that this app exported.")
     if data.get("version") != VERSION:
-        raise LimitError(f"The file has version {str(data.get('version'))[:20]!a}; this app reads version {VERSION}.")
-    foreign = clean_label(check_text(data.get("base"), "The name of the base in the file"))
+        raise LimitError(
+            f"The conversation has version {str(data.get('version'))[:20]!a}; this app reads version {VERSION}."
+        )
+    foreign = clean_label(check_text(data.get("base"), "The name of the base in the conversation"))
     foreign = "" if foreign == clean_label(base) else foreign
     turns = _list(data.get("turns"), "turns", MAX_TURNS)
     try:
         return [_load_turn(_object(turn, "A turn"), foreign, loaded, next_id()) for turn in turns], foreign
     except OverflowError:
-        raise LimitError("A number in the file is too large.") from None
+        raise LimitError("A number in the conversation is too large.") from None
 
 
 def _load_turn(data: dict, foreign: str, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
     answers = _object(data.get("answers"), "answers")
     if strangers := [str(name)[:40] for name in answers if name not in loaded]:
-        raise LimitError(f"The file has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}.")
+        raise LimitError(
+            f"The conversation has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}."
+        )
     found = {n: _load_answer(n, foreign, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
-    system = check_text(data.get("system", ""), "A system prompt in the file")
+    system = check_text(data.get("system", ""), "A system prompt in the conversation")
     return Turn(turn_id, check_prompt(data.get("prompt")), system, found, _load_drift(data.get("drift"), loaded))
 
 
 def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answer:
     reason = data.get("finish_reason")
     if reason not in get_args(FinishReason):
-        raise LimitError("An answer in the file has no known finish_reason.")
+        raise LimitError("An answer in the conversation has no known finish_reason.")
     error = data.get("error")
     numbers = {key: _number(data.get(key), key, optional=key in STEP_NUMBERS[3:]) for key in STEP_NUMBERS}
-    settings = _object(data.get("sampling"), "sampling")
-    if unknown := set(settings) - {field.name for field in fields(Sampling)}:
-        raise LimitError(f"The file has an unknown setting {sorted(map(str, unknown))[0][:40]!r}.")
     ids = tuple(_whole(i, "token_ids") for i in _list(data.get("token_ids"), "token_ids", MAX_TOKENS))
     step = RowStep(
         name,
@@ -184,7 +194,7 @@ def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answe
     return Answer(
         _load_variant(name, foreign, data.get("variant"), current),
         step,
-        check_sampling(**settings),
+        sampling_of(data.get("sampling")),
         ids,
         None if routing is None else _load_routing(name, routing),
         check_strength(data.get("strength")),
@@ -193,15 +203,27 @@ def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answe
     )
 
 
+def sampling_of(data: Any) -> Sampling:
+    """How tokens were chosen, from plain values.
+
+    Raises:
+        LimitError: with a sentence on what is wrong with them.
+    """
+    settings = _object(data, "sampling")
+    if unknown := set(settings) - {field.name for field in fields(Sampling)}:
+        raise LimitError(f"The conversation has an unknown setting {sorted(map(str, unknown))[0][:40]!r}.")
+    return check_sampling(**settings)
+
+
 def _load_variant(name: str, foreign: str, data: Any, current: Variant) -> Variant:
     """Who answered: the column's variant of now if it is the same, else one that is not here."""
     if not foreign and (data is None or name == BASE):
         return current
     data = _object(data, "variant")
     if data.get("kind") not in get_args(Kind):
-        raise LimitError("An answer in the file is of no known kind.")
-    label = clean_label(check_text(data.get("label"), "A name in the file"))
-    detail = clean_label(check_text(data.get("detail"), "A detail in the file"))
+        raise LimitError("An answer in the conversation is of no known kind.")
+    label = clean_label(check_text(data.get("label"), "A name in the conversation"))
+    detail = clean_label(check_text(data.get("detail"), "A detail in the conversation"))
     numbers = [_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes")]
     strength = check_strength(data.get("strength"))
     if foreign:
@@ -235,10 +257,10 @@ def _load_routing(name: str, data: dict) -> RoutingRecord:
         and 1 <= experts <= weights.shape[2] <= MAX_EXPERTS
     )
     if not fits or not modules:
-        raise LimitError("The routing in the file has parts of different sizes.")
+        raise LimitError("The routing in the conversation has parts of different sizes.")
     for part in (weights, gate):
         if part.numel() and not (float(part.min()) >= 0 and float(part.max()) <= 1.001):
-            raise LimitError("The routing in the file has weights outside 0 to 1.")
+            raise LimitError("The routing in the conversation has weights outside 0 to 1.")
     return RoutingRecord(
         name,
         tokens,
@@ -264,12 +286,12 @@ def _load_drift(data: Any, known: Mapping[str, Variant]) -> Drift | None:
     for item in _list(data.get("variants"), "drift.variants", 16):
         item = _object(item, "drift.variants")
         if not isinstance(item.get("variant"), str) or item["variant"] not in known:
-            raise LimitError("The drift in the file is of an unknown variant.")
+            raise LimitError("The drift in the conversation is of an unknown variant.")
         parts = {}
         for key in ("log_ratio", "kl"):
             numbers = [_number(x, key, low=-1e6) for x in _list(item.get(key), key, MAX_TOKENS)]
             if len(numbers) != len(tokens):
-                raise LimitError("The drift in the file has parts of different sizes.")
+                raise LimitError("The drift in the conversation has parts of different sizes.")
             parts[key] = torch.tensor(numbers, dtype=torch.float32)
         found.append(VariantDrift(item["variant"], **parts))
     return Drift(tokens, tuple(found))
@@ -277,13 +299,13 @@ def _load_drift(data: Any, known: Mapping[str, Variant]) -> Drift | None:
 
 def _object(value: Any, name: str) -> dict:
     if not isinstance(value, dict):
-        raise LimitError(f"{name} in the file must be an object.")
+        raise LimitError(f"{name} in the conversation must be an object.")
     return value
 
 
 def _list(value: Any, name: str, most: int) -> list:
     if not isinstance(value, list) or len(value) > most:
-        raise LimitError(f"{name} in the file must be a list of at most {most:,}.")
+        raise LimitError(f"{name} in the conversation must be a list of at most {most:,}.")
     return value
 
 
@@ -291,14 +313,14 @@ def _texts(value: Any, name: str, most: int) -> tuple[str, ...]:
     found = _list(value, name, most)
     # Tokens may be any bytes of a text, so only what cannot be sent to a browser is refused.
     if not all(_encodes(text) for text in found):
-        raise LimitError(f"{name} in the file must be short texts.")
+        raise LimitError(f"{name} in the conversation must be short texts.")
     return tuple(found)
 
 
 def _written(value: Any, name: str) -> str:
     # A model writes what it likes, control characters too; an answer of MAX_TOKENS tokens is a long one.
     if not _encodes(value, 100 * MAX_TOKENS):
-        raise LimitError(f"{name} in the file must be text.")
+        raise LimitError(f"{name} in the conversation must be text.")
     return value
 
 
@@ -321,13 +343,13 @@ def _number(value: Any, name: str, optional: bool = False, low: float = 0) -> An
         or not math.isfinite(value)
         or not low <= value <= 1e9
     ):
-        raise LimitError(f"{name} in the file must be a number.")
+        raise LimitError(f"{name} in the conversation must be a number.")
     return value
 
 
 def _whole(value: Any, name: str, most: int = 2**31 - 1) -> int:
     if type(value) is not int or not 0 <= value <= most:
-        raise LimitError(f"{name} in the file must be whole numbers.")
+        raise LimitError(f"{name} in the conversation must be whole numbers.")
     return value
 
 
@@ -336,14 +358,14 @@ def _array(value: Any, name: str, dtype: type, dimensions: int) -> Tensor:
     shape = tuple(_whole(n, name) for n in _list(value.get("shape"), name, dimensions))
     kind = np.dtype(dtype)
     if value.get("dtype") != kind.name or len(shape) != dimensions or not isinstance(value.get("base64"), str):
-        raise LimitError(f"{name} in the file must be packed {kind.name} numbers of {dimensions} dimensions.")
+        raise LimitError(f"{name} in the conversation must be packed {kind.name} numbers of {dimensions} dimensions.")
     try:
         raw = base64.b64decode(value["base64"], validate=True)
     except (binascii.Error, ValueError):
-        raise LimitError(f"{name} in the file is not base64.") from None
+        raise LimitError(f"{name} in the conversation is not base64.") from None
     if len(raw) != math.prod(shape) * kind.itemsize:
-        raise LimitError(f"{name} in the file has another size than it says.")
+        raise LimitError(f"{name} in the conversation has another size than it says.")
     array = np.frombuffer(raw, kind.newbyteorder("<")).reshape(shape)
     if not np.isfinite(array).all():
-        raise LimitError(f"{name} in the file has numbers that are not finite.")
+        raise LimitError(f"{name} in the conversation has numbers that are not finite.")
     return torch.from_numpy(array.astype({"float16": np.float32, "float32": np.float32, "int16": np.int64}[kind.name]))

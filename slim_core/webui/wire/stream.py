@@ -19,7 +19,7 @@ from ...inference.types import Drift, Reading, Row, RowStep, Sampling, Step
 from ..backend import Backend, Job
 from ..limits import LimitError, check_room
 from ..state.columns import BASE, columns
-from ..state.session import Answer, Run, Session, Turn
+from ..state.session import Answer, Asked, Run, Session, Turn
 
 
 # A page that gets every token spends its time drawing: 12 times a second looks the same and costs a fraction.
@@ -95,6 +95,7 @@ def start(
         turn.answers[name] = Answer(loaded[name], RowStep(name), sampling, strength=strengths[name], gated=gated)
     if BASE in names:
         turn.drift = None
+    session.asked = Asked(tuple(names), sampling, batched)
     # A lent GPU is booked on the visitor, who is known by the context of this thread.
     context = contextvars.copy_context()
     arguments = (_follow, backend, session, turn, job, run, readers, kept)
@@ -142,6 +143,8 @@ def _follow(
             if answer.step.state != "done":
                 answer.step = replace(answer.step, state="done", finish_reason="stopped")
         session.place = 0
+        if not run.deserted:
+            session.asked = None
         session.trim()
         backend.leave()
         session.end()
@@ -169,13 +172,13 @@ def _fail(turn: Turn, run: Run, sentence: str) -> None:
 def ticks(run: Run) -> Iterator[bool]:
     """When to draw: now, then at most 12 times a second, and once more at the end.
 
-    Closing it (the visitor went away) ends the answers.
+    Closing it (the visitor went away) ends the answers, unless somebody else looks at them.
 
     Returns:
         For each drawing whether the routing is due as well.
     """
     due = 0.0
-    try:
+    with run.watched():
         while not run.ended.is_set():
             now = time.monotonic()
             routing = now >= due
@@ -184,6 +187,3 @@ def ticks(run: Run) -> Iterator[bool]:
             yield routing
             run.ended.wait(INTERVAL)
         yield True
-    finally:
-        if not run.ended.is_set():
-            run.stop()

@@ -118,9 +118,8 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
 def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
     """The line under an answer: how much of it went past LoRA, and how far this variant drifted from the base."""
     found = []
-    if name == BASE:
-        return ["the base model itself"] if answer.step.tokens else []
-    share = answer.identity()
+    # A LoRA has no identity experts: of no token is there anything to say.
+    share = answer.identity() if answer.variant.kind == "slim" else None
     if share is not None:
         found.append(f"{share:.0%} identity")
     if turn.drift is not None:

@@ -8,7 +8,8 @@ import pytest
 from slim_core.inference.types import Sampling
 from slim_core.webui.backend import Backend, Job, seconds_of
 from slim_core.webui.limits import LimitError
-from slim_core.webui.state.session import Session, Turn
+from slim_core.webui.state import session as session_module
+from slim_core.webui.state.session import Asked, Session, Turn
 from slim_core.webui.wire import views
 from slim_core.webui.wire.stream import INTERVAL, start, ticks
 from tests.webui.conftest import ask
@@ -36,7 +37,8 @@ def test_drawings_are_throttled_and_the_last_one_comes(engine, backend):
     assert session.run is None and turn.drift is not None
 
 
-def test_leaving_stops_the_work(engine, backend):
+def test_leaving_stops_the_work(engine, backend, monkeypatch):
+    monkeypatch.setattr(session_module, "PATIENCE", 0.05)
     engine.delay, engine.length = dict.fromkeys(NAMES, 0.05), 1000
     session = Session()
     turn, run = begin(session, backend)
@@ -46,6 +48,33 @@ def test_leaving_stops_the_work(engine, backend):
     assert run.ended.wait(5)
     assert {answer.step.finish_reason for answer in turn.answers.values()} == {"stopped"}
     assert engine.closed == 1
+    # It can be asked again as it was.
+    assert session.asked == Asked(NAMES, Sampling(), True)
+
+
+def test_who_comes_back_soon_finds_the_answers_still_being_written(engine, backend, monkeypatch):
+    monkeypatch.setattr(session_module, "PATIENCE", 0.5)
+    engine.delay, engine.length = dict.fromkeys(NAMES, 0.01), 200
+    session = Session()
+    turn, run = begin(session, backend)
+    drawing = ticks(run)
+    next(drawing)
+    drawing.close()
+    assert list(ticks(run))[-1] is True
+    assert {answer.step.tokens for answer in turn.answers.values()} == {200}
+    assert session.asked is None
+
+
+def test_who_looks_on_keeps_the_answers_going(engine, backend, monkeypatch):
+    monkeypatch.setattr(session_module, "PATIENCE", 0.05)
+    engine.delay, engine.length = dict.fromkeys(NAMES, 0.01), 200
+    session = Session()
+    turn, run = begin(session, backend)
+    first, second = ticks(run), ticks(run)
+    next(first), next(second)
+    first.close()
+    assert list(second)[-1] is True
+    assert {answer.step.finish_reason for answer in turn.answers.values()} == {"end"}
 
 
 def test_who_finds_no_place_is_told(engine):

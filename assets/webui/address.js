@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// The open tab is in the address, as #tab=routing, so that a link opens it and Back goes to the one before.
+slim.address = (component) => {
+  const FIRST = "compare", TABS = ["compare", "adapters", "routing", "drift", "forgetting", "model", "about"];
+  const here = () => new URLSearchParams(location.hash.slice(1)).get("tab") ?? FIRST;
+  const address = (tab) => `${location.pathname}${location.search}${tab === FIRST ? "" : `#tab=${tab}`}`;
+  let shown = FIRST, begun = false;
+  Object.assign(slim.address, {
+    // A tab is open: because somebody chose it, or because the address says so.
+    at(tab) {
+      if (!begun) return; // Gradio says it of the first one too, before it looks at the address.
+      shown = tab;
+      if (tab !== here()) history.pushState(null, "", address(tab));
+    },
+    // What Gradio is to open.
+    wanted: () => ({ __type__: "update", selected: here() }),
+  });
+  const follow = () => {
+    // A tab that is not there is none: the address says what is shown.
+    if (!TABS.includes(here())) history.replaceState(null, "", address(shown));
+    else if (here() !== shown) component.trigger("open_tab");
+  };
+  for (const name of ["popstate", "hashchange"]) addEventListener(name, follow);
+  addEventListener("slim-turns", () => { begun = true; follow(); }, { once: true });
+};

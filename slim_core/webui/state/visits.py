@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations by ticket: to Gradio a page that is loaded again is a new one; with its ticket it goes on."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+from .session import Session
+
+
+class Visits:
+    """The sessions of all pages, as long as Gradio keeps them."""
+
+    def __init__(self) -> None:
+        self._sessions: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def find(self, ticket: Any, user: str | None) -> Session | None:
+        """The session of a ticket, if it is there and of the same user."""
+        found = self._sessions.get(ticket) if isinstance(ticket, str) else None
+        return found if found is not None and found.user == user else None
+
+    def arrive(self, session: Session) -> None:
+        """One more page shows it."""
+        with self._lock:
+            session.pages += 1
+            self._sessions[session.ticket] = session
+
+    def leave(self, session: Session) -> bool:
+        """Gradio has forgotten a page that showed it; whether it was the last."""
+        with self._lock:
+            session.pages -= 1
+            return session.pages <= 0

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a page begins: as it was left, as a link says, with the answers that are still being written, or with what the
+browser kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import gradio as gr
+
+from ..limits import LimitError, check_strength, check_text
+from ..notices import Updates, notice, warn
+from ..state.columns import columns
+from ..state.session import Session
+from ..wire import kept
+from ..words import base_name
+from . import settings
+from .handlers import Handlers
+
+
+class Arrival:
+    """Events of a page that begins.
+
+    Args:
+        handlers: what happens when a visitor does something.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.handlers, self.page, self.backend = handlers, handlers.page, handlers.backend
+        controls = handlers.controls
+        # The session too: Gradio deletes only a state that was an output once.
+        self.outputs = [controls.prompt, *controls.fields.values(), *handlers.outputs, self.page.session]
+
+    def open(self, session: Session, saved: Any, ticket: Any, request: gr.Request) -> Updates:
+        """The page as it was left, or as a link says.
+
+        Args:
+            session: a new one.
+            saved: the settings that the browser keeps.
+            ticket: of the conversation that this page showed before it was loaded again.
+            request: of the page.
+        """
+        found = self.page.visits.find(ticket, request.username)
+        again = found is not None
+        session = found or session
+        self.handlers.adopt(session, request)
+        if again:
+            # They went with the page that brought them.
+            for sentence in self.backend.own.miss(session):
+                notice(sentence, "An adapter is gone")
+        query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
+        # A link says all: what is not in it is the default, whatever this visitor had chosen for themselves.
+        linked = any(name in query for name in ("prompt", "strength", *settings.NAMES))
+        if "strength" in query and not session.turns:
+            self._restore_strength(session, query["strength"])
+        values = settings.restore(query if linked else saved, self.handlers.longest)
+        controls = self.handlers.controls
+        updates = {controls.fields[name]: value for name, value in values.items()}
+        updates |= self.handlers.whole(session, go_on=session.asked is not None, **({} if again else {"text": None}))
+        if again:
+            updates[controls.view] = gr.Radio(value=session.view, visible=bool(session.turns))
+        prompt = self._prompt(query.get("prompt", ""))
+        # What is typed meanwhile stays, and a prompt that was sent is not sent again.
+        if prompt and prompt.strip() not in {turn.prompt for turn in session.turns}:
+            updates[controls.prompt] = prompt
+        return updates | {self.page.session: session}
+
+    def go_on(self, session: Session) -> Iterator[Updates]:
+        """Show the answers that are still being written; those that nobody had stayed for are asked for again."""
+        if session.run is not None:
+            yield from self.handlers.watch(session, session.run)
+        elif session.asked is not None and session.turns:
+            yield from self.handlers.ask(session, session.turns[-1], session.asked)
+
+    def restore(self, session: Session, event: gr.EventData, request: gr.Request) -> Iterator[Updates]:
+        """What the browser kept, with what it still waits for asked again. It never takes the place of another
+        conversation."""
+        if not session.opened:
+            self.handlers.adopt(session, request)
+        if session.run is not None or session.turns:
+            yield warn(LimitError("There is a conversation already. Begin a new one first, then restore the other."))
+            return
+        loaded, base = columns(session, self.backend), base_name(self.backend.engine.info)
+        try:
+            found = kept.load(event._data.get("text"), base, loaded, session.next_id)
+        except LimitError as error:
+            yield warn(LimitError(f"What this browser kept cannot be restored. {error}"))
+            return
+        self.handlers.tell_of(found.foreign)
+        session.turns = found.turns
+        for name, strength in found.strengths.items():
+            session.set_strength(loaded[name], strength)
+        if found.asked is None:
+            yield self.handlers.whole(session, restored=True)
+            return
+        last, most = session.turns[-1], self.handlers.longest
+        if found.asked.sampling.max_new_tokens > most:
+            notice(f"The longest answer has at most {most:,} tokens here; more were asked for.", "Not asked again")
+        elif (yield from self.handlers.ask(session, last, found.asked, restored=True)):
+            return
+        # It cannot be asked here: its prompt goes back where it was typed.
+        letter = self.handlers.letter("draft", text="" if last.answers else last.prompt)
+        if not last.answers:
+            session.forget_from(last.id)
+        yield self.handlers.whole(session, restored=True) | {self.page.mailbox: letter}
+
+    def _prompt(self, text: str) -> str:
+        """A link's prompt, or a sentence on why it is none."""
+        try:
+            return check_text(text)
+        except LimitError as error:
+            notice(str(error), "The link does not work")
+            return ""
+
+    def _restore_strength(self, session: Session, text: str) -> None:
+        """A gate as a link says; nonsense leaves it as it was trained."""
+        variant = columns(session, self.backend).get("slim")
+        if variant is not None and variant.strength is not None:
+            with suppress(ValueError):
+                session.set_strength(variant, check_strength(float(text)))

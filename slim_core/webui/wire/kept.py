@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conversation as the browser keeps it, so that a restart of the server loses nothing: what is exported, without the
+routing, and with what is still being asked. What comes back is checked like a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...inference.types import Variant
+from ..backend import Backend
+from ..limits import LimitError, check_strength
+from ..state.columns import columns
+from ..state.session import Asked, Session, Turn
+from .exchange import dump_head, dump_turn, sampling_of, turns_of
+
+
+# Characters. Browsers keep about five million for one address, for all its tabs together.
+MOST = 1_500_000
+DECIMALS = 5  # of drift, which is shown with three digits
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a browser kept.
+
+    Attributes:
+        turns: the conversation, oldest first.
+        foreign: the name of the base that it is with, if that is another one, else "".
+        strengths: how strongly gates close, by column.
+        asked: what the latest turn still waits for; None where all have answered.
+    """
+
+    turns: list[Turn]
+    foreign: str
+    strengths: dict[str, float]
+    asked: Asked | None
+
+
+def dump(session: Session, backend: Backend, most: int = MOST) -> str:
+    """The conversation as JSON text of at most so many characters, else its latest turns; "" where there are none."""
+    asked, loaded = session.asked, columns(session, backend)
+    kept: list[str] = []
+    for turn in reversed(session.turns):
+        data = dump_turn(turn, routed=False)
+        if asked is not None and turn is session.turns[-1]:
+            # What is there of them is written anew.
+            data["answers"] = {n: a for n, a in data["answers"].items() if n not in asked.columns}
+        for one in data["drift"]["variants"] if data["drift"] else ():
+            one |= {key: [round(x, DECIMALS) for x in one[key]] for key in ("log_ratio", "kl")}
+        kept.append(json.dumps(data, ensure_ascii=False))
+        most -= len(kept[-1])
+        if most < 0:
+            kept.pop()
+            break
+    if not kept:
+        return ""
+    strengths = {name: session.strength(variant) for name, variant in loaded.items()}
+    head = dump_head(session, backend) | {
+        "strengths": {name: strength for name, strength in strengths.items() if strength is not None},
+        "asked": None if asked is None else asdict(asked),
+    }
+    return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "turns": [{", ".join(reversed(kept))}]}}'
+
+
+def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[[], int]) -> Kept:
+    """What was kept, from the browser's text.
+
+    Args:
+        text: anything.
+        base: name of the base model, as it is now.
+        loaded: the variants by column, as they are now.
+        next_id: numbers the turns.
+
+    Raises:
+        LimitError: with a sentence on what is wrong with it.
+    """
+    # Its head comes on top of the turns.
+    if not isinstance(text, str) or len(text) > 2 * MOST:
+        raise LimitError(f"This is not a conversation that this app kept, of at most {2 * MOST:,} characters.")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise LimitError("This is not a conversation that this app kept.") from None
+    turns, foreign = turns_of(data, base, loaded, next_id)
+    strengths = data.get("strengths", {})
+    if not isinstance(strengths, dict):
+        raise LimitError("The strengths of gates in the conversation must be an object.")
+    # A column that has no gate now, or is not there, has no strength either.
+    gated = {name: x for name, x in strengths.items() if name in loaded and loaded[name].strength is not None}
+    found = {name: check_strength(x) for name, x in gated.items() if x is not None}
+    return Kept(turns, foreign, found, _asked(data.get("asked"), loaded) if turns else None)
+
+
+def _asked(data: Any, loaded: Mapping[str, Variant]) -> Asked | None:
+    if data is None:
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("columns"), list):
+        raise LimitError("What the conversation waits for must be an object with a list of columns.")
+    wanted = [name for name in loaded if name in data["columns"]]
+    return (
+        Asked(tuple(wanted), sampling_of(data.get("sampling")), data.get("batched") is not False) if wanted else None
+    )

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the browser keeps of a conversation, and what of it comes back."""
+
+import itertools
+import json
+
+import pytest
+
+from slim_core.inference.types import Sampling
+from slim_core.webui.limits import LimitError
+from slim_core.webui.state.columns import columns
+from slim_core.webui.state.session import Asked, Session
+from slim_core.webui.wire import kept
+from slim_core.webui.words import base_name
+from tests.webui.conftest import ask
+
+
+def load(text, backend):
+    name = base_name(backend.engine.info)
+    return kept.load(text, name, columns(Session(), backend), itertools.count(100).__next__)
+
+
+def test_a_conversation_comes_back_without_its_routing(answered, backend):
+    ask(answered, backend, "A second\nline ☃", "Be brief.")
+    answered.strengths = {"slim": 0.5}
+    text = kept.dump(answered, backend)
+    assert "base64" not in text
+    found = load(text, backend)
+    assert [turn.id for turn in found.turns] == [100, 101]
+    assert (found.foreign, found.strengths, found.asked) == ("", {"slim": 0.5}, None)
+    for old, new in zip(answered.turns, found.turns, strict=True):
+        assert (new.prompt, new.system) == (old.prompt, old.system)
+        for name, before in old.answers.items():
+            after = new.answers[name]
+            assert (after.step, after.sampling, after.variant) == (before.step, before.sampling, before.variant)
+            assert after.token_ids == before.token_ids and after.routing is None
+        for one, other in zip(new.drift.variants, old.drift.variants, strict=True):
+            assert one.variant == other.variant
+            assert one.log_ratio.tolist() == pytest.approx(other.log_ratio.tolist(), abs=1e-5)
+
+
+def test_what_is_being_asked_comes_back_as_that(answered, backend):
+    answered.asked = Asked(("lora", "slim"), Sampling(seed=7, temperature=0.5, stop=("x",)), batched=False)
+    found = load(kept.dump(answered, backend), backend)
+    assert found.asked == answered.asked
+    # What was there of these answers is written anew.
+    assert list(found.turns[-1].answers) == ["base"]
+
+
+def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):
+    for number in range(4):
+        ask(answered, backend, f"Number {number}")
+    one = len(kept.dump(answered, backend)) // 5
+    found = load(kept.dump(answered, backend, most=int(one * 2.5)), backend)
+    assert [turn.prompt for turn in found.turns] == ["Number 2", "Number 3"]
+    assert kept.dump(answered, backend, most=10) == ""
+    assert kept.dump(Session(), backend) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format": "other"}, "not a conversation that this app exported"),
+        ({"version": 9}, "has version '9'; this app reads version 1"),
+        ({"turns": 5}, "turns in the conversation must be a list"),
+        ({"turns": [{"prompt": "", "answers": {}}]}, "Write a prompt first"),
+        ({"turns": [{"prompt": "x", "answers": {"evil": {}}}]}, "has answers of 'evil'"),
+        ({"strengths": 5}, "strengths of gates in the conversation must be an object"),
+        ({"strengths": {"slim": "4"}}, "Strength must be a number"),
+        ({"asked": 5}, "must be an object with a list of columns"),
+        ({"asked": {"columns": ["base"], "sampling": {"seed": -1}}}, "Seed must be between 0"),
+        ({"asked": {"columns": ["base"], "sampling": {"evil": 1}}}, "unknown setting 'evil'"),
+    ],
+)
+def test_nothing_of_it_is_trusted(answered, backend, change, sentence):
+    data = json.loads(kept.dump(answered, backend))
+    with pytest.raises(LimitError, match=sentence):
+        load(json.dumps(data | change), backend)
+
+
+@pytest.mark.parametrize("text", [None, 5, "", "nonsense", "[" * 100_000, '"text"', "1" * 5000, "x" * 4_000_000])
+def test_what_is_no_conversation_is_a_sentence(backend, text):
+    with pytest.raises(LimitError, match="This is not a conversation that this app"):
+        load(text, backend)
+
+
+def test_columns_and_gates_that_are_not_here_are_left_out(answered, backend):
+    data = json.loads(kept.dump(answered, backend))
+    data |= {"strengths": {"lora": 3.0, "gone": 2.0, "slim": None}}
+    data |= {"asked": {"columns": ["gone", "slim", 5], "sampling": {}, "batched": True}}
+    found = load(json.dumps(data), backend)
+    assert found.strengths == {} and found.asked == Asked(("slim",), Sampling(), True)
+    data["asked"]["columns"] = ["gone"]
+    assert load(json.dumps(data), backend).asked is None
