@@ -11,17 +11,25 @@ try:
 except ImportError:
     spaces = None
 
-from slim_core.inference import EngineError
 from slim_core.noise import hush
 from slim_core.webui.config import Config, ConfigError
+from slim_core.webui.ready import check_start
 
 
 hush()
 try:
     config = Config.read()
-    # Gradio comes with these; by now it is known to be here.
-    from slim_core.webui.launch import launch, open_app
+    for warning in check_start(config):
+        print(f"Warning: {warning}", file=sys.stderr)
+except ConfigError as error:
+    sys.exit(f"Error: {error}")
 
+# Torch, transformers and Gradio take their time; what can be wrong without them is known by now.
+from slim_core.inference import EngineError  # noqa: E402
+from slim_core.webui.launch import launch, open_app  # noqa: E402
+
+
+try:
     # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
     lent = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
     demo = open_app(config, spaces.GPU if lent else None)

@@ -74,3 +74,4 @@ slim.shelf = (component) => {
       el("div", { class: "slim-shelves" }, ...value.map(card)));
   });
 };
+/* The end of a part of SLIM's page 1. */

@@ -23,3 +23,4 @@ slim.address = (component) => {
   for (const name of ["popstate", "hashchange"]) addEventListener(name, follow);
   addEventListener("slim-turns", () => { begun = true; follow(); }, { once: true });
 };
+/* The end of a part of SLIM's page 1. */

@@ -189,3 +189,4 @@ slim.prompt = (() => {
 // A link's settings are not kept as the visitor's own; only what a person changes is.
 for (const name of ["input", "click"])
   document.addEventListener(name, (event) => (slim.chose ||= Boolean(event.target.closest?.("#slim-settings"))), true);
+/* The end of a part of SLIM's page 1. */

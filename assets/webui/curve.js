@@ -48,3 +48,4 @@ slim.curve = (() => {
   }
   return { HEIGHT, paint, ticks };
 })();
+/* The end of a part of SLIM's page 1. */

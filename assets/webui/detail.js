@@ -26,3 +26,4 @@ slim.detail = (component) => {
         el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)))));
   });
 };
+/* The end of a part of SLIM's page 1. */

@@ -83,3 +83,4 @@ slim.drift = (component) => {
       ...(value.groups.length ? [table(value.groups)] : []));
   });
 };
+/* The end of a part of SLIM's page 1. */

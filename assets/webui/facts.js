@@ -8,3 +8,4 @@ slim.facts = (component) => {
         ([name, text]) => [el("dt", {}, name), el("dd", {}, text)])))));
   });
 };
+/* The end of a part of SLIM's page 1. */

@@ -36,3 +36,4 @@ slim.forgetting = (component) => {
         el("details", {}, el("summary", {}, "The numbers as a table"), table(group)))));
   });
 };
+/* The end of a part of SLIM's page 1. */

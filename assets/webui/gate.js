@@ -55,3 +55,4 @@ slim.gate = (label, choose) => {
     },
   };
 };
+/* The end of a part of SLIM's page 1. */

@@ -158,3 +158,4 @@ slim.heatmap = (root, pick) => {
   const high = () => ({ ...space(), ticks: numbers && slim.curve.ticks(numbers) });
   return { draw, mark, paint, high, describe, value, position: () => at };
 };
+/* The end of a part of SLIM's page 1. */

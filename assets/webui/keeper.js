@@ -95,3 +95,4 @@ slim.keeper = (component) => {
     look();
   });
 };
+/* The end of a part of SLIM's page 1. */

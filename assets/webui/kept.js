@@ -106,3 +106,4 @@ slim.tab = (() => {
     aside: random,
   };
 })();
+/* The end of a part of SLIM's page 1. */

@@ -25,3 +25,4 @@ slim.own = (component) => {
       el("p", { class: "slim-note" }, value.note)));
   });
 };
+/* The end of a part of SLIM's page 1. */

@@ -25,3 +25,4 @@ slim.status = (component) => {
     last = value;
   });
 };
+/* The end of a part of SLIM's page 1. */

@@ -55,3 +55,4 @@ slim.meter = (component) => {
   // The gate is another one now.
   addEventListener("slim-gate", () => { asked = null; });
 };
+/* The end of a part of SLIM's page 1. */

@@ -30,3 +30,4 @@ slim.switch = (component) => {
     attribute(box, "data-state", value.line ? "busy" : value.failed ? "failed" : "done");
   });
 };
+/* The end of a part of SLIM's page 1. */

@@ -93,3 +93,4 @@ slim.picture = ({ title, prompt, scope, data, shares, paint, high }) => {
   });
   return canvas;
 };
+/* The end of a part of SLIM's page 1. */

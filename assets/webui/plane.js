@@ -103,3 +103,4 @@ slim.plane = (plane) => {
         el("table", {}, el("thead", {}, el("tr", {}, ...["Method", "Which", "Trained on", "Not to be forgotten"].map((name) => el("th", { scope: "col" }, name)))),
           el("tbody", {}, ...rows)))));
 };
+/* The end of a part of SLIM's page 1. */

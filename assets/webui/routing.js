@@ -157,3 +157,4 @@ slim.routing = (component) => {
     numbers();
   });
 };
+/* The end of a part of SLIM's page 1. */

@@ -103,3 +103,4 @@ slim.pieces = (tokens, text) => {
   }
   return [found, text.slice(at)];
 };
+/* The end of a part of SLIM's page 1. */

@@ -261,3 +261,4 @@ slim.transcript = (component) => {
   };
   for (const name of ["wheel", "touchmove", "keydown"]) addEventListener(name, away, { passive: true });
 };
+/* The end of a part of SLIM's page 1. */

@@ -24,6 +24,11 @@ def refuse(sentence: object) -> NoReturn:
     raise typer.Exit(1) from None
 
 
+def warn(sentence: object) -> None:
+    """Say on standard error, on one line, what a command does not end for."""
+    screen(stderr=True, soft_wrap=True).print(f"Warning: {printable(str(sentence))}", highlight=False)
+
+
 def printable(text: str) -> str:
     """A text with escapes for what would move the cursor, colour what follows, or be no character at all."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

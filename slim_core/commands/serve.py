@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .say import refuse
+from .say import refuse, warn
 
 
 LIMITS = "Limits"
@@ -40,6 +40,13 @@ def serve(
     max_upload: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Largest imported file in bytes. [default: 64000000]")
     ] = None,
+    upload_space: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=LIMITS, help="Bytes of all uploads that wait. [default: 1000000000]"),
+    ] = None,
+    upload_seconds: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="How long an upload waits. [default: 1800]")
+    ] = None,
     sessions: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Visitors whose conversations are kept. [default: 200]")
     ] = None,
@@ -59,13 +66,21 @@ def serve(
     from SLIM_AUTH_PASSWORD alone, for a command line can be read by everyone on the machine.
     """
     flags = dict(locals())
-    from ..inference import EngineError
     from ..webui.config import Config, ConfigError
+    from ..webui.ready import check_start
 
     try:
         config = Config.read(**flags)
-        from ..webui.launch import launch, open_app
+        for warning in check_start(config):
+            warn(warning)
+    except ConfigError as error:
+        refuse(error)
+        raise typer.Exit(1) from None
+    # Torch, transformers and Gradio take their time; what can be wrong without them is known by now.
+    from ..inference import EngineError
+    from ..webui.launch import launch, open_app
 
+    try:
         launch(open_app(config), config)
     except (ConfigError, EngineError) as error:
         refuse(error)

@@ -30,7 +30,7 @@ def read_object(data: bytes, name: str, depth: int) -> dict[str, Any]:
             finite, or half of a character.
     """
     text = _decoded(data, name)
-    _check_depth(text, name, depth)
+    check_depth(text, name, depth)
     try:
         found = json.loads(
             text,
@@ -59,8 +59,17 @@ def _decoded(data: bytes, name: str) -> str:
         raise AdapterError(f"{name} is not UTF-8: byte {error.start} cannot be read; save it as UTF-8.") from None
 
 
-def _check_depth(text: str, name: str, depth: int) -> None:
-    # Before parsing: the parser recurses.
+def check_depth(text: str, name: str, depth: int) -> None:
+    """Refuse a text of JSON that nests lists and objects too deeply. Before parsing: the parser recurses.
+
+    Args:
+        text: what is to be parsed.
+        name: what it is, to begin the sentence with.
+        depth: the most levels.
+
+    Raises:
+        AdapterError: if there are more.
+    """
     level = 0
     for match in BRACKET_OR_TEXT.finditer(text):
         level += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)

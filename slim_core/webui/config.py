@@ -6,17 +6,35 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..adapters import StoreLimits
 from ..extras import lacking
 from .limits import RANGES
 
 
+if TYPE_CHECKING:
+    from ..adapters import StoreLimits
+
 # What a variable's text must be.
 MUST_BE = {bool: "say 1 or 0", int: "it must be a whole number"}
+PREFIX = "SLIM_"
+# How alike two words are of which one is the other misspelt, from 0 to 1.
+NEAR = 0.7
+# Devices whose names PyTorch knows, with or without a number.
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+# Variables that Gradio reads as whole numbers while it is imported.
+NUMBERS_OF_GRADIO = (
+    "GRADIO_SERVER_PORT",
+    "GRADIO_NUM_PORTS",
+    "GRADIO_NUM_WORKERS",
+    "GRADIO_ANALYTICS_MAX_EVENTS",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY",
+)
+# Variables with our prefix that the tests read.
+OF_THE_TESTS = ("SLIM_TEST_", "SLIM_SCREENSHOTS")
 
 
 class ConfigError(ValueError):
@@ -45,6 +63,8 @@ class Config:
         concurrency: most prompts that are answered or wait in line at once; more are turned away.
         max_new_tokens: the longest answer that a visitor may ask for.
         max_upload: most bytes of an uploaded file, and of an adapter's file from the Hub.
+        upload_space: most bytes of all uploaded files that wait to be used.
+        upload_seconds: how long one waits; then it is deleted.
         sessions: how many visitors' conversations are kept.
         adapters: a folder whose folders visitors may choose as adapters; empty offers none.
         max_adapters: how many adapters of visitors are held at once.
@@ -68,6 +88,8 @@ class Config:
     concurrency: int = 16
     max_new_tokens: int = 1024
     max_upload: int = 64_000_000
+    upload_space: int = 1_000_000_000
+    upload_seconds: int = 1800
     sessions: int = 200
     adapters: str = ""
     max_adapters: int = 16
@@ -85,6 +107,18 @@ class Config:
         most = RANGES["max_new_tokens"].high
         if self.max_new_tokens > most:
             raise ConfigError(f"{variable('max_new_tokens')} must be at most {most:,}.")
+        if self.upload_space < self.max_upload:
+            raise ConfigError(
+                f"{variable('upload_space')} is {self.upload_space:,}; it must be at least {variable('max_upload')}, "
+                f"{self.max_upload:,}."
+            )
+        kind, _, number = self.device.partition(":")
+        if self.device and (kind not in DEVICES or (":" in self.device and not number.isdecimal())):
+            raise ConfigError(
+                f"{variable('device')} is {self.device!r}; say cpu, cuda, mps or xpu, or with a number such as cuda:1."
+            )
+        if (self.load_4bit or self.load_8bit) and (sentence := lacking("bitsandbytes", "A base in 4 or 8 bits")):
+            raise ConfigError(sentence)
         if self.adapters and not Path(self.adapters).is_dir():
             raise ConfigError(f"{variable('adapters')} is {self.adapters!r}; it must be a folder.")
         if self.load_4bit and self.load_8bit:
@@ -95,6 +129,9 @@ class Config:
     @property
     def store_limits(self) -> StoreLimits:
         """How much visitors' adapters may take. Two of a visitor's answer; a third is on its way to replace one."""
+        # Torch comes with it, which takes seconds; the settings are checked before.
+        from ..adapters import StoreLimits
+
         return StoreLimits(3, self.visitor_memory, self.max_adapters, self.adapter_memory)
 
     @property
@@ -111,6 +148,13 @@ class Config:
         """
         if sentence := lacking("gradio", "The app"):
             raise ConfigError(sentence)
+        for name, near in unknown(environment).items():
+            if near:
+                raise ConfigError(f"{name} is no setting; did you mean {near}?")
+        for name in NUMBERS_OF_GRADIO:
+            text = environment.get(name, "")
+            if text and not text.strip().isdecimal():
+                raise ConfigError(f"{name} is {text!r}; it must be a whole number.")
         found: dict[str, Any] = {}
         for field in fields(cls):
             if flags.get(field.name) is not None:
@@ -130,7 +174,19 @@ class Config:
 
 def variable(name: str) -> str:
     """A field's environment variable."""
-    return f"SLIM_{name.upper()}"
+    return PREFIX + name.upper()
+
+
+def unknown(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that look like settings and are none, each with the nearest setting, or an empty text."""
+    known = {field.name.upper() for field in fields(Config)}
+    found = {}
+    for name in environment:
+        word = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and word not in known and not name.startswith(OF_THE_TESTS):
+            near = get_close_matches(word, known, 1, NEAR)
+            found[name] = PREFIX + near[0] if near else ""
+    return found
 
 
 def _parse(name: str, kind: type, text: str) -> Any:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -12,23 +11,21 @@ from typing import Any
 import gradio as gr
 
 from ..inference import BaseSwitch, Engine, open_base
-from ..outside.errors import reason
-from ..paths import ASSETS, DEMO
+from ..paths import DEMO
 from .backend import Backend
 from .config import Config, ConfigError
+from .http.door import at_the_door
+from .http.folder import UploadFolder
+from .http.interface import Interface
+from .http.lines import keep_quiet, one_line
+from .http.place import own_folder
 from .layout import LEAD, build
+from .ready import SCRIPTS, STYLES, check_address, web_asset
 from .state.choices import choices_of, first_choice
 from .wire.forgetting import RESULTS, read_results
 
 
-SCRIPTS = (
-    "common", "kept", "keeper", "address", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture",
-    "routing", "detail", "drift", "mailbox", "landing", "plane", "forgetting", "facts", "adapters", "model",
-)  # fmt: skip
-STYLES = ("page", "compare", "landing", "routing", "adapters")
-
-
-def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = DEMO) -> gr.Blocks:
+def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = DEMO) -> Interface:
     """Load the model and build the interface around it.
 
     Args:
@@ -64,26 +61,29 @@ def open_engine(config: Config, demo: Path, lent: bool = False) -> Engine:
     return open_base(first_choice(config, demo), config.device or ("cuda" if lent else None))
 
 
-def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
+def launch(demo: Interface, config: Config, **options: Any) -> Any:
     """Serve it. Nothing is loaded from elsewhere, nothing is reported anywhere.
 
     Raises:
-        ConfigError: if nothing can be served at that address.
+        ConfigError: if nothing can be served at that address, or nothing be written where uploads go.
     """
+    check_address(config)
+    demo.folder = UploadFolder(own_folder(config.upload_seconds), config.upload_space, config.upload_seconds)
+    keep_quiet()
     try:
-        socket.create_server((config.host, config.port)).close()
-    except OSError as error:
-        why = reason(error).split(" (")[0]
-        raise ConfigError(
-            f"The app cannot be served at {config.host}, port {config.port} ({why}); choose others with SLIM_HOST and "
-            "SLIM_PORT."
-        ) from None
+        return _serve(demo, config, **options)
+    except Exception as error:
+        # Gradio asks its own server whether it is there.
+        raise ConfigError(f"The app could not be served: {one_line(str(error) or type(error).__name__)}") from error
+
+
+def _serve(demo: Interface, config: Config, **options: Any) -> Any:
     return demo.launch(
         server_name=config.host,
         server_port=config.port,
         auth=config.auth,
         theme=theme(),
-        css_paths=[ASSETS / "webui" / f"{name}.css" for name in STYLES],
+        css_paths=[web_asset(f"{name}.css") for name in STYLES],
         head=head(),
         ssr_mode=False,
         run_history=False,
@@ -91,6 +91,7 @@ def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
         share=False,
         show_error=False,
         max_file_size=config.max_upload,
+        app_kwargs={"lifespan": at_the_door(demo, demo.folder, config.max_upload)},
         # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
         state_session_capacity=config.sessions,
         footer_links=["api", "gradio", "settings"],
@@ -100,7 +101,7 @@ def launch(demo: gr.Blocks, config: Config, **options: Any) -> Any:
 
 def head() -> str:
     """Our scripts, in the page itself."""
-    scripts = "".join((ASSETS / "webui" / f"{name}.js").read_text(encoding="utf-8") + "\n" for name in SCRIPTS)
+    scripts = "".join(web_asset(f"{name}.js").read_text(encoding="utf-8") + "\n" for name in SCRIPTS)
     description = f'<meta name="description" content="{escape(LEAD)}">'
     return f"{description}<script>{scripts}</script>"
 

@@ -12,6 +12,7 @@ from ..paths import ASSETS
 from .backend import Backend
 from .components import canvas, fixed
 from .config import Config
+from .http.interface import Interface
 from .page import Page
 from .state.session import Session
 from .state.uploads import Uploads
@@ -32,7 +33,7 @@ TITLE = "SLIM Compare"
 LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar prompts past its adapter."
 
 
-def build(backend: Backend, config: Config, results: dict[str, Any] | None = None) -> gr.Blocks:
+def build(backend: Backend, config: Config, results: dict[str, Any] | None = None) -> Interface:
     """The whole interface.
 
     Args:
@@ -41,7 +42,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         results: what is stored on forgetting; None where there is nothing.
     """
     empty, info, visits = Session(), backend.engine.info, Visits()
-    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+    with Interface(title=TITLE, fill_width=True, analytics_enabled=False) as demo:
         page = Page(
             backend=backend,
             config=config,

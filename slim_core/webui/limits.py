@@ -6,10 +6,12 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from ..inference.types import Sampling
+
+if TYPE_CHECKING:
+    from ..inference.types import Sampling
 
 
 # Far above what any model reads; it keeps the tokenizer from chewing on a pasted book.
@@ -66,6 +68,13 @@ RANGES = {
 }
 
 
+def ranges(longest: int | None = None) -> dict[str, Range]:
+    """What each number may be, where an answer may have at most `longest` tokens."""
+    if longest is None:
+        return RANGES
+    return RANGES | {"max_new_tokens": replace(RANGES["max_new_tokens"], high=longest)}
+
+
 # Of a gate: 0 is always open.
 STRENGTH = Range("Strength", 0, 100)
 
@@ -99,12 +108,17 @@ def check_prompt(text: Any) -> str:
     return prompt
 
 
+def split_stops(text: Any) -> list[str]:
+    """The stop texts that stand one on a line, as on the page."""
+    return check_text(text, "The stop text").splitlines()
+
+
 def check_stops(stops: Any) -> tuple[str, ...]:
-    """Texts that end an answer, from a list or from lines."""
-    lines = check_text(stops, "The stop text").splitlines() if isinstance(stops, str) else stops
-    if not isinstance(lines, Sequence):
-        raise LimitError("Stop texts must be a list of texts.")
-    found = tuple(dict.fromkeys(check_text(line, "The stop text") for line in lines if line))
+    """Texts that end an answer, from a list."""
+    # A text is a sequence too, of its characters, each of which would end an answer.
+    if isinstance(stops, str) or not isinstance(stops, Sequence):
+        raise LimitError('Stop texts must be a list of texts, such as ["END"].')
+    found = tuple(dict.fromkeys(check_text(line, "A stop text") for line in stops if line != ""))
     if len(found) > MAX_STOPS:
         raise LimitError(f"There are {len(found)} stop texts; at most {MAX_STOPS} are possible.")
     if any(len(stop) > MAX_STOP_CHARACTERS for stop in found):
@@ -112,14 +126,22 @@ def check_stops(stops: Any) -> tuple[str, ...]:
     return found
 
 
-def check_sampling(stop: Any = (), **numbers: Any) -> Sampling:
+def check_sampling(stop: Any = (), longest: int | None = None, **numbers: Any) -> Sampling:
     """Sampling from a visitor's numbers.
 
     Args:
-        stop: a list of stop texts, or one per line.
+        stop: a list of stop texts.
+        longest: the most tokens of an answer that this server allows; None for as many as any may.
         numbers: any of the other fields of `Sampling`.
+
+    Raises:
+        LimitError: with a sentence on the first that cannot be.
     """
-    known = {name: RANGES[name].check(value) for name, value in numbers.items()}
+    # Torch comes with it, which takes seconds; the settings are checked before.
+    from ..inference.types import Sampling
+
+    allowed = ranges(longest)
+    known = {name: allowed[name].check(value) for name, value in numbers.items()}
     return Sampling(**known, stop=check_stops(stop))
 
 

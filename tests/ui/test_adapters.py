@@ -82,7 +82,6 @@ def demo(made, tmp_path_factory):
     before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("private"))
     engine = open_engine(Config(device="cpu"), DEMO)
     site = Site(engine, read_results(DEMO / "results.json"), max_upload=5_000_000, adapters=str(made))
-    site.private = Path(tempfile.tempdir)
     yield site
     site.close()
     tempfile.tempdir = before
@@ -139,7 +138,7 @@ def shelf(v, title):
 
 def cached(demo):
     """What Gradio keeps of uploads."""
-    return [path for path in demo.private.rglob("*") if path.name in (CONFIG, WEIGHTS)]
+    return [path for path in demo.demo.folder.path.rglob("*") if path.name in (CONFIG, WEIGHTS)]
 
 
 def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):

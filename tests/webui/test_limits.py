@@ -6,7 +6,7 @@ import math
 import pytest
 
 from slim_core.webui.config import Config, ConfigError
-from slim_core.webui.limits import LimitError, check_prompt, check_room, check_sampling, check_text
+from slim_core.webui.limits import LimitError, check_prompt, check_room, check_sampling, check_text, split_stops
 from slim_core.webui.tabs.settings import check, defaults, link, restore
 
 
@@ -65,9 +65,9 @@ def test_numbers_out_of_range(name, value):
 
 
 def test_stop_texts():
-    assert check_sampling("\n\nEND\nEND\nStop").stop == ("END", "Stop")
+    assert check_sampling(split_stops("\n\nEND\nEND\nStop")).stop == ("END", "Stop")
     assert check_sampling(["a", "", "b"]).stop == ("a", "b")
-    for stops in ("\n".join(map(str, range(9))), ["x" * 101], [1], 5):
+    for stops in (list(map(str, range(9))), ["x" * 101], [1], [None], [0], 5, "abc", "", None, {"a": 1}):
         with pytest.raises(LimitError):
             check_sampling(stops)
 
@@ -75,7 +75,7 @@ def test_stop_texts():
 def test_settings_from_the_page():
     chosen = check(defaults(1024) | {"system": " Be brief. ", "one_at_a_time": True, "seed": 4.0}, 1024)
     assert chosen.system == "Be brief." and chosen.one_at_a_time and chosen.sampling.seed == 4
-    with pytest.raises(LimitError, match=r"at most 1,024 tokens here; 2,000"):
+    with pytest.raises(LimitError, match=r"Longest answer must be between 1 and 1,024; it is 2,000\."):
         check(defaults(1024) | {"max_new_tokens": 2000}, 1024)
 
 

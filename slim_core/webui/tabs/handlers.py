@@ -333,6 +333,8 @@ class Handlers:
         """A conversation from a file."""
         if session.run is not None:
             return warn(STILL)
+        if not isinstance(path, str):
+            return warn(LimitError("Choose a file first."))
         with self.page.uploads.reading(session.owner, [path]):
             loaded = columns(session, self.backend)
             base = base_name(self.backend.engine.info)

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from ...inference.types import Sampling
-from ..limits import RANGES, LimitError, check_sampling, check_text
+from ..limits import RANGES, LimitError, check_sampling, check_text, ranges, split_stops
 
 
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "seed")
@@ -52,11 +52,8 @@ def check(values: Mapping[str, Any], longest: int) -> Settings:
     Raises:
         LimitError: with a sentence.
     """
-    sampling = check_sampling(values["stop"] or "", **{name: values[name] for name in NUMBERS})
-    if sampling.max_new_tokens > longest:
-        raise LimitError(
-            f"The longest answer has at most {longest:,} tokens here; {sampling.max_new_tokens:,} were asked for."
-        )
+    numbers = {name: values[name] for name in NUMBERS}
+    sampling = check_sampling(split_stops(values["stop"] or ""), longest, **numbers)
     system = check_text(values["system"] or "", "The system prompt").strip()
     return Settings(sampling, system, values["one_at_a_time"] is True)
 
@@ -115,15 +112,17 @@ def components(longest: int) -> dict[str, gr.components.Component]:
     start = defaults(longest)
     found: dict[str, gr.components.Component] = {}
 
-    def slider(name: str, label: str, step: float, info: str, high: float | None = None) -> None:
-        limits = RANGES[name]
+    allowed = ranges(longest)
+
+    def slider(name: str, label: str, step: float, info: str) -> None:
+        limits = allowed[name]
         found[name] = gr.Slider(
-            limits.low, high or limits.high, start[name], step=step, label=label, info=info, elem_id=f"slim-{name}"
+            limits.low, limits.high, start[name], step=step, label=label, info=info, elem_id=f"slim-{name}"
         )
 
     with gr.Row():
         slider("temperature", "Temperature", 0.05, "0 always takes the most likely token")
-        slider("max_new_tokens", "Longest answer", 1, "tokens", high=longest)
+        slider("max_new_tokens", "Longest answer", 1, "tokens")
         found["seed"] = gr.Number(
             start["seed"],
             precision=0,

@@ -60,8 +60,8 @@ def add_api(backend: Backend, config: Config) -> None:
             top_k: 0 to 1000; keep this many tokens; 0 keeps all.
             min_p: 0 to 1; keep tokens at least this fraction as likely as the most likely one.
             repetition_penalty: 0.5 to 2; above 1 makes repeated tokens less likely.
-            max_new_tokens: 1 to 4096, or what this app allows; the longest answer in tokens.
-            stop: at most 8 texts of at most 100 characters that end an answer.
+            max_new_tokens: 1 to MOST; the longest answer in tokens.
+            stop: a list of at most 8 texts of at most 100 characters that end an answer.
             seed: 0 to 9007199254740991; of the dice that all variants share.
             strength: 0 to 100, or null for as trained; how strongly SLIM's gate closes with the distance; 0 is open.
         """
@@ -96,7 +96,7 @@ def add_api(backend: Backend, config: Config) -> None:
             prompt: the user's message.
             variant: which adapter, as `/models` names it.
             system: the system prompt.
-            max_new_tokens: 1 to 4096, or what this app allows; the longest answer in tokens.
+            max_new_tokens: 1 to MOST; the longest answer in tokens.
             strength: 0 to 100, or null for as trained; how strongly the gate closes with the distance; 0 is open.
         """
         names = [v.name for v in backend.adapters]
@@ -154,9 +154,7 @@ def add_api(backend: Backend, config: Config) -> None:
             messages = (Message("user", check_prompt(prompt)),)
             if system := check_text(system, "The system prompt").strip():
                 messages = (Message("system", system), *messages)
-            sampling: Sampling = check_sampling(stop, **numbers)
-            if sampling.max_new_tokens > config.max_new_tokens:
-                raise LimitError(f"max_new_tokens is at most {config.max_new_tokens:,} here.")
+            sampling: Sampling = check_sampling(stop, config.max_new_tokens, **numbers)
             check_room(backend.engine.count_tokens(messages), backend.engine.info.context_length)
             gated = _gated()
             # Where nobody wants the whole record, it tells the verdict.
@@ -198,6 +196,9 @@ def add_api(backend: Backend, config: Config) -> None:
                     found["verdict"] = {names[i]: _verdict(record) for i, record in item.routing.items()}
             yield found
 
+    for function in (compare, routing):
+        # What this app allows; the page, agents and the schema read it here.
+        function.__doc__ = (function.__doc__ or "").replace("MOST", f"{config.max_new_tokens}")
     gr.api(compare, api_name="compare", **work)
     gr.api(routing, api_name="routing", **work)
     gr.api(models, api_name="models", queue=False)

@@ -18,7 +18,7 @@ from slim_core.webui.backend import Backend
 from slim_core.webui.config import Config
 from slim_core.webui.launch import launch
 from slim_core.webui.layout import build
-from slim_core.webui.limits import MAX_STOP_CHARACTERS, MAX_STOPS, RANGES
+from slim_core.webui.limits import MAX_STOP_CHARACTERS, MAX_STOPS, ranges
 from tests.ui.scripted import ScriptedEngine
 from tests.waiting import until
 
@@ -69,11 +69,11 @@ def test_ranges_are_told(demo):
     compare = next(fn.fn for fn in demo.fns.values() if fn.api_name == "compare")
     _, parameters, _ = get_function_description(compare)
     assert all(parameters.values())
-    for name, allowed in RANGES.items():
+    for name, allowed in ranges(512).items():
         known = f"{allowed.low} to {allowed.high}"
         assert parameters[name].startswith(known)
         assert f"| `{name}` | {known}" in told or name == "max_new_tokens"
-    assert f"at most {MAX_STOPS} texts of at most {MAX_STOP_CHARACTERS} characters" in parameters["stop"]
+    assert f"a list of at most {MAX_STOPS} texts of at most {MAX_STOP_CHARACTERS} characters" in parameters["stop"]
 
 
 def test_compare_streams(client):
@@ -181,7 +181,9 @@ def test_models(client):
         ({"prompt": " "}, "Write a prompt first."),
         ({"prompt": "a\u0007"}, "control character"),
         ({"prompt": "x", "temperature": 9}, "Temperature must be between 0 and 2"),
-        ({"prompt": "x", "max_new_tokens": 4000}, "max_new_tokens is at most 512 here."),
+        ({"prompt": "x", "max_new_tokens": 513}, "Longest answer must be between 1 and 512; it is 513."),
+        ({"prompt": "x", "stop": "abc"}, "Stop texts must be a list of texts"),
+        ({"prompt": "x", "stop": [0]}, "A stop text must be text."),
         ({"prompt": "x " * 5000}, "has 5,000 tokens; this model reads at most 4,096"),
         ({"prompt": "fail please"}, "The memory is used up"),
         ({"prompt": 5}, "The prompt must be text."),
@@ -206,7 +208,7 @@ def test_values_of_another_kind_are_sentences(client, value):
         with pytest.raises(AppError, match=rf"must be {said}\."):
             client.predict(**{"prompt": "Hi"} | {name: value}, api_name="/compare")
     if value != ["x"]:
-        with pytest.raises(AppError, match=r"must be a list of texts|must be text"):
+        with pytest.raises(AppError, match=r"must be a list of texts|A stop text must be text"):
             client.predict("Hi", stop=value, api_name="/compare")
 
 

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradio's Blocks, where every call ends with an answer or with a sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ...outside.errors import shown
+from .bodies import parameters
+from .folder import FileError, UploadFolder
+from .lines import unexpected
+
+
+SENTENCE = "The server could not make sense of this request. Reload the page and try again."
+FILES = (gr.File, gr.UploadButton)
+
+
+class Interface(gr.Blocks):
+    """Blocks whose calls may leave out what has a default, and whose errors are sentences.
+
+    Attributes:
+        folder: where the files are that visitors send; None before it is served.
+    """
+
+    folder: UploadFolder | None = None
+
+    async def process_api(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Gradio's own, between checks of what comes in and of what goes wrong.
+
+        Raises:
+            gr.Error: with a sentence; nothing else, and none that Gradio would print.
+        """
+        fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        try:
+            if options.get("iterator") is None:
+                inputs = self._completed(fn, inputs, options)
+            output = await super().process_api(fn, inputs, *arguments, **options)
+            if self.folder is not None and any(isinstance(block, FILES) for block in fn.outputs):
+                output["data"] = _with_files(output["data"], self.folder.hide)
+            return output
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except FileError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        except Exception as error:
+            unexpected(f"A call of {fn.api_name or fn.name}", error)
+            raise gr.Error(SENTENCE, print_exception=False) from None
+
+    def _completed(self, fn: Any, inputs: list[Any], options: dict[str, Any]) -> list[Any]:
+        if fn.fn is None:
+            raise gr.Error("This function is the browser's alone; there is nothing to call.", print_exception=False)
+        event = options.get("event_data")
+        if fn.collects_event_data and not isinstance(getattr(event, "_data", None), dict):
+            raise gr.Error(
+                "This function belongs to an event of the page, and tells nothing without its data.",
+                print_exception=False,
+            )
+        if fn.api_visibility == "public":
+            if options.get("event_id") is None and inspect.isgeneratorfunction(fn.fn):
+                # A direct call would get the first step alone.
+                raise gr.Error(
+                    f"{fn.api_name} answers step by step: POST to /gradio_api/call/{fn.api_name}, and GET what it "
+                    "names from the same address.",
+                    print_exception=False,
+                )
+            inputs = _with_defaults(fn, inputs)
+        elif len(inputs) < len(fn.inputs):
+            raise gr.Error(
+                f"This function takes {len(fn.inputs)} values; {len(inputs)} came. It is the page's own; programs "
+                "call those that “Use via API” lists.",
+                print_exception=False,
+            )
+        if self.folder is None:
+            return inputs
+        found = _with_files(inputs, self.folder.find)
+        for block, value in zip(fn.inputs, found, strict=False):
+            if isinstance(block, FILES):
+                _check_files(value)
+        return found
+
+
+def _with_defaults(fn: Any, inputs: list[Any]) -> list[Any]:
+    known = parameters(fn)
+    if len(inputs) > len(known):
+        raise gr.Error(f"{fn.api_name} takes at most {len(known)} values; {len(inputs)} came.", print_exception=False)
+    for name, has_default, _ in known[len(inputs) :]:
+        if not has_default:
+            raise gr.Error(f"{fn.api_name} needs a value for {name}.", print_exception=False)
+    return [*inputs, *(default for _, _, default in known[len(inputs) :])]
+
+
+def _is_file(value: Any) -> bool:
+    meta = value.get("meta") if isinstance(value, dict) else None
+    return isinstance(meta, dict) and meta.get("_type") == "gradio.FileData" and isinstance(value.get("path"), str)
+
+
+def _with_files(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A value with its files changed. Requests are not nested deeply; that is checked before."""
+    if _is_file(value):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _with_files(inner, change) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_files(inner, change) for inner in value]
+    return value
+
+
+def _check_files(value: Any) -> None:
+    for each in value if isinstance(value, list) else [value]:
+        if each is not None and not _is_file(each):
+            raise gr.Error(f"{shown(each)} is no file that was uploaded here.", print_exception=False)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server's log says of requests: one line each, without a stack trace, and not many."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+
+LOG = logging.getLogger("slim_core.webui")
+# Loggers that write because of what a stranger sends.
+TALKATIVE = ("uvicorn.error", "asyncio", "python_multipart", "python_multipart.multipart", LOG.name)
+Clock = Callable[[], float]
+MOST, SECONDS, LENGTH = 10, 60.0, 300
+
+
+class OneLine(logging.Filter):
+    """Makes a record one line, and lets only so many pass; the next that passes tells how many did not.
+
+    Args:
+        most: lines that pass in each span of time.
+        seconds: how long such a span is.
+        clock: tells the time in seconds.
+    """
+
+    def __init__(self, most: int = MOST, seconds: float = SECONDS, clock: Clock = time.monotonic) -> None:
+        super().__init__()
+        self.most, self.seconds, self.clock = most, seconds, clock
+        self._lock = threading.Lock()
+        self._began, self._passed, self._dropped = clock(), 0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        with self._lock:
+            if self.clock() - self._began >= self.seconds:
+                self._began, self._passed = self.clock(), 0
+            if self._passed >= self.most:
+                self._dropped += 1
+                return False
+            self._passed += 1
+            dropped, self._dropped = self._dropped, 0
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text = f"{text.strip().splitlines()[0] if text.strip() else 'Error'}: {cause(record.exc_info[1])}"
+        if dropped:
+            text = f"(After {dropped:,} lines that were left out.) {text}"
+        record.msg, record.args = one_line(text), ()
+        record.exc_info = record.exc_text = record.stack_info = None
+        return True
+
+
+def one_line(text: str) -> str:
+    """A text as one line of a log: nothing in it moves the cursor or begins another line, and it is not long."""
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:LENGTH])
+    return shown + ("…" if len(text) > LENGTH else "")
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong and where, for the person who runs the app."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "slim_core" in frame.filename.replace("\\", "/").split("/")] or frames
+    place = f" ({ours[-1].filename}:{ours[-1].lineno})" if ours else ""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:120] if said else ''}{place}"
+
+
+def unexpected(what: str, error: BaseException) -> None:
+    """A request met an error that nobody foresaw.
+
+    Args:
+        what: was asked for.
+        error: what came of it.
+    """
+    LOG.warning("%s could not be answered: %s", what, cause(error))
+
+
+def keep_quiet() -> None:
+    """Hold everything that strangers can make the server log to one line each, and to few of them."""
+    for name in TALKATIVE:
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, OneLine) for known in logger.filters):
+            logger.addFilter(OneLine())

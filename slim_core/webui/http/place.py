@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the files lie that visitors send: a folder of this process alone."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from ...outside.errors import reason
+from ..config import ConfigError
+
+
+VARIABLE = "GRADIO_TEMP_DIR"
+OWN = "slim-"
+# What must be free on the disk for a start to make sense.
+ROOM = 1_000_000
+
+_own: Path | None = None
+_lock = threading.Lock()
+
+
+def own_folder(seconds: float) -> Path:
+    """This process's own folder in Gradio's, made at the first call and deleted when the process ends.
+
+    Gradio's folder is the one that GRADIO_TEMP_DIR names, else a common one of the machine. What a process left there
+    that was ended by force goes with the next start.
+
+    Args:
+        seconds: how long files are kept.
+
+    Raises:
+        ConfigError: if nothing can be written there.
+    """
+    global _own
+    with _lock:
+        if _own is None:
+            root = os.environ.get(VARIABLE) or "the folder for temporary files"
+            try:
+                root = Path(os.environ.get(VARIABLE) or Path(tempfile.gettempdir()) / "gradio").absolute()
+                _own = _make(root, seconds)
+            except OSError as error:
+                raise ConfigError(
+                    f"Uploads cannot be written to {root} ({reason(error)}); name a folder that can be written to in "
+                    f"{VARIABLE}."
+                ) from None
+        return _own
+
+
+def _make(root: Path, seconds: float) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=OWN, dir=root))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    (made / "try").write_bytes(bytes(ROOM))
+    (made / "try").unlink()
+    for left in root.glob(f"{OWN}*"):
+        if left != made and left.is_dir() and _newest(left) < time.time() - 2 * seconds:
+            shutil.rmtree(left, ignore_errors=True)
+    # Gradio reads it again and again.
+    os.environ[VARIABLE] = str(made)
+    return made
+
+
+def _newest(folder: Path) -> float:
+    try:
+        return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:
+        return time.time()

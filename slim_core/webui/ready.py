@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known to be wrong before anything large is imported: files, folders, the address."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+
+from ..outside.errors import AdapterError, megabytes, reason, shown
+from ..outside.strict_json import read_object
+from ..paths import ASSETS, DEMO
+from .config import Config, ConfigError, unknown, variable
+from .http.place import own_folder
+
+
+SCRIPTS = (
+    "common", "kept", "keeper", "address", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture",
+    "routing", "detail", "drift", "mailbox", "landing", "plane", "forgetting", "facts", "adapters", "model",
+)  # fmt: skip
+STYLES = ("page", "compare", "landing", "routing", "adapters")
+# The last line of each script and style: a file without it was cut, or is of another version of the page.
+END = "/* The end of a part of SLIM's page 1. */"
+FIGURE = "slim-layer.svg"
+AGAIN = "install SLIM again, or check the file out again"
+
+# What a base's and an adapter's folder hold, and what is read of each when the app starts.
+BASE = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+STORED = ("results.json", "build.json", "examples.json")
+INDEX = "model.safetensors.index.json"
+# The newest format of a SLIM adapter; the method, which knows it, takes seconds to import.
+FORMAT = 3
+DEPTH, MOST_JSON, MOST_HEADER = 64, 200_000_000, 100_000_000
+# How an operator writes a folder that may not be there.
+FOLDER = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+
+
+def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS) -> list[str]:
+    """Look at all that a person can change before torch, transformers and Gradio are imported, which takes long.
+
+    Args:
+        config: the settings.
+        demo: the demo's folder.
+        assets: the folder of the page's parts.
+
+    Returns:
+        Sentences on what is odd and keeps nothing from starting.
+
+    Raises:
+        ConfigError: with a sentence on the first thing that is wrong.
+    """
+    check_address(config)
+    own_folder(config.upload_seconds)
+    for name in (*(f"{name}.css" for name in STYLES), *(f"{name}.js" for name in SCRIPTS)):
+        web_asset(name, assets)
+    if "</svg>" not in _text(assets / FIGURE, AGAIN)[-20:]:
+        raise ConfigError(f"{assets / FIGURE} was cut off; {AGAIN}.")
+    if config.base:
+        _check_named(config)
+    elif (demo / "base").is_dir():
+        _check_demo(demo)
+    return [f"{name} is no setting of this app; docs/deploy.md lists them." for name in unknown(os.environ)]
+
+
+def check_address(config: Config) -> None:
+    """Take the address and let it go again.
+
+    Raises:
+        ConfigError: if it cannot be had.
+    """
+    try:
+        socket.create_server((config.host, config.port)).close()
+    except OSError as error:
+        why = reason(error).split(" (")[0]
+        raise ConfigError(
+            f"The app cannot be served at {config.host}, port {config.port} ({why}); choose others with SLIM_HOST and "
+            "SLIM_PORT."
+        ) from None
+    except (TypeError, ValueError):  # what no name of a machine can hold
+        raise ConfigError(f"{variable('host')} is {config.host!r}, which is no name of a machine.") from None
+
+
+def web_asset(name: str, assets: Path = ASSETS) -> Path:
+    """One of the page's scripts or styles, whole and of this version.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    path = assets / "webui" / name
+    if _text(path, AGAIN).rstrip().rpartition("\n")[2] != END:
+        raise ConfigError(f"{path} was cut off or is of another version of SLIM; {AGAIN}.")
+    return path
+
+
+def _check_named(config: Config) -> None:
+    """Folders that the settings name. What is on the Hub is seen when it is fetched."""
+    folders = {name: _folder(variable(name), getattr(config, name)) for name in ("base", "lora", "slim")}
+    base = folders.pop("base")
+    if base is not None:
+        _check_parts(base, ("config.json",), f"{variable('base')} must be a folder of a base model")
+        if (base / INDEX).exists():
+            _check_json(base / INDEX, "fetch it again")
+            for part in sorted(base.glob("*.safetensors")):
+                _check_weights(part, "fetch it again")
+        else:
+            _check_parts(base, ("model.safetensors",), f"{variable('base')} must be a folder of a base model")
+    for name, folder in folders.items():
+        if folder is not None:
+            _check_parts(folder, ADAPTER, f"{variable(name)} must be a folder of an adapter")
+            if (folder / STORED[0]).exists():
+                _check_json(folder / STORED[0], "mend it or take it away")
+
+
+def _check_demo(demo: Path) -> None:
+    again = f"{AGAIN}, or make the demo anew: python -m slim_core demo build"
+    for folder, names in (("base", BASE), ("lora", ADAPTER), ("slim", ADAPTER)):
+        for name in names:
+            _check_file(demo / folder / name, again)
+    version = json.loads((demo / "slim" / ADAPTER[0]).read_text("utf-8")).get("format_version", 1)
+    if not isinstance(version, int) or version > FORMAT:
+        raise ConfigError(
+            f"{demo / 'slim' / ADAPTER[0]} is of format {shown(version)}, and this version of SLIM reads up to "
+            f"{FORMAT}; {again}."
+        )
+    for name in STORED:
+        if (demo / name).exists():
+            _check_json(demo / name, again)
+
+
+def _folder(setting: str, named: str) -> Path | None:
+    """The folder that a setting names; None for an id of the Hub."""
+    try:
+        path = Path(named).expanduser()
+        if named and path.is_dir():
+            return path
+        if named and path.exists():
+            raise ConfigError(f"{setting} is {shown(named, 200)}, which is a file; name the folder that it lies in.")
+    except (OSError, RuntimeError):  # longer than a name can be, or in the home of somebody who is not here
+        pass
+    if named and FOLDER.match(named):
+        raise ConfigError(f"{setting} is {shown(named, 200)}, and there is no such folder.")
+    return None
+
+
+def _check_parts(folder: Path, names: tuple[str, ...], must: str) -> None:
+    for name in names:
+        if not (folder / name).exists() and not (name.endswith(".safetensors") and any(folder.glob("*.bin"))):
+            raise ConfigError(f"{folder} has no {name}; {must}.")
+        if (folder / name).exists():
+            _check_file(folder / name, "save or fetch it again")
+
+
+def _check_file(path: Path, again: str) -> None:
+    if path.suffix == ".json":
+        _check_json(path, again)
+    elif path.suffix == ".safetensors":
+        _check_weights(path, again)
+    else:
+        _text(path, again)
+
+
+def _text(path: Path, again: str) -> str:
+    return _bytes(path, MOST_JSON, again).decode("utf-8", "replace")
+
+
+def _bytes(path: Path, most: int, again: str) -> bytes:
+    """The beginning of a file that is there and not empty."""
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder and must be a file; {again}.")
+        with path.open("rb") as file:
+            found = file.read(most)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({reason(error)}); {again}.") from None
+    if not found.strip():
+        raise ConfigError(f"{path} is empty; {again}.")
+    return found
+
+
+def _check_json(path: Path, again: str) -> None:
+    try:
+        read_object(_bytes(path, MOST_JSON, again), str(path), DEPTH)
+    except AdapterError as error:
+        raise ConfigError(f"{str(error).rstrip('.')}; {again}.") from None
+
+
+def _check_weights(path: Path, again: str) -> None:
+    """Whether a file's table of contents is whole and the file as long as it says. No tensor is read."""
+    start = _bytes(path, 8, again)
+    size, length = path.stat().st_size, int.from_bytes(start, "little")
+    if size < 8 or length > min(size - 8, MOST_HEADER):
+        raise ConfigError(f"{path} is no safetensors file or was cut off: it has {megabytes(size)}; {again}.")
+    with path.open("rb") as file:
+        file.seek(8)
+        text = file.read(length)
+    try:
+        table = json.loads(text)
+        end = max(entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__")
+        whole = 8 + length + int(end)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise ConfigError(f"{path} is no safetensors file: its table of contents makes no sense; {again}.") from None
+    if whole != size:
+        raise ConfigError(f"{path} has {size:,} bytes where its table of contents says {whole:,}; {again}.")
