@@ -28,8 +28,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-# The longest prompt has 100,000 characters, each of which takes up to 12 bytes in JSON.
-MAX_BODY = 4_000_000
+# What a browser keeps of conversations, and sends back after a reload, has up to 4,000,000 characters (kept.js).
+MAX_BODY = 16_000_000
 # How long the next piece of a body may take.
 PATIENCE = 30.0
 # Of uploads: how many of `max_upload` one request may bring, and what stands between its files.
