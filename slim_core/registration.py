@@ -45,7 +45,7 @@ class _Finder:
             execute(module)
             import_module(METHOD)
 
-        spec.loader.exec_module = execute_and_register
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]  # of this one loader, used once
         return spec
 
 

@@ -65,7 +65,8 @@ def estimate(model: PreTrainedModel, dtype: torch.dtype, bits: Bits = None) -> N
     sizes = list(_sizes(model, bits))
     text = model.config.get_text_config()
     tokens = min(TOKENS, getattr(text, "max_position_embeddings", None) or TOKENS)
-    name = {4: "4-bit nf4", 8: "8-bit"}.get(bits, str(dtype).removeprefix("torch."))
+    names: dict[Bits, str] = {4: "4-bit nf4", 8: "8-bit"}
+    name = names.get(bits, str(dtype).removeprefix("torch."))
     answers = ROWS * (_cache_bytes(text, tokens, dtype) + _work_bytes(text, tokens, dtype))
     return Need(model.num_parameters(), int(sum(sizes)), answers, tokens, name)
 

@@ -75,8 +75,8 @@ def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
         yield _of_the_operator(choice)
     else:
         # A download that was stopped may still be writing; it cleans up after itself.
-        with tempfile.TemporaryDirectory(prefix="slim-base-", ignore_cleanup_errors=True) as folder:
-            yield HubFiles(choice, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="slim-base-", ignore_cleanup_errors=True) as private:
+            yield HubFiles(choice, Path(private))
 
 
 def _of_the_operator(choice: BaseChoice) -> BaseFiles:

@@ -174,6 +174,7 @@ class HubFiles:
             if expected is not None:
                 self._check(Path(path), expected)
             folder = folder or Path(path).parent
+        assert folder is not None  # a base has files
         return folder
 
     def _cached(self, name: str) -> bool:
@@ -219,13 +220,15 @@ def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
     weights = [WEIGHTS] if WEIGHTS in sizes else [INDEX, *filter(SHARD.match, sizes)] if INDEX in sizes else []
     if not weights:
         raise EngineError(f"{label} has no {WEIGHTS}; other files of weights are not opened.")
-    found = {name: sizes[name] for name in (*filter(sizes.__contains__, texts), *weights)}
-    for name, bytes_of_file in found.items():
+    found: dict[str, int] = {}
+    for name in (*filter(sizes.__contains__, texts), *weights):
+        bytes_of_file = sizes[name]
         if not bytes_of_file:
             raise EngineError(f"The Hub does not say how large {name} of {label} is; try again later.")
         most = {CONFIG: CONFIG_BYTES, TOKENIZER: TOKENIZER_BYTES}.get(name, TEXT_BYTES)
         if not name.endswith(".safetensors") and bytes_of_file > most:
             raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(most)} are read.")
+        found[name] = bytes_of_file
     return found
 
 

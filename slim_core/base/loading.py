@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -117,7 +117,7 @@ def read_model(
         more = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}} | more
     try:
         with weights_told(tell):
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 base,
                 config=config or read_base_config(base, revision),
                 revision=revision,
@@ -127,6 +127,8 @@ def read_model(
                 output_loading_info=True,
                 **more,
             )
+        # With `output_loading_info` it is a pair, of which its annotation knows nothing.
+        model, found = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -193,7 +195,9 @@ def plan(
         raise EngineError(sentence)
     with measured(choice.label, config):
         if dtype is None:
-            dtype = answer_dtype(place, config.dtype or config.get_text_config().dtype)
+            # transformers has read the word in the file to a dtype.
+            stored_dtype = cast("torch.dtype | None", config.dtype or config.get_text_config().dtype)
+            dtype = answer_dtype(place, stored_dtype)
         model = empty_model(config, dtype)
         check_family(model, choice.label)
         if bits is not None and not quantised_weights(model):
@@ -275,7 +279,7 @@ def read_weights(
     try:
         model = read_model(str(folder), None, how.dtype, quantisation, how.device, how.config, tell, **where)
         if not where:
-            model.to(how.device)
+            model.to(how.device)  # type: ignore[arg-type]  # a wrapped method, which mypy takes for a function
     except EngineError as error:
         raise EngineError(str(error).replace(str(folder), choice.label)) from None
     except Exception as error:

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Sequence
 from functools import cached_property, partial
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -143,10 +144,10 @@ class Prompts:
         if token not in self._texts:
             special = token in self.tokenizer.all_special_ids
             if special or not self._before:
-                self._texts[token] = self.tokenizer.convert_ids_to_tokens(token) or ""
+                self._texts[token] = cast("str | None", self.tokenizer.convert_ids_to_tokens(token)) or ""
             else:
                 # Behind another token, since decoders take the space off a text's first one.
-                whole = self.tokenizer.decode([*self._before, token], clean_up_tokenization_spaces=False)
+                whole = self._decoded([*self._before, token])
                 self._texts[token] = whole[len(self._before_text) :]
         return self._texts[token]
 
@@ -161,7 +162,10 @@ class Prompts:
 
     @cached_property
     def _before_text(self) -> str:
-        return self.tokenizer.decode(self._before, clean_up_tokenization_spaces=False)
+        return self._decoded(self._before)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return cast("str", self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))  # one text
 
 
 def _merged_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -139,6 +139,7 @@ class TokenizerProcess:
 
 def _line(process: subprocess.Popen[str], seconds: float) -> str:
     """The next line that a process writes; "" if it ends before, as it does after so many seconds."""
+    assert process.stdout is not None  # it was started with a pipe
     timer = threading.Timer(seconds, process.kill)
     timer.daemon = True
     timer.start()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -66,8 +66,12 @@ def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[
                 return_dict=False,
                 sanitize_control_tokens=True,
             )
-            return bounded(ids, sum(len(message["content"]) for message in request["messages"]))
-        text = tokenizer.apply_chat_template(request["messages"], chat_template=request["template"], tokenize=False)
+            # The ids of one conversation: it is tokenised, and no dict is asked for.
+            return bounded(cast("list[int]", ids), sum(len(message["content"]) for message in request["messages"]))
+        text = cast(
+            "str",
+            tokenizer.apply_chat_template(request["messages"], chat_template=request["template"], tokenize=False),
+        )
     # A template is a program and may raise anything; a panic of the tokenizers library is no Exception.
     except BaseException as error:
         return failure(error)

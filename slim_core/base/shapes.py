@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
@@ -62,7 +63,9 @@ def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     modules = base_modules(base)
-    linears = {key: _get_in_out_features(module) for key, module in modules.items() if is_supported(module)}
+    # PEFT knows the sizes of every supported module; None is for others.
+    sizes = {key: _get_in_out_features(module) for key, module in modules.items() if is_supported(module)}
+    linears = cast("dict[str, tuple[int, int]]", sizes)
     source = str(getattr(getattr(base, "config", None), "name_or_path", "") or type(base).__name__)
     family = getattr(getattr(base, "config", None), "model_type", None)
     others = frozenset(modules.keys() - linears.keys())

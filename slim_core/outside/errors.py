@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class AdapterError(Exception):
     """The adapter was refused. The message is the whole sentence; nothing was loaded.
@@ -11,7 +13,7 @@ class AdapterError(Exception):
         check: the check that it belongs to, where that is not the one that was running.
     """
 
-    check: str | None = None
+    check: Literal["size"] | None = None
 
 
 class SizeError(AdapterError):

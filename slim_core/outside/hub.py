@@ -163,7 +163,7 @@ class HubRepository:
         try:
             commit = self.commit()
             files = {name: self.metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
-            progress = progress_bar(sum(file.size for file in files.values()), self.on_progress, stop)
+            progress = progress_bar(sum(file.size or 0 for file in files.values()), self.on_progress, stop)
             for name in files:
                 if stop.is_set():
                     raise StoppedError
