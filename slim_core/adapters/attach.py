@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
@@ -24,6 +24,10 @@ from .fit import check_fit, with_default_targets
 from .layout import PREFIX
 from .parts import MAGNITUDE, TOKENS, copied_modules, own_rows
 from .row_parts import drop_parts, put_magnitudes, put_tables
+
+
+if TYPE_CHECKING:
+    from torch.nn.modules.module import _IncompatibleKeys
 
 
 def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PeftModel:
@@ -57,7 +61,9 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             else:
                 base, model = model, PeftModel(model, config, name)
                 model.training = base.training  # a new wrapper is in training mode
-            unexpected = set_peft_model_state_dict(model, tensors, name).unexpected_keys
+            # PEFT's annotation makes a named tuple of no fields of it.
+            loaded = cast("_IncompatibleKeys", set_peft_model_state_dict(model, tensors, name))
+            unexpected = loaded.unexpected_keys
             if unexpected:
                 raise AdapterError(f"{WEIGHTS}: {shown(unexpected[0], 160)} found no place in the model.")
             put_magnitudes(model.get_base_model(), name, beside.magnitudes)
@@ -126,7 +132,9 @@ class _Beside(NamedTuple):
     rows: dict[str, tuple[tuple[int, ...], Tensor]]
 
 
-def _as_slim(adapter: Adapter, model: nn.Module) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
+def _as_slim(
+    adapter: Adapter, model: PreTrainedModel | PeftModel
+) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
     """Its config and weights as SLIM has them, after checking once more that they fit this very model."""
     weights = adapter.folder / WEIGHTS
     if not weights.is_file():
@@ -176,9 +184,9 @@ def _unwrap_empty(base: nn.Module) -> None:
 @contextmanager
 def _unchanged_by_failure(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Undo a half-done attachment: adapters, layers, hooks, what is trainable."""
-    wrapped = isinstance(model, PeftModel)
-    base = model.get_base_model() if wrapped else model
-    adapters = set(model.peft_config) if wrapped else set()
+    wrapper = model if isinstance(model, PeftModel) else None
+    base = model if wrapper is None else wrapper.get_base_model()
+    adapters = set() if wrapper is None else set(wrapper.peft_config)
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     had_configs = "peft_config" in base.__dict__
     try:
@@ -189,9 +197,9 @@ def _unchanged_by_failure(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             for name in set(layer.slim_config) - adapters:
                 drop_parts(base, name)
                 layer.delete_adapter(name)
-        if wrapped:
-            for name in set(model.peft_config) - adapters:
-                del model.peft_config[name]
+        if wrapper is not None:
+            for name in set(wrapper.peft_config) - adapters:
+                del wrapper.peft_config[name]
         else:
             for context in {layer.context for layer in layers}:
                 context.detach()

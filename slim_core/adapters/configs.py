@@ -98,7 +98,7 @@ def read_config(raw: Raw, limits: Limits) -> ReadConfig:
 def check_rank(config: LoraConfig | SlimConfig, limits: Limits) -> None:
     """Raises SizeError if all experts of one Linear together have too high a rank."""
     experts = config.num_experts if isinstance(config, SlimConfig) else 1
-    rank = experts * max(config.r, *config.rank_pattern.values(), 0)
+    rank = experts * max(config.r, *(config.rank_pattern or {}).values(), 0)
     if rank > limits.rank:
         raise SizeError(
             f"{CONFIG}: the experts of one Linear have rank {rank:,} together; at most {limits.rank:,} is allowed."
@@ -174,7 +174,7 @@ def _lora(raw: Raw, limits: Limits) -> LoraConfig:
     common = _common(raw, limits)
     return LoraConfig(
         r=fields.whole(raw, "r", 8, 1, limits.rank),
-        lora_alpha=fields.positive(raw["lora_alpha"], "lora_alpha", limits.alpha),
+        lora_alpha=fields.positive(raw["lora_alpha"], "lora_alpha", limits.alpha),  # type: ignore[arg-type]  # a factor
         use_rslora=fields.flag(raw, "use_rslora"),
         use_dora=fields.flag(raw, "use_dora"),
         bias="none",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import cast
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -63,13 +64,13 @@ def with_default_targets(config: LoraConfig | SlimConfig, base: BaseShapes) -> L
     """
     config = copy.deepcopy(config)
     if config.target_modules is None:
-        defaults = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(base.family)
+        defaults = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(base.family or "")
         if defaults is None:
             refuse(
                 "target_modules",
                 f"is unset and has no default on {shown(base.name, 120)}; list names such as 'q_proj'",
             )
-        config.target_modules = set(defaults)
+        config.target_modules = set(defaults)  # type: ignore[assignment]  # as PEFT itself keeps a list
     return config
 
 
@@ -81,8 +82,9 @@ def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[
     """
     if config.target_modules == ALL_LINEAR:
         return tuple(name for name in base.linears if name != base.head and is_target(config, name))
-    absent = _absent(config.target_modules, base)
-    if len(absent) == len(config.target_modules):
+    named = cast("set[str]", config.target_modules)  # nothing else passes `read_config` and `with_default_targets`
+    absent = _absent(named, base)
+    if len(absent) == len(named):
         refuse("target_modules", f"names {_listed(absent)}, and {_not_there(base)}")
     wrong = next((name for name in sorted(base.others) if is_target(config, name)), None)
     if wrong is not None:

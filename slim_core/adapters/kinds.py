@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from peft import PeftType
 
 from ..outside.errors import AdapterError, shown
@@ -65,7 +67,7 @@ VARIANTS = {
 }
 
 
-def refuse_kind(kind: object) -> None:
+def refuse_kind(kind: object) -> NoReturn:
     """Raises AdapterError: an adapter of a kind other than LORA and SLIM."""
     known = isinstance(kind, str) and kind in PeftType.__members__
     if not known:

@@ -52,14 +52,14 @@ def expected_layout(config: LoraConfig | SlimConfig, targets: tuple[str, ...], b
 
 def rank_of(config: LoraConfig | SlimConfig, name: str) -> int:
     """Rank of each expert in one Linear."""
-    return _by_pattern(config.rank_pattern, name, config.r)
+    return _by_pattern(config.rank_pattern or {}, name, config.r)
 
 
 def scaling_of(config: LoraConfig | SlimConfig, name: str) -> float:
     """Factor of the update of one Linear."""
     alpha = config.lora_alpha if isinstance(config, LoraConfig) else config.alpha
     rank = rank_of(config, name)
-    return _by_pattern(config.alpha_pattern, name, alpha) / (math.sqrt(rank) if config.use_rslora else rank)
+    return _by_pattern(config.alpha_pattern or {}, name, alpha) / (math.sqrt(rank) if config.use_rslora else rank)
 
 
 def _by_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:

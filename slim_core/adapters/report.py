@@ -104,6 +104,7 @@ def open_adapter(
         on_check(found)
         if found.state == "failed":
             raise AdapterError(found.sentence)
+    assert found.adapter is not None  # the last check is "ready"
     return found.adapter
 
 
@@ -151,7 +152,7 @@ def _checks(
     if base is None:
         check_alone(read.config, header)
     (folder / CONFIG).unlink()  # what counts from here on is the config that was rebuilt
-    kind = "lora" if isinstance(read.config, LoraConfig) else "slim"
+    kind: Literal["lora", "slim"] = "lora" if isinstance(read.config, LoraConfig) else "slim"
     what = "DoRA" if getattr(read.config, "use_dora", False) else kind.upper()
     yield Check("format", "passed", f"A {what} adapter in safetensors.")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -251,7 +251,7 @@ class AdapterStore:
                 f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; a visitor may hold {megabytes(most)}."
             )
 
-    def _release(self, freed: list[Held | None]) -> None:
+    def _release(self, freed: Sequence[Held | None]) -> None:
         with ExitStack() as last:  # every one of them, even if one raises
             for held in reversed(freed):
                 if held is not None:
