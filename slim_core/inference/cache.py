@@ -30,6 +30,7 @@ class GrowingLayer(DynamicLayer):
         """Append (B, heads, T, width) keys and values; returns all that are held, (B, heads, S + T, width)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None  # it is initialised
         held = self.get_seq_length()
         self.keys = self._keys.append(self.keys, key_states, held)
         self.values = self._values.append(self.values, value_states, held)
@@ -47,7 +48,7 @@ class _Growing:
         """`held`, which has `length` entries, and behind it `new`."""
         end = length + new.shape[-2]
         # Whoever selects rows or cuts columns puts another tensor in its place, which has no room.
-        if self._shown is not held or self._buffer.shape[-2] < end:
+        if self._buffer is None or self._shown is not held or self._buffer.shape[-2] < end:
             self._buffer = new.new_empty(*new.shape[:-2], -(-end // ROOM) * ROOM, new.shape[-1])
             if length:
                 self._buffer.narrow(-2, 0, length).copy_(held)

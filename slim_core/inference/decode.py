@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -110,7 +110,7 @@ def decode(
     end_tokens: frozenset[int],
     stopped: Callable[[int], bool],
     routing_every: float,
-) -> Iterator[bool]:
+) -> Generator[bool, None, None]:
     """Write the answers. They change in place; each yield is a moment to look at them.
 
     The caller must have the model for itself until this generator is closed or exhausted.
@@ -222,7 +222,7 @@ class _Batch:
             # Beyond every vocabulary, which the penalty takes for no token.
             nothing = torch.iinfo(torch.int64).max
             self._seen = self._next.masked_fill(torch.arange(self._width, device=device) < starts, nothing)
-        self._cache: DynamicCache | None = growing_cache(model.config)
+        self._cache = growing_cache(model.config)
         self._piece = longest_piece(model.config)
         self._adapted = any(isinstance(module, SlimLayer) for module in model.modules())
         self._scopes = ExitStack()
@@ -284,6 +284,7 @@ class _Batch:
 
     def read_routing(self) -> None:
         """Hand what was recorded since the last time to the answers."""
+        assert self._trace is not None  # `traced`
         for row in self._trace.rows:
             self.answers[row].records.append(self._trace.row(row))
         self._trace.clear()
@@ -296,7 +297,7 @@ class _Batch:
         self.answers = [self.answers[i] for i in kept]
         self._trace = None
         if not kept:
-            self._cache = None
+            self._cache = DynamicCache()
             return
         # On the CPU: the layers of a model that is spread over GPUs have their caches on each.
         index = torch.tensor(kept)
@@ -313,20 +314,22 @@ class _Batch:
     def _trim(self) -> None:
         """Drop the columns that are padding in every row that is left."""
         spare = min(self._padding)
-        layers = self._cache.layers
+        layers = [layer for layer in self._cache.layers if isinstance(layer, GrowingLayer)]
         # A sliding window counts its own columns; there the padding stays. So it does while prompts are read.
-        if spare == 0 or self._unread > 1 or not all(isinstance(layer, GrowingLayer) for layer in layers):
+        if spare == 0 or self._unread > 1 or len(layers) < len(self._cache.layers):
             return
         for layer in layers:
+            assert layer.keys is not None and layer.values is not None  # prompts were read
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
         drop_padding(self._cache, spare)
         self._width -= spare
         self._padding = [padding - spare for padding in self._padding]
-        self._mask = self._mask[:, spare:] if any(self._padding) else None
+        if self._mask is not None:
+            self._mask = self._mask[:, spare:] if any(self._padding) else None
         if self._seen is not None:
             self._seen = self._seen[:, spare:]
 
     def close(self) -> None:
         """Free everything."""
         self._scopes.close()
-        self._trace = self._cache = self._mask = self._seen = self._next = self._positions = None
+        del self._trace, self._cache, self._mask, self._seen, self._next, self._positions

@@ -59,7 +59,7 @@ def _devices(model: PreTrainedModel) -> list[torch.device]:
 
 def _dtype(model: PreTrainedModel) -> str:
     quantisation = getattr(model.config, "quantization_config", None)
-    if getattr(quantisation, "load_in_4bit", False):
+    if quantisation is not None and getattr(quantisation, "load_in_4bit", False):
         return f"4-bit {quantisation.bnb_4bit_quant_type}"
     if getattr(quantisation, "load_in_8bit", False):
         return "8-bit"

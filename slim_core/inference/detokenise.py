@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 
 HALF = "\ufffd"
-Decode = Callable[[Sequence[int]], str]
+Decode = Callable[[list[int]], str]
 
 
 def decoder_of(tokenizer: PreTrainedTokenizerBase) -> Decode:
@@ -18,7 +19,8 @@ def decoder_of(tokenizer: PreTrainedTokenizerBase) -> Decode:
         # Past the wrapper, whose own work costs more than the decoding.
         backend = tokenizer.backend_tokenizer
         return lambda ids: backend.decode(ids, skip_special_tokens=True)
-    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    # One text of one list.
+    return lambda ids: cast("str", tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class AnswerText:

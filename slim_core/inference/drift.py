@@ -134,16 +134,14 @@ def _logits_of(
         done = upto
 
 
-def answer_to_read(step: Step, reading: Reading | None, base: str) -> tuple[int, ...]:
+def answer_to_read(step: Step, reading: Reading, base: str) -> tuple[int, ...]:
     """The tokens that are to be read when the answers are there; none if there is nothing to read.
 
     Args:
         step: the end of the answers.
-        reading: who reads them, if anybody does.
+        reading: who reads them.
         base: the base's name among the rows.
     """
-    if reading is None:
-        return ()
     for row in step.rows:
         if row.variant == base:
             return row.token_ids if row.finish_reason != "error" else ()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import cast, overload
 
 import torch
 from transformers import PreTrainedModel
@@ -65,7 +66,7 @@ class Engine:
         self.shapes = describe_base(model, name)
         use_onednn(model)
         self._device = model.device
-        self._known = model.get_input_embeddings().num_embeddings
+        self._known = cast("int", model.get_input_embeddings().num_embeddings)
         self._closed: str | None = None
         self.end_tokens = end_tokens(model, self._prompts)
         self.info = describe(model, self._prompts, name)
@@ -159,7 +160,8 @@ class Engine:
         """
         self._closed = sentence
         with self._queue.turn():
-            self._model = self._adapters = None
+            # Behind `_check_open` nobody reads them any more.
+            self._model = self._adapters = None  # type: ignore[assignment]
         self._prompts.close()
         # Adapters and the hooks on the model hold each other.
         gc.collect()
@@ -210,6 +212,30 @@ class Engine:
             raise EngineError(f"The model failed while it read the prompt: {first_line(error)}.") from error
         finally:
             ticket.leave()
+
+    @overload
+    def answer(
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stops: Stops | None = None,
+        *,
+        batched: bool = True,
+        routing_every: float = 0.4,
+        reading: None = None,
+    ) -> Iterator[Step]: ...
+
+    @overload
+    def answer(
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stops: Stops | None = None,
+        *,
+        batched: bool = True,
+        routing_every: float = 0.4,
+        reading: Reading | None = None,
+    ) -> Iterator[Step | Drift]: ...
 
     def answer(
         self,
@@ -275,9 +301,9 @@ class Engine:
                 yield Step(waiting, place=max(1, ticket.place))
                 seconds = WAITING_SECONDS
             self._check_open()
-            last: Step | Drift = yield from self._write(rows, sampling, stopped, batched, routing_every)
-            ids = answer_to_read(last, reading, BASE)
-            if ids:
+            end = yield from self._write(rows, sampling, stopped, batched, routing_every)
+            last: Step | Drift = end
+            if reading is not None and (ids := answer_to_read(end, reading, BASE)):
                 # What was written of a stopped answer is read; a stop that comes from now on ends the reading.
                 wanted = [index for index in range(len(rows)) if not stopped(index)]
                 yield last

@@ -32,7 +32,7 @@ def forward_arguments(
     parameters = _parameters(type(model).forward)
     # transformers 5.24 renames it.
     name = "cache" if "cache" in parameters else "past_key_values"
-    arguments = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
     if "position_ids" in parameters:
         arguments["position_ids"] = positions
     if "logits_to_keep" in parameters:

@@ -15,6 +15,7 @@ from ..base.loading import Plan, bits_of, plan, read_prompts, read_weights
 from ..base.progress import OnProgress
 from ..base.prompts import Prompts
 from .engine import Engine
+from .types import Kind
 
 
 # Most tokens of prompt and answer with a visitor's base, whose config may name any number.
@@ -40,7 +41,8 @@ def read_base(
     engine = Engine(model, prompts, choice.name or choice.base)
     if not choice.operator:
         engine.info = replace(engine.info, context_length=min(engine.info.context_length, VISITOR_TOKENS))
-    for adapter, kind in ((choice.lora, "lora"), (choice.slim, "slim")):
+    own: tuple[tuple[str | None, Kind], ...] = ((choice.lora, "lora"), (choice.slim, "slim"))
+    for adapter, kind in own:
         if adapter is not None:
             engine.attach(adapter, name=kind, kind=kind)
     return engine
@@ -75,7 +77,8 @@ def load_engine(
         EngineError: if something cannot be loaded or does not fit.
     """
     bits = bits_of(four_bit, eight_bit)
-    choice = BaseChoice(str(base), revision, bits, name, lora and str(lora), slim and str(slim))
+    rows = (None if lora is None else str(lora), None if slim is None else str(slim))
+    choice = BaseChoice(str(base), revision, bits, name, *rows)
     return open_base(choice, device, dtype)
 
 

@@ -21,9 +21,11 @@ from ..base.formatting import count, size
 from ..base.loading import Plan, plan, read_prompts
 from ..base.messages import Message
 from ..outside.errors import first_line
+from ..base.shapes import BaseShapes
 from .engine import Engine
 from .loading import read_base
-from .types import Drift, MemoryUse, Row, Sampling, Step
+from .stops import Stops
+from .types import Drift, MemoryUse, ModelInfo, Row, Sampling, Step, Variant
 from .variants import BASE
 
 
@@ -63,20 +65,27 @@ class Away:
     """Stands where the engine was while there is none, and says so. What it shows is what was loaded last."""
 
     def __init__(self, last: Engine | Away, sentence: str) -> None:
-        self.info, self.variants, self.shapes = last.info, last.variants, last.shapes
+        self.info: ModelInfo = last.info
+        self.variants: tuple[Variant, ...] = last.variants
+        self.shapes: BaseShapes = last.shapes
         self._sentence = sentence
         self.held: Mapping[torch.device, int] = {}
 
     def _refuse(self) -> NoReturn:
         raise EngineError(self._sentence)
 
-    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Any = None, **options: Any) -> Iterator[Step]:
+    def answer(
+        self, rows: Sequence[Row], sampling: Sampling, stops: Stops | None = None, **options: Any
+    ) -> Iterator[Step | Drift]:
         self._refuse()
 
     def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
         self._refuse()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
+        self._refuse()
+
+    def peek(self, row: Row) -> NoReturn:
         self._refuse()
 
     def attach(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -156,6 +165,7 @@ class BaseSwitch:
     # -- in a thread of its own ----------------------------------------------------------------------------------
 
     def _tell(self, stage: Stage, done: int = 0, total: int = 0, sentence: str = "") -> None:
+        assert self.progress is not None  # since `start`
         self.progress = replace(self.progress, stage=stage, done=done, total=total, sentence=sentence)
 
     def _run(self, choice: BaseChoice, stop: threading.Event) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import cast
 
 from peft import PeftModel
 from torch import nn
@@ -72,6 +73,7 @@ class Adapters:
 
     def detach(self, name: str) -> None:
         """Take an adapter off; after the last one the base is as it was loaded."""
+        assert isinstance(self._model, PeftModel)  # it carries the adapter
         self._model = detach(self._model, peft_name(name))
 
     def variant(self, adapter: Adapter, name: str, label: str) -> Variant:
@@ -86,7 +88,8 @@ class Adapters:
         return Variant(name, adapter.kind, label, count, size, adapter.detail, strength, measure)
 
     def _configs(self) -> dict[str, SlimConfig]:
-        return self._model.peft_config if isinstance(self._model, PeftModel) else {}
+        # `attach` makes every adapter a SLIM one.
+        return cast("dict[str, SlimConfig]", self._model.peft_config) if isinstance(self._model, PeftModel) else {}
 
     def opening(self, name: str) -> tuple[int, ...]:
         """The token ids that open a user's turn for a variant; empty if none do."""
