@@ -64,7 +64,7 @@ def random_engine(
             model = get_peft_model(base, adapter)
             # One training forward starts the clusters.
             model.train()(torch.randint(5, len(tokenizer), (8, 32)))
-            model.eval().save_pretrained(Path(folder) / name)
+            model.eval().save_pretrained(str(Path(folder) / name))
             model.unload()
         engine = Engine(base.to(device), Prompts(tokenizer), f"random Llama, width {width}, {layers} blocks")
         for name in ("lora", "slim"):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ class Timing:
 class LoopedLinear(Linear):
     """SLIM with the experts one after the other, each on the tokens that chose it: what most peers do."""
 
-    def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor, result: Tensor) -> Tensor:
+    def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
+        assert weights is not None  # every config that is timed routes
         columns, rows = self._fast_masks(name, config, x)
         x = x if columns is None else x * columns
         a, b = self.slim_A[name].chunk(config.num_experts), self.slim_B[name].chunk(config.num_experts, dim=1)
@@ -88,7 +90,8 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
         # The gate is open, or closed for all: what the numbers are does not change the work otherwise.
         changes = {"yield_strength": 0.0, "context_warmup": 0} | changes
         made = model(replace(config, target_modules=["linear"], init_weights=False, **changes))
-        layer = made.base_model.model.linear
+        layer = made.get_submodule("base_model.model.linear")
+        assert isinstance(layer, Linear)
         if looped:
             layer.__class__ = LoopedLinear
         # As after training: every token keeps K LoRA experts, so that no variant gets off lightly.
@@ -105,7 +108,7 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
         with trace_routing(traced):
             return traced(x)
 
-    variants = {
+    variants: dict[str, Callable[[Tensor], Tensor]] = {
         "base": model(None),
         "peft lora": model(lora).train(setting.backward),
         "slim": slim(),
@@ -142,11 +145,11 @@ def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Timi
             y.backward(grad)
             x.grad = None
 
-    repeats = {name: _repeats(lambda run=run: once(run), setting.device) for name, run in variants.items()}
+    repeats = {name: _repeats(partial(once, run), setting.device) for name, run in variants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
-            seconds[name].append(_seconds(lambda run=run: once(run), repeats[name], setting.device))
+            seconds[name].append(_seconds(partial(once, run), repeats[name], setting.device))
     return [
         Timing(
             name,
