@@ -77,7 +77,7 @@ def adapter_config(
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=slim.num_experts * slim.r,
-        lora_alpha=slim.num_experts * slim.alpha,
+        lora_alpha=slim.num_experts * slim.alpha,  # type: ignore[arg-type]  # a factor, which PEFT calls an int
         lora_dropout=slim.dropout,
         target_modules=slim.target_modules,
         exclude_modules=slim.exclude_modules,

@@ -125,6 +125,7 @@ class KeepNewest(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
+        assert args.output_dir is not None  # the run names one
         new = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
         # What is only in the system's memory would be lost with the power, and the last checkpoint is deleted then.
         _flush_all(new)

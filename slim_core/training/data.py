@@ -18,7 +18,7 @@ from .tools import read_tools
 __all__ = ["Conversation", "Message", "Passage", "expand", "find_layout", "read_source", "to_conversations", "unused"]
 
 
-NOTHING = (None, "", [], {})
+NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Conversation(NamedTuple):

@@ -77,7 +77,7 @@ def read_file(path: Path) -> Source:
         raise DataError(
             f"{_escaped(str(path))} cannot be read: {error.strerror}; name a data file that can be."
         ) from None
-    fingerprint = {"sha256": hashlib.sha256(content).hexdigest()}
+    fingerprint: dict[str, str | None] = {"sha256": hashlib.sha256(content).hexdigest()}
     if path.suffix.lower() == ".gz" and content:
         content = _unpacked(name, content)
     if not content.strip():

@@ -168,7 +168,8 @@ def _from_pair(record: Record, layout: Layout) -> list[Message]:
         if question[-1]["role"] != "user":
             raise DataError(f"{place}: `{layout.input}` is added to a question, but `{prompt}` ends with none.")
         question[-1] = question[-1] | {"content": f"{question[-1]['content']}\n\n{extra}"}
-    messages = [*_history(fields.get(layout.history), f"{place}: `{layout.history}`"), *question, *answer]
+    earlier = fields.get(layout.history) if layout.history is not None else None
+    messages = [*_history(earlier, f"{place}: `{layout.history}`"), *question, *answer]
     check_order(messages, f"{place}: `{prompt}` and `{completion}` together")
     return messages
 

@@ -130,11 +130,12 @@ def check_space(settings: TrainSettings, sizes: Sequence[int | None]) -> None:
     Raises:
         TrainingError: if it is not enough.
     """
+    known = [each for each in sizes if each is not None]
     free = _free_bytes(settings.output)
-    if None in sizes or free is None or not sizes:
+    if len(known) < len(sizes) or free is None or not known:
         return
-    one_after_the_other = max((1 + OPTIMISER_STATES) * CHECKPOINTS_AT_ONCE * each for each in sizes)
-    need = sum(sizes) + one_after_the_other
+    one_after_the_other = max((1 + OPTIMISER_STATES) * CHECKPOINTS_AT_ONCE * each for each in known)
+    need = sum(known) + one_after_the_other
     if free < need:
         raise TrainingError(
             f"There is not enough space in {named(settings.output)}: {size(free)} are free, and the run needs about "

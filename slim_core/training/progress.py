@@ -69,7 +69,7 @@ class LiveProgress(TrainerCallback):
     ) -> None:
         if self._progress is None:
             return
-        self._progress.update(self._task, completed=state.global_step, speed=self._speed())
+        self._progress.update(self._task, completed=state.global_step, speed=self._speed(self._progress))
 
     def on_log(
         self,
@@ -79,21 +79,22 @@ class LiveProgress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        shown = [text.format(logs[name]) for name, text in SHOWN.items() if name in (logs or {})]
+        logs = logs or {}
+        shown = [text.format(logs[name]) for name, text in SHOWN.items() if name in logs]
         if self._progress is None or not shown:
             return
         if "loss" in logs:
             self._progress.update(self._task, loss=shown[0])
-            shown += [text for text in (self._speed(), self._time_left()) if text]
+            shown += [text for text in (self._speed(self._progress), self._time_left(self._progress)) if text]
         line = f"{self._title} step {state.global_step}/{state.max_steps}: {', '.join(shown)}"
         self._console.print(line, soft_wrap=True)
 
-    def _speed(self) -> str:
-        speed = self._progress.tasks[0].speed
+    def _speed(self, progress: Progress) -> str:
+        speed = progress.tasks[0].speed
         return f"{speed * self._batch_size:.1f} examples/s" if speed else ""
 
-    def _time_left(self) -> str:
-        seconds = self._progress.tasks[0].time_remaining
+    def _time_left(self, progress: Progress) -> str:
+        seconds = progress.tasks[0].time_remaining
         return f"{timedelta(seconds=round(seconds))} left" if seconds else ""
 
     def close(self) -> None:
@@ -178,8 +179,8 @@ class LossGuard(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"The loss is {logs['loss']} at step {state.global_step}, so training has diverged; "
-                "lower --learning-rate."
+                f"The loss is {loss} at step {state.global_step}, so training has diverged; lower --learning-rate."
             )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -179,14 +179,18 @@ def print_preview(console: Console, example: Example, tokenizer: PreTrainedToken
     whole = Text()
     answers = answer_texts(example, tokenizer)
     for learned, tokens in _runs(example):
-        whole.append(tokenizer.decode(tokens), style="bold green" if learned else "")
+        whole.append(_text(tokens, tokenizer), style="bold green" if learned else "")
     console.print(Panel(whole, title=Text(f"First example ({example.place}), as the model sees it")))
     console.print(Panel(Text("\n⋯\n".join(answers), style="bold green"), title="What it learns to write"))
 
 
 def answer_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text of each stretch of tokens that the loss is on."""
-    return [tokenizer.decode(tokens) for learned, tokens in _runs(example) if learned]
+    return [_text(tokens, tokenizer) for learned, tokens in _runs(example) if learned]
+
+
+def _text(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    return cast("str", tokenizer.decode(tokens))  # one text of one list
 
 
 def _runs(example: Example) -> Iterable[tuple[bool, list[int]]]:

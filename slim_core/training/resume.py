@@ -226,7 +226,7 @@ def check_same_data(earlier: Earlier, now: TrainingRecord) -> None:
     Raises:
         TrainingError: if they are not the same.
     """
-    if earlier.checkpoints and earlier.record.data != _as_json(now.data):
+    if earlier.checkpoints and earlier.record is not None and earlier.record.data != _as_json(now.data):
         raise TrainingError(
             "The data have changed since the run to resume began; restore them, or leave --resume out and choose "
             "another --output."

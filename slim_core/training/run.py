@@ -143,12 +143,12 @@ def _train_or_keep(method: str, prepared: _Prepared) -> TrainingRecord:
     """Train one method, unless a resumed run has finished it before."""
     settings = prepared.settings
     earlier = prepared.earlier.get(method, Earlier())
-    if earlier.is_finished:
+    if earlier.record is not None and earlier.is_finished:
         prepared.say(f"{method} is finished; nothing to resume.")
         return earlier.record
     record = TrainingRecord(method, describe_arguments(settings), prepared.data)
     check_same_data(earlier, record)
-    record.seconds = earlier.record.seconds if earlier.checkpoints else 0.0
+    record.seconds = earlier.record.seconds if earlier.record is not None and earlier.checkpoints else 0.0
     try:
         return _train_one(record, prepared, settings.folder(method), earlier.checkpoints)
     except torch.OutOfMemoryError:

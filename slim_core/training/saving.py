@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -54,7 +55,10 @@ class SavingTrainer(SlimTrainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(super()._get_output_dir(trial)) / CHECKPOINT_ASIDE)
 
+    model: PeftModel
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        assert self.args.output_dir is not None  # the run names one
         folder = Path(self.args.output_dir)
         path = folder / f"{PREFIX}{self.state.global_step}"
         aside = folder / CHECKPOINT_ASIDE
@@ -151,12 +155,12 @@ def keep_elsewhere(
             return folder
         except NotSaved:
             continue
-    folder = None
+    made: Path | None = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f"slim-{record.method}-"))
-        save_adapter(trainer, tokenizer, record, folder)
-        return folder
+        made = Path(tempfile.mkdtemp(prefix=f"slim-{record.method}-"))
+        save_adapter(trainer, tokenizer, record, made)
+        return made
     except (OSError, NotSaved):
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         return None

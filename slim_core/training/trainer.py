@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -38,6 +38,8 @@ class SlimTrainer(Trainer):
         group_by_length: put training examples of like length into the same step.
     """
 
+    model: nn.Module
+
     def __init__(self, *args: Any, watched: Sequence[Example], group_by_length: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._routed = isinstance(self.model, PeftModel) and self.model.peft_type == SlimType.SLIM
@@ -49,11 +51,12 @@ class SlimTrainer(Trainer):
 
     # -- order ---------------------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> Sampler | None:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self._group_by_length:
             return super()._get_train_sampler(train_dataset)
-        examples = self.train_dataset if train_dataset is None else train_dataset
+        examples = cast("Sequence[Example]", self.train_dataset if train_dataset is None else train_dataset)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        assert self.args.data_seed is not None  # the run names one
         return GroupedByLength(step, [len(example.input_ids) for example in examples], self.args.data_seed)
 
     # -- losses --------------------------------------------------------------------------------------------------
@@ -92,6 +95,7 @@ class SlimTrainer(Trainer):
             output = super().evaluation_loop(*args, **kwargs)
         # Over several devices the last batch may hold a few examples twice; so it is in transformers' own mean.
         total, tokens = self.accelerator.reduce(torch.stack(self._evaluated).sum(0)).tolist()
+        assert output.metrics is not None  # the loop has put its own mean there
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / tokens
         return output
 
@@ -126,7 +130,8 @@ class SlimTrainer(Trainer):
     @torch.no_grad()
     def routing(self) -> dict[str, float]:
         """Identity share and distance on the watched examples, means over layers and tokens."""
-        batch = self._prepare_inputs(self.data_collator(self._watched))
+        # The collator is our own, and takes examples.
+        batch = self._prepare_inputs(self.data_collator(self._watched))  # type: ignore[arg-type]
         training = self.model.training
         self.model.eval()
         with trace_routing(self.model) as trace, self.autocast_smart_context_manager():
@@ -150,4 +155,5 @@ class SlimTrainer(Trainer):
         finally:
             del vars(self.model)["save_pretrained"]
         # A pickle that nothing reads. Whoever is handed the folder should not have to trust it.
-        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = cast("str", output_dir or self.args.output_dir)  # the run names one
+        (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

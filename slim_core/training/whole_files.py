@@ -42,7 +42,7 @@ STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "stateful_callbacks": dict,
 }
 # Entries that torch files must have, by the beginning of their name.
-TORCH_ENTRIES = {
+TORCH_ENTRIES: dict[str, dict[str, type]] = {
     "optimizer": {"state": dict, "param_groups": list},
     "scheduler": {"last_epoch": int, "_step_count": int},
     "rng_state": {"python": tuple, "numpy": tuple, "cpu": torch.Tensor},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -60,12 +61,13 @@ class Writer:
         return self._tokenizer.convert_ids_to_tokens(ids[0]) if special else ""
 
     def _render(self, messages: list[Message], tools: list[dict], place: str, prompt: bool = False) -> str:
-        failed = None
+        failed: Exception | None = None
         for form in _forms(messages):
             try:
                 return self._without_empty(form, tools, prompt, self._apply(form, tools, prompt))
             except Exception as error:  # a template is a program: it may raise anything
                 failed = failed or error
+        assert failed is not None  # there is one form at least
         raise DataError(
             f"{place}: the model's chat template refuses this conversation ({first_line(failed)}); "
             "change the record to what the template knows."
@@ -85,9 +87,10 @@ class Writer:
         return text if found.count("None") > text.count("None") else found
 
     def _apply(self, messages: list[Message], tools: list[dict], prompt: bool) -> str:
-        return self._tokenizer.apply_chat_template(
-            messages, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+        text = self._tokenizer.apply_chat_template(
+            messages, tools=[*tools] or None, tokenize=False, add_generation_prompt=prompt
         )
+        return cast("str", text)  # of one conversation, and not tokenised
 
 
 def _forms(messages: list[Message]) -> Iterator[list[Message]]:
