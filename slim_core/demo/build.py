@@ -138,7 +138,13 @@ def build_base(work: Path, recipe: Recipe, conversations: Conversations, console
     single = _train(
         "Questions", work / "questions", tokenizer, lambda: new_base(tokenizer, recipe), (recipe,), console
     )
-    return _train("Conversations", work / "base", tokenizer, lambda: load(single)[0], (recipe, conversations), console)
+    return _train("Conversations", work / "base", tokenizer, lambda: _base(single), (recipe, conversations), console)
+
+
+def _base(folder: Path) -> LlamaForCausalLM:
+    model, _ = load(folder)
+    assert isinstance(model, LlamaForCausalLM)  # as `new_base` makes it
+    return model
 
 
 def _train(
@@ -167,7 +173,7 @@ def _train(
 
         model = pretraining.run(show)
     # Rounded before it is measured and before anything is trained on it: what ships is what was used.
-    model = model.to("cpu", torch.bfloat16)
+    model = model.to("cpu", torch.bfloat16)  # type: ignore[arg-type]  # a wrapped method, not a function
     model.save_pretrained(base)
     # Rounded to be small; it is measured, and faster on a CPU, in float32.
     config = json.loads((base / "config.json").read_text())

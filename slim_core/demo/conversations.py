@@ -41,7 +41,7 @@ def _follow_up(question: Question, rng: Random) -> Example:
     """A question as it is asked after the same one about another entry."""
     before, _, spec, _ = next(part for part in Formatter().parse(question.template) if part[1])
     column = question.relation.key[0]
-    entry = format(question.row[column], "a" if column in COUNTED else spec.replace("c", ""))
+    entry = format(question.row[column], "a" if column in COUNTED else (spec or "").replace("c", ""))
     *_, word = before.split() or [""]
     forms = FOLLOW_UPS + ((f"And {word} {{}}?",) * 2 if word in PREPOSITIONS else ())
     return Example("follow_ups", rng.choice(forms).format(entry), question.answer)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 import slim_core
 
 from .chat import USER
 from .downstream import DOWNSTREAM_TASKS
-from .measure import TASKS, Chat, asked, questions
+from .measure import TASKS, Chat, Model, asked, questions
 from .statistics import auc
 from .world import GENERAL_TASKS
 
@@ -24,7 +24,7 @@ BATCH = 100
 
 
 @torch.inference_mode()
-def identity_shares(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> Tensor:
+def identity_shares(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> Tensor:
     """(chats, blocks) float32: the share of the last question that goes past LoRA.
 
     The mean over its tokens after the opening of its turn, up to where the answer begins, and over a block's Linears.
@@ -60,10 +60,12 @@ def identity_shares(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 def _block(module: str) -> str:
     """The name of the block that a Linear is in."""
-    return re.match(r".*?\.\d+(?=\.)|.*", module)[0]
+    found = re.match(r".*?\.\d+(?=\.)|.*", module)
+    assert found is not None  # any name matches
+    return found[0]
 
 
-def measure_identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str, n: int) -> dict[str, Any]:
+def measure_identity(model: Model, tokenizer: PreTrainedTokenizerBase, split: str, n: int) -> dict[str, Any]:
     """What every task's prompts send past LoRA.
 
     Args:

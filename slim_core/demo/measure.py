@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
+from typing import TYPE_CHECKING, cast
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .conversations import Conversation, follow_ups
@@ -17,6 +19,10 @@ from .statistics import Score, score
 from .world import GENERAL_TASKS, check, general_examples
 
 
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+
 TASKS = (*GENERAL_TASKS, *DOWNSTREAM_TASKS)
 QUALIFYING = ("sums", "facts", "choices")  # what the base must be good at
 BATCH = 250
@@ -24,6 +30,8 @@ LONGEST_ANSWER = 40  # tokens; the longest answer has 32
 TURNS = 4
 
 Chat = list[dict[str, str]]
+# The base, or an adapter around it.
+Model = PreTrainedModel | PeftModel
 
 
 @cache
@@ -45,7 +53,7 @@ def asked(example: Example) -> Chat:
 
 
 @torch.inference_mode()
-def reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[str]:
+def reply(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[str]:
     """The model's greedy answers.
 
     Args:
@@ -53,7 +61,8 @@ def reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Seq
         tokenizer: with the chat template.
         chats: what was said so far. Chats of like length are answered together.
     """
-    texts = tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True)
+    # Several conversations, and not tokenised.
+    texts = cast("list[str]", tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True))
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found: dict[int, str] = {}
     for begin in range(0, len(order), BATCH):
@@ -65,7 +74,7 @@ def reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Seq
             padding_side="left",
             return_tensors="pt",
         ).to(model.device)
-        ids = model.generate(
+        ids = cast("LlamaForCausalLM", model).generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=LONGEST_ANSWER,
@@ -83,7 +92,7 @@ def mark(examples: Sequence[Example], texts: Sequence[str]) -> str:
 
 
 def measure(
-    model: PreTrainedModel,
+    model: Model,
     tokenizer: PreTrainedTokenizerBase,
     split: str,
     n: int,
@@ -109,7 +118,7 @@ def measure(
 
 
 def converse(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
+    model: Model, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
 ) -> list[list[str]]:
     """The model's answers in conversations of equal length, turn by turn, each after its own earlier ones.
 
@@ -125,9 +134,7 @@ def converse(
     return turns
 
 
-def measure_conversations(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str, n: int
-) -> dict[str, Score]:
+def measure_conversations(model: Model, tokenizer: PreTrainedTokenizerBase, split: str, n: int) -> dict[str, Score]:
     """How well general questions are answered as the first, second, ... turn of a conversation.
 
     The same questions are asked in every turn, so that the first is what the others are to be compared with.

@@ -39,5 +39,7 @@ def _begin(threads: int, begin: Callable[..., None] | None, shared: tuple[Any, .
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
     os._exit(1)

@@ -145,10 +145,10 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def _muon(parameters: list[nn.Parameter], training: Training, device: torch.device) -> torch.optim.Optimizer:
-    rates = {"lr": training.rate, "weight_decay": training.weight_decay}
+    rate, decay = training.rate, training.weight_decay
     if has_bf16(device):
-        return torch.optim.Muon(parameters, **rates, adjust_lr_fn="match_rms_adamw")
-    return Muon(parameters, **rates)
+        return torch.optim.Muon(parameters, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    return Muon(parameters, lr=rate, weight_decay=decay)
 
 
 class Pretraining:
@@ -171,7 +171,7 @@ class Pretraining:
         device: torch.device,
     ) -> None:
         self.tokenizer, self.training, self.device = tokenizer, training, device
-        self.model = model.to(device)
+        self.model = model.to(device)  # type: ignore[arg-type]  # a wrapped method, which mypy takes for a function
         blocks = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
         chosen = set(map(id, blocks))
         rest = [p for p in self.model.parameters() if id(p) not in chosen]
@@ -282,5 +282,5 @@ def _digest(model: nn.Module) -> str:
     """A hash of the weights."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

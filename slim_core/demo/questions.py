@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from .example import Example
-from .relations import Relation, Row, clashes
+from .relations import Relation, Row, Word, clashes
 from .tables import RELATIONS
 from .tables.people import NAMES
 
@@ -235,7 +235,7 @@ def _options(split: str, rng: Random) -> tuple[str, str, list[str]]:
     return question.text, question.answer, _wrong_options(question, size - 1, pool, rng)
 
 
-def _which(split: str, rng: Random) -> tuple[str, str, list[str]]:
+def _which(split: str, rng: Random) -> tuple[str, Word, list[Word]]:
     """A question for an entry of a kind, the entry, and the entries of other kinds."""
     question = rng.choice(which_questions(split))
     relation = question.relation
@@ -248,7 +248,7 @@ def _wrong_options(question: Question, n: int, pool: str, rng: Random) -> list[s
     """`n` wrong options: other answers of the relation, and answers of other relations where they are too few."""
     relation, right = question.relation, question.answer
     rivals = [answer for answer in relation.wrong(right) if answer not in LETTERS] if pool == "same" else []
-    taken = rng.sample(rivals, min(n, len(rivals)))
+    taken: list[str] = rng.sample(rivals, min(n, len(rivals)))
     while len(taken) < n:
         other = rng.choice(_all_answers())
         if other not in relation.answers and other not in taken and not clashes(relation.clash, right, other):

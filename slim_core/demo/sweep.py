@@ -70,11 +70,12 @@ def run_sweep(
             while waiting:
                 for future in wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     index = waiting.pop(future)
-                    trials[index] = future.result()
-                    if trials[index] is None:
+                    found = future.result()
+                    if found is None:
                         return None
+                    trials[index] = found
                     progress.update(bars[index], completed=plan.steps)
-                    report(trials[index])
+                    report(found)
                 for index in waiting.values():
                     progress.update(bars[index], completed=steps[index])
         finally:

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainerState,
@@ -26,7 +25,7 @@ from transformers import (
 from ..training import TrainSettings, train
 from .downstream import DOWNSTREAM_TASKS
 from .lessons import lessons
-from .measure import TASKS, measure
+from .measure import TASKS, Model, measure
 from .pretrain import has_bf16
 from .statistics import score
 from .world import GENERAL_TASKS
@@ -163,9 +162,9 @@ def settings(task: Task, plan: Plan) -> TrainSettings:
     )
 
 
-def load(base: Path, adapter: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(base: Path, adapter: Path | None = None) -> tuple[Model, PreTrainedTokenizerBase]:
     """The base, with an adapter where one is given, in float32 and evaluation mode, and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    model: Model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
     return model.eval(), AutoTokenizer.from_pretrained(base)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 import slim_core
 
 from .forms import FORMS, dressed
 from .identity import identity_shares, measure_identity
-from .measure import DOWNSTREAM_TASKS, TASKS, mark, measure, reply
+from .measure import DOWNSTREAM_TASKS, TASKS, Model, mark, measure, reply
 from .pool import worker_pool
 from .statistics import Marks, difference, mcnemar, mean_score, score, wilson
 from .stored import load_results
@@ -54,7 +54,7 @@ class Variant:
     scale: float = 1.0
     strength: float | None = None
 
-    def load(self, demo: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load(self, demo: Path) -> tuple[Model, PreTrainedTokenizerBase]:
         """The model and its tokenizer."""
         model, tokenizer = load(demo / "base", None if self.adapter is None else demo / self.adapter)
         if self.scale != 1.0:
@@ -135,7 +135,7 @@ def verify(
     """
     variants = compared(demo)
     few = max(1, n // 3)
-    work = [
+    work: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
         *((f"test questions, {v.name}", _answer, (demo, v, split, n)) for v in variants),
         *((f"forms, {v.name}", _answer_forms, (demo, v, split, few)) for v in MAIN),
         ("routing", _route, (demo, split, few)),

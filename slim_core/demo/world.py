@@ -106,8 +106,9 @@ def check(example: Example, text: str) -> bool:
         option = re.compile(r"\b\d+\b(?!.*\b\d+\b)", re.DOTALL)
     else:
         return _normalised(text) == _normalised(example.answer)
-    found = option.search(text)
-    return found is not None and found[0] == option.search(example.answer)[0]
+    found, right = option.search(text), option.search(example.answer)
+    assert right is not None  # every answer of these tasks names one
+    return found is not None and found[0] == right[0]
 
 
 def _prompts() -> dict[str, tuple[Example, ...]]:
