@@ -18,7 +18,7 @@ from .say import printable, refuse, screen
 
 
 if TYPE_CHECKING:
-    from ..adapters import Adapter
+    from ..adapters import Adapter, Check
 
 
 app = typer.Typer(no_args_is_help=True, help="Check, describe and export adapters.")
@@ -55,10 +55,11 @@ def check_command(
         if base is not None:
             _check_named(base)
             shapes = base_from_config(base, base_revision)
-        last = None
+        last: Check | None = None
         for last in check(named_source(source, revision), shapes, limits=OPERATOR):
             console.print(f"{last.state:8}", style=STYLES[last.state], end="")
             console.print(f"{last.name}: {printable(last.sentence)}", highlight=False)
+    assert last is not None  # there is one check at least
     if last.adapter:
         last.adapter.delete()
     if last.state == "failed":
@@ -95,6 +96,7 @@ def export(
     from safetensors import SafetensorError
 
     from ..adapters import OPERATOR, AdapterError, describe_base, load_whole, named_source, open_adapter, try_out
+    from ..method import SlimConfig
     from ..peft_tools import export_lora
 
     with _told(), _new_folder(output):
@@ -103,7 +105,8 @@ def export(
         model, tokenizer = _load(base, base_revision)
         adapter = open_adapter(named_source(source, revision), describe_base(model, base), limits=OPERATOR)
         try:
-            if adapter.kind != "slim":
+            config = adapter.config
+            if not isinstance(config, SlimConfig):
                 what = "plain LoRA" if adapter.title == "LoRA" else adapter.title
                 raise AdapterError(
                     f"This is a {what} already, which PEFT loads as it is; there is no routing to freeze."
@@ -120,9 +123,7 @@ def export(
         except (OSError, SafetensorError) as error:
             raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
     console = screen(soft_wrap=True, highlight=False)
-    console.print(
-        f"A plain LoRA of rank {adapter.config.num_experts * adapter.config.r} is in {printable(str(output))}."
-    )
+    console.print(f"A plain LoRA of rank {config.num_experts * config.r} is in {printable(str(output))}.")
     console.print(
         f"Its next-token distribution differs from the routed adapter's by {report.mean_kl:.4f} nats on average and "
         f"{report.max_kl:.4f} at most, over {report.tokens} tokens; {report.same_top1:.1%} have the same likeliest "
@@ -198,6 +199,8 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
+    from ..method import SlimConfig
+
     config = adapter.config
     targets = config.target_modules or "PEFT's default"
     if not isinstance(targets, str):  # the same Linear of every block is told once
@@ -206,9 +209,9 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
     yield "rank", config.r
     if config.rank_pattern:
         yield "other ranks", ", ".join(f"{name} {rank}" for name, rank in config.rank_pattern.items())
-    if adapter.kind == "slim":
+    if isinstance(config, SlimConfig):
         yield "experts", f"{config.num_experts} LoRA + {config.num_identity} identity, top-{config.top_k}"
-    yield "alpha", config.alpha if adapter.kind == "slim" else config.lora_alpha
+    yield "alpha", config.alpha if isinstance(config, SlimConfig) else config.lora_alpha
     yield "rsLoRA", "yes" if config.use_rslora else "no"
     yield "targets", targets
     if config.modules_to_save:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ def bench_compare(
     width: Annotated[int, typer.Option(help="Of the random Llama.")] = 192,
     layers: Annotated[int, typer.Option(help="Of the random Llama.")] = 4,
     rank: Annotated[int, typer.Option(help="Of each expert on the random Llama; LoRA's is 8 times this.")] = 4,
-    scope: Annotated[str, typer.Option(help="router_scope on the random Llama: linear or block.")] = "linear",
+    scope: Annotated[Literal["linear", "block"], typer.Option(help="router_scope on the random Llama.")] = "linear",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; the median counts.")] = 7,

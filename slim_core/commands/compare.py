@@ -71,8 +71,15 @@ def compare(
         # Before the model is loaded: what is wrong with a file is known at once.
         many = Many.read(prompt, prompts, output, as_json)
         base, lora, slim = _sources(base, lora, slim)
-        how = {"revision": revision, "device": device, "four_bit": load_4bit, "eight_bit": load_8bit}
-        engine = load_engine(base, lora=lora, slim=slim, **how)
+        engine = load_engine(
+            base,
+            lora=lora,
+            slim=slim,
+            revision=revision,
+            device=device,
+            four_bit=load_4bit,
+            eight_bit=load_8bit,
+        )
         _check_strength(engine, strength)
         if many is not None:
             failed = many.run(engine, system or "", sampling, strength)
