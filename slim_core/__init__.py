@@ -12,6 +12,7 @@ from . import registration
 
 
 if TYPE_CHECKING:
+    from . import method as method
     from .method import SlimConfig, SlimModel, extra_losses, set_gate, turn_opening
     from .peft_tools import export_lora, fold_masks, load_lora, slice_factors, trace_routing
 
@@ -37,15 +38,17 @@ AROUND_THE_METHOD = {"export_lora", "fold_masks", "load_lora", "slice_factors", 
 registration.with_peft()
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        package = ".peft_tools" if name in AROUND_THE_METHOD else ".method"
-        return getattr(import_module(package, __name__), name)
-    if name == "method":
-        return import_module(".method", __name__)
-    if name == "__version__":
-        return _version()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            package = ".peft_tools" if name in AROUND_THE_METHOD else ".method"
+            return getattr(import_module(package, __name__), name)
+        if name == "method":
+            return import_module(".method", __name__)
+        if name == "__version__":
+            return _version()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,7 @@ from .world import GENERAL_TASKS, check, general_examples
 
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import GenerationMixin
 
 
 TASKS = (*GENERAL_TASKS, *DOWNSTREAM_TASKS)
@@ -74,7 +74,8 @@ def reply(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat
             padding_side="left",
             return_tensors="pt",
         ).to(model.device)
-        ids = cast("LlamaForCausalLM", model).generate(
+        # No model is what `generate` says that it is a method of.
+        ids = cast("GenerationMixin", model).generate(  # type: ignore[misc]
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=LONGEST_ANSWER,
