@@ -84,6 +84,7 @@ def compare(
         if many is not None:
             failed = many.run(engine, system or "", sampling, strength)
         else:
+            assert prompt is not None  # or `Many.read` had refused
             messages = (*([Message("system", system)] if system else []), Message("user", prompt))
             failed = _run(engine, messages, sampling, strength, as_json)
     except EngineError as error:

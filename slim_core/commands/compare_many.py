@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,9 @@ class Many:
             raise typer.Exit(130)
         return all(result.failed for result in results)
 
-    def _ask(self, results: list[PromptResult], coming: Iterator[PromptResult], text: Callable[[str], str]) -> None:
+    def _ask(
+        self, results: list[PromptResult], coming: Generator[PromptResult, None, None], text: Callable[[str], str]
+    ) -> None:
         """Gather results; the file is written anew from time to time."""
         saved = time.monotonic()
         with closing(coming), _Shown(len(self.prompts)) as shown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -223,7 +223,7 @@ class Engine:
         batched: bool = True,
         routing_every: float = 0.4,
         reading: None = None,
-    ) -> Iterator[Step]: ...
+    ) -> Generator[Step, None, None]: ...
 
     @overload
     def answer(
@@ -235,7 +235,7 @@ class Engine:
         batched: bool = True,
         routing_every: float = 0.4,
         reading: Reading | None = None,
-    ) -> Iterator[Step | Drift]: ...
+    ) -> Generator[Step | Drift, None, None]: ...
 
     def answer(
         self,
@@ -246,7 +246,7 @@ class Engine:
         batched: bool = True,
         routing_every: float = 0.4,
         reading: Reading | None = None,
-    ) -> Iterator[Step | Drift]:
+    ) -> Generator[Step | Drift, None, None]:
         """Answer all rows.
 
         The generator gets in line at its first step. While it waits it yields about twice a second; then once when
@@ -282,7 +282,7 @@ class Engine:
         batched: bool,
         routing_every: float,
         reading: Reading | None,
-    ) -> Iterator[Step | Drift]:
+    ) -> Generator[Step | Drift, None, None]:
         def stopped(row: int) -> bool:
             return self._closed is not None or (stops is not None and stops.stopped(row))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
@@ -76,7 +76,7 @@ class Away:
 
     def answer(
         self, rows: Sequence[Row], sampling: Sampling, stops: Stops | None = None, **options: Any
-    ) -> Iterator[Step | Drift]:
+    ) -> Generator[Step | Drift, None, None]:
         self._refuse()
 
     def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:

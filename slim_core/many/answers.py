@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -143,6 +143,7 @@ class Gathering:
 
     def result(self) -> PromptResult:
         """The prompt with its answers, once the engine has said all."""
+        assert self.step is not None  # its last one shows how every answer ended
         drifts = {drift.variant: drift for drift in self._drift.variants} if self._drift is not None else {}
         found = []
         for index, (asker, row) in enumerate(zip(self._askers, self.step.rows, strict=True)):
@@ -180,9 +181,9 @@ def ask_all(
     prompts: Sequence[ListedPrompt],
     askers: Sequence[Asker],
     system: str,
-    answer: Callable[..., Iterator[Step | Drift]],
+    answer: Callable[..., Generator[Step | Drift, None, None]],
     sampling: Sampling,
-) -> Iterator[PromptResult]:
+) -> Generator[PromptResult, None, None]:
     """Ask one prompt after another; each gets in line anew, so that others are answered between them.
 
     Args:

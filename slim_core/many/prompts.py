@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from ..base.errors import EngineError
 from ..base.messages import Message, Role
@@ -221,4 +221,4 @@ def _message(value: Any, where: str) -> Message:
     role = value.get("role")
     if role not in get_args(Role):
         raise DataError(f"{where} has the role {as_json(role)}; it must be one of {', '.join(get_args(Role))}.")
-    return Message(role, _words(value.get("content"), f"{where}: `content`"))
+    return Message(cast("Role", role), _words(value.get("content"), f"{where}: `content`"))
