@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,7 +51,7 @@ class Check:
 
 def check(
     source: Source, base: BaseShapes | None, *, label: str | None = None, limits: Limits = DEFAULT
-) -> Iterator[Check]:
+) -> Generator[Check, None, None]:
     """Copy an adapter into a private folder and check it there.
 
     The checks come one by one, so that they can be shown as they pass. The first that fails is the last, and then

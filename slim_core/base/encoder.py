@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -46,16 +46,18 @@ class EncoderHere:
         return self._tokenizer.encode(text, add_special_tokens=special)
 
     def render(self, messages: Messages, template: str) -> str:
-        return self._tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+        text = self._tokenizer.apply_chat_template([*messages], chat_template=template, tokenize=False)
+        return cast("str", text)  # of one conversation, and not tokenised
 
     def encode_chat(self, messages: Messages, template: str) -> list[int]:
-        return self._tokenizer.apply_chat_template(
-            messages,
+        ids = self._tokenizer.apply_chat_template(
+            [*messages],
             chat_template=template,
             add_generation_prompt=True,
             return_dict=False,
             sanitize_control_tokens=True,
         )
+        return cast("list[int]", ids)  # one conversation, tokenised, and no dict
 
     def close(self) -> None:
         pass

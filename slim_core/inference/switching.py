@@ -20,8 +20,8 @@ from ..base.files import base_files
 from ..base.formatting import count, size
 from ..base.loading import Plan, plan, read_prompts
 from ..base.messages import Message
-from ..outside.errors import first_line
 from ..base.shapes import BaseShapes
+from ..outside.errors import first_line
 from .engine import Engine
 from .loading import read_base
 from .stops import Stops

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ..adapters import Adapter, BaseShapes, StoreLimits
 from ..base.messages import Message
 from ..inference import BaseSwitch, EngineError
+from ..inference.stops import Stops
 from ..inference.types import Drift, MemoryUse, ModelInfo, Reading, RoutingRecord, Row, Sampling, Step, Variant
 from .limits import LimitError
 from .state.choices import NOT_ALLOWED, Choices
@@ -32,8 +33,14 @@ class AppEngine(Protocol):
     def detach(self, name: str) -> None: ...
 
     def answer(
-        self, rows: Sequence[Row], sampling: Sampling, stops: Any = None, *, batched: bool = True, **options: Any
-    ) -> Iterator[Step | Drift]: ...
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stops: Stops | None = None,
+        *,
+        batched: bool = True,
+        reading: Reading | None = None,
+    ) -> Generator[Step | Drift, None, None]: ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int: ...
 
@@ -102,7 +109,7 @@ class Backend:
         # Where a GPU is lent, the engine stays.
         self._lent = lend(gpu, partial(run_job, engine), seconds_of) if gpu else None
 
-    def run(self, job: Job, stops: Any) -> Iterator[Step | Drift]:
+    def run(self, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
         """Steps of the answers, then at most one drift."""
         return self._lent(job, stops) if self._lent else run_job(self.engine, job, stops)
 
@@ -144,7 +151,7 @@ class Backend:
     @property
     def is_first(self) -> bool:
         """Whether the base is the one that the app started with, whatever its precision."""
-        return self.switch is None or self.switch.choice.base == self._first.base
+        return self.switch is None or self._first is None or self.switch.choice.base == self._first.base
 
     @property
     def base(self) -> Variant:
@@ -166,12 +173,12 @@ def _reads_latest_alone(engine: AppEngine) -> bool:
         return False
 
 
-def seconds_of(job: Job, stops: Any) -> int:
+def seconds_of(job: Job, stops: Stops) -> int:
     """How long a borrowed GPU is asked for. Asking for less gives visitors a better place in line."""
     return min(120, 20 + job.sampling.max_new_tokens * len(job.rows) // 50)
 
 
-def run_job(engine: AppEngine, job: Job, stops: Any) -> Iterator[Step | Drift]:
+def run_job(engine: AppEngine, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
     with _brought(engine, job.adapters):
         yield from engine.answer(job.rows, job.sampling, stops, batched=job.batched, reading=job.reading)

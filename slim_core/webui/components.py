@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
@@ -45,5 +45,5 @@ def fixed(template: str, elem_id: str | None = None, **texts: str) -> gr.HTML:
         elem_id=elem_id,
         elem_classes=["slim-canvas"],
         apply_default_css=False,
-        **texts,
+        **cast("dict[str, Any]", texts),
     )

@@ -141,7 +141,7 @@ def check_sampling(stop: Any = (), longest: int | None = None, **numbers: Any) -
     from ..inference.types import Sampling
 
     allowed = ranges(longest)
-    known = {name: allowed[name].check(value) for name, value in numbers.items()}
+    known: dict[str, Any] = {name: allowed[name].check(value) for name, value in numbers.items()}
     return Sampling(**known, stop=check_stops(stop))
 
 

@@ -124,8 +124,9 @@ def _detach(own: OwnAdapters | None, held: Held) -> None:
 
 def _variant(held: Held) -> Variant:
     found, config = held.adapter, held.adapter.config
-    gated = isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate"
-    strength = config.yield_strength if gated else None
+    strength = None
+    if isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate":
+        strength = config.yield_strength
     return Variant(held.key, found.kind, found.label, found.parameters, found.row_bytes, found.detail, strength)
 
 

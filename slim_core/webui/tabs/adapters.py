@@ -58,7 +58,7 @@ def build(page: Page, tabs: gr.Tabs) -> None:
                         two=WEIGHTS,
                     )
                     # Gradio's own way leaves an empty temporary file behind for each upload.
-                    files.preprocess = lambda payload: [file.path for file in payload or ()]
+                    files.preprocess = lambda payload: [file.path for file in payload or ()]  # type: ignore[method-assign, union-attr]
                     upload = gr.Button("Check and use these files", variant="primary", elem_id="slim-use-files")
                 with gr.Tab("Hugging Face", id="hub"):
                     repository = gr.Textbox(
@@ -78,8 +78,8 @@ def build(page: Page, tabs: gr.Tabs) -> None:
             page.checks.render()
             page.shelf.render()
     handlers = AdapterHandlers(page, files, label)
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    work = {
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    work: dict[str, Any] = {
         "concurrency_id": "adapters",
         "concurrency_limit": CHECKS_AT_ONCE,
         "show_progress": "hidden",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
@@ -67,11 +68,11 @@ def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Button
     handlers = Handlers(page, Controls(prompt, fields, send, stop, retry, undo, new, view, export))
     arrival = Arrival(handlers)
     values = list(fields.values())
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
     light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
     # Each waits in the model's own line, which knows the place; Gradio's would not.
-    work = {
+    work: dict[str, Any] = {
         "concurrency_id": "model",
         "concurrency_limit": None,
         "show_progress": "hidden",
@@ -106,7 +107,9 @@ def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Button
     load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)
     named = "Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
     keep = f"(old, ...values) => slim.chose ? {named} : old"
-    gr.on([field.change for field in values], None, [saved, *values], [saved], js=keep, api_visibility="private")
+    # Gradio gives every kind of field its events, and `Component` none.
+    changes = [field.change for field in values]  # type: ignore[attr-defined]
+    gr.on(changes, None, [saved, *values], [saved], js=keep, api_visibility="private")
     page.keeper.restore(arrival.restore, [page.session], **work)
     page.keeper.go_on(arrival.go_on, [page.session], **work)
     show = "async (session, saved) => [session, saved, await slim.tab.ticket()]"

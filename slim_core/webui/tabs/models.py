@@ -81,9 +81,10 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
             need = canvas("need", "")
     if choices.fixed:
         fixed('<p class="slim-note">{{note}}</p>', "slim-fixed", note=choices.fixed)
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     gr.Timer(10).tick(lambda: facts_of(backend), None, facts, **quick)
-    if not changeable:
+    switch = backend.switch
+    if not changeable or switch is None:
         return
 
     light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
@@ -94,14 +95,14 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
         """What the chosen base would take."""
         try:
             choice = choices.find(*values)
-            return f"{choice.label} needs {need_sentence(backend.switch.need(choice))}. It fits."
+            return f"{choice.label} needs {need_sentence(switch.need(choice))}. It fits."
         except (LimitError, EngineError) as error:
             return str(error)
 
     def begin(*values: Any) -> Any:
         """Load the chosen base."""
         try:
-            backend.switch.start(choices.find(*values))
+            switch.start(choices.find(*values))
         except (LimitError, EngineError) as error:
             return warn(error)
         return banner(backend)
@@ -124,7 +125,7 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
 
     estimate.click(ask, wanted, need, **light)
     load.click(begin, wanted, page.switch, **light)
-    stop.click(backend.switch.stop, None, None, **quick)
+    stop.click(switch.stop, None, None, **quick)
     clock.tick(look, [page.session], shown, **quick)
     demo.load(arrive, [page.session], shown, **quick)
 

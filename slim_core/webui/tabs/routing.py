@@ -44,7 +44,7 @@ def build(page: Page, connect: Callable[[tryout.Buttons], None]) -> None:
         turn, token = session.turn(event._data.get("turn")), event._data.get("token")
         answer = turn.answers.get(event._data.get("column")) if turn else None
         record = answer.routing if answer else None
-        if record is None or type(token) is not int or not 0 <= token < record.weights.shape[1]:
+        if answer is None or record is None or type(token) is not int or not 0 <= token < record.weights.shape[1]:
             return gr.skip()
         return token_detail(record, token) | {"gated": answer.gated}
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...base.messages import Message
 from ...inference import EngineError, Stops, verdict_of
-from ...inference.types import Drift, Reading, RoutingRecord, Row, Sampling, Step
+from ...inference.types import Drift, Reading, RoutingRecord, Row, RowStep, Sampling, Step
 from ..backend import Backend, Job
 from ..config import Config
 from ..limits import LimitError, check_prompt, check_room, check_sampling, check_strength, check_text
@@ -104,13 +104,17 @@ def add_api(backend: Backend, config: Config) -> None:
         if variant not in names:
             known = ", ".join(names) or "none"
             raise gr.Error(f"There is no adapter {str(variant)[:40]!r}; there are: {known}.", print_exception=False)
-        last = record = None
+        last: RowStep | None = None
+        record: RoutingRecord | None = None
         numbers = {"max_new_tokens": max_new_tokens}
         for item in _run(prompt, system, (), numbers, [variant], drift=False, strength=strength):
             if isinstance(item, Step):
                 last, record = item.rows[0], item.routing.get(0, record)
-        if last.error or record is None:
-            raise gr.Error(last.error or "There is no record of who answered.", print_exception=False)
+        if last is None or last.error or record is None:
+            raise gr.Error(
+                (last.error if last is not None else None) or "There is no record of who answered.",
+                print_exception=False,
+            )
         gated = variant in _gated()
         return {
             "text": last.text,
@@ -148,10 +152,10 @@ def add_api(backend: Backend, config: Config) -> None:
 
     def _run(
         prompt: str, system: str, stop: Any, numbers: dict, names: list[str], drift: bool, strength: Any
-    ) -> Iterator[Step | Drift]:
+    ) -> Generator[Step | Drift, None, None]:
         try:
             strength = check_strength(strength)
-            messages = (Message("user", check_prompt(prompt)),)
+            messages: tuple[Message, ...] = (Message("user", check_prompt(prompt)),)
             if system := check_text(system, "The system prompt").strip():
                 messages = (Message("system", system), *messages)
             sampling: Sampling = check_sampling(stop, config.max_new_tokens, **numbers)
@@ -181,7 +185,7 @@ def add_api(backend: Backend, config: Config) -> None:
 
     def _compare(
         prompt: str, system: str, stop: Any, numbers: dict, names: list[str], strength: Any
-    ) -> Iterator[dict]:
+    ) -> Generator[dict, None, None]:
         found: dict[str, Any] = {}
         for item in _run(prompt, system, stop, numbers, names, drift=True, strength=strength):
             if isinstance(item, Drift):
@@ -213,7 +217,7 @@ def _verdict(record: RoutingRecord) -> dict[str, Any]:
     return {"kind": verdict.kind} | asdict(verdict)
 
 
-def _throttled(values: Iterator[dict]) -> Iterator[dict]:
+def _throttled(values: Generator[dict, None, None]) -> Iterator[dict]:
     """At most 12 a second, and always the last."""
     last, sent = None, 0.0
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Literal
@@ -22,7 +23,7 @@ def differences(base: str, other: str) -> tuple[tuple[Mark, str], ...]:
     Returns:
         Pieces in reading order. Without the removed ones they are `other`; without the added ones, `base`.
     """
-    split = WORDS.findall
+    split: Callable[[str], list[str]] = WORDS.findall
     if max(len(split(base)), len(split(other))) > MAX_WORDS:
         split = _lines
     left, right = split(base), split(other)

@@ -224,11 +224,11 @@ def _load_variant(name: str, foreign: str, data: Any, current: Variant) -> Varia
         raise LimitError("An answer in the conversation is of no known kind.")
     label = clean_label(check_text(data.get("label"), "A name in the conversation"))
     detail = clean_label(check_text(data.get("detail"), "A detail in the conversation"))
-    numbers = [_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes")]
+    parameters, memory = (_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes"))
     strength = check_strength(data.get("strength"))
     if foreign:
-        return Variant("", data["kind"], f"{label} ({foreign})", *numbers, detail, strength)
-    found = Variant("", data["kind"], label, *numbers, detail, strength)
+        return Variant("", data["kind"], f"{label} ({foreign})", parameters, memory, detail, strength)
+    found = Variant("", data["kind"], label, parameters, memory, detail, strength)
     same = all(getattr(found, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
     return current if same else found
 

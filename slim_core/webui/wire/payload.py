@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -118,7 +119,8 @@ class RoutingPacker:
         count = sum(self._counts.get(name, 0) for name in scopes)
         if not count:
             return []
-        return [round(float(x), 4) for x in sum(sums[name] for name in scopes) / count]
+        total = reduce(torch.add, [sums[name] for name in scopes])
+        return [round(float(x), 4) for x in total / count]
 
     def _bars(self, scope: str) -> list[float]:
         return self._mean(self._layer_sums, scope)

@@ -71,7 +71,7 @@ def points_of(results: Mapping[str, Any]) -> list[Point]:
     Raises:
         KeyError, TypeError, ValueError: if they have another shape.
     """
-    found = []
+    found: list[Point] = []
     for entry in results.get("plane", ())[:MOST]:
         method = entry["variant"]
         if method not in NAMES:
@@ -103,8 +103,8 @@ def view(
     base = next((p for p in points if p.method == "base"), None)
     if base is None:
         return None
-    strengths = sorted((p for p in points if p.strength is not None), key=lambda p: p.strength)
-    scales = sorted((p for p in points if p.scale is not None), key=lambda p: p.scale)
+    strengths = sorted((p for p in points if p.strength is not None), key=lambda p: p.strength or 0.0)
+    scales = sorted((p for p in points if p.scale is not None), key=lambda p: p.scale or 0.0)
     # The first of SLIM's points is what ships.
     shipped = next((p for p in points if p.method == "slim"), None)
     here = None
@@ -126,7 +126,7 @@ def _plain(point: Point) -> dict[str, Any]:
 
 def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
     """Where a strength lies: measured, between two that were, or at the end beyond which none was."""
-    known = [p.strength for p in strengths]
+    known = [p.strength or 0.0 for p in strengths]
     at = bisect_left(known, strength)
     if at == len(known) or known[at] == strength or at == 0:
         point = strengths[min(at, len(known) - 1)]
@@ -137,7 +137,7 @@ def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
             "text": f"now: strength {strength:g}{beyond}",
         }
     low, high = strengths[at - 1], strengths[at]
-    part = (strength - low.strength) / (high.strength - low.strength)
+    part = (strength - known[at - 1]) / (known[at] - known[at - 1])
     return {
         "general": low.general[0] + part * (high.general[0] - low.general[0]),
         "downstream": low.downstream[0] + part * (high.downstream[0] - low.downstream[0]),

@@ -84,12 +84,13 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, alone: 
     if kind == "like":
         return f"{begin}{label} answers with its LoRA experts.", False
     begin += f"{label} let {share(verdict.identity)} of it past LoRA"
-    same = base is not None and bool(answer.token_ids) and _agree(answer, base)
-    exact = verdict.exact and same and answer.sampling == base.sampling
+    same = base if base is not None and answer.token_ids and _agree(answer, base) else None
+    exact = verdict.exact and same is not None and answer.sampling == same.sampling
     if exact and (alone or _asked(session, turn, name) == _asked(session, turn, BASE)):
         so_far = "" if answer.step.state == "done" else ", so far,"
         return f"{begin} and gives{so_far} the base’s own answer, token for token.", True
-    if same and answer.step.state == base.step.state == "done" and answer.step.text == base.step.text:
+    both_done = same is not None and answer.step.state == same.step.state == "done"
+    if same is not None and both_done and answer.step.text == same.step.text:
         return f"{begin}, and the answers are the same, word for word.", False
     return f"{begin}.", False
 

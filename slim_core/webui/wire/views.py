@@ -105,8 +105,8 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
         "error": step.error or "",
         "summary": summary(turn, name, answer) if step.state == "done" else [],
     }
-    finished = step.state == "done" and base is not None and base.step.state == "done"
-    if session.view == "differences" and finished and name != BASE:
+    compared = session.view == "differences" and step.state == "done" and name != BASE
+    if compared and base is not None and base.step.state == "done":
         shown["diff"] = differences(base.step.text, step.text)
     record = answer.routing  # once: another thread may drop it
     if session.view == "routing" and record is not None:
@@ -179,7 +179,7 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
     }
     answer = turn.answers.get(chosen) if turn and chosen else None
     record = answer.routing if answer is not None else None
-    if record is not None:
+    if turn is not None and answer is not None and record is not None:
         value["data"] = answer.packer.pack(record) | {"gated": answer.gated}
         measure = answer.variant.measure
         value["distance"] = distance_sentence(measure) if measure is not None else ""
