@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..method import Linear
+from ..method.batch_rows import BatchRows
 from ..method.contexts import Sequences
 from ..peft_tools import RoutingTrace, TokenRouting
 from .single_token_router import TokenRouter
@@ -52,20 +53,20 @@ def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
     """
     context = layer.context
     rows = context.rows
-    if torch.compiler.is_compiling() or not _is_one_token_each(layer, x, result):
+    if rows is None or torch.compiler.is_compiling() or not _is_one_token_each(layer, rows, x, result):
         return None
     if not (context.trace is None or isinstance(context.trace, RoutingTrace)):
         return None
     if layer not in rows.kept:
-        rows.kept[layer] = _token_rows(layer)
+        rows.kept[layer] = _token_rows(layer, rows)
     kept = rows.kept[layer]
     return None if kept is None else kept.add(x, result, context.sequences, context.trace)
 
 
-def _is_one_token_each(layer: Linear, x: Tensor, result: Tensor) -> bool:
+def _is_one_token_each(layer: Linear, batch: BatchRows, x: Tensor, result: Tensor) -> bool:
     """Whether `x` holds a token for each row, in a place and mode that `TokenRows` is made for."""
     context = layer.context
-    rows, sequences = len(context.rows.adapter_names), context.sequences
+    rows, sequences = len(batch.adapter_names), context.sequences
     if context.contextual and (sequences is None or sequences.tokens != 1 or sequences.batch != rows):
         return False
     return (
@@ -81,20 +82,19 @@ def _is_one_token_each(layer: Linear, x: Tensor, result: Tensor) -> bool:
     )
 
 
-def _token_rows(layer: Linear) -> TokenRows | None:
+def _token_rows(layer: Linear, batch: BatchRows) -> TokenRows | None:
     """The batch's rows at one Linear; None if one of them needs more than a token at a time."""
-    batch = layer.context.rows
     found = TokenRows(layer.module_name, layer.in_features, layer.out_features)
     rows = [(row, name) for row, name in enumerate(batch.adapter_names) if name in layer.slim_A]
     if len(rows) > MOST_ROWS or not all(_is_plain(layer, name) for name in {name for _, name in rows}):
         return None
     for row, name in rows:
         config = layer.slim_config[name]
-        router = _router(layer, name) if config.routed else None
+        router = _router(layer, batch, name) if config.routed else None
         scale = 1.0 if name in layer.folded else layer.scaling[name]
         experts = config.num_experts if config.routed else 1
-        strength = batch.strengths and batch.strengths[row]
-        strength = config.yield_strength if strength is None else strength
+        wanted = None if batch.strengths is None else batch.strengths[row]
+        strength = config.yield_strength if wanted is None else wanted
         found.put(row, name, layer.slim_A[name], layer.slim_B[name], experts, scale, router, strength)
     return found
 
@@ -115,9 +115,9 @@ def _is_plain(layer: Linear, name: str) -> bool:
     )
 
 
-def _router(layer: Linear, name: str) -> TokenRouter:
+def _router(layer: Linear, batch: BatchRows, name: str) -> TokenRouter:
     """The adapter's router; one while the rows are set, for all Linears that share it."""
-    kept, router = layer.context.rows.kept, layer.routers[name]
+    kept, router = batch.kept, layer.routers[name]
     if router not in kept:
         router.clusters.fold_earlier(learning=False)
         kept[router] = TokenRouter(router.config, *router.tables(training=False), router.readers, router.key, name)
@@ -176,8 +176,8 @@ class TokenRows:
             return result
         total = result if result.dtype == torch.float32 else result.float()
         tokens, sums = _rows(x, self._in), _rows(total, self._out)
-        for router in self._routers:
-            router.begin(x, tokens, sequences)
+        for reader in self._routers:
+            reader.begin(x, tokens, sequences)
         for row, name, router, factors, scale, strength in self._rows:
             token, added = tokens[row], sums[row]
             routing = UNROUTED if router is None else router.of_row(row, token, strength)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..method.contexts import LENGTH_BUCKETS, Opening, Sequences
 
@@ -59,7 +60,7 @@ def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
         positions = sequences.positions.expand(sequences.batch, 1)[:, 0].tolist()
         begins = [position == 0 for position in positions]
     if opening and sequences.ids is not None:
-        opened = _opens_turn(sequences, opening)
+        opened = _opens_turn(sequences, sequences.ids, opening)
         begins = [begun or opens for begun, opens in zip(begins, opened, strict=True)]
     counts = [(0 if begins[row] else before[row]) + own[row] for row in rows]
     if sequences.ended is not None:
@@ -73,8 +74,8 @@ def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
     )
 
 
-def _opens_turn(sequences: Sequences, opening: Opening) -> list[bool]:
-    ids = sequences.ids[:, 0].tolist()
+def _opens_turn(sequences: Sequences, tokens: Tensor, opening: Opening) -> list[bool]:
+    ids = tokens[:, 0].tolist()
     if len(opening) == 1:
         return [token == opening[0] for token in ids]
     tail = None if sequences.state is None else sequences.state.tail

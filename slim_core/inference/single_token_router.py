@@ -45,8 +45,9 @@ class TokenRouter:
         self._center, self._scale, self._direction, self._near = (table.detach().numpy() for table in tables)
         weight, bias, *hidden = router[:4]
         self._down, self._up = (None if part is None else part.detach().float().numpy() for part in hidden)
-        self._mean = self._spread = None
-        if router.mean is not None and router.down is not None:
+        self._mean: np.ndarray | None = None
+        self._spread: np.ndarray | None = None
+        if router.mean is not None and router.var is not None and router.down is not None:
             self._mean = router.mean[0].detach().numpy()
             self._spread = (router.var[0] + VARIANCE_EPS).rsqrt().detach().numpy()
         elif router.mean is not None:
@@ -57,7 +58,7 @@ class TokenRouter:
         self._version = self._reads = 0
         self._found: dict[int, TokenRouting] = {}
         # Of the running input, by row: sums of the contexts, their counts and buckets.
-        self._sums: np.ndarray | None = None
+        self._sums = np.empty((0, 0), np.float32)
         self._counts: list[int] = []
         self._buckets: list[int] = []
         # By row, and how many: excesses of the routers before this one, where they are carried up.
@@ -70,6 +71,7 @@ class TokenRouter:
         if self._input is not x or self._version != version or self._reads == self._readers:
             self._input, self._version, self._reads, self._found = x, version, 0, {}
             if self._contextual:
+                assert sequences is not None  # `_is_one_token_each` has asked
                 self._go_on(tokens, sequences)
         self._reads += 1
 
@@ -125,8 +127,8 @@ class TokenRouter:
         if gate == 0.0:
             return self._past_all(found)
         if self._contextual:
-            z = x if self._mean is None else (x - self._mean) * self._spread
-        if self._down is not None:
+            z = x if self._mean is None or self._spread is None else (x - self._mean) * self._spread
+        if self._down is not None and self._up is not None:
             hidden = self._down.dot(z)
             z = z + self._up.dot(hidden / (1 + np.exp(-hidden)))
         return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, found)
@@ -139,7 +141,8 @@ class TokenRouter:
         lora, gate = self._config.num_experts, found.gate
         if push:
             scores[:lora] = [score - push for score in scores[:lora]]
-        weights, kept, total, best = [0.0] * len(scores), [], 0.0, max(scores)
+        weights, total, best = [0.0] * len(scores), 0.0, max(scores)
+        kept: list[int] = []
         if math.isnan(sum(scores) + gate) or best == -math.inf:
             # NaNs have no order, so nothing can be chosen.
             return found._replace(weights=[math.nan] * len(scores), sent=[(0, math.nan)])

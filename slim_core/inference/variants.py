@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import cast
+from typing import Literal, cast
 
 from peft import PeftModel
 from torch import nn
@@ -100,7 +100,7 @@ class Adapters:
 def _measure(config: SlimConfig) -> Measure:
     return Measure(
         config.distance,
-        config.distance_scope,
+        cast('Literal["context", "token"]', config.distance_scope),  # a config sets what it was not given
         config.yield_mode,
         config.yield_strength,
         config.yield_quantile,

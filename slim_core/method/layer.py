@@ -46,6 +46,13 @@ class SlimLayer(BaseTunerLayer):
         slim_columns: (C_in,) bool columns of A that survive dynamic merging at inference; `slim_rows` (C_out,) of B.
     """
 
+    training: bool
+    slim_A: nn.ParameterDict
+    slim_B: nn.ParameterDict
+    slim_router: nn.ParameterDict
+    slim_router_bias: nn.ParameterDict
+    slim_router_down: nn.ParameterDict
+    slim_router_up: nn.ParameterDict
     # One flat ParameterDict for each tensor: PEFT takes adapter names out of the keys of a file only there.
     router_names: tuple[str, ...] = ("slim_router", "slim_router_bias", "slim_router_down", "slim_router_up")
     adapter_layer_names: tuple[str, ...] = ("slim_A", "slim_B", *router_names)
