@@ -106,9 +106,12 @@ def check(example: Example, text: str) -> bool:
         option = re.compile(r"\b\d+\b(?!.*\b\d+\b)", re.DOTALL)
     else:
         return _normalised(text) == _normalised(example.answer)
-    found, right = option.search(text), option.search(example.answer)
+    found = option.search(text)
+    if found is None:
+        return False
+    right = option.search(example.answer)
     assert right is not None  # every answer of these tasks names one
-    return found is not None and found[0] == right[0]
+    return found[0] == right[0]
 
 
 def _prompts() -> dict[str, tuple[Example, ...]]:
