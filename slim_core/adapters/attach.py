@@ -132,9 +132,7 @@ class _Beside(NamedTuple):
     rows: dict[str, tuple[tuple[int, ...], Tensor]]
 
 
-def _as_slim(
-    adapter: Adapter, model: PreTrainedModel | PeftModel
-) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
+def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
     """Its config and weights as SLIM has them, after checking once more that they fit this very model."""
     weights = adapter.folder / WEIGHTS
     if not weights.is_file():
@@ -161,7 +159,7 @@ def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base
     }
     rows = {name: (ids, tensors.pop(f"{PREFIX}{name}.{TOKENS}")) for name, ids in own_rows(config, base).items()}
     if base.tied and base.embedding in rows:
-        rows[base.head] = rows[base.embedding]
+        rows[cast(str, base.head)] = rows[cast(str, base.embedding)]  # a tied base has both
     config.modules_to_save = None
     for field, none in (("trainable_token_indices", None), ("use_dora", False)):
         if hasattr(config, field):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 from peft import LoraConfig
 
@@ -63,7 +64,7 @@ def own_rows(config: LoraConfig | SlimConfig, base: BaseShapes) -> dict[str, tup
     if base.tied and len(found) == 2:
         if len({*found.values()}) > 1:
             refuse(field, "names other tokens for the head than for the embedding, which are one weight in this base")
-        del found[base.head]
+        del found[cast(str, base.head)]  # a tied base has one
     both = next((table for table in copied_modules(config, base) if table in found), None)
     if both is not None:
         refuse(field, f"names `{both}`, which `modules_to_save` brings in whole; leave one of them out")

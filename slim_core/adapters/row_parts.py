@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -107,7 +107,7 @@ class OwnTokens(RowPart):
         self, name: str, context: ForwardContext, tokens: tuple[int, ...], values: Tensor, module: nn.Module
     ) -> None:
         super().__init__(name, context)
-        weight = module.weight
+        weight = cast(nn.Parameter, module.weight)
         self._tokens = torch.tensor(tokens, device=weight.device)
         self._values = values.detach().to(weight.device, weight.dtype, copy=True)
         if isinstance(module, nn.Embedding) and (scale := getattr(module, "embed_scale", None)) is not None:
@@ -161,11 +161,11 @@ def put_magnitudes(base: nn.Module, name: str, magnitudes: dict[str, Tensor]) ->
         magnitudes: (C_out,) by the name of each of its Linears.
     """
     for place, magnitude in magnitudes.items():
-        layer: SlimLayer = base.get_submodule(place)
+        layer = cast(SlimLayer, base.get_submodule(place))
         module = layer.get_base_layer()
         weight = dequantize_module_weight(module)
         if isinstance(module, Conv1D):
-            weight = weight.t()
+            weight = weight.t()  # type: ignore[assignment]  # PEFT's annotation says parameter, it is read alone
         a, b = layer.slim_A[name], layer.slim_B[name]
         whole = weight.to(b.dtype) + layer.scaling[name] * (b @ a)
         factor = magnitude.to(b.device, torch.float32) / torch.linalg.norm(whole, dim=1).float()

@@ -66,7 +66,7 @@ def _base_by_header(
 ) -> BaseShapes:
     """The base that the file itself speaks of."""
     tokens = getattr(config, "trainable_token_indices", None) or ()
-    tables: dict[str, tuple[int, ...]] = {}
+    tables: dict[str, tuple[int, int]] = {}
     for named, ending, most in (
         (config.modules_to_save or (), ".weight", None),
         (tokens if isinstance(tokens, dict) else ("",) if tokens else (), f".{TOKENS}", MOST_TOKENS),
@@ -76,7 +76,9 @@ def _base_by_header(
             module = next((module for module in there if _is_called(module, name)), name)
             info = header.get(f"{PREFIX}{module}{ending}")
             shape = (0, 0) if info is None else info.shape
-            tables[module] = shape if most is None else (most, *shape[1:])
+            # Of another number of dimensions it fits nowhere, which the layout says.
+            rows, columns = shape if len(shape) == 2 else (0, 0)
+            tables[module] = (rows if most is None else most, columns)
     present = [name for name in tables if f"{PREFIX}{name}.{TOKENS}" in header]
     # Of a head that is tied to the embedding there is no second copy in the file.
     tied = len(tokens) == 2 and len(present) == 1

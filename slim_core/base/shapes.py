@@ -70,10 +70,16 @@ def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -
     family = getattr(getattr(base, "config", None), "model_type", None)
     others = frozenset(modules.keys() - linears.keys())
     head, tables = _head(base), _tables(base, modules)
-    shapes = MappingProxyType({key: tuple(module.weight.shape) for key, module in tables.items()})
+    shapes = MappingProxyType({key: _table_shape(module) for key, module in tables.items()})
     biased = frozenset(key for key, module in tables.items() if getattr(module, "bias", None) is not None)
     tied = len(tables) == 2 and len({id(module.weight) for module in tables.values()}) == 1
     return BaseShapes(name or source, MappingProxyType(linears), others, family, head, source, shapes, biased, tied)
+
+
+def _table_shape(module: nn.Module) -> tuple[int, int]:
+    """Rows and columns of an embedding or a head."""
+    rows, columns = cast("nn.Parameter", module.weight).shape
+    return rows, columns
 
 
 def _head(base: nn.Module) -> str | None:

@@ -122,7 +122,12 @@ def _own_tokens(base: PreTrainedModel, settings: TrainSettings, closing: int | N
             f"--train-closing-token: {settings.base} closes answers with no token of its own; leave the flag out."
         )
     shapes = describe_base(base, settings.base)
-    if shapes.head not in shapes.tables or shapes.head in shapes.biased or shapes.embedding is None:
+    if (
+        shapes.head is None
+        or shapes.head not in shapes.tables
+        or shapes.head in shapes.biased
+        or shapes.embedding is None
+    ):
         raise TrainingError(
             f"--train-closing-token: {settings.base} has no plain embedding and head without a bias, of which single "
             "rows could be trained; leave the flag out."

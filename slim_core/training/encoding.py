@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -109,7 +109,7 @@ class Encoder:
     def closing_token(self) -> int | None:
         """The control token that closes an answer; None if none does."""
         found = self._writer.first_closing()
-        return self.tokenizer.convert_tokens_to_ids(found) if found else None
+        return cast(int, self.tokenizer.convert_tokens_to_ids(found)) if found else None
 
     def closes_answers(self) -> bool:
         """Whether an answer ends with a token of its own, so that the model learns to stop."""

@@ -149,7 +149,9 @@ class SlimTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # PEFT would save the base's own head beside an adapter on it, which whoever loads it has.
-        vars(self.model)["save_pretrained"] = partial(self.model.save_pretrained, save_embedding_layers=False)
+        vars(self.model)["save_pretrained"] = partial(
+            cast(PeftModel, self.model).save_pretrained, save_embedding_layers=False
+        )
         try:
             super()._save(output_dir, state_dict)
         finally:

@@ -58,7 +58,7 @@ class Writer:
         """The token that closes an answer, as it is written; empty if none does."""
         ids = self._tokenizer(self.closing().lstrip(), add_special_tokens=False, verbose=False).input_ids
         special = bool(ids) and ids[0] in self._tokenizer.all_special_ids
-        return self._tokenizer.convert_ids_to_tokens(ids[0]) if special else ""
+        return str(self._tokenizer.convert_ids_to_tokens(ids[0])) if special else ""
 
     def _render(self, messages: list[Message], tools: list[dict], place: str, prompt: bool = False) -> str:
         failed: Exception | None = None
