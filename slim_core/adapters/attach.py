@@ -159,7 +159,7 @@ def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base
     }
     rows = {name: (ids, tensors.pop(f"{PREFIX}{name}.{TOKENS}")) for name, ids in own_rows(config, base).items()}
     if base.tied and base.embedding in rows:
-        rows[cast(str, base.head)] = rows[cast(str, base.embedding)]  # a tied base has both
+        rows[cast(str, base.head)] = rows[base.embedding]  # a tied base has both
     config.modules_to_save = None
     for field, none in (("trainable_token_indices", None), ("use_dora", False)):
         if hasattr(config, field):

@@ -122,20 +122,16 @@ def _own_tokens(base: PreTrainedModel, settings: TrainSettings, closing: int | N
             f"--train-closing-token: {settings.base} closes answers with no token of its own; leave the flag out."
         )
     shapes = describe_base(base, settings.base)
-    if (
-        shapes.head is None
-        or shapes.head not in shapes.tables
-        or shapes.head in shapes.biased
-        or shapes.embedding is None
-    ):
+    head = shapes.head
+    if head is None or head not in shapes.tables or head in shapes.biased or shapes.embedding is None:
         raise TrainingError(
             f"--train-closing-token: {settings.base} has no plain embedding and head without a bias, of which single "
             "rows could be trained; leave the flag out."
         )
-    if closing >= shapes.tables[shapes.head][0]:
+    if closing >= shapes.tables[head][0]:
         raise TrainingError(
             f"--train-closing-token: answers are closed by token {closing}, but {settings.base} knows "
-            f"{shapes.tables[shapes.head][0]:,}; use the tokenizer that belongs to it."
+            f"{shapes.tables[head][0]:,}; use the tokenizer that belongs to it."
         )
     whole = [
         name for name in settings.slim.get("modules_to_save") or () if any(t.endswith(name) for t in shapes.tables)

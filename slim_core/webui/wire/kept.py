@@ -90,7 +90,8 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
         raise LimitError("The strengths of gates in the conversation must be an object.")
     # A column that has no gate now, or is not there, has no strength either.
     gated = {name: x for name, x in strengths.items() if name in loaded and loaded[name].strength is not None}
-    found = {name: check_strength(x) for name, x in gated.items() if x is not None}
+    checked = {name: check_strength(x) for name, x in gated.items()}
+    found = {name: x for name, x in checked.items() if x is not None}
     return Kept(turns, foreign, found, _asked(data.get("asked"), loaded) if turns else None)
 
 
