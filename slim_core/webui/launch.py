@@ -68,16 +68,17 @@ def launch(demo: Interface, config: Config, **options: Any) -> Any:
         ConfigError: if nothing can be served at that address, or nothing be written where uploads go.
     """
     check_address(config)
-    demo.folder = UploadFolder(own_folder(config.upload_seconds), config.upload_space, config.upload_seconds)
+    folder = UploadFolder(own_folder(config.upload_seconds), config.upload_space, config.upload_seconds)
+    demo.folder = folder
     keep_quiet()
     try:
-        return _serve(demo, config, **options)
+        return _serve(demo, folder, config, **options)
     except Exception as error:
         # Gradio asks its own server whether it is there.
         raise ConfigError(f"The app could not be served: {one_line(str(error) or type(error).__name__)}") from error
 
 
-def _serve(demo: Interface, config: Config, **options: Any) -> Any:
+def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any) -> Any:
     return demo.launch(
         server_name=config.host,
         server_port=config.port,
@@ -91,7 +92,7 @@ def _serve(demo: Interface, config: Config, **options: Any) -> Any:
         share=False,
         show_error=False,
         max_file_size=config.max_upload,
-        app_kwargs={"lifespan": at_the_door(demo, demo.folder, config.max_upload)},
+        app_kwargs={"lifespan": at_the_door(demo, folder, config.max_upload)},
         # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
         state_session_capacity=config.sessions,
         footer_links=["api", "gradio", "settings"],

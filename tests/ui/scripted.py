@@ -157,8 +157,7 @@ class ScriptedEngine:
                 yield Step(tuple(RowStep(row.variant) for row in rows), place=ticket.place)
             for step in self._answer(rows, sampling, stops or Stops(len(rows)), batched, routing_every):
                 yield step
-            ids = answer_to_read(step, reading, VARIANTS[0].name)
-            if ids:
+            if reading is not None and (ids := answer_to_read(step, reading, VARIANTS[0].name)):
                 yield self._drift(ids, reading.variants)
         finally:
             self.closed += 1

@@ -39,13 +39,14 @@ def own_folder(seconds: float) -> Path:
     global _own
     with _lock:
         if _own is None:
-            root = os.environ.get(VARIABLE) or "the folder for temporary files"
+            named = os.environ.get(VARIABLE) or "the folder for temporary files"
             try:
                 root = Path(os.environ.get(VARIABLE) or Path(tempfile.gettempdir()) / "gradio").absolute()
+                named = str(root)
                 _own = _make(root, seconds)
             except OSError as error:
                 raise ConfigError(
-                    f"Uploads cannot be written to {root} ({reason(error)}); name a folder that can be written to in "
+                    f"Uploads cannot be written to {named} ({reason(error)}); name a folder that can be written to in "
                     f"{VARIABLE}."
                 ) from None
         return _own
