@@ -50,7 +50,9 @@ KNOWS = (
 @pytest.mark.parametrize("order", ["import slim_core, peft", "import peft, slim_core", "import slim_core.method"])
 def test_peft_knows_slim_whichever_is_imported_first(order):
     done = python("-c", f"{order}; {KNOWS}")
-    assert (done.stdout, done.stderr) == ("['SlimConfig']\n", "")
+    # What PEFT's own imports say before there is a SLIM to hush them is not ours: bitsandbytes, on some processors.
+    said = python("-c", "import peft").stderr if order.startswith("import peft") else ""
+    assert (done.stdout, done.stderr) == ("['SlimConfig']\n", said)
 
 
 def test_names_come_with_their_first_use():
