@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a prompt goes past LoRA, and whether that tells what was trained from everything else."""
+"""How much of a prompt goes past LoRA, whether that tells trained tasks from others, and which answers are exact."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import slim_core
 
 from .chat import USER
 from .downstream import DOWNSTREAM_TASKS
-from .measure import TASKS, Chat, Model, asked, questions
+from .measure import LONGEST_ANSWER, TASKS, Chat, Model, asked, questions
 from .statistics import auc
 from .world import GENERAL_TASKS
 
@@ -58,6 +59,41 @@ def identity_shares(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seq
     return torch.stack(found)
 
 
+@torch.inference_mode()
+def exact_answers(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[bool]:
+    """Whether every gate was 0 at every token of the prompt and of the greedy answer.
+
+    Then each Linear gave the base's output, so that the answer is the base's by construction.
+
+    Args:
+        model: with a SLIM adapter, in evaluation mode.
+        tokenizer: with the chat template.
+        chats: what was said so far.
+    """
+    texts = tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True)
+    found = []
+    for begin in range(0, len(texts), BATCH):
+        batch = tokenizer(
+            texts[begin : begin + BATCH],
+            add_special_tokens=False,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(model.device)
+        with slim_core.trace_routing(model) as trace:
+            ids = model.generate(
+                **batch, max_new_tokens=LONGEST_ANSWER, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
+        width = batch["input_ids"].shape[1]
+        for row, asked_tokens in enumerate(batch["attention_mask"].sum(1).tolist()):
+            answer = ids[row, width:].tolist()
+            ends = [i for i, token in enumerate(answer) if token == tokenizer.eos_token_id]
+            # The token that ends an answer is not read any more; what follows it is padding.
+            read = asked_tokens + (ends[0] if ends else len(answer) - 1)
+            found.append(bool((trace.row(row).gate[:, :read] == 0).all()))
+    return found
+
+
 def _block(module: str) -> str:
     """The name of the block that a Linear is in."""
     found = re.match(r".*?\.\d+(?=\.)|.*", module)
@@ -76,15 +112,21 @@ def measure_identity(model: Model, tokenizer: PreTrainedTokenizerBase, split: st
 
     Returns:
         "tasks": the mean share of each task's prompts; "auc": how often a general prompt has a greater share than a
-        trained one; "blocks": the same two for each block alone, from the first to the last.
+        trained one; "blocks": the same two for each block alone, from the first to the last; "exact": the share of
+        each task's answers that are the base's by construction.
     """
     shares = {
         task: identity_shares(model, tokenizer, [asked(example) for example in questions(task, split, n)])
         for task in TASKS
     }
+    exact = {
+        task: fmean(exact_answers(model, tokenizer, [asked(example) for example in questions(task, split, n)]))
+        for task in TASKS
+    }
     blocks = next(iter(shares.values())).shape[1]
     return _told_apart({task: share.mean(1) for task, share in shares.items()}) | {
-        "blocks": [_told_apart({task: share[:, block] for task, share in shares.items()}) for block in range(blocks)]
+        "blocks": [_told_apart({task: share[:, block] for task, share in shares.items()}) for block in range(blocks)],
+        "exact": exact,
     }
 
 

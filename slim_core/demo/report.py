@@ -128,12 +128,17 @@ def _as_trained(point: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
 def _identity(results: Mapping[str, Any]) -> Table:
     identity = results["identity"]
     tasks = list(identity["tasks"])
-    title = "Share of the prompts that goes past LoRA in %, and the area under the curve of general against trained"
+    title = (
+        "Share of the prompts that goes past LoRA in %, the area under the curve of general against trained, and the "
+        "answers that are the base's by construction in %"
+    )
     table = Table(title, ("block", *map(task_words, tasks), "AUC"))
     rows = {str(index): block for index, block in enumerate(identity["blocks"])} | {"all": identity}
     for name, row in rows.items():
         shares = (_percent(row["tasks"][task]) for task in tasks)
         table.add(name, *shares, f"{row['auc']:.4f}", bold=name == "all")
+    if "exact" in identity:
+        table.add("exact answers", *(_percent(identity["exact"][task]) for task in tasks), "")
     return table
 
 
@@ -173,6 +178,8 @@ def _sweep(build: Mapping[str, Any]) -> Table:
     for method in build["chosen"]:
         for rate in dict.fromkeys(row["rate"] for row in rows):
             found = [row for row in rows if (row["method"], row["rate"]) == (method, rate)]
+            if not found:  # it was not tried at this rate
+                continue
             rewound = {point["scale"]: point for row in found for point in row["rewound"]}
             table.add(
                 _label(method),

@@ -58,7 +58,7 @@ class Plan:
 
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     seeds: tuple[int, ...] = (42, 43, 44)
-    steps: int = 450
+    steps: int = 700
     batch: int = 32
     examples: int = 8000
     earlier: tuple[int, ...] = (0, 0, 1, 2)
@@ -154,6 +154,7 @@ def settings(task: Task, plan: Plan) -> TrainSettings:
         learning_rate=task.rate,
         max_steps=plan.steps,
         batch_size=plan.batch,
+        group_by_length=True,
         bf16=has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         validation_share=0.01,
         seed=task.seed,
@@ -229,7 +230,7 @@ def keep_only_same(task: Task, plan: Plan) -> None:
     names = ("steps", "batch", "examples", "earlier", "general_share", "questions", "r", "alpha")
     shared = {name: getattr(plan, name) for name in names}
     made = settings(task, plan)
-    own = {"targets": made.target_modules, "slim": made.slim}
+    own = {"targets": made.target_modules, "slim": made.slim, "group_by_length": made.group_by_length}
     identity = {"base": sha256(task.base / "model.safetensors"), "rate": task.rate, "seed": task.seed} | shared | own
     text = json.dumps(identity, indent=1) + "\n"
     note = task.folder.parent / f"{task.folder.name}.json"
