@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 
 from slim_core.demo.downstream import DOWNSTREAM_TASKS
-from slim_core.demo.measure import questions
+from slim_core.demo.identity import exact_answers
+from slim_core.demo.measure import questions, said
 from slim_core.demo.stored import load_report, load_results
+from slim_core.demo.trial import load
 from slim_core.demo.verify import QUESTIONS, differences, missing, sample
 from slim_core.inference import Message, Row, Sampling, load_engine, verdict_of
 from slim_core.paths import DEMO
