@@ -16,7 +16,7 @@ import slim_core
 
 from .chat import USER
 from .downstream import DOWNSTREAM_TASKS
-from .measure import LONGEST_ANSWER, TASKS, Chat, Model, asked, questions
+from .measure import TASKS, Chat, Model, asked, greedy_ids, questions
 from .statistics import auc
 from .world import GENERAL_TASKS
 
@@ -81,9 +81,7 @@ def exact_answers(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seque
             return_tensors="pt",
         ).to(model.device)
         with slim_core.trace_routing(model) as trace:
-            ids = model.generate(
-                **batch, max_new_tokens=LONGEST_ANSWER, do_sample=False, pad_token_id=tokenizer.pad_token_id
-            )
+            ids = greedy_ids(model, tokenizer, batch["input_ids"], batch["attention_mask"])
         width = batch["input_ids"].shape[1]
         for row, asked_tokens in enumerate(batch["attention_mask"].sum(1).tolist()):
             answer = ids[row, width:].tolist()

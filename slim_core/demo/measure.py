@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .conversations import Conversation, follow_ups
@@ -74,17 +75,30 @@ def reply(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat
             padding_side="left",
             return_tensors="pt",
         ).to(model.device)
-        # No model is what `generate` says that it is a method of.
-        ids = cast("GenerationMixin", model).generate(  # type: ignore[misc]
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            max_new_tokens=LONGEST_ANSWER,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        ids = greedy_ids(model, tokenizer, batch["input_ids"], batch["attention_mask"])
         written = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         found.update(zip(chosen, written, strict=True))
     return [found[i].strip() for i in range(len(texts))]
+
+
+def greedy_ids(model: Model, tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor) -> Tensor:
+    """(B, T + answer) int64: the prompts with the model's greedy answers behind them, padded at both ends.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: whose padding token follows an answer that has ended.
+        ids: (B, T) int64 prompts, padded on the left.
+        mask: (B, T) 0 where there is padding.
+    """
+    # No model is what `generate` says that it is a method of.
+    found = cast("GenerationMixin", model).generate(  # type: ignore[misc]
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=LONGEST_ANSWER,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return cast(Tensor, found)
 
 
 def mark(examples: Sequence[Example], texts: Sequence[str]) -> str:
