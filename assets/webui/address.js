@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The open tab is in the address, as #tab=routing, so that a link opens it and Back goes to the one before.
 slim.address = (component) => {
-  const FIRST = "compare", TABS = ["compare", "adapters", "routing", "drift", "forgetting", "model", "about"];
+  const FIRST = "compare", TABS = ["compare", "many", "adapters", "routing", "drift", "forgetting", "model", "about"];
   const here = () => new URLSearchParams(location.hash.slice(1)).get("tab") ?? FIRST;
   const address = (tab) => `${location.pathname}${location.search}${tab === FIRST ? "" : `#tab=${tab}`}`;
   let shown = FIRST, begun = false;

@@ -5,8 +5,8 @@ slim.mailbox = ({ props, watch }) => {
     const letter = props.value;
     if (!letter) return;
     if (letter.kind === "save") {
-      slim.save(new Blob([letter.text], { type: "application/json" }), letter.name);
-      slim.say("The conversation is saved as JSON.");
+      slim.save(new Blob([letter.text], { type: letter.mime ?? "application/json" }), letter.name);
+      slim.say(letter.said ?? "The conversation is saved as JSON.");
     } else if (letter.kind === "link") {
       const link = `${location.origin}${location.pathname}?${letter.query}`;
       slim.copy(link, "The link to this prompt and its settings is copied.");

@@ -37,6 +37,9 @@ def serve(
     max_new_tokens: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Longest answer in tokens. [default: 1024]")
     ] = None,
+    max_prompts: Annotated[
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Most prompts of a visitor's list. [default: 50]")
+    ] = None,
     max_upload: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Largest imported file in bytes. [default: 64000000]")
     ] = None,

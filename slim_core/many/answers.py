@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal
 
 from ..base.errors import EngineError
 from ..base.messages import Message
 from ..inference.types import Drift, FinishReason, Kind, Reading, Row, Sampling, Step, Variant
 from ..inference.verdict import Verdict, verdict_of
 from .prompts import ListedPrompt
+
+
+Judged = Literal["like", "unlike", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ class DriftGroup:
         means: mean over the prompts of `PromptAnswer.mean_kl`, by label.
     """
 
-    kind: str | None
+    kind: Judged | None
     prompts: int
     means: dict[str, float]
 
@@ -227,7 +231,7 @@ def mean_drift(results: Sequence[PromptResult]) -> list[DriftGroup]:
 
     Where several have a gate, the last of them judges.
     """
-    groups: dict[str | None, list[PromptResult]] = {"like": [], "mixed": [], "unlike": [], None: []}
+    groups: dict[Judged | None, list[PromptResult]] = {"like": [], "mixed": [], "unlike": [], None: []}
     for result in results:
         if any(answer.mean_kl is not None for answer in result.answers):
             kinds = [answer.verdict.kind for answer in result.answers if answer.verdict is not None]

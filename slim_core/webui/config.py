@@ -62,6 +62,7 @@ class Config:
         queue_size: most requests that wait; more are turned away.
         concurrency: most prompts that are answered or wait in line at once; more are turned away.
         max_new_tokens: the longest answer that a visitor may ask for.
+        max_prompts: most prompts of a list that a visitor may ask at once.
         max_upload: most bytes of an uploaded file, and of an adapter's file from the Hub.
         upload_space: most bytes of all uploaded files that wait to be used.
         upload_seconds: how long one waits; then it is deleted.
@@ -87,6 +88,7 @@ class Config:
     queue_size: int = 32
     concurrency: int = 16
     max_new_tokens: int = 1024
+    max_prompts: int = 50
     max_upload: int = 64_000_000
     upload_space: int = 1_000_000_000
     upload_seconds: int = 1800

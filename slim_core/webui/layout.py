@@ -18,7 +18,7 @@ from .state.session import Session
 from .state.uploads import Uploads
 from .state.visits import Visits
 from .state.wizard import untouched
-from .tabs import about, adapters, compare, models, routing
+from .tabs import about, adapters, compare, many, models, routing
 from .wire import forgetting
 from .wire.api import add_api
 from .wire.views import drift as drift_view
@@ -84,7 +84,9 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         address = canvas("address", None, ("open_tab",))
         with gr.Tabs(elem_id="slim-tabs") as tabs:
             with gr.Tab("Compare", id="compare") as of_compare:
-                connect = compare.build(page, demo, tabs)
+                connect, settings = compare.build(page, demo, tabs)
+            with gr.Tab("Many prompts", id="many") as of_many:
+                many.build(page, settings, of_many)
             with gr.Tab("Adapters", id="adapters") as of_adapters:
                 adapters.build(page, tabs)
             with gr.Tab("Routing", id="routing") as of_routing:
@@ -108,7 +110,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
                 show_progress="hidden",
                 api_visibility="private",
             )
-        in_order = (of_compare, of_adapters, of_routing, of_drift, of_forgetting, of_model, of_about)
+        in_order = (of_compare, of_many, of_adapters, of_routing, of_drift, of_forgetting, of_model, of_about)
         for tab in in_order:
             tab.select(None, js=f"() => slim.address.at({json.dumps(tab.id)})", api_visibility="private")
         address.open_tab(None, None, tabs, js="() => slim.address.wanted()", api_visibility="private")

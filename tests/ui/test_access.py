@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -r tests/requirements.txt")
-TABS = ("Compare", "Adapters", "Routing", "Drift", "Forgetting", "Model", "About")
+TABS = ("Compare", "Many prompts", "Adapters", "Routing", "Drift", "Forgetting", "Model", "About")
 
 
 def open_tab(v, name):

@@ -22,11 +22,13 @@ STORE, STORE_KEY = "slim-compare-settings", "not a secret: settings only"
 VIEWS = [("Answers", "plain"), ("Differences from base", "differences"), ("Coloured by routing", "routing")]
 
 
-def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Buttons], None]:
+def build(
+    page: Page, demo: gr.Blocks, tabs: gr.Tabs
+) -> tuple[Callable[[tryout.Buttons], None], list[gr.components.Component]]:
     """Lay the tab out and connect it.
 
     Returns:
-        What lets buttons of examples ask at once.
+        What lets buttons of examples ask at once, and the settings in the order of `settings.NAMES`.
     """
     longest = page.config.max_new_tokens
     page.transcript.render()
@@ -114,7 +116,7 @@ def build(page: Page, demo: gr.Blocks, tabs: gr.Tabs) -> Callable[[tryout.Button
     page.keeper.go_on(arrival.go_on, [page.session], **work)
     show = "async (session, saved) => [session, saved, await slim.tab.ticket()]"
     demo.load(arrival.open, [page.session, saved, page.keeper], arrival.outputs, js=show, **light)
-    return connect
+    return connect, values
 
 
 def _js(value: object) -> str:

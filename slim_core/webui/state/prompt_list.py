@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server remembers of a visitor's list of prompts."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from ...inference import Stops
+from ...inference.types import Sampling, Variant
+from ...many import Asker, ListedPrompt, PromptResult
+from .session import Session
+
+
+@dataclass
+class ListRun:
+    """A list that is being answered, or was.
+
+    Attributes:
+        prompts: what is asked.
+        askers: who is asked, as the columns were when it began.
+        system: for prompts that bring none of their own.
+        sampling: how tokens are chosen.
+        batched: all answers of a prompt at once, or one after another.
+        base: the base's name.
+        own: the visitor's adapters among those who are asked, by column.
+        results: of the prompts that are done.
+        place: place in line for the model of the prompt that is asked now.
+        crowded: whether it waits for one of the places for prompts.
+        note: why it ended before all were asked; empty where it did not.
+        ended: set when nothing more comes.
+    """
+
+    prompts: tuple[ListedPrompt, ...]
+    askers: tuple[Asker, ...]
+    system: str
+    sampling: Sampling
+    batched: bool
+    base: str
+    own: dict[str, Variant]
+    results: list[PromptResult] = field(default_factory=list)
+    place: int = 0
+    crowded: bool = False
+    note: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _stops: Stops | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a person asked for it to end."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """End it; the prompt that is being answered counts as not asked."""
+        self._stopping.set()
+        stops = self._stops
+        if stops is not None:
+            stops.stop_all()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not once it is to end."""
+        self._stopping.wait(seconds)
+
+    def begin(self) -> Stops:
+        """Stop flags for the next prompt."""
+        stops = self._stops = Stops(len(self.askers))
+        if self.stopping:  # it was, just before there were flags
+            stops.stop_all()
+        return stops
+
+    def as_session(self) -> Session:
+        """A session with the adapters that the list needs, whatever the visitor puts into the columns meanwhile."""
+        found = Session()
+        found.own = self.own
+        return found
+
+
+class PromptList:
+    """A visitor's list of prompts.
+
+    Attributes:
+        file: the name of the file that was sent, and its prompts; None where the box counts.
+        run: the latest run; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.file: tuple[str, tuple[ListedPrompt, ...]] | None = None
+        self.run: ListRun | None = None
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict) -> PromptList:
+        # Gradio copies a state's first value for each visitor, and a lock cannot be copied.
+        return PromptList()
+
+    @property
+    def running(self) -> bool:
+        """Whether a list is being answered."""
+        return self.run is not None and not self.run.ended.is_set()
+
+    def begin(self, run: ListRun) -> bool:
+        """Put another run in the place of the last; False while that goes on."""
+        with self._lock:
+            if self.running:
+                return False
+            self.run = run
+            return True
+
+    def leave(self) -> None:
+        """The visitor is gone."""
+        if self.run is not None:
+            self.run.stop()
