@@ -67,7 +67,7 @@ slim.drift = (component) => {
     if (key === drawn && root().firstChild) return;
     drawn = key;
     if (!value.data) {
-      root().replaceChildren(el("p", { class: "slim-empty" }, value.running
+      root().replaceChildren(el("p", { class: "slim-empty" }, value.hidden ? value.hidden : value.running
         ? "The drift is measured when the answers are done."
         : "Ask something under Compare. Then every variant reads the base’s answer, and here stands how much less likely it finds each token."));
       return;

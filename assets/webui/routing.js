@@ -128,6 +128,7 @@ slim.routing = (component) => {
     parts.verdict.hidden = true;
     parts.empty.hidden = !parts.body.hidden;
     put(parts.empty, data ? "A LoRA has no router and no identity experts: every token goes through it. Choose SLIM to see a routing."
+      : value.hidden ? value.hidden
       : value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is written."
       : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
     if (parts.body.hidden) { parts.strip.mark(-1); parts.map.mark(-1); return; }

@@ -58,9 +58,9 @@ slim.transcript = (component) => {
       class: "slim-head", "data-column": column.name, "data-kind": column.kind, "aria-label": column.label,
     },
       el("div", { class: "slim-head-line" },
-        el("h2", {}, column.label), el("span", { class: "slim-chip" }, (column.own ? "your " : "") + (KINDS[column.kind] ?? column.kind)),
+        el("h2", {}, column.label), column.kind === "hidden" ? null : el("span", { class: "slim-chip" }, (column.own ? "your " : "") + (KINDS[column.kind] ?? column.kind)),
         el("span", { class: "slim-head-tools" },
-          ...(column.kind === "base" ? [] : [el("button", {
+          ...(["base", "hidden"].includes(column.kind) ? [] : [el("button", {
             type: "button", class: "slim-small", "aria-label": `Change the adapter of ${column.label}`,
             onclick: () => trigger("change_column", { column: column.name }),
           }, "Change")]),
@@ -80,6 +80,7 @@ slim.transcript = (component) => {
     });
     root.append(el("div", { class: "slim-hidden", hidden: true }), el("div", { class: "slim-heads" }, ...heads),
       el("div", { class: "slim-turns" }), el("p", { class: "slim-note slim-latest", hidden: true }),
+      el("p", { class: "slim-tally", hidden: true }),
       el("p", { class: "slim-empty" }, "Write a prompt or choose an example. Every column answers it at once, with the same dice."));
     element.querySelector(".slim-root").replaceChildren(root);
     turns = new Map();
@@ -92,8 +93,9 @@ slim.transcript = (component) => {
     edit.setAttribute("aria-label", `Edit prompt ${number} and answer again from there`);
     const user = el("div", { class: "slim-user" }, el("h3", {}, "Prompt"), bubble, edit);
     const verdicts = el("div", { class: "slim-verdicts" });
-    const node = el("article", { class: "slim-turn", "aria-label": `Turn ${number}` }, user, verdicts, el("div", { class: "slim-answers" }));
-    const refs = { node, bubble, user, edit, verdicts, answers: new Map(), turn };
+    const holder = el("div", { class: "slim-answers" }), vote = slim.vote((choice) => trigger("vote", { turn: turn.id, choice }));
+    const node = el("article", { class: "slim-turn", "aria-label": `Turn ${number}` }, user, verdicts, holder, vote.node);
+    const refs = { node, bubble, user, edit, verdicts, holder, vote, answers: new Map(), turn };
     edit.addEventListener("click", () => editor(refs));
     return refs;
   }
@@ -181,7 +183,7 @@ slim.transcript = (component) => {
 
   function answer(refs, column, value, last, running) {
     const part = refs.answers.get(column.name) ?? answerNode(refs, column);
-    if (!part.node.isConnected) refs.node.lastChild.append(part.node);
+    if (!part.node.isConnected) refs.holder.append(part.node);
     const done = value.state === "done";
     // Who answered: by now another adapter may be in the column.
     put(part.name, value.label);
@@ -219,6 +221,7 @@ slim.transcript = (component) => {
       put(refs.bubble, turn.prompt);
       refs.edit.disabled = value.running;
       judge(refs, turn.verdicts);
+      refs.vote.show(turn.vote);
       for (const column of columns)
         if (turn.answers[column.name])
           answer(refs, column, turn.answers[column.name], i === value.turns.length - 1, value.running);
@@ -231,6 +234,9 @@ slim.transcript = (component) => {
     slim.metered = value.metered;
     const key = JSON.stringify([value.gates, value.turns.length, value.running]);
     if (key !== gateKey) { gateKey = key; dispatchEvent(new Event("slim-gate")); }
+    const tally = root.querySelector(".slim-tally");
+    put(tally, value.tally);
+    tally.hidden = !value.tally;
     const note = root.querySelector(".slim-latest");
     put(note, value.note);
     note.hidden = !value.note;

@@ -54,7 +54,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             transcript=canvas(
                 "transcript",
                 transcript(empty, backend),
-                ("stop_one", "retry_one", "edit_turn", "change_column", "set_gate"),
+                ("stop_one", "retry_one", "edit_turn", "change_column", "set_gate", "vote"),
                 render=False,
             ),
             meter=canvas("meter", None, ("peek",), render=False),

@@ -17,9 +17,9 @@ from .http.place import own_folder
 
 
 SCRIPTS = (
-    "common", "kept", "keeper", "address", "strip", "gate", "meter", "transcript", "curve", "heatmap", "picture",
-    "routing", "detail", "drift", "mailbox", "landing", "plane", "forgetting", "facts", "adapters", "model",
-    "many",
+    "common", "kept", "keeper", "address", "strip", "gate", "meter", "vote", "transcript", "curve", "heatmap",
+    "picture", "routing", "detail", "drift", "mailbox", "landing", "plane", "forgetting", "facts", "adapters",
+    "model", "many",
 )  # fmt: skip
 STYLES = ("page", "compare", "landing", "routing", "adapters", "many")
 # The last line of each script and style: a file without it was cut, or is of another version of the page.

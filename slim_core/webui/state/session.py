@@ -7,6 +7,7 @@ import itertools
 import secrets
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ...base.messages import Message
 from ...inference import Stops, Verdict, verdict_of
 from ...inference.types import Drift, RoutingRecord, RowStep, Sampling, Variant
 from ..wire.payload import RoutingPacker, mean_identity
+from .ballot import TIE, Ballot
 from .meter import Meter
 
 
@@ -84,6 +86,7 @@ class Turn:
         system: the system prompt it was asked with; may be empty.
         answers: by column.
         drift: how the adapters read the base's answer, by column, once it is known.
+        ballot: the blind vote on it; None where there is none.
     """
 
     id: int
@@ -91,6 +94,7 @@ class Turn:
     system: str
     answers: dict[str, Answer]
     drift: Drift | None = None
+    ballot: Ballot | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,8 @@ class Session:
         generation: of the base that the conversation is with.
         strengths: how strongly gates close for this visitor, by the names of variants; the others as trained.
         meter: what may be asked of the prompt that is being typed.
+        blind: whether the page hides who answers until there is a vote.
+        votes: of conversations that are gone, by the name of who got them.
     """
 
     def __init__(self) -> None:
@@ -200,6 +206,8 @@ class Session:
         self.generation = 0
         self.strengths: dict[str, float] = {}
         self.meter = Meter()
+        self.blind = False
+        self.votes: Counter[str] = Counter()
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -257,8 +265,18 @@ class Session:
         if self.shown_turn not in kept:
             self.shown_turn = None
 
+    def given(self) -> Counter[str]:
+        """Votes on the turns of the conversation, by the name of who got them; `TIE` for no difference."""
+        found: Counter[str] = Counter()
+        for turn in self.turns:
+            best = turn.ballot.best if turn.ballot is not None else None
+            if best is not None:
+                found[TIE if best == TIE else turn.answers[best].variant.label] += 1
+        return found
+
     def clear(self) -> None:
-        """Forget the conversation."""
+        """Forget the conversation, but not what was voted on it."""
+        self.votes += self.given()
         self.turns.clear()
         self.asked = None
         self.shown_turn = None
@@ -271,6 +289,8 @@ class Session:
         self.shown = None
         self.strengths = {}
         self.clear()
+        # They were on answers of another base.
+        self.votes.clear()
         return True
 
     def trim(self, most: int = MAX_NUMBERS) -> None:

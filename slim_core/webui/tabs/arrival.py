@@ -90,6 +90,7 @@ class Arrival:
             return
         self.handlers.tell_of(found.foreign)
         session.turns = found.turns
+        session.blind = session.blind or found.blind
         for name, strength in found.strengths.items():
             session.set_strength(loaded[name], strength)
         if found.asked is None:

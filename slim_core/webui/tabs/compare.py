@@ -15,6 +15,7 @@ from . import own_model, settings, tryout
 from .arrival import Arrival
 from .examples import gallery
 from .handlers import Controls, Handlers
+from .voting import Voting
 
 
 # Fixed, so that a browser's settings survive a restart of the server. They are nobody's secret.
@@ -59,6 +60,12 @@ def build(
     canvas("own", own_model.card())
     with gr.Accordion("Settings: sampling and system prompt", open=False, elem_id="slim-settings"):
         fields = settings.components(longest)
+        hide = gr.Checkbox(
+            False,
+            label="Hide who answers",
+            info="a blind vote: the answers stand in random order without names until you have chosen the best",
+            elem_id="slim-hide",
+        )
     with gr.Row(elem_id="slim-files"):
         link = gr.Button("Copy link", size="sm", min_width=110, elem_id="slim-link")
         export = gr.Button("Export JSON", size="sm", min_width=110, visible=False, elem_id="slim-export")
@@ -67,8 +74,8 @@ def build(
         )
     saved = gr.BrowserState(None, storage_key=STORE, secret=STORE_KEY)
 
-    handlers = Handlers(page, Controls(prompt, fields, send, stop, retry, undo, new, view, export))
-    arrival = Arrival(handlers)
+    handlers = Handlers(page, Controls(prompt, fields, send, stop, retry, undo, new, view, export, hide))
+    arrival, voting = Arrival(handlers), Voting(handlers)
     values = list(fields.values())
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
@@ -99,6 +106,8 @@ def build(
     page.transcript.set_gate(handlers.set_gate, [page.session, *values], **work)
     page.meter.peek(handlers.peek, [page.session], [page.meter], trigger_mode="multiple", **quick)
     page.transcript.edit_turn(handlers.edit, [page.session, *values], **work)
+    page.transcript.vote(voting.vote, [page.session], handlers.outputs, **light)
+    hide.input(voting.hide, [page.session, hide], handlers.outputs, **light)
     page.transcript.stop_one(handlers.stop_one, [page.session], None, **quick)
     stop.click(handlers.stop_all, [page.session], None, **quick)
     undo.click(handlers.undo, [page.session], handlers.outputs, **light)

@@ -17,7 +17,7 @@ from ..notices import Updates, notice, warn
 from ..page import Page
 from ..state.columns import columns
 from ..state.session import Asked, Run, Session, Turn
-from ..wire import exchange, kept, views
+from ..wire import blind, exchange, kept, views
 from ..wire.peek import peek
 from ..wire.stream import start, ticks
 from ..words import base_name
@@ -42,6 +42,7 @@ class Controls:
         new: begins a new conversation.
         view: what the answers show.
         export: saves the conversation.
+        hide: hides who answers until there is a vote.
     """
 
     prompt: gr.Textbox
@@ -53,6 +54,7 @@ class Controls:
     new: gr.Button
     view: gr.Radio
     export: gr.Button
+    hide: gr.Checkbox
 
 
 class Handlers:
@@ -71,7 +73,7 @@ class Handlers:
         # What is of no use before there is an answer is not there.
         self.of_turns = (*self.again, controls.view, controls.export)
         shared = [*page.of_columns, page.status, page.detail, page.mailbox, page.keeper]
-        self.outputs = [*shared, controls.send, controls.stop, *self.of_turns]
+        self.outputs = [*shared, controls.send, controls.stop, controls.hide, *self.of_turns]
 
     # ---- what the page shows
 
@@ -104,7 +106,8 @@ class Handlers:
             session: the visitor's.
             more: told to the script that keeps it.
         """
-        return self.frame(session) | self.buttons(session) | {self.page.detail: None} | self.keep(session, **more)
+        shown: Updates = {self.page.detail: None, self.controls.hide: session.blind}
+        return self.frame(session) | self.buttons(session) | shown | self.keep(session, **more)
 
     def keep(self, session: Session, **more: Any) -> Updates:
         """The conversation, for the browser to keep."""
@@ -116,7 +119,7 @@ class Handlers:
     def submit(self, session: Session, prompt: Any, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """A new prompt for all. The page has taken it out of its box; one that is refused goes back."""
         if self.lost(session, request):
-            yield self._anew(session) | {self.page.mailbox: self.letter("refused")}
+            yield self.anew(session) | {self.page.mailbox: self.letter("refused")}
             return
         begun = False
         try:
@@ -136,7 +139,7 @@ class Handlers:
 
         def ask(session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
             if self.lost(session, request):
-                yield self._anew(session)
+                yield self.anew(session)
             if session.run is None and all(turn.prompt in self.examples for turn in session.turns):
                 session.clear()
             elif session.run is None:
@@ -151,7 +154,7 @@ class Handlers:
     def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again, with the settings of now."""
         if self.lost(session, request):
-            yield self._anew(session)
+            yield self.anew(session)
         elif session.turns:
             last = session.turns[-1]
             yield from self._answer(session, Turn(last.id, last.prompt, "", {}), None, values)
@@ -159,16 +162,16 @@ class Handlers:
     def retry_one(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again for one column."""
         if self.lost(session, request):
-            yield self._anew(session)
+            yield self.anew(session)
             return
-        column = event._data.get("column")
+        column = blind.column_of(session, self.backend, event._data.get("column"))
         if session.turns and column in columns(session, self.backend):
             yield from self._answer(session, session.turns[-1], column, values)
 
     def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """How strongly a column's gate closes; its last answer is written again, so that the difference is seen."""
         if self.lost(session, request):
-            yield self._anew(session)
+            yield self.anew(session)
             return
         column = event._data.get("column")
         variant = columns(session, self.backend).get(column) if isinstance(column, str) else None
@@ -195,7 +198,7 @@ class Handlers:
     def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Another prompt at an earlier place; what came after it is gone."""
         if self.lost(session, request):
-            yield self._anew(session)
+            yield self.anew(session)
             return
         turn = session.turn(event._data.get("turn"))
         if turn is None:
@@ -229,11 +232,15 @@ class Handlers:
         self, session: Session, turn: Turn, asked: Asked, restored: bool = False
     ) -> Generator[Updates, None, bool]:
         """Let columns answer a turn, which becomes the last, and show it; whether it was begun at all."""
+        ballot = blind.ballot(session, self.backend, turn, asked.columns)
+        # In its order too if they are written one after another.
+        names = tuple(sorted(asked.columns, key=ballot.order.index)) if ballot is not None else asked.columns
         try:
-            run = start(self.backend, session, turn, asked.columns, asked.sampling, asked.batched)
+            run = start(self.backend, session, turn, names, asked.sampling, asked.batched)
         except (LimitError, EngineError) as error:
             yield warn(error)
             return False
+        turn.ballot = ballot
         # Whatever came after an edited prompt answered something that was never asked.
         session.forget_from(turn.id)
         session.turns.append(turn)
@@ -249,7 +256,7 @@ class Handlers:
             first = False
         yield self.frame(session) | self.buttons(session) | self.keep(session)
 
-    def _anew(self, session: Session) -> Updates:
+    def anew(self, session: Session) -> Updates:
         """The page with an empty conversation, and the prompt as it stands there; what the browser keeps stays."""
         return self.whole(session, text=None)
 
@@ -263,7 +270,7 @@ class Handlers:
     def stop_one(self, session: Session, event: gr.EventData) -> None:
         """End one answer."""
         if session.run is not None:
-            session.run.stop(str(event._data.get("column")))
+            session.run.stop(str(blind.column_of(session, self.backend, event._data.get("column"))))
 
     def stop_all(self, session: Session) -> None:
         """End all answers."""
@@ -319,6 +326,8 @@ class Handlers:
         if session.run is not None or not session.turns:
             why = "Answers are still being written." if session.run else "There is nothing to export yet."
             return warn(LimitError(why))
+        if any(map(blind.hides, session.turns)):
+            return warn(LimitError(blind.NO_EXPORT))
         text = exchange.dump(session, self.backend)
         size, most = len(text.encode()), self.page.config.max_upload
         if size > most:

@@ -11,7 +11,7 @@ import gradio as gr
 from ..page import Page
 from ..state.columns import ADAPTERS
 from ..state.session import Session
-from ..wire import views
+from ..wire import blind, views
 from ..wire.payload import token_detail
 from . import tryout
 from .examples import gallery
@@ -44,7 +44,9 @@ def build(page: Page, connect: Callable[[tryout.Buttons], None]) -> None:
         turn, token = session.turn(event._data.get("turn")), event._data.get("token")
         answer = turn.answers.get(event._data.get("column")) if turn else None
         record = answer.routing if answer else None
-        if answer is None or record is None or type(token) is not int or not 0 <= token < record.weights.shape[1]:
+        if answer is None or record is None or blind.hides(turn):
+            return gr.skip()
+        if type(token) is not int or not 0 <= token < record.weights.shape[1]:
             return gr.skip()
         return token_detail(record, token) | {"gated": answer.gated}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...inference.types import VariantDrift
 from ..state.session import Session, Turn
+from . import blind
 from .verdict import KINDS
 
 
@@ -52,6 +53,8 @@ def by_verdict(session: Session) -> list[dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for turn in session.turns:
+        if blind.hides(turn):
+            continue
         judges = [a for _, a in sorted(turn.answers.items(), reverse=True) if a.strength is None and a.gated]
         verdict = judges[0].verdict() if judges else None
         if verdict is None or turn.drift is None:

@@ -24,6 +24,7 @@ from ..limits import LimitError, check_prompt, check_sampling, check_strength, c
 from ..state.columns import BASE, columns
 from ..state.session import Answer, Session, Turn
 from ..words import base_name
+from . import blind
 
 
 FORMAT, VERSION = "slim-compare", 1
@@ -35,7 +36,8 @@ STEP_NUMBERS = ("tokens", "prompt_tokens", "seconds", "first_token_seconds", "to
 def dump(session: Session, backend: Backend) -> str:
     """The conversation as JSON text."""
     turns = [dump_turn(turn) for turn in session.turns]
-    return json.dumps(dump_head(session, backend) | {"turns": turns}, ensure_ascii=False)
+    rest = {"turns": turns, "votes": dict(blind.votes(session))}
+    return json.dumps(dump_head(session, backend) | rest, ensure_ascii=False)
 
 
 def dump_head(session: Session, backend: Backend) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def dump_turn(turn: Turn, routed: bool = True) -> dict[str, Any]:
         "prompt": turn.prompt,
         "system": turn.system,
         "answers": {name: _dump_answer(answer, routed) for name, answer in turn.answers.items()},
+        "vote": blind.dump(turn.ballot),
         "drift": None
         if turn.drift is None
         else {
@@ -170,7 +173,8 @@ def _load_turn(data: dict, foreign: str, loaded: Mapping[str, Variant], turn_id:
         )
     found = {n: _load_answer(n, foreign, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
     system = check_text(data.get("system", ""), "A system prompt in the conversation")
-    return Turn(turn_id, check_prompt(data.get("prompt")), system, found, _load_drift(data.get("drift"), loaded))
+    drift, vote = _load_drift(data.get("drift"), loaded), blind.load(data.get("vote"), found)
+    return Turn(turn_id, check_prompt(data.get("prompt")), system, found, drift, vote)
 
 
 def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answer:

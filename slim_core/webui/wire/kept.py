@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A conversation as the browser keeps it, so that a restart of the server loses nothing: what is exported, without the
-routing, and with what is still being asked. What comes back is checked like a file."""
+routing, and with what is still being asked. What comes back is checked like a file.
+
+Of a turn that waits for a blind vote the prompt alone is kept: nobody can look up who answers. Where it is the latest,
+it comes back as asked of all."""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from ..backend import Backend
 from ..limits import LimitError, check_strength
 from ..state.columns import columns
 from ..state.session import Asked, Session, Turn
+from . import blind
 from .exchange import dump_head, dump_turn, sampling_of, turns_of
 
 
@@ -31,20 +35,23 @@ class Kept:
         foreign: the name of the base that it is with, if that is another one, else "".
         strengths: how strongly gates close, by column.
         asked: what the latest turn still waits for; None where all have answered.
+        blind: whether names were hidden until there is a vote.
     """
 
     turns: list[Turn]
     foreign: str
     strengths: dict[str, float]
     asked: Asked | None
+    blind: bool
 
 
 def dump(session: Session, backend: Backend, most: int = MOST) -> str:
     """The conversation as JSON text of at most so many characters, else its latest turns; "" where there are none."""
-    asked, loaded = session.asked, columns(session, backend)
+    loaded = columns(session, backend)
+    asked = _waits_for(session, tuple(loaded))
     kept: list[str] = []
     for turn in reversed(session.turns):
-        data = dump_turn(turn, routed=False)
+        data = dump_turn(_prompt_alone(turn) if blind.hides(turn) else turn, routed=False)
         if asked is not None and turn is session.turns[-1]:
             # What is there of them is written anew.
             data["answers"] = {n: a for n, a in data["answers"].items() if n not in asked.columns}
@@ -61,8 +68,24 @@ def dump(session: Session, backend: Backend, most: int = MOST) -> str:
     head = dump_head(session, backend) | {
         "strengths": {name: strength for name, strength in strengths.items() if strength is not None},
         "asked": None if asked is None else asdict(asked),
+        "blind": session.blind,
     }
     return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "turns": [{", ".join(reversed(kept))}]}}'
+
+
+def _prompt_alone(turn: Turn) -> Turn:
+    return Turn(turn.id, turn.prompt, turn.system, {})
+
+
+def _waits_for(session: Session, loaded: tuple[str, ...]) -> Asked | None:
+    """What the latest turn waits for. One that nobody has voted on waits for all, in the order of the columns."""
+    asked, last = session.asked, session.turns[-1] if session.turns else None
+    if last is None or not blind.hides(last):
+        return asked
+    if asked is None:
+        # All were asked alike, but a column that answered again.
+        asked = Asked((), next(iter(last.answers.values())).sampling, True)
+    return Asked(loaded, asked.sampling, asked.batched)
 
 
 def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[[], int]) -> Kept:
@@ -92,7 +115,8 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     gated = {name: x for name, x in strengths.items() if name in loaded and loaded[name].strength is not None}
     checked = {name: check_strength(x) for name, x in gated.items()}
     found = {name: x for name, x in checked.items() if x is not None}
-    return Kept(turns, foreign, found, _asked(data.get("asked"), loaded) if turns else None)
+    asked = _asked(data.get("asked"), loaded) if turns else None
+    return Kept(turns, foreign, found, asked, data.get("blind") is True)
 
 
 def _asked(data: Any, loaded: Mapping[str, Variant]) -> Asked | None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ...inference.types import Variant
+from ...inference.types import RowStep, Variant
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
 from ..state.session import Answer, Session, Turn
 from ..words import describe, distance_sentence, drift_sentence, how, likelihood, speed, state
+from . import blind
 from .diff import differences
 from .drift import by_verdict, changed_gates, exactness, taught
 from .payload import pack_drift
@@ -34,7 +35,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
         backend: the model.
         afresh: the controls are drawn again though nothing has changed: a person moved one in vain.
     """
-    return {
+    value = {
         "afresh": time.time_ns() if afresh else 0,
         "columns": [
             {
@@ -57,7 +58,9 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
         "running": session.run is not None,
         "view": session.view,
         "turns": [_turn(session, turn, backend) for turn in session.turns],
+        "tally": blind.tally(session, backend),
     }
+    return blind.cover(value, session, backend) if session.blind else value
 
 
 def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
@@ -86,6 +89,7 @@ def _turn(session: Session, turn: Turn, backend: Backend) -> dict[str, Any]:
         "id": turn.id,
         "prompt": turn.prompt,
         "system": turn.system,
+        "vote": blind.vote(turn),
         "verdicts": verdicts(session, turn, backend.reads_latest_alone),
         "answers": {name: _answer(session, turn, name, answer, last) for name, answer in turn.answers.items()},
     }
@@ -136,20 +140,26 @@ def status(session: Session) -> str:
         return "Ready."
     if session.run is not None and session.place:
         return f"Waiting in line: {session.place} before you."
-    parts = []
-    for answer in session.turns[-1].answers.values():
+    parts, turn = [], session.turns[-1]
+    if blind.hides(turn):
+        return blind.status(turn, {name: _word(answer.step) for name, answer in turn.answers.items()})
+    for answer in turn.answers.values():
         step = answer.step
-        word = state(step)
-        tokens = f", {step.tokens:,} token{'s' if step.tokens != 1 else ''}" if step.state == "done" else ""
         verdict = answer.verdict() if step.state == "done" else None
         of_gate = f", {KINDS[of_variant(verdict, answer.strength)].lower()}" if verdict else ""
-        parts.append(f"{answer.variant.label}: {word}{tokens}{of_gate}.")
+        parts.append(f"{answer.variant.label}: {_word(step)}{of_gate}.")
     return " ".join(parts)
 
 
 def shorten(prompt: str, most: int = 300) -> str:
     """The beginning of a prompt, marked where something is left out."""
     return prompt if len(prompt) <= most else f"{prompt[:most]}…"
+
+
+def _word(step: RowStep) -> str:
+    """What happens to an answer, and how long it is in the end."""
+    tokens = f", {step.tokens:,} token{'s' if step.tokens != 1 else ''}" if step.state == "done" else ""
+    return f"{state(step)}{tokens}"
 
 
 def shown_turn(session: Session) -> Turn | None:
@@ -175,8 +185,11 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
         "turns": [{"id": t.id, "prompt": t.prompt[:80]} for t in session.turns],
         "column": chosen,
         "turn": turn.id if turn else None,
+        "hidden": blind.VOTE_FIRST if blind.hides(turn) else "",
         "data": None,
     }
+    if value["hidden"]:
+        return value
     answer = turn.answers.get(chosen) if turn and chosen else None
     record = answer.routing if answer is not None else None
     if turn is not None and answer is not None and record is not None:
@@ -193,6 +206,8 @@ def drift(session: Session, backend: Backend) -> dict[str, Any]:
     """The drift view."""
     turn = shown_turn(session)
     value: dict[str, Any] = {"turn": turn.id if turn else None, "running": session.run is not None, "data": None}
+    if blind.hides(turn):
+        return value | {"hidden": blind.VOTE_FIRST}
     if turn is not None and turn.drift is not None:
         by_column = answered(session, backend, turn)
         labels = {name: variant.label for name, variant in by_column.items()}

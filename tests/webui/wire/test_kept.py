@@ -8,6 +8,7 @@ import pytest
 
 from slim_core.inference.types import Sampling
 from slim_core.webui.limits import LimitError
+from slim_core.webui.state.ballot import Ballot
 from slim_core.webui.state.columns import columns
 from slim_core.webui.state.session import Asked, Session
 from slim_core.webui.wire import kept
@@ -45,6 +46,37 @@ def test_what_is_being_asked_comes_back_as_that(answered, backend):
     assert found.asked == answered.asked
     # What was there of these answers is written anew.
     assert list(found.turns[-1].answers) == ["base"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["base", "lora", "slim"])))
+@pytest.mark.parametrize("again", [None, 0, 1, 2])
+def test_before_a_vote_nothing_of_an_answer_is_kept(answered, backend, order, again):
+    # Two turns that wait for a vote, the latest with or without an answer that is being written again.
+    for turn in (answered.turns[0], ask(answered, backend, "Second", "Be brief.")):
+        turn.answers, turn.ballot = {name: turn.answers[name] for name in order}, Ballot(order)
+    answered.blind = True
+    if again is not None:
+        answered.asked = Asked((order[again],), Sampling(seed=3), batched=True)
+    text = kept.dump(answered, backend)
+    data = json.loads(text)
+    for turn in data["turns"]:
+        assert (turn["answers"], turn["drift"], turn["vote"]) == ({}, None, None)
+    # The same words, whoever stands where.
+    assert data["asked"]["columns"] == ["base", "lora", "slim"] and data["asked"]["sampling"]["seed"] == 3
+    found = load(text, backend)
+    assert found.blind and found.asked == Asked(("base", "lora", "slim"), Sampling(seed=3), True)
+    assert [(turn.prompt, turn.system, turn.answers, turn.ballot) for turn in found.turns] == [
+        ("Hello there", "", {}, None),
+        ("Second", "Be brief.", {}, None),
+    ]
+
+
+def test_after_a_vote_it_is_kept_with_the_answers(answered, backend):
+    ballot = Ballot(("slim", "base", "lora"), "lora")
+    answered.blind, answered.turns[0].ballot = True, ballot
+    found = load(kept.dump(answered, backend), backend)
+    assert found.blind and found.asked is None
+    assert found.turns[0].ballot == ballot and list(found.turns[0].answers) == ["base", "lora", "slim"]
 
 
 def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when a visitor hides who answers, and votes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ..limits import LimitError
+from ..notices import Updates, warn
+from ..state.session import Session
+from ..wire import blind
+from .handlers import Handlers
+
+
+class Voting:
+    """Events of the blind vote.
+
+    Args:
+        handlers: what happens when a visitor does something else.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.handlers = handlers
+
+    def hide(self, session: Session, value: Any, request: gr.Request) -> Updates:
+        """Hide who answers from now on, or show it; where there was no vote there will be none."""
+        session.blind = value is True
+        if self.handlers.lost(session, request):
+            return self.handlers.anew(session)
+        if not session.blind:
+            blind.reveal(session)
+        return self.handlers.frame(session) | self.handlers.keep(session)
+
+    def vote(self, session: Session, event: gr.EventData, request: gr.Request) -> Updates:
+        """The best answer to a prompt; then it is told who gave which."""
+        if self.handlers.lost(session, request):
+            return self.handlers.anew(session)
+        turn = session.turn(event._data.get("turn"))
+        if turn is None or turn.ballot is None or not turn.ballot.hides:
+            return gr.skip()
+        if any(answer.step.state != "done" for answer in turn.answers.values()):
+            return warn(LimitError("The answers are still being written. Vote when all have ended."))
+        turn.ballot.vote(event._data.get("choice"))
+        return self.handlers.frame(session) | self.handlers.keep(session)
