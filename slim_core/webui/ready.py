@@ -142,7 +142,9 @@ def _folder(setting: str, named: str) -> Path | None:
     except (OSError, RuntimeError):  # longer than a name can be, or in the home of somebody who is not here
         pass
     if named and FOLDER.match(named):
-        raise ConfigError(f"{setting} is {shown(named, 200)}, and there is no such folder.")
+        raise ConfigError(
+            f"{setting} is {shown(named, 200)}, but there is no folder of that name; name a folder or a Hub id."
+        )
     return None
 
 

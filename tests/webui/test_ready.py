@@ -174,7 +174,10 @@ SETTINGS = [
     ({"SLIM_MAX_NEW_TOKENS": "5000"}, "SLIM_MAX_NEW_TOKENS must be at most 4,096."),
     ({"SLIM_UPLOAD_SPACE": "1000"}, "SLIM_UPLOAD_SPACE is 1,000; it must be at least SLIM_MAX_UPLOAD, 64,000,000."),
     ({"SLIM_ADAPTERS": "/nothing"}, "SLIM_ADAPTERS is '/nothing'; it must be a folder."),
-    ({"SLIM_BASE": "/nothing"}, "SLIM_BASE is '/nothing', and there is no such folder."),
+    (
+        {"SLIM_BASE": "/nothing"},
+        "SLIM_BASE is '/nothing', but there is no folder of that name; name a folder or a Hub id.",
+    ),
     ({"SLIM_BASE": "./app.py"}, "SLIM_BASE is './app.py', which is a file; name the folder that it lies in."),
     ({"SLIM_BASE": "assets"}, "has no config.json; SLIM_BASE must be a folder of a base model."),
     ({"SLIM_BASE": "assets/demo/base", "SLIM_LORA": "~/nothing"}, "SLIM_LORA is '~/nothing', and there is no such"),
