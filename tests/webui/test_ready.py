@@ -180,7 +180,7 @@ SETTINGS = [
     ),
     ({"SLIM_BASE": "./app.py"}, "SLIM_BASE is './app.py', which is a file; name the folder that it lies in."),
     ({"SLIM_BASE": "assets"}, "has no config.json; SLIM_BASE must be a folder of a base model."),
-    ({"SLIM_BASE": "assets/demo/base", "SLIM_LORA": "~/nothing"}, "SLIM_LORA is '~/nothing', and there is no such"),
+    ({"SLIM_BASE": "assets/demo/base", "SLIM_LORA": "~/nothing"}, "SLIM_LORA is '~/nothing', but there is no folder"),
     ({"SLIM_BASE": "assets/demo/base", "SLIM_SLIM": "assets"}, "SLIM_SLIM must be a folder of an adapter."),
     ({"SLIM_LORA": "assets/demo/lora"}, "An adapter needs its base model: set SLIM_BASE."),
     ({"SLIM_AUTH_USER": "ann"}, "set both or none."),
