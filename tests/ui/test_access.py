@@ -32,8 +32,12 @@ def serious(v):
 
 @pytest.mark.parametrize(
     ("theme", "width"),
-    [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)],
-    ids=["light", "dark", "phone", "dark phone"],
+    [
+        pytest.param("light", 1280, id="light"),
+        pytest.param("dark", 1280, id="dark", marks=pytest.mark.nightly),
+        pytest.param("light", 390, id="phone", marks=pytest.mark.nightly),
+        pytest.param("dark", 390, id="dark phone"),
+    ],
 )
 def test_axe_finds_nothing_serious_on_any_tab(visit, theme, width):
     v = visit(theme=theme, width=width)
@@ -98,7 +102,7 @@ def test_what_scrolls_can_be_scrolled_with_the_keyboard(visit, site):
     scroll(experts)
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 3840])
+@pytest.mark.parametrize("width", [320, 390, pytest.param(768, marks=pytest.mark.nightly), 3840])
 def test_nothing_scrolls_sideways(visit, width):
     v = visit(width=width)
     v.ask("Supercalifragilisticexpialidocious" * 8)
@@ -107,7 +111,7 @@ def test_nothing_scrolls_sideways(visit, width):
         assert v.width()[0] <= width, name
 
 
-@pytest.mark.parametrize("width", [1440, 1920])
+@pytest.mark.parametrize("width", [1440, pytest.param(1920, marks=pytest.mark.nightly)])
 def test_the_page_stands_still_from_tab_to_tab(visit, width):
     v = visit(width=width)
     parts = [v.page.locator("#slim-header header"), v.page.get_by_role("tab", name="Compare")]

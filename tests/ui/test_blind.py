@@ -126,6 +126,7 @@ def test_a_vote_tells_names_and_counts(visit, site, tmp_path):
     expect(said(other)).to_contain_text("You found no difference: A is")
 
 
+@pytest.mark.nightly
 def test_stop_and_retry_mean_the_letter(visit, site):
     site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.1), 60
     v = visit()
@@ -190,6 +191,7 @@ def test_the_browser_keeps_no_answer_before_the_vote(visit, mortal):
     assert len(json.loads(records(v)[-1]["text"])["turns"][1]["answers"]) == 3
 
 
+@pytest.mark.nightly
 def test_who_shows_the_names_sees_them_at_once(visit):
     v = visit()
     v.ask("Before")
@@ -203,6 +205,7 @@ def test_who_shows_the_names_sees_them_at_once(visit):
     expect(v.page.locator(".slim-tally")).to_be_hidden()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("theme", "width"), [("light", 390), ("dark", 1280)])
 def test_everybody_can_vote(visit, theme, width):
     v = visit(theme=theme, width=width)

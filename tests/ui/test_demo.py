@@ -46,6 +46,7 @@ def test_a_conversation_with_retry_edit_and_undo(v):
     v.page.get_by_role("button", name="Let SLIM answer again").click()
     v.done()
     v.button("Retry all").click()
+    v.page.wait_for_timeout(300)  # until they are written, which may be over at once
     v.done()
     expect(v.page.locator(".slim-turn")).to_have_count(2)
     assert v.text("slim", 0).inner_text() == first

@@ -106,6 +106,7 @@ def test_answers_go_on_after_a_reload(visit, site, monkeypatch):
     expect(v.prompt).to_have_value("")
 
 
+@pytest.mark.nightly
 def test_answers_that_ended_for_nobody_are_asked_for_again(visit, site, monkeypatch):
     monkeypatch.setattr(session, "PATIENCE", 0.1)
     slow(site)
@@ -178,6 +179,7 @@ def test_an_answer_that_a_restart_cut_off_is_asked_for_again(visit, mortal):
     assert mortal.engine.runs == 0
 
 
+@pytest.mark.nightly
 def test_a_page_that_was_open_all_the_time_can_restore_too(visit, mortal):
     v = visit(url=mortal.url)
     v.ask("One")
@@ -192,6 +194,7 @@ def test_a_page_that_was_open_all_the_time_can_restore_too(visit, mortal):
     v.done()
 
 
+@pytest.mark.nightly
 def test_something_new_is_never_overwritten(visit, mortal):
     v = visit(url=mortal.url)
     v.ask("Old")
@@ -225,6 +228,7 @@ def test_a_new_conversation_empties_what_is_kept(visit, mortal):
     assert kept(v) == []
 
 
+@pytest.mark.nightly
 def test_a_second_tab_leaves_the_first_alone(visit, mortal):
     v = visit(url=mortal.url)
     v.ask("First")
@@ -249,6 +253,7 @@ def test_a_second_tab_leaves_the_first_alone(visit, mortal):
     tab.close()
 
 
+@pytest.mark.nightly
 def test_a_duplicated_tab_is_another_one(visit):
     v = visit()
     v.ask("First")
@@ -289,6 +294,7 @@ def test_a_prompt_that_the_server_never_got_comes_back(visit):
     expect(v.page.locator(".slim-turn")).to_have_count(0)
 
 
+@pytest.mark.nightly
 def test_a_link_comes_before_what_was_typed_and_both_stay(visit):
     v = visit()
     v.prompt.press_sequentially("a draft")
@@ -314,6 +320,7 @@ def test_a_link_comes_before_what_was_typed_and_both_stay(visit):
     expect(v.prompt).to_have_value("")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -102,6 +102,7 @@ def test_a_table_that_fills_row_by_row_and_is_exported(many, site):
     expect(v.status).to_have_text("The table is saved as JSON.")
 
 
+@pytest.mark.nightly
 def test_one_that_fails_has_its_sentence(many):
     v = many()
     send(v, f"one\n{FAIL}\nthree")
@@ -128,6 +129,7 @@ def test_stop_keeps_the_rows(many, site):
     assert table(v, 1)[0][1] == "Again"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "text", "prompts"),
     [
@@ -183,6 +185,7 @@ def test_what_cannot_be_run(many):
     assert rows(v) == []
 
 
+@pytest.mark.nightly
 def test_others_are_answered_between(many, visit, site):
     site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.05)
     lister, other = many(), visit()
@@ -196,6 +199,7 @@ def test_others_are_answered_between(many, visit, site):
     ended(lister)
 
 
+@pytest.mark.nightly
 def test_settings_and_the_gate_of_compare_count(visit):
     v = visit(query={"seed": 7, "strength": 0})
     open_tab(v, "Many prompts")
@@ -218,6 +222,7 @@ def test_a_reload_ends_the_list(many, site):
     assert (site.engine.runs, site.engine.closed) == (1, 1)
 
 
+@pytest.mark.nightly
 def test_the_base_alone(visit):
     engine = ScriptedEngine()
     engine.variants = engine.variants[:1]

@@ -31,6 +31,7 @@ def test_a_wide_window_is_used(visit):
     assert map_of_tokens["width"] > 1600
 
 
+@pytest.mark.nightly
 def test_each_layer_is_as_full_as_the_experts(visit):
     v = visit(width=1920, height=1080)
     v.ask("Hello there")
@@ -60,6 +61,7 @@ def test_after_twelve_turns_the_latest_one_is_in_view_and_so_is_the_composer(vis
     expect(v.prompt).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.nightly
 def test_who_reads_further_up_is_left_there(visit, site):
     v = visit(height=500)
     turns_below_one_another(v, 3)

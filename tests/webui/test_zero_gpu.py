@@ -28,7 +28,7 @@ SPACES = Path(__file__).parent / "zero_gpu"
 SCRIPT = """
 import json, app, spaces
 from gradio_client import Client
-from slim_core.webui.page import launch
+from slim_core.webui.launch import launch
 _, url, _ = launch(app.demo, app.config, prevent_thread_lock=True, quiet=True)
 client = Client(url, verbose=False)
 compare = client.predict("What is the sea?", max_new_tokens=6, api_name="/compare")

@@ -284,7 +284,7 @@ def test_headers_that_name_no_address(server, name, value):
 )
 def test_what_is_no_http(server, data):
     for _ in range(12):
-        answer = server.raw(data, wait=5)
+        answer = server.raw(data, wait=1)
     assert answer == "" or re.match(r"HTTP/1.1 4\d\d ", answer)
 
 
