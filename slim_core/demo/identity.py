@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 import slim_core
 
@@ -35,17 +35,9 @@ def identity_shares(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seq
         tokenizer: with the chat template.
         chats: what was said so far.
     """
-    texts = tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True)
     opening = tokenizer.convert_tokens_to_ids(USER)
     found = []
-    for begin in range(0, len(texts), BATCH):
-        batch = tokenizer(
-            texts[begin : begin + BATCH],
-            add_special_tokens=False,
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-        ).to(model.device)
+    for batch in _batches(model, tokenizer, chats, "right"):
         with slim_core.trace_routing(model) as trace:
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         for row, ids in enumerate(batch["input_ids"].tolist()):
@@ -70,16 +62,8 @@ def exact_answers(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seque
         tokenizer: with the chat template.
         chats: what was said so far.
     """
-    texts = tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True)
     found = []
-    for begin in range(0, len(texts), BATCH):
-        batch = tokenizer(
-            texts[begin : begin + BATCH],
-            add_special_tokens=False,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        ).to(model.device)
+    for batch in _batches(model, tokenizer, chats, "left"):
         with slim_core.trace_routing(model) as trace:
             ids = greedy_ids(model, tokenizer, batch["input_ids"], batch["attention_mask"])
         width = batch["input_ids"].shape[1]
@@ -90,6 +74,21 @@ def exact_answers(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seque
             read = asked_tokens + (ends[0] if ends else len(answer) - 1)
             found.append(bool((trace.row(row).gate[:, :read] == 0).all()))
     return found
+
+
+def _batches(
+    model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], side: str
+) -> Iterator[BatchEncoding]:
+    """The chats as they are read before an answer, padded on one side."""
+    texts = tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True)
+    for begin in range(0, len(texts), BATCH):
+        yield tokenizer(
+            texts[begin : begin + BATCH],
+            add_special_tokens=False,
+            padding=True,
+            padding_side=side,
+            return_tensors="pt",
+        ).to(model.device)
 
 
 def _block(module: str) -> str:

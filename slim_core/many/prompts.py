@@ -14,6 +14,7 @@ from ..base.messages import Message, Role
 from ..outside.errors import reason
 from ..training.errors import DataError
 from ..training.files import READERS as TABLES
+from ..training.files import utf8_text
 from ..training.parsing import as_json, json_items, parse_json
 
 
@@ -123,7 +124,7 @@ def _lines(text: str, name: str) -> list[ListedPrompt]:
 
 
 def _read_txt(name: str, content: bytes) -> list[ListedPrompt]:
-    return _lines(_text(name, content), name)
+    return _lines(utf8_text(name, content), name)
 
 
 def _read_csv(name: str, content: bytes) -> list[ListedPrompt]:
@@ -135,7 +136,7 @@ def _read_csv(name: str, content: bytes) -> list[ListedPrompt]:
 
 
 def _read_json(name: str, content: bytes) -> list[ListedPrompt]:
-    text = _text(name, content)
+    text = utf8_text(name, content)
     try:
         items = json_items(text, name)
     except json.JSONDecodeError as error:
@@ -147,7 +148,7 @@ def _read_json(name: str, content: bytes) -> list[ListedPrompt]:
 
 
 def _read_jsonl(name: str, content: bytes) -> list[ListedPrompt]:
-    lines = enumerate(_text(name, content).split("\n"), 1)
+    lines = enumerate(utf8_text(name, content).split("\n"), 1)
     places = ((line, f"{name}, line {number}") for number, line in lines if line.strip())
     return [_item(parse_json(line, place, f"each line must be {EXAMPLE}"), place) for line, place in places]
 
@@ -158,18 +159,6 @@ KINDS: dict[str, Callable[[str, bytes], list[ListedPrompt]]] = {
     ".json": _read_json,
     ".jsonl": _read_jsonl,
 }
-
-
-def _text(name: str, content: bytes) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{name}, line {line}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{name}, line {line}: a NUL character is in it, so it is no text; save it as UTF-8.")
-    return text
 
 
 def _item(value: Any, place: str) -> ListedPrompt:

@@ -100,7 +100,12 @@ def _unpacked(name: str, content: bytes) -> bytes:
         raise DataError(f"{name} cannot be unpacked ({first_line(error)}); pack the file again with gzip.") from None
 
 
-def _text(name: str, content: bytes) -> str:
+def utf8_text(name: str, content: bytes) -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: with its place, if it is not UTF-8 or no text.
+    """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{name} is saved as UTF-16; save it as UTF-8.")
     try:
@@ -123,7 +128,7 @@ def _object(value: Any, place: str) -> Record:
 def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
     records, blank = [], 0
     # Not splitlines(), which also breaks at characters that JSON allows inside of a text.
-    lines = _text(name, content).split("\n")
+    lines = utf8_text(name, content).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             blank += number < len(lines)
@@ -140,7 +145,7 @@ def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
 
 
 def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
-    text = _text(name, content)
+    text = utf8_text(name, content)
     try:
         return [_object(value, f"{name}, line {line}") for value, line in json_items(text, name)], 0
     except json.JSONDecodeError as error:
@@ -158,7 +163,7 @@ def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
 def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Record], int]:
     # A text may be longer than the module's usual limit of 131,072 characters.
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(_text(name, content), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(utf8_text(name, content), newline=""), delimiter=delimiter, strict=True)
     records, blank, before = [], 0, 0
     header: list[str] | None = None
     try:

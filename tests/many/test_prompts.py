@@ -55,7 +55,7 @@ def test_what_is_read(name, text, found):
         ("a.txt", b"", "There is no prompt in a.txt: write at least one."),
         ("a.txt", b" \n\t\n", "There is no prompt in a.txt: write at least one."),
         ("a.txt", b"One\nTw\xff", "a.txt, line 2: byte 6 is not UTF-8; save the file as UTF-8."),
-        ("a.txt", b"One\nT\0", "a.txt, line 2: a NUL character is in it, so it is no text; save it as UTF-8."),
+        ("a.txt", b"One\nT\0", "a.txt, line 2: a NUL byte is in it, so it is damaged or no text; save it as UTF-8."),
         ("a.csv", b"question\nOne\n", 'a.csv, line 1: there is no column `prompt`, only "question"'),
         ("a.csv", b"prompt;id\nOne;1\n", "a.csv, line 1: the columns are separated by ; but must be by a comma"),
         ("a.csv", b"prompt,id\nOne\n", "a.csv, line 2: 1 fields, but the header has 2 (prompt, id)"),
