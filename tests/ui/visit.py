@@ -61,6 +61,10 @@ class Pages:
         page.evaluate("try { sessionStorage.clear(); } catch { /* a page that has none */ }")
         page.emulate_media(media="null", color_scheme="null", reduced_motion="null")
         page.goto("about:blank")
+        # A browser remembers 50 addresses of a page; past them its history grows no longer.
+        devtools = page.context.new_cdp_session(page)
+        devtools.send("Page.resetNavigationHistory")
+        devtools.detach()
         page.mouse.move(-1, -1)  # nothing of the next visitor's is under it
         self._left.append(page)
 
