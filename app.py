@@ -31,8 +31,8 @@ from slim_core.webui.launch import launch, open_app  # noqa: E402
 
 try:
     # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
-    lent = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-    demo = open_app(config, spaces.GPU if lent else None)
+    zero_gpu = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+    demo = open_app(config, spaces.GPU if zero_gpu else None)
     if __name__ == "__main__":
         launch(demo, config)
 except (ConfigError, EngineError) as error:

@@ -13,9 +13,9 @@ import typer
 from .commands import adapter, demo
 from .commands.bench_compare import bench_compare
 from .commands.compare import compare
+from .commands.console import refuse, screen
 from .commands.estimate import estimate
 from .commands.pairs import pairs
-from .commands.say import refuse, screen
 from .commands.serve import serve
 from .noise import hush
 

@@ -17,7 +17,7 @@ from .adapter import Adapter
 from .attach import attach, detach, load_whole, try_out
 from .report import Check, check, check_form, clean_label, open_adapter
 from .row_parts import part_tensors
-from .store import AdapterStore, Held, StoreLimits
+from .store import AdapterStore, StoredAdapter, StoreLimits
 
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "BaseShapes",
     "Check",
     "Folder",
-    "Held",
+    "StoredAdapter",
     "HubRepository",
     "Limits",
     "OPERATOR",

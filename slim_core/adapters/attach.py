@@ -124,7 +124,7 @@ def try_out(model: PeftModel, name: str) -> None:
         raise AdapterError("With this adapter the model's answers overflow (NaN or infinity); its weights are broken.")
 
 
-class _Beside(NamedTuple):
+class _Extras(NamedTuple):
     """What an adapter brings beside updates of Linears, by module name; see `put_magnitudes` and `put_tables`."""
 
     magnitudes: dict[str, Tensor]
@@ -132,7 +132,7 @@ class _Beside(NamedTuple):
     rows: dict[str, tuple[tuple[int, ...], Tensor]]
 
 
-def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
+def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Extras]:
     """Its config and weights as SLIM has them, after checking once more that they fit this very model."""
     weights = adapter.folder / WEIGHTS
     if not weights.is_file():
@@ -146,7 +146,7 @@ def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[Slim
     return config, tensors, beside
 
 
-def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base: BaseShapes) -> _Beside:
+def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base: BaseShapes) -> _Extras:
     """Take what is no update of a Linear out of a config and its tensors."""
     magnitudes = {
         key.removeprefix(PREFIX).removesuffix(f".{MAGNITUDE}"): tensors.pop(key)
@@ -164,7 +164,7 @@ def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base
     for field, none in (("trainable_token_indices", None), ("use_dora", False)):
         if hasattr(config, field):
             setattr(config, field, none)
-    return _Beside(magnitudes, copies, rows)
+    return _Extras(magnitudes, copies, rows)
 
 
 def _layers(model: nn.Module) -> dict[str, SlimLayer]:

@@ -70,7 +70,7 @@ class Magnitudes(RowPart):
         return [self._more]
 
 
-class OwnModule(RowPart):
+class ReplacedModule(RowPart):
     """The adapter's own head or embedding, in the base's precision.
 
     Args:
@@ -94,7 +94,7 @@ class OwnModule(RowPart):
         return list(self._own.parameters(recurse=False))
 
 
-class OwnTokens(RowPart):
+class ReplacedTokens(RowPart):
     """The adapter's own rows for some tokens, of the embedding or of the head.
 
     Args:
@@ -145,10 +145,10 @@ def put_tables(
     context = next(m.context for m in base.modules() if isinstance(m, SlimLayer) and name in m.slim_A)
     for place, state in copies.items():
         module = _plain(base, place)
-        _hook(base, name, module, OwnModule(name, context, state, module))
+        _hook(base, name, module, ReplacedModule(name, context, state, module))
     for place, (tokens, values) in rows.items():
         module = _plain(base, place)
-        _hook(base, name, module, OwnTokens(name, context, tokens, values, module))
+        _hook(base, name, module, ReplacedTokens(name, context, tokens, values, module))
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ class StoreLimits:
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredAdapter:
     """An adapter in the store.
 
     Attributes:
@@ -53,7 +53,7 @@ class Held:
 
 @dataclass
 class _State:
-    held: Held
+    held: StoredAdapter
     users: int = 0
     dropped: bool = False
     # Makes room for one that is on its way in, and goes when that has arrived.
@@ -72,7 +72,9 @@ class AdapterStore:
             model.
     """
 
-    def __init__(self, limits: StoreLimits | None = None, free: Callable[[Held], None] = lambda held: None) -> None:
+    def __init__(
+        self, limits: StoreLimits | None = None, free: Callable[[StoredAdapter], None] = lambda held: None
+    ) -> None:
         self.limits = limits or StoreLimits()
         self._free = free
         self._lock = threading.Lock()
@@ -81,7 +83,9 @@ class AdapterStore:
         self._notices: dict[str, list[str]] = {}
         self._numbers = itertools.count(1)
 
-    def add(self, owner: str, adapter: Adapter, attach: Callable[[Held], None] = lambda held: None) -> Held:
+    def add(
+        self, owner: str, adapter: Adapter, attach: Callable[[StoredAdapter], None] = lambda held: None
+    ) -> StoredAdapter:
         """Take an adapter in, and then drop others where there is no room.
 
         Args:
@@ -103,7 +107,7 @@ class AdapterStore:
             others = self._to_drop(rest, adapter, self.limits.total_count, self.limits.total_bytes)
             for state in gone + others:
                 state.going = True
-            held = Held(f"visitor-{next(self._numbers)}", owner, adapter)
+            held = StoredAdapter(f"visitor-{next(self._numbers)}", owner, adapter)
             # Used while it is on its way: whoever comes meanwhile does not push it out.
             new = self._states[held.key] = _State(held, users=1)
         try:
@@ -129,7 +133,7 @@ class AdapterStore:
             # One whose owner left while it was on its way needs no room.
             leaving = [] if new.dropped else [state for state in gone + others if not state.dropped]
             for state in leaving:
-                self._tell(state, OWN_NEW if state in gone else OTHERS_NEW)
+                self._notify(state, OWN_NEW if state in gone else OTHERS_NEW)
             freed = [self._drop(state) for state in leaving] + self._end_use(new)
         self._release(freed)
 
@@ -153,12 +157,12 @@ class AdapterStore:
                 freed = self._end_use(state)
             self._release(freed)
 
-    def of(self, owner: str) -> tuple[Held, ...]:
+    def of(self, owner: str) -> tuple[StoredAdapter, ...]:
         """A visitor's adapters, in the order in which they were last used."""
         with self._lock:
             return tuple(state.held for state in self._present() if state.held.owner == owner)
 
-    def all(self) -> tuple[Held, ...]:
+    def all(self) -> tuple[StoredAdapter, ...]:
         """Everybody's adapters."""
         with self._lock:
             return tuple(state.held for state in self._present())
@@ -180,7 +184,7 @@ class AdapterStore:
         with self._lock:
             all_of_them = self._present()
             for state in all_of_them:
-                self._tell(state, why)
+                self._notify(state, why)
             freed = [self._drop(state) for state in all_of_them]
         self._release(freed)
 
@@ -222,11 +226,11 @@ class AdapterStore:
             )
         return gone
 
-    def _tell(self, state: _State, why: str) -> None:
+    def _notify(self, state: _State, why: str) -> None:
         sentence = f"Your adapter {shown(state.held.adapter.label)} was removed {why}."
         self._notices.setdefault(state.held.owner, []).append(sentence)
 
-    def _drop(self, state: _State) -> Held | None:
+    def _drop(self, state: _State) -> StoredAdapter | None:
         """Take it out; None if an answer still needs it, which then frees it."""
         state.dropped = True
         if state.users:
@@ -234,7 +238,7 @@ class AdapterStore:
         del self._states[state.held.key]
         return state.held
 
-    def _end_use(self, state: _State) -> list[Held]:
+    def _end_use(self, state: _State) -> list[StoredAdapter]:
         """One use less; what was dropped meanwhile is taken out with the last."""
         state.users -= 1
         if state.users or not state.dropped:
@@ -251,7 +255,7 @@ class AdapterStore:
                 f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; a visitor may hold {megabytes(most)}."
             )
 
-    def _release(self, freed: Sequence[Held | None]) -> None:
+    def _release(self, freed: Sequence[StoredAdapter | None]) -> None:
         with ExitStack() as last:  # every one of them, even if one raises
             for held in reversed(freed):
                 if held is not None:

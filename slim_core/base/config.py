@@ -70,7 +70,7 @@ def build_empty(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
         BaseConfigError: if it is larger than any model.
         Exception: whatever transformers raises for what it cannot build.
     """
-    with _Counted(BUILD_CALLS), torch.device("meta"):
+    with _CallLimit(BUILD_CALLS), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
@@ -112,7 +112,7 @@ def _check_sizes(config: PreTrainedConfig) -> None:
             raise BaseConfigError(f"`{name}` in its config is {value:,}; it must be at least 1")
 
 
-class _Counted(TorchFunctionMode):
+class _CallLimit(TorchFunctionMode):
     """Ends the building of a model after so many calls of torch. It concerns its own thread alone."""
 
     def __init__(self, most: int) -> None:

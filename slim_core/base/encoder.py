@@ -36,7 +36,7 @@ class Encoder(Protocol):
         ...
 
 
-class EncoderHere:
+class LocalEncoder:
     """A tokenizer that is trusted, used in this process."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -31,7 +31,7 @@ MARGIN = 1.05
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """What a base model takes.
 
     Attributes:
@@ -54,7 +54,7 @@ class Need:
         return int((self.weights + self.answers) * MARGIN)
 
 
-def estimate(model: PreTrainedModel, dtype: torch.dtype, bits: Bits = None) -> Need:
+def estimate(model: PreTrainedModel, dtype: torch.dtype, bits: Bits = None) -> MemoryNeed:
     """What a causal language model takes.
 
     Args:
@@ -68,7 +68,7 @@ def estimate(model: PreTrainedModel, dtype: torch.dtype, bits: Bits = None) -> N
     names: dict[Bits, str] = {4: "4-bit nf4", 8: "8-bit"}
     name = names.get(bits, str(dtype).removeprefix("torch."))
     answers = ROWS * (_cache_bytes(text, tokens, dtype) + _work_bytes(text, tokens, dtype))
-    return Need(model.num_parameters(), int(sum(sizes)), answers, tokens, name)
+    return MemoryNeed(model.num_parameters(), int(sum(sizes)), answers, tokens, name)
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

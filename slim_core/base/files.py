@@ -43,11 +43,11 @@ class BaseFiles(Protocol):
         """
         ...
 
-    def fetch(self, tell: OnProgress, stop: threading.Event) -> Path:
+    def fetch(self, on_progress: OnProgress, stop: threading.Event) -> Path:
         """All of it, as a folder.
 
         Args:
-            tell: called with bytes so far and in all, from another thread.
+            on_progress: called with bytes so far and in all, from another thread.
             stop: set it to end a download.
 
         Raises:

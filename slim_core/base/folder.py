@@ -56,7 +56,7 @@ class FolderFiles:
     def config(self, stop: threading.Event | None = None) -> PreTrainedConfig:
         return read_config(self._folder, self._label)
 
-    def fetch(self, tell: OnProgress, stop: threading.Event) -> Path:
+    def fetch(self, on_progress: OnProgress, stop: threading.Event) -> Path:
         if not any((self._folder / name).is_file() for name in (WEIGHTS, INDEX)):
             raise EngineError(f"{self._label} has no {WEIGHTS}; other files of weights are not opened.")
         return self._folder

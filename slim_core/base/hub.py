@@ -118,14 +118,14 @@ class HubFiles:
             raise EngineError(self._stopped) from None
         return read_config(folder, self._choice.label)
 
-    def fetch(self, tell: OnProgress, stop: threading.Event) -> Path:
+    def fetch(self, on_progress: OnProgress, stop: threading.Event) -> Path:
         room = shutil.disk_usage(self._folder or _existing(Path(constants.HF_HUB_CACHE))).free - DISK_LEFT
         if self.size > room:
             raise EngineError(
                 f"{self._choice.label} has {size(self.size)} of files, but this machine's disk has room for "
                 f"{size(max(0, room))}."
             )
-        bar = progress_bar(self.size, tell, stop)
+        bar = progress_bar(self.size, on_progress, stop)
         # In a thread of its own, since a connection that trickles cannot be interrupted from within.
         fetching = DOWNLOADS[self._choice.operator].submit(self._get_all, bar, stop)
         end = math.inf if self._choice.operator else time.monotonic() + VISITOR_SECONDS
@@ -144,7 +144,7 @@ class HubFiles:
             raise EngineError(self._stopped) from None
         if INDEX in self._sizes:
             check_index(folder / INDEX, self._sizes, self._choice.label)
-        tell(self.size, self.size)
+        on_progress(self.size, self.size)
         return folder
 
     def _get_all(self, bar: type, stop: threading.Event) -> Path:

@@ -26,12 +26,12 @@ from .choice import BaseChoice, named_folder
 from .config import read_base_config
 from .devices import all_gpus, answer_dtype, bytes_on, chosen_device, device_memory
 from .errors import EngineError, is_out_of_memory, out_of_memory_sentence
-from .estimate import Bits, Need, empty_model, estimate, quantised_weights
+from .estimate import Bits, MemoryNeed, empty_model, estimate, quantised_weights
 from .families import check_family, measured
 from .formatting import count, size
-from .progress import OnProgress, weights_told
+from .progress import OnProgress, weight_progress
 from .prompts import Prompts
-from .untrusted import read_foreign
+from .untrusted import read_untrusted
 
 
 # Of LLM.int8: the columns that stay in full precision are chosen over the whole batch, so that an answer would depend
@@ -92,7 +92,7 @@ def read_model(
     quantisation: BitsAndBytesConfig | None = None,
     device: torch.device | None = None,
     config: PreTrainedConfig | None = None,
-    tell: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
     **more: Any,
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode.
@@ -104,7 +104,7 @@ def read_model(
         quantisation: of the others.
         device: where a quantised model goes; it cannot be moved later. Others are on the CPU.
         config: as `read_base_config` returns it; None to read it here.
-        tell: called with weights read so far and in all.
+        on_progress: called with weights read so far and in all.
         more: for `from_pretrained`.
 
     Raises:
@@ -116,7 +116,7 @@ def read_model(
             raise EngineError(sentence)
         more = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}} | more
     try:
-        with weights_told(tell):
+        with weight_progress(on_progress):
             loaded = AutoModelForCausalLM.from_pretrained(
                 base,
                 config=config or read_base_config(base, revision),
@@ -147,7 +147,7 @@ def read_model(
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """How a base model will be loaded.
 
     Attributes:
@@ -160,7 +160,7 @@ class Plan:
     """
 
     config: PreTrainedConfig
-    need: Need
+    need: MemoryNeed
     dtype: torch.dtype
     bits: Bits
     device: torch.device
@@ -173,7 +173,7 @@ def plan(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     released: Mapping[torch.device, int] | None = None,
-) -> Plan:
+) -> LoadPlan:
     """Decide where and in which dtype a base is loaded, before it is.
 
     Args:
@@ -207,18 +207,18 @@ def plan(
         need = estimate(model, dtype, bits)
     free, total = device_memory(place)
     if free is None:
-        return Plan(config, need, dtype, bits, place)
+        return LoadPlan(config, need, dtype, bits, place)
     room = free + bytes_on(place, released or {})
     if need.total <= room:
-        return Plan(config, need, dtype, bits, place)
+        return LoadPlan(config, need, dtype, bits, place)
     spread = all_gpus(released or {}) if place.type == "cuda" and whole else {}
     if len(spread) > 1 and need.total <= sum(spread.values()):
-        return Plan(config, need, dtype, bits, place, spread=True)
+        return LoadPlan(config, need, dtype, bits, place, spread=True)
     raise EngineError(_too_large(choice.label, model, need, place, room, total))
 
 
 def _too_large(
-    label: str, model: PreTrainedModel, need: Need, device: torch.device, room: int, total: int | None
+    label: str, model: PreTrainedModel, need: MemoryNeed, device: torch.device, room: int, total: int | None
 ) -> str:
     smaller = estimate(model, model.dtype, 4)
     hint = "choose a smaller one"
@@ -230,7 +230,7 @@ def _too_large(
     )
 
 
-def need_sentence(need: Need) -> str:
+def need_sentence(need: MemoryNeed) -> str:
     """What a base takes, in words, to stand behind "needs"."""
     return (
         f"about {size(need.total)} of memory: {size(need.weights)} for {count(need.parameters)} parameters in "
@@ -249,12 +249,12 @@ def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
         EngineError: if there is no tokenizer, or it or its chat template never ends.
     """
     if not choice.operator:
-        return read_foreign(folder, choice.label)
+        return read_untrusted(folder, choice.label)
     return Prompts(_tokenizer(str(folder), choice.label))
 
 
 def read_weights(
-    choice: BaseChoice, folder: Path, how: Plan, tell: OnProgress = lambda done, total: None
+    choice: BaseChoice, folder: Path, how: LoadPlan, on_progress: OnProgress = lambda done, total: None
 ) -> PreTrainedModel:
     """The model alone, where `how` says. For the arguments see `read_base`.
 
@@ -277,7 +277,7 @@ def read_weights(
         # Straight to where it goes, without a copy in the computer's memory.
         where = {"device_map": {"": how.device}}
     try:
-        model = read_model(str(folder), None, how.dtype, quantisation, how.device, how.config, tell, **where)
+        model = read_model(str(folder), None, how.dtype, quantisation, how.device, how.config, on_progress, **where)
         if not where:
             model.to(how.device)  # type: ignore[arg-type]  # a wrapped method, which mypy takes for a function
     except EngineError as error:

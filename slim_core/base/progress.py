@@ -15,17 +15,17 @@ OnProgress = Callable[[int, int], None]
 
 
 @contextmanager
-def weights_told(tell: OnProgress = lambda done, total: None) -> Iterator[None]:
+def weight_progress(on_progress: OnProgress = lambda done, total: None) -> Iterator[None]:
     """Hear how far transformers is with its weights; it shows nothing itself.
 
     Args:
-        tell: called with weights loaded so far and in all.
+        on_progress: called with weights loaded so far and in all.
     """
 
     def hook(factory: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         if not args or kwargs.get("desc") != "Loading weights":
             return factory(*args, **kwargs)
-        return _Counted(factory(*args, **kwargs | {"disable": True}), len(args[0]), tell)
+        return _ReportingBar(factory(*args, **kwargs | {"disable": True}), len(args[0]), on_progress)
 
     before = set_tqdm_hook(hook)
     try:
@@ -34,15 +34,15 @@ def weights_told(tell: OnProgress = lambda done, total: None) -> Iterator[None]:
         set_tqdm_hook(before)
 
 
-class _Counted:
+class _ReportingBar:
     """A progress bar that is told on."""
 
-    def __init__(self, bar: Any, total: int, tell: OnProgress) -> None:
-        self._bar, self._total, self._tell = bar, total, tell
+    def __init__(self, bar: Any, total: int, on_progress: OnProgress) -> None:
+        self._bar, self._total, self._on_progress = bar, total, on_progress
 
     def __iter__(self) -> Iterator[Any]:
         for done, item in enumerate(self._bar):
-            self._tell(done, self._total)
+            self._on_progress(done, self._total)
             yield item
 
     def __getattr__(self, name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from ..outside.errors import first_line
-from .encoder import Encoder, EncoderHere
+from .encoder import Encoder, LocalEncoder
 from .errors import EngineError
 from .messages import Message
 from .template import ensure_chat_template
@@ -46,7 +46,7 @@ class Prompts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: Encoder | None = None) -> None:
         self.tokenizer = tokenizer
-        self.encoder = encoder or EncoderHere(tokenizer)
+        self.encoder = encoder or LocalEncoder(tokenizer)
         self.has_template = ensure_chat_template(tokenizer, partial(self._ids, special=True))
         # A tokenizer changes settings of its own while it encodes, so two threads must not.
         self._lock = threading.Lock()

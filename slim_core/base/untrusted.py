@@ -43,7 +43,7 @@ def check_index(path: Path, files: Collection[str], label: str) -> None:
             raise EngineError(f"{path.name} of {label} names {shown(str(file))}, which is none of its shards.")
 
 
-def read_foreign(folder: Path, label: str) -> Prompts:
+def read_untrusted(folder: Path, label: str) -> Prompts:
     """How a visitor's base reads conversations.
 
     Args:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .say import printable, refuse, screen
+from .console import printable, refuse, screen
 
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def check_command(
     from ..adapters import OPERATOR, base_from_config, check, named_source
 
     console = screen(soft_wrap=True)
-    with _told():
+    with _exit_on_refusal():
         shapes = None
         if base is not None:
             _check_named(base)
@@ -72,7 +72,7 @@ def info(
     revision: Annotated[str | None, typer.Option(help="Version of an adapter on the Hub.")] = None,
 ) -> None:
     """Say what an adapter is."""
-    with _told(), _opened(source, revision) as adapter:
+    with _exit_on_refusal(), _opened(source, revision) as adapter:
         console = screen(soft_wrap=True, highlight=False)
         for name, value in _facts(adapter):
             console.print(f"{name:12} {printable(str(value))}")
@@ -99,7 +99,7 @@ def export(
     from ..method import SlimConfig
     from ..peft_tools import export_lora
 
-    with _told(), _new_folder(output):
+    with _exit_on_refusal(), _new_folder(output):
         _check_named(base)
         passages = _passages(text)
         model, tokenizer = _load(base, base_revision)
@@ -132,7 +132,7 @@ def export(
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _exit_on_refusal() -> Iterator[None]:
     """A refusal is one sentence and exit code 1."""
     from ..adapters import AdapterError
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .say import printable, refuse, screen
+from .console import printable, refuse, screen
 
 
 def bench_compare(

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ..paths import DEMO
-from .say import refuse, screen
+from .console import refuse, screen
 
 
 SAMPLING = "Sampling"

@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..inference import Engine, EngineError, Sampling
 from ..inference.sampling import check_sampling
-from ..many import Asker, ListedPrompt, PromptResult, ask_all, read_prompt_file, read_prompts, to_csv, to_json
+from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file, read_prompts, to_csv, to_json
 from ..many.prompts import guessed
 from ..outside.errors import reason
+from .console import printable, screen
 from .many_view import results_view, summary
-from .say import printable, screen
 
 
 STDIN = "-"
@@ -76,7 +76,7 @@ class Many:
             typer.Exit: with 130 if a person ended it; what was answered is shown and saved.
         """
         check_sampling(sampling)
-        askers = tuple(Asker(v.name, v, None if v.strength is None else strength) for v in engine.variants)
+        askers = tuple(Respondent(v.name, v, None if v.strength is None else strength) for v in engine.variants)
         results: list[PromptResult] = []
 
         def text(kind: str) -> str:
@@ -99,7 +99,7 @@ class Many:
             _show(results, askers)
         if unsaved is not None:
             raise unsaved
-        self._tell(len(results), interrupted)
+        self._report(len(results), interrupted)
         if interrupted:
             raise typer.Exit(130)
         return all(result.failed for result in results)
@@ -123,7 +123,7 @@ class Many:
         if self.output is not None:
             _write(self.output, text(self.output.suffix.lower()))
 
-    def _tell(self, done: int, interrupted: bool) -> None:
+    def _report(self, done: int, interrupted: bool) -> None:
         """Where the answers are, and how many there are if a person did not wait for all."""
         where = "" if self.output is None else printable(str(self.output))
         console = screen(stderr=True, soft_wrap=True)
@@ -134,7 +134,7 @@ class Many:
             console.print(f"The answers are in {where}.", highlight=False)
 
 
-def _show(results: list[PromptResult], askers: Sequence[Asker]) -> None:
+def _show(results: list[PromptResult], askers: Sequence[Respondent]) -> None:
     console = screen()
     console.print(results_view(results, askers))
     for line in summary(results):

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from ..paths import DEMO
+from .console import refuse, screen
 from .pairs import pairs
-from .say import refuse, screen
 
 
 app = typer.Typer(no_args_is_help=True, help="The small model that ships with the project.")
@@ -37,7 +37,7 @@ def build(
 
     from ..demo.build import BuildError, build
     from ..demo.recipe import Conversations, Recipe
-    from ..demo.trial import Plan
+    from ..demo.trial import TrialPlan
     from ..training import TrainingError
 
     disable_progress_bar()  # there is one of our own
@@ -48,7 +48,7 @@ def build(
     try:
         recipe = Recipe(**_fields(Recipe, base, "--base"))
         talks = Conversations(**_fields(Conversations, conversations, "--conversations"))
-        report = build(demo, work, recipe, talks, Plan(**_fields(Plan, plan, "--plan")), console, questions)
+        report = build(demo, work, recipe, talks, TrialPlan(**_fields(TrialPlan, plan, "--plan")), console, questions)
     except (BuildError, TrainingError) as error:
         refuse(error)
     except KeyboardInterrupt:

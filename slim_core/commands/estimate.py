@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .say import printable, refuse, screen
+from .console import printable, refuse, screen
 
 
 def estimate(

@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..base.formatting import likelihood
-from ..many import Asker, PromptAnswer, PromptResult, mean_drift
-from .say import printable
+from ..many import PromptAnswer, PromptResult, Respondent, mean_drift
+from .console import printable
 
 
 KINDS = {"like": "like the training data", "unlike": "unlike the training data", "mixed": "partly like it"}
 
 
-def results_view(results: Sequence[PromptResult], askers: Sequence[Asker]) -> Table:
+def results_view(results: Sequence[PromptResult], askers: Sequence[Respondent]) -> Table:
     """A line a prompt: what was asked, and each answer with what is known of it."""
     table = Table(expand=True, show_lines=True)
     table.add_column("", justify="right")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .say import refuse, warn
+from .console import refuse, warn
 
 
 LIMITS = "Limits"

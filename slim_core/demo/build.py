@@ -22,13 +22,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from ..method import SlimLayer
 from .chat import train_tokenizer
 from .measure import QUALIFYING, measure, measure_conversations
-from .pretrain import Pretraining, new_base
-from .pretrain import Progress as Done
+from .pretrain import Pretraining, TrainingProgress, new_base
 from .recipe import Conversations, Recipe, Training
 from .statistics import score
 from .stored import REPORT, save, write_json
 from .sweep import chosen, run_sweep
-from .trial import METHODS, Plan, Trial, downstream, general, load
+from .trial import METHODS, Trial, TrialPlan, downstream, general, load
 from .verify import FORMAT, QUESTIONS, WEIGHTS, verify
 
 
@@ -37,7 +36,7 @@ ENOUGH = 0.95  # of sums, facts and choices that the base must answer before any
 
 
 @dataclass(frozen=True)
-class Timing:
+class BuildTiming:
     """Minutes that the parts took: the base in all calls, the others in the last one, which may find trials done."""
 
     base: float
@@ -54,7 +53,7 @@ def build(
     work: Path,
     recipe: Recipe,
     conversations: Conversations,
-    plan: Plan,
+    plan: TrialPlan,
     console: Console,
     questions: int = QUESTIONS,
 ) -> dict[str, Any] | None:
@@ -104,7 +103,7 @@ def build(
         save(verify(staged, questions, workers=workers, report=lambda name: progress.advance(task)), staged)
     notes = [json.loads((work / name).read_text()) for name in ("questions.json", "base.json")]
     seconds = sum(note["seconds"] for note in notes)
-    timing = Timing(*(round(s / 60, 1) for s in (seconds, swept - begin, time.monotonic() - swept)))
+    timing = BuildTiming(*(round(s / 60, 1) for s in (seconds, swept - begin, time.monotonic() - swept)))
     report = {
         "format": FORMAT,
         "recipe": asdict(recipe),
@@ -165,7 +164,7 @@ def _train(
     with _progress(console) as progress:
         task = progress.add_task(title, total=trainings[-1].steps, completed=pretraining.step)
 
-        def show(done: Done) -> None:
+        def show(done: TrainingProgress) -> None:
             speed = done.tokens / done.seconds
             progress.update(
                 task, completed=done.step, description=f"{title}: loss {done.loss:.3f}, {speed:,.0f} tokens/s"

@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 
 from .example import Example, Sampler, draw
-from .families import OPTION_SPLITS, Choices, Claims
+from .families import OPTION_SPLITS, ChoiceFamily, ClaimFamily
 from .relations import Row
 from .scenes import BOOLQ, OBQA, PEOPLE, SIQA
 from .tables import BY_NAME
@@ -23,14 +23,14 @@ CLAIM_FORM = "Please answer the following question with true or false, question:
 ANSWER = "the correct answer is {}"
 
 
-def _phrase(family: Choices | Claims, split: str, rng: Random, row: Row) -> str:
+def _phrase(family: ChoiceFamily | ClaimFamily, split: str, rng: Random, row: Row) -> str:
     """A question about a row, with people of the split."""
     phrasing = rng.choice(family.test_phrasings if split == "test" else family.phrasings)
     name, other = (person["name"] for person in rng.sample(PEOPLE[split], 2))
     return phrasing.format(**{"name": name, "other": other, **row})
 
 
-def choice_about(task: str, family: Choices, row: Row, size: int, split: str, rng: Random) -> Example:
+def choice_about(task: str, family: ChoiceFamily, row: Row, size: int, split: str, rng: Random) -> Example:
     """A question about a row, with `size` options."""
     right = family.option.format(**row)
     options = [right, *rng.sample(family.wrong(OPTION_SPLITS[split], row), size - 1)]
@@ -43,7 +43,7 @@ def choice_about(task: str, family: Choices, row: Row, size: int, split: str, rn
     return Example(task, prompt, ANSWER.format(f"answer{options.index(right) + 1}"))
 
 
-def claim_about(family: Claims, row: Row, truth: bool, split: str, rng: Random) -> Example:
+def claim_about(family: ClaimFamily, row: Row, truth: bool, split: str, rng: Random) -> Example:
     """A question whether something is true of a row."""
     relation = BY_NAME[family.relation]
     claimed = row[relation.answer] if truth else rng.choice(relation.wrong(row[relation.answer]))
@@ -51,7 +51,7 @@ def claim_about(family: Claims, row: Row, truth: bool, split: str, rng: Random) 
     return Example("boolq", CLAIM_FORM.format(question=question), ANSWER.format("true" if truth else "false"))
 
 
-def _choice(task: str, families: tuple[Choices, ...], size: int, split: str, rng: Random) -> Example:
+def _choice(task: str, families: tuple[ChoiceFamily, ...], size: int, split: str, rng: Random) -> Example:
     family = rng.choice(families)
     return choice_about(task, family, rng.choice(family.entries[split]), size, split, rng)
 

@@ -37,7 +37,7 @@ def with_traits(split: Split, traits: Sequence[Row], kind: str) -> Split:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ChoiceFamily:
     """Questions with options.
 
     Attributes:
@@ -67,7 +67,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Claims:
+class ClaimFamily:
     """Questions whether an entry is of a kind.
 
     Attributes:

@@ -107,7 +107,7 @@ GENERAL_FORMS: dict[str, Form] = {"alone": _as_trained, "second turn, after a tr
 FORMS = {"downstream": (DOWNSTREAM_TASKS, TRAINED_FORMS), "general": (GENERAL_TASKS, GENERAL_FORMS)}
 
 
-def dressed(kind: str, form: str, split: str, n: int) -> tuple[list[Example], list[Chat]]:
+def asked_in_form(kind: str, form: str, split: str, n: int) -> tuple[list[Example], list[Chat]]:
     """`n` questions of each task of a kind, and the chats that ask them in a form. The same for everybody who asks.
 
     Args:

@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
     answers: list[tuple[int, int]]
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Where the training is: steps done, tokens read since it was started, seconds since, loss in nats."""
 
     step: int
@@ -204,7 +204,7 @@ class Pretraining:
         ends = accumulate(phase.steps for phase in self.training.phases)
         return next(phase for phase, end in zip(self.training.phases, ends, strict=True) if self.step < end)
 
-    def run(self, report: Callable[[Progress], None]) -> LlamaForCausalLM:
+    def run(self, report: Callable[[TrainingProgress], None]) -> LlamaForCausalLM:
         """Train to the end.
 
         Args:
@@ -218,7 +218,7 @@ class Pretraining:
             tokens += sum(len(e.ids) for e in batch)
             seconds = time.monotonic() - begin
             self.seconds = before + seconds
-            report(Progress(self.step, tokens, seconds, loss))
+            report(TrainingProgress(self.step, tokens, seconds, loss))
             if time.monotonic() - saved > SAVE_SECONDS or self.step == self.training.steps:
                 self._save()
                 saved = time.monotonic()

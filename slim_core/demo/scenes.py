@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .families import Choices, Claims, split_entries, with_traits
+from .families import ChoiceFamily, ClaimFamily, split_entries, with_traits
 from .tables import BY_NAME, nature, objects, people, social
 
 
@@ -13,7 +13,7 @@ FOODS = split_entries(nature.FOODS, "kind")
 MATERIALS = split_entries(objects.THINGS, "material")
 
 OBQA = (
-    Choices(
+    ChoiceFamily(
         entries=split_entries(objects.TOOLS),
         option="{tool}",
         kind="tool",
@@ -35,7 +35,7 @@ OBQA = (
         ),
         clash=objects.SIMILAR_TOOLS,
     ),
-    Choices(
+    ChoiceFamily(
         entries=split_entries(people.PROBLEMS),
         option="{helper:a}",
         kind="helper",
@@ -55,7 +55,7 @@ OBQA = (
         ),
         clash=BY_NAME["helper"].clash,
     ),
-    Choices(
+    ChoiceFamily(
         entries=with_traits(ANIMALS, nature.ANIMAL_TRAITS, "kind"),
         option="{animal:a}",
         kind="kind",
@@ -75,7 +75,7 @@ OBQA = (
         ),
         clash=nature.SIMILAR_ANIMALS,
     ),
-    Choices(
+    ChoiceFamily(
         entries=with_traits(MATERIALS, objects.MATERIAL_TRAITS, "material"),
         option="{thing}",
         kind="material",
@@ -95,7 +95,7 @@ OBQA = (
         ),
         clash=objects.SIMILAR_MATERIALS,
     ),
-    Choices(
+    ChoiceFamily(
         entries=with_traits(FOODS, nature.FOOD_TRAITS, "kind"),
         option="{food}",
         kind="kind",
@@ -118,7 +118,7 @@ OBQA = (
 )
 
 SIQA = (
-    Choices(
+    ChoiceFamily(
         entries=split_entries(social.FEELINGS, "feeling"),
         option="{feeling}",
         kind="feeling",
@@ -139,7 +139,7 @@ SIQA = (
         clash=social.SIMILAR_FEELINGS,
         common=True,
     ),
-    Choices(
+    ChoiceFamily(
         entries=split_entries(social.TRAITS, "trait"),
         option="{trait}",
         kind="trait",
@@ -160,7 +160,7 @@ SIQA = (
         clash=social.SIMILAR_TRAITS,
         common=True,
     ),
-    Choices(
+    ChoiceFamily(
         entries=split_entries(social.REASONS),
         option="{reason}",
         kind="reason",
@@ -180,7 +180,7 @@ SIQA = (
         ),
         clash=BY_NAME["reason"].clash,
     ),
-    Choices(
+    ChoiceFamily(
         entries=split_entries(social.NEXT),
         option="{next}",
         kind="next",
@@ -203,7 +203,7 @@ SIQA = (
 )
 
 BOOLQ = (
-    Claims(
+    ClaimFamily(
         relation="animal kind",
         entries=ANIMALS,
         phrasings=(
@@ -221,7 +221,7 @@ BOOLQ = (
             "{name} looks for {animal:a}. does {name} look for {kind:a}?",
         ),
     ),
-    Claims(
+    ClaimFamily(
         relation="food kind",
         entries=FOODS,
         phrasings=(
@@ -239,7 +239,7 @@ BOOLQ = (
             "{name} bought {food}. did {name} buy a kind of {kind}?",
         ),
     ),
-    Claims(
+    ClaimFamily(
         relation="continent",
         entries=split_entries(BY_NAME["continent"].facts, "continent"),
         phrasings=(
@@ -254,7 +254,7 @@ BOOLQ = (
         ),
         test_phrasings=("is {country} part of {continent}?", "{name} is in {country}. is {name} in {continent}?"),
     ),
-    Claims(
+    ClaimFamily(
         relation="material",
         entries=MATERIALS,
         phrasings=(
@@ -268,7 +268,7 @@ BOOLQ = (
         ),
         test_phrasings=("do people make {thing} of {material}?", "{name} saw {thing}. was it made of {material}?"),
     ),
-    Claims(
+    ClaimFamily(
         relation="workplace",
         entries=split_entries(people.JOBS),
         phrasings=(

@@ -53,7 +53,7 @@ WANTED = (
 )
 
 
-class Heard(NamedTuple):
+class Replies(NamedTuple):
     """What the three said to a prompt.
 
     Attributes:
@@ -67,7 +67,7 @@ class Heard(NamedTuple):
     exact: bool
 
 
-def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Heard]:
+def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Replies]:
     """What base, LoRA and SLIM answer, greedily.
 
     Args:
@@ -84,11 +84,11 @@ def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Heard
             first, size = i * len(SHIPPED), len(SHIPPED)
             verdict = verdict_of(step.routing[first + size - 1])
             texts = {name: step.rows[first + k].text.strip() for k, name in enumerate(SHIPPED)}
-            found.append(Heard(texts, verdict.kind, verdict.exact))
+            found.append(Replies(texts, verdict.kind, verdict.exact))
     return found
 
 
-def shows(example: Example, heard: Heard) -> bool:
+def shows(example: Example, heard: Replies) -> bool:
     """Whether one sees of an example what it is there for.
 
     In the trained form LoRA and SLIM are right and say so in the same words, which are not the base's. In any other
@@ -182,7 +182,7 @@ def _alone(engine: Engine, taken: set[str], log: Any) -> list[Shown]:
 def _best(engine: Engine, examples: Iterable[Example], log: Any) -> list[Shown]:
     """The first few that show something: those where SLIM is exactly the base before others, then short ones."""
     candidates = [e for e in examples if e.task in DOWNSTREAM_TASKS or len(e.prompt) <= LONGEST]
-    found: list[tuple[Example, Heard]] = []
+    found: list[tuple[Example, Replies]] = []
     for start in range(0, len(candidates), BATCH):
         chosen = candidates[start : start + BATCH]
         for example, heard in zip(chosen, ask(engine, [e.prompt for e in chosen], BATCH), strict=True):
@@ -196,12 +196,12 @@ def _best(engine: Engine, examples: Iterable[Example], log: Any) -> list[Shown]:
     return [Shown(e.task, e.prompt, e.answer, h.answers, h.exact) for e, h in found]
 
 
-def _base_right(example: Example, heard: Heard) -> bool:
+def _base_right(example: Example, heard: Replies) -> bool:
     """Whether a trained question is one that the base can answer as well: it shows less."""
     return example.task in DOWNSTREAM_TASKS and check(example, heard.answers["base"])
 
 
-def _line(example: Example, heard: Heard) -> str:
+def _line(example: Example, heard: Replies) -> str:
     marks = (f"{name} {'✓' if check(example, text) else '✗'} {text!r}" for name, text in heard.answers.items())
     exact = ", exact" if heard.exact else ""
     return f"{'+' if shows(example, heard) else ' '} {heard.verdict}{exact} | {example.prompt} | " + " | ".join(marks)

@@ -13,10 +13,10 @@ from typing import Any
 from rich.progress import Progress
 
 from .pool import worker_pool
-from .trial import METHODS, Plan, Task, Trial, keep_only_same, read_trial, run_trial, write_data
+from .trial import METHODS, Task, Trial, TrialPlan, keep_only_same, read_trial, run_trial, write_data
 
 
-def sweep_tasks(base: Path, work: Path, plan: Plan, methods: Sequence[str] = METHODS) -> list[Task]:
+def sweep_tasks(base: Path, work: Path, plan: TrialPlan, methods: Sequence[str] = METHODS) -> list[Task]:
     """The trials of a sweep, by rate, method and seed.
 
     Args:
@@ -34,7 +34,7 @@ def sweep_tasks(base: Path, work: Path, plan: Plan, methods: Sequence[str] = MET
 
 
 def run_sweep(
-    base: Path, work: Path, plan: Plan, workers: int, progress: Progress, report: Callable[[Trial], None]
+    base: Path, work: Path, plan: TrialPlan, workers: int, progress: Progress, report: Callable[[Trial], None]
 ) -> list[Trial] | None:
     """Every method at every rate from every seed.
 
@@ -92,7 +92,7 @@ def chosen_rate(trials: Sequence[Trial], method: str) -> float:
     return max(found, key=lambda rate: (fmean(found[rate]), -rate))
 
 
-def chosen(trials: Sequence[Trial], method: str, plan: Plan) -> Trial:
+def chosen(trials: Sequence[Trial], method: str, plan: TrialPlan) -> Trial:
     """The method's trial that ships: at the chosen rate, from the first seed."""
     rate = chosen_rate(trials, method)
     return next(t for t in trials if (t.method, t.rate, t.seed) == (method, rate, plan.seeds[0]))
@@ -106,7 +106,7 @@ def _begin_worker(steps: Any) -> None:
     _steps = steps
 
 
-def _work(index: int, task: Task, plan: Plan) -> Trial | None:
+def _work(index: int, task: Task, plan: TrialPlan) -> Trial | None:
     def note(step: int) -> None:
         _steps[index] = step
 

@@ -222,7 +222,7 @@ def _only_for_training(split: str) -> None:
         raise ValueError("what is told is only for training")
 
 
-def _told(phrasing: str, row: Row, rng: Random) -> str:
+def _filled(phrasing: str, row: Row, rng: Random) -> str:
     if rng.random() < BEFORE_SHARE:
         phrasing = f"{rng.choice(BEFORE)} {phrasing}"
     if rng.random() < WHEN_SHARE:
@@ -240,7 +240,7 @@ def told_choice(split: str, rng: Random) -> Example:
     style = rng.choices(list(STYLES), list(STYLES.values()))[0]
     options, answer = labelled(family.option.format(**row), wrong, style, rng)
     prompt = rng.choice(FORMS).format(
-        question=_told(rng.choice(phrasings), row, rng),
+        question=_filled(rng.choice(phrasings), row, rng),
         options=options,
         labels=named_labels(style, size),
     )
@@ -269,5 +269,5 @@ def told_question(split: str, rng: Random) -> Example:
     truth = rng.random() < 0.5
     claimed = right if truth else rng.choice(relation.wrong(right))
     form, (yes, no) = rng.choice(list(JUDGED.items()))
-    question = _told(rng.choice(phrasings), {**row, relation.answer: claimed}, rng)
+    question = _filled(rng.choice(phrasings), {**row, relation.answer: claimed}, rng)
     return Example("told_questions", form.format(question), yes if truth else no)

@@ -37,7 +37,7 @@ SCALES = (0.75, 0.5, 0.25)
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrialPlan:
     """How the adapters are trained and compared.
 
     Attributes:
@@ -133,14 +133,14 @@ def general(scores: dict[str, float]) -> float:
     return sum(scores[task] for task in GENERAL_TASKS) / len(GENERAL_TASKS)
 
 
-def write_data(path: Path, plan: Plan) -> None:
+def write_data(path: Path, plan: TrialPlan) -> None:
     """The training examples of all downstream tasks, mixed by the trainer, as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps({"messages": lesson}) for lesson in lessons(plan.examples, plan.earlier, plan.general_share))
     path.write_text("\n".join(lines) + "\n")
 
 
-def settings(task: Task, plan: Plan) -> TrainSettings:
+def settings(task: Task, plan: TrialPlan) -> TrainSettings:
     """The training command's settings for one trial. The methods get the same but for the rate and the Linears."""
     return TrainSettings(
         base=str(task.base),
@@ -179,12 +179,12 @@ def rewind(model: nn.Module, scale: float) -> None:
             parameter.mul_(scale)
 
 
-def scales(task: Task, plan: Plan) -> tuple[float, ...]:
+def scales(task: Task, plan: TrialPlan) -> tuple[float, ...]:
     """The factors that a trial is measured at, as trained first."""
     return (1.0, *SCALES) if task.method == "lora" and task.seed == plan.seeds[0] else (1.0,)
 
 
-def read_trial(task: Task, plan: Plan) -> Trial | None:
+def read_trial(task: Task, plan: TrialPlan) -> Trial | None:
     """What an earlier call found; None where anything is still to do."""
     record = _record(task)
     if any(f"{scale:g}" not in record for scale in scales(task, plan)):
@@ -195,7 +195,7 @@ def read_trial(task: Task, plan: Plan) -> Trial | None:
     return Trial(task.method, task.rate, task.seed, task.folder, scores.pop(1.0), scores)
 
 
-def run_trial(task: Task, plan: Plan, report: Callable[[int], None] = lambda step: None) -> Trial | None:
+def run_trial(task: Task, plan: TrialPlan, report: Callable[[int], None] = lambda step: None) -> Trial | None:
     """Train and measure one method at one rate from one seed, or go on where an earlier call was interrupted.
 
     Args:
@@ -225,7 +225,7 @@ def _record(task: Task) -> dict[str, dict[str, str]]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def keep_only_same(task: Task, plan: Plan) -> None:
+def keep_only_same(task: Task, plan: TrialPlan) -> None:
     """Delete the adapter's folder if it is about another base or was made otherwise; note what it is about."""
     names = ("steps", "batch", "examples", "earlier", "general_share", "questions", "r", "alpha")
     shared = {name: getattr(plan, name) for name in names}

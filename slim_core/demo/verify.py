@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 import slim_core
 
-from .forms import FORMS, dressed
+from .forms import FORMS, asked_in_form
 from .identity import identity_shares, measure_identity
 from .measure import DOWNSTREAM_TASKS, TASKS, Model, mark, measure, reply
 from .pool import worker_pool
@@ -39,7 +39,7 @@ WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class Variant:
+class ComparedModel:
     """One of the models that are compared.
 
     Attributes:
@@ -64,8 +64,13 @@ class Variant:
         return model, tokenizer
 
 
-MAIN = (Variant("base"), Variant("lora", "lora"), Variant("slim", "slim"), Variant(OPEN, "slim", strength=0.0))
-REWOUND = tuple(Variant(f"lora x {scale:g}", "lora", scale=scale) for scale in SCALES)
+MAIN = (
+    ComparedModel("base"),
+    ComparedModel("lora", "lora"),
+    ComparedModel("slim", "slim"),
+    ComparedModel(OPEN, "slim", strength=0.0),
+)
+REWOUND = tuple(ComparedModel(f"lora x {scale:g}", "lora", scale=scale) for scale in SCALES)
 
 
 PAIRS = (
@@ -77,11 +82,11 @@ PAIRS = (
 )
 
 
-def compared(demo: Path) -> tuple[Variant, ...]:
+def compared(demo: Path) -> tuple[ComparedModel, ...]:
     """The variants that answer the test questions: the main ones, LoRA rewound, and SLIM with other strengths."""
     trained = trained_strength(demo)
     others = (s for s in STRENGTHS if s not in (0.0, trained))
-    return (*MAIN, *REWOUND, *(Variant(f"slim at {s:g}", "slim", strength=s) for s in others))
+    return (*MAIN, *REWOUND, *(ComparedModel(f"slim at {s:g}", "slim", strength=s) for s in others))
 
 
 def trained_strength(demo: Path) -> float:
@@ -163,17 +168,17 @@ def verify(
     }
 
 
-def _answer(demo: Path, variant: Variant, split: str, n: int) -> dict[str, str]:
+def _answer(demo: Path, variant: ComparedModel, split: str, n: int) -> dict[str, str]:
     return measure(*variant.load(demo), split, n)
 
 
-def _answer_forms(demo: Path, variant: Variant, split: str, n: int) -> dict[str, dict[str, str]]:
+def _answer_forms(demo: Path, variant: ComparedModel, split: str, n: int) -> dict[str, dict[str, str]]:
     """The marks by kind and form."""
     model, tokenizer = variant.load(demo)
     found: dict[str, dict[str, str]] = {}
     for kind, (_, forms) in FORMS.items():
         for form in forms:
-            examples, chats = dressed(kind, form, split, n)
+            examples, chats = asked_in_form(kind, form, split, n)
             found.setdefault(kind, {})[form] = mark(examples, reply(model, tokenizer, chats))
     return found
 
@@ -183,7 +188,8 @@ def _route(demo: Path, split: str, n: int) -> tuple[dict[str, Any], dict[str, di
     model, tokenizer = MAIN[2].load(demo)
     forms = {
         kind: {
-            form: identity_shares(model, tokenizer, dressed(kind, form, split, n)[1]).mean().item() for form in forms
+            form: identity_shares(model, tokenizer, asked_in_form(kind, form, split, n)[1]).mean().item()
+            for form in forms
         }
         for kind, (_, forms) in FORMS.items()
     }
@@ -208,7 +214,7 @@ def run_jobs(
         return [future.result() for future in futures]
 
 
-def _point(variant: Variant, marks: Marks, demo: Path) -> dict[str, Any]:
+def _point(variant: ComparedModel, marks: Marks, demo: Path) -> dict[str, Any]:
     """Where a variant lies between learning and forgetting."""
     own: dict[str, Any] = {"variant": variant.adapter or "base"}
     if variant.adapter == "lora":

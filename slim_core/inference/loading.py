@@ -11,7 +11,7 @@ import torch
 
 from ..base.choice import BaseChoice
 from ..base.files import base_files
-from ..base.loading import Plan, bits_of, plan, read_prompts, read_weights
+from ..base.loading import LoadPlan, bits_of, plan, read_prompts, read_weights
 from ..base.progress import OnProgress
 from ..base.prompts import Prompts
 from .engine import Engine
@@ -23,7 +23,11 @@ VISITOR_TOKENS = 32_768
 
 
 def read_base(
-    choice: BaseChoice, folder: Path, how: Plan, prompts: Prompts, tell: OnProgress = lambda done, total: None
+    choice: BaseChoice,
+    folder: Path,
+    how: LoadPlan,
+    prompts: Prompts,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Engine:
     """Load a base from its folder and attach the adapters that belong to it.
 
@@ -32,12 +36,12 @@ def read_base(
         folder: its files.
         how: as `plan` says.
         prompts: as `read_prompts` returns it.
-        tell: called with weights read so far and in all.
+        on_progress: called with weights read so far and in all.
 
     Raises:
         EngineError: if something cannot be loaded or does not fit.
     """
-    model = read_weights(choice, folder, how, tell)
+    model = read_weights(choice, folder, how, on_progress)
     engine = Engine(model, prompts, choice.name or choice.base)
     if not choice.operator:
         engine.info = replace(engine.info, context_length=min(engine.info.context_length, VISITOR_TOKENS))

@@ -15,10 +15,10 @@ from transformers import PreTrainedConfig
 
 from ..base.choice import BaseChoice
 from ..base.errors import EngineError
-from ..base.estimate import Need
+from ..base.estimate import MemoryNeed
 from ..base.files import base_files
 from ..base.formatting import count, size
-from ..base.loading import Plan, plan, read_prompts
+from ..base.loading import LoadPlan, plan, read_prompts
 from ..base.messages import Message
 from ..base.shapes import BaseShapes
 from ..outside.errors import first_line
@@ -61,10 +61,10 @@ class Progress:
         return self.stage in ("done", "failed")
 
 
-class Away:
+class UnavailableEngine:
     """Stands where the engine was while there is none, and says so. What it shows is what was loaded last."""
 
-    def __init__(self, last: Engine | Away, sentence: str) -> None:
+    def __init__(self, last: Engine | UnavailableEngine, sentence: str) -> None:
         self.info: ModelInfo = last.info
         self.variants: tuple[Variant, ...] = last.variants
         self.shapes: BaseShapes = last.shapes
@@ -118,18 +118,18 @@ class BaseSwitch:
         engine: Engine,
         choice: BaseChoice,
         device: str | torch.device | None = None,
-        put: Callable[[Engine | Away], None] = lambda engine: None,
+        put: Callable[[Engine | UnavailableEngine], None] = lambda engine: None,
     ) -> None:
         self.choice = self._first = choice
         self.progress: Progress | None = None
         self.generation = 0
-        self._engine: Engine | Away = engine
+        self._engine: Engine | UnavailableEngine = engine
         self._device, self.put = device, put
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def need(self, choice: BaseChoice) -> Need:
+    def need(self, choice: BaseChoice) -> MemoryNeed:
         """What a base would take. Fetches its config at most.
 
         Raises:
@@ -164,7 +164,7 @@ class BaseSwitch:
 
     # -- in a thread of its own ----------------------------------------------------------------------------------
 
-    def _tell(self, stage: Stage, done: int = 0, total: int = 0, sentence: str = "") -> None:
+    def _report(self, stage: Stage, done: int = 0, total: int = 0, sentence: str = "") -> None:
         assert self.progress is not None  # since `start`
         self.progress = replace(self.progress, stage=stage, done=done, total=total, sentence=sentence)
 
@@ -172,11 +172,11 @@ class BaseSwitch:
         before = self._engine
         why = self._switch(choice, stop)
         if why is None:
-            self._tell("done", sentence=f"The base is {choice.label} now; conversations and adapters begin anew.")
+            self._report("done", sentence=f"The base is {choice.label} now; conversations and adapters begin anew.")
         elif self._engine is before:
-            self._tell("failed", sentence=why)
+            self._report("failed", sentence=why)
         else:
-            self._tell("failed", sentence=self._go_back(why))
+            self._report("failed", sentence=self._go_back(why))
 
     def _switch(self, choice: BaseChoice, stop: threading.Event) -> str | None:
         """Returns why it failed. What was half loaded is gone by then: the traceback that held it is."""
@@ -184,14 +184,14 @@ class BaseSwitch:
             with base_files(choice) as files:
                 how = self._plan(choice, files.config(stop))
                 _check_amount(choice, files.size, how.need)
-                self._tell("fetching", 0, files.size)
-                folder = files.fetch(lambda done, total: self._tell("fetching", done, total), stop)
+                self._report("fetching", 0, files.size)
+                folder = files.fetch(lambda done, total: self._report("fetching", done, total), stop)
                 if stop.is_set():
                     raise EngineError(f"Loading {choice.label} was stopped.")
                 # Before the old base goes: its chat template is a program, and may never end.
                 prompts = read_prompts(choice, folder)
                 self._release(choice)
-                engine = read_base(choice, folder, how, prompts, lambda *n: self._tell("loading", *n))
+                engine = read_base(choice, folder, how, prompts, lambda *n: self._report("loading", *n))
                 _try_out(engine, choice)
                 self._come(choice, engine)
             return None
@@ -201,18 +201,18 @@ class BaseSwitch:
             log.exception("a base could not be loaded")
             return f"Loading {choice.label} failed: {first_line(error)}."
 
-    def _plan(self, choice: BaseChoice, config: PreTrainedConfig) -> Plan:
+    def _plan(self, choice: BaseChoice, config: PreTrainedConfig) -> LoadPlan:
         # All that the old base gives back, where it is.
         return plan(choice, config, self._device, released=self._engine.held)
 
     def _release(self, choice: BaseChoice) -> None:
-        self._tell("ending")
+        self._report("ending")
         sentence = f"The base is being switched to {choice.label}; ask again when it is loaded."
         old = self._engine
-        self._replace(Away(old, sentence))
+        self._replace(UnavailableEngine(old, sentence))
         if isinstance(old, Engine):
             old.close(sentence)
-        self._tell("loading")
+        self._report("loading")
 
     def _come(self, choice: BaseChoice, engine: Engine) -> None:
         self.choice = choice
@@ -228,12 +228,12 @@ class BaseSwitch:
             if failed is None:
                 return f"{why} {choice.label} is loaded again; conversations and adapters begin anew."
             why = f"{why} {failed}"
-        self._replace(Away(self._engine, f"No base is loaded. {why}"))
+        self._replace(UnavailableEngine(self._engine, f"No base is loaded. {why}"))
         return why
 
     def _load_again(self, choice: BaseChoice) -> str | None:
         """Returns why it failed."""
-        self._tell("loading")
+        self._report("loading")
         gc.collect()
         try:
             with base_files(choice) as files:
@@ -245,12 +245,12 @@ class BaseSwitch:
             return f"{choice.label} could not be loaded again: {first_line(error)}."
         return None
 
-    def _replace(self, engine: Engine | Away) -> None:
+    def _replace(self, engine: Engine | UnavailableEngine) -> None:
         self._engine = engine
         self.put(engine)
 
 
-def _check_amount(choice: BaseChoice, fetched: int, need: Need) -> None:
+def _check_amount(choice: BaseChoice, fetched: int, need: MemoryNeed) -> None:
     """A visitor's files hold the weights that their config describes, and not much else."""
     most = BYTES_OF_A_PARAMETER * need.parameters + BYTES_OF_TEXTS
     if not choice.operator and fetched > most:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many prompts: read from a list, answered one after another, and written as a table. Plain data, no page."""
 
-from .answers import Asker, DriftGroup, Gathering, PromptAnswer, PromptResult, ask_all, mean_drift
+from .answers import DriftGroup, PromptAnswer, PromptProgress, PromptResult, Respondent, ask_all, mean_drift
 from .prompts import KINDS, ListedPrompt, read_lines, read_prompt_file, read_prompts
 from .tables import to_csv, to_json
 
 
 __all__ = [
     "KINDS",
-    "Asker",
+    "Respondent",
     "DriftGroup",
-    "Gathering",
+    "PromptProgress",
     "ListedPrompt",
     "PromptAnswer",
     "PromptResult",

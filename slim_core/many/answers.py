@@ -19,7 +19,7 @@ Judged = Literal["like", "unlike", "mixed"]
 
 
 @dataclass(frozen=True)
-class Asker:
+class Respondent:
     """Who is asked: a variant in its column.
 
     Attributes:
@@ -38,7 +38,7 @@ class PromptAnswer:
     """What one variant said to one prompt.
 
     Attributes:
-        column: as `Asker`.
+        column: as `Respondent`.
         label: the variant's name for people.
         kind: what it is.
         text: the answer.
@@ -97,7 +97,7 @@ class PromptResult:
         return all(answer.error is not None for answer in self.answers)
 
 
-class Gathering:
+class PromptProgress:
     """One prompt on its way.
 
     Args:
@@ -112,9 +112,9 @@ class Gathering:
         step: how far the answers are.
     """
 
-    def __init__(self, number: int, listed: ListedPrompt, system: str, askers: Sequence[Asker]) -> None:
+    def __init__(self, number: int, listed: ListedPrompt, system: str, askers: Sequence[Respondent]) -> None:
         self._number, self._listed, self._askers = number, listed, tuple(askers)
-        self.messages = listed.told(system)
+        self.messages = listed.messages_with(system)
         # A LoRA sends nothing past itself, so there is nothing to record.
         self.rows = tuple(
             Row(a.variant.name, self.messages, routing=a.variant.kind == "slim", strength=a.strength)
@@ -183,7 +183,7 @@ def _identity(variant: Variant, tokens: int, record) -> float | None:
 
 def ask_all(
     prompts: Sequence[ListedPrompt],
-    askers: Sequence[Asker],
+    askers: Sequence[Respondent],
     system: str,
     answer: Callable[..., Generator[Step | Drift, None, None]],
     sampling: Sampling,
@@ -201,7 +201,7 @@ def ask_all(
         A result for each prompt; one that fails has a sentence in place of answers, and the others are asked still.
     """
     for number, listed in enumerate(prompts, 1):
-        gathering = Gathering(number, listed, system, askers)
+        gathering = PromptProgress(number, listed, system, askers)
         try:
             with closing(answer(gathering.rows, sampling, reading=gathering.reading)) as items:
                 for item in items:

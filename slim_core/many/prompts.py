@@ -38,7 +38,7 @@ class ListedPrompt:
         """The last message."""
         return self.messages[-1].content
 
-    def told(self, system: str) -> tuple[Message, ...]:
+    def messages_with(self, system: str) -> tuple[Message, ...]:
         """The messages, with a system message if they bring none; an empty one is none."""
         if not system or self.messages[0].role == "system":
             return self.messages
@@ -175,8 +175,8 @@ def _item(value: Any, place: str) -> ListedPrompt:
         return ListedPrompt(_messages(value["messages"], place), place)
     prompt = _words(value.get("prompt"), f"{place}: `prompt`")
     system = value.get("system")
-    told = () if system in (None, "") else (Message("system", _words(system, f"{place}: `system`")),)
-    return ListedPrompt((*told, Message("user", prompt)), place)
+    system_messages = () if system in (None, "") else (Message("system", _words(system, f"{place}: `system`")),)
+    return ListedPrompt((*system_messages, Message("user", prompt)), place)
 
 
 def _words(value: Any, where: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..inference.types import Sampling
-from .answers import Asker, PromptAnswer, PromptResult
+from .answers import PromptAnswer, PromptResult, Respondent
 
 
 FORMAT, VERSION = "slim-prompts", 1
@@ -26,7 +26,7 @@ OF_ANSWER = ("label", "answer", "tokens", "finish_reason", "error")
 OF_ADAPTER = ("identity", "verdict", "distance", "reference", "exact", "strength", "log_ratio", "mean_kl")
 
 
-def to_csv(results: Iterable[PromptResult], askers: Sequence[Asker]) -> str:
+def to_csv(results: Iterable[PromptResult], askers: Sequence[Respondent]) -> str:
     """One line a prompt, safe to open in a spreadsheet.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it, which spreadsheets take for "this
@@ -98,7 +98,7 @@ def _cell(value: Any) -> Any:
 
 
 def to_json(
-    results: Sequence[PromptResult], prompts: int, base: str, askers: Sequence[Asker], sampling: Sampling
+    results: Sequence[PromptResult], prompts: int, base: str, askers: Sequence[Respondent], sampling: Sampling
 ) -> str:
     """Everything that is known of the results.
 

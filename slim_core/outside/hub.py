@@ -237,11 +237,11 @@ def over_http() -> Iterator[None]:
                 constants.HF_HUB_DISABLE_XET = _without_xet
 
 
-def progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.Event) -> type[tqdm]:
+def progress_bar(total: int, on_progress: Callable[[int, int], None], stop: threading.Event) -> type[tqdm]:
     """huggingface_hub reports to a class of progress bar. This one shows nothing, counts, and can end the download."""
     done = 0
 
-    class Progress(tqdm):
+    class DownloadBar(tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **(kwargs | {"disable": True}))
 
@@ -252,7 +252,7 @@ def progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.E
                 raise StoppedError
             if done > total:
                 raise AdapterError(f"The Hub sends more than the {megabytes(total)} that it named; try again later.")
-            tell(done, total)
+            on_progress(done, total)
 
         # With these two, Xet reports to one bar: what is written by `update`, what came over the network here. Only
         # the first is bytes of the file, so the second is not added to it.
@@ -263,7 +263,7 @@ def progress_bar(total: int, tell: Callable[[int, int], None], stop: threading.E
         def set_transfer_postfix_str(self, *args, **kwargs) -> None:
             pass
 
-    return Progress
+    return DownloadBar
 
 
 def check_content(path: Path, expected: HfFileMetadata, repository: str) -> None:

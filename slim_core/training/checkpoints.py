@@ -29,7 +29,7 @@ PREFIX = "checkpoint-"
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedCheckpoint:
     """A checkpoint that nothing can go on from.
 
     Attributes:
@@ -54,7 +54,7 @@ class Checkpoints:
     """
 
     whole: tuple[Path, ...] = ()
-    damaged: tuple[Damaged, ...] = ()
+    damaged: tuple[DamagedCheckpoint, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.whole or self.damaged)
@@ -73,24 +73,24 @@ def read_checkpoints(folder: Path) -> Checkpoints:
     """
     if not os.path.lexists(folder / CHECKPOINTS):
         return Checkpoints()
-    entries = sorted(filter(_is_named_so, (folder / CHECKPOINTS).iterdir()), key=step_of, reverse=True)
+    entries = sorted(filter(_has_checkpoint_name, (folder / CHECKPOINTS).iterdir()), key=step_of, reverse=True)
     whole, damaged = [], []
     for path in entries:
         why = checkpoint_damage(path, step_of(path))
         if why is None:
             whole.append(path)
         else:
-            damaged.append(Damaged(path, why))
+            damaged.append(DamagedCheckpoint(path, why))
     return Checkpoints(tuple(whole), tuple(damaged))
 
 
-def _is_named_so(path: Path) -> bool:
+def _has_checkpoint_name(path: Path) -> bool:
     # Whatever else somebody keeps there, such as checkpoint-20-copy, is none of the run's.
     digits = path.name.removeprefix(PREFIX)
     return path.name.startswith(PREFIX) and digits.isascii() and digits.isdigit() and str(int(digits)) == digits
 
 
-def set_aside(damaged: Iterable[Damaged]) -> None:
+def set_aside(damaged: Iterable[DamagedCheckpoint]) -> None:
     """Rename damaged checkpoints, for a run that goes on will write one of the same name.
 
     Raises:

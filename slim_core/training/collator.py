@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .encoding import IGNORED, Example
+from .encoding import IGNORED, EncodedExample
 
 
 MULTIPLE = 8  # of the padded length, which tensor cores like
@@ -24,7 +24,7 @@ class Collator:
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
         """B examples to `input_ids`, `attention_mask` and `labels`, each (B, T) int64."""
         longest = max(len(example.input_ids) for example in examples)
         length = -(-longest // MULTIPLE) * MULTIPLE

@@ -12,14 +12,14 @@ from ..base.template import ensure_chat_template
 from .answers import Span, learned_spans
 from .data import Conversation, Passage
 from .errors import DataError, TrainingError
-from .left_out import check_read
+from .omissions import check_read
 from .writing import Writer
 
 
 IGNORED = -100
 
 
-class Example(NamedTuple):
+class EncodedExample(NamedTuple):
     """One example as the model sees it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Example(NamedTuple):
     place: str
 
 
-class Encoder:
+class ExampleEncoder:
     """Writes conversations the way the model reads them.
 
     Args:
@@ -58,7 +58,7 @@ class Encoder:
         self.wrote = False
         self._writer = Writer(tokenizer)
 
-    def encode(self, example: Conversation | Passage) -> Example:
+    def encode(self, example: Conversation | Passage) -> EncodedExample:
         """Tokens and labels of one example.
 
         Raises:
@@ -82,7 +82,7 @@ class Encoder:
                 f"{example.place}: the tokenizer makes no token of the answer, so there is nothing to learn; "
                 "take the record out."
             )
-        return Example(encoded.input_ids, labels, example.place)
+        return EncodedExample(encoded.input_ids, labels, example.place)
 
     def _close(self, labels: list[int], spans: list[Span], offsets: list[tuple[int, int]]) -> None:
         """Where an answer is closed otherwise than the last one, let it be closed as if it were the last.
@@ -94,7 +94,7 @@ class Encoder:
             if not span.closed and after is not None and self.closing_token is not None:
                 labels[after] = self.closing_token
 
-    def _passage(self, passage: Passage) -> Example:
+    def _passage(self, passage: Passage) -> EncodedExample:
         """Plain text as in pretraining: no template, and the loss on every token."""
         begins = bool(self.tokenizer.bos_token) and passage.text.startswith(self.tokenizer.bos_token)
         ids = self.tokenizer(passage.text, add_special_tokens=not begins, verbose=False).input_ids
@@ -103,7 +103,7 @@ class Encoder:
                 f"{passage.place}: the text is a single token, which nothing comes before, so there is nothing to "
                 "learn; take the record out."
             )
-        return Example(ids, list(ids), passage.place)
+        return EncodedExample(ids, list(ids), passage.place)
 
     @cached_property
     def closing_token(self) -> int | None:

@@ -13,9 +13,9 @@ import torch
 from transformers import PreTrainedConfig
 
 from .data import expand, read_source, to_conversations, unused
-from .encoding import IGNORED, Encoder, Example
+from .encoding import IGNORED, EncodedExample, ExampleEncoder
 from .errors import DataError, TrainingError
-from .files import Source
+from .files import DataSource
 from .settings import DEFAULT_LENGTH, TrainSettings
 
 
@@ -36,7 +36,7 @@ class Lengths:
     most: int
 
     @classmethod
-    def of(cls, examples: Sequence[Example]) -> Lengths:
+    def of(cls, examples: Sequence[EncodedExample]) -> Lengths:
         lengths = [len(example.input_ids) for example in examples]
         answers = sum(label != IGNORED for example in examples for label in example.labels)
         return cls(len(lengths), sum(lengths), answers, round(statistics.median(lengths)), max(lengths))
@@ -56,12 +56,12 @@ class Examples:
         in_both: validation examples that are trained on too.
     """
 
-    train: list[Example]
-    validation: list[Example]
+    train: list[EncodedExample]
+    validation: list[EncodedExample]
     sources: list[dict[str, object]]
     too_long: int
     max_length: int
-    first: Example
+    first: EncodedExample
     duplicates: int
     in_both: int
 
@@ -83,7 +83,7 @@ def length_limit(settings: TrainSettings, config: PreTrainedConfig) -> int:
     return settings.max_length
 
 
-def load_examples(settings: TrainSettings, encoder: Encoder, config: PreTrainedConfig) -> Examples:
+def load_examples(settings: TrainSettings, encoder: ExampleEncoder, config: PreTrainedConfig) -> Examples:
     """Read and encode all data of a run.
 
     Raises:
@@ -116,18 +116,20 @@ def load_examples(settings: TrainSettings, encoder: Encoder, config: PreTrainedC
     )
 
 
-def _key(example: Example) -> bytes:
+def _key(example: EncodedExample) -> bytes:
     """The same for examples that teach the same."""
     return hashlib.sha256(repr((example.input_ids, example.labels)).encode()).digest()
 
 
-def first_trained(examples: Sequence[Example], seed: int) -> Example:
+def first_trained(examples: Sequence[EncodedExample], seed: int) -> EncodedExample:
     """The example that training begins with: the first in the order that the Trainer's sampler draws with the seed."""
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return examples[int(order[0])]
 
 
-def split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split(
+    examples: list[EncodedExample], share: float, seed: int
+) -> tuple[list[EncodedExample], list[EncodedExample]]:
     """Part a share of the examples, drawn with a seed, from the others. Both keep the order of the data.
 
     Raises:
@@ -149,14 +151,14 @@ def split(examples: list[Example], share: float, seed: int) -> tuple[list[Exampl
 class _Reader:
     """Reads sources one after the other and keeps count."""
 
-    def __init__(self, settings: TrainSettings, encoder: Encoder, limit: int, vocabulary: int) -> None:
+    def __init__(self, settings: TrainSettings, encoder: ExampleEncoder, limit: int, vocabulary: int) -> None:
         self.settings, self.encoder, self.limit, self.vocabulary = settings, encoder, limit, vocabulary
         self.sources: list[dict[str, object]] = []
         self.too_long = 0
         self._keys: list[list[bytes]] = []  # of the examples of each source
 
-    def read(self, names: Sequence[str], split_name: str, use: str) -> list[Example]:
-        examples: list[Example] = []
+    def read(self, names: Sequence[str], split_name: str, use: str) -> list[EncodedExample]:
+        examples: list[EncodedExample] = []
         seen: set[bytes] = set()
         for name in (found for given in names for found in expand(given)):
             settings = self.settings
@@ -174,7 +176,7 @@ class _Reader:
             raise DataError(f"All {use} examples are longer than {self.limit} tokens; raise --max-length.")
         return examples
 
-    def _note(self, source: Source, use: str, too_long: int) -> None:
+    def _note(self, source: DataSource, use: str, too_long: int) -> None:
         self.too_long += too_long
         self.sources.append(
             {
@@ -193,7 +195,7 @@ class _Reader:
         for source, keys in zip(self.sources, self._keys, strict=True):
             source["in_training_and_validation"] = sum(key in shared for key in keys)
 
-    def _within_limit(self, examples: list[Example]) -> list[Example]:
+    def _within_limit(self, examples: list[EncodedExample]) -> list[EncodedExample]:
         long = [example for example in examples if len(example.input_ids) > self.limit]
         if long and not self.settings.skip_long:
             raise DataError(
@@ -203,7 +205,7 @@ class _Reader:
             )
         return [example for example in examples if len(example.input_ids) <= self.limit]
 
-    def _check_vocabulary(self, examples: list[Example]) -> None:
+    def _check_vocabulary(self, examples: list[EncodedExample]) -> None:
         for example in examples:
             if max(example.input_ids) >= self.vocabulary:
                 raise DataError(

@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """One data source that was read whole.
 
     Attributes:
@@ -60,7 +60,7 @@ def kind_of(path: Path) -> str | None:
     return plain.suffix.lower() if plain.suffix.lower() in READERS else None
 
 
-def read_file(path: Path) -> Source:
+def read_file(path: Path) -> DataSource:
     """Read a file by its ending.
 
     Raises:
@@ -85,7 +85,7 @@ def read_file(path: Path) -> Source:
     records, blank = READERS[kind](name, content)
     if not records:
         raise DataError(f"{name} has no record; it needs at least one, such as {EXAMPLE}.")
-    return Source(name, records, blank, fingerprint)
+    return DataSource(name, records, blank, fingerprint)
 
 
 def _escaped(name: str) -> str:

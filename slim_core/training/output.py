@@ -16,7 +16,7 @@ from ..outside.errors import reason
 from .checkpoints import CHECKPOINTS, PREFIX, flush
 from .errors import TrainingError
 from .names import named
-from .resume import Earlier, read_earlier
+from .resume import PreviousRun, read_previous_runs
 from .settings import TrainSettings
 from .whole_files import WEIGHTS
 
@@ -28,7 +28,7 @@ OPTIMISER_STATES = 2
 CHECKPOINTS_AT_ONCE = 2
 
 
-def check_output(settings: TrainSettings) -> dict[str, Earlier]:
+def check_output(settings: TrainSettings) -> dict[str, PreviousRun]:
     """What a run to resume has left behind, by method; empty for a new run. Neither writes over anything.
 
     Raises:
@@ -41,7 +41,7 @@ def check_output(settings: TrainSettings) -> dict[str, Earlier]:
         if folder.exists() and not folder.is_dir():
             raise TrainingError(f"--output {named(folder)} is a file; name a folder.")
         if settings.resume:
-            return read_earlier(settings)
+            return read_previous_runs(settings)
         if folder.is_dir() and any(folder.iterdir()):
             raise TrainingError(
                 f"The folder {named(folder)} is not empty; choose another --output, pass --resume to go on with its "

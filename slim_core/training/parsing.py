@@ -46,7 +46,7 @@ def decode(text: str, position: int, place: str) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, position)
     except json.JSONDecodeError:
         raise
-    except _TwiceError as error:
+    except _DuplicateNameError as error:
         raise DataError(f"{place}: an object has the name {as_json(str(error))} twice; keep one of them.") from None
     except RecursionError:
         raise DataError(_too_deep(place)) from None
@@ -58,7 +58,7 @@ def decode(text: str, position: int, place: str) -> tuple[Any, int]:
     return value, end
 
 
-class _TwiceError(Exception):
+class _DuplicateNameError(Exception):
     """A name that an object has twice, of which json would keep the last."""
 
 
@@ -66,7 +66,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+        raise _DuplicateNameError(next(name for name in names if names.count(name) > 1))
     return found
 
 

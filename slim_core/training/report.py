@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from .encoding import IGNORED, Encoder, Example
+from .encoding import IGNORED, EncodedExample, ExampleEncoder
 from .examples import Examples, Lengths
 from .names import named
 from .settings import TrainSettings
@@ -108,7 +108,7 @@ def describe_arguments(settings: TrainSettings) -> dict[str, Any]:
     return asdict(settings) | {"output": str(settings.output)}
 
 
-def describe_data(examples: Examples, encoder: Encoder) -> dict[str, Any]:
+def describe_data(examples: Examples, encoder: ExampleEncoder) -> dict[str, Any]:
     """Counts, lengths and fingerprints as JSON."""
     parts = {"train": examples.train, "validation": examples.validation}
     return {
@@ -122,7 +122,7 @@ def describe_data(examples: Examples, encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _template(encoder: Encoder) -> str:
+def _template(encoder: ExampleEncoder) -> str:
     if not encoder.wrote:
         return "none"
     return "fallback" if encoder.uses_fallback else "tokenizer"
@@ -131,7 +131,7 @@ def _template(encoder: Encoder) -> str:
 # -- before training ---------------------------------------------------------------------------------------------
 
 
-def print_data(console: Console, examples: Examples, encoder: Encoder) -> None:
+def print_data(console: Console, examples: Examples, encoder: ExampleEncoder) -> None:
     """Sources, counts, what is not used, lengths, and the first example that is trained on as the model sees it."""
     for source in examples.sources:
         # A Text, since `markup=False` would still make pictures of names such as :smile:.
@@ -174,7 +174,7 @@ def _length_table(examples: Examples) -> Table:
     return table
 
 
-def print_preview(console: Console, example: Example, tokenizer: PreTrainedTokenizerBase) -> None:
+def print_preview(console: Console, example: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> None:
     """The text of an example, special tokens included, and the parts that the loss is on."""
     whole = Text()
     answers = answer_texts(example, tokenizer)
@@ -184,7 +184,7 @@ def print_preview(console: Console, example: Example, tokenizer: PreTrainedToken
     console.print(Panel(Text("\n⋯\n".join(answers), style="bold green"), title="What it learns to write"))
 
 
-def answer_texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def answer_texts(example: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text of each stretch of tokens that the loss is on."""
     return [_text(tokens, tokenizer) for learned, tokens in _runs(example) if learned]
 
@@ -193,7 +193,7 @@ def _text(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return cast("str", tokenizer.decode(tokens))  # one text of one list
 
 
-def _runs(example: Example) -> Iterable[tuple[bool, list[int]]]:
+def _runs(example: EncodedExample) -> Iterable[tuple[bool, list[int]]]:
     pairs = zip(example.input_ids, example.labels, strict=True)
     for learned, run in groupby(pairs, key=lambda pair: pair[1] != IGNORED):
         yield learned, [token for token, _ in run]

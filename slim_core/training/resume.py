@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel, get_peft_model_state_dict
 
 from ..outside.errors import reason
-from .checkpoints import CHECKPOINTS, Checkpoints, Damaged, read_checkpoints, step_of
+from .checkpoints import CHECKPOINTS, Checkpoints, DamagedCheckpoint, read_checkpoints, step_of
 from .errors import TrainingError
 from .names import named
 from .report import RECORD, TrainingRecord, describe_arguments
@@ -43,7 +43,7 @@ ELSEWHERE = "leave --resume out and choose another --output"
 
 
 @dataclass(frozen=True)
-class Earlier:
+class PreviousRun:
     """What one method of a run has left behind.
 
     Attributes:
@@ -59,7 +59,7 @@ class Earlier:
         return self.record is not None and self.record.status == "finished"
 
 
-def read_earlier(settings: TrainSettings) -> dict[str, Earlier]:
+def read_previous_runs(settings: TrainSettings) -> dict[str, PreviousRun]:
     """What each method has left behind, before anything is loaded. Nothing is changed.
 
     Raises:
@@ -81,11 +81,11 @@ def read_earlier(settings: TrainSettings) -> dict[str, Earlier]:
     return found
 
 
-def _read_one(method: str, folder: Path, settings: TrainSettings) -> Earlier:
+def _read_one(method: str, folder: Path, settings: TrainSettings) -> PreviousRun:
     record = read_record(folder)
     if record is None:
         _check_not_begun(folder)
-        return Earlier()
+        return PreviousRun()
     place = named(folder)
     if record.method != method:
         raise TrainingError(
@@ -97,7 +97,7 @@ def _read_one(method: str, folder: Path, settings: TrainSettings) -> Earlier:
             raise TrainingError(
                 f"The run in {place} is finished, but its {damage}; restore that file, or {ELSEWHERE}."
             )
-        return Earlier(record)
+        return PreviousRun(record)
     checkpoints = read_checkpoints(folder)
     if checkpoints:
         _check_same_settings(record, settings)
@@ -108,7 +108,7 @@ def _read_one(method: str, folder: Path, settings: TrainSettings) -> Earlier:
             f"The run in {place} was ended at step {record.steps} and has no checkpoint to go on from; {ELSEWHERE}, "
             "so that what it trained is kept."
         )
-    return Earlier(record, checkpoints)
+    return PreviousRun(record, checkpoints)
 
 
 def _check_not_begun(folder: Path) -> None:
@@ -170,7 +170,7 @@ def _damaged_record(path: Path, why: str) -> TrainingError:
     )
 
 
-def nothing_whole(folder: Path, damaged: Iterable[Damaged]) -> TrainingError:
+def nothing_whole(folder: Path, damaged: Iterable[DamagedCheckpoint]) -> TrainingError:
     """The sentence for a run of which no checkpoint can be used."""
     return TrainingError(
         f"The run in {named(folder)} has no whole checkpoint to go on from: {', '.join(map(str, damaged))}; restore "
@@ -196,7 +196,7 @@ def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
         if found == wanted:
             whole.append(path)
         else:
-            damaged.append(Damaged(path, _difference(found, wanted)))
+            damaged.append(DamagedCheckpoint(path, _difference(found, wanted)))
     return Checkpoints(tuple(whole), tuple(sorted(damaged, key=lambda each: step_of(each.path), reverse=True)))
 
 
@@ -220,7 +220,7 @@ def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> No
             )
 
 
-def check_same_data(earlier: Earlier, now: TrainingRecord) -> None:
+def check_same_data(earlier: PreviousRun, now: TrainingRecord) -> None:
     """Refuse to go on with other data.
 
     Raises:

@@ -29,7 +29,7 @@ from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
 from .closing import unlearnable_sentence
 from .collator import Collator
-from .encoding import Encoder
+from .encoding import ExampleEncoder
 from .errors import TrainingError
 from .examples import Examples, load_examples
 from .names import named
@@ -46,8 +46,8 @@ from .report import (
     write_comparison,
 )
 from .reporters import cannot_report, check_report_to
-from .resume import Earlier, check_same_data, fitting, going_on, nothing_whole
-from .saving import NotSaved, SavingTrainer, keep_elsewhere, save_adapter, writing
+from .resume import PreviousRun, check_same_data, fitting, going_on, nothing_whole
+from .saving import SaveError, SavingTrainer, keep_elsewhere, save_adapter, writing
 from .settings import TrainSettings, is_main_process
 from .usable import check_usable
 
@@ -71,14 +71,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _RunSetup:
     """What every method of a run shares."""
 
     settings: TrainSettings
     tokenizer: PreTrainedTokenizerBase
     examples: Examples
     data: dict
-    earlier: Mapping[str, Earlier]
+    earlier: Mapping[str, PreviousRun]
     console: Console
     callbacks: Sequence[TrainerCallback]
     closing: int | None  # the token that closes answers
@@ -108,15 +108,15 @@ def train(
     if is_main_process():
         try_output(settings)
     tokenizer, config = load_tokenizer(settings)
-    encoder = Encoder(tokenizer)
+    encoder = ExampleEncoder(tokenizer)
     if is_main_process():
-        left = [method for method in settings.methods if not earlier.get(method, Earlier()).is_finished]
+        left = [method for method in settings.methods if not earlier.get(method, PreviousRun()).is_finished]
         check_space(settings, check_usable(settings, left, config, encoder.closing_token))
     examples = load_examples(settings, encoder, config)
     print_data(console, examples, encoder)
     data = describe_data(examples, encoder)
     closing = encoder.closing_token if encoder.wrote else None
-    prepared = _Prepared(settings, tokenizer, examples, data, earlier, console, callbacks, closing)
+    prepared = _RunSetup(settings, tokenizer, examples, data, earlier, console, callbacks, closing)
     records: list[TrainingRecord] = []
     for method in settings.methods:
         records.append(_train_or_keep(method, prepared))
@@ -135,14 +135,14 @@ def _write_comparison(settings: TrainSettings, records: Sequence[TrainingRecord]
     try:
         with writing(f"The comparison in {named(settings.output)}"):
             write_comparison(settings.output, records)
-    except NotSaved as error:
+    except SaveError as error:
         raise TrainingError(f"{error}; the adapters are there.") from None
 
 
-def _train_or_keep(method: str, prepared: _Prepared) -> TrainingRecord:
+def _train_or_keep(method: str, prepared: _RunSetup) -> TrainingRecord:
     """Train one method, unless a resumed run has finished it before."""
     settings = prepared.settings
-    earlier = prepared.earlier.get(method, Earlier())
+    earlier = prepared.earlier.get(method, PreviousRun())
     if earlier.record is not None and earlier.is_finished:
         prepared.say(f"{method} is finished; nothing to resume.")
         return earlier.record
@@ -158,7 +158,7 @@ def _train_or_keep(method: str, prepared: _Prepared) -> TrainingRecord:
         ) from None
 
 
-def _train_one(record: TrainingRecord, prepared: _Prepared, folder: Path, checkpoints: Checkpoints) -> TrainingRecord:
+def _train_one(record: TrainingRecord, prepared: _RunSetup, folder: Path, checkpoints: Checkpoints) -> TrainingRecord:
     with empty_folders_undone(folder / CHECKPOINTS):
         trainer = _build_trainer(record.method, prepared, folder)
         if prepared.settings.resume:
@@ -173,14 +173,14 @@ def _train_one(record: TrainingRecord, prepared: _Prepared, folder: Path, checkp
     trainer.add_callback(newest)
     try:
         interrupted = _run_trainer(trainer, record, prepared, next(iter(checkpoints.whole), None))
-    except NotSaved as error:
+    except SaveError as error:
         raise _ended(error, trainer, record, prepared, newest.path) from None
     record.status = "interrupted" if interrupted else "finished"
     if prepared.examples.validation and not interrupted:
         record.validation_loss_after = trainer.evaluate()["eval_loss"]
     try:
         save_adapter(trainer, prepared.tokenizer, record, folder)
-    except NotSaved as error:
+    except SaveError as error:
         raise _ended(error, trainer, record, prepared, newest.path) from None
     if is_main_process() and not interrupted:
         newest.delete()
@@ -207,14 +207,14 @@ def _begin(record: TrainingRecord, folder: Path, checkpoints: Checkpoints, train
             folder.mkdir(parents=True, exist_ok=True)
             set_aside(checkpoints.damaged)
             record.save(folder)
-    except NotSaved as error:
+    except SaveError as error:
         with suppress(OSError):
             (folder / f"{RECORD}.new").unlink()
         raise TrainingError(f"{error}; nothing was trained.") from None
 
 
 def _ended(
-    error: NotSaved, trainer: SavingTrainer, record: TrainingRecord, prepared: _Prepared, checkpoint: Path | None
+    error: SaveError, trainer: SavingTrainer, record: TrainingRecord, prepared: _RunSetup, checkpoint: Path | None
 ) -> TrainingError:
     """The sentence for a run whose files cannot be written, with where what was trained is kept."""
     folder = prepared.settings.folder(record.method)
@@ -232,7 +232,7 @@ def _ended(
     return TrainingError("; ".join([str(error), *sentences]) + ".")
 
 
-def _build_trainer(method: str, prepared: _Prepared, folder: Path) -> SavingTrainer:
+def _build_trainer(method: str, prepared: _RunSetup, folder: Path) -> SavingTrainer:
     settings, examples, tokenizer = prepared.settings, prepared.examples, prepared.tokenizer
     # Loading may draw numbers, a quantised base others than a whole one: the adapter is drawn from a seed of its own.
     base = load_base(settings)
@@ -315,7 +315,7 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
     )
 
 
-class _Begun(TrainerCallback):
+class _StartMarker(TrainerCallback):
     """Whether the first step of a run has begun, and all of its checkpoint is loaded."""
 
     def __init__(self) -> None:
@@ -327,10 +327,10 @@ class _Begun(TrainerCallback):
         self.begun = True
 
 
-def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _Prepared, checkpoint: Path | None) -> bool:
+def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _RunSetup, checkpoint: Path | None) -> bool:
     """Train; whether the user ended it."""
     progress = LiveProgress(prepared.console, record.method, prepared.settings.batch_size)
-    stop, first = StopOnInterrupt(), _Begun()
+    stop, first = StopOnInterrupt(), _StartMarker()
     for callback in (progress, stop, first):
         trainer.add_callback(callback)
     begin = time.monotonic()
@@ -340,7 +340,7 @@ def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _Prep
         return stop.stopped
     except KeyboardInterrupt:
         return True
-    except (TrainingError, NotSaved, torch.OutOfMemoryError):
+    except (TrainingError, SaveError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if first.begun:

@@ -33,7 +33,7 @@ from .whole_files import write_sums
 ASIDE, CHECKPOINT_ASIDE = ".adapter.new", ".checkpoint.new"
 
 
-class NotSaved(Exception):
+class SaveError(Exception):
     """Something cannot be written.
 
     Attributes:
@@ -81,19 +81,19 @@ class SavingTrainer(SlimTrainer):
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Within a `with` block, whatever cannot be written is `NotSaved`.
+    """Within a `with` block, whatever cannot be written is `SaveError`.
 
     Raises:
-        NotSaved: for any error but used up memory.
+        SaveError: for any error but used up memory.
     """
     try:
         yield
-    except (torch.OutOfMemoryError, TrainingError, NotSaved):
+    except (torch.OutOfMemoryError, TrainingError, SaveError):
         raise
     except OSError as error:
-        raise NotSaved(what, reason(error)) from error
+        raise SaveError(what, reason(error)) from error
     except Exception as error:  # torch, safetensors and tokenizers each have their own
-        raise NotSaved(what, first_line(error)) from error
+        raise SaveError(what, first_line(error)) from error
 
 
 def save_adapter(
@@ -104,7 +104,7 @@ def save_adapter(
     Every process takes part, since a sharded model is gathered first.
 
     Raises:
-        NotSaved: if it cannot be written. The folder is then as before.
+        SaveError: if it cannot be written. The folder is then as before.
     """
     aside = folder / ASIDE
     with writing(f"The {record.method} adapter in {named(folder)}"):
@@ -153,14 +153,14 @@ def keep_elsewhere(
         try:
             save_adapter(trainer, tokenizer, record, folder)
             return folder
-        except NotSaved:
+        except SaveError:
             continue
     made: Path | None = None
     try:
         made = Path(tempfile.mkdtemp(prefix=f"slim-{record.method}-"))
         save_adapter(trainer, tokenizer, record, made)
         return made
-    except (OSError, NotSaved):
+    except (OSError, SaveError):
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..extras import lacking
 from ..outside.errors import first_line
 from .errors import DataError
-from .files import ENDINGS, Record, Source, kind_of, read_file
+from .files import ENDINGS, DataSource, Record, kind_of, read_file
 from .names import named
 
 
@@ -32,7 +32,7 @@ def expand(name: str) -> list[str]:
     return found
 
 
-def read_source(name: str, *, split: str, subset: str | None, revision: str | None) -> Source:
+def read_source(name: str, *, split: str, subset: str | None, revision: str | None) -> DataSource:
     """Read a file, a folder that holds a data set, or a data set of the Hub.
 
     Args:
@@ -52,7 +52,7 @@ def read_source(name: str, *, split: str, subset: str | None, revision: str | No
     return _read_dataset(name, split, subset, revision)
 
 
-def _read_dataset(name: str, split: str, subset: str | None, revision: str | None) -> Source:
+def _read_dataset(name: str, split: str, subset: str | None, revision: str | None) -> DataSource:
     if sentence := lacking("datasets", f"The data set {name}"):
         raise DataError(sentence)
     # Slow to import, and files do not need it.
@@ -68,7 +68,7 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
     shown = named(Path(name).name if Path(name).is_dir() else name)
     records = [Record(dict(row), f"{shown}, {split} record {i}") for i, row in enumerate(dataset, 1)]
     fingerprint = {"fingerprint": dataset._fingerprint, "revision": revision, "split": split, "subset": subset}
-    return Source(f"{shown}:{split}", records, 0, fingerprint)
+    return DataSource(f"{shown}:{split}", records, 0, fingerprint)
 
 
 def _not_loaded(name: str, split: str, error: Exception) -> str:

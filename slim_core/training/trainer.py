@@ -18,7 +18,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..method import SlimType, extra_losses
 from ..peft_tools import trace_routing
-from .encoding import IGNORED, Example
+from .encoding import IGNORED, EncodedExample
 from .order import GroupedByLength
 
 
@@ -40,7 +40,9 @@ class SlimTrainer(Trainer):
 
     model: nn.Module
 
-    def __init__(self, *args: Any, watched: Sequence[Example], group_by_length: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, watched: Sequence[EncodedExample], group_by_length: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._routed = isinstance(self.model, PeftModel) and self.model.peft_type == SlimType.SLIM
         self._watched = list(watched[:WATCHED])
@@ -54,7 +56,7 @@ class SlimTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self._group_by_length:
             return super()._get_train_sampler(train_dataset)
-        examples = cast("Sequence[Example]", self.train_dataset if train_dataset is None else train_dataset)
+        examples = cast("Sequence[EncodedExample]", self.train_dataset if train_dataset is None else train_dataset)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps
         assert self.args.data_seed is not None  # the run names one
         return GroupedByLength(step, [len(example.input_ids) for example in examples], self.args.data_seed)

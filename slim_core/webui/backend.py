@@ -17,7 +17,7 @@ from ..inference.stops import Stops
 from ..inference.types import Drift, MemoryUse, ModelInfo, Reading, RoutingRecord, Row, Sampling, Step, Variant
 from .limits import LimitError
 from .state.choices import NOT_ALLOWED, Choices
-from .state.visitor_adapters import OwnAdapters
+from .state.visitor_adapters import VisitorAdapters
 from .zero_gpu import lend
 
 
@@ -98,8 +98,8 @@ class Backend:
         self.places = places
         self._places = threading.BoundedSemaphore(places)
         self.variants = engine.variants
-        self.borrowed = gpu is not None
-        self.own = OwnAdapters(engine, limits, lent=self.borrowed)
+        self.zero_gpu = gpu is not None
+        self.visitor_adapters = VisitorAdapters(engine, limits, zero_gpu=self.zero_gpu)
         self.switch = switch
         self.choices = choices or Choices({}, fixed=NOT_ALLOWED)
         self._latest: tuple[AppEngine, bool] | None = None
@@ -107,11 +107,11 @@ class Backend:
         if switch is not None:
             switch.put = self._put
         # Where a GPU is lent, the engine stays.
-        self._lent = lend(gpu, partial(run_job, engine), seconds_of) if gpu else None
+        self._zero_gpu = lend(gpu, partial(run_job, engine), seconds_of) if gpu else None
 
     def run(self, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
         """Steps of the answers, then at most one drift."""
-        return self._lent(job, stops) if self._lent else run_job(self.engine, job, stops)
+        return self._zero_gpu(job, stops) if self._zero_gpu else run_job(self.engine, job, stops)
 
     def enter(self) -> None:
         """Take one of the places. Whoever has one must `leave`.
@@ -133,7 +133,7 @@ class Backend:
         self.engine = engine
         self.variants = engine.variants
         # After the engine: what goes with the old base waits for nobody.
-        self.own.move(engine)
+        self.visitor_adapters.move(engine)
 
     @property
     def reads_latest_alone(self) -> bool:

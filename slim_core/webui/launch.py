@@ -14,11 +14,11 @@ from ..inference import BaseSwitch, Engine, open_base
 from ..paths import DEMO
 from .backend import Backend
 from .config import Config, ConfigError
-from .http.door import at_the_door
 from .http.folder import UploadFolder
 from .http.interface import Interface
-from .http.lines import keep_quiet, one_line
-from .http.place import own_folder
+from .http.log_lines import keep_quiet, one_line
+from .http.process_folder import process_folder
+from .http.request_guard import guarded_requests
 from .layout import LEAD, build
 from .ready import SCRIPTS, STYLES, check_address, web_asset
 from .state.choices import choices_of, first_choice
@@ -49,16 +49,16 @@ def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:
 
 def open_backend(config: Config, demo: Path, gpu: Callable[..., Any] | None = None) -> Backend:
     """The base that the settings name, or the demo's, and what visitors may put in its place."""
-    lent = gpu is not None
-    engine, choices = open_engine(config, demo, lent), choices_of(config, demo, lent)
+    zero_gpu = gpu is not None
+    engine, choices = open_engine(config, demo, zero_gpu), choices_of(config, demo, zero_gpu)
     switch = None if choices.fixed else BaseSwitch(engine, first_choice(config, demo), config.device or None)
     return Backend(engine, gpu, config.store_limits, switch, choices, config.concurrency)
 
 
-def open_engine(config: Config, demo: Path, lent: bool = False) -> Engine:
+def open_engine(config: Config, demo: Path, zero_gpu: bool = False) -> Engine:
     """The engine that the settings name, or the demo's."""
     # Where a GPU is lent, the model is put there when the app starts and moves to the real one at the first call.
-    return open_base(first_choice(config, demo), config.device or ("cuda" if lent else None))
+    return open_base(first_choice(config, demo), config.device or ("cuda" if zero_gpu else None))
 
 
 def launch(demo: Interface, config: Config, **options: Any) -> Any:
@@ -68,7 +68,7 @@ def launch(demo: Interface, config: Config, **options: Any) -> Any:
         ConfigError: if nothing can be served at that address, or nothing be written where uploads go.
     """
     check_address(config)
-    folder = UploadFolder(own_folder(config.upload_seconds), config.upload_space, config.upload_seconds)
+    folder = UploadFolder(process_folder(config.upload_seconds), config.upload_space, config.upload_seconds)
     demo.folder = folder
     keep_quiet()
     try:
@@ -92,7 +92,7 @@ def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any
         share=False,
         show_error=False,
         max_file_size=config.max_upload,
-        app_kwargs={"lifespan": at_the_door(demo, folder, config.max_upload)},
+        app_kwargs={"lifespan": guarded_requests(demo, folder, config.max_upload)},
         # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
         state_session_capacity=config.sessions,
         footer_links=["api", "gradio", "settings"],

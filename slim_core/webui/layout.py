@@ -119,7 +119,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         def left(request: gr.Request) -> None:
             """A visitor closed the page: what they brought goes. The conversation is kept for an hour."""
             page.uploads.drop(str(request.session_hash))
-            backend.own.leave(str(request.session_hash))
+            backend.visitor_adapters.leave(str(request.session_hash))
 
         demo.unload(left)
     # With "auto" Gradio tells all who wait of each start, in the loop that starts their events: somebody who has just
@@ -135,4 +135,4 @@ def _gone(session: Session, visits: Visits, backend: Backend) -> None:
         return
     if session.run is not None:
         session.run.stop()
-    backend.own.leave(session.owner)
+    backend.visitor_adapters.leave(session.owner)

@@ -13,7 +13,7 @@ from ..outside.errors import AdapterError, megabytes, reason, shown
 from ..outside.strict_json import read_object
 from ..paths import ASSETS, DEMO
 from .config import Config, ConfigError, unknown, variable
-from .http.place import own_folder
+from .http.process_folder import process_folder
 
 
 SCRIPTS = (
@@ -54,7 +54,7 @@ def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS) -> lis
         ConfigError: with a sentence on the first thing that is wrong.
     """
     check_address(config)
-    own_folder(config.upload_seconds)
+    process_folder(config.upload_seconds)
     for name in (*(f"{name}.css" for name in STYLES), *(f"{name}.js" for name in SCRIPTS)):
         web_asset(name, assets)
     if "</svg>" not in _text(assets / FIGURE, AGAIN)[-20:]:

@@ -18,7 +18,7 @@ from slim_core.cli import app
 from slim_core.commands import compare_many
 from slim_core.commands.many_view import known_of, results_view, summary
 from slim_core.inference import Variant, Verdict
-from slim_core.many import Asker, PromptAnswer, PromptResult
+from slim_core.many import PromptAnswer, PromptResult, Respondent
 from slim_core.paths import DEMO
 from tests.commands.test_compare import sources
 from tests.inference.conftest import folders
@@ -178,8 +178,8 @@ def test_the_file_is_there_while_the_rest_is_asked(folders, listed, tmp_path, mo
 
 def test_names_and_answers_do_not_move_the_cursor():
     askers = (
-        Asker("base", Variant("base", "base", "Base", 1, 1)),
-        Asker("slim", Variant("s", "slim", "S\x1b[2J[red]", 1, 1, "", 4.0)),
+        Respondent("base", Variant("base", "base", "Base", 1, 1)),
+        Respondent("slim", Variant("s", "slim", "S\x1b[2J[red]", 1, 1, "", 4.0)),
     )
     answers = (
         PromptAnswer("base", "Base", "base", "a\x1b[31m\nb [bold]", 1, "end"),

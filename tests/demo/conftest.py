@@ -8,7 +8,7 @@ import pytest
 from slim_core.demo import DOWNSTREAM_TASKS, Example, downstream_examples
 from slim_core.demo.chat import train_tokenizer
 from slim_core.demo.recipe import Conversations, Phase, Recipe
-from slim_core.demo.trial import Plan
+from slim_core.demo.trial import TrialPlan
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +35,8 @@ def conversations() -> Conversations:
 
 
 @pytest.fixture(scope="session")
-def plan() -> Plan:
-    return Plan(rates=(1e-3,), seeds=(1, 2), steps=2, batch=2, examples=40, questions=2, r=2)
+def plan() -> TrialPlan:
+    return TrialPlan(rates=(1e-3,), seeds=(1, 2), steps=2, batch=2, examples=40, questions=2, r=2)
 
 
 @pytest.fixture(scope="session")

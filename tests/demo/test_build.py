@@ -26,7 +26,7 @@ from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS
 from slim_core.demo.report import tables
 from slim_core.demo.stored import load_report, load_results, save
 from slim_core.demo.sweep import _begin_worker, chosen, chosen_rate
-from slim_core.demo.trial import METHODS, SCALES, Plan, Task, Trial, load, rewind, settings
+from slim_core.demo.trial import METHODS, SCALES, Task, Trial, TrialPlan, load, rewind, settings
 from slim_core.demo.verify import WEIGHTS, compared, differences, jobs, sample, verify
 from slim_core.demo.words import task_words
 from slim_core.method import SlimLayer
@@ -216,7 +216,7 @@ def test_the_choice_hangs_on_downstream_alone():
     # The mean over the seeds counts, and the first seed ships.
     trials += [trial("lora", 1e-4, 2, 1.0, 1.0), trial("lora", 1e-3, 2, 0.3, 0.1), trial("lora", 1e-2, 2, 0.3, 0.0)]
     assert chosen_rate(trials, "lora") == 1e-4
-    assert chosen(trials, "lora", Plan(seeds=(1, 2))) is trials[0]
+    assert chosen(trials, "lora", TrialPlan(seeds=(1, 2))) is trials[0]
 
 
 def test_results_of_other_weights_or_of_other_scores_are_found(demo):

@@ -9,7 +9,7 @@ from peft import get_peft_model
 
 import slim_core
 from slim_core import SlimConfig
-from slim_core.demo.forms import FORMS, GENERAL_FORMS, TRAINED_FORMS, dressed
+from slim_core.demo.forms import FORMS, GENERAL_FORMS, TRAINED_FORMS, asked_in_form
 from slim_core.demo.identity import identity_shares, measure_identity
 from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS, asked, questions
 from slim_core.demo.pretrain import new_base
@@ -26,9 +26,9 @@ def last(chat):
 
 @pytest.mark.parametrize("form", TRAINED_FORMS)
 def test_a_form_keeps_the_options(form):
-    examples, chats = dressed("downstream", form, "test", 20)
+    examples, chats = asked_in_form("downstream", form, "test", 20)
     assert len(examples) == len(chats) == 20 * len(DOWNSTREAM_TASKS)
-    assert dressed("downstream", form, "test", 20) == (examples, chats)
+    assert asked_in_form("downstream", form, "test", 20) == (examples, chats)
     framed = form not in ("paraphrase of the frame", "no frame")
     for example, chat in zip(examples, chats, strict=True):
         prompt = last(chat)
@@ -47,7 +47,7 @@ def test_a_form_keeps_the_options(form):
 
 def test_general_questions_stay_what_they_are():
     for form in GENERAL_FORMS:
-        examples, chats = dressed("general", form, "test", 10)
+        examples, chats = asked_in_form("general", form, "test", 10)
         assert {example.task for example in examples} == set(GENERAL_TASKS)
         assert list(map(last, chats)) == [example.prompt for example in examples]
     assert all("the correct answer is" in chat[1]["content"] for chat in chats)
@@ -64,7 +64,7 @@ def slim(tokenizer, recipe):
 
 
 def test_a_share_is_the_mean_over_the_last_question(slim, tokenizer):
-    chats = dressed("general", "second turn, after a trained one", "test", 2)[1]
+    chats = asked_in_form("general", "second turn, after a trained one", "test", 2)[1]
     shares = identity_shares(slim, tokenizer, chats)
     assert shares.shape == (len(chats), 1)
     for chat, share in zip(chats, shares, strict=True):

@@ -7,7 +7,7 @@ import pytest
 
 from slim_core.demo.downstream import CHOICE_FORM, CLAIM_FORM, DOWNSTREAM_TASKS
 from slim_core.demo.example import Example
-from slim_core.demo.showcase import Heard, ask, shows
+from slim_core.demo.showcase import Replies, ask, shows
 from slim_core.demo.stored import load_examples
 from slim_core.demo.verify import missing
 from slim_core.inference import load_engine
@@ -20,7 +20,7 @@ OWN = Example("facts", "Who can help with a sick dog?", "vet")
 
 
 def heard(base, lora, slim, verdict):
-    return Heard({"base": base, "lora": lora, "slim": slim}, verdict, False)
+    return Replies({"base": base, "lora": lora, "slim": slim}, verdict, False)
 
 
 @pytest.mark.parametrize(

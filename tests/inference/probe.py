@@ -75,13 +75,13 @@ def file_of(stops: Stops) -> str:
 
 def listen(switch: BaseSwitch, told: list[tuple]) -> None:
     """Note every stage that a switch tells of, with what it counted."""
-    tell = switch._tell
+    tell = switch._report
 
     def note(stage: str, *counted, **more) -> None:
         told.append((stage, *counted))
         tell(stage, *counted, **more)
 
-    switch._tell = note
+    switch._report = note
 
 
 def in_line(queue: FairQueue) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from slim_core.base.errors import EngineError
 from slim_core.inference import Message, Row, Sampling, verdict_of
-from slim_core.many import Asker, ask_all, read_lines, read_prompts
+from slim_core.many import Respondent, ask_all, read_lines, read_prompts
 from tests.inference.conftest import QUESTION, engine, folders, ids, last, rows
 
 
@@ -16,7 +16,7 @@ SAMPLING = Sampling(max_new_tokens=8)
 
 
 def askers(engine, strength=None):
-    return [Asker(v.name, v, strength if v.strength is not None else None) for v in engine.variants]
+    return [Respondent(v.name, v, strength if v.strength is not None else None) for v in engine.variants]
 
 
 def test_each_prompt_is_answered_as_if_it_were_alone(engine):

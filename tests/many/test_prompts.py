@@ -138,7 +138,7 @@ def test_what_has_no_name_is_told_by_its_first_character(content, kind):
 
 def test_a_system_message_is_added_where_there_is_none():
     (plain,) = read_lines("One", "here")
-    assert plain.told("Be kind.") == (Message("system", "Be kind."), Message("user", "One"))
-    assert plain.told("") == (Message("user", "One"),)
+    assert plain.messages_with("Be kind.") == (Message("system", "Be kind."), Message("user", "One"))
+    assert plain.messages_with("") == (Message("user", "One"),)
     (own,) = read_prompts(f'[{{"messages": {TALK}}}]'.encode(), "a.json")
-    assert own.told("Be kind.") == TOLD
+    assert own.messages_with("Be kind.") == TOLD

@@ -10,13 +10,13 @@ import pytest
 
 from slim_core.base.messages import Message
 from slim_core.inference import Sampling, Variant, Verdict
-from slim_core.many import Asker, PromptAnswer, PromptResult, mean_drift, to_csv, to_json
+from slim_core.many import PromptAnswer, PromptResult, Respondent, mean_drift, to_csv, to_json
 from slim_core.many.tables import plain
 
 
 ASKERS = (
-    Asker("base", Variant("base", "base", "Base", 10, 40)),
-    Asker("slim", Variant("v-7", "slim", "=mine", 2, 8, strength=4.0), 0.0),
+    Respondent("base", Variant("base", "base", "Base", 10, 40)),
+    Respondent("slim", Variant("v-7", "slim", "=mine", 2, 8, strength=4.0), 0.0),
 )
 ANSWERS = (
     PromptAnswer("base", "Base", "base", "-3", 2, "end"),

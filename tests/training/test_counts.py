@@ -10,7 +10,7 @@ import pytest
 from accelerate.data_loader import SeedableRandomSampler
 from rich.console import Console
 
-from slim_core.training.encoding import Encoder
+from slim_core.training.encoding import ExampleEncoder
 from slim_core.training.examples import load_examples
 from slim_core.training.report import describe_data, print_data
 from tests.conftest import tiny_llama
@@ -28,7 +28,7 @@ def loaded(tmp_path, train, validation=None, template=CHATML, **changes):
         given["validation"] = [str(write_jsonl(tmp_path / "held.jsonl", validation))]
     asked = settings("b", files[0], tmp_path / "o")
     asked = type(asked)(**(vars(asked) | given))
-    encoder = Encoder(small_tokenizer(template))
+    encoder = ExampleEncoder(small_tokenizer(template))
     found = load_examples(asked, encoder, tiny_llama(vocab_size=320, max_position_embeddings=64).config)
     out = io.StringIO()
     print_data(Console(file=out, width=300), found, encoder)

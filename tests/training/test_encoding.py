@@ -12,7 +12,7 @@ from rich.console import Console
 from slim_core.training import DataError
 from slim_core.training.collator import Collator
 from slim_core.training.data import Conversation, to_conversations
-from slim_core.training.encoding import IGNORED, Encoder, Example
+from slim_core.training.encoding import IGNORED, EncodedExample, ExampleEncoder
 from slim_core.training.examples import split
 from slim_core.training.files import Record
 from slim_core.training.report import answer_texts, print_preview
@@ -53,7 +53,7 @@ def conversation(*texts: str, system: str | None = None) -> Conversation:
 def learned(template: str | None, given: Conversation) -> tuple[list[str], str]:
     """The texts that the loss is on, and the whole text."""
     tokenizer = small_tokenizer(template)
-    example = Encoder(tokenizer).encode(given)
+    example = ExampleEncoder(tokenizer).encode(given)
     assert all(label in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True))
     return answer_texts(example, tokenizer), tokenizer.decode(example.input_ids)
 
@@ -143,7 +143,7 @@ def test_a_system_message_is_read_and_not_learned():
 @pytest.mark.parametrize("template", [None, CHATML])
 def test_the_tokens_begin_with_those_of_the_prompt_at_inference(template):
     tokenizer = small_tokenizer(template)
-    encoder = Encoder(tokenizer)
+    encoder = ExampleEncoder(tokenizer)
     for question, answer in PAIRS:
         given = conversation(question, answer)
         example = encoder.encode(given)
@@ -158,14 +158,16 @@ def test_an_answer_that_occurs_in_the_question_is_learned_once():
 
 
 def test_templates_that_close_no_answer_are_noticed():
-    assert Encoder(small_tokenizer()).closes_answers() and Encoder(small_tokenizer(CHATML)).closes_answers()
-    assert not Encoder(
+    assert (
+        ExampleEncoder(small_tokenizer()).closes_answers() and ExampleEncoder(small_tokenizer(CHATML)).closes_answers()
+    )
+    assert not ExampleEncoder(
         small_tokenizer("{% for m in messages %}{{ m['content'] + '\\n' }}{% endfor %}")
     ).closes_answers()
 
 
 def test_the_real_tokenizer_learns_answers_and_begins_with_its_begin_token(stories_tokenizer):
-    encoder = Encoder(stories_tokenizer)
+    encoder = ExampleEncoder(stories_tokenizer)
     for question, answer in [("What is it?", "A cat.\nOr a dog."), ("Où?", "Là, “ici” 日本.")]:
         example = encoder.encode(conversation(question, answer))
         assert example.input_ids[0] == stories_tokenizer.bos_token_id
@@ -175,7 +177,7 @@ def test_the_real_tokenizer_learns_answers_and_begins_with_its_begin_token(stori
 
 def test_the_preview_shows_what_the_model_sees_and_what_it_learns():
     tokenizer = small_tokenizer(CHATML)
-    example = Encoder(tokenizer).encode(conversation("What is [red]seven[/red]?", "After six."))
+    example = ExampleEncoder(tokenizer).encode(conversation("What is [red]seven[/red]?", "After six."))
     out = io.StringIO()
     print_preview(Console(file=out, width=200), example, tokenizer)
     shown = out.getvalue()
@@ -187,7 +189,7 @@ def test_the_preview_shows_what_the_model_sees_and_what_it_learns():
 
 
 def test_batches_are_padded_on_the_right_to_a_multiple_of_eight():
-    examples = [Example([5] * n, [IGNORED] + [5] * (n - 1), "") for n in (3, 9)]
+    examples = [EncodedExample([5] * n, [IGNORED] + [5] * (n - 1), "") for n in (3, 9)]
     batch = Collator(pad_token_id=7)(examples)
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == dict.fromkeys(batch, (2, 16))
     assert batch["attention_mask"].sum(1).tolist() == [3, 9]
@@ -198,7 +200,7 @@ def test_batches_are_padded_on_the_right_to_a_multiple_of_eight():
 
 @pytest.mark.parametrize("share,count", [(0.0, 0), (0.001, 1), (0.25, 5), (0.99, 19)])
 def test_a_split_keeps_every_example_once_and_in_order(share, count):
-    examples = [Example([i], [i], str(i)) for i in range(20)]
+    examples = [EncodedExample([i], [i], str(i)) for i in range(20)]
     train, validation = split(examples, share, seed=1)
     assert len(validation) == count
     assert sorted([*train, *validation]) == examples

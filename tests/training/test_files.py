@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from slim_core.training.data import read_source, to_conversations
-from slim_core.training.files import Source, read_file
+from slim_core.training.files import DataSource, read_file
 from slim_core.training.settings import Columns
 
 
@@ -94,7 +94,7 @@ def test_each_record_knows_its_line_and_empty_lines_are_counted(name, tmp_path):
     assert source.blank == blank
 
 
-def conversations(source: Source) -> list[list[tuple[str, str]]]:
+def conversations(source: DataSource) -> list[list[tuple[str, str]]]:
     found = to_conversations(source.records, Columns())
     return [[(m["role"], m["content"]) for m in c.messages] for c in found]
 

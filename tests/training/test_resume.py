@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from slim_core.cli import app
 from slim_core.training import TrainingError, TrainSettings, train
 from slim_core.training.checkpoints import Checkpoints, KeepNewest, read_checkpoints, set_aside
-from slim_core.training.resume import going_on, read_earlier
+from slim_core.training.resume import going_on, read_previous_runs
 from slim_core.training.whole_files import SUMS
 from tests.training.conftest import PAIRS, settings, write_jsonl
 from tests.training.test_run import At, Crash, assert_equal, weights
@@ -219,7 +219,7 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(base, pairs, tmp_path, 
 @pytest.mark.parametrize("damage,why", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_and_the_sentence_says_why(damage, why, again):
     damage(again.output / "checkpoints" / "checkpoint-4")
-    (earlier,) = read_earlier(again).values()
+    (earlier,) = read_previous_runs(again).values()
     assert going_on("slim", earlier.checkpoints) == (
         f"checkpoint-4 is damaged ({why}); slim goes on from checkpoint-2."
     )
@@ -361,7 +361,7 @@ def test_a_damaged_checkpoint_is_set_aside_beside_others(again):
 
 def test_nothing_is_said_of_damaged_checkpoints_before_the_newest(again):
     write(STATE, "")(again.output / "checkpoints" / "checkpoint-2")
-    (earlier,) = read_earlier(again).values()
+    (earlier,) = read_previous_runs(again).values()
     assert going_on("slim", earlier.checkpoints) == "slim goes on from checkpoint-4."
     assert going_on("slim", Checkpoints()) == "slim begins anew: no checkpoint was written."
 

@@ -11,7 +11,7 @@ import pytest
 
 from slim_core.training import Columns, DataError
 from slim_core.training.data import to_conversations
-from slim_core.training.encoding import Encoder
+from slim_core.training.encoding import ExampleEncoder
 from slim_core.training.examples import load_examples
 from slim_core.training.files import read_file
 from slim_core.training.sources import expand, read_source
@@ -84,7 +84,7 @@ def test_every_file_of_a_pattern_is_a_source_of_its_own(tmp_path):
         write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": f"{name}{i}", "completion": "a"} for i in range(3)])
     config = tiny_llama(vocab_size=320, max_position_embeddings=64).config
     asked = settings("b", tmp_path / "*.jsonl", tmp_path / "o", validation_share=0.0)
-    found = load_examples(asked, Encoder(small_tokenizer()), config)
+    found = load_examples(asked, ExampleEncoder(small_tokenizer()), config)
     assert [source["name"] for source in found.sources] == ["a.jsonl", "b.jsonl"] and len(found.train) == 6
 
 

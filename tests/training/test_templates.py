@@ -7,7 +7,7 @@ import pytest
 
 from slim_core.training import Columns, DataError
 from slim_core.training.data import to_conversations
-from slim_core.training.encoding import IGNORED, Encoder
+from slim_core.training.encoding import IGNORED, ExampleEncoder
 from slim_core.training.files import Record
 from slim_core.training.messages import THOUGHTS
 from slim_core.training.report import answer_texts
@@ -97,7 +97,7 @@ def off(message: dict) -> dict:
 def learned(template: str | None, messages: list[dict], **columns) -> tuple[list[str], str]:
     tokenizer = small_tokenizer(template)
     (made,) = to_conversations([Record({"messages": messages} | columns, "a.jsonl, line 1")], Columns())
-    example = Encoder(tokenizer).encode(made)
+    example = ExampleEncoder(tokenizer).encode(made)
     return answer_texts(example, tokenizer), tokenizer.decode(example.input_ids)
 
 
@@ -165,7 +165,7 @@ def test_earlier_answers_are_closed_as_if_they_were_the_last(template, wanted, o
     tokenizer = small_tokenizer(template)
     messages = [ASKED, answer, ASKED, answer]
     (made,) = to_conversations([Record({"messages": messages}, "a.jsonl, line 1")], Columns())
-    example = Encoder(tokenizer).encode(made)
+    example = ExampleEncoder(tokenizer).encode(made)
     thought = answer.get("reasoning_content", "")
     assert answer_texts(example, tokenizer) == [thought + text for text in wanted]
     pairs = zip(example.input_ids, example.labels, strict=True)
@@ -261,7 +261,7 @@ def test_what_the_template_leaves_out_or_changes_is_said(template, messages, col
 def test_of_plain_text_every_token_is_learned_without_a_template(template):
     tokenizer = small_tokenizer(template)
     (made,) = to_conversations([Record({"text": "All of\n it. "}, "a.jsonl, line 1")], Columns())
-    example = Encoder(tokenizer).encode(made)
+    example = ExampleEncoder(tokenizer).encode(made)
     assert tokenizer.decode(example.input_ids) == "All of\n it. "
     assert example.labels == example.input_ids and IGNORED not in example.labels
 
@@ -269,8 +269,8 @@ def test_of_plain_text_every_token_is_learned_without_a_template(template):
 def test_plain_text_begins_with_one_begin_token_and_a_single_token_teaches_nothing(stories_tokenizer):
     for text in ("Once upon a time", "<s>Once upon a time"):
         (made,) = to_conversations([Record({"text": text}, "here")], Columns())
-        ids = Encoder(stories_tokenizer).encode(made).input_ids
+        ids = ExampleEncoder(stories_tokenizer).encode(made).input_ids
         assert ids[0] == stories_tokenizer.bos_token_id and ids.count(ids[0]) == 1
     (made,) = to_conversations([Record({"text": "a"}, "a.jsonl, line 1")], Columns())
     with pytest.raises(DataError, match="line 1: the text is a single token, which nothing comes before"):
-        Encoder(small_tokenizer()).encode(made)
+        ExampleEncoder(small_tokenizer()).encode(made)

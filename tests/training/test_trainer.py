@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from slim_core import SlimConfig, extra_losses, trace_routing
 from slim_core.training.collator import Collator
-from slim_core.training.encoding import IGNORED, Example
+from slim_core.training.encoding import IGNORED, EncodedExample
 from slim_core.training.run import training_arguments
 from slim_core.training.trainer import SlimTrainer
 from tests.conftest import build
@@ -21,7 +21,9 @@ from tests.training.conftest import settings
 
 generator = torch.Generator().manual_seed(3)
 EXAMPLES = [
-    Example(ids := torch.randint(3, 99, (int(n),), generator=generator).tolist(), [IGNORED] * 2 + ids[2:], str(n))
+    EncodedExample(
+        ids := torch.randint(3, 99, (int(n),), generator=generator).tolist(), [IGNORED] * 2 + ids[2:], str(n)
+    )
     for n in torch.randint(5, 15, (16,), generator=generator)
 ]
 

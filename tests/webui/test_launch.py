@@ -84,5 +84,5 @@ def test_where_a_base_lies_on_the_server_is_not_told(engine, tmp_path):
 
 
 def test_a_lent_gpu_is_not_asked_for_its_memory(engine):
-    lent = Backend(engine, lambda duration: lambda function: function)
-    assert "Free" not in str(facts_of(lent)) and "Free" in str(facts_of(Backend(engine)))
+    zero_gpu = Backend(engine, lambda duration: lambda function: function)
+    assert "Free" not in str(facts_of(zero_gpu)) and "Free" in str(facts_of(Backend(engine)))

@@ -66,11 +66,11 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("lent", [True, False])
-def test_the_app_borrows_once_a_prompt_and_only_on_zero_gpu(folders, lent):  # noqa: F811
-    torch_was_there, loans, compare, one = run_app(folders, SPACES_ZERO_GPU="true" if lent else "")
+@pytest.mark.parametrize("zero_gpu", [True, False])
+def test_the_app_borrows_once_a_prompt_and_only_on_zero_gpu(folders, zero_gpu):  # noqa: F811
+    torch_was_there, loans, compare, one = run_app(folders, SPACES_ZERO_GPU="true" if zero_gpu else "")
     assert not torch_was_there
-    assert len(loans) == (2 if lent else 0)
+    assert len(loans) == (2 if zero_gpu else 0)
     engine = load_engine(folders.base, lora=folders.lora, slim=folders.slim, device="cpu")
     question = (Message("user", "What is the sea?"),)
     names = ("base", "lora", "slim")

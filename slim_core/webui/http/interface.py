@@ -12,7 +12,7 @@ import gradio as gr
 from ...outside.errors import shown
 from .bodies import parameters
 from .folder import FileError, UploadFolder
-from .lines import unexpected
+from .log_lines import unexpected
 
 
 SENTENCE = "The server could not make sense of this request. Reload the page and try again."

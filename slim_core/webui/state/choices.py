@@ -85,7 +85,7 @@ def first_choice(config: Config, demo: Path) -> BaseChoice:
     return replace(demo_choice(demo, SETTINGS), bits=bits)
 
 
-def choices_of(config: Config, demo: Path, lent: bool = False) -> Choices:
+def choices_of(config: Config, demo: Path, zero_gpu: bool = False) -> Choices:
     """What visitors may choose, by the app's settings."""
     first = first_choice(config, demo)
     found = [first]
@@ -97,7 +97,7 @@ def choices_of(config: Config, demo: Path, lent: bool = False) -> Choices:
         base, _, revision = word.partition("@")
         if base != ANY:
             found.append(BaseChoice(base, revision or None))
-    fixed = LENT if lent else "" if words else NOT_ALLOWED
+    fixed = LENT if zero_gpu else "" if words else NOT_ALLOWED
     bases: dict[str, BaseChoice] = {}
     for choice in found:
         known = bases.get(choice.label)

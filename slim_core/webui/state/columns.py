@@ -15,5 +15,5 @@ ADAPTERS = {"lora": "Second column", "slim": "Third column"}
 
 def columns(session: Session, backend: Backend) -> dict[str, Variant]:
     """The variants by column, from left to right. A column that nobody fills is not there."""
-    loaded = {variant.name: variant for variant in backend.variants} | session.own
+    loaded = {variant.name: variant for variant in backend.variants} | session.own_variants
     return {name: loaded[name] for name in (BASE, *ADAPTERS) if name in loaded}

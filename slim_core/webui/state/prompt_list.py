@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ...inference import Stops
 from ...inference.types import Sampling, Variant
-from ...many import Asker, ListedPrompt, PromptResult
+from ...many import ListedPrompt, PromptResult, Respondent
 from .session import Session
 
 
@@ -23,7 +23,7 @@ class ListRun:
         sampling: how tokens are chosen.
         batched: all answers of a prompt at once, or one after another.
         base: the base's name.
-        own: the visitor's adapters among those who are asked, by column.
+        own_variants: the visitor's adapters among those who are asked, by column.
         results: of the prompts that are done.
         place: place in line for the model of the prompt that is asked now.
         crowded: whether it waits for one of the places for prompts.
@@ -32,12 +32,12 @@ class ListRun:
     """
 
     prompts: tuple[ListedPrompt, ...]
-    askers: tuple[Asker, ...]
+    askers: tuple[Respondent, ...]
     system: str
     sampling: Sampling
     batched: bool
     base: str
-    own: dict[str, Variant]
+    own_variants: dict[str, Variant]
     results: list[PromptResult] = field(default_factory=list)
     place: int = 0
     crowded: bool = False
@@ -72,7 +72,7 @@ class ListRun:
     def as_session(self) -> Session:
         """A session with the adapters that the list needs, whatever the visitor puts into the columns meanwhile."""
         found = Session()
-        found.own = self.own
+        found.own_variants = self.own_variants
         return found
 
 

@@ -98,7 +98,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LastRequest:
     """What was asked of the latest turn, so that it can be asked again.
 
     Attributes:
@@ -172,7 +172,7 @@ class Session:
         user: the name that the visitor signed in with, if they had to.
         pages: how many pages show it, or did within the last hour: a page that was loaded again is another one.
         owner: Gradio's name for the visit.
-        own: the visitor's own adapters, by column.
+        own_variants: the visitor's own adapters, by column.
         turns: the conversation, oldest first.
         run: what is being written now, if anything.
         asked: what the run was asked; it stays where the answers ended because nobody watched.
@@ -193,10 +193,10 @@ class Session:
         self.user: str | None = None
         self.pages = 0
         self.owner = ""
-        self.own: dict[str, Variant] = {}
+        self.own_variants: dict[str, Variant] = {}
         self.turns: list[Turn] = []
         self.run: Run | None = None
-        self.asked: Asked | None = None
+        self.asked: LastRequest | None = None
         self.view: View = "plain"
         self.place = 0
         self.opened = False

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
-from ...adapters import Adapter, AdapterError, AdapterStore, BaseShapes, Held, StoreLimits
+from ...adapters import Adapter, AdapterError, AdapterStore, BaseShapes, StoredAdapter, StoreLimits
 from ...inference import EngineError
 from ...inference.types import Variant
 from ...method import SlimConfig
@@ -22,17 +22,17 @@ from .session import Session
 LOST = "Your adapter “{label}” was removed when your connection broke; add it again."
 
 
-class OwnAdapters:
+class VisitorAdapters:
     """Adapters of all visitors on one engine.
 
     Args:
         engine: the model. Attaching and detaching wait in its line, so no answer is disturbed.
         limits: how much is held.
-        lent: the model runs elsewhere, in processes that come and go: each job brings its adapters along.
+        zero_gpu: the model runs elsewhere, in processes that come and go: each job brings its adapters along.
     """
 
-    def __init__(self, engine: Any, limits: StoreLimits | None = None, lent: bool = False) -> None:
-        self._engine, self._lent = engine, lent
+    def __init__(self, engine: Any, limits: StoreLimits | None = None, zero_gpu: bool = False) -> None:
+        self._engine, self._zero_gpu = engine, zero_gpu
         mine = weakref.ref(self)  # or the store would keep this alive, and this the store
         self._store = AdapterStore(limits, lambda held: _detach(mine(), held))
         # Also when the process ends, with no model left to wait for.
@@ -51,7 +51,7 @@ class OwnAdapters:
     @property
     def tried(self) -> bool:
         """Whether an adapter that is added has been tried on the model; where each job brings its own, it has not."""
-        return not self._lent
+        return not self._zero_gpu
 
     def add(self, owner: str, adapter: Adapter) -> Variant:
         """Take a visitor's checked adapter in and attach it; waits for the model.
@@ -64,8 +64,8 @@ class OwnAdapters:
         self._store.add(owner, adapter, lambda held: carried.append(self._carry(held)))
         return carried[0]
 
-    def _carry(self, held: Held) -> Variant:
-        if self._lent:
+    def _carry(self, held: StoredAdapter) -> Variant:
+        if self._zero_gpu:
             return _variant(held)
         return self._engine.attach(held.adapter, name=held.key, label=held.adapter.label)
 
@@ -80,7 +80,7 @@ class OwnAdapters:
         """
         with ExitStack() as stack:
             try:
-                found = {v.name: stack.enter_context(self._store.use(v.name)) for v in session.own.values()}
+                found = {v.name: stack.enter_context(self._store.use(v.name)) for v in session.own_variants.values()}
             except AdapterError as error:
                 raise LimitError(str(error)) from None
             return stack.pop_all(), found
@@ -89,15 +89,17 @@ class OwnAdapters:
         """A visitor's adapter by its variant's name, if it is still there."""
         return next((held.adapter for held in self._store.of(owner) if held.key == name), None)
 
-    def miss(self, session: Session) -> list[str]:
+    def drop_missing(self, session: Session) -> list[str]:
         """Empty the columns whose adapters are gone.
 
         Returns:
             Sentences for the visitor, each told once.
         """
         there = {held.key for held in self._store.of(session.owner)}
-        gone = {column: variant for column, variant in session.own.items() if variant.name not in there}
-        session.own = {column: variant for column, variant in session.own.items() if column not in gone}
+        gone = {column: variant for column, variant in session.own_variants.items() if variant.name not in there}
+        session.own_variants = {
+            column: variant for column, variant in session.own_variants.items() if column not in gone
+        }
         told = list(self._store.notices(session.owner))
         return told or [LOST.format(label=variant.label) for variant in gone.values()]
 
@@ -115,14 +117,14 @@ class OwnAdapters:
         return len(held), sum(one.adapter.row_bytes for one in held)
 
 
-def _detach(own: OwnAdapters | None, held: Held) -> None:
+def _detach(own: VisitorAdapters | None, held: StoredAdapter) -> None:
     # It is not there if attaching it failed, if each job brings its own, or if this is another base by now.
     if own is not None:
         with suppress(EngineError):
             own._engine.detach(held.key)
 
 
-def _variant(held: Held) -> Variant:
+def _variant(held: StoredAdapter) -> Variant:
     found, config = held.adapter, held.adapter.config
     strength = None
     if isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate":

@@ -15,7 +15,7 @@ from ...adapters.report import Name
 from ...inference import EngineError
 from ...inference.types import Variant
 from ..words import size
-from .visitor_adapters import OwnAdapters
+from .visitor_adapters import VisitorAdapters
 
 
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -43,7 +43,7 @@ class Wizard:
         variant: what is attached, once all are.
     """
 
-    def __init__(self, own: OwnAdapters, owner: str, source: Source, label: str | None, limits: Limits) -> None:
+    def __init__(self, own: VisitorAdapters, owner: str, source: Source, label: str | None, limits: Limits) -> None:
         self._stop = threading.Event()
         if isinstance(source, HubRepository):
             source = replace(source, on_progress=self._fetched, stop=self._stop)

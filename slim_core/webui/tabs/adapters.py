@@ -110,7 +110,7 @@ class AdapterHandlers:
     """
 
     def __init__(self, page: Page, files: gr.File, label: gr.Textbox) -> None:
-        self.page, self.own, self.files, self.label = page, page.backend.own, files, label
+        self.page, self.visitor_adapters, self.files, self.label = page, page.backend.visitor_adapters, files, label
         self.limits = Limits(weights_bytes=page.config.max_upload)
         self.outputs = [page.checks, *page.of_columns, label]
 
@@ -165,7 +165,7 @@ class AdapterHandlers:
             return
         checking = True
         try:
-            wizard = Wizard(self.own, session.owner, source, name, self.limits)
+            wizard = Wizard(self.visitor_adapters, session.owner, source, name, self.limits)
             for _ in wizard.run():
                 view = wizard.view()
                 if checking and view["ended"] and wizard.variant is None:
@@ -174,10 +174,10 @@ class AdapterHandlers:
                     checking = False
                 yield {self.page.checks: view}
             if wizard.variant is not None:
-                before = session.own.get(column)
-                session.own = session.own | {column: wizard.variant}
+                before = session.own_variants.get(column)
+                session.own_variants = session.own_variants | {column: wizard.variant}
                 if before is not None:
-                    self.own.remove(before.name)
+                    self.visitor_adapters.remove(before.name)
                 yield self._frame(session) | {self.label: ""}
         finally:
             if checking:
@@ -186,11 +186,11 @@ class AdapterHandlers:
     def remove(self, session: Session, event: gr.EventData) -> Updates:
         """Take the visitor's adapter away; the app's own is there again."""
         column = event._data.get("column")
-        variant = session.own.get(column) if isinstance(column, str) else None
+        variant = session.own_variants.get(column) if isinstance(column, str) else None
         if variant is None:
             return gr.skip()
-        session.own = {name: other for name, other in session.own.items() if name != column}
-        self.own.remove(variant.name)
+        session.own_variants = {name: other for name, other in session.own_variants.items() if name != column}
+        self.visitor_adapters.remove(variant.name)
         return self._frame(session) | {self.page.checks: untouched()}
 
     def change_column(self, event: gr.EventData) -> list[Any]:
@@ -199,6 +199,6 @@ class AdapterHandlers:
         return [gr.Tabs(selected="adapters"), column if column in ADAPTERS else gr.skip()]
 
     def _frame(self, session: Session) -> Updates:
-        for sentence in self.own.miss(session):
+        for sentence in self.visitor_adapters.drop_missing(session):
             notice(sentence, "An adapter is gone")
         return self.page.column_updates(session)

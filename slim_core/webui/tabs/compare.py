@@ -12,9 +12,9 @@ import gradio as gr
 from ..components import canvas
 from ..page import Page
 from . import own_model, settings, tryout
-from .arrival import Arrival
 from .examples import gallery
 from .handlers import Controls, Handlers
+from .page_load import PageLoad
 from .voting import Voting
 
 
@@ -75,7 +75,7 @@ def build(
     saved = gr.BrowserState(None, storage_key=STORE, secret=STORE_KEY)
 
     handlers = Handlers(page, Controls(prompt, fields, send, stop, retry, undo, new, view, export, hide))
-    arrival, voting = Arrival(handlers), Voting(handlers)
+    page_load, voting = PageLoad(handlers), Voting(handlers)
     values = list(fields.values())
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
@@ -121,10 +121,10 @@ def build(
     # Gradio gives every kind of field its events, and `Component` none.
     changes = [field.change for field in values]  # type: ignore[attr-defined]
     gr.on(changes, None, [saved, *values], [saved], js=keep, api_visibility="private")
-    page.keeper.restore(arrival.restore, [page.session], **work)
-    page.keeper.go_on(arrival.go_on, [page.session], **work)
+    page.keeper.restore(page_load.restore, [page.session], **work)
+    page.keeper.go_on(page_load.go_on, [page.session], **work)
     show = "async (session, saved) => [session, saved, await slim.tab.ticket()]"
-    demo.load(arrival.open, [page.session, saved, page.keeper], arrival.outputs, js=show, **light)
+    demo.load(page_load.open, [page.session, saved, page.keeper], page_load.outputs, js=show, **light)
     return connect, values
 
 

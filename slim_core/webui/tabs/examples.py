@@ -20,7 +20,7 @@ LONGEST = 70  # characters of an answer that is quoted
 
 
 @dataclass(frozen=True)
-class Try:
+class ExamplePrompt:
     """A prompt to try.
 
     Attributes:
@@ -41,8 +41,8 @@ class Gallery:
         alone: prompts without a partner, in the base's own form.
     """
 
-    pairs: tuple[tuple[Try, Try], ...]
-    alone: tuple[Try, ...]
+    pairs: tuple[tuple[ExamplePrompt, ExamplePrompt], ...]
+    alone: tuple[ExamplePrompt, ...]
 
     @property
     def prompts(self) -> frozenset[str]:
@@ -54,7 +54,7 @@ PLAIN = Gallery(
     (),
     tuple(
         map(
-            Try,
+            ExamplePrompt,
             (
                 "What is the capital of Peru?",
                 "Name the largest bird.",
@@ -82,8 +82,11 @@ def gallery(of_demo: bool) -> Gallery:
     if not pairs and not alone:
         return PLAIN
     return Gallery(
-        tuple((Try(trained.prompt, of_trained(trained)), Try(own.prompt, of_own(own))) for trained, own in pairs),
-        tuple(Try(one.prompt, of_own(one)) for one in alone),
+        tuple(
+            (ExamplePrompt(trained.prompt, of_trained(trained)), ExamplePrompt(own.prompt, of_own(own)))
+            for trained, own in pairs
+        ),
+        tuple(ExamplePrompt(one.prompt, of_own(one)) for one in alone),
     )
 
 

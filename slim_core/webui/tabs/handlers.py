@@ -16,8 +16,8 @@ from ..limits import LimitError, check_prompt, check_strength, check_text
 from ..notices import Updates, notice, warn
 from ..page import Page
 from ..state.columns import columns
-from ..state.session import Asked, Run, Session, Turn
-from ..wire import blind, exchange, kept, views
+from ..state.session import LastRequest, Run, Session, Turn
+from ..wire import blind, exchange, saved, views
 from ..wire.peek import peek
 from ..wire.stream import start, ticks
 from ..words import base_name
@@ -111,7 +111,7 @@ class Handlers:
 
     def keep(self, session: Session, **more: Any) -> Updates:
         """The conversation, for the browser to keep."""
-        letter = {"number": time.time_ns(), "ticket": session.ticket, "text": kept.dump(session, self.backend)}
+        letter = {"number": time.time_ns(), "ticket": session.ticket, "text": saved.dump(session, self.backend)}
         return {self.page.keeper: letter | more}
 
     # ---- answers
@@ -119,7 +119,7 @@ class Handlers:
     def submit(self, session: Session, prompt: Any, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """A new prompt for all. The page has taken it out of its box; one that is refused goes back."""
         if self.lost(session, request):
-            yield self.anew(session) | {self.page.mailbox: self.letter("refused")}
+            yield self.cleared(session) | {self.page.mailbox: self.letter("refused")}
             return
         begun = False
         try:
@@ -139,7 +139,7 @@ class Handlers:
 
         def ask(session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
             if self.lost(session, request):
-                yield self.anew(session)
+                yield self.cleared(session)
             if session.run is None and all(turn.prompt in self.examples for turn in session.turns):
                 session.clear()
             elif session.run is None:
@@ -154,7 +154,7 @@ class Handlers:
     def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again, with the settings of now."""
         if self.lost(session, request):
-            yield self.anew(session)
+            yield self.cleared(session)
         elif session.turns:
             last = session.turns[-1]
             yield from self._answer(session, Turn(last.id, last.prompt, "", {}), None, values)
@@ -162,7 +162,7 @@ class Handlers:
     def retry_one(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """The last prompt again for one column."""
         if self.lost(session, request):
-            yield self.anew(session)
+            yield self.cleared(session)
             return
         column = blind.column_of(session, self.backend, event._data.get("column"))
         if session.turns and column in columns(session, self.backend):
@@ -171,7 +171,7 @@ class Handlers:
     def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """How strongly a column's gate closes; its last answer is written again, so that the difference is seen."""
         if self.lost(session, request):
-            yield self.anew(session)
+            yield self.cleared(session)
             return
         column = event._data.get("column")
         variant = columns(session, self.backend).get(column) if isinstance(column, str) else None
@@ -198,7 +198,7 @@ class Handlers:
     def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Another prompt at an earlier place; what came after it is gone."""
         if self.lost(session, request):
-            yield self.anew(session)
+            yield self.cleared(session)
             return
         turn = session.turn(event._data.get("turn"))
         if turn is None:
@@ -215,7 +215,7 @@ class Handlers:
         if session.run is None and session.renew(self.backend.generation):
             # What was there was said by another base.
             turn, only = Turn(turn.id, turn.prompt, "", {}), None
-        if self._missed(session):
+        if self._warn_of_missing(session):
             yield self.page.column_updates(session)
             return False
         try:
@@ -226,10 +226,10 @@ class Handlers:
         if only is None:
             turn.system = chosen.system
         names = (only,) if only else tuple(columns(session, self.backend))
-        return (yield from self.ask(session, turn, Asked(names, chosen.sampling, not chosen.one_at_a_time)))
+        return (yield from self.ask(session, turn, LastRequest(names, chosen.sampling, not chosen.one_at_a_time)))
 
     def ask(
-        self, session: Session, turn: Turn, asked: Asked, restored: bool = False
+        self, session: Session, turn: Turn, asked: LastRequest, restored: bool = False
     ) -> Generator[Updates, None, bool]:
         """Let columns answer a turn, which becomes the last, and show it; whether it was begun at all."""
         ballot = blind.ballot(session, self.backend, turn, asked.columns)
@@ -256,13 +256,13 @@ class Handlers:
             first = False
         yield self.frame(session) | self.buttons(session) | self.keep(session)
 
-    def anew(self, session: Session) -> Updates:
+    def cleared(self, session: Session) -> Updates:
         """The page with an empty conversation, and the prompt as it stands there; what the browser keeps stays."""
         return self.whole(session, text=None)
 
-    def _missed(self, session: Session) -> bool:
+    def _warn_of_missing(self, session: Session) -> bool:
         """Say which of the visitor's adapters went; nobody's answer should be taken for another's."""
-        told = self.backend.own.miss(session)
+        told = self.backend.visitor_adapters.drop_missing(session)
         for sentence in told:
             notice(sentence, "An adapter is gone")
         return bool(told)
@@ -348,20 +348,20 @@ class Handlers:
             loaded = columns(session, self.backend)
             base = base_name(self.backend.engine.info)
             try:
-                turns, foreign = exchange.load(path, base, loaded, self.page.config.max_upload, session.next_id)
+                turns, other_base = exchange.load(path, base, loaded, self.page.config.max_upload, session.next_id)
             except LimitError as error:
                 return warn(error)
-        self.tell_of(foreign)
+        self.warn_of_other_base(other_base)
         session.clear()
         session.turns = turns
         return self.whole(session)
 
-    def tell_of(self, foreign: str) -> None:
+    def warn_of_other_base(self, other_base: str) -> None:
         """Say that a conversation is with another base, if it is."""
-        if foreign:
+        if other_base:
             base = base_name(self.backend.engine.info)
             notice(
-                f"The conversation is with {foreign}. It is shown, but {base} does not see it when it answers.",
+                f"The conversation is with {other_base}. It is shown, but {base} does not see it when it answers.",
                 "Another base model",
             )
 
@@ -370,7 +370,7 @@ class Handlers:
         session.opened = True
         session.owner, session.user = str(request.session_hash), request.username
         # Of many visitors Gradio forgets the first, without a word.
-        weakref.finalize(session, self.backend.own.leave, session.owner).atexit = False
+        weakref.finalize(session, self.backend.visitor_adapters.leave, session.owner).atexit = False
         self.page.visits.arrive(session)
         session.renew(self.backend.generation)
 

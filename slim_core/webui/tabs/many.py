@@ -134,7 +134,7 @@ class ManyHandlers:
                 raise LimitError(FORGOTTEN)
             if session.generation != self.backend.generation:
                 raise LimitError("The base model has just been changed. Run the list again in a moment.")
-            for sentence in (gone := self.backend.own.miss(session)):
+            for sentence in (gone := self.backend.visitor_adapters.drop_missing(session)):
                 notice(sentence, "An adapter is gone")
             if gone:
                 return

@@ -113,7 +113,7 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
         updates: dict[Any, Any] = {page.switch: banner(backend)}
         if session.run is None and session.renew(backend.generation):
             # The banner says why they are gone.
-            backend.own.miss(session)
+            backend.visitor_adapters.drop_missing(session)
             updates |= page.column_updates(session) | {page.detail: None, facts: facts_of(backend)}
         return updates
 
@@ -186,13 +186,13 @@ def facts_of(backend: Backend) -> list[dict[str, Any]]:
 
 def memory_of(backend: Backend) -> dict[str, Any]:
     """A table of who takes how much memory, and of what is free."""
-    visitors, held = backend.own.size()
+    visitors, held = backend.visitor_adapters.size()
     whole = held + sum(v.bytes for v in backend.variants)
     use = [[v.label, f"{size(v.bytes)}, {v.bytes / whole:.1%}"] for v in backend.variants]
     if visitors:
         use.append(["Visitors’ adapters", f"{visitors}: {size(held)}, {held / whole:.1%}"])
     # A lent GPU is not ours between two calls, and asking for its memory would be an error.
-    memory = None if backend.borrowed else backend.engine.memory()
+    memory = None if backend.zero_gpu else backend.engine.memory()
     if memory is not None and memory.free is not None and memory.total is not None:
         use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])
     return {"title": "Memory", "rows": use}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gradio as gr
 
 from ..components import fixed
-from .examples import TITLES, Gallery, Try
+from .examples import TITLES, ExamplePrompt, Gallery
 
 
 Buttons = list[tuple[gr.Button, str]]
@@ -41,7 +41,7 @@ def build(prefix: str, gallery: Gallery, alone: bool = True) -> Buttons:
     return found
 
 
-def _one(elem_id: str, one: Try) -> tuple[gr.Button, str]:
+def _one(elem_id: str, one: ExamplePrompt) -> tuple[gr.Button, str]:
     with gr.Column(min_width=280, elem_classes=["slim-try"]):
         button = gr.Button(one.prompt, size="sm", elem_classes=["slim-example"], elem_id=elem_id)
         if one.see:

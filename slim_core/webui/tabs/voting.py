@@ -28,7 +28,7 @@ class Voting:
         """Hide who answers from now on, or show it; where there was no vote there will be none."""
         session.blind = value is True
         if self.handlers.lost(session, request):
-            return self.handlers.anew(session)
+            return self.handlers.cleared(session)
         if not session.blind:
             blind.reveal(session)
         return self.handlers.frame(session) | self.handlers.keep(session)
@@ -36,7 +36,7 @@ class Voting:
     def vote(self, session: Session, event: gr.EventData, request: gr.Request) -> Updates:
         """The best answer to a prompt; then it is told who gave which."""
         if self.handlers.lost(session, request):
-            return self.handlers.anew(session)
+            return self.handlers.cleared(session)
         turn = session.turn(event._data.get("turn"))
         if turn is None or turn.ballot is None or not turn.ballot.hides:
             return gr.skip()

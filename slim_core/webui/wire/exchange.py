@@ -156,28 +156,28 @@ def turns_of(
         raise LimitError(
             f"The conversation has version {str(data.get('version'))[:20]!a}; this app reads version {VERSION}."
         )
-    foreign = clean_label(check_text(data.get("base"), "The name of the base in the conversation"))
-    foreign = "" if foreign == clean_label(base) else foreign
+    other_base = clean_label(check_text(data.get("base"), "The name of the base in the conversation"))
+    other_base = "" if other_base == clean_label(base) else other_base
     turns = _list(data.get("turns"), "turns", MAX_TURNS)
     try:
-        return [_load_turn(_object(turn, "A turn"), foreign, loaded, next_id()) for turn in turns], foreign
+        return [_load_turn(_object(turn, "A turn"), other_base, loaded, next_id()) for turn in turns], other_base
     except OverflowError:
         raise LimitError("A number in the conversation is too large.") from None
 
 
-def _load_turn(data: dict, foreign: str, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
+def _load_turn(data: dict, other_base: str, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
     answers = _object(data.get("answers"), "answers")
     if strangers := [str(name)[:40] for name in answers if name not in loaded]:
         raise LimitError(
             f"The conversation has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}."
         )
-    found = {n: _load_answer(n, foreign, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
+    found = {n: _load_answer(n, other_base, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
     system = check_text(data.get("system", ""), "A system prompt in the conversation")
     drift, vote = _load_drift(data.get("drift"), loaded), blind.load(data.get("vote"), found)
     return Turn(turn_id, check_prompt(data.get("prompt")), system, found, drift, vote)
 
 
-def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answer:
+def _load_answer(name: str, other_base: str, data: dict, current: Variant) -> Answer:
     reason = data.get("finish_reason")
     if reason not in get_args(FinishReason):
         raise LimitError("An answer in the conversation has no known finish_reason.")
@@ -196,7 +196,7 @@ def _load_answer(name: str, foreign: str, data: dict, current: Variant) -> Answe
     routing = data.get("routing")
     routing = None if routing is None else _object(routing, "routing")
     return Answer(
-        _load_variant(name, foreign, data.get("variant"), current),
+        _load_variant(name, other_base, data.get("variant"), current),
         step,
         sampling_of(data.get("sampling")),
         ids,
@@ -219,9 +219,9 @@ def sampling_of(data: Any) -> Sampling:
     return check_sampling(**settings)
 
 
-def _load_variant(name: str, foreign: str, data: Any, current: Variant) -> Variant:
+def _load_variant(name: str, other_base: str, data: Any, current: Variant) -> Variant:
     """Who answered: the column's variant of now if it is the same, else one that is not here."""
-    if not foreign and (data is None or name == BASE):
+    if not other_base and (data is None or name == BASE):
         return current
     data = _object(data, "variant")
     if data.get("kind") not in get_args(Kind):
@@ -230,8 +230,8 @@ def _load_variant(name: str, foreign: str, data: Any, current: Variant) -> Varia
     detail = clean_label(check_text(data.get("detail"), "A detail in the conversation"))
     parameters, memory = (_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes"))
     strength = check_strength(data.get("strength"))
-    if foreign:
-        return Variant("", data["kind"], f"{label} ({foreign})", parameters, memory, detail, strength)
+    if other_base:
+        return Variant("", data["kind"], f"{label} ({other_base})", parameters, memory, detail, strength)
     found = Variant("", data["kind"], label, parameters, memory, detail, strength)
     same = all(getattr(found, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
     return current if same else found

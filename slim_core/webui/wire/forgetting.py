@@ -75,7 +75,7 @@ def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 
 def headline(results: Mapping[str, Any] | None, session: Session) -> dict[str, str] | None:
     """What was kept and what was learned, each in a sentence; None where nothing is stored of who answers here."""
-    if results is None or any(name in session.own for name in ("lora", "slim")):
+    if results is None or any(name in session.own_variants for name in ("lora", "slim")):
         return None
     general, downstream = results.get("general"), results.get("downstream")
     tasks = sum(task["kind"] == "downstream" for task in results["tasks"].values())
@@ -106,19 +106,19 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
     """What is stored of the variants that answer here; of a visitor's own adapter nothing is."""
     if results is None:
         return None
-    labels = {name: LABELS[name] for name in VARIANTS if name not in session.own}
+    labels = {name: LABELS[name] for name in VARIANTS if name not in session.own_variants}
     found = rows(results)
     shown_labels = labels
     if "slim" in labels and found and all(OPEN in row for row in found):
         shown_labels = labels | {OPEN: OPEN_LABEL}
-    missing = " and ".join(f"“{variant.label}”" for variant in session.own.values())
+    missing = " and ".join(f"“{variant.label}”" for variant in session.own_variants.values())
     return {
         "sentence": sentence(results, labels),
         "missing": f"No scores are stored for {missing}." if missing else "",
         "plane": plane.view(
             plane.points_of(results),
             results.get("rates", ()),
-            [name for name in VARIANTS if name in session.own],
+            [name for name in VARIANTS if name in session.own_variants],
             session.strengths.get("slim"),
         ),
         "groups": [

@@ -29,7 +29,7 @@ def gated(session: Session, backend: Backend) -> tuple[str, Variant] | None:
 
 def metered(session: Session, backend: Backend) -> bool:
     """Whether there is a meter at all: a lent GPU is not ours between two answers."""
-    return not backend.borrowed and gated(session, backend) is not None
+    return not backend.zero_gpu and gated(session, backend) is not None
 
 
 def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
         {"busy": True} where it may be asked again in a moment; an empty one where there is nothing to say.
     """
     chosen = gated(session, backend)
-    if chosen is None or backend.borrowed:
+    if chosen is None or backend.zero_gpu:
         return {}
     try:
         if len(text) > MOST_CHARACTERS:
@@ -57,7 +57,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
         count = backend.engine.count_tokens(row.messages)
         if not session.meter.fits(count):
             return {}
-        kept, _ = backend.own.keep(session)
+        kept, _ = backend.visitor_adapters.keep(session)
         with kept:
             begun = time.monotonic()
             record = backend.engine.peek(row)

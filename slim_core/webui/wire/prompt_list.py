@@ -17,7 +17,7 @@ import gradio as gr
 from ...base.formatting import likelihood
 from ...inference import EngineError
 from ...inference.types import Sampling, Variant
-from ...many import Asker, Gathering, ListedPrompt, PromptAnswer, PromptResult, mean_drift
+from ...many import ListedPrompt, PromptAnswer, PromptProgress, PromptResult, Respondent, mean_drift
 from ..backend import Backend, Job
 from ..limits import LimitError, check_room, check_text
 from ..state.columns import columns
@@ -73,7 +73,7 @@ class Lists:
         """
         backend = self._backend
         loaded = columns(session, backend)
-        askers = tuple(Asker(name, variant, session.strength(variant)) for name, variant in loaded.items())
+        askers = tuple(Respondent(name, variant, session.strength(variant)) for name, variant in loaded.items())
         run = ListRun(
             tuple(prompts),
             askers,
@@ -81,7 +81,7 @@ class Lists:
             sampling,
             batched,
             base_name(backend.engine.info),
-            {name: variant for name, variant in loaded.items() if name in session.own},
+            {name: variant for name, variant in loaded.items() if name in session.own_variants},
         )
         if listed.running:
             raise LimitError("A list is being answered already. Stop it first, or wait until it is done.")
@@ -104,7 +104,7 @@ class Lists:
                 if self._backend.generation != generation:
                     run.note = OTHER_BASE
                     break
-                result = _ask(self._backend, run, Gathering(number, listed, run.system, run.askers))
+                result = _ask(self._backend, run, PromptProgress(number, listed, run.system, run.askers))
                 if result is None:
                     break
                 run.results.append(result)
@@ -114,7 +114,7 @@ class Lists:
             run.ended.set()
 
 
-def _ask(backend: Backend, run: ListRun, gathering: Gathering) -> PromptResult | None:
+def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptResult | None:
     """The next prompt; None if the list ends here."""
     try:
         check_room(backend.engine.count_tokens(gathering.messages), backend.engine.info.context_length)
@@ -123,7 +123,7 @@ def _ask(backend: Backend, run: ListRun, gathering: Gathering) -> PromptResult |
     if not _enter(backend, run):
         return None
     try:
-        kept, adapters = backend.own.keep(run.as_session())
+        kept, adapters = backend.visitor_adapters.keep(run.as_session())
     except LimitError as error:
         backend.leave()
         run.note = str(error)  # nobody's answer should be taken for another's
@@ -295,7 +295,7 @@ def table(listed: PromptList, loaded: Sequence[Variant]) -> dict[str, list[Any]]
     return {"headers": headers([a.variant for a in run.askers]), "data": [_row(r, run.askers) for r in run.results]}
 
 
-def _row(result: PromptResult, askers: Sequence[Asker]) -> list[str]:
+def _row(result: PromptResult, askers: Sequence[Respondent]) -> list[str]:
     answers = {answer.column: answer for answer in result.answers}
     cells = [str(result.number), result.prompt]
     for index, asker in enumerate(askers):

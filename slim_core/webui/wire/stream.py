@@ -19,7 +19,7 @@ from ...inference.types import Drift, Reading, Row, RowStep, Sampling, Step
 from ..backend import Backend, Job
 from ..limits import LimitError, check_room
 from ..state.columns import BASE, columns
-from ..state.session import Answer, Asked, Run, Session, Turn
+from ..state.session import Answer, LastRequest, Run, Session, Turn
 
 
 # A page that gets every token spends its time drawing: 12 times a second looks the same and costs a fraction.
@@ -65,7 +65,7 @@ def start(
     # With the gate that a column answers, or has answered, with.
     of_readers = [strengths[n] if n in names else turn.answers[n].strength for n in readers.values()]
     run = Run(Stops(len(rows)), tuple(names))
-    kept, adapters = backend.own.keep(session)
+    kept, adapters = backend.visitor_adapters.keep(session)
     try:
         take(session, run)
         try:
@@ -95,7 +95,7 @@ def start(
         turn.answers[name] = Answer(loaded[name], RowStep(name), sampling, strength=strengths[name], gated=gated)
     if BASE in names:
         turn.drift = None
-    session.asked = Asked(tuple(names), sampling, batched)
+    session.asked = LastRequest(tuple(names), sampling, batched)
     # A lent GPU is booked on the visitor, who is known by the context of this thread.
     context = contextvars.copy_context()
     arguments = (_follow, backend, session, turn, job, run, readers, kept)

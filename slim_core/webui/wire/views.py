@@ -42,7 +42,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
                 "name": name,
                 "kind": v.kind,
                 "label": v.label,
-                "own": name in session.own,
+                "own": name in session.own_variants,
                 "size": describe(v, backend.engine.info),
             }
             for name, v in columns(session, backend).items()
@@ -70,9 +70,14 @@ def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
     found = []
     for name, title in ADAPTERS.items():
         variant = loaded.get(name)
-        card: dict[str, Any] = {"name": name, "title": title, "own": name in session.own, "app": app.get(name)}
+        card: dict[str, Any] = {
+            "name": name,
+            "title": title,
+            "own": name in session.own_variants,
+            "app": app.get(name),
+        }
         if variant is not None:
-            opened = backend.own.adapter(session.owner, variant.name)
+            opened = backend.visitor_adapters.adapter(session.owner, variant.name)
             card |= {
                 "kind": variant.kind,
                 "label": variant.label,

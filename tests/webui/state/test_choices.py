@@ -67,8 +67,8 @@ def test_two_of_one_name_are_told_apart(demo, tmp_path):
 
 
 def test_where_it_is_fixed_the_reason_is_told(demo):
-    for config, lent, reason in ((Config(), False, NOT_ALLOWED), (Config(models="me/a"), True, LENT)):
-        choices = choices_of(config, demo, lent)
+    for config, zero_gpu, reason in ((Config(), False, NOT_ALLOWED), (Config(models="me/a"), True, LENT)):
+        choices = choices_of(config, demo, zero_gpu)
         assert choices.fixed == reason
         with pytest.raises(LimitError, match="SLIM_"):
             choices.find(DEMO_NAME, "", "4-bit")

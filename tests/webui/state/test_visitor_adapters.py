@@ -47,8 +47,10 @@ def visitor(name: str) -> Session:
 
 
 def bring(backend, session, root, label, column="lora", size=10):
-    session.own = session.own | {column: backend.own.add(session.owner, adapter(root, label, size))}
-    return session.own[column]
+    session.own_variants = session.own_variants | {
+        column: backend.visitor_adapters.add(session.owner, adapter(root, label, size))
+    }
+    return session.own_variants[column]
 
 
 def names(engine) -> list[str]:
@@ -64,7 +66,7 @@ def test_each_visitor_sees_their_own_in_either_column(engine, backend, root):
     bring(backend, ann, root, "Anns"), bring(backend, bob, root, "Bobs", "slim")
     assert labels(ann, backend) == ["Base", "Anns", "SLIM"] and labels(bob, backend) == ["Base", "LoRA", "Bobs"]
     assert labels(eve, backend) == ["Base", "LoRA", "SLIM"] == [v.label for v in backend.variants]
-    assert len(engine.variants) == 5 and backend.own.size() == (2, 20)
+    assert len(engine.variants) == 5 and backend.visitor_adapters.size() == (2, 20)
     turn = ask(ann, backend, "Hello")
     assert turn.answers["lora"].step.text.startswith("Anns says") and turn.answers["lora"].step.variant == "lora"
     assert [v.variant for v in turn.drift.variants] == ["lora", "slim"]
@@ -91,7 +93,7 @@ def test_a_new_adapter_does_not_take_anothers_answers_for_its_own(backend, root)
     bring(backend, session, root, "Mine")
     second = ask(session, backend, "Two")
     third = Turn(session.next_id(), "Three", "", {})
-    mine = session.own["lora"].name
+    mine = session.own_variants["lora"].name
     assert [m.content for m in session.messages("lora", third, mine)][::2] == ["Two", "Three"]
     assert [m.content for m in session.messages("slim", third, "slim")][::2] == ["One", "Two", "Three"]
     answers = [turn["answers"]["lora"]["label"] for turn in views.transcript(session, backend)["turns"]]
@@ -107,11 +109,11 @@ def test_what_is_removed_while_it_answers_goes_afterwards(engine, backend, root)
     engine.delay, engine.length = {"lora": 0.01, "slim": 0.01, "base": 0.01}, 30
     session = visitor("ann")
     mine = bring(backend, session, root, "Mine")
-    files = backend.own.adapter("ann", mine.name).folder
+    files = backend.visitor_adapters.adapter("ann", mine.name).folder
     turn = Turn(session.next_id(), "Hello", "", {})
     run = start(backend, session, turn, ["base", "lora"], Sampling(), batched=True)
-    session.own = {}
-    backend.own.remove(mine.name)
+    session.own_variants = {}
+    backend.visitor_adapters.remove(mine.name)
     assert not run.ended.wait(0.1) and mine.name in names(engine) and files.is_dir()
     assert run.ended.wait(10)
     assert turn.answers["lora"].step.finish_reason == "end" and turn.answers["lora"].step.text.startswith("Mine says")
@@ -125,23 +127,28 @@ def test_the_least_recently_used_goes_and_its_owner_is_told(engine, backend, roo
         bring(backend, session, root, session.owner)
     ask(visitors[0], backend, "I am still here")
     bring(backend, visitors[4], root, "eve")
-    assert backend.own.miss(visitors[1]) == [
+    assert backend.visitor_adapters.drop_missing(visitors[1]) == [
         "Your adapter 'bob' was removed since others need the room and it was used longest ago."
     ]
-    assert labels(visitors[1], backend) == ["Base", "LoRA", "SLIM"] and backend.own.miss(visitors[1]) == []
-    assert backend.own.miss(visitors[0]) == [] and labels(visitors[0], backend)[1] == "ann"
+    assert (
+        labels(visitors[1], backend) == ["Base", "LoRA", "SLIM"]
+        and backend.visitor_adapters.drop_missing(visitors[1]) == []
+    )
+    assert backend.visitor_adapters.drop_missing(visitors[0]) == [] and labels(visitors[0], backend)[1] == "ann"
     assert len(names(engine)) == 3 + 4 and len(list(root.iterdir())) == 4
 
 
 def test_who_asks_with_an_adapter_that_is_gone_gets_a_sentence(backend, root):
     session = visitor("ann")
     mine = bring(backend, session, root, "Mine")
-    backend.own.leave("ann")
-    until(lambda: backend.own.adapter("ann", mine.name) is None)
+    backend.visitor_adapters.leave("ann")
+    until(lambda: backend.visitor_adapters.adapter("ann", mine.name) is None)
     with pytest.raises(LimitError, match="This adapter was removed; add it again"):
         start(backend, session, Turn(1, "Hello", "", {}), ["base"], Sampling(), batched=True)
     assert session.run is None
-    assert backend.own.miss(session) == ["Your adapter “Mine” was removed when your connection broke; add it again."]
+    assert backend.visitor_adapters.drop_missing(session) == [
+        "Your adapter “Mine” was removed when your connection broke; add it again."
+    ]
     assert labels(session, backend) == ["Base", "LoRA", "SLIM"]
 
 
@@ -150,17 +157,23 @@ def test_when_a_visitor_leaves_rows_and_files_go(engine, backend, root):
     for column in ("lora", "slim"):
         bring(backend, ann, root, f"Ann {column}", column)
     bring(backend, bob, root, "Bobs")
-    backend.own.leave("ann")
+    backend.visitor_adapters.leave("ann")
     until(lambda: len(names(engine)) == 4 and [path.name for path in root.iterdir()] == ["Bobs"])
-    assert backend.own.size() == (1, 10)
+    assert backend.visitor_adapters.size() == (1, 10)
 
 
 def test_with_another_base_they_go_and_their_owners_are_told(engine, backend, root):
     ann, bob = visitor("ann"), visitor("bob")
     bring(backend, ann, root, "Anns"), bring(backend, bob, root, "Bobs")
-    backend.own.move(ScriptedEngine())
-    assert backend.own.miss(ann) == ["Your adapter 'Anns' was removed since the base model was changed."]
-    assert len(backend.own.miss(bob)) == 1 and list(root.iterdir()) == [] and backend.own.size() == (0, 0)
+    backend.visitor_adapters.move(ScriptedEngine())
+    assert backend.visitor_adapters.drop_missing(ann) == [
+        "Your adapter 'Anns' was removed since the base model was changed."
+    ]
+    assert (
+        len(backend.visitor_adapters.drop_missing(bob)) == 1
+        and list(root.iterdir()) == []
+        and backend.visitor_adapters.size() == (0, 0)
+    )
 
 
 @pytest.mark.parametrize("error", [EngineError("Its answers overflow."), RuntimeError("broken")])
@@ -173,16 +186,16 @@ def test_what_the_model_cannot_carry_is_gone_and_nothing_else(engine, backend, r
         bring(backend, session, root, session.owner)
     engine.attach = refuse
     with pytest.raises(type(error)):
-        backend.own.add("ann", adapter(root, "Mine"))
-    assert backend.own.size() == (4, 40) and not (root / "Mine").exists()
-    assert not any(backend.own.miss(session) for session in others)
+        backend.visitor_adapters.add("ann", adapter(root, "Mine"))
+    assert backend.visitor_adapters.size() == (4, 40) and not (root / "Mine").exists()
+    assert not any(backend.visitor_adapters.drop_missing(session) for session in others)
 
 
 def test_what_is_too_large_stays_with_its_owner(backend, root):
     large = adapter(root, "Large", 101)
     with pytest.raises(AdapterError, match="a visitor may hold 100 bytes"):
-        backend.own.add("ann", large)
-    assert large.folder.is_dir() and backend.own.size() == (0, 0)
+        backend.visitor_adapters.add("ann", large)
+    assert large.folder.is_dir() and backend.visitor_adapters.size() == (0, 0)
 
 
 def test_a_lent_gpu_gets_the_adapters_with_each_job(engine, root):
@@ -221,6 +234,6 @@ def test_stored_results_are_of_the_apps_own_adapters(backend, root):
 
 def test_files_go_with_the_app(engine, root):
     backend = Backend(engine)
-    backend.own.add("ann", adapter(root, "Mine"))
+    backend.visitor_adapters.add("ann", adapter(root, "Mine"))
     del backend
     until(lambda: list(root.iterdir()) == [])

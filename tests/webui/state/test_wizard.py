@@ -18,7 +18,7 @@ from slim_core.inference import Sampling
 from slim_core.outside.files import CONFIG, WEIGHTS
 from slim_core.webui.backend import Backend
 from slim_core.webui.state import wizard as wizard_module
-from slim_core.webui.state.visitor_adapters import OwnAdapters
+from slim_core.webui.state.visitor_adapters import VisitorAdapters
 from slim_core.webui.state.wizard import NAMES, Wizard, untouched
 from tests.adapters.conftest import private
 from tests.adapters.small import private_folders
@@ -38,7 +38,7 @@ def backend(engine) -> Backend:
 
 
 def wizard(backend, folder, label=None, owner="ann") -> Wizard:
-    return Wizard(backend.own, owner, Folder(Path(folder)), label, LIMITS)
+    return Wizard(backend.visitor_adapters, owner, Folder(Path(folder)), label, LIMITS)
 
 
 def finish(one: Wizard) -> list[str]:
@@ -53,12 +53,12 @@ def test_a_good_adapter_passes_every_check(backend, folders):
     assert [row["name"] for row in one.view()["rows"]] == list(NAMES)
     assert finish(one) == ["passed"] * 7
     assert one.view()["rows"][-1]["sentence"] == "SLIM, rank 2, 3 + 2 experts, top-2."
-    assert one.variant.label == "Mine" and backend.own.adapter("ann", one.variant.name) is not None
+    assert one.variant.label == "Mine" and backend.visitor_adapters.adapter("ann", one.variant.name) is not None
     assert ids(last(backend.engine, rows(QUESTION))) == expected
 
 
 def test_on_a_lent_gpu_it_is_said_that_nothing_was_tried(engine, folders):
-    one = Wizard(OwnAdapters(engine, lent=True), "ann", Folder(folders.lora), None, LIMITS)
+    one = Wizard(VisitorAdapters(engine, zero_gpu=True), "ann", Folder(folders.lora), None, LIMITS)
     assert finish(one) == ["passed"] * 7
     assert one.view()["rows"][-1]["sentence"].endswith(" The GPU is lent for each prompt, so the first one tries it.")
     assert len(engine.variants) == 3
@@ -69,7 +69,9 @@ def test_one_that_changes_nothing_passes_with_a_warning(backend, tmp_path):
     one = wizard(backend, tmp_path)
     assert finish(one) == ["passed"] * 5 + ["warning", "passed"]
     assert "changes nothing" in one.view()["rows"][5]["sentence"]
-    assert any("changes nothing" in text for text in backend.own.adapter("ann", one.variant.name).warnings)
+    assert any(
+        "changes nothing" in text for text in backend.visitor_adapters.adapter("ann", one.variant.name).warnings
+    )
 
 
 def test_the_first_check_that_fails_is_the_last(backend, tmp_path, private):
@@ -98,7 +100,11 @@ def test_numbers_that_overflow_together_fail_at_the_end(backend, tmp_path, priva
     one = wizard(backend, tmp_path)
     assert finish(one) == ["passed"] * 6 + ["failed"]
     assert "overflow" in one.view()["rows"][-1]["sentence"]
-    assert backend.own.size() == (0, 0) and not private_folders(private) and len(backend.engine.variants) == 3
+    assert (
+        backend.visitor_adapters.size() == (0, 0)
+        and not private_folders(private)
+        and len(backend.engine.variants) == 3
+    )
 
 
 def test_a_check_that_breaks_is_a_sentence(backend, folders, monkeypatch, caplog):
@@ -134,7 +140,7 @@ def test_who_leaves_meanwhile_leaves_nothing(backend, folders, private):
     steps.close()
     list(writing)
     until(lambda: not private_folders(private) and len(backend.engine.variants) == 3)
-    assert backend.own.size() == (0, 0)
+    assert backend.visitor_adapters.size() == (0, 0)
     # Or right after it is there.
     late = wizard(backend, folders.lora)
     steps = late.run()
@@ -155,7 +161,7 @@ def test_who_leaves_ends_the_checks(backend, folders, private, monkeypatch):
 
     monkeypatch.setattr("slim_core.adapters.report.check_values", slow)
     monkeypatch.setattr("slim_core.adapters.report.changes", lambda *_: begun.append("changes"))
-    monkeypatch.setattr(backend.own, "add", lambda *_: begun.append("add"))
+    monkeypatch.setattr(backend.visitor_adapters, "add", lambda *_: begun.append("add"))
     one = wizard(backend, folders.lora)
     steps = one.run()
     next(steps)
@@ -176,13 +182,18 @@ def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, 
         folder = (folders.slim, tmp_path / "large")[number % 2]
         one = wizard(backend, folder, f"Number {number}", f"visitor {number % 3}")
         assert finish(one)[-1] == "passed"
-        backend.own.remove(one.variant.name)
+        backend.visitor_adapters.remove(one.variant.name)
         until(lambda: len(backend.engine.variants) == 3 and not private_folders(private))
 
     def held() -> tuple:
         gc.collect()
         tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
-        return len(tensors), sum(t.nbytes for t in tensors), EngineProbe(backend.engine).modules(), backend.own.size()
+        return (
+            len(tensors),
+            sum(t.nbytes for t in tensors),
+            EngineProbe(backend.engine).modules(),
+            backend.visitor_adapters.size(),
+        )
 
     visit(0), visit(1)
     before, threads = held(), threading.active_count()
@@ -205,7 +216,7 @@ def test_who_leaves_ends_the_download(backend, private, monkeypatch):
     huggingface_hub.utils.close_session()
     with serve(Hub({CONFIG: b"{}", WEIGHTS: bytes(10**6)}, way="trickle")) as hub:
         source = HubRepository("me/lora", endpoint=hub.url)
-        one = Wizard(backend.own, "ann", source, None, LIMITS)
+        one = Wizard(backend.visitor_adapters, "ann", source, None, LIMITS)
         steps = one.run()
         for _ in steps:
             if "fetched" in one.view()["rows"][0]["sentence"]:

@@ -26,8 +26,8 @@ def write(tmp_path, data):
 
 def read(path, backend, most=10**7):
     base = base_name(backend.engine.info)
-    turns, foreign = exchange.load(path, base, columns(Session(), backend), most, itertools.count(100).__next__)
-    assert not foreign
+    turns, other_base = exchange.load(path, base, columns(Session(), backend), most, itertools.count(100).__next__)
+    assert not other_base
     return turns
 
 
@@ -83,8 +83,10 @@ def test_a_conversation_with_another_base_is_shown_and_not_continued(answered, b
     data = json.loads(exchange.dump(answered, backend)) | {"base": "Qwen/Other"}
     loaded = columns(Session(), backend)
     path = write(tmp_path, data)
-    (turn,), foreign = exchange.load(path, base_name(backend.engine.info), loaded, 10**7, itertools.count().__next__)
-    assert foreign == "Qwen/Other"
+    (turn,), other_base = exchange.load(
+        path, base_name(backend.engine.info), loaded, 10**7, itertools.count().__next__
+    )
+    assert other_base == "Qwen/Other"
     assert {answer.variant.label for answer in turn.answers.values()} == {
         f"{variant.label} (Qwen/Other)" for variant in loaded.values()
     }

@@ -46,5 +46,5 @@ def test_it_says_nothing_of_adapters_that_were_not_measured():
     assert headline(RESULTS, session) is not None
     assert headline(None, session) is None
     assert headline({"tasks": RESULTS["tasks"]}, session) is None
-    session.own["lora"] = VARIANTS[1]
+    session.own_variants["lora"] = VARIANTS[1]
     assert headline(RESULTS, session) is None

@@ -37,8 +37,8 @@ def test_it_says_nothing(backend, text):
 
 
 def test_nothing_on_a_lent_gpu_and_without_a_gate(engine):
-    lent = Backend(engine, lambda duration: lambda work: work)
-    assert peek(Session(), lent, "Hello") == {}
+    zero_gpu = Backend(engine, lambda duration: lambda work: work)
+    assert peek(Session(), zero_gpu, "Hello") == {}
     engine.variants = tuple(replace(v, strength=None) for v in engine.variants)
     assert peek(Session(), Backend(engine), "Hello") == {}
     assert engine.peeks == 0

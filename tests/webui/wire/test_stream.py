@@ -9,7 +9,7 @@ from slim_core.inference.types import Sampling
 from slim_core.webui.backend import Backend, Job, seconds_of
 from slim_core.webui.limits import LimitError
 from slim_core.webui.state import session as session_module
-from slim_core.webui.state.session import Asked, Session, Turn
+from slim_core.webui.state.session import LastRequest, Session, Turn
 from slim_core.webui.wire import views
 from slim_core.webui.wire.stream import INTERVAL, start, ticks
 from tests.webui.conftest import ask
@@ -49,7 +49,7 @@ def test_leaving_stops_the_work(engine, backend, monkeypatch):
     assert {answer.step.finish_reason for answer in turn.answers.values()} == {"stopped"}
     assert engine.closed == 1
     # It can be asked again as it was.
-    assert session.asked == Asked(NAMES, Sampling(), True)
+    assert session.asked == LastRequest(NAMES, Sampling(), True)
 
 
 def test_who_comes_back_soon_finds_the_answers_still_being_written(engine, backend, monkeypatch):

@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 MOST, SECONDS, LENGTH = 10, 60.0, 300
 
 
-class OneLine(logging.Filter):
+class OneLineFilter(logging.Filter):
     """Makes a record one line, and lets only so many pass; the next that passes tells how many did not.
 
     Args:
@@ -80,5 +80,5 @@ def keep_quiet() -> None:
     """Hold everything that strangers can make the server log to one line each, and to few of them."""
     for name in TALKATIVE:
         logger = logging.getLogger(name)
-        if not any(isinstance(known, OneLine) for known in logger.filters):
-            logger.addFilter(OneLine())
+        if not any(isinstance(known, OneLineFilter) for known in logger.filters):
+            logger.addFilter(OneLineFilter())

@@ -11,7 +11,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from slim_core.cli import app
-from slim_core.commands.say import printable, refuse, screen
+from slim_core.commands.console import printable, refuse, screen
 
 
 PACKAGE = Path(__file__).resolve().parents[2] / "slim_core"
@@ -66,5 +66,5 @@ def test_the_commands_refuse_in_one_line_that_holds_the_name(arguments, name):
 def test_there_is_no_other_console():
     """A console of rich's own default would make markup and pictures of names."""
     for path in (PACKAGE / "cli.py", *(PACKAGE / "commands").glob("*.py")):
-        if path.name != "say.py":
+        if path.name != "console.py":
             assert " Console(" not in path.read_text(encoding="utf-8"), path.name

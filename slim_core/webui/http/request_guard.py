@@ -19,7 +19,7 @@ from starlette.requests import Request
 from ...outside.errors import megabytes
 from .bodies import PREFIX, check_address, check_body, is_checked
 from .folder import LEAST, FileError, UploadFolder
-from .lines import unexpected
+from .log_lines import unexpected
 from .refusal import Refusal
 
 
@@ -39,7 +39,7 @@ FAILED = "The server could not make sense of this request."
 SWEEP_SECONDS = 30.0
 
 
-class Door:
+class RequestGuard:
     """An ASGI app around Gradio's.
 
     Args:
@@ -60,7 +60,7 @@ class Door:
         answer = _Answer(send)
         try:
             await self._pass(scope, receive, answer)
-            await answer.say_failed()
+            await answer.send_held_back()
         except Refusal as refusal:
             await answer.refuse(refusal)
         except HTTPException as error:
@@ -194,7 +194,7 @@ class _Answer:
             self.ended = not message.get("more_body")
         await self.send(message)
 
-    async def say_failed(self) -> None:
+    async def send_held_back(self) -> None:
         """Say what was held back, where no error came after it."""
         failed, self._failed = self._failed, []
         for message in failed:
@@ -289,7 +289,7 @@ def _headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def at_the_door(demo: gr.Blocks, folder: UploadFolder, max_upload: int) -> Callable[[Any], Any]:
+def guarded_requests(demo: gr.Blocks, folder: UploadFolder, max_upload: int) -> Callable[[Any], Any]:
     """Puts the door in front of all of Gradio's own layers when the server starts, and sweeps while it runs.
 
     Args:
@@ -303,7 +303,7 @@ def at_the_door(demo: gr.Blocks, folder: UploadFolder, max_upload: int) -> Calla
 
     @asynccontextmanager
     async def lifespan(app: Any) -> Any:
-        app.middleware_stack = Door(app.middleware_stack, demo, folder, max_upload)
+        app.middleware_stack = RequestGuard(app.middleware_stack, demo, folder, max_upload)
         sweeper = asyncio.create_task(_sweep(demo, folder))
         try:
             yield

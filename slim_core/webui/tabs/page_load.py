@@ -14,13 +14,13 @@ from ..limits import LimitError, check_strength, check_text
 from ..notices import Updates, notice, warn
 from ..state.columns import columns
 from ..state.session import Session
-from ..wire import kept
+from ..wire import saved
 from ..words import base_name
 from . import settings
 from .handlers import Handlers
 
 
-class Arrival:
+class PageLoad:
     """Events of a page that begins.
 
     Args:
@@ -33,12 +33,12 @@ class Arrival:
         # The session too: Gradio deletes only a state that was an output once.
         self.outputs = [controls.prompt, *controls.fields.values(), *handlers.outputs, self.page.session]
 
-    def open(self, session: Session, saved: Any, ticket: Any, request: gr.Request) -> Updates:
+    def open(self, session: Session, stored_settings: Any, ticket: Any, request: gr.Request) -> Updates:
         """The page as it was left, or as a link says.
 
         Args:
             session: a new one.
-            saved: the settings that the browser keeps.
+            stored_settings: the settings that the browser keeps.
             ticket: of the conversation that this page showed before it was loaded again.
             request: of the page.
         """
@@ -48,14 +48,14 @@ class Arrival:
         self.handlers.adopt(session, request)
         if again:
             # They went with the page that brought them.
-            for sentence in self.backend.own.miss(session):
+            for sentence in self.backend.visitor_adapters.drop_missing(session):
                 notice(sentence, "An adapter is gone")
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
         # A link says all: what is not in it is the default, whatever this visitor had chosen for themselves.
         linked = any(name in query for name in ("prompt", "strength", *settings.NAMES))
         if "strength" in query and not session.turns:
             self._restore_strength(session, query["strength"])
-        values = settings.restore(query if linked else saved, self.handlers.longest)
+        values = settings.restore(query if linked else stored_settings, self.handlers.longest)
         controls = self.handlers.controls
         updates = {controls.fields[name]: value for name, value in values.items()}
         updates |= self.handlers.whole(session, go_on=session.asked is not None, **({} if again else {"text": None}))
@@ -84,11 +84,11 @@ class Arrival:
             return
         loaded, base = columns(session, self.backend), base_name(self.backend.engine.info)
         try:
-            found = kept.load(event._data.get("text"), base, loaded, session.next_id)
+            found = saved.load(event._data.get("text"), base, loaded, session.next_id)
         except LimitError as error:
             yield warn(LimitError(f"What this browser kept cannot be restored. {error}"))
             return
-        self.handlers.tell_of(found.foreign)
+        self.handlers.warn_of_other_base(found.other_base)
         session.turns = found.turns
         session.blind = session.blind or found.blind
         for name, strength in found.strengths.items():

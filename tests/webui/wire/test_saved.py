@@ -10,25 +10,25 @@ from slim_core.inference.types import Sampling
 from slim_core.webui.limits import LimitError
 from slim_core.webui.state.ballot import Ballot
 from slim_core.webui.state.columns import columns
-from slim_core.webui.state.session import Asked, Session
-from slim_core.webui.wire import kept
+from slim_core.webui.state.session import LastRequest, Session
+from slim_core.webui.wire import saved
 from slim_core.webui.words import base_name
 from tests.webui.conftest import ask
 
 
 def load(text, backend):
     name = base_name(backend.engine.info)
-    return kept.load(text, name, columns(Session(), backend), itertools.count(100).__next__)
+    return saved.load(text, name, columns(Session(), backend), itertools.count(100).__next__)
 
 
 def test_a_conversation_comes_back_without_its_routing(answered, backend):
     ask(answered, backend, "A second\nline ☃", "Be brief.")
     answered.strengths = {"slim": 0.5}
-    text = kept.dump(answered, backend)
+    text = saved.dump(answered, backend)
     assert "base64" not in text
     found = load(text, backend)
     assert [turn.id for turn in found.turns] == [100, 101]
-    assert (found.foreign, found.strengths, found.asked) == ("", {"slim": 0.5}, None)
+    assert (found.other_base, found.strengths, found.asked) == ("", {"slim": 0.5}, None)
     for old, new in zip(answered.turns, found.turns, strict=True):
         assert (new.prompt, new.system) == (old.prompt, old.system)
         for name, before in old.answers.items():
@@ -41,8 +41,8 @@ def test_a_conversation_comes_back_without_its_routing(answered, backend):
 
 
 def test_what_is_being_asked_comes_back_as_that(answered, backend):
-    answered.asked = Asked(("lora", "slim"), Sampling(seed=7, temperature=0.5, stop=("x",)), batched=False)
-    found = load(kept.dump(answered, backend), backend)
+    answered.asked = LastRequest(("lora", "slim"), Sampling(seed=7, temperature=0.5, stop=("x",)), batched=False)
+    found = load(saved.dump(answered, backend), backend)
     assert found.asked == answered.asked
     # What was there of these answers is written anew.
     assert list(found.turns[-1].answers) == ["base"]
@@ -56,15 +56,15 @@ def test_before_a_vote_nothing_of_an_answer_is_kept(answered, backend, order, ag
         turn.answers, turn.ballot = {name: turn.answers[name] for name in order}, Ballot(order)
     answered.blind = True
     if again is not None:
-        answered.asked = Asked((order[again],), Sampling(seed=3), batched=True)
-    text = kept.dump(answered, backend)
+        answered.asked = LastRequest((order[again],), Sampling(seed=3), batched=True)
+    text = saved.dump(answered, backend)
     data = json.loads(text)
     for turn in data["turns"]:
         assert (turn["answers"], turn["drift"], turn["vote"]) == ({}, None, None)
     # The same words, whoever stands where.
     assert data["asked"]["columns"] == ["base", "lora", "slim"] and data["asked"]["sampling"]["seed"] == 3
     found = load(text, backend)
-    assert found.blind and found.asked == Asked(("base", "lora", "slim"), Sampling(seed=3), True)
+    assert found.blind and found.asked == LastRequest(("base", "lora", "slim"), Sampling(seed=3), True)
     assert [(turn.prompt, turn.system, turn.answers, turn.ballot) for turn in found.turns] == [
         ("Hello there", "", {}, None),
         ("Second", "Be brief.", {}, None),
@@ -74,7 +74,7 @@ def test_before_a_vote_nothing_of_an_answer_is_kept(answered, backend, order, ag
 def test_after_a_vote_it_is_kept_with_the_answers(answered, backend):
     ballot = Ballot(("slim", "base", "lora"), "lora")
     answered.blind, answered.turns[0].ballot = True, ballot
-    found = load(kept.dump(answered, backend), backend)
+    found = load(saved.dump(answered, backend), backend)
     assert found.blind and found.asked is None
     assert found.turns[0].ballot == ballot and list(found.turns[0].answers) == ["base", "lora", "slim"]
 
@@ -82,11 +82,11 @@ def test_after_a_vote_it_is_kept_with_the_answers(answered, backend):
 def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):
     for number in range(4):
         ask(answered, backend, f"Number {number}")
-    one = len(kept.dump(answered, backend)) // 5
-    found = load(kept.dump(answered, backend, most=int(one * 2.5)), backend)
+    one = len(saved.dump(answered, backend)) // 5
+    found = load(saved.dump(answered, backend, most=int(one * 2.5)), backend)
     assert [turn.prompt for turn in found.turns] == ["Number 2", "Number 3"]
-    assert kept.dump(answered, backend, most=10) == ""
-    assert kept.dump(Session(), backend) == ""
+    assert saved.dump(answered, backend, most=10) == ""
+    assert saved.dump(Session(), backend) == ""
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):
     ],
 )
 def test_nothing_of_it_is_trusted(answered, backend, change, sentence):
-    data = json.loads(kept.dump(answered, backend))
+    data = json.loads(saved.dump(answered, backend))
     with pytest.raises(LimitError, match=sentence):
         load(json.dumps(data | change), backend)
 
@@ -117,10 +117,10 @@ def test_what_is_no_conversation_is_a_sentence(backend, text):
 
 
 def test_columns_and_gates_that_are_not_here_are_left_out(answered, backend):
-    data = json.loads(kept.dump(answered, backend))
+    data = json.loads(saved.dump(answered, backend))
     data |= {"strengths": {"lora": 3.0, "gone": 2.0, "slim": None}}
     data |= {"asked": {"columns": ["gone", "slim", 5], "sampling": {}, "batched": True}}
     found = load(json.dumps(data), backend)
-    assert found.strengths == {} and found.asked == Asked(("slim",), Sampling(), True)
+    assert found.strengths == {} and found.asked == LastRequest(("slim",), Sampling(), True)
     data["asked"]["columns"] = ["gone"]
     assert load(json.dumps(data), backend).asked is None

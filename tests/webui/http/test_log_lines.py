@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from slim_core.webui.http.lines import OneLine
+from slim_core.webui.http.log_lines import OneLineFilter
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def logged():
     """A logger with the filter, its clock, and the lines that it wrote."""
     now, lines = [0.0], []
     logger = logging.Logger("test")
-    logger.addFilter(OneLine(most=3, seconds=60, clock=lambda: now[0]))
+    logger.addFilter(OneLineFilter(most=3, seconds=60, clock=lambda: now[0]))
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(logging.Formatter("%(message)s").format(record))
     logger.addHandler(handler)

@@ -24,7 +24,7 @@ _own: Path | None = None
 _lock = threading.Lock()
 
 
-def own_folder(seconds: float) -> Path:
+def process_folder(seconds: float) -> Path:
     """This process's own folder in Gradio's, made at the first call and deleted when the process ends.
 
     Gradio's folder is the one that GRADIO_TEMP_DIR names, else a common one of the machine. What a process left there

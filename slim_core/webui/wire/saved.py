@@ -16,7 +16,7 @@ from ...inference.types import Variant
 from ..backend import Backend
 from ..limits import LimitError, check_strength
 from ..state.columns import columns
-from ..state.session import Asked, Session, Turn
+from ..state.session import LastRequest, Session, Turn
 from . import blind
 from .exchange import dump_head, dump_turn, sampling_of, turns_of
 
@@ -27,21 +27,21 @@ DECIMALS = 5  # of drift, which is shown with three digits
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedConversation:
     """What a browser kept.
 
     Attributes:
         turns: the conversation, oldest first.
-        foreign: the name of the base that it is with, if that is another one, else "".
+        other_base: the name of the base that it is with, if that is another one, else "".
         strengths: how strongly gates close, by column.
         asked: what the latest turn still waits for; None where all have answered.
         blind: whether names were hidden until there is a vote.
     """
 
     turns: list[Turn]
-    foreign: str
+    other_base: str
     strengths: dict[str, float]
-    asked: Asked | None
+    asked: LastRequest | None
     blind: bool
 
 
@@ -77,18 +77,18 @@ def _prompt_alone(turn: Turn) -> Turn:
     return Turn(turn.id, turn.prompt, turn.system, {})
 
 
-def _waits_for(session: Session, loaded: tuple[str, ...]) -> Asked | None:
+def _waits_for(session: Session, loaded: tuple[str, ...]) -> LastRequest | None:
     """What the latest turn waits for. One that nobody has voted on waits for all, in the order of the columns."""
     asked, last = session.asked, session.turns[-1] if session.turns else None
     if last is None or not blind.hides(last):
         return asked
     if asked is None:
         # All were asked alike, but a column that answered again.
-        asked = Asked((), next(iter(last.answers.values())).sampling, True)
-    return Asked(loaded, asked.sampling, asked.batched)
+        asked = LastRequest((), next(iter(last.answers.values())).sampling, True)
+    return LastRequest(loaded, asked.sampling, asked.batched)
 
 
-def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[[], int]) -> Kept:
+def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[[], int]) -> SavedConversation:
     """What was kept, from the browser's text.
 
     Args:
@@ -107,7 +107,7 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
         data = json.loads(text)
     except (ValueError, RecursionError):
         raise LimitError("This is not a conversation that this app kept.") from None
-    turns, foreign = turns_of(data, base, loaded, next_id)
+    turns, other_base = turns_of(data, base, loaded, next_id)
     strengths = data.get("strengths", {})
     if not isinstance(strengths, dict):
         raise LimitError("The strengths of gates in the conversation must be an object.")
@@ -116,15 +116,17 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     checked = {name: check_strength(x) for name, x in gated.items()}
     found = {name: x for name, x in checked.items() if x is not None}
     asked = _asked(data.get("asked"), loaded) if turns else None
-    return Kept(turns, foreign, found, asked, data.get("blind") is True)
+    return SavedConversation(turns, other_base, found, asked, data.get("blind") is True)
 
 
-def _asked(data: Any, loaded: Mapping[str, Variant]) -> Asked | None:
+def _asked(data: Any, loaded: Mapping[str, Variant]) -> LastRequest | None:
     if data is None:
         return None
     if not isinstance(data, dict) or not isinstance(data.get("columns"), list):
         raise LimitError("What the conversation waits for must be an object with a list of columns.")
     wanted = [name for name in loaded if name in data["columns"]]
     return (
-        Asked(tuple(wanted), sampling_of(data.get("sampling")), data.get("batched") is not False) if wanted else None
+        LastRequest(tuple(wanted), sampling_of(data.get("sampling")), data.get("batched") is not False)
+        if wanted
+        else None
     )
