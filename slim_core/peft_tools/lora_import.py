@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from ..method import SlimConfig, SlimType
 
 
-# Fields of LoraConfig that make something else than W + s B A of it, and what they are when unused.
+# Fields of LoraConfig that make something else than W + s B A of it, and what they are when unused. `use_dora`
+# has a sentence of its own.
 UNUSED = {
     "use_dora": (False,),
     "lora_bias": (False,),
@@ -51,6 +52,12 @@ def lora_to_slim(config: LoraConfig, state_dict: dict[str, Tensor]) -> tuple[Sli
     Raises:
         ValueError: if the adapter is more than a plain LoRA on Linears; the sentence names the field or the tensor.
     """
+    if getattr(config, "use_dora", False):
+        raise ValueError(
+            "This LoRA sets `use_dora`: a DoRA also scales what the base's own weights give, which no expert can do. "
+            "Attach it as the engine does, with `open_adapter` and `attach` of `slim_core.adapters`, or train it with "
+            "use_dora=False."
+        )
     for name, unused in UNUSED.items():
         value = getattr(config, name, unused[0])
         if value not in unused:

@@ -56,6 +56,19 @@ def save_lora(folder: Path, base: PreTrainedModel, **changes) -> None:
     model.unload()
 
 
+def save_dora(folder: Path, base: PreTrainedModel) -> None:
+    """A DoRA whose magnitudes are not those that it begins with."""
+    config = LoraConfig(
+        r=4, target_modules="all-linear", init_lora_weights=False, use_dora=True, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "magnitude" in name:
+            parameter.data.mul_(torch.rand_like(parameter) + 0.5)
+    model.save_pretrained(folder)
+    model.unload()
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> Folders:
     root = tmp_path_factory.mktemp("variants")

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slim_core.inference import Message, Row, Sampling, Stops, load_engine
-from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, logits_of, rows
+from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, logits_of, rows, save_dora, tiny_base
 from tests.inference.probe import EngineProbe
 
 
@@ -47,6 +47,34 @@ def test_logits_are_those_of_each_row_alone(engine, monkeypatch):
         alone = logits_of(engine, [row], monkeypatch)
         assert len(alone) > 3
         for step, values in enumerate(alone):
+            torch.testing.assert_close(together[step][index], values[0], atol=1e-5, rtol=1e-5)
+
+
+MIXED = [("base", LONGER), ("lora", QUESTION), ("dora", LONGER), ("slim", SHORT), ("dora", QUESTION), ("base", SHORT)]
+
+
+@pytest.fixture
+def with_dora(engine, tmp_path):
+    """Base, LoRA and SLIM, and a DoRA whose magnitudes are not those that it begins with."""
+    save_dora(tmp_path / "dora", tiny_base())
+    assert engine.attach(tmp_path / "dora", name="dora").label == "DoRA"
+    return engine
+
+
+@pytest.mark.parametrize("sampling", SETTINGS)
+def test_rows_of_base_lora_dora_and_slim_are_each_what_they_are_alone(with_dora, sampling):
+    wanted = [Row(name, messages) for name, messages in MIXED]
+    together = ids(last(with_dora, wanted, sampling))
+    for row, expected in zip(wanted, together, strict=True):
+        assert ids(last(with_dora, [row], sampling)) == [expected]
+    assert len(set(together)) == len(MIXED)
+
+
+def test_logits_beside_a_dora_are_those_of_each_row_alone(with_dora, monkeypatch):
+    wanted = [Row(name, messages) for name, messages in MIXED]
+    together = logits_of(with_dora, wanted, monkeypatch)
+    for index, row in enumerate(wanted):
+        for step, values in enumerate(logits_of(with_dora, [row], monkeypatch)):
             torch.testing.assert_close(together[step][index], values[0], atol=1e-5, rtol=1e-5)
 
 

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from slim_core import SlimConfig, load_lora
+from slim_core.adapters import Folder, attach, describe_base, open_adapter
 from slim_core.method.layer import SlimLayer
 from slim_core.peft_tools import lora_to_slim
 from tests.conftest import TINY, build
@@ -100,6 +101,17 @@ def test_more_than_a_plain_lora_is_refused_by_name(field, value):
     setattr(config, field, value)
     with pytest.raises(ValueError, match=f"{field}"):
         lora_to_slim(config, {})
+
+
+def test_a_dora_is_no_expert_and_the_sentence_says_what_takes_it(tmp_path, ids):
+    dora = saved_lora(tmp_path, target_modules=["q_proj"], use_dora=True)
+    model = slim_model()
+    with pytest.raises(ValueError, match=r"a DoRA also scales .* `open_adapter` and `attach` of"):
+        load_lora(model, tmp_path, "my-dora")
+    assert list(model.peft_config) == ["my-slim"]
+    both = attach(model, open_adapter(Folder(tmp_path), describe_base(model)), "my-dora")
+    found = both(ids, adapter_names=["__base__", "my-dora", "my-slim"]).logits
+    torch.testing.assert_close(found[1:2], dora(ids[1:2]).logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
