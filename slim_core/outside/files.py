@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from .errors import AdapterError, SizeError, megabytes, reason, shown
-from .formats import CONFIG, PICKLES, WEIGHTS, check_file_names, conversion
+from .formats import CONFIG, WEIGHTS, check_file_names, conversion, pickle_among
 from .limits import Limits
 
 
@@ -101,9 +101,9 @@ def _choose(files: tuple[UploadedFile, ...], name: str, ending: str) -> Uploaded
         return alike[0]
     if alike:
         raise AdapterError(f"There are {len(alike)} files that could be `{name}`; give exactly one.")
-    pickles = [file for file in files if _last_part(file.name).endswith(PICKLES)]
-    if pickles and name == WEIGHTS:
-        raise AdapterError(conversion(_last_part(pickles[0].name)))
+    pickle = pickle_among(_last_part(file.name) for file in files)
+    if pickle is not None and name == WEIGHTS:
+        raise AdapterError(conversion(pickle))
     raise AdapterError(f"There is no `{name}` among the files; an adapter is `{CONFIG}` and `{WEIGHTS}`.")
 
 

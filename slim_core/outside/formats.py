@@ -13,6 +13,8 @@ from .errors import AdapterError, shown
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What people upload instead of safetensors. All of these may run code when they are opened.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
+# What transformers' Trainer saves beside a model.
+TRAINER_STATE = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state\w*)\.\w+\Z")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(?:safetensors|bin)\Z")
 INDEX = (".safetensors.index.json", ".bin.index.json")
 # Where there is no room for the whole line of `conversion`.
@@ -30,6 +32,9 @@ DIFFUSION = (
     "text_encoder",
 )
 KOHYA = (".lora_down.weight", ".lora_up.weight", ".lora.down.weight", ".lora.up.weight")
+# Names under which other libraries save what is no adapter of PEFT.
+DIFFUSER_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "model_index.json")
+MLX_FILES = ("adapters.safetensors", "adapters.npz")
 WHOLE = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|lm_head|embed_in|tok_embeddings)\.weight\Z")
 BLOCK = re.compile(r"(?:[a-z_]+\.){0,4}(?:layers|h|blocks|block)\.\d+\.[\w.]*(?:weight|bias)\Z")
 
@@ -61,9 +66,14 @@ SHARDS = (
 
 def conversion(name: str) -> str:
     """The sentence about a pickled file, with the one line that makes safetensors of it without running its code."""
+    return f"There is no `{WEIGHTS}` but {pickled(name)}"
+
+
+def pickled(name: str) -> str:
+    """The same without its beginning."""
     file = name if SAFE_NAME.match(name) else "adapter_model.bin"
     return (
-        f"There is no `{WEIGHTS}` but {shown(name)}, a format that can run code and is never opened; convert it with: "
+        f"{shown(name)}, a format that can run code and is never opened; convert it with: "
         'python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous().clone() for k, v in '
         f"torch.load('{file}', map_location='cpu', weights_only=True).items()}}, '{WEIGHTS}')\"."
     )
@@ -94,8 +104,50 @@ def check_file_names(names: Iterable[str]) -> None:
     gguf = next((name for name in sorted(names) if name.endswith(".gguf")), None)
     if gguf is not None:
         raise _refusal(gguf, GGUF)
+    if "adapters.npz" in names:
+        raise _refusal("adapters.npz", MLX)
     if "pytorch_model.bin" in names and CONFIG not in names:
         raise _refusal("pytorch_model.bin", MODEL)
+
+
+def pickle_among(names: Iterable[str]) -> str | None:
+    """The pickle that may be an adapter, of names in lower case; None if there is none."""
+    found = sorted(name for name in names if name.endswith(PICKLES) and not TRAINER_STATE.match(name))
+    return next((name for name in found if name.startswith("adapter_model")), next(iter(found), None))
+
+
+def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
+    """What a repository has in the place of an adapter, and the way out, as the end of a sentence.
+
+    Args:
+        paths: of all its files.
+        missing: which of `CONFIG` and `WEIGHTS` it lacks.
+    """
+    found = {path.casefold(): path for path in sorted(paths)}
+    top = {name for name in found if "/" not in name}
+    folder = next((n.removesuffix(CONFIG) for n in found if n.endswith(f"/{CONFIG}")), None)
+    if folder is not None and f"{folder}{WEIGHTS}" in found:
+        inside = shown(found[f"{folder}{CONFIG}"].removesuffix(f"/{CONFIG}"), 80)
+        return f"; there is an adapter in its folder {inside}: download that and give its two files."
+    if missing == CONFIG and WEIGHTS in top:
+        return f"; without it nobody can tell what `{WEIGHTS}` adapts: give the one that PEFT saved beside it."
+    for name, what in (*((name, DIFFUSERS) for name in DIFFUSER_FILES), *((name, MLX) for name in MLX_FILES)):
+        if name in top:
+            return f"; by {shown(found[name], 160)}, {what}."
+    try:
+        check_file_names(top)
+    except AdapterError as known:
+        return f"; b{str(known)[1:]}"
+    tensors = next((name for name in found if name in top and name.endswith(".safetensors")), None)
+    if tensors is not None and missing == WEIGHTS:
+        return f"; if {shown(found[tensors], 160)} is it, download both, rename it to `{WEIGHTS}` and give the files."
+    if tensors is not None:
+        return f"; where {shown(found[tensors], 160)} stands alone, {DIFFUSERS}."
+    if (gguf := next((name for name in found if name.endswith(".gguf")), None)) is not None:
+        return f"; by {shown(found[gguf], 160)}, {GGUF}."
+    if (pickle := pickle_among(top)) is not None:
+        return f" but {pickled(pickle)}"
+    return f"; an adapter is `{CONFIG}` and `{WEIGHTS}`, as PEFT's `save_pretrained` writes them."
 
 
 def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:

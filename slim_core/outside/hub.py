@@ -35,7 +35,7 @@ from huggingface_hub.utils import tqdm
 
 from .errors import AdapterError, megabytes, shown
 from .files import CONFIG, WEIGHTS, check_bytes
-from .formats import CONVERT
+from .formats import instead_of_adapter
 from .limits import Limits
 
 
@@ -146,10 +146,8 @@ class HubRepository:
         try:
             found = get_hf_file_metadata(url, token=self.token, timeout=ANSWER_SECONDS, endpoint=self.endpoint)
         except EntryNotFoundError:
-            raise AdapterError(
-                f"{self.repository} has no `{name}`; an adapter is `{CONFIG}` and `{WEIGHTS}`, and a `.bin` is never "
-                f"opened; {CONVERT}."
-            ) from None
+            instead = instead_of_adapter(self._paths(commit), name)
+            raise AdapterError(f"{self.repository} has no `{name}`{instead}") from None
         _check_location(url, found, self.repository, commit)
         if found.size is None:
             raise AdapterError(f"The Hub does not say how large `{name}` of {self.repository} is; try again later.")
@@ -157,6 +155,12 @@ class HubRepository:
         if found.size == 0:
             raise AdapterError(f"`{name}` of {self.repository} is empty.")
         return found
+
+    def _paths(self, commit: str) -> list[str]:
+        """Paths of all its files, asked for where one is missing."""
+        api = HfApi(endpoint=self.endpoint, token=self.token)
+        info = api.model_info(self.repository, revision=commit, timeout=ANSWER_SECONDS, expand=["siblings"])
+        return [file.rfilename for file in info.siblings or ()]
 
     def _fetch(self, folder: Path, limits: Limits, stop: threading.Event) -> dict[str, HfFileMetadata]:
         """In a thread of its own, since a connection that trickles cannot be interrupted from within."""

@@ -25,6 +25,7 @@ FILES = {
     "an index": (["model.safetensors.index.json", "config.json"], SHARDS),
     "pickled shards": (["pytorch_model-00001-of-00002.bin"], SHARDS),
     "MLX with its checkpoints": (["adapters.safetensors", "0000100_adapters.safetensors", "adapter_config.json"], MLX),
+    "an old MLX": (["adapters.npz", "adapter_config.json"], MLX),
     "GGUF": (["adapter.gguf", "adapter_config.json"], GGUF),
     "a whole model": (["model.safetensors", "config.json", "tokenizer.json"], MODEL),
     "a pickled model": (["pytorch_model.bin", "config.json"], MODEL),

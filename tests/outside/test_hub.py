@@ -163,13 +163,94 @@ def test_a_renamed_repository_is_named_and_not_followed(hub, base):
     assert not [path for path in hub.requests("GET") if path.endswith(("json", "safetensors"))]
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_a_file_that_is_not_in_the_repository(name, hub, base):
-    del hub.files[name]
-    hub.files["adapter_model.bin"] = b"\x80\x02."
+MODEL, PICTURES = (
+    "this is a whole model, not an adapter: choose it as the base",
+    r"this is a LoRA for pictures .*: give",
+)
+# What a repository has: what the sentence says is missing, and how it goes on.
+INSTEAD = {
+    "nothing of use": (
+        [".gitattributes", "README.md"],
+        CONFIG,
+        "; an adapter is .*, as PEFT's `save_pretrained` writes",
+    ),
+    "no config": (
+        [WEIGHTS, "README.md"],
+        CONFIG,
+        "; without it nobody can tell .*: give the one that PEFT saved beside",
+    ),
+    "MLX": (
+        [CONFIG, "adapters.safetensors"],
+        WEIGHTS,
+        "; by 'adapters.safetensors', this is an adapter of MLX.*: trans",
+    ),
+    "MLX, its config lost": (
+        ["adapters.safetensors"],
+        CONFIG,
+        "; by 'adapters.safetensors', this is an adapter of MLX",
+    ),
+    "an old MLX": ([CONFIG, "adapters.npz"], WEIGHTS, "; by 'adapters.npz', this is an adapter of MLX"),
+    "GGUF": (
+        ["README.md", "Qwen-LoRA-F16.GGUF"],
+        CONFIG,
+        "; by 'qwen-lora-f16.gguf', this is GGUF.*: give the adapter",
+    ),
+    "GGUF in a folder": (["gguf/lora.gguf"], CONFIG, "; by 'gguf/lora.gguf', this is GGUF"),
+    "Diffusers": (
+        ["pytorch_lora_weights.safetensors"],
+        CONFIG,
+        f"; by 'pytorch_lora_weights.safetensors', {PICTURES}",
+    ),
+    "a pipeline": (["model_index.json", "unet/config.json"], CONFIG, f"; by 'model_index.json', {PICTURES}"),
+    "Kohya": (["my_style-10.safetensors"], CONFIG, f"; where 'my_style-10.safetensors' stands alone, {PICTURES}"),
+    "a pickle": (
+        [CONFIG, "adapter_model.bin"],
+        WEIGHTS,
+        " but 'adapter_model.bin', a format that can run code .*: pyth",
+    ),
+    "a pickle alone": (["lora.pt"], CONFIG, " but 'lora.pt', a format that can run code and is never opened; convert"),
+    "a Trainer's state": (["training_args.bin", "rng_state_0.pth"], CONFIG, "; an adapter is .*, as PEFT's"),
+    "a pickle beside it": (
+        [CONFIG, "training_args.bin", "lora.bin"],
+        WEIGHTS,
+        " but 'lora.bin', a format that can run",
+    ),
+    "a whole model": (["config.json", "model.safetensors"], CONFIG, f"; by 'model.safetensors', {MODEL}"),
+    "a pickled model": (["config.json", "pytorch_model.bin"], CONFIG, f"; by 'pytorch_model.bin', {MODEL}"),
+    "shards": (
+        [CONFIG, "adapter_model-00001-of-00002.safetensors"],
+        WEIGHTS,
+        "; by .*, this is a checkpoint in several",
+    ),
+    "another name": ([CONFIG, "lora.safetensors"], WEIGHTS, "; if 'lora.safetensors' is it, download both, rename it"),
+    "in a folder": (
+        [f"out/last/{CONFIG}", f"out/last/{WEIGHTS}"],
+        CONFIG,
+        "; there is an adapter in its folder 'out/last'",
+    ),
+    "its own folder's": (
+        [CONFIG, f"a/{CONFIG}", f"a/{WEIGHTS}"],
+        WEIGHTS,
+        "; there is an adapter in its folder 'a': down",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "missing", "words"), INSTEAD.values(), ids=INSTEAD)
+def test_a_repository_that_is_no_adapter_of_peft_is_named_with_the_way_out(files, missing, words, hub, base):
+    hub.files = {name: hub.files.get(name, b"x") for name in files}
     (found,) = check(repository(hub), describe_base(base))
-    assert f"me/lora has no `{name}`" in found.sentence and "never opened" in found.sentence
-    assert "adapter_model.bin" not in str(hub.asked)
+    assert re.match(f"me/lora has no `{missing}`{words}", found.sentence), found.sentence
+    assert found.sentence.isprintable() and found.sentence.endswith(".") and found.state == "failed"
+    fetched = [path.rpartition("/")[2] for path in hub.requests("GET") if not path.startswith("/api/models/")]
+    assert not fetched
+
+
+def test_a_name_on_the_hub_gets_into_no_line_that_is_copied(hub, base):
+    hub.files = {CONFIG: b"{}", "a'; rm -rf x; '.bin": b"x"}
+    (found,) = check(repository(hub), describe_base(base))
+    line = found.sentence.partition("convert it with: ")[2]
+    assert "rm -rf" not in line and "adapter_model.bin" in line
 
 
 def test_without_a_connection_the_name_may_be_wrong_too(hub, base):
