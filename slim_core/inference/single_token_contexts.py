@@ -16,6 +16,19 @@ from torch import Tensor
 from ..method.contexts import LENGTH_BUCKETS, Opening, Sequences
 
 
+class LatestSums(NamedTuple):
+    """The sums that one adapter's routers last asked for.
+
+    Attributes:
+        x: the Linear's input, and `version`, by which one sees that it was written to since.
+        steps: (B, 2, C) float32 sums before and after the token.
+    """
+
+    x: Tensor
+    version: int
+    steps: np.ndarray
+
+
 class TokenContexts(NamedTuple):
     """What each row's only token does to the row's context.
 
@@ -24,12 +37,14 @@ class TokenContexts(NamedTuple):
         buckets: of the counts.
         goes_on: (B, 1) bool, False where the token begins a context; None if all go on.
         own: (B, 1) bool, False for padding; None if every token counts.
+        latest: by adapter, for its routers that read the same input one after the other.
     """
 
     counts: list[int]
     buckets: list[int]
     goes_on: np.ndarray | None
     own: np.ndarray | None
+    latest: dict[str, LatestSums]
 
 
 def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
@@ -71,6 +86,7 @@ def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
         [min(max(count, 1).bit_length(), LENGTH_BUCKETS) - 1 for count in counts],
         ~np.array(begins)[:, None] if any(begins) else None,
         None if all(own) else np.array(own)[:, None],
+        {},
     )
 
 

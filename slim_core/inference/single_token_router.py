@@ -13,7 +13,7 @@ from ..method import ClusterTables, Router, SlimConfig
 from ..method.contexts import Sequences
 from ..method.routing import VARIANCE_EPS
 from ..peft_tools import TokenRouting
-from .single_token_contexts import token_contexts
+from .single_token_contexts import LatestSums, TokenContexts, token_contexts
 
 
 class TokenRouter:
@@ -72,25 +72,37 @@ class TokenRouter:
             self._input, self._version, self._reads, self._found = x, version, 0, {}
             if self._contextual:
                 assert sequences is not None  # `_is_one_token_each` has asked
-                self._go_on(tokens, sequences)
+                self._go_on(x, tokens, sequences)
         self._reads += 1
 
-    def _go_on(self, tokens: np.ndarray, sequences: Sequences) -> None:
+    def _go_on(self, x: Tensor, tokens: np.ndarray, sequences: Sequences) -> None:
         """Add the tokens to the sums of their contexts, for the cache to remember."""
-        self._counts, self._buckets, goes_on, own = token_contexts(sequences, self._opening)
+        contexts = token_contexts(sequences, self._opening)
+        self._counts, self._buckets = contexts.counts, contexts.buckets
         if self._config.carries_up:
             excess = sequences.excess_of(self._name)
             self._total, self._below = excess.total.numpy()[:, 0], excess.routers
             excess.routers += 1
         key = sequences.key_of_call(self._key)
-        steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
-        before, self._sums = steps[:, 0], steps[:, 1]
-        before[:] = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
-        carried = before if goes_on is None else np.where(goes_on, before, 0)
-        np.add(carried, tokens if own is None else np.where(own, tokens, 0), out=self._sums)
+        latest = contexts.latest.get(self._name)
+        if latest is None or latest.x is not x or latest.version != self._version:
+            latest = LatestSums(x, self._version, self._add_up(key, tokens, contexts, sequences))
+            contexts.latest[self._name] = latest
+        elif sequences.state is not None:
+            sequences.state.kept_sums(key)  # whether it has read what is in the cache
+        self._sums = latest.steps[:, 1]
         if sequences.ended is not None:
-            kept = torch.from_numpy(steps)
+            kept = torch.from_numpy(latest.steps)
             sequences.ended.sums[key] = kept if sequences.trail else kept[:, -1:]
+
+    def _add_up(self, key: str, tokens: np.ndarray, contexts: TokenContexts, sequences: Sequences) -> np.ndarray:
+        """(B, 2, C) sums before and after the tokens."""
+        steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
+        before, after = steps[:, 0], steps[:, 1]
+        before[:] = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
+        carried = before if contexts.goes_on is None else np.where(contexts.goes_on, before, 0)
+        np.add(carried, tokens if contexts.own is None else np.where(contexts.own, tokens, 0), out=after)
+        return steps
 
     def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
         """Routing of the token `x`, (C,) float32, which is row `row` of the input that was begun with."""

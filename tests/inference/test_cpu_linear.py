@@ -19,7 +19,9 @@ needs_onednn = pytest.mark.skipif(not cpu_linear._works(), reason="this PyTorch 
 @needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("tokens", [(1, 1), (3, 1), (2, 17)])
-def test_the_result_is_the_same(bias, tokens):
+@pytest.mark.parametrize("intel", [True, False])
+def test_the_result_is_the_same(bias, tokens, intel, monkeypatch):
+    monkeypatch.setattr(cpu_linear, "_is_intel", lambda: intel)
     model = nn.ModuleList([nn.Linear(512, 640, bias=bias), nn.Linear(8, 8), nn.Linear(512, 640).bfloat16()])
     layer, small, half = model
     x = torch.randn(*tokens, 512)
