@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base's large Linears through oneDNN on x86 processors.
 
-PyTorch multiplies in float32 by MKL. Few rows take as long as the weight takes to be read, if it is read once. MKL does
-so for up to three rows on Intel's processors; for more, and on AMD from two rows on, it takes up to twice as long. oneDNN,
-which PyTorch brings along and uses for other types, is faster there.
+PyTorch multiplies in float32 by MKL. A few rows take as long as reading the weight, if it is read once. MKL reads it
+once for up to three rows on Intel's processors; for more, and on AMD from two rows on, it takes up to twice as long.
+oneDNN, which PyTorch brings along and uses for other types, is faster there.
 """
 
 from __future__ import annotations
