@@ -95,6 +95,52 @@ class Prompts:
             raise EngineError("The model's chat template writes nothing of this conversation: choose another model.")
         return ids
 
+    def encode_plain(self, text: str) -> list[int]:
+        """The token ids of plain text, with those that the tokenizer puts around any text.
+
+        Raises:
+            EngineError: if it is empty.
+        """
+        with self._lock:
+            ids = self._ids(clean_text(text), special=True)
+        if not ids:
+            raise EngineError("There is no text to go on with: write some.")
+        return ids
+
+    def encode_passage(self, before: Sequence[Message] | str, words: str) -> tuple[list[int], list[int]]:
+        """The token ids of words and of what comes before them.
+
+        Behind plain text the words are cut where lm-evaluation-harness cuts them: blanks at the end of what is before
+        belong to the words, and the words' tokens are what both together have more. Words without anything before
+        them follow the token that begins or ends texts, or else their own first token.
+
+        Args:
+            before: a conversation up to where the answer begins, or plain text.
+            words: what is said there.
+
+        Raises:
+            EngineError: if there are no words, or nothing that could come before them.
+        """
+        words = clean_text(words)
+        if not isinstance(before, str):
+            first = self.encode(before)
+            with self._lock:
+                ids = self._ids(words)
+        elif before.strip():
+            text = clean_text(before)
+            whole = self.encode_plain(text + words)
+            first = self.encode_plain(text.rstrip())
+            ids = whole[len(first) :]
+        else:
+            with self._lock:
+                ids = self._ids(before + words)
+            start = self.tokenizer.bos_token_id
+            start = self.tokenizer.eos_token_id if start is None else start
+            first, ids = ([start], ids) if start is not None and ids[:1] != [start] else (ids[:1], ids[1:])
+        if not first or not ids:
+            raise EngineError("There are no words to read: write some.")
+        return first, ids
+
     @cached_property
     def _takes_system(self) -> bool:
         """Whether the template writes a system message; some refuse it, some leave it out without a word."""

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from ..evaluation.statistics import score
 from ..method import SlimLayer
 from .chat import train_tokenizer
 from .measure import QUALIFYING, measure, measure_conversations
 from .pretrain import Pretraining, TrainingProgress, new_base
 from .recipe import Conversations, Recipe, Training
-from .statistics import score
 from .stored import REPORT, save, write_json
 from .sweep import chosen, run_sweep
 from .trial import METHODS, Trial, TrialPlan, downstream, general, load

@@ -14,10 +14,10 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 import slim_core
 
+from ..evaluation.statistics import auc
 from .chat import USER
 from .downstream import DOWNSTREAM_TASKS
 from .measure import TASKS, Chat, Model, asked, greedy_ids, questions
-from .statistics import auc
 from .world import GENERAL_TASKS
 
 

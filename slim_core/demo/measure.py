@@ -13,10 +13,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.statistics import Score, score
 from .conversations import Conversation, follow_ups
 from .downstream import DOWNSTREAM_TASKS, downstream_examples
 from .example import Example
-from .statistics import Score, score
 from .world import GENERAL_TASKS, check, general_examples
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from .statistics import mean_score
+from ..evaluation.statistics import mean_score
 from .verify import KINDS, OPEN, VARIANTS, pairs
 from .words import task_words
 

@@ -22,12 +22,12 @@ from transformers import (
     TrainerState,
 )
 
+from ..evaluation.statistics import score
 from ..training import TrainSettings, train
 from .downstream import DOWNSTREAM_TASKS
 from .lessons import lessons
 from .measure import TASKS, Model, measure
 from .pretrain import has_bf16
-from .statistics import score
 from .world import GENERAL_TASKS
 
 

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 import slim_core
 
+from ..evaluation.statistics import Marks, difference, mcnemar, mean_score, score, wilson
 from .forms import FORMS, asked_in_form
 from .identity import identity_shares, measure_identity
 from .measure import DOWNSTREAM_TASKS, TASKS, Model, mark, measure, reply
 from .pool import worker_pool
-from .statistics import Marks, difference, mcnemar, mean_score, score, wilson
 from .stored import load_results
 from .trial import SCALES, load, rewind, sha256
 from .world import GENERAL_TASKS

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements: speed of a layer now; tasks and forgetting reports later."""
+"""What was learned and what was forgotten: tasks, how variants solve them, statistics; and speed."""

@@ -28,8 +28,22 @@ from .drift import StoppedReading, answer_to_read, drift_of
 from .fair_queue import FairQueue
 from .records import routing_of
 from .sampling import Sampler, check_sampling
+from .scoring import likelihoods
 from .stops import Stops
-from .types import Drift, Kind, MemoryUse, Reading, RoutingRecord, Row, RowStep, Sampling, Step, Variant
+from .types import (
+    Drift,
+    Kind,
+    Likelihood,
+    MemoryUse,
+    Passage,
+    Reading,
+    RoutingRecord,
+    Row,
+    RowStep,
+    Sampling,
+    Step,
+    Variant,
+)
 from .variants import BASE, Adapters, free_name, peft_name
 
 
@@ -360,7 +374,9 @@ class Engine:
         answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
         try:
             self._check_variants([row.variant])
-            answer.prompt = self._prompts.encode(row.messages)
+            answer.prompt = (
+                self._prompts.encode(row.messages) if row.text is None else self._prompts.encode_plain(row.text)
+            )
             self._check_known(answer.prompt)
             answer.limit = min(sampling.max_new_tokens, self._room(len(answer.prompt)))
         except EngineError as error:
@@ -401,6 +417,38 @@ class Engine:
                 if answer.records
             }
         return Step(states, routing=routing)
+
+    # -- likelihood ----------------------------------------------------------------------------------------------
+
+    def score(
+        self,
+        passages: Sequence[Passage],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+        *,
+        routing: bool = False,
+    ) -> list[Likelihood]:
+        """How likely the variants find given words; waits in line, and holds it until all are read.
+
+        Args:
+            passages: the words, each with what comes before.
+            variants: names of those who read them.
+            strengths: of the gate of each, as `Row.strength`; empty for their own.
+            routing: whether the shares that went past LoRA are wanted.
+
+        Raises:
+            EngineError: if a passage is empty or too long, a variant is unknown, memory runs out, or the model fails.
+        """
+        if strengths and len(strengths) != len(variants):
+            raise EngineError(f"There are {len(variants)} readers but {len(strengths)} strengths.")
+        with self._queue.turn():
+            self._check_open()
+            self._check_variants(variants)
+            pairs = [self._prompts.encode_passage(passage.before, passage.words) for passage in passages]
+            for before, words in pairs:
+                self._check_known([*before, *words])
+                self._room(len(before) + len(words) - 1)
+            return likelihoods(self._model, pairs, variants, strengths, routing)
 
     # -- drift ---------------------------------------------------------------------------------------------------
 

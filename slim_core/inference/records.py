@@ -35,7 +35,7 @@ def routing_of(variant: str, answer: Draft, prompts: Prompts, opening: Sequence[
         tokens=prompts.token_texts([*answer.prompt, *answer.ids][:tokens]),
         prompt_tokens=len(answer.prompt),
         modules=tuple(joined.modules),
-        blocks=tuple(_block(name) for name in joined.modules),
+        blocks=tuple(block_of(name) for name in joined.modules),
         num_experts=joined.num_experts,
         weights=joined.weights,
         distance=joined.distance,
@@ -74,6 +74,7 @@ def joined_records(records: Sequence[RowRouting]) -> RowRouting:
     )
 
 
-def _block(module: str) -> int:
+def block_of(module: str) -> int:
+    """The decoder block of a Linear, counted from 0; what is outside of all blocks counts to the first."""
     found = BLOCK.search(module)
     return int(found[1]) if found else 0

@@ -105,12 +105,15 @@ class Row:
         routing: whether its routing is recorded.
         strength: how strongly SLIM's gate closes with the distance, in place of its adapter's `yield_strength`; 0
             forces the gate open. None leaves it as it was trained. Other variants have no gate.
+        text: plain text that the variant goes on with, in place of a conversation in the chat template; None for the
+            messages.
     """
 
     variant: str
     messages: tuple[Message, ...]
     routing: bool = False
     strength: float | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,38 @@ class Reading:
     messages: tuple[Message, ...]
     answer_ids: tuple[int, ...] = ()
     strengths: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Words, and what comes before them.
+
+    Attributes:
+        before: a conversation up to where the answer begins, or plain text; empty plain text for the words alone.
+        words: whose likelihood is wanted.
+    """
+
+    before: tuple[Message, ...] | str
+    words: str
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How V variants read the T tokens of a passage's words.
+
+    Attributes:
+        log_probs: (V, T) float32 log-probability of each token, in nats.
+        greedy: (V, T) bool, whether it is the likeliest there.
+        kl: (V, T) float32 KL(base || variant) of the whole distribution at each token, in nats; None if the base is
+            not among the variants.
+        identity: by variant that has a routing, for each block the mean share of what is before the words that went
+            past LoRA; empty if it was not asked for.
+    """
+
+    log_probs: Tensor
+    greedy: Tensor
+    kl: Tensor | None
+    identity: dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)

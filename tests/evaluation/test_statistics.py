@@ -7,9 +7,21 @@ from itertools import product
 from math import comb
 from random import Random
 
+import numpy as np
 import pytest
 
-from slim_core.demo.statistics import auc, difference, mcnemar, mean_score, score, wilson
+from slim_core.evaluation.statistics import (
+    auc,
+    detectable,
+    difference,
+    holm,
+    mcnemar,
+    mean_score,
+    power,
+    ratio,
+    score,
+    wilson,
+)
 
 
 def marks(rng: Random, n: int, share: float) -> str:
@@ -72,3 +84,53 @@ def test_auc_against_all_pairs():
     pairs = [1.0 if h > v else 0.5 if h == v else 0.0 for v, h in product(low, high)]
     assert auc(low, high) == pytest.approx(sum(pairs) / len(pairs))
     assert auc([0, 1], [2, 3]) == 1.0
+
+
+def test_what_is_measured_on_a_scale_has_a_mean_too():
+    rng = np.random.default_rng(3)
+    losses = {"a": rng.normal(2.0, 0.5, 400).tolist(), "b": rng.normal(4.0, 1.0, 100).tolist()}
+    found = mean_score(losses, ("a", "b"))
+    error = (np.var(losses["a"]) / 400 + np.var(losses["b"]) / 100) ** 0.5 / 2
+    assert found.score == pytest.approx((np.mean(losses["a"]) + np.mean(losses["b"])) / 2)
+    assert (found.low, found.high) == pytest.approx((found.score - 1.96 * error, found.score + 1.96 * error), abs=5e-3)
+    higher = {task: [value + 0.25 for value in values] for task, values in losses.items()}
+    assert difference(higher, losses, ("a", "b")) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_a_ratio_with_the_delta_method():
+    rng = Random(4)
+    before = marks(rng, 800, 0.9)
+    after = "".join(c if rng.random() < 0.9 else "0" for c in before)
+    x, y = (np.array([int(c) for c in text]) for text in (after, before))
+    share = x.mean() / y.mean()
+    error = np.std(x - share * y) / y.mean() / 800**0.5
+    found = ratio({"a": after}, {"a": before}, ("a",))
+    assert found == pytest.approx((share, share - 1.96 * error, share + 1.96 * error), abs=3e-3)
+    assert ratio({"a": before}, {"a": before}, ("a",)) == (1.0, 1.0, 1.0)
+    assert ratio({"a": "11"}, {"a": "00"}, ("a",)) is None
+    assert ratio({"a": "11"}, {"a": "01"}, ("a",)) is None  # a resample may hold the wrong answer twice
+
+
+def test_holm_against_a_worked_example():
+    # Holm 1979: the smallest of three counts three times, the next twice, the largest once, and none falls below.
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("n", "discordant", "gap"), [(300, 0.2, 0.08), (600, 0.1, 0.03), (1000, 0.3, 0.05)])
+def test_power_against_simulated_questions(n, discordant, gap):
+    rng = np.random.default_rng(5)
+    shares = [(discordant + gap) / 2, (discordant - gap) / 2, 1 - discordant]
+    only_first, only_second, _ = rng.multinomial(n, shares, size=20_000).T
+    found = np.mean(abs(only_first - only_second) > 1.959964 * np.sqrt(only_first + only_second))
+    assert power(n, discordant, gap) == pytest.approx(found, abs=0.02)
+
+
+def test_what_so_many_questions_could_have_shown():
+    gap = detectable(600, 0.1)
+    assert power(600, 0.1, gap) == pytest.approx(0.8, abs=1e-9)
+    # Connor 1987 in closed form: n = (z sqrt(d) + z' sqrt(d - gap^2))^2 / gap^2.
+    assert ((1.959964 * 0.1**0.5 + 0.841621 * (0.1 - gap**2) ** 0.5) / gap) ** 2 == pytest.approx(600, rel=1e-4)
+    assert detectable(2400, 0.1) < gap
+    assert detectable(10, 0.1) is None and detectable(600, 0.0) is None
