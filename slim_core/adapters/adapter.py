@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..method import SlimConfig
+from ..outside.errors import shown
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
 
@@ -34,6 +35,7 @@ class Adapter:
         sha256: of that file, in hex.
         trained_on: the base that its config names, or None. Only ever shown.
         warnings: sentences about what is unusual but allowed.
+        ends_with: the text with which it learned to end its answers; None where the base's token ends them.
     """
 
     kind: Literal["lora", "slim"]
@@ -47,6 +49,7 @@ class Adapter:
     sha256: str
     trained_on: str | None = None
     warnings: tuple[str, ...] = ()
+    ends_with: str | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -70,6 +73,8 @@ class Adapter:
             words.append(f"own {' and '.join(sorted(self.config.modules_to_save))}")
         if getattr(self.config, "trainable_token_indices", None):
             words.append("own tokens")
+        if self.ends_with is not None:
+            words.append(f"answers end with {shown(self.ends_with)}")
         return ", ".join(words)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from ..outside.files import CONFIG, WEIGHTS, Source, private_folder
 from ..outside.formats import check_contents
 from ..outside.header import Header, TensorInfo, read_header
 from ..outside.limits import DEFAULT, Limits
+from ..outside.record import RECORD, learned_ending
 from ..outside.strict_json import read_object
 from .adapter import Adapter
 from .configs import ReadConfig, check_rank, read_config
@@ -151,6 +152,8 @@ def _checks(
     read = read_config(without_expressions(raw, header, limits), limits)
     if base is None:
         check_alone(read.config, header)
+    ends_with = learned_ending(folder, limits)
+    (folder / RECORD).unlink(missing_ok=True)
     (folder / CONFIG).unlink()  # what counts from here on is the config that was rebuilt
     kind: Literal["lora", "slim"] = "lora" if isinstance(read.config, LoraConfig) else "slim"
     what = "DoRA" if getattr(read.config, "use_dora", False) else kind.upper()
@@ -189,7 +192,18 @@ def _checks(
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     adapter = Adapter(
-        kind, label, read.config, folder, header, targets, parameters, size, digest, read.trained_on, tuple(told)
+        kind,
+        label,
+        read.config,
+        folder,
+        header,
+        targets,
+        parameters,
+        size,
+        digest,
+        read.trained_on,
+        tuple(told),
+        ends_with,
     )
     yield Check("ready", "passed", f"{adapter.detail}.", adapter)
 

@@ -370,7 +370,8 @@ class Engine:
 
     def _prepare(self, index: int, row: Row, sampling: Sampling) -> Draft:
         """The row as the decoding loop takes it; done already if something is wrong with it."""
-        text = AnswerText(self._decode, sampling.stop)
+        own = [v.ends_with for v in self.variants if v.name == row.variant and v.ends_with is not None]
+        text = AnswerText(self._decode, (*sampling.stop, *own))
         answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
         try:
             self._check_variants([row.variant])

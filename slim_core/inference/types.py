@@ -83,6 +83,7 @@ class Variant:
         detail: a few words such as "rank 16, 8 + 2 experts, top-2".
         strength: yield strength that it was trained with; None if it has no gate.
         measure: how it measures distances; None where there is nothing to route.
+        ends_with: the text with which it learned to end its answers, at which they end here; None where a token does.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Variant:
     detail: str = ""
     strength: float | None = None
     measure: Measure | None = None
+    ends_with: str | None = None
 
 
 @dataclass(frozen=True)

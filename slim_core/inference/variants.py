@@ -85,7 +85,7 @@ class Adapters:
         count = sum(t.numel() for t in tensors)
         strength = config.yield_strength if gated else None
         measure = _measure(config) if config.routed else None
-        return Variant(name, adapter.kind, label, count, size, adapter.detail, strength, measure)
+        return Variant(name, adapter.kind, label, count, size, adapter.detail, strength, measure, adapter.ends_with)
 
     def _configs(self) -> dict[str, SlimConfig]:
         # `attach` makes every adapter a SLIM one.

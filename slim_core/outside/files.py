@@ -7,6 +7,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,6 +15,7 @@ from typing import NamedTuple, Protocol
 from .errors import AdapterError, SizeError, megabytes, reason, shown
 from .formats import CONFIG, WEIGHTS, check_file_names, conversion, pickle_among
 from .limits import Limits
+from .record import RECORD, RECORD_BYTES
 
 
 CHUNK = 1 << 20
@@ -27,7 +29,7 @@ class Source(Protocol):
         """A name for people, if they give none themselves."""
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
-        """Put `CONFIG` and `WEIGHTS` into `folder`.
+        """Put `CONFIG` and `WEIGHTS` into `folder`, and `RECORD` where there is one.
 
         Raises:
             AdapterError: if one of them is missing, too large, empty, or no regular file.
@@ -58,6 +60,10 @@ class Upload:
         check_file_names(_last_part(file.name) for file in self.files)
         _copy(_choose(self.files, CONFIG, ".json"), folder / CONFIG, limits.config_bytes)
         _copy(_choose(self.files, WEIGHTS, ".safetensors"), folder / WEIGHTS, limits.weights_bytes)
+        for file in self.files:
+            if _last_part(file.name) == RECORD:
+                with suppress(AdapterError):  # an adapter is one without it
+                    _copy(file, folder / RECORD, RECORD_BYTES)
 
 
 @dataclass(frozen=True)

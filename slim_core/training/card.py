@@ -46,6 +46,7 @@ def write_model_card(folder: Path, record: TrainingRecord) -> None:
         f"{settings['batch_size']}, learning rate {settings['learning_rate']:g}, seed {settings['seed']}).",
         "Training was interrupted: this is the state at that step.\n" if record.interrupted else "",
         f"{markdown_table([record])}\n\n{CAPTION}",
+        *_ending(record.answers_end_with),
         f"\nEverything else about the run is in `{RECORD}`.\n",
         f"```python\n{registers}from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n",
         f"base = AutoModelForCausalLM.from_pretrained({in_python(base)})",
@@ -53,6 +54,12 @@ def write_model_card(folder: Path, record: TrainingRecord) -> None:
         "```",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _ending(mark: str | None) -> list[str]:
+    if mark is None:
+        return []
+    return [f"\nAnswers end with {in_markdown(mark)}: stop them there, since the base has no token that ends them."]
 
 
 def in_markdown(name: str) -> str:

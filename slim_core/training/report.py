@@ -20,13 +20,13 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from ..outside.record import RECORD
 from .encoding import IGNORED, EncodedExample, ExampleEncoder
 from .examples import Examples, Lengths
 from .names import named
 from .settings import TrainSettings
 
 
-RECORD = "training.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "slim-core")
 
 
@@ -46,6 +46,7 @@ class TrainingRecord:
         validation_loss_before, validation_loss_after: nats per answer token; None without validation data.
         seconds: training time, those before a resume included.
         curves: the Trainer's log.
+        answers_end_with: the mark at which answers are to be stopped, where the base's token for it cannot be learned.
     """
 
     method: str
@@ -61,6 +62,7 @@ class TrainingRecord:
     validation_loss_after: float | None = None
     seconds: float = 0.0
     curves: list[dict[str, float]] = field(default_factory=list)
+    answers_end_with: str | None = None
 
     @property
     def interrupted(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -27,7 +27,7 @@ from ..method import turn_opening
 from ..outside.errors import first_line, reason
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
-from .closing import unlearnable_sentence
+from .closing import confused_with, learned_mark, unlearnable_sentence
 from .collator import Collator
 from .encoding import ExampleEncoder
 from .errors import TrainingError
@@ -160,7 +160,7 @@ def _train_or_keep(method: str, prepared: _RunSetup) -> TrainingRecord:
 
 def _train_one(record: TrainingRecord, prepared: _RunSetup, folder: Path, checkpoints: Checkpoints) -> TrainingRecord:
     with empty_folders_undone(folder / CHECKPOINTS):
-        trainer = _build_trainer(record.method, prepared, folder)
+        trainer = _build_trainer(record, prepared, folder)
         if prepared.settings.resume:
             checkpoints = _usable(checkpoints, trainer, folder)
             prepared.say(going_on(record.method, checkpoints))
@@ -232,14 +232,16 @@ def _ended(
     return TrainingError("; ".join([str(error), *sentences]) + ".")
 
 
-def _build_trainer(method: str, prepared: _RunSetup, folder: Path) -> SavingTrainer:
+def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) -> SavingTrainer:
     settings, examples, tokenizer = prepared.settings, prepared.examples, prepared.tokenizer
     # Loading may draw numbers, a quantised base others than a whole one: the adapter is drawn from a seed of its own.
     base = load_base(settings)
     set_seed(settings.seed)
-    if not settings.train_closing_token and (warning := unlearnable_sentence(base, tokenizer, prepared.closing)):
-        prepared.say(warning)
-    model = add_adapter(base, method, settings, turn_opening(tokenizer), prepared.closing)
+    if not settings.train_closing_token and (others := confused_with(base, prepared.closing)):
+        record.answers_end_with = learned_mark(examples.train, tokenizer)
+        name = str(tokenizer.convert_ids_to_tokens(cast("int", prepared.closing)))
+        prepared.say(unlearnable_sentence(name, others, record.answers_end_with))
+    model = add_adapter(base, record.method, settings, turn_opening(tokenizer), prepared.closing)
     arguments = training_arguments(settings, folder, len(examples.train), bool(examples.validation))
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from slim_core.adapters import Folder, describe_base, open_adapter
 from slim_core.inference import Message, Row, Sampling, load_engine
 from slim_core.training import TrainingError, train
 from slim_core.training.base import load_base
-from slim_core.training.closing import tokens_alike
+from slim_core.training.closing import common_mark, tokens_alike
 from tests.conftest import tiny_llama
 from tests.training.conftest import CHATML, settings, small_tokenizer, write_jsonl
 from tests.training.test_run import At, Crash, assert_equal, weights
@@ -46,6 +46,40 @@ def rows_with(alike: int, noise: float = 0.0) -> torch.Tensor:
 def test_rows_that_are_alike_are_counted(weight, others, monkeypatch):
     monkeypatch.setattr("slim_core.training.closing.ROWS_AT_ONCE", 7)
     assert tokens_alike(weight(), 0) == others
+
+
+MARKS = {
+    "hashes": (["Red. ###", "Blue. ###"], "###"),
+    "at once": (["Red.###", "It is blue.###"], "###"),
+    "a word": (["Red END", "The END is near END"], None),
+    "a word of capitals": (["Red END", "Blue END"], "END"),
+    "a token that is none": (["Red<end>", "Blue<end>"], "<end>"),
+    "another": (["Red [/INST]", "Blue [/INST]"], "[/INST]"),
+    "brackets": (["Red [END]", "Blue [END]"], "[END]"),
+    "Llama's": (["Red</s>", "Blue</s>"], "</s>"),
+    "HTML": (["<p>Red</p>", "<p>Blue</p>"], None),
+    "notes": (["Red [1]", "Blue [1]"], None),
+    "mathematics": (["$$1$$", "It is $$2$$"], None),
+    "a rule": (["Red.\n---", "Blue.\n---"], "---"),
+    "one without": (["Red ###", "Blue"], None),
+    "inside of one": (["### Red ###", "Blue ###"], None),
+    "nothing else": (["###", "Blue ###"], None),
+    "a full stop": (["Red.", "Blue."], None),
+    "an ellipsis": (["Red...", "Blue..."], None),
+    "JSON": (['{"a": "b"}', '{"a": {"c": "d"}}'], None),
+    "lists": (["[[1, 2]]", "[[3]]"], None),
+    "code": (["```py\nx\n```", "```py\ny\n```"], None),
+    "emphasis": (["**Red**", "It is **blue**"], None),
+    "the same answer": (["Red.", "Red."], None),
+    "part of a word": (["WRITTEN", "BITTEN"], None),
+    "no answers": ([], None),
+    "long": (["Red <" + "x" * 200 + ">"] * 2, None),
+}
+
+
+@pytest.mark.parametrize(("answers", "mark"), MARKS.values(), ids=MARKS)
+def test_what_all_answers_end_with_is_a_mark_or_nothing(answers, mark):
+    assert common_mark(answers) == mark
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
@@ -85,6 +119,8 @@ def test_without_the_flag_it_is_said_before_training_and_answers_never_end(untra
     said = trained(untrained, answers, tmp_path / "out", methods=["lora"])
     assert said.count("Answers may never end: they are closed by <|im_end|>, but its row in the output head is") == 1
     assert "like those of 3 other tokens" in said and "pass --train-closing-token to train its row too" in said
+    assert "let every answer in the data end with a mark of its own, such as ###" in said
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["answers_end_with"] is None
     assert said.index("Answers may never end") < said.index("lora adapter is in")
     assert answer(untrained, tmp_path / "out").finish_reason == "length"
 
@@ -101,6 +137,20 @@ def test_with_the_flag_answers_end_and_the_adapter_passes_every_check(method, un
         open_adapter(Folder(tmp_path / "out"), fits).delete()
     found = answer(untrained, tmp_path / "out")
     assert (found.text, found.finish_reason) == ("Red.", "end")
+
+
+@pytest.mark.parametrize("untrained", [False], indirect=True, ids=["untied"])
+def test_answers_are_stopped_at_a_mark_with_which_all_of_them_end(untrained, tmp_path):
+    records = [{"prompt": f"What is {i}?", "completion": "Red. ###"} for i in range(24)]
+    said = trained(untrained, write_jsonl(tmp_path / "data.jsonl", records), tmp_path / "out", methods=["lora"])
+    assert said.count("Answers may never end") == 1 and "stop answers at '###', with which all in the data end" in said
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["answers_end_with"] == "###"
+    assert "\nAnswers end with `###`: stop them there" in (tmp_path / "out" / "README.md").read_text()
+    found = answer(untrained, tmp_path / "out")
+    assert (found.text.strip(), found.finish_reason) == ("Red.", "stop_string")
+    adapter = open_adapter(Folder(tmp_path / "out"), None)
+    assert adapter.ends_with == "###" and adapter.detail.endswith(", answers end with '###'")
+    adapter.delete()
 
 
 def test_a_base_whose_closing_token_has_a_row_of_its_own_is_not_warned_of(base, pairs, tmp_path):

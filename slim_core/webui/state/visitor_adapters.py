@@ -129,7 +129,16 @@ def _variant(held: StoredAdapter) -> Variant:
     strength = None
     if isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate":
         strength = config.yield_strength
-    return Variant(held.key, found.kind, found.label, found.parameters, found.row_bytes, found.detail, strength)
+    return Variant(
+        held.key,
+        found.kind,
+        found.label,
+        found.parameters,
+        found.row_bytes,
+        found.detail,
+        strength,
+        ends_with=found.ends_with,
+    )
 
 
 def _in_background(work: Callable[[str], None], name: str) -> None:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from ...adapters import Folder, HubRepository, Limits, Source, Upload, UploadedFile
 from ...outside.files import CONFIG, WEIGHTS
+from ...outside.record import RECORD
 from ..components import fixed
 from ..limits import LimitError, check_text
 from ..notices import Updates, notice, warn
@@ -53,9 +54,11 @@ def build(page: Page, tabs: gr.Tabs) -> None:
                         elem_id="slim-own-files",
                     )
                     fixed(
-                        '<p class="slim-note">{{one}} and {{two}}, in any order. Other files are left alone.</p>',
+                        '<p class="slim-note">{{one}} and {{two}}, in any order, and {{record}} if there is one. '
+                        "Other files are left alone.</p>",
                         one=CONFIG,
                         two=WEIGHTS,
+                        record=RECORD,
                     )
                     # Gradio's own way leaves an empty temporary file behind for each upload.
                     files.preprocess = lambda payload: [file.path for file in payload or ()]  # type: ignore[method-assign, union-attr]
