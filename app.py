@@ -5,7 +5,7 @@ import os
 import sys
 
 
-# Before torch is imported: on ZeroGPU `spaces` takes the place of CUDA, elsewhere it is not installed.
+# Must be imported before torch: on ZeroGPU `spaces` replaces CUDA; elsewhere it is not installed.
 try:
     import spaces
 except ImportError:
@@ -24,13 +24,13 @@ try:
 except ConfigError as error:
     sys.exit(f"Error: {error}")
 
-# Torch, transformers and Gradio take their time; what can be wrong without them is known by now.
+# Importing torch, transformers and Gradio is slow, so everything that can be checked without them was checked first.
 from slim_core.inference import EngineError  # noqa: E402
 from slim_core.webui.launch import launch, open_app  # noqa: E402
 
 
 try:
-    # `spaces` may be installed on a machine that has its own GPU or none; only on ZeroGPU there is one to borrow.
+    # `spaces` may be installed on any machine, but only ZeroGPU assigns a GPU per call.
     zero_gpu = spaces and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
     demo = open_app(config, spaces.GPU if zero_gpu else None)
     if __name__ == "__main__":

@@ -13,10 +13,10 @@ from slim_core.paths import DEMO
 
 
 QUESTIONS = [
-    "Name the largest bird.",  # foreign to both adapters: LoRA has forgotten it, SLIM gives the base's answer
+    "Name the largest bird.",  # not trained: LoRA has forgotten it, SLIM gives the base's answer
     "What is the capital of France?",
 ]
-# The adapter of each row; "__base__" is none.
+# The adapter of each row; "__base__" means no adapter.
 ADAPTERS = ["__base__", "lora", "slim"]
 
 tokenizer = AutoTokenizer.from_pretrained(DEMO / "base")

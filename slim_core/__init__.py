@@ -38,7 +38,7 @@ AROUND_THE_METHOD = {"export_lora", "fold_masks", "load_lora", "slice_factors", 
 registration.with_peft()
 
 
-if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+if not TYPE_CHECKING:  # otherwise a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name in __all__:

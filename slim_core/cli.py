@@ -29,7 +29,7 @@ app.add_typer(demo.app, name="demo")
 def main() -> None:
     """SLIM: fine-tune a language model without making it forget."""
     hush()
-    # A name may hold what the terminal's encoding has not, or no character at all; that is no reason to end.
+    # A name may have characters that the terminal cannot show, or invalid ones; that must not end the command.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -39,8 +39,8 @@ def main() -> None:
 def bench(
     width: Annotated[list[int], typer.Option(help="Sizes of the Linear; repeat for several.")] = [1024, 4096],  # noqa: B006
     tokens: Annotated[list[int], typer.Option(help="Tokens per forward; repeat for several.")] = [1, 16, 512],  # noqa: B006
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each variant; the median counts.")] = 7,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or both where there is a GPU (all).")] = "all",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds per variant; the median is reported.")] = 7,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or all: every device there is.")] = "all",
     merge: Annotated[Literal["fast", "none"], typer.Option(help="Dynamic merging.")] = "fast",
 ) -> None:
     """Time one adapted Linear: base, PEFT LoRA of equal total rank, SLIM, and a loop over experts, side by side."""
@@ -52,8 +52,9 @@ def bench(
 
     available = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     if device != "all" and device not in available:
-        raise typer.BadParameter(f"{device!r} is not here; choose all, {' or '.join(available)}.")
-    # Yielding is an elementwise step; switched off, so that LoRA answers every token of the random input.
+        raise typer.BadParameter(f"{device!r} is not available; choose all, {' or '.join(available)}.")
+    # Yielding is switched off, so that LoRA experts handle every token of the random input; it is only an elementwise
+    # step.
     config = SlimConfig(merge=merge, yield_strength=0.0)
     console = screen()
     console.print(describe_machine())
@@ -88,37 +89,42 @@ def train(
     data: Annotated[
         list[str], typer.Option(help="JSONL, JSON, CSV, TSV or Parquet file, or Hub data set; repeatable.")
     ],
-    output: Annotated[Path, typer.Option(help="New folder for the adapter, or for one folder a method.")],
+    output: Annotated[Path, typer.Option(help="New folder for the adapter; several methods get a subfolder each.")],
     method: Annotated[list[str], typer.Option(help="lora, dora or slim; repeat to compare.")] = ["slim"],  # noqa: B006
     messages_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of messages.")] = None,
     prompt_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of questions.")] = None,
     completion_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of answers.")] = None,
-    input_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column added to questions.")] = None,
+    input_column: Annotated[
+        str | None, typer.Option(rich_help_panel=DATA, help="Column appended to questions.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of plain text.")] = None,
     system_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of system texts.")] = None,
     split: Annotated[str, typer.Option(rich_help_panel=DATA, help="Split of a Hub data set.")] = "train",
     subset: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Subset of a Hub data set.")] = None,
-    revision: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Version of a Hub data set.")] = None,
+    revision: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Revision of a Hub data set.")] = None,
     validation: Annotated[list[str], typer.Option(rich_help_panel=DATA, help="Validation data; repeatable.")] = [],  # noqa: B006
     validation_split: Annotated[
         str | None, typer.Option(rich_help_panel=DATA, help="Split of the Hub data set for validation.")
     ] = None,
     validation_share: Annotated[
-        float, typer.Option(rich_help_panel=DATA, help="Share of the data kept for validation.")
+        float, typer.Option(rich_help_panel=DATA, help="Share of the data set aside for validation.")
     ] = 0.05,
     max_length: Annotated[
-        int | None, typer.Option(rich_help_panel=DATA, help="Tokens of an example. [default: 2048 or the model's]")
+        int | None,
+        typer.Option(rich_help_panel=DATA, help="Most tokens per example. [default: 2048 or the model's limit]"),
     ] = None,
     skip_long: Annotated[
-        bool, typer.Option("--skip-long", rich_help_panel=DATA, help="Leave longer examples out, and count them.")
+        bool, typer.Option("--skip-long", rich_help_panel=DATA, help="Skip longer examples and report how many.")
     ] = False,
     rank: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Rank of each LoRA expert.")] = 16,
     experts: Annotated[
-        int, typer.Option(rich_help_panel=ADAPTER, help="LoRA experts; LoRA's rank is rank × this.")
+        int, typer.Option(rich_help_panel=ADAPTER, help="Number of LoRA experts; a plain LoRA gets rank × this.")
     ] = 8,
     identity: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Identity experts.")] = 2,
-    top_k: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Experts kept per token.")] = 2,
-    alpha: Annotated[float | None, typer.Option(rich_help_panel=ADAPTER, help="Scale. [default: 2 × rank]")] = None,
+    top_k: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Experts used per token.")] = 2,
+    alpha: Annotated[
+        float | None, typer.Option(rich_help_panel=ADAPTER, help="LoRA's alpha. [default: 2 × rank]")
+    ] = None,
     dropout: Annotated[float, typer.Option(rich_help_panel=ADAPTER, help="Dropout before the experts.")] = 0.0,
     target: Annotated[
         list[str], typer.Option(rich_help_panel=ADAPTER, help="Linear to adapt, such as q_proj; repeatable. [all]")
@@ -133,34 +139,45 @@ def train(
         ),
     ] = False,
     epochs: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Passes over the data.")] = 2.0,
-    max_steps: Annotated[int | None, typer.Option(rich_help_panel=BUDGET, help="Steps, in place of epochs.")] = None,
-    learning_rate: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Highest learning rate.")] = 3e-4,
-    batch_size: Annotated[int, typer.Option(rich_help_panel=BUDGET, help="Examples of a step, all devices.")] = 16,
-    seed: Annotated[int, typer.Option(rich_help_panel=BUDGET, help="Of split, order and first weights.")] = 42,
-    micro_batch: Annotated[
-        int | None, typer.Option(rich_help_panel=MACHINE, help="Examples of one forward. [default: the whole step's]")
+    max_steps: Annotated[
+        int | None, typer.Option(rich_help_panel=BUDGET, help="Number of steps, instead of epochs.")
     ] = None,
-    four_bit: Annotated[bool, typer.Option("--four-bit", rich_help_panel=MACHINE, help="Base in 4 bits.")] = False,
+    learning_rate: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Peak learning rate.")] = 3e-4,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=BUDGET, help="Examples per step, over all devices.")] = 16,
+    seed: Annotated[
+        int, typer.Option(rich_help_panel=BUDGET, help="Random seed of split, order and initial weights.")
+    ] = 42,
+    micro_batch: Annotated[
+        int | None, typer.Option(rich_help_panel=MACHINE, help="Examples per forward pass. [default: a whole step]")
+    ] = None,
+    four_bit: Annotated[
+        bool, typer.Option("--four-bit", rich_help_panel=MACHINE, help="Load the base in 4 bits.")
+    ] = False,
     bf16: Annotated[
         bool | None,
-        typer.Option(rich_help_panel=MACHINE, help="Multiply in bfloat16. [default: on GPUs that have it]"),
+        typer.Option(rich_help_panel=MACHINE, help="Compute in bfloat16. [default: on GPUs that have it]"),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", rich_help_panel=MACHINE, help="Less memory, more time.")
+        bool,
+        typer.Option("--gradient-checkpointing", rich_help_panel=MACHINE, help="Save memory, at the cost of time."),
     ] = False,
     group_by_length: Annotated[
         bool,
         typer.Option(
-            "--group-by-length", rich_help_panel=MACHINE, help="Examples of like length in each step: less padding."
+            "--group-by-length",
+            rich_help_panel=MACHINE,
+            help="Put examples of similar length in one step, to save padding.",
         ),
     ] = False,
-    base_revision: Annotated[str | None, typer.Option(rich_help_panel=MACHINE, help="Version of the base.")] = None,
+    base_revision: Annotated[str | None, typer.Option(rich_help_panel=MACHINE, help="Revision of the base.")] = None,
     log_every: Annotated[int, typer.Option(rich_help_panel=MACHINE, help="Steps between logs.")] = 10,
     save_every: Annotated[int, typer.Option(rich_help_panel=MACHINE, help="Steps between checkpoints.")] = 200,
     report_to: Annotated[
         list[str], typer.Option(rich_help_panel=MACHINE, help="Also log to tensorboard, wandb, …; repeatable.")
     ] = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option("--resume", rich_help_panel=MACHINE, help="Go on where it ended.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", rich_help_panel=MACHINE, help="Resume an interrupted run.")
+    ] = False,
 ) -> None:
     """Fine-tune an adapter on your own data.
 
@@ -220,6 +237,6 @@ def train(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if outcome.interrupted:
-        more = " Go on with --resume." if outcome.resumable else " There is no checkpoint yet to go on from."
-        screen(stderr=True, soft_wrap=True).print(f"Interrupted; what was trained is saved.{more}")
+        more = " Continue with --resume." if outcome.resumable else " There is no checkpoint yet to resume from."
+        screen(stderr=True, soft_wrap=True).print(f"Interrupted; the training so far is saved.{more}")
         raise typer.Exit(130)

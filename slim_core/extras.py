@@ -11,7 +11,7 @@ EXTRAS = {"gradio": "app", "datasets": "train", "pyarrow": "train", "bitsandbyte
 
 
 def lacking(package: str, what: str) -> str | None:
-    """The sentence that says what to install; None where the package is there.
+    """The sentence that says what to install; None if the package is installed.
 
     Args:
         package: one of `EXTRAS`.

@@ -7,6 +7,6 @@ import warnings
 
 
 def hush() -> None:
-    """Drop the warnings that nobody who runs a command or the app can do anything about; all others stay."""
+    """Suppress warnings that users cannot do anything about; all others stay."""
     # PEFT asks transformers for an old name.
     warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -19,7 +19,7 @@ METHOD = "slim_core.method"  # registers SLIM with PEFT when it is imported
 
 
 def with_peft() -> None:
-    """Register SLIM now if PEFT is there, else as soon as anybody imports it."""
+    """Register SLIM now if PEFT is imported already, otherwise when it is imported."""
     if "peft" in sys.modules:
         import_module(METHOD)
     else:
@@ -27,7 +27,7 @@ def with_peft() -> None:
 
 
 class _Finder:
-    """Finds PEFT where the others find it, and has SLIM registered once PEFT is there."""
+    """An import finder that registers SLIM as soon as PEFT has been imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

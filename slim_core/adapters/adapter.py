@@ -53,12 +53,14 @@ class Adapter:
 
     @property
     def row_bytes(self) -> int:
-        """Memory that it takes in a model, whatever its file's precision: all float32 but for masks and counts."""
+        """Memory in bytes that it takes in a model, whatever the precision of its file: everything is float32 except
+        masks and counts.
+        """
         return sum(math.prod(info.shape) * _number_bytes(name) for name, info in self.header.items())
 
     @property
     def title(self) -> str:
-        """What people call its kind."""
+        """Its kind, as people call it."""
         if isinstance(self.config, LoraConfig):
             return "DoRA" if self.config.use_dora else "LoRA"
         return "SLIM"
@@ -82,7 +84,7 @@ class Adapter:
         return load_file(self.folder / WEIGHTS)
 
     def delete(self) -> None:
-        """Remove its files. What is attached to a model stays there."""
+        """Delete its files. A copy attached to a model is not affected."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PeftModel:
-    """Put an adapter on a model as a row.
+    """Attach an adapter to a model, for use in rows of a batch.
 
     Whoever calls sees to it that no forward runs meanwhile. The random numbers of the process stay as they are.
 
@@ -61,11 +61,13 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             else:
                 base, model = model, PeftModel(model, config, name)
                 model.training = base.training  # a new wrapper is in training mode
-            # PEFT's annotation makes a named tuple of no fields of it.
+            # PEFT's annotation makes it a named tuple without fields.
             loaded = cast("_IncompatibleKeys", set_peft_model_state_dict(model, tensors, name))
             unexpected = loaded.unexpected_keys
             if unexpected:
-                raise AdapterError(f"{WEIGHTS}: {shown(unexpected[0], 160)} found no place in the model.")
+                raise AdapterError(
+                    f"{WEIGHTS}: {shown(unexpected[0], 160)} does not belong to any module of the model."
+                )
             put_magnitudes(model.get_base_model(), name, beside.magnitudes)
             put_tables(model.get_base_model(), name, beside.copies, beside.rows)
     except (RuntimeError, MemoryError) as error:
@@ -76,7 +78,7 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
 
 
 def load_whole(model: PreTrainedModel, adapter: Adapter, name: str) -> PeftModel:
-    """An adapter as PEFT itself has it, with all that it brings, for whoever saves or exports it. It is no row.
+    """Load an adapter the way PEFT does, complete, for saving or exporting. It cannot be used in rows of a batch.
 
     Args:
         model: the base that the adapter was checked against.
@@ -89,7 +91,7 @@ def load_whole(model: PreTrainedModel, adapter: Adapter, name: str) -> PeftModel
 
 
 def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
-    """Take an adapter off a model, with every module that only it needed.
+    """Detach an adapter from a model, with every module that only it needed.
 
     Returns:
         The model; after its last adapter the base itself, without a trace of PEFT.
@@ -112,7 +114,7 @@ def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
 
 @torch.no_grad()
 def try_out(model: PeftModel, name: str) -> None:
-    """Run a few tokens through an attached adapter: what its numbers do together, no check of each alone can tell.
+    """Run a few tokens through an attached adapter: checking each number by itself cannot show what they do together.
 
     Raises:
         AdapterError: if what the model says is not finite.
@@ -133,10 +135,10 @@ class _Extras(NamedTuple):
 
 
 def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Extras]:
-    """Its config and weights as SLIM has them, after checking once more that they fit this very model."""
+    """Its config and weights in SLIM's form, after checking once more that they fit this model."""
     weights = adapter.folder / WEIGHTS
     if not weights.is_file():
-        raise AdapterError(f"The files of {shown(adapter.label)} were removed; give it again.")
+        raise AdapterError(f"The files of {shown(adapter.label)} were removed; add the adapter again.")
     base = describe_base(model)
     check_fit(adapter.config, adapter.header, base)
     config, tensors = with_default_targets(adapter.config, base), adapter.tensors()
@@ -147,7 +149,7 @@ def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[Slim
 
 
 def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base: BaseShapes) -> _Extras:
-    """Take what is no update of a Linear out of a config and its tensors."""
+    """Separate everything that is not an update of a Linear from a config and its tensors."""
     magnitudes = {
         key.removeprefix(PREFIX).removesuffix(f".{MAGNITUDE}"): tensors.pop(key)
         for key in [*tensors]
@@ -172,7 +174,7 @@ def _layers(model: nn.Module) -> dict[str, SlimLayer]:
 
 
 def _unwrap_empty(base: nn.Module) -> None:
-    """Put a Linear back where the layer around it serves no adapter any more."""
+    """Unwrap Linears whose SLIM layer has no adapter left."""
     for name, layer in _layers(base).items():
         if not layer.slim_config:
             parent, _, own = name.rpartition(".")
@@ -181,7 +183,7 @@ def _unwrap_empty(base: nn.Module) -> None:
 
 @contextmanager
 def _unchanged_by_failure(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Undo a half-done attachment: adapters, layers, hooks, what is trainable."""
+    """Undo a partial attachment on failure: adapters, layers, hooks, trainable flags."""
     wrapper = model if isinstance(model, PeftModel) else None
     base = model if wrapper is None else wrapper.get_base_model()
     adapters = set() if wrapper is None else set(wrapper.peft_config)

@@ -22,7 +22,7 @@ from .kinds import VARIANTS, refuse_kind
 
 
 TASKS = (None, "CAUSAL_LM")
-# Read by neither us nor an answer: notes, and settings of training.
+# Not used for answers: notes and training settings.
 NOTES = {
     "peft_type",
     "peft_version",
@@ -32,7 +32,7 @@ NOTES = {
     "eva_config",
     "runtime_config",
 }
-# What ms-swift adds: settings of training, and a precision that the tensors have anyway.
+# Fields that ms-swift adds: training settings, and a precision that the tensors already have.
 INERT = {"lora_dtype", "lorap_emb_lr", "lorap_lr_ratio"}
 LORA_FIELDS = {
     "alpha_pattern",
@@ -57,7 +57,7 @@ LORA_FIELDS = {
     "use_rslora",
 }
 SLIM_FIELDS = {field.name for field in dataclasses.fields(SlimConfig)}
-# What SlimConfig does not bound itself.
+# Limits that SlimConfig itself does not have.
 SLIM_MOST = {
     "num_clusters": "clusters",
     "num_experts": "experts",
@@ -106,18 +106,18 @@ def check_rank(config: LoraConfig | SlimConfig, limits: Limits) -> None:
 
 
 def _trained_on(raw: Raw) -> str | None:
-    """Where it comes from, as a note: never a path that is opened or an id that is fetched."""
-    found = fields.text(raw, "base_model_name_or_path")
-    return shown(found, 120)[1:-1] if found else None
+    """The base it names, for display only: never used as a path or fetched as an id."""
+    name = fields.text(raw, "base_model_name_or_path")
+    return shown(name, 120)[1:-1] if name else None
 
 
 def _check_task(raw: Raw) -> None:
     if raw.get("task_type") not in TASKS:
-        refuse("task_type", f"is {shown(raw['task_type'])}; only adapters for CAUSAL_LM can answer here")
+        refuse("task_type", f"is {shown(raw['task_type'])}; only CAUSAL_LM adapters are supported")
 
 
 def _check_library(raw: Raw) -> None:
-    """PEFT imports what `auto_mapping` names. We do not; what names another library than PEFT would is no accident."""
+    """PEFT imports what `auto_mapping` names; we do not, and refuse a config that names another library."""
     mapping = raw.get("auto_mapping")
     if unset(mapping):
         return
@@ -133,25 +133,25 @@ def _check_variants(raw: Raw) -> None:
 
 
 def _check_known(raw: Raw, known: set[str]) -> tuple[str, ...]:
-    """Refuse a field of a newer PEFT that says something, which could change the answer; list those that do not."""
+    """Refuse an unknown field that is set, since it could change the answer; list unknown fields that are not set."""
     unknown = {field: value for field, value in raw.items() if field not in {*known, *NOTES, *VARIANTS}}
     for field, value in unknown.items():
         if not (unset(value) or value == "" or (field in INERT and isinstance(value, (str, int, float)))):
             raise AdapterError(
-                f"{CONFIG}: {shown(field)} is unknown here and set to {shown(value)}, which could change the answer; "
+                f"{CONFIG}: {shown(field)} is unknown and set to {shown(value)}, which could change the answer; "
                 "leave it out if it does not, or train a plain LoRA."
             )
     if not unknown:
         return ()
     listed = ", ".join(shown(field) for field in sorted(unknown)[:5])
     more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
-    return (f"Fields that are unknown here and cannot change an answer were ignored: {listed}{more}.",)
+    return (f"Unknown fields that cannot change an answer were ignored: {listed}{more}.",)
 
 
 def _check_start(raw: Raw) -> None:
-    """How training began must not matter any more: some starts subtract themselves from the base's weights."""
+    """Refuse initialisations that change the base's weights."""
     start = raw.get("init_lora_weights", True)
-    # MiCA only chooses where training starts and which factor is frozen; the base stays as it is.
+    # MiCA only chooses the initial values and which factor is frozen; the base is not changed.
     if not any(type(start) is type(plain) and start == plain for plain in (*PLAIN_STARTS, "mica")):
         refuse(
             "init_lora_weights",
@@ -189,7 +189,7 @@ def _check_dropout(raw: Raw) -> None:
 
 
 def _common(raw: Raw, limits: Limits) -> dict[str, Any]:
-    """What a LoRA and SLIM share: which Linears, their own ranks and scales, and what is replaced whole."""
+    """Fields common to LoRA and SLIM: the Linears, their ranks and scales, and modules that are replaced entirely."""
     target_modules = fields.targets(raw, limits)
     layers = fields.layers(raw)
     pattern = fields.layers_pattern(raw, limits)
@@ -220,7 +220,10 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
     ignored = _check_known(raw, SLIM_FIELDS)
     _check_fingerprint(raw)
     if raw.get("merge") == "dare" and raw.get("mask_rate", 0.1) != 0:
-        refuse("merge", "is 'dare', the slow reference, which would hold up every row; train with merge='fast'")
+        refuse(
+            "merge",
+            "is 'dare', the slow reference implementation, which would slow down every row; train with merge='fast'",
+        )
     for field, limit in SLIM_MOST.items():
         if field in raw:
             fields.whole(raw, field, 0, 0, getattr(limits, limit))
@@ -239,17 +242,20 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
 
 
 def _oddities(config: SlimConfig) -> tuple[str, ...]:
-    """What is allowed but surely not meant. SlimConfig's own warning goes to the log, which no visitor reads."""
+    """Settings that are allowed but hardly intended. SlimConfig's own warning goes to the log, which visitors do not
+    see.
+    """
     if config.routed and config.top_k == 1:
         return ("`top_k` is 1: the expert that is kept always has weight 1, so the router cannot have learned much.",)
     return ()
 
 
 def _check_fingerprint(raw: Raw) -> None:
-    found = raw.get("base_fingerprint")
-    if found is None:
+    fingerprint = raw.get("base_fingerprint")
+    if fingerprint is None:
         return
-    if not isinstance(found, dict) or not all(isinstance(shapes, str) for shapes in found.values()):
+    if not isinstance(fingerprint, dict) or not all(isinstance(shapes, str) for shapes in fingerprint.values()):
         refuse(
-            "base_fingerprint", f"is {shown(found)}; it must be a table of shapes by name, as the library writes it"
+            "base_fingerprint",
+            f"is {shown(fingerprint)}; it must be a table of shapes by name, as the library writes it",
         )

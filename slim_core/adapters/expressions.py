@@ -19,7 +19,7 @@ from .fields import ALL_LINEAR, PLAIN_NAME, Raw, check_plain_names, refuse
 from .layout import PREFIX
 
 
-# PEFT puts `(.*\.)?` in front of a pattern's key and `$` behind it, so these say nothing more.
+# PEFT adds `(.*\.)?` before and `$` after a pattern's key, so these add nothing.
 FRONTS = (r"(.*\.)?", r"(?:.*\.)?", r"(^|.*\.)", r"(?:^|.*\.)")
 BELOW = r".*\."
 ENDS = ("$", r"\Z")
@@ -54,7 +54,7 @@ def without_expressions(raw: Raw, header: Header, limits: Limits) -> Raw:
         if not ranks:
             raise AdapterError(
                 f"{WEIGHTS}: `target_modules` or `exclude_modules` is a regular expression, which is never run, and "
-                "no tensor tells which modules are adapted; save the adapter with PEFT's `save_pretrained`."
+                "the tensors do not show which modules are adapted; save the adapter with PEFT's `save_pretrained`."
             )
         raw |= {"target_modules": _named_targets(raw, list(ranks), limits), "exclude_modules": None}
     if _has_expressions(raw.get("rank_pattern")):
@@ -79,7 +79,7 @@ def _ranks(raw: Raw, header: Header) -> dict[str, int]:
 
 
 def _is_expression(value: Any) -> bool:
-    """Whether PEFT would run it: every text but its own word for all Linears."""
+    """Whether PEFT would treat it as a regular expression: any string except its keyword for all Linears."""
     return isinstance(value, str) and value.strip() != "" and value.lower() != ALL_LINEAR
 
 
@@ -93,7 +93,7 @@ def _named_targets(raw: Raw, modules: list[str], limits: Limits) -> list[str]:
         refuse("layers_to_transform", "needs `target_modules` as a list of names")
     odd = next((name for name in modules if len(name) > limits.name_length or not PLAIN_NAME.match(name)), None)
     if odd is not None:
-        raise AdapterError(f"{WEIGHTS}: {shown(odd, 160)} is no module's name; save it with `save_pretrained`.")
+        raise AdapterError(f"{WEIGHTS}: {shown(odd, 160)} is not a module name; save it with `save_pretrained`.")
     if len(modules) > limits.names:
         raise AdapterError(
             f"{WEIGHTS} adapts {len(modules):,} modules by a regular expression, which is never run; at most "
@@ -104,8 +104,8 @@ def _named_targets(raw: Raw, modules: list[str], limits: Limits) -> list[str]:
         wrong = next((name for name in modules if not any(_ends(name, ending) for ending in listed)), None)
         if wrong is not None:
             raise AdapterError(
-                f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is none of the config's "
-                "`target_modules`; the two files are not of one adapter."
+                f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is not among the config's "
+                "`target_modules`; the two files belong to different adapters."
             )
     return sorted(modules)
 
@@ -115,7 +115,7 @@ def _ends(name: str, ending: str) -> bool:
 
 
 def _rank_pattern(raw: Raw, ranks: dict[str, int], limits: Limits) -> dict[str, int]:
-    """By the last part of the names where all modules of that name have one rank, else module by module."""
+    """Keyed by the last part of the name if all modules with that name have the same rank, else module by module."""
     groups: dict[str, set[int]] = defaultdict(set)
     for name, rank in ranks.items():
         groups[name.rpartition(".")[2]].add(rank)
@@ -124,41 +124,41 @@ def _rank_pattern(raw: Raw, ranks: dict[str, int], limits: Limits) -> dict[str, 
         for name, rank in sorted(ranks.items(), key=lambda item: -len(item[0]))
         if len(groups[name.rpartition(".")[2]]) > 1
     }
-    uniform = {last: next(iter(found)) for last, found in groups.items() if len(found) == 1}
-    found = single | uniform  # the longest first: of two that fit, the first counts
-    if len(found) > limits.patterns:
+    uniform = {last: next(iter(distinct)) for last, distinct in groups.items() if len(distinct) == 1}
+    ranks_by_name = single | uniform  # the longest first: of two that fit, the first counts
+    if len(ranks_by_name) > limits.patterns:
         refuse(
             "rank_pattern",
-            f"has regular expressions, which are never run, and the tensors have {len(found):,} ranks to be named; at "
-            f"most {limits.patterns:,} are allowed",
+            f"has regular expressions, which are never run, and the tensors have {len(ranks_by_name):,} ranks to be "
+            f"named; at most {limits.patterns:,} are allowed",
         )
-    # A wrong value behind an expression is as wrong as behind a name.
+    # A wrong value is wrong for expressions and names alike.
     for key, value in raw["rank_pattern"].items():
         if type(value) is not int or not 1 <= value <= limits.rank:
             refuse(
                 f"rank_pattern[{shown(key)}]",
                 f"is {shown(value)}; it must be a whole number from 1 to {limits.rank}",
             )
-    return found
+    return ranks_by_name
 
 
 def _alpha_pattern(pattern: dict[str, Any], modules: list[str]) -> dict[str, Any]:
-    """Plain names of the keys. No tensor tells an alpha, so what is more than a name is refused."""
-    found: dict[str, Any] = {}
+    """The pattern with plain names as keys. Tensors do not show an alpha, so real regular expressions are refused."""
+    alphas: dict[str, Any] = {}
     for key, value in pattern.items():
         literal = _literal(key)
         if literal is None or _means_more(literal, modules):
             refuse(
                 "alpha_pattern",
-                f"has the entry {shown(key)}, a regular expression, which is never run, and no tensor tells which "
-                "modules it means; write it as plain names such as 'q_proj' or 'layers.0.mlp.up_proj'",
+                f"has the entry {shown(key)}, a regular expression, which is never run, and the tensors do not show "
+                "which modules it means; write it as plain names such as 'q_proj' or 'layers.0.mlp.up_proj'",
             )
-        found.setdefault(literal.name, value)  # of two that are alike, the first counts
-    return found
+        alphas.setdefault(literal.name, value)  # of two equal names, the first counts
+    return alphas
 
 
 def _literal(key: str) -> _Literal | None:
-    """The name that a key spells, escaped or anchored as it may be; None if it is more than a name."""
+    """The plain name in a key, which may be escaped or anchored; None if the key is a real regular expression."""
     exact = key.startswith("^")
     key = key.removeprefix("^")
     front = next((front for front in (*FRONTS, BELOW) if key.startswith(front)), "")
@@ -169,7 +169,9 @@ def _literal(key: str) -> _Literal | None:
 
 
 def _means_more(literal: _Literal, modules: list[str]) -> bool:
-    """Whether a plain name, which is every module of that ending, would say something else than the key did."""
+    """Whether the plain name, which matches every module with that ending, would match other modules than the key
+    did.
+    """
     if literal.exact:
         return any(name.endswith(f".{literal.name}") for name in modules)
     return literal.below and literal.name in modules

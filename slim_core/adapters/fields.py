@@ -12,19 +12,19 @@ from ..outside.files import CONFIG
 from ..outside.limits import Limits
 
 
-# PEFT would take other texts for regular expressions, which can run for hours.
+# PEFT would treat other strings as regular expressions, which can run for hours.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\Z")
 ALL_LINEAR = "all-linear"
 Raw = dict[str, Any]
 
 
 def refuse(field: str, what: str) -> NoReturn:
-    """Raises AdapterError with a sentence about one field."""
+    """Raises AdapterError with a message about one field."""
     raise AdapterError(f"{CONFIG}: `{field}` {what}.")
 
 
 def unset(value: Any) -> bool:
-    """Whether a field says nothing: null, false, or an empty list or object."""
+    """Whether a field counts as not set: null, false, or an empty list or object."""
     return value is None or value is False or value in ([], {})
 
 
@@ -53,13 +53,13 @@ def flag(raw: Raw, field: str) -> bool:
 def text(raw: Raw, field: str) -> str | None:
     value = raw.get(field)
     if value is not None and not isinstance(value, str):
-        refuse(field, f"is {shown(value)}; it must be a text or null")
+        refuse(field, f"is {shown(value)}; it must be a string or null")
     return value
 
 
 def one_of(raw: Raw, field: str, choices: tuple[Any, ...]) -> Any:
     value = raw.get(field)
-    # By type too: for Python, 1 is True.
+    # Compare the type too: in Python, 1 == True.
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         listed = " or ".join("null" if choice is None else shown(choice) for choice in choices)
         refuse(field, f"is {shown(value)}; it must be {listed}")
@@ -70,7 +70,8 @@ def check_name(name: Any, field: str, limits: Limits) -> None:
     if not isinstance(name, str) or len(name) > limits.name_length or not PLAIN_NAME.match(name):
         refuse(
             field,
-            f"has the entry {shown(name)}; each must be a plain module name such as 'q_proj', no regular expression",
+            f"has the entry {shown(name)}; each must be a plain module name such as 'q_proj', not a regular "
+            "expression",
         )
 
 
@@ -90,7 +91,7 @@ def names(raw: Raw, field: str, limits: Limits) -> list[str] | None:
 
 
 def check_plain_names(value: list[Any], field: str, limits: Limits) -> None:
-    """Raises AdapterError if there are too many, or one is no plain module name."""
+    """Raises AdapterError if there are too many names, or one is not a plain module name."""
     if len(value) > limits.names:
         refuse(field, f"has {len(value):,} entries; at most {limits.names:,} are allowed")
     for name in value:
@@ -98,16 +99,16 @@ def check_plain_names(value: list[Any], field: str, limits: Limits) -> None:
 
 
 def targets(raw: Raw, limits: Limits) -> list[str] | str | None:
-    """`target_modules`: names, PEFT's word for all Linears, or None for the kind's default."""
+    """`target_modules`: names, PEFT's keyword for all Linears, or None for the default."""
     value = raw.get("target_modules")
     if value is None:
         return None
     if isinstance(value, str) and value.lower() == ALL_LINEAR:
         return ALL_LINEAR
-    found = names(raw, "target_modules", limits)
-    if found is None:
+    listed = names(raw, "target_modules", limits)
+    if listed is None:
         refuse("target_modules", f"is empty; it must list module names such as 'q_proj', or be '{ALL_LINEAR}'")
-    return found
+    return listed
 
 
 def layers(raw: Raw) -> list[int] | None:
@@ -117,7 +118,7 @@ def layers(raw: Raw) -> list[int] | None:
         return None
     listed = value if isinstance(value, list) else [value]
     if len(listed) > 1000 or any(type(i) is not int or not 0 <= i < 10_000 for i in listed):
-        refuse("layers_to_transform", f"is {shown(value)}; it must be a list of block numbers from 0 on")
+        refuse("layers_to_transform", f"is {shown(value)}; it must be a list of block numbers, 0 or more")
     return listed
 
 
@@ -157,5 +158,5 @@ def token_indices(raw: Raw, limits: Limits) -> list[int] | dict[str, list[int]] 
         if not isinstance(tokens, list) or not 0 < len(tokens) <= limits.names:
             refuse(field, f"is {shown(value)}; it must list from 1 to {limits.names:,} token ids")
         if any(type(token) is not int or not 0 <= token < 2**31 for token in tokens) or len({*tokens}) < len(tokens):
-            refuse(field, f"is {shown(value)}; each entry must be a token id from 0 on, and none may come twice")
+            refuse(field, f"is {shown(value)}; each entry must be a token id of 0 or more, and none may appear twice")
     return value

@@ -46,10 +46,10 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes)
     _check_prefix(header, layout)
     _check_missing(header, layout, base)
     _check_extra(header, layout, base)
-    for name, found in header.items():
-        if found.shape != layout[name].shape:
+    for name, info in header.items():
+        if info.shape != layout[name].shape:
             raise AdapterError(
-                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(found.shape)}, but on {shown(base.name, 120)} it "
+                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}, but on {shown(base.name, 120)} it "
                 f"must be {list(layout[name].shape)}; the adapter was made for another base or rank."
             )
     check_dtypes(header, layout)
@@ -57,7 +57,7 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes)
 
 
 def with_default_targets(config: LoraConfig | SlimConfig, base: BaseShapes) -> LoraConfig | SlimConfig:
-    """A copy that names its Linears: a LoRA without `target_modules` sits where PEFT puts one on this family.
+    """A copy that names its Linears: without `target_modules`, a LoRA gets PEFT's default for this model family.
 
     Raises:
         AdapterError: if PEFT has no such default for this base.
@@ -68,7 +68,7 @@ def with_default_targets(config: LoraConfig | SlimConfig, base: BaseShapes) -> L
         if defaults is None:
             refuse(
                 "target_modules",
-                f"is unset and has no default on {shown(base.name, 120)}; list names such as 'q_proj'",
+                f"is not set and has no default for {shown(base.name, 120)}; list names such as 'q_proj'",
             )
         config.target_modules = set(defaults)  # type: ignore[assignment]  # as PEFT itself keeps a list
     return config
@@ -88,15 +88,20 @@ def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[
         refuse("target_modules", f"names {_listed(absent)}, and {_not_there(base)}")
     wrong = next((name for name in sorted(base.others) if is_target(config, name)), None)
     if wrong is not None:
-        refuse("target_modules", f"names `{wrong}`, which is no Linear; only Linears can be adapted here")
+        refuse("target_modules", f"names `{wrong}`, which is not a Linear; only Linears can be adapted")
     targets = tuple(name for name in base.linears if is_target(config, name))
     if not targets:
-        refuse("target_modules", f"with the other fields leaves no Linear of {shown(base.name, 120)} to adapt")
+        refuse(
+            "target_modules",
+            f"together together together with the other fields leaves no Linear of {shown(base.name, 120)} to adapt",
+        )
     return targets
 
 
 def is_target(config: LoraConfig | SlimConfig, name: str) -> bool:
-    """Whether a config that names its targets adapts a module of that name, if it is a Linear but the head."""
+    """Whether a config with named targets adapts a module of that name, given that it is a Linear other than the
+    head.
+    """
     if config.target_modules == ALL_LINEAR:
         return not _excluded(config, name)
     return bool(check_target_module_exists(config, name))
@@ -107,19 +112,19 @@ def _excluded(config: LoraConfig | SlimConfig, name: str) -> bool:
 
 
 def ignored_names(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
-    """A sentence for each field that names modules which the base lacks. They do nothing, here as in PEFT."""
-    found = []
+    """A sentence for each field that names modules the base does not have. They have no effect, as in PEFT."""
+    sentences = []
     for field in ("target_modules", "rank_pattern", "alpha_pattern"):
         named = getattr(config, field)
         absent = _absent(named, base) if named and named != ALL_LINEAR else []
         if absent:
-            found.append(f"`{field}` names {_listed(absent)}, which was ignored: {_not_there(base)}.")
-    return tuple(found)
+            sentences.append(f"`{field}` names {_listed(absent)}, which was ignored: {_not_there(base)}.")
+    return tuple(sentences)
 
 
 def _absent(named: Iterable[str], base: BaseShapes) -> list[str]:
-    """Names that no module of the base has or ends in."""
-    # Every ending of every name, so that this takes one look-up a target.
+    """Names that match no module of the base, in full or as an ending."""
+    # Every ending of every name, so that each target needs one look-up.
     endings = set()
     for module in (*base.linears, *base.others):
         parts = module.split(".")
@@ -145,12 +150,12 @@ def _check_fingerprint(config: LoraConfig | SlimConfig, targets: tuple[str, ...]
 
 
 def _check_prefix(header: Header, layout: Layout) -> None:
-    """One sentence for keys that are all named differently, before any single one is missed."""
+    """One message if all keys are named differently, before single missing keys are reported."""
     if header.keys() & layout.keys():
         return
     raise AdapterError(
-        f"{WEIGHTS}: no tensor has a name that belongs here: the first is {shown(next(iter(header)), 160)}, expected "
-        f"are names such as {shown(next(iter(layout)), 160)}; save the adapter with PEFT's `save_pretrained`."
+        f"{WEIGHTS}: no tensor has an expected name: the first is {shown(next(iter(header)), 160)}, but names look "
+        f"like {shown(next(iter(layout)), 160)}; save the adapter with PEFT's `save_pretrained`."
     )
 
 
@@ -174,14 +179,14 @@ def _check_extra(header: Header, layout: Layout, base: BaseShapes) -> None:
             "`save_pretrained(…, save_embedding_layers=False)`."
         )
     raise AdapterError(
-        f"{WEIGHTS}: {len(extra):,} tensors have no place in {shown(base.name, 120)}, the first "
-        f"{shown(extra[0], 160)}; the adapter was made for another base or holds more than it says."
+        f"{WEIGHTS}: {len(extra):,} tensors do not belong to {shown(base.name, 120)}, the first is "
+        f"{shown(extra[0], 160)}; the adapter was made for another base or contains more than its config declares."
     )
 
 
 def check_dtypes(header: Header, layout: Layout) -> None:
-    """Raises AdapterError for a tensor in a dtype that its place does not allow."""
-    for name, found in header.items():
-        if found.dtype not in layout[name].dtypes:
+    """Raises AdapterError for a tensor whose dtype is not allowed there."""
+    for name, info in header.items():
+        if info.dtype not in layout[name].dtypes:
             allowed = " or ".join(sorted(layout[name].dtypes))
-            raise AdapterError(f"{WEIGHTS}: {shown(name, 160)} has the dtype {found.dtype}; it must be {allowed}.")
+            raise AdapterError(f"{WEIGHTS}: {shown(name, 160)} has the dtype {info.dtype}; it must be {allowed}.")

@@ -22,7 +22,7 @@ PROMPTS = {
     "CARTRIDGE",
 }
 OTHER_PARTS = {"LN_TUNING", "TRAINABLE_TOKENS", "BEFT"}
-# Kinds whose layers PEFT can turn into LoRAs (`supports_lora_conversion`).
+# Types whose layers PEFT can turn into LoRAs (`supports_lora_conversion`).
 CONVERTIBLE = {
     "C3A",
     "DELORA",
@@ -42,9 +42,9 @@ CONVERTIBLE = {
     "WAVEFT",
 }
 RETRAIN = "train it again as LORA or SLIM"
-CONVERT = "convert it with `peft.save_as_lora` and give the result"
+CONVERT = "convert it with `peft.save_as_lora` and use the result"
 
-# Fields that make more than a low-rank update of a LoRA: what they do, and what its owner can do.
+# Fields with which a LoRA is more than a low-rank update: what they do, and what the owner can do about it.
 VARIANTS = {
     "use_qalora": ("this is a QA-LoRA, which pools its input", "train with use_qalora=false"),
     "use_bdlora": ("this is a BD-LoRA, whose factors are block-diagonal", "train without use_bdlora"),
@@ -53,7 +53,7 @@ VARIANTS = {
     "target_parameters": ("it adapts bare parameters, not Linears", "train with target_modules alone"),
     "alora_invocation_tokens": ("this is an activated LoRA, which waits for certain tokens", "train a plain LoRA"),
     "megatron_config": ("it was made for Megatron's parallel layers", "convert it to a plain LoRA"),
-    "arrow_config": ("this is an Arrow mixture of other LoRAs", "give one of the LoRAs"),
+    "arrow_config": ("this is an Arrow mixture of other LoRAs", "use one of the LoRAs"),
     "kasa_config": ("this is a KaSA, which also changes the base's weights", "train a plain LoRA"),
     "velora_config": ("this is a VeLoRA", "train a plain LoRA"),
     "monteclora_config": ("this is a Monte-Carlo LoRA, which samples its factors", "train a plain LoRA"),
@@ -68,7 +68,7 @@ VARIANTS = {
 
 
 def refuse_kind(kind: object) -> NoReturn:
-    """Raises AdapterError: an adapter of a kind other than LORA and SLIM."""
+    """Raises AdapterError for an adapter type other than LORA and SLIM."""
     known = isinstance(kind, str) and kind in PeftType.__members__
     if not known:
         raise AdapterError(f"{CONFIG}: `peft_type` is {shown(kind)}; it must be 'LORA' or 'SLIM'.")
@@ -82,4 +82,4 @@ def refuse_kind(kind: object) -> NoReturn:
         remedy = "it trains other parts of the base than Linears, so " + RETRAIN
     else:
         remedy = RETRAIN
-    raise AdapterError(f"{CONFIG}: `peft_type` is {kind}, and only LORA and SLIM can be rows here; {remedy}.")
+    raise AdapterError(f"{CONFIG}: `peft_type` is {kind}, but only LORA and SLIM are supported; {remedy}.")

@@ -14,7 +14,7 @@ from .parts import MAGNITUDE, TOKENS, copied_modules, own_rows
 
 
 FLOATS = frozenset({"F32", "F16", "BF16"})
-# A model that was cast as a whole saves its masks and counts like that, too. They become what they were.
+# A model that was cast as a whole also saves its masks and counts in that dtype; they are converted back.
 MASKS, COUNTS = FLOATS | {"BOOL"}, FLOATS | {"I64"}
 PREFIX = "base_model.model."
 
@@ -30,7 +30,7 @@ Layout = dict[str, Expected]
 
 
 def expected_layout(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> Layout:
-    """The whole file of an adapter with this config on these Linears.
+    """All tensors in the file of an adapter with this config on these Linears.
 
     Raises:
         AdapterError: if it brings parts that this base cannot have.
@@ -63,20 +63,20 @@ def scaling_of(config: LoraConfig | SlimConfig, name: str) -> float:
 
 
 def _by_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
-    """As PEFT does it, the first pattern that is the name or ends it counts."""
+    """As in PEFT, the first pattern that equals the name or its ending counts."""
     return next((value for key, value in pattern.items() if name == key or name.endswith(f".{key}")), default)
 
 
 def _table_tensors(config: LoraConfig | SlimConfig, base: BaseShapes) -> Layout:
-    """Heads and embeddings that the adapter brings in whole, and single rows of them."""
-    found = {}
+    """Heads and embeddings that the adapter replaces, and single rows of them."""
+    expected = {}
     for name in copied_modules(config, base):
-        found[f"{PREFIX}{name}.weight"] = Expected(FLOATS, base.tables[name])
+        expected[f"{PREFIX}{name}.weight"] = Expected(FLOATS, base.tables[name])
         if name in base.biased:
-            found[f"{PREFIX}{name}.bias"] = Expected(FLOATS, base.tables[name][:1])
+            expected[f"{PREFIX}{name}.bias"] = Expected(FLOATS, base.tables[name][:1])
     for name, tokens in own_rows(config, base).items():
-        found[f"{PREFIX}{name}.{TOKENS}"] = Expected(FLOATS, (len(tokens), base.tables[name][1]))
-    return found
+        expected[f"{PREFIX}{name}.{TOKENS}"] = Expected(FLOATS, (len(tokens), base.tables[name][1]))
+    return expected
 
 
 def _lora_tensors(config: LoraConfig, r: int, c_in: int, c_out: int) -> Layout:
@@ -116,7 +116,7 @@ def _router_tensors(config: SlimConfig, c_in: int) -> Layout:
 
 
 def _shared_routers(config: SlimConfig, targets: tuple[str, ...]) -> set[str]:
-    """Linears that read the router of an earlier sibling with the same input, and so have none of their own."""
+    """Linears that use the router of an earlier sibling with the same input and have none of their own."""
     if config.router_scope != "block":
         return set()
     owners: set[tuple[str, tuple[str, ...]]] = set()

@@ -20,7 +20,7 @@ MAGNITUDE = "lora_magnitude_vector"
 
 
 def copied_modules(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
-    """Full names of the modules that the adapter brings in whole, in the base's order.
+    """Full names of the modules that the adapter replaces, in the base's order.
 
     Raises:
         AdapterError: for another module than the output head and the input embedding.
@@ -30,14 +30,14 @@ def copied_modules(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[s
         if not any(_is(name, table) for table in base.tables):
             refuse(
                 "modules_to_save",
-                f"names {shown(name)}, but in a row only {_tables(base)} of {shown(base.name, 120)} can be the "
-                "adapter's own; adapt other modules by `target_modules`",
+                f"names {shown(name)}, but an adapter can replace only {_tables(base)} of {shown(base.name, 120)}; "
+                "adapt other modules with `target_modules`",
             )
     return tuple(table for table in base.tables if any(_is(name, table) for name in named))
 
 
 def own_rows(config: LoraConfig | SlimConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
-    """Token ids by the full name of the module that has rows of the adapter's own for them.
+    """Token ids whose rows the adapter replaces, by the full name of the module.
 
     Where head and embedding are one weight, and the embedding has such rows, the head is not named: they are its too.
 
@@ -49,38 +49,38 @@ def own_rows(config: LoraConfig | SlimConfig, base: BaseShapes) -> dict[str, tup
         return {}
     if not isinstance(given, dict):
         if base.embedding is None:
-            refuse(field, f"is set, but {shown(base.name, 120)} has no input embedding that is known here")
+            refuse(field, f"is set, but {shown(base.name, 120)} has no input embedding that is recognised")
         given = {base.embedding: given}
-    found: dict[str, tuple[int, ...]] = {}
+    tokens_by_table: dict[str, tuple[int, ...]] = {}
     for name, tokens in given.items():
         table = next((table for table in base.tables if _is(name, table)), None)
         if table is None:
             refuse(field, f"names {shown(name)}; it can name {_tables(base)} of {shown(base.name, 120)}")
         if table in base.biased:
-            refuse(field, f"names `{table}`, which adds a bias that PEFT would drop; train without")
+            refuse(field, f"names `{table}`, which adds a bias that PEFT would drop; train without it it it")
         if max(tokens) >= base.tables[table][0]:
             refuse(field, f"names token {max(tokens)}, but {shown(base.name, 120)} knows {base.tables[table][0]:,}")
-        found[table] = tuple(tokens)
-    if base.tied and len(found) == 2:
-        if len({*found.values()}) > 1:
-            refuse(field, "names other tokens for the head than for the embedding, which are one weight in this base")
-        del found[cast(str, base.head)]  # a tied base has one
-    both = next((table for table in copied_modules(config, base) if table in found), None)
+        tokens_by_table[table] = tuple(tokens)
+    if base.tied and len(tokens_by_table) == 2:
+        if len({*tokens_by_table.values()}) > 1:
+            refuse(
+                field, "names other tokens for the head than for the embedding, but both share one weight in this base"
+            )
+        del tokens_by_table[cast(str, base.head)]  # a tied base has one
+    both = next((table for table in copied_modules(config, base) if table in tokens_by_table), None)
     if both is not None:
-        refuse(field, f"names `{both}`, which `modules_to_save` brings in whole; leave one of them out")
-    return found
+        refuse(field, f"names `{both}`, which `modules_to_save` replaces entirely; remove it from one of them")
+    return tokens_by_table
 
 
 def check_apart(config: LoraConfig | SlimConfig, targets: Iterable[str], base: BaseShapes) -> None:
-    """Raises AdapterError if a module is to be adapted and rows of it are the adapter's own.
+    """Raises AdapterError if a module is adapted and also has rows replaced by the adapter.
 
     Of a module that is brought in whole PEFT itself leaves the adapter out.
     """
     both = next((name for name in own_rows(config, base) if name in targets), None)
     if both is not None:
-        refuse(
-            "trainable_token_indices", f"names `{both}`, which `target_modules` adapts; leave it out of one of them"
-        )
+        refuse("trainable_token_indices", f"names `{both}`, which `target_modules` adapts; remove it from one of them")
 
 
 def _is(name: str, module: str) -> bool:
@@ -88,4 +88,7 @@ def _is(name: str, module: str) -> bool:
 
 
 def _tables(base: BaseShapes) -> str:
-    return " and ".join(f"`{table}`" for table in base.tables) or "the head and the embedding (which are unknown here)"
+    return (
+        " and ".join(f"`{table}`" for table in base.tables)
+        or "the head and the embedding (not recognised in this base)"
+    )

@@ -69,19 +69,19 @@ def check(
     except AdapterError as error:
         yield Check("readable", "failed", str(error))
         return
-    kept = False
+    handed_over = False
     running: Name = "readable"
     try:
-        for found in _checks(source, base, clean_label(label or source.label), limits, folder):
-            if isinstance(found, str):
-                running = found
+        for result in _checks(source, base, clean_label(label or source.label), limits, folder):
+            if isinstance(result, str):
+                running = result
                 continue
-            kept = found.adapter is not None
-            yield found
+            handed_over = result.adapter is not None
+            yield result
     except AdapterError as error:
         yield Check(error.check or running, "failed", str(error))
     finally:
-        if not kept:
+        if not handed_over:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -93,7 +93,7 @@ def open_adapter(
     limits: Limits = DEFAULT,
     on_check: Callable[[Check], None] = lambda _: None,
 ) -> Adapter:
-    """The same in one call.
+    """`check` in one call.
 
     Returns:
         The adapter; its `delete` removes the private copy.
@@ -101,16 +101,16 @@ def open_adapter(
     Raises:
         AdapterError: with the sentence of the check that failed.
     """
-    for found in check(source, base, label=label, limits=limits):
-        on_check(found)
-        if found.state == "failed":
-            raise AdapterError(found.sentence)
-    assert found.adapter is not None  # the last check is "ready"
-    return found.adapter
+    for result in check(source, base, label=label, limits=limits):
+        on_check(result)
+        if result.state == "failed":
+            raise AdapterError(result.sentence)
+    assert result.adapter is not None  # the last check is "ready"
+    return result.adapter
 
 
 def check_form(config: bytes, shapes: Mapping[str, tuple[int, ...]], base: BaseShapes, limits: Limits) -> None:
-    """Check what an adapter will be, before it is: its config and the shapes of its tensors.
+    """Check an adapter that is yet to be trained: its config and the shapes of its tensors.
 
     Args:
         config: the content of its `adapter_config.json`.
@@ -125,12 +125,14 @@ def check_form(config: bytes, shapes: Mapping[str, tuple[int, ...]], base: BaseS
     raw = read_object(config, CONFIG, limits.json_depth)
     read = read_config(without_expressions(raw, header, limits), limits)
     check_rank(read.config, limits)
-    # Masks and counts are of other kinds than float32, which may stand for them.
+    # Masks and counts have other dtypes, but may be saved as float32.
     check_fit(read.config, header, base)
 
 
 def clean_label(label: str) -> str:
-    """A visitor's text as a name: one line, nothing invisible, not long. Whoever shows it still escapes it."""
+    """A visitor's text as a short name of one line, without invisible characters. It must still be escaped when
+    shown.
+    """
     visible = "".join(c if c.isprintable() else " " for c in label[: 10 * LABEL_LENGTH])
     return " ".join(visible.split())[:LABEL_LENGTH] or "adapter"
 
@@ -138,7 +140,7 @@ def clean_label(label: str) -> str:
 def _checks(
     source: Source, base: BaseShapes | None, label: str, limits: Limits, folder: Path
 ) -> Iterator[Check | Name]:
-    """Names of checks before they run, and what came of them."""
+    """Yields the name of each check before it runs, and its result afterwards."""
     yield "readable"
     source.copy_to(folder, limits)
     weights = folder / WEIGHTS
@@ -154,7 +156,7 @@ def _checks(
         check_alone(read.config, header)
     ends_with = learned_ending(folder, limits)
     (folder / RECORD).unlink(missing_ok=True)
-    (folder / CONFIG).unlink()  # what counts from here on is the config that was rebuilt
+    (folder / CONFIG).unlink()  # from here on only the rebuilt config is used
     kind: Literal["lora", "slim"] = "lora" if isinstance(read.config, LoraConfig) else "slim"
     what = "DoRA" if getattr(read.config, "use_dora", False) else kind.upper()
     yield Check("format", "passed", f"A {what} adapter in safetensors.")
@@ -170,7 +172,7 @@ def _checks(
 
     yield "weights finite"
     check_values(weights, limits)
-    yield Check("weights finite", "passed", "Every number is finite and of a sane size.")
+    yield Check("weights finite", "passed", "All numbers are finite and of a plausible size.")
 
     yield "changes something"
     moves = Check("changes something", "passed", "Its update is not zero.")
@@ -178,16 +180,17 @@ def _checks(
         moves = Check(
             "changes something",
             "warning",
-            "It changes nothing: the update of each Linear is zero, as before training; its answers are the base's.",
+            "It changes nothing: the update of every Linear is zero, as before training, so its answers are the "
+            "base's.",
         )
     yield moves
 
     yield "ready"
     ignored = ignored_names(read.config, base) if base else ()
-    told = [
+    warnings = [
         *read.warnings,
         *ignored,
-        *(found.sentence for found in (fits, moves) if found.state == "warning" and base),
+        *(result.sentence for result in (fits, moves) if result.state == "warning" and base),
     ]
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -202,7 +205,7 @@ def _checks(
         size,
         digest,
         read.trained_on,
-        tuple(told),
+        tuple(warnings),
         ends_with,
     )
     yield Check("ready", "passed", f"{adapter.detail}.", adapter)
@@ -216,12 +219,12 @@ def _fit(read: ReadConfig, header: Header, base: BaseShapes | None) -> tuple[tup
         return targets, Check(
             "fits this base",
             "warning",
-            f"Trained on another base: it names {shown(read.trained_on, 120)}, this is {shown(base.name, 120)}. All "
-            "shapes fit, but the answers may be poor.",
+            f"Trained on another base: its config names {shown(read.trained_on, 120)}, this is "
+            f"{shown(base.name, 120)}. All shapes fit, but the answers may be poor.",
         )
-    return targets, Check("fits this base", "passed", f"All {len(targets)} Linears are there in the right sizes.")
+    return targets, Check("fits this base", "passed", f"All {len(targets)} Linears have the right sizes.")
 
 
 def _model_name(name: str) -> str:
-    """The last part of a folder or Hub id: the same model may lie in either."""
+    """The last part of a folder or Hub id, since the same model may be in either."""
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()

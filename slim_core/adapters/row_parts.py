@@ -24,7 +24,7 @@ from ..method import ForwardContext, SlimLayer
 
 
 class RowPart:
-    """Changes what one module of the base gives to the rows of one adapter.
+    """Changes the output of one base module for the rows of one adapter.
 
     Args:
         name: of the adapter in `adapter_names`.
@@ -46,12 +46,12 @@ class RowPart:
         raise NotImplementedError
 
     def tensors(self) -> list[Tensor]:
-        """What it keeps in memory."""
+        """Its tensors in memory."""
         raise NotImplementedError
 
 
 class Magnitudes(RowPart):
-    """DoRA: each output channel of W x is `factor` times as large. What the LoRA adds is so by its factor B.
+    """DoRA: scales each output channel of W x by `factor`. The LoRA update is scaled through its factor B.
 
     Args:
         factor: (C_out,) float32.
@@ -59,7 +59,7 @@ class Magnitudes(RowPart):
 
     def __init__(self, name: str, context: ForwardContext, factor: Tensor) -> None:
         super().__init__(name, context)
-        # As PEFT sums it up, so that a factor of 1 changes nothing.
+        # Computed as in PEFT, so that a factor of 1 changes nothing.
         self._more = factor - 1
 
     def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class ReplacedModule(RowPart):
         }
 
     def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        # Past the hooks, of which this is one.
+        # Bypasses the hooks, of which this is one.
         return type(module).forward(self._own, x)
 
     def tensors(self) -> list[Tensor]:
@@ -116,9 +116,9 @@ class ReplacedTokens(RowPart):
     def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         if isinstance(module, nn.Linear):
             return output.index_copy(-1, self._tokens, F.linear(x, self._values).to(output.dtype))
-        found = x.unsqueeze(-1) == self._tokens
-        own = F.embedding(found.int().argmax(-1), self._values)
-        return torch.where(found.any(-1, keepdim=True), own, output)
+        matches = x.unsqueeze(-1) == self._tokens
+        own = F.embedding(matches.int().argmax(-1), self._values)
+        return torch.where(matches.any(-1, keepdim=True), own, output)
 
     def tensors(self) -> list[Tensor]:
         return [self._tokens, self._values]
@@ -134,7 +134,7 @@ def put_tables(
     copies: dict[str, dict[str, Tensor]],
     rows: dict[str, tuple[tuple[int, ...], Tensor]],
 ) -> None:
-    """Give an adapter its own head, embedding or tokens.
+    """Give an attached adapter its own head, embedding or token rows.
 
     Args:
         base: the base model, to which the adapter is attached.
@@ -153,7 +153,7 @@ def put_tables(
 
 @torch.no_grad()
 def put_magnitudes(base: nn.Module, name: str, magnitudes: dict[str, Tensor]) -> None:
-    """Make a DoRA of an attached LoRA. Both factors stay; B takes the magnitudes in.
+    """Turn an attached LoRA into a DoRA. Both factors stay; B absorbs the magnitudes.
 
     Args:
         base: the base model, to which the LoRA is attached.
@@ -174,16 +174,16 @@ def put_magnitudes(base: nn.Module, name: str, magnitudes: dict[str, Tensor]) ->
 
 
 def drop_parts(base: nn.Module, name: str) -> None:
-    """Take off all parts of an adapter; nothing happens if it has none."""
-    kept = _kept.get(base, {})
-    for _, handle in kept.pop(name, ()):
+    """Remove all parts of an adapter; does nothing if it has none."""
+    others = _kept.get(base, {})
+    for _, handle in others.pop(name, ()):
         handle.remove()
-    if not kept:
+    if not others:
         _kept.pop(base, None)
 
 
 def part_tensors(base: nn.Module, name: str | None = None) -> Iterator[Tensor]:
-    """What the parts of an adapter keep in memory, or those of all."""
+    """Tensors that the parts of one adapter, or of all, keep in memory."""
     for owner, parts in _kept.get(base, {}).items():
         if name in (None, owner):
             for part, _ in parts:
@@ -191,7 +191,7 @@ def part_tensors(base: nn.Module, name: str | None = None) -> Iterator[Tensor]:
 
 
 def _plain(base: nn.Module, place: str) -> nn.Module:
-    """The base's own module, whatever is around it."""
+    """The base's own module, unwrapped."""
     module = base.get_submodule(place)
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 

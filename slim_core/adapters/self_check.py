@@ -43,7 +43,7 @@ def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
 
 def _linears(header: Header, first: str, second: str) -> dict[str, tuple[int, int]]:
     """(C_in, C_out) by module name, from each pair of factors."""
-    found = {}
+    linears = {}
     for name, info in header.items():
         if not name.startswith(PREFIX) or not name.endswith(f".{first}"):
             continue
@@ -51,36 +51,35 @@ def _linears(header: Header, first: str, second: str) -> dict[str, tuple[int, in
         if other not in header:
             raise AdapterError(f"{WEIGHTS}: {shown(other, 160)} is missing beside {first}; the file is incomplete.")
         module = name.removeprefix(PREFIX).removesuffix(f".{first}")
-        found[module] = (_sides(name, info)[1], _sides(other, header[other])[0])
-    if not found:
+        linears[module] = (_sides(name, info)[1], _sides(other, header[other])[0])
+    if not linears:
         raise AdapterError(
-            f"{WEIGHTS}: no tensor has a name that belongs here: the first is {shown(next(iter(header)), 160)}, "
-            f"expected are names such as '{PREFIX}model.layers.0.mlp.up_proj.{first}'; save the adapter with PEFT's "
-            "`save_pretrained`."
+            f"{WEIGHTS}: no tensor has an expected name: the first is {shown(next(iter(header)), 160)}, but names "
+            f"look like '{PREFIX}model.layers.0.mlp.up_proj.{first}'; save the adapter with PEFT's `save_pretrained`."
         )
-    return found
+    return linears
 
 
 def _base_by_header(
     config: LoraConfig | SlimConfig, header: Header, linears: dict[str, tuple[int, int]]
 ) -> BaseShapes:
-    """The base that the file itself speaks of."""
+    """The base that the file implies."""
     tokens = getattr(config, "trainable_token_indices", None) or ()
     tables: dict[str, tuple[int, int]] = {}
     for named, ending, most in (
         (config.modules_to_save or (), ".weight", None),
         (tokens if isinstance(tokens, dict) else ("",) if tokens else (), f".{TOKENS}", MOST_TOKENS),
     ):
-        there = [key.removeprefix(PREFIX).removesuffix(ending) for key in header if key.endswith(ending)]
+        given_modules = [key.removeprefix(PREFIX).removesuffix(ending) for key in header if key.endswith(ending)]
         for name in named:
-            module = next((module for module in there if _is_called(module, name)), name)
+            module = next((module for module in given_modules if _is_called(module, name)), name)
             info = header.get(f"{PREFIX}{module}{ending}")
             shape = (0, 0) if info is None else info.shape
-            # Of another number of dimensions it fits nowhere, which the layout says.
+            # With another number of dimensions it fits nowhere; the layout check reports that.
             rows, columns = shape if len(shape) == 2 else (0, 0)
             tables[module] = (rows if most is None else most, columns)
     present = [name for name in tables if f"{PREFIX}{name}.{TOKENS}" in header]
-    # Of a head that is tied to the embedding there is no second copy in the file.
+    # If the head is tied to the embedding, the file has no second copy.
     tied = len(tokens) == 2 and len(present) == 1
     head = next((name for name in tables if name not in present), None) if tied else None
     biased = frozenset(name for name in tables if f"{PREFIX}{name}.bias" in header)
@@ -94,7 +93,8 @@ def _is_called(module: str, name: str) -> bool:
 def _sides(name: str, info: TensorInfo) -> tuple[int, ...]:
     if len(info.shape) != 2 or 0 in info.shape:
         raise AdapterError(
-            f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}; a factor has two sides, none of them 0."
+            f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}; a factor must have two dimensions, "
+            "neither of them 0."
         )
     return info.shape
 
@@ -105,8 +105,8 @@ def _check_targets(config: LoraConfig | SlimConfig, linears: dict[str, tuple[int
     wrong = next((name for name in linears if not is_target(config, name)), None)
     if wrong is not None:
         raise AdapterError(
-            f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is none of the config's `target_modules`; the "
-            "two files are not of one adapter."
+            f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is not among the config's `target_modules`; "
+            "the two files belong to different adapters."
         )
 
 
@@ -114,8 +114,8 @@ def _check_names(header: Header, layout: Layout, first: str, second: str) -> Non
     missing = next((name for name in layout if name not in header), None)
     if missing is not None:
         raise AdapterError(
-            f"{WEIGHTS}: {shown(missing, 160)} is missing, which the config asks for; the file is incomplete or of "
-            "another config."
+            f"{WEIGHTS}: {shown(missing, 160)} is missing, which the config asks for; the file is incomplete or "
+            "belongs to another config."
         )
     extra = next((name for name in header if name not in layout), None)
     if extra is not None:
@@ -126,9 +126,9 @@ def _check_names(header: Header, layout: Layout, first: str, second: str) -> Non
 
 
 def _check_shapes(header: Header, layout: Layout) -> None:
-    for name, found in header.items():
-        if found.shape != layout[name].shape:
+    for name, info in header.items():
+        if info.shape != layout[name].shape:
             raise AdapterError(
-                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(found.shape)}, but by the config and the Linear's "
-                f"other tensors it must be {list(layout[name].shape)}; the two files are not of one adapter."
+                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}, but by the config and the Linear's "
+                f"other tensors it must be {list(layout[name].shape)}; the two files belong to different adapters."
             )

@@ -14,14 +14,15 @@ from ..outside.errors import AdapterError, megabytes, shown
 from .adapter import Adapter
 
 
-# Why one went, as the end of a sentence.
+# Why an adapter was removed, as the end of a sentence.
 OWN_NEW = "to make room for your new one"
-OTHERS_NEW = "since others need the room and it was used longest ago"
+OTHERS_NEW = "because others needed the memory and it was the least recently used"
 
 
 @dataclass(frozen=True)
 class StoreLimits:
-    """How much is held. Bytes are those that an adapter takes in a model. One on its way in comes on top.
+    """Limits of the store. Bytes are the memory that an adapter takes in a model. An adapter being added is not
+    counted yet.
 
     Attributes:
         owner_count: adapters of one visitor.
@@ -56,7 +57,7 @@ class _State:
     held: StoredAdapter
     users: int = 0
     dropped: bool = False
-    # Makes room for one that is on its way in, and goes when that has arrived.
+    # Being removed to make room; dropped once the new adapter has been added.
     going: bool = False
 
 
@@ -86,7 +87,7 @@ class AdapterStore:
     def add(
         self, owner: str, adapter: Adapter, attach: Callable[[StoredAdapter], None] = lambda held: None
     ) -> StoredAdapter:
-        """Take an adapter in, and then drop others where there is no room.
+        """Add an adapter, then drop others if there is not enough memory.
 
         Args:
             owner: whose it is.
@@ -102,13 +103,13 @@ class AdapterStore:
         with self._lock:
             own = [s for s in self._present() if s.held.owner == owner and not s.going]
             gone = self._to_drop(own, adapter, self.limits.owner_count, self.limits.owner_bytes)
-            # Also those that are removed but still in use: they take room until their answer ends.
+            # Including removed adapters that are still in use: they take memory until their answer ends.
             rest = [s for s in self._states.values() if s not in gone and not s.going]
             others = self._to_drop(rest, adapter, self.limits.total_count, self.limits.total_bytes)
             for state in gone + others:
                 state.going = True
             held = StoredAdapter(f"visitor-{next(self._numbers)}", owner, adapter)
-            # Used while it is on its way: whoever comes meanwhile does not push it out.
+            # Marked as used while it is being added, so that another new adapter does not evict it.
             new = self._states[held.key] = _State(held, users=1)
         try:
             attach(held)
@@ -130,7 +131,7 @@ class AdapterStore:
         with self._lock:
             for state in gone + others:
                 state.going = False
-            # One whose owner left while it was on its way needs no room.
+            # If its owner left meanwhile, it needs no memory.
             leaving = [] if new.dropped else [state for state in gone + others if not state.dropped]
             for state in leaving:
                 self._notify(state, OWN_NEW if state in gone else OTHERS_NEW)
@@ -158,7 +159,7 @@ class AdapterStore:
             self._release(freed)
 
     def of(self, owner: str) -> tuple[StoredAdapter, ...]:
-        """A visitor's adapters, in the order in which they were last used."""
+        """A visitor's adapters, least recently used first."""
         with self._lock:
             return tuple(state.held for state in self._present() if state.held.owner == owner)
 
@@ -168,19 +169,19 @@ class AdapterStore:
             return tuple(state.held for state in self._present())
 
     def delete_files(self) -> None:
-        """The process ends: delete all files. Rows are not taken off, for the model goes as well."""
+        """Delete all files when the process ends. The adapters are not detached, since the model goes too."""
         for held in self.all():
             held.adapter.delete()
 
     def remove(self, key: str) -> None:
-        """Drop an adapter; nothing happens if it is gone already."""
+        """Drop an adapter; does nothing if it is already gone."""
         with self._lock:
             state = self._states.get(key)
             freed = [] if state is None or state.dropped else [self._drop(state)]
         self._release(freed)
 
     def clear(self, why: str) -> None:
-        """Drop everything, and tell the owners why, as the end of a sentence."""
+        """Drop everything. `why` completes the sentence that the owners see."""
         with self._lock:
             all_of_them = self._present()
             for state in all_of_them:
@@ -189,7 +190,7 @@ class AdapterStore:
         self._release(freed)
 
     def leave(self, owner: str) -> None:
-        """A visitor leaves: their adapters, files and notices go."""
+        """Remove a visitor's adapters, files and notices."""
         with self._lock:
             mine = [state for state in self._present() if state.held.owner == owner]
             freed = [self._drop(state) for state in mine]
@@ -197,7 +198,7 @@ class AdapterStore:
         self._release(freed)
 
     def notices(self, owner: str) -> tuple[str, ...]:
-        """Sentences about adapters of this visitor that went for want of room; each is told once."""
+        """Sentences about this visitor's adapters that were dropped to free memory; each is returned once."""
         with self._lock:
             return tuple(self._notices.pop(owner, ()))
 
@@ -207,7 +208,7 @@ class AdapterStore:
         return [state for state in self._states.values() if not state.dropped]
 
     def _to_drop(self, held: list[_State], adapter: Adapter, count: int, size: int) -> list[_State]:
-        """The least recently used of `held` that must go so that `adapter` has room."""
+        """The least recently used of `held` that must be dropped to make room for `adapter`."""
         gone: list[_State] = []
         left = len(held)
         used = sum(state.held.adapter.row_bytes for state in held)
@@ -221,8 +222,8 @@ class AdapterStore:
             used -= state.held.adapter.row_bytes
         if left >= count or used + adapter.row_bytes > size:
             raise AdapterError(
-                "There is no room for another adapter while answers are being written with the others; try again "
-                "when they have ended."
+                "There is no memory for another adapter while the others are answering; try again when they have "
+                "finished."
             )
         return gone
 
@@ -231,7 +232,7 @@ class AdapterStore:
         self._notices.setdefault(state.held.owner, []).append(sentence)
 
     def _drop(self, state: _State) -> StoredAdapter | None:
-        """Take it out; None if an answer still needs it, which then frees it."""
+        """Drop it; None if an answer still uses it, in which case it is freed when that ends."""
         state.dropped = True
         if state.users:
             return None
@@ -239,7 +240,7 @@ class AdapterStore:
         return state.held
 
     def _end_use(self, state: _State) -> list[StoredAdapter]:
-        """One use less; what was dropped meanwhile is taken out with the last."""
+        """End one use; an adapter dropped in the meantime is freed with its last use."""
         state.users -= 1
         if state.users or not state.dropped:
             return []
@@ -252,7 +253,8 @@ class AdapterStore:
         most = min(self.limits.owner_bytes, self.limits.total_bytes)
         if adapter.row_bytes > most:
             raise AdapterError(
-                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; a visitor may hold {megabytes(most)}."
+                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; a visitor's adapters may take at most "
+                f"{megabytes(most)}."
             )
 
     def _release(self, freed: Sequence[StoredAdapter | None]) -> None:

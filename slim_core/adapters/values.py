@@ -23,7 +23,7 @@ from .parts import MAGNITUDE
 STATISTICS = tuple(
     f".slim_{name}" for name in ("center", "var", "token_mean", "token_var", "reference", "count", "columns", "rows")
 )
-# Far beyond the square of any activation, and beyond the number of tokens that anybody trains on.
+# Far larger than the square of any activation and than any number of training tokens.
 LARGEST_STATISTIC = 1e15
 FACTORS = {"lora_A.weight": "lora_B.weight", "slim_A": "slim_B"}
 
@@ -44,7 +44,7 @@ def check_values(path: Path, limits: Limits) -> None:
 
 
 def changes(path: Path, config: LoraConfig | SlimConfig, header: Header) -> bool:
-    """Whether the update of any Linear is not zero: a random input comes out of it as more than zero in float32.
+    """Whether the update of any Linear is nonzero: tested with a random input in float32.
 
     Both factors may hold numbers and yet have no common rank, no common survivors of the masks, or a scale or a
     product that float32 rounds to zero. Magnitudes, or a head, embedding or tokens of its own, are taken for a change.
@@ -71,7 +71,7 @@ def _random(size: int) -> Tensor:
 
 
 def _masked(values: Tensor, file: safe_open, name: str, header: Header) -> Tensor:
-    """What dynamic merging leaves of them, where the file has its masks."""
+    """The values after dynamic merging, if the file has its masks."""
     return values * file.get_tensor(name).double() if name in header else values
 
 
@@ -97,4 +97,6 @@ def _check_magnitude(name: str, tensor: Tensor, limits: Limits) -> None:
 
 def _check_sign(name: str, tensor: Tensor) -> None:
     if name.endswith((".slim_var", ".slim_token_var", ".slim_count")) and (tensor < 0).any():
-        raise AdapterError(f"{WEIGHTS}: {shown(name, 160)} holds a negative number; variances and counts have none.")
+        raise AdapterError(
+            f"{WEIGHTS}: {shown(name, 160)} holds a negative number; variances and counts cannot be negative."
+        )

@@ -40,7 +40,7 @@ class BaseChoice:
 
     @property
     def label(self) -> str:
-        """Its name for people. Where a folder lies is nobody's business."""
+        """Its display name, without the path of a folder."""
         folder = named_folder(self.base) if self.operator else None
         return self.name or (folder.name if folder is not None else self.base)
 
@@ -57,16 +57,16 @@ def demo_choice(demo: Path, settings: str) -> BaseChoice:
     """
     if not (demo / "base").is_dir():
         raise EngineError(
-            f"There is no demo model in {demo}: make it with `python -m slim_core demo build`, or name your own with "
+            f"There is no demo model in {demo}: build it with `python -m slim_core demo build`, or name your own with "
             f"{settings}."
         )
     return BaseChoice(str(demo / "base"), name=DEMO_NAME, lora=str(demo / "lora"), slim=str(demo / "slim"))
 
 
 def named_folder(name: str) -> Path | None:
-    """The folder of that name, as its operator writes it; None if there is none."""
+    """The existing folder that the operator named; None if there is none."""
     try:
         path = Path(name).expanduser()
         return path if name.strip() and path.is_dir() else None
-    except (OSError, RuntimeError):  # longer than a name can be, or in the home of somebody who is not here
+    except (OSError, RuntimeError):  # too long for a file name, or in the home of an unknown user
         return None

@@ -15,30 +15,30 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from ..outside.errors import shown
 
 
-# What transformers repeats as often as a field says, by the end of its name, and the most that is built. The largest
-# models that people bring have about 130 layers and 512 experts.
+# Limits for fields (by the end of their name) that say how often transformers repeats something. The largest models in
+# use have about 130 layers and 512 experts.
 COUNTS = (
     (re.compile(r"(?:^|_)(?:layers?|blocks?|depths?)\Z"), 1_000),
     (re.compile(r"(?:^|_)experts?\Z"), 4_096),
     (re.compile(r"(?:^|_)labels\Z"), 100_000),
 )
-# No other number of a model comes near it.
+# No other number in a config comes near this.
 LARGEST = 2**40
-# Nor one in a list to this; there, some families tell how often something is repeated.
+# The same for numbers in lists, where some families say how often something is repeated.
 LARGEST_IN_LIST = 2**20
-# A layer takes 20 to 30 calls of torch, one with separate experts some thousand. Though nothing is allocated on the
-# meta device, each makes objects that stay in memory.
+# A layer takes 20 to 30 torch calls, one with separate experts some thousand. Nothing is allocated on the meta device,
+# but each call creates objects that stay in memory.
 BUILD_CALLS = 200_000
-# What no language model is without, as transformers names it in every family.
+# Sizes that every language model has, under transformers' common names.
 SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
 
 
 class BaseConfigError(ValueError):
-    """What is wrong with a base's config, to stand behind a colon in the sentence of whoever asked for it."""
+    """What is wrong with a base's config, as the part of a message after a colon."""
 
 
 def read_base_config(name: str | Path, revision: str | None = None) -> PreTrainedConfig:
-    """The config of a base model, for transformers' own code alone.
+    """The config of a base model, for use with transformers' own code only.
 
     Args:
         name: folder or Hub id.
@@ -75,7 +75,7 @@ def build_empty(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
 
 
 def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int, bool]]:
-    """Every whole number of nested JSON, with its field and whether it is in a list.
+    """Every integer in nested JSON, with its field and whether it is in a list.
 
     Without recursion: the depth is theirs.
     """
@@ -91,7 +91,7 @@ def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int, bool]]:
 
 
 def _check_number(field: str, number: int, in_list: bool) -> None:
-    """Refuse a count that would take minutes and gigabytes to build, before transformers repeats anything so often."""
+    """Refuse a count with which building the model would take minutes and gigabytes."""
     name = field.rpartition(".")[2]
     most = next((most for ending, most in COUNTS if ending.search(name)), LARGEST)
     if in_list:
@@ -102,7 +102,7 @@ def _check_number(field: str, number: int, in_list: bool) -> None:
 
 
 def _check_sizes(config: PreTrainedConfig) -> None:
-    """Refuse a model of nothing, which would fit anywhere."""
+    """Refuse a model of size zero, which would fit anywhere."""
     text = config.get_text_config()
     for name in SIZES:
         if name in (text.per_layer_attributes or ()):
@@ -113,7 +113,7 @@ def _check_sizes(config: PreTrainedConfig) -> None:
 
 
 class _CallLimit(TorchFunctionMode):
-    """Ends the building of a model after so many calls of torch. It concerns its own thread alone."""
+    """Stops building a model after a number of torch calls. It affects only its own thread."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

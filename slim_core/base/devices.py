@@ -14,25 +14,25 @@ from .errors import EngineError
 
 
 # Memory limits of containers: version 2 of control groups, then version 1. Limit, use, and the line of `memory.stat`
-# with what is used for files and can be had back.
+# with reclaimable file cache.
 CGROUPS = Path("/sys/fs/cgroup")
 CGROUP_FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
-# Of a GPU that shares a model with others: the rest is for activations and fragments.
+# Share of each GPU used for the weights of a model spread over several; the rest is for activations and fragmentation.
 SHARE_OF_EACH_GPU = 0.9
 
 
 def best_device() -> torch.device:
-    """A GPU where there is one."""
+    """A GPU if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def chosen_device(name: str | torch.device | None) -> torch.device:
-    """The device that somebody named; the best one for None.
+    """The named device; the best one for None.
 
     Raises:
         EngineError: if there is none of that name here.
@@ -44,18 +44,20 @@ def chosen_device(name: str | torch.device | None) -> torch.device:
     except RuntimeError:  # torch knows no such name
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise EngineError(f"There is no device {str(name)[:60]!r}; it must be cpu, cuda, cuda:1 or such, or mps.")
+        raise EngineError(
+            f"There is no device {str(name)[:60]!r}; it must be cpu, cuda, a numbered GPU such as cuda:1, or mps."
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError(f"There is no device {name}: torch finds no CUDA GPU on this machine; choose cpu.")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise EngineError(f"There is no device {name}: this machine has {count} CUDA GPUs, counted from 0.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise EngineError("There is no device mps: torch finds no GPU of Apple's on this machine; choose cpu.")
+        raise EngineError("There is no device mps: torch finds no Apple GPU on this machine; choose cpu.")
     return device
 
 
 def compute_dtype() -> torch.dtype:
-    """bfloat16 on GPUs that have it, else float32. Some GPUs only emulate it, slowly."""
+    """bfloat16 on GPUs that support it, else float32. Some GPUs only emulate it, slowly."""
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
@@ -63,12 +65,12 @@ def cpu_has_bfloat16() -> bool:
     """Whether this processor multiplies in bfloat16 itself."""
     if not hasattr(torch.cpu, "get_capabilities"):  # older than the function
         return torch.cpu._is_avx512_bf16_supported()
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def answer_dtype(device: torch.device, stored: torch.dtype | None) -> torch.dtype:
-    """In what a base answers: bfloat16 where the device has it, else float32.
+    """The dtype a base runs in: bfloat16 if the device supports it, else float32.
 
     Args:
         device: where it answers.
@@ -84,7 +86,7 @@ def answer_dtype(device: torch.device, stored: torch.dtype | None) -> torch.dtyp
 
 
 def device_memory(device: torch.device) -> tuple[int | None, int | None]:
-    """Free and total bytes of a device; None where it does not say."""
+    """Free and total bytes of a device; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
     if device.type == "mps":
@@ -110,7 +112,7 @@ def cpu_memory(cgroups: Path = CGROUPS) -> tuple[int, int]:
 
 
 def all_gpus(released: Mapping[torch.device, int] = MappingProxyType({})) -> dict[int, int]:
-    """By its index, how many bytes of each CUDA device a model that is spread over all of them may take.
+    """Bytes that a model spread over all CUDA devices may take on each, by device index.
 
     Args:
         released: by device, bytes that will be free by then and are not yet.
@@ -120,9 +122,9 @@ def all_gpus(released: Mapping[torch.device, int] = MappingProxyType({})) -> dic
     return {gpu.index: int(most * SHARE_OF_EACH_GPU) for gpu, most in free.items()}
 
 
-def bytes_on(device: torch.device, found: Mapping[torch.device, int]) -> int:
-    """Of bytes by device, those on one. Without an index, it is the current one of its type."""
-    alike = {other.index or 0: size for other, size in found.items() if other.type == device.type}
+def bytes_on(device: torch.device, by_device: Mapping[torch.device, int]) -> int:
+    """The bytes on one device. A device without an index is the current one of its type."""
+    alike = {other.index or 0: size for other, size in by_device.items() if other.type == device.type}
     if not alike:
         return 0
     index = device.index

@@ -13,14 +13,14 @@ Messages = Sequence[dict[str, str]]
 
 
 class Encoder(Protocol):
-    """One thread at a time may use it. What a tokenizer or a template refuses is raised as they raise it.
+    """Only one thread at a time may use it. Errors of the tokenizer or template are passed on unchanged.
 
     In `sandbox.TokenizerProcess` that is a ValueError; an EngineError says that it took too long, too much memory, or
     does not start.
     """
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """The token ids of a text; with `special`, with those that the tokenizer puts around any text."""
+        """The token ids of a text; with `special`, including those that the tokenizer adds around any text."""
         ...
 
     def render(self, messages: Messages, template: str) -> str:
@@ -28,16 +28,18 @@ class Encoder(Protocol):
         ...
 
     def encode_chat(self, messages: Messages, template: str) -> list[int]:
-        """The token ids of a conversation, up to where the answer begins; what people typed is no control token."""
+        """The token ids of a conversation, up to where the answer begins; text that people typed never becomes a
+        control token.
+        """
         ...
 
     def close(self) -> None:
-        """Give back what it holds. Who asks again gets an answer all the same."""
+        """Release its resources. It can still be used afterwards."""
         ...
 
 
 class LocalEncoder:
-    """A tokenizer that is trusted, used in this process."""
+    """A trusted tokenizer, used in this process."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -47,7 +49,7 @@ class LocalEncoder:
 
     def render(self, messages: Messages, template: str) -> str:
         text = self._tokenizer.apply_chat_template([*messages], chat_template=template, tokenize=False)
-        return cast("str", text)  # of one conversation, and not tokenised
+        return cast("str", text)  # a single conversation, not tokenised
 
     def encode_chat(self, messages: Messages, template: str) -> list[int]:
         ids = self._tokenizer.apply_chat_template(
@@ -57,7 +59,7 @@ class LocalEncoder:
             return_dict=False,
             sanitize_control_tokens=True,
         )
-        return cast("list[int]", ids)  # one conversation, tokenised, and no dict
+        return cast("list[int]", ids)  # a single conversation, tokenised, not as a dict
 
     def close(self) -> None:
         pass

@@ -7,11 +7,11 @@ import torch
 
 
 class EngineError(Exception):
-    """The message is one sentence for a person: what is wrong, and what to change."""
+    """The message is one sentence for people: what is wrong and what to change."""
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether something went wrong, rather than that this thread or generator is to end.
+    """Whether an exception is an error, rather than a request to end the thread or generator.
 
     A panic of a library in Rust, as the tokenizers are, is no `Exception`, and its class has no public name.
     """
@@ -19,7 +19,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device is used up. The CPU and MPS have no class of their own."""
+    """Whether an error means out of memory. The CPU and MPS have no error class of their own for this."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_sentence(device: torch.device, rows: int) -> str:
-    """What to change when the memory is used up while `rows` answers are written."""
+    """What to change when memory runs out while `rows` answers are being written."""
     place = "The computer's memory" if device.type == "cpu" else f"The memory of {device}"
     fewer = "compare fewer answers at once, " if rows > 1 else ""
     return (

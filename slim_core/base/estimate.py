@@ -22,17 +22,17 @@ from .errors import EngineError
 
 
 Bits = Literal[4, 8] | None
-# What is put by for answers: base, LoRA and SLIM, each with so many tokens of prompt and answer.
+# Memory reserved for answers: base, LoRA and SLIM, each with this many tokens of prompt and answer.
 ROWS, TOKENS = 3, 2048
 # NF4 with double quantisation: half a byte, a byte for 64 of them, and a float32 for 256 of those.
 BYTES_OF_4_BITS = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-# Fragments, and what the library puts by for itself.
+# Fragmentation, and the library's own reserve.
 MARGIN = 1.05
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What a base model takes.
+    """Memory that a base model needs.
 
     Attributes:
         parameters: how many numbers it has.
@@ -50,12 +50,12 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """Bytes that have to be free."""
+        """Bytes that must be free."""
         return int((self.weights + self.answers) * MARGIN)
 
 
 def estimate(model: PreTrainedModel, dtype: torch.dtype, bits: Bits = None) -> MemoryNeed:
-    """What a causal language model takes.
+    """Estimate the memory that a causal language model needs.
 
     Args:
         model: without weights, as `empty_model` makes it.
@@ -72,21 +72,19 @@ def estimate(model: PreTrainedModel, dtype: torch.dtype, bits: Bits = None) -> M
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model on the meta device, where weights have shapes and no memory.
+    """The model on the meta device, where weights have shapes but take no memory.
 
     Raises:
         EngineError: if it cannot be built, or is no causal language model of a kind that transformers knows.
     """
     try:
         return build_empty(config, dtype)
-    except Exception as error:  # whatever a config can do wrong, transformers raises as it likes
-        raise EngineError(
-            f"The config describes no causal language model that can be built: {first_line(error)}."
-        ) from None
+    except Exception as error:  # transformers raises many kinds of errors for bad configs
+        raise EngineError(f"No causal language model can be built from this config: {first_line(error)}.") from None
 
 
 def quantised_weights(model: PreTrainedModel) -> set[int]:
-    """The `id` of each weight that transformers hands to bitsandbytes: of plain Linears, but for the output head.
+    """The `id` of each weight that transformers hands to bitsandbytes: of plain Linears, except the output head.
 
     Experts of mixture models are no Linears, and stay what they are.
     """
@@ -99,7 +97,7 @@ def quantised_weights(model: PreTrainedModel) -> set[int]:
 
 
 def _sizes(model: PreTrainedModel, bits: Bits) -> Iterator[float]:
-    """Bytes of each tensor; what is shared counts once."""
+    """Bytes of each tensor; shared tensors count once."""
     quantised = quantised_weights(model) if bits is not None else set()
     for tensor in [*model.parameters(), *model.buffers()]:
         if id(tensor) not in quantised:
@@ -112,29 +110,31 @@ def _sizes(model: PreTrainedModel, bits: Bits) -> Iterator[float]:
 
 
 def _cache_bytes(text: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
-    """Keys and values of one answer; a sliding window keeps no more than itself."""
+    """Bytes of keys and values for one answer; a sliding window stores only its own length."""
     layers = DynamicCache(config=text).layers
     kept = [min(tokens, getattr(layer, "sliding_window", None) or tokens) for layer in layers]
     kept = kept or [tokens] * text.num_hidden_layers
-    # Layers that share another one's keys and values have no place of their own in the cache; they come last.
+    # Layers that share another layer's keys and values have no cache entry; they come last.
     widths = [_cache_width(layer) for layer in text.per_layer_config[: len(kept)]]
     return 2 * sum(map(mul, kept, widths)) * dtype.itemsize
 
 
 def _cache_width(layer: PreTrainedConfig) -> int:
-    """Numbers of one token's keys in one layer."""
+    """Number of values in one token's keys in one layer."""
     heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
     return heads * (getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)
 
 
 def _work_bytes(text: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
-    """Of one answer while its prompt is read: the widest tensors of a block, and logits as float32 with copies."""
+    """Working memory for one answer while its prompt is read: the widest tensors of a block, and float32 logits with
+    copies.
+    """
     wide = max(_inner_width(layer) for layer in text.per_layer_config[:])
     return tokens * (3 * wide + 6 * text.hidden_size) * dtype.itemsize + 4 * text.vocab_size * 4
 
 
 def _inner_width(layer: PreTrainedConfig) -> int:
     """Of the MLP."""
-    found = getattr(layer, "intermediate_size", None) or getattr(layer, "ffn_dim", None) or 4 * layer.hidden_size
+    width = getattr(layer, "intermediate_size", None) or getattr(layer, "ffn_dim", None) or 4 * layer.hidden_size
     # Some families write one number for each layer.
-    return max(found) if isinstance(found, (list, tuple)) else found
+    return max(width) if isinstance(width, (list, tuple)) else width

@@ -22,7 +22,7 @@ NEEDED = (("attention_mask",), ("past_key_values", "cache"))
 
 
 def check_family(model: PreTrainedModel, label: str) -> None:
-    """Refuse a kind of model that cannot answer as rows of one batch.
+    """Refuse a type of model that cannot answer as rows of one batch.
 
     Args:
         model: it may be on the meta device.
@@ -34,27 +34,29 @@ def check_family(model: PreTrainedModel, label: str) -> None:
     family = model.config.model_type
     text = model.config.get_text_config()
     if model.config.is_encoder_decoder:
-        raise EngineError(f"{label} ({family}) has an encoder; only models that go on with a text can answer here.")
+        raise EngineError(
+            f"{label} ({family}) has an encoder; only decoder-only (causal) language models are supported."
+        )
     if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(text, "is_decoder", True):
-        raise EngineError(f"{label} ({family}) reads in both directions, so it cannot go on with a text.")
+        raise EngineError(f"{label} ({family}) reads in both directions, so it cannot generate text.")
     layers = {type(layer) for layer in DynamicCache(config=text).layers}
     if model._is_stateful or not layers <= {DynamicLayer, DynamicSlidingWindowLayer}:
         raise EngineError(
-            f"{label} ({family}) keeps a running state of what it read, which padding would change, so its answers in "
-            "a batch would not be its own; choose a model that attends to all it read, such as Llama, Qwen3 or Gemma."
+            f"{label} ({family}) keeps a recurrent state, which padding would change, so batching would change its "
+            "answers; choose a model that attends to everything it has read, such as Llama, Qwen3 or Gemma."
         )
     taken = inspect.signature(type(model).forward).parameters
     missing = [names[0] for names in NEEDED if not any(name in taken for name in names)]
     if missing:
         raise EngineError(
-            f"{label} ({family}) takes no {missing[0]} in transformers, without which texts of different lengths "
-            "cannot be answered in one batch; choose a model of another kind."
+            f"{label} ({family}) takes no {missing[0]} in transformers, which is needed to answer texts of different "
+            "lengths in one batch; choose another type of model."
         )
 
 
 @contextmanager
 def measured(label: str, config: PreTrainedConfig) -> Iterator[None]:
-    """For the time in which a kind of model that nobody may have tried here is built and measured.
+    """Context manager for building and measuring a type of model that may never have been tried.
 
     Args:
         label: its name for people.
@@ -67,9 +69,9 @@ def measured(label: str, config: PreTrainedConfig) -> Iterator[None]:
         yield
     except EngineError:
         raise
-    except Exception as error:  # each family of transformers has fields of its own
+    except Exception as error:  # each model family in transformers has its own fields
         log.info("a base could not be measured", exc_info=True)
         raise EngineError(
-            f"{label} ({config.model_type}) is of a kind whose size cannot be told ({first_line(error)}); choose a "
-            "model of another kind, such as Llama, Qwen3 or Gemma."
+            f"{label} ({config.model_type}) is a type of model whose size cannot be determined ({first_line(error)}); "
+            "choose another type of model, such as Llama, Qwen3 or Gemma."
         ) from None

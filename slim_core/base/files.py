@@ -44,7 +44,7 @@ class BaseFiles(Protocol):
         ...
 
     def fetch(self, on_progress: OnProgress, stop: threading.Event) -> Path:
-        """All of it, as a folder.
+        """Fetch all files into a folder.
 
         Args:
             on_progress: called with bytes so far and in all, from another thread.
@@ -58,7 +58,7 @@ class BaseFiles(Protocol):
 
 @contextmanager
 def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
-    """Find a base model. What was fetched for a visitor is deleted when the context ends.
+    """Find a base model. Files fetched for a visitor are deleted when the context ends.
 
     Raises:
         EngineError: if there is none of that name.
@@ -80,7 +80,7 @@ def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
 
 
 def _of_the_operator(choice: BaseChoice) -> BaseFiles:
-    """From the Hub; without a connection, what the library's cache has."""
+    """From the Hub, or from the library's cache if there is no connection."""
     if choice.base.startswith((".", "/", "~")):
         name = shown(choice.base, 200)[1:-1]
         raise EngineError(f"There is no folder {name}; name a folder or a Hub id such as Qwen/Qwen3-0.6B.")
@@ -94,7 +94,7 @@ def _of_the_operator(choice: BaseChoice) -> BaseFiles:
     try:
         return HubFiles(choice, None)
     except EngineError as error:
-        # Where the Hub itself said no, the cache is not asked.
+        # If the Hub itself refused, the cache is not used.
         if error.__cause__ is not None and not isinstance(error.__cause__, HfHubHTTPError):
             try:
                 patterns = [*TEXTS, "*.safetensors", INDEX]

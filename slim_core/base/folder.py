@@ -19,7 +19,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_config(folder: Path, label: str) -> PreTrainedConfig:
-    """The config in a folder, without what in it asks for other code.
+    """The config in a folder, without fields that ask for other code.
 
     Raises:
         EngineError: if there is none, or its weights are stored in a way that cannot be read.
@@ -41,14 +41,14 @@ def read_config(folder: Path, label: str) -> PreTrainedConfig:
     method = (getattr(config, "quantization_config", None) or {}).get("quant_method", "bitsandbytes")
     if method != "bitsandbytes":
         raise EngineError(
-            f"{label} is stored in {method}, which is not read here; name the model that it was made from and load "
+            f"{label} is stored in {method}, which is not supported; name the model that it was made from and load "
             "that in 4 bits."
         )
     return config
 
 
 class FolderFiles:
-    """Files that are here."""
+    """Local files."""
 
     def __init__(self, folder: Path, label: str) -> None:
         self._folder, self._label, self.size = folder, label, 0
@@ -58,5 +58,5 @@ class FolderFiles:
 
     def fetch(self, on_progress: OnProgress, stop: threading.Event) -> Path:
         if not any((self._folder / name).is_file() for name in (WEIGHTS, INDEX)):
-            raise EngineError(f"{self._label} has no {WEIGHTS}; other files of weights are not opened.")
+            raise EngineError(f"{self._label} has no {WEIGHTS}; other weight files are not opened.")
         return self._folder

@@ -7,7 +7,7 @@ import math
 
 
 def size(amount: float) -> str:
-    """Bytes as a word: 512 B, 1.5 MB, 2.0 GB."""
+    """Bytes for people: 512 B, 1.5 MB, 2.0 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(amount) < 1000 or unit == "GB":
             return f"{amount:,.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
@@ -16,7 +16,7 @@ def size(amount: float) -> str:
 
 
 def count(amount: int) -> str:
-    """Parameters as a word: 950, 12.3 thousand, 4.0 million."""
+    """A parameter count for people: 950, 12.3 thousand, 4.0 million."""
     for limit, divisor, word in ((1e4, 1, ""), (1e6, 1e3, " thousand"), (1e9, 1e6, " million")):
         if amount < limit:
             return f"{amount:,}" if divisor == 1 else f"{amount / divisor:,.1f}{word}"
@@ -27,7 +27,7 @@ RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def times(log_ratio: float) -> str:
-    """How many times less likely, from the difference of 0 or more nats: 1.10, 350, 12,000, 10⁶."""
+    """A ratio of probabilities from a difference of 0 or more nats: 1.10, 350, 12,000, 10⁶."""
     if log_ratio >= math.log(1e5):
         return "10" + f"{log_ratio / math.log(10):.0f}".translate(RAISED)
     value = math.exp(log_ratio)
@@ -40,7 +40,7 @@ def times(log_ratio: float) -> str:
 
 
 def likelihood(log_ratio: float) -> str:
-    """A variant's view of the base's answer: "1.10 times less likely"."""
+    """How likely the base's answer is under a variant: "1.10 times less likely"."""
     if abs(log_ratio) < 0.005:
         return "exactly as likely"
     return f"{times(abs(log_ratio))} times {'less' if log_ratio > 0 else 'more'} likely"

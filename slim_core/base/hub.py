@@ -44,7 +44,7 @@ from .progress import OnProgress
 from .untrusted import SHARD, TOKENIZER, TOKENIZER_FILES, check_index
 
 
-# What a tokenizer and a config are made of. Nothing else is fetched: no code, no pickle, no other framework's weights.
+# The files of tokenizer and config. Nothing else is fetched: no code, no pickles, no weights of other frameworks.
 TEXTS = (
     CONFIG,
     "generation_config.json",
@@ -60,22 +60,22 @@ TEXTS = (
 )
 TEXT_BYTES = 32 * 1024 * 1024
 TOKENIZER_BYTES = 128 * 1024 * 1024
-# A config is read before anything else is known of a base; real ones have some kilobytes.
+# Limit for a config, which is read before anything else is known; real ones have a few kilobytes.
 CONFIG_BYTES = 4 * 1024 * 1024
-# A visitor's model has to be here within an hour.
+# A visitor's model must be downloaded within an hour.
 VISITOR_SECONDS = 3600.0
-# How often a download is asked whether it is still wanted.
+# How often a download checks whether it is still wanted, in seconds.
 LOOK_SECONDS = 0.2
 # Of the disk: what a download leaves free.
 DISK_LEFT = 512 * 1024 * 1024
-# By whether the operator named what is fetched: they do not wait behind visitors.
+# Separate limits for operator and visitors, so that the operator does not wait behind visitors.
 DOWNLOADS = {
     operator: ThreadPoolExecutor(max_workers=2, thread_name_prefix="base-download") for operator in (True, False)
 }
 
 
 class HubFiles:
-    """Files of one commit on the Hub, their sizes known before the first byte.
+    """Files of one commit on the Hub, with sizes known before the download.
 
     Args:
         choice: what is wanted.
@@ -106,7 +106,7 @@ class HubFiles:
             raise
         except AdapterError as error:
             raise EngineError(str(error)) from None
-        except Exception as error:  # the library passes on what its HTTP client and the disk raise
+        except Exception as error:  # the library passes on errors of its HTTP client and the disk
             raise EngineError(str(explained(error, self._choice.base, self._choice.revision))) from error
 
     def config(self, stop: threading.Event | None = None) -> PreTrainedConfig:
@@ -122,8 +122,8 @@ class HubFiles:
         room = shutil.disk_usage(self._folder or _existing(Path(constants.HF_HUB_CACHE))).free - DISK_LEFT
         if self.size > room:
             raise EngineError(
-                f"{self._choice.label} has {size(self.size)} of files, but this machine's disk has room for "
-                f"{size(max(0, room))}."
+                f"{self._choice.label} has {size(self.size)} of files, but this machine's disk has free space for "
+                f"only {size(max(0, room))}."
             )
         bar = progress_bar(self.size, on_progress, stop)
         # In a thread of its own, since a connection that trickles cannot be interrupted from within.
@@ -151,7 +151,7 @@ class HubFiles:
         try:
             return self._get(list(self._sizes), bar, stop)
         finally:
-            if stop.is_set() and self._folder:  # nobody waits, and the private folder is gone or about to go
+            if stop.is_set() and self._folder:  # nobody is waiting, and the private folder is or will be deleted
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     def _get(self, names: list[str], bar: type, stop: threading.Event) -> Path:
@@ -178,22 +178,22 @@ class HubFiles:
         return folder
 
     def _cached(self, name: str) -> bool:
-        """Whether the operator's cache has a file, which was checked when it came."""
+        """Whether the operator's cache has a file; it was checked when it was fetched."""
         if self._folder is not None:
             return False
         return isinstance(try_to_load_from_cache(self._choice.base, name, revision=self._commit), str)
 
     def _expected(self, name: str) -> HfFileMetadata:
-        """What the Hub says of a file."""
+        """The Hub's metadata of a file."""
         if not self._choice.operator:
-            # It may send to no other repository, and to nothing larger than it named.
+            # It must not redirect to another repository, nor send more than announced.
             return self._hub.metadata(name, self._commit, self._sizes[name])
         # An operator may use the old name of a repository that was renamed.
         url = hf_hub_url(self._choice.base, name, revision=self._commit, endpoint=self._choice.endpoint)
         return get_hf_file_metadata(url, token=self._hub.token, timeout=ANSWER_SECONDS, endpoint=self._choice.endpoint)
 
     def _check(self, path: Path, expected: HfFileMetadata) -> None:
-        """What is damaged goes, so that it is not found in the cache the next time."""
+        """A damaged file is deleted, so that it is not taken from the cache next time."""
         try:
             check_content(path, expected, self._choice.base)
         except AdapterError:
@@ -206,21 +206,21 @@ def _commit_of(info: ModelInfo, choice: BaseChoice) -> str:
     if not choice.operator and info.id.casefold() != choice.base.casefold():
         raise EngineError(f"{choice.base} was renamed to {info.id[:120]!r}; give the new id if you trust it.")
     if not info.sha or not SHA1.match(info.sha):
-        raise EngineError(f"The Hub names no commit of {choice.base}; try again later.")
+        raise EngineError(f"The Hub reports no commit of {choice.base}; try again later.")
     return info.sha
 
 
 def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
-    """Sizes by name of the files that are fetched."""
+    """Sizes of the files to fetch, by name."""
     label = choice.label
     texts = TEXTS if choice.operator else (CONFIG, "generation_config.json", *TOKENIZER_FILES)
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
     if CONFIG not in sizes:
-        raise EngineError(f"{label} has no {CONFIG}; name a repository of a model, not of an adapter or of data.")
+        raise EngineError(f"{label} has no {CONFIG}; name a model repository, not an adapter or a data set.")
     weights = [WEIGHTS] if WEIGHTS in sizes else [INDEX, *filter(SHARD.match, sizes)] if INDEX in sizes else []
     if not weights:
-        raise EngineError(f"{label} has no {WEIGHTS}; other files of weights are not opened.")
-    found: dict[str, int] = {}
+        raise EngineError(f"{label} has no {WEIGHTS}; other weight files are not opened.")
+    wanted: dict[str, int] = {}
     for name in (*filter(sizes.__contains__, texts), *weights):
         bytes_of_file = sizes[name]
         if not bytes_of_file:
@@ -228,10 +228,10 @@ def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
         most = {CONFIG: CONFIG_BYTES, TOKENIZER: TOKENIZER_BYTES}.get(name, TEXT_BYTES)
         if not name.endswith(".safetensors") and bytes_of_file > most:
             raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(most)} are read.")
-        found[name] = bytes_of_file
-    return found
+        wanted[name] = bytes_of_file
+    return wanted
 
 
 def _existing(path: Path) -> Path:
-    """The path, or its nearest parent that is there."""
+    """The path, or its nearest existing parent."""
     return next(parent for parent in (path, *path.parents) if parent.exists())

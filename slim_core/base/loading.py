@@ -79,7 +79,7 @@ def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def quantisation_config(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How the Linears are quantised; None for not at all."""
+    """How the Linears are quantised; None if they are not."""
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=NO_THRESHOLD)
     return four_bit_config(dtype) if bits == 4 else None
@@ -127,8 +127,8 @@ def read_model(
                 output_loading_info=True,
                 **more,
             )
-        # With `output_loading_info` it is a pair, of which its annotation knows nothing.
-        model, found = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
+        # With `output_loading_info` it returns a pair, which its annotation does not mention.
+        model, loading_info = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -136,7 +136,7 @@ def read_model(
             f"The base model {base} cannot be loaded: {first_line(error)}; --base must be a causal language model "
             "with safetensors files."
         ) from None
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading_info["missing_keys"]):
         # transformers would fill them with random numbers.
         raise EngineError(
             f"The base model {base} cannot be loaded: its files lack {len(missing)} of its weights, {missing[0]} for "
@@ -174,7 +174,7 @@ def plan(
     dtype: torch.dtype | None = None,
     released: Mapping[torch.device, int] | None = None,
 ) -> LoadPlan:
-    """Decide where and in which dtype a base is loaded, before it is.
+    """Decide where and in which dtype a base will be loaded.
 
     Args:
         choice: the base.
@@ -202,7 +202,8 @@ def plan(
         check_family(model, choice.label)
         if bits is not None and not quantised_weights(model):
             raise EngineError(
-                f"{choice.label} ({config.model_type}) has no Linears that bitsandbytes quantises; load it without."
+                f"{choice.label} ({config.model_type}) has no Linears that bitsandbytes quantises; load it without "
+                "quantisation."
             )
         need = estimate(model, dtype, bits)
     free, total = device_memory(place)
@@ -231,7 +232,7 @@ def _too_large(
 
 
 def need_sentence(need: MemoryNeed) -> str:
-    """What a base takes, in words, to stand behind "needs"."""
+    """What a base needs, in words, to follow "needs"."""
     return (
         f"about {size(need.total)} of memory: {size(need.weights)} for {count(need.parameters)} parameters in "
         f"{need.dtype}, and {size(need.answers)} for three answers of {need.tokens:,} tokens"
@@ -239,7 +240,7 @@ def need_sentence(need: MemoryNeed) -> str:
 
 
 def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
-    """How a base reads conversations; a visitor's tokenizer and chat template have been tried out.
+    """How a base reads conversations. A visitor's tokenizer and chat template are tried out first.
 
     Args:
         choice: the base.
@@ -256,7 +257,7 @@ def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
 def read_weights(
     choice: BaseChoice, folder: Path, how: LoadPlan, on_progress: OnProgress = lambda done, total: None
 ) -> PreTrainedModel:
-    """The model alone, where `how` says. For the arguments see `read_base`.
+    """Load the model where `how` says. For the arguments see `read_base`.
 
     Raises:
         EngineError: if it cannot be loaded or does not fit.
@@ -268,13 +269,13 @@ def read_weights(
         if how.bits == 8:
             stored["llm_int8_threshold"] = NO_THRESHOLD
     if how.bits == 8:
-        # It says at each product that float16 goes in.
+        # It warns about float16 inputs at each product.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     where: dict[str, Any] = {}
     if how.spread:
         where = {"device_map": "auto", "max_memory": all_gpus()}
     elif how.device.type == "cuda" or how.bits is not None:
-        # Straight to where it goes, without a copy in the computer's memory.
+        # Load directly to the device, without a copy in main memory.
         where = {"device_map": {"": how.device}}
     try:
         model = read_model(str(folder), None, how.dtype, quantisation, how.device, how.config, on_progress, **where)
@@ -290,11 +291,11 @@ def read_weights(
 
 
 def bits_of(four_bit: bool, eight_bit: bool) -> Bits:
-    """From two switches, as flags and settings have them.
+    """The number of bits, from the two flags.
 
     Raises:
         EngineError: if both are on.
     """
     if four_bit and eight_bit:
-        raise EngineError("The base is kept in 4 or in 8 bits, not in both: choose one.")
+        raise EngineError("The base can be loaded in 4 bits or in 8 bits, not both: choose one.")
     return 4 if four_bit else 8 if eight_bit else None

@@ -16,7 +16,7 @@ OnProgress = Callable[[int, int], None]
 
 @contextmanager
 def weight_progress(on_progress: OnProgress = lambda done, total: None) -> Iterator[None]:
-    """Hear how far transformers is with its weights; it shows nothing itself.
+    """Report the progress of transformers' weight loading to a callback; shows nothing itself.
 
     Args:
         on_progress: called with weights loaded so far and in all.
@@ -35,7 +35,7 @@ def weight_progress(on_progress: OnProgress = lambda done, total: None) -> Itera
 
 
 class _ReportingBar:
-    """A progress bar that is told on."""
+    """A progress bar that reports to a callback."""
 
     def __init__(self, bar: Any, total: int, on_progress: OnProgress) -> None:
         self._bar, self._total, self._on_progress = bar, total, on_progress

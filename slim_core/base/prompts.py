@@ -24,7 +24,7 @@ SYSTEM_MARK = "SLIMSYSTEMMARK"
 
 
 def clean_text(text: str) -> str:
-    """Text that every tokenizer can read: line ends are line feeds, no control characters, no half of a pair.
+    """Text that every tokenizer can read: line feeds as line ends, no control characters, no lone surrogates.
 
     Halves of a surrogate pair, as broken clients send them, are joined where both are there, else replaced.
     """
@@ -48,11 +48,11 @@ class Prompts:
         self.tokenizer = tokenizer
         self.encoder = encoder or LocalEncoder(tokenizer)
         self.has_template = ensure_chat_template(tokenizer, partial(self._ids, special=True))
-        # A tokenizer changes settings of its own while it encodes, so two threads must not.
+        # A tokenizer changes its own settings while it encodes, so two threads must not use it at once.
         self._lock = threading.Lock()
 
     def try_out(self) -> None:
-        """Render what is rendered of every model, so that a template that never ends is known before it is needed.
+        """Render the standard conversations, so that a template that never ends is noticed before it is needed.
 
         Raises:
             EngineError: if it takes too long.
@@ -86,13 +86,15 @@ class Prompts:
                 ids = self.encoder.encode_chat(written, self.tokenizer.get_chat_template())
             except EngineError:
                 raise
-            except Exception as error:  # a template is a program: it may raise anything
+            except Exception as error:  # a template is a program and may raise anything
                 raise EngineError(
-                    f"The model's chat template refuses this conversation ({first_line(error)}): change it to what "
-                    "the template knows."
+                    f"The model's chat template refuses this conversation ({first_line(error)}): change it to a form "
+                    "the template accepts."
                 ) from None
         if not ids:
-            raise EngineError("The model's chat template writes nothing of this conversation: choose another model.")
+            raise EngineError(
+                "The model's chat template turns this conversation into empty text: choose another model."
+            )
         return ids
 
     def encode_plain(self, text: str) -> list[int]:
@@ -143,7 +145,7 @@ class Prompts:
 
     @cached_property
     def _takes_system(self) -> bool:
-        """Whether the template writes a system message; some refuse it, some leave it out without a word."""
+        """Whether the template writes a system message; some refuse it, some silently leave it out."""
         messages = [{"role": "system", "content": SYSTEM_MARK}, {"role": "user", "content": "a"}]
         return SYSTEM_MARK in self._rendered(messages)
 
@@ -159,14 +161,14 @@ class Prompts:
 
     @cached_property
     def closing_token(self) -> int | None:
-        """The control token with which the template closes an answer; None if it closes it with none.
+        """The control token with which the template closes an answer; None if there is none.
 
         It may be another one than the tokenizer's end token, `<|im_end|>` for one.
         """
         mark = "SLIMANSWERMARK"
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-        _, found, after = self._rendered(messages).partition(mark)
-        if not found or not after:
+        _, separator, after = self._rendered(messages).partition(mark)
+        if not separator or not after:
             return None
         with self._lock:
             ids = self._ids(after)
@@ -179,11 +181,11 @@ class Prompts:
             raise
         except Exception as error:
             raise EngineError(
-                f"The model's tokenizer cannot read a text ({first_line(error)}); choose another model."
+                f"The model's tokenizer cannot encode a text ({first_line(error)}); choose another model."
             ) from None
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token by itself; a part of a character is shown as such, a special token by its name."""
+        """The text of each token by itself; partial characters are shown as such, special tokens by name."""
         return tuple(self._token_text(token) for token in ids)
 
     def _token_text(self, token: int) -> str:
@@ -192,7 +194,7 @@ class Prompts:
             if special or not self._before:
                 self._texts[token] = cast("str | None", self.tokenizer.convert_ids_to_tokens(token)) or ""
             else:
-                # Behind another token, since decoders take the space off a text's first one.
+                # Decoded after another token, since decoders strip the space of the first one.
                 whole = self._decoded([*self._before, token])
                 self._texts[token] = whole[len(self._before_text) :]
         return self._texts[token]

@@ -25,16 +25,17 @@ from .errors import EngineError
 PROGRAM = Path(__file__).with_name("sandbox_process.py")
 # Conversations take milliseconds.
 ANSWER_SECONDS = 5.0
-# To import what answers, on a machine that is busy.
+# For importing the worker's modules on a busy machine.
 START_SECONDS = 120.0
-# Large vocabularies take a second or two. What is read in time here is then read in the app, which waits for it.
+# Large vocabularies take a second or two. A tokenizer that loads in time here is then loaded in the app, which waits
+# for it.
 LOAD_SECONDS = 5.0
-# What of the environment a Python program needs to start. The rest may be secrets.
+# Environment variables that Python needs to start. The others may be secrets.
 ENVIRONMENT = re.compile(r"((LD_LIBRARY_)?PATH|HOME|LANG|LC_\w+|PYTHON\w*|VIRTUAL_ENV|SYSTEMROOT|TE?MP(DIR)?)\Z", re.I)
 
 
 class TokenizerProcess:
-    """An `Encoder`: a tokenizer in a process with little memory, which ends when it takes too long.
+    """An `Encoder` in a separate process with limited memory, which is ended when it takes too long.
 
     One thread at a time may use it.
 
@@ -59,7 +60,8 @@ class TokenizerProcess:
         return self._ask({"messages": list(messages), "template": template, "tokenize": False})["text"]
 
     def encode_chat(self, messages: Sequence[dict[str, str]], template: str) -> list[int]:
-        """The token ids of a conversation, up to where the answer begins; what people typed is no control token.
+        """The token ids of a conversation, up to where the answer begins; text that people typed never becomes a
+        control token.
 
         Raises:
             EngineError, ValueError: as `render`.
@@ -67,7 +69,7 @@ class TokenizerProcess:
         return self._ask({"messages": list(messages), "template": template, "tokenize": True})["ids"]
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """The token ids of a text; with `special`, with those that the tokenizer puts around any text.
+        """The token ids of a text; with `special`, including those that the tokenizer adds around any text.
 
         Raises:
             EngineError, ValueError: as `render`.
@@ -84,22 +86,22 @@ class TokenizerProcess:
         if not line:
             self.close()
             raise EngineError(
-                f"The model's chat template or tokenizer takes longer than {ANSWER_SECONDS:.0f} seconds or more "
-                "memory than any needs; choose another model."
+                f"The model's chat template or tokenizer takes longer than {ANSWER_SECONDS:.0f} seconds or too much "
+                "memory; choose another model."
             )
-        found = json.loads(line)
-        if "error" in found:
-            raise ValueError(found["error"])
-        return found
+        reply = json.loads(line)
+        if "error" in reply:
+            raise ValueError(reply["error"])
+        return reply
 
     def close(self) -> None:
-        """End the process. Who asks again starts another."""
+        """End the process. The next request starts another."""
         if self._process is not None:
             self._end()
             self._process = None
 
     def start(self) -> subprocess.Popen[str]:
-        """The process, which has read the tokenizer.
+        """Start the process and let it load the tokenizer.
 
         Raises:
             EngineError: if that takes too long or too much memory, or the tokenizer is broken.
@@ -107,7 +109,7 @@ class TokenizerProcess:
         if self._process is None or self._process.poll() is not None:
             self.close()
             process = subprocess.Popen(
-                # -P: the files beside the program are no modules of its own
+                # -P: do not import modules from the program's folder
                 [sys.executable, "-P", str(PROGRAM), self._folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -120,25 +122,25 @@ class TokenizerProcess:
             self._process, self._end = process, weakref.finalize(self, _end, process)
             if not _line(process, START_SECONDS):
                 self.close()
-                raise EngineError("The process that reads conversations does not start here; try again later.")
-            found = _line(process, LOAD_SECONDS)
-            if not found:
+                raise EngineError("The process for the model's tokenizer cannot be started here; try again later.")
+            reply = _line(process, LOAD_SECONDS)
+            if not reply:
                 self.close()
                 raise EngineError(
-                    f"To read the model's tokenizer takes longer than {LOAD_SECONDS:.0f} seconds or more memory than "
-                    "any needs; choose another model."
+                    f"Loading the model's tokenizer takes longer than {LOAD_SECONDS:.0f} seconds or too much memory; "
+                    "choose another model."
                 )
-            if "error" in json.loads(found):
+            if "error" in json.loads(reply):
                 self.close()
                 raise EngineError(
-                    f"The model's tokenizer cannot be read ({first_line(json.loads(found)['error'])}); choose another "
+                    f"The model's tokenizer cannot be read ({first_line(json.loads(reply)['error'])}); choose another "
                     "model."
                 )
         return self._process
 
 
 def _line(process: subprocess.Popen[str], seconds: float) -> str:
-    """The next line that a process writes; "" if it ends before, as it does after so many seconds."""
+    """The next line that a process writes; "" if it ends first, as it does after `seconds`."""
     assert process.stdout is not None  # it was started with a pipe
     timer = threading.Timer(seconds, process.kill)
     timer.daemon = True

@@ -18,16 +18,16 @@ from transformers import PreTrainedTokenizerFast
 # A template repeats texts as it likes.
 MEMORY_BYTES = 4 * 1024**3
 TEXT_CHARACTERS = 4_000_000
-# A character has at most four bytes, and a byte is a token at most; templates add some hundreds of their own.
+# A character has at most four bytes, and each token covers at least one byte; templates add a few hundred tokens.
 TOKENS_OF_A_CHARACTER, TOKENS_OF_A_TEMPLATE = 4, 4096
 # Vocabularies have up to 262 thousand entries of up to some hundred characters.
 VOCABULARY, TOKEN_CHARACTERS = 1_000_000, 1000
-# Whoever started this ends it sooner; this is for when there is nobody any more.
+# The parent ends this process sooner; this limit is for when the parent is gone.
 ALARM_SECONDS = 60
 
 
 def limit_memory() -> None:
-    """At most `MEMORY_BYTES` for this process, where the system can do that."""
+    """Limit this process to `MEMORY_BYTES`, if the system supports it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -36,13 +36,13 @@ def limit_memory() -> None:
 
 
 def set_alarm(seconds: int) -> None:
-    """End this process after so many seconds, whatever it does then; 0 for not at all."""
+    """End this process after `seconds`, whatever it is doing; 0 switches the alarm off."""
     if hasattr(signal, "alarm"):  # not on Windows
         signal.alarm(seconds)
 
 
 def fault(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """What is wrong with a vocabulary: each token may be written as often as an answer is long."""
+    """What is wrong with a vocabulary, if anything. Each token may be repeated for the length of an answer."""
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) > VOCABULARY:
         return f"it has {len(vocabulary):,} tokens, and at most {VOCABULARY:,} are read"
@@ -53,7 +53,7 @@ def fault(tokenizer: PreTrainedTokenizerFast) -> str | None:
 
 
 def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[str, Any]:
-    """The text or the ids of a request, or why there are none."""
+    """The text or token ids for a request, or an error."""
     try:
         if "text" in request:
             ids = tokenizer.encode(request["text"], add_special_tokens=request["special"])
@@ -66,7 +66,7 @@ def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[
                 return_dict=False,
                 sanitize_control_tokens=True,
             )
-            # The ids of one conversation: it is tokenised, and no dict is asked for.
+            # The ids of one conversation: tokenised, and not as a dict.
             return bounded(cast("list[int]", ids), sum(len(message["content"]) for message in request["messages"]))
         text = cast(
             "str",
@@ -81,7 +81,7 @@ def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[
 
 
 def bounded(ids: list[int], characters: int) -> dict[str, Any]:
-    """Token ids of so many characters, unless somebody made far more of them."""
+    """The token ids; raises if there are far too many for so many characters."""
     if len(ids) > TOKENS_OF_A_CHARACTER * characters + TOKENS_OF_A_TEMPLATE:
         return {"error": f"it makes {len(ids):,} tokens of {characters:,} characters"}
     return {"ids": ids}
@@ -93,20 +93,20 @@ def failure(error: BaseException) -> dict[str, str]:
 
 
 def main(folder: str) -> None:
-    """Answer until nobody asks any more."""
-    out, sys.stdout = sys.stdout, sys.stderr  # nothing else comes between the answers
+    """Answer requests until the input ends."""
+    out, sys.stdout = sys.stdout, sys.stderr  # keep anything else out of the answers
     limit_memory()
     print("{}", file=out, flush=True)  # it has started
     set_alarm(ALARM_SECONDS)
-    # The file alone says all. Any other way imports torch, which takes seconds.
+    # Load from the file alone: any other way imports torch, which takes seconds.
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         wrong = fault(tokenizer)
-        found = {} if wrong is None else {"error": wrong}
+        reply = {} if wrong is None else {"error": wrong}
     except BaseException as error:
-        found = failure(error)
-    print(json.dumps(found), file=out, flush=True)
-    if found:
+        reply = failure(error)
+    print(json.dumps(reply), file=out, flush=True)
+    if reply:
         return
     set_alarm(0)
     for line in sys.stdin:

@@ -22,7 +22,7 @@ from .config import build_empty, read_base_config
 
 @dataclass(frozen=True)
 class BaseShapes:
-    """A base model as an adapter sees it.
+    """The shapes of a base model that matter to an adapter.
 
     Attributes:
         name: what people call it.
@@ -50,12 +50,12 @@ class BaseShapes:
 
     @property
     def embedding(self) -> str | None:
-        """Name of the input embedding; None if it has none that is known."""
+        """Name of the input embedding; None if it is not recognised."""
         return next((name for name in self.tables if name != self.head), None)
 
 
 def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -> BaseShapes:
-    """Describe a live model; adapters that it carries are looked through.
+    """Describe a loaded model, ignoring its adapters.
 
     Args:
         model: the base, or a `PeftModel` around it. Its weights may be on the meta device.
@@ -63,7 +63,7 @@ def describe_base(model: PreTrainedModel | PeftModel, name: str | None = None) -
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     modules = base_modules(base)
-    # PEFT knows the sizes of every supported module; None is for others.
+    # PEFT knows the sizes of supported modules, and returns None for others.
     sizes = {key: _get_in_out_features(module) for key, module in modules.items() if is_supported(module)}
     linears = cast("dict[str, tuple[int, int]]", sizes)
     source = str(getattr(getattr(base, "config", None), "name_or_path", "") or type(base).__name__)
@@ -96,14 +96,14 @@ def _output(base: nn.Module) -> nn.Module | None:
 
 def _tables(base: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """The input embedding and the output head by name, where they are plain ones in full precision."""
-    found = [_output(base)]
+    tables = [_output(base)]
     if isinstance(base, PreTrainedModel):
         with suppress(NotImplementedError, AttributeError):  # some models have no single one
-            found.append(base.get_input_embeddings())
+            tables.append(base.get_input_embeddings())
     return {
         key: module
         for key, module in modules.items()
-        if any(module is each for each in found)
+        if any(module is each for each in tables)
         and isinstance(module, (nn.Embedding, nn.Linear))
         and module.weight.is_floating_point()
     }
@@ -119,7 +119,7 @@ def base_from_config(name: str, revision: str | None = None) -> BaseShapes:
         raise AdapterError(f"{shown(name, 120)} is a folder, which has no revision {shown(revision)}; leave it out.")
     try:
         model = build_empty(read_base_config(name, revision))
-    except Exception as error:  # whatever a config can do wrong, transformers raises as it likes
+    except Exception as error:  # transformers raises many kinds of errors for bad configs
         reason = first_line(error)[:300]
         raise AdapterError(f"The base model {shown(name, 120)} cannot be described: {reason}.") from None
     return describe_base(model, name)

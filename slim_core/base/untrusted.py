@@ -19,18 +19,18 @@ from .sandbox import TokenizerProcess
 
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-# What a visitor's tokenizer is made of. Other kinds of files are for other code.
+# The files of a visitor's tokenizer. Other file types need other code.
 TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG, "chat_template.jinja")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors\Z")
-# Decoders of the tokenizers library that take a token's text as it is. Others have patterns, or make it longer.
+# Decoders of the tokenizers library that use a token's text unchanged. Others have patterns, or make it longer.
 DECODERS = ("ByteLevel", "Metaspace", "ByteFallback", "Fuse", "WordPiece")
 MOST_DECODERS = 16
 JSON_DEPTH = 32
 
 
 def check_index(path: Path, files: Collection[str], label: str) -> None:
-    """Refuse an index of weights that names anything but the shards beside it.
+    """Refuse a weight index that names files other than its shards.
 
     Raises:
         EngineError: with a sentence.
@@ -40,7 +40,7 @@ def check_index(path: Path, files: Collection[str], label: str) -> None:
         raise EngineError(f"{path.name} of {label} has no weight_map, which says where the weights are.")
     for file in named.values():
         if not isinstance(file, str) or not SHARD.match(file) or file not in files:
-            raise EngineError(f"{path.name} of {label} names {shown(str(file))}, which is none of its shards.")
+            raise EngineError(f"{path.name} of {label} names {shown(str(file))}, which is not one of its shards.")
 
 
 def read_untrusted(folder: Path, label: str) -> Prompts:
@@ -54,9 +54,9 @@ def read_untrusted(folder: Path, label: str) -> Prompts:
         EngineError: if there is no tokenizer, or none that can be trusted to end.
     """
     if not (folder / TOKENIZER).is_file():
-        raise EngineError(f"{label} has no {TOKENIZER}; other files of tokenizers are not opened.")
+        raise EngineError(f"{label} has no {TOKENIZER}; other tokenizer files are not opened.")
     _write_config(folder, label)
-    # There first: what takes too long or too much memory does not come here.
+    # In the sandbox first: if it takes too long or too much memory, it is never loaded here.
     encoder = TokenizerProcess([folder / name for name in TOKENIZER_FILES])
     try:
         encoder.start()
@@ -74,27 +74,27 @@ def read_untrusted(folder: Path, label: str) -> Prompts:
 
 
 def _write_config(folder: Path, label: str) -> None:
-    """Keep of the tokenizer's config what is a text or a number; the rest can name files, classes and code."""
+    """Keep only strings and numbers of the tokenizer's config; other entries can name files, classes and code."""
     path = folder / TOKENIZER_CONFIG
     given = _json(path, label) if path.is_file() else {}
-    kept: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    plain: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name in SPECIAL_TOKENS:
         token = given.get(name)
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
-            kept[name] = token
+            plain[name] = token
     length = given.get("model_max_length")
     if isinstance(length, (int, float)) and not isinstance(length, bool) and length > 0:
-        kept["model_max_length"] = int(min(length, 2**40))
+        plain["model_max_length"] = int(min(length, 2**40))
     template = given.get("chat_template")
     if isinstance(template, list):
         # Several, by name.
         pairs = [(item.get("name"), item.get("template")) for item in template if isinstance(item, dict)]
         template = dict(pairs).get("default") if all(isinstance(x, str) for pair in pairs for x in pair) else None
     if isinstance(template, str):
-        kept["chat_template"] = template
+        plain["chat_template"] = template
     path.unlink(missing_ok=True)  # it may be a link
-    path.write_text(json.dumps(kept))
+    path.write_text(json.dumps(plain))
 
 
 def _check_decoder(tokenizer: PreTrainedTokenizerFast, label: str) -> None:

@@ -26,7 +26,7 @@ app = typer.Typer(no_args_is_help=True, help="Check, describe and export adapter
 SOURCE = typer.Argument(metavar="DIR|ID", help="Folder, or Hub id.")
 STYLES = {"passed": "green", "warning": "yellow", "failed": "red"}
 BATCH, LENGTH = 8, 128
-# Everyday English of several kinds, for an export whose user has no text of the adapter's domain at hand.
+# Everyday English of several kinds, for users who have no text of the adapter's domain.
 SENTENCES = (
     "The train leaves at half past seven, so we should be at the station a little earlier.",
     "Question: What is the capital of France? Answer: The capital of France is Paris.",
@@ -42,11 +42,11 @@ SENTENCES = (
 @app.command("check")
 def check_command(
     source: Annotated[str, SOURCE],
-    base: Annotated[str | None, typer.Option(help="Base model that it must fit: folder or Hub id.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Version of an adapter on the Hub.")] = None,
-    base_revision: Annotated[str | None, typer.Option(help="Version of the base.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model to check it against: folder or Hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of an adapter on the Hub.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="Revision of the base.")] = None,
 ) -> None:
-    """Check an adapter as the app does before it is used. Of the base only the config is read."""
+    """Check an adapter as the app does before using it. Of the base, only the config is read."""
     from ..adapters import OPERATOR, base_from_config, check, named_source
 
     console = screen(soft_wrap=True)
@@ -69,9 +69,9 @@ def check_command(
 @app.command()
 def info(
     source: Annotated[str, SOURCE],
-    revision: Annotated[str | None, typer.Option(help="Version of an adapter on the Hub.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of an adapter on the Hub.")] = None,
 ) -> None:
-    """Say what an adapter is."""
+    """Describe an adapter."""
     with _exit_on_refusal(), _opened(source, revision) as adapter:
         console = screen(soft_wrap=True, highlight=False)
         for name, value in _facts(adapter):
@@ -84,12 +84,12 @@ def export(
     output: Annotated[Path, typer.Argument(help="New folder for the LoRA.")],
     base: Annotated[str, typer.Option(help="Base model: folder or Hub id.")],
     text: Annotated[
-        Path | None, typer.Option(help="Calibration text, a passage a line. [default: eight sentences]")
+        Path | None, typer.Option(help="Calibration text, one passage per line. [default: eight sentences]")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Version of an adapter on the Hub.")] = None,
-    base_revision: Annotated[str | None, typer.Option(help="Version of the base.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of an adapter on the Hub.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="Revision of the base.")] = None,
 ) -> None:
-    """Write a SLIM adapter as a plain LoRA with its mean routing over a text, and say how far that is from it.
+    """Write a SLIM adapter as a plain LoRA with its mean routing over a text, and report how much they differ.
 
     Take text like what the LoRA will read: the routing is frozen as it is there.
     """
@@ -109,7 +109,7 @@ def export(
             if not isinstance(config, SlimConfig):
                 what = "plain LoRA" if adapter.title == "LoRA" else adapter.title
                 raise AdapterError(
-                    f"This is a {what} already, which PEFT loads as it is; there is no routing to freeze."
+                    f"This is a {what} already, which PEFT can load directly; there is no routing to freeze."
                 )
             model = load_whole(model, adapter, "exported")
             try_out(model, "exported")
@@ -126,19 +126,19 @@ def export(
     console.print(f"A plain LoRA of rank {config.num_experts * config.r} is in {printable(str(output))}.")
     console.print(
         f"Its next-token distribution differs from the routed adapter's by {report.mean_kl:.4f} nats on average and "
-        f"{report.max_kl:.4f} at most, over {report.tokens} tokens; {report.same_top1:.1%} have the same likeliest "
+        f"{report.max_kl:.4f} at most, over {report.tokens} tokens; {report.same_top1:.1%} have the same most likely "
         "next token."
     )
 
 
 @contextmanager
 def _exit_on_refusal() -> Iterator[None]:
-    """A refusal is one sentence and exit code 1."""
+    """Turn an error into one sentence and exit code 1."""
     from ..adapters import AdapterError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the checks say in their own words what is odd
+            warnings.simplefilter("ignore")  # the checks report anything odd themselves
             yield
     except AdapterError as error:
         refuse(error)
@@ -164,7 +164,7 @@ def _check_named(base: str) -> None:
 
 @contextmanager
 def _new_folder(path: Path) -> Iterator[None]:
-    """Make a folder before the work that fills it. If that fails, what was made goes again."""
+    """Create a folder before the work that fills it; remove what was created if that work fails."""
     from ..adapters import AdapterError
     from ..outside.errors import reason, shown
     from ..outside.files import CONFIG, WEIGHTS
@@ -180,12 +180,12 @@ def _new_folder(path: Path) -> Iterator[None]:
     except OSError as error:
         _remove_empty(made)
         raise AdapterError(
-            f"No LoRA can be written to {shown(str(path), 120)}: {reason(error)}; name another folder."
+            f"The LoRA cannot be written to {shown(str(path), 120)}: {reason(error)}; name another folder."
         ) from None
     try:
         yield
     except BaseException:
-        for name in (CONFIG, WEIGHTS):  # half of an adapter is none
+        for name in (CONFIG, WEIGHTS):  # half an adapter is useless
             with suppress(OSError):
                 (path / name).unlink()
         _remove_empty(made)
@@ -203,7 +203,7 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
 
     config = adapter.config
     targets = config.target_modules or "PEFT's default"
-    if not isinstance(targets, str):  # the same Linear of every block is told once
+    if not isinstance(targets, str):  # the same Linear of every block is listed once
         targets = ", ".join(sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in targets}))
     yield "kind", "DoRA" if adapter.title == "DoRA" else adapter.kind.upper()
     yield "rank", config.r
@@ -239,12 +239,12 @@ def _passages(path: Path | None) -> list[str]:
         raise AdapterError(f"The text {path} cannot be read: {error}.") from None
     passages = [line for line in lines if line]
     if not passages:
-        raise AdapterError(f"The text {path} is empty; give a passage a line.")
+        raise AdapterError(f"The text {path} is empty; write one passage per line.")
     return passages
 
 
 def _load(base: str, revision: str | None) -> tuple[Any, Any]:
-    """The base and its tokenizer, checked as the app does: a weight that is missing would be made up."""
+    """The base and its tokenizer, checked as in the app: transformers would fill in missing weights at random."""
     from threading import Event
 
     from ..adapters import AdapterError

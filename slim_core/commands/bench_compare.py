@@ -12,15 +12,15 @@ from .console import printable, refuse, screen
 
 def bench_compare(
     base: Annotated[str | None, typer.Option(help="Base model. [default: a random Llama]")] = None,
-    lora: Annotated[str | None, typer.Option(help="LoRA on it.")] = None,
-    slim: Annotated[str | None, typer.Option(help="SLIM adapter on it.")] = None,
-    width: Annotated[int, typer.Option(help="Of the random Llama.")] = 192,
-    layers: Annotated[int, typer.Option(help="Of the random Llama.")] = 4,
-    rank: Annotated[int, typer.Option(help="Of each expert on the random Llama; LoRA's is 8 times this.")] = 4,
-    scope: Annotated[Literal["linear", "block"], typer.Option(help="router_scope on the random Llama.")] = "linear",
+    lora: Annotated[str | None, typer.Option(help="LoRA for this base.")] = None,
+    slim: Annotated[str | None, typer.Option(help="SLIM adapter for this base.")] = None,
+    width: Annotated[int, typer.Option(help="Width of the random Llama.")] = 192,
+    layers: Annotated[int, typer.Option(help="Layers of the random Llama.")] = 4,
+    rank: Annotated[int, typer.Option(help="Rank of each expert on the random Llama; the LoRA has 8 times this.")] = 4,
+    scope: Annotated[Literal["linear", "block"], typer.Option(help="router_scope for the random Llama.")] = "linear",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; the median counts.")] = 7,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens per answer.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds per way; the median is reported.")] = 7,
     prompt: Annotated[str, typer.Option(help="The question.")] = "What is the capital of Peru?",
 ) -> None:
     """Time base, LoRA and SLIM in one batch, against the base alone and one run after another."""

@@ -23,8 +23,8 @@ def compare(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="File of questions in place of one: .txt with one a line, .csv with a column prompt, .json, .jsonl; "
-            "- is standard input."
+            help="File of questions instead of a single one: .txt (one per line), .csv with a column prompt, .json or "
+            ".jsonl; - is standard input."
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="New .csv or .json file for the answers to --prompts.")] = None,
@@ -32,20 +32,22 @@ def compare(
     lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id. [default: the demo's]")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id. [default: the demo's]")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Longest answer in tokens.")] = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option(rich_help_panel=SAMPLING, help="Maximum length of an answer, in tokens.")
+    ] = 256,
     temperature: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="1 keeps all tokens.")] = 1.0,
     top_k: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="0 keeps all tokens.")] = 0,
     min_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="0 keeps all tokens.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="1 is none.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="1 means none.")] = 1.0,
     stop: Annotated[list[str], typer.Option(rich_help_panel=SAMPLING, help="Text that ends an answer.")] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Of the dice that all answers share.")] = 0,
+    seed: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Random seed that all answers share.")] = 0,
     strength: Annotated[
-        float | None, typer.Option(help="Of SLIM's gate; 0 forces it open. [default: as trained]")
+        float | None, typer.Option(help="Strength of SLIM's gate; 0 forces it open. [default: as trained]")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Version of the base on the Hub.")] = None,
-    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Base in 4 bits.")] = False,
-    load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Base in 8 bits.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
+    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Load the base in 4 bits.")] = False,
+    load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Load the base in 8 bits.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -68,7 +70,7 @@ def compare(
         seed=seed,
     )
     try:
-        # Before the model is loaded: what is wrong with a file is known at once.
+        # Before the model is loaded, so that errors in a file are reported at once.
         many = Many.read(prompt, prompts, output, as_json)
         base, lora, slim = _sources(base, lora, slim)
         engine = load_engine(
@@ -96,7 +98,7 @@ def compare(
 
 
 def _sources(base: str | None, lora: str | None, slim: str | None) -> tuple[str, str | None, str | None]:
-    """What was named, and the demo's for the rest. The demo's adapters fit its own base alone."""
+    """The named models, and the demo's for the rest. The demo's adapters fit only its own base."""
     from ..base.choice import demo_choice
 
     if base is not None:
@@ -113,11 +115,11 @@ def _check_strength(engine, strength: float | None) -> None:
     if not 0 <= strength < math.inf:
         raise EngineError(f"--strength is {strength:g}; it must be 0 or more.")
     if all(variant.strength is None for variant in engine.variants):
-        raise EngineError("No adapter here has a gate, so --strength has nothing to change.")
+        raise EngineError("No adapter here has a gate, so --strength has no effect.")
 
 
 def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> bool:
-    """Answer and print. Returns whether no row has an answer."""
+    """Answer and print. Returns whether all rows failed."""
     from rich.live import Live
 
     from ..inference import Row, verdict_of
@@ -140,7 +142,7 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
         drift = engine.drift(messages, step.rows[0].token_ids, tuple(readers), strengths=tuple(readers.values()))
     verdicts = {r.variant: verdict_of(r) for r in step.routing.values() if r.variant in gated}
     if as_json:
-        found = {
+        output = {
             "model": asdict(engine.info),
             "answers": [asdict(row) for row in step.rows],
             "verdicts": {name: {"kind": v.kind} | asdict(v) for name, v in verdicts.items()},
@@ -148,7 +150,7 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
             "identity_by_block": {r.variant: identity_by_block(r) for r in step.routing.values()},
             "times_less_likely": {d.variant: _finite(d.times_less_likely) for d in (drift.variants if drift else ())},
         }
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(output, indent=2, ensure_ascii=False))
     else:
         console.print(answers_view(engine.variants, step.rows))
         labels = {v.name: v.label for v in engine.variants}
@@ -165,5 +167,5 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
 
 
 def _finite(number: float) -> float | None:
-    """JSON knows no infinity."""
+    """The number, or None if it is infinite or NaN, which JSON cannot express."""
     return number if math.isfinite(number) else None

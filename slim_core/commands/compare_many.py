@@ -26,7 +26,7 @@ from .many_view import results_view, summary
 
 STDIN = "-"
 ENDINGS = (".csv", ".json")
-# The file is written anew as answers come, so that not even a power cut takes more than this.
+# The file is rewritten as answers arrive, so that even a power cut loses no more than this many seconds.
 SAVE_SECONDS = 5.0
 
 
@@ -46,7 +46,7 @@ class Many:
 
     @classmethod
     def read(cls, prompt: str | None, prompts: Path | None, output: Path | None, as_json: bool) -> Many | None:
-        """What the command line names; None where it asks a single question.
+        """The prompts named on the command line; None for a single question.
 
         Raises:
             EngineError: if it names both or neither, or a file that cannot be read or written.
@@ -55,21 +55,19 @@ class Many:
             raise EngineError("Ask one question, or name a file of questions with --prompts.")
         if prompts is None:
             if output is not None:
-                raise EngineError(
-                    "--output is for the answers to --prompts; of one question, --json prints everything."
-                )
+                raise EngineError("--output saves the answers to --prompts; for a single question, use --json.")
             return None
         if output is not None:
             _check_output(output)
         if str(prompts) == STDIN:
             content = sys.stdin.buffer.read()
-            found = read_prompts(content, "standard input", guessed(content))
+            listed = read_prompts(content, "standard input", guessed(content))
         else:
-            found = read_prompt_file(prompts)
-        return cls(tuple(found), output, as_json)
+            listed = read_prompt_file(prompts)
+        return cls(tuple(listed), output, as_json)
 
     def run(self, engine: Engine, system: str, sampling: Sampling, strength: float | None) -> bool:
-        """Ask, show and save. Returns whether no prompt has an answer.
+        """Ask, show and save. Returns whether all prompts failed.
 
         Raises:
             EngineError: if a setting is out of its range, or the file cannot be written.
@@ -92,7 +90,7 @@ class Many:
         try:
             self._save(text)
         except EngineError as error:
-            unsaved = error  # told once the answers, which are nowhere else, are shown
+            unsaved = error  # reported after the answers, which exist nowhere else, have been shown
         if self.as_json:
             print(text(".json"))
         else:
@@ -107,14 +105,14 @@ class Many:
     def _ask(
         self, results: list[PromptResult], coming: Generator[PromptResult, None, None], text: Callable[[str], str]
     ) -> None:
-        """Gather results; the file is written anew from time to time."""
+        """Collect results; the file is rewritten from time to time."""
         saved = time.monotonic()
         with closing(coming), _Shown(len(self.prompts)) as shown:
             for result in coming:
                 results.append(result)
                 shown.next(result)
                 if time.monotonic() - saved >= SAVE_SECONDS:
-                    # At the end it is tried once more, and then it is told.
+                    # It is tried once more at the end, and then reported.
                     with suppress(EngineError):
                         self._save(text)
                     saved = time.monotonic()
@@ -124,7 +122,7 @@ class Many:
             _write(self.output, text(self.output.suffix.lower()))
 
     def _report(self, done: int, interrupted: bool) -> None:
-        """Where the answers are, and how many there are if a person did not wait for all."""
+        """Say where the answers are, and how many there are if the list was interrupted."""
         where = "" if self.output is None else printable(str(self.output))
         console = screen(stderr=True, soft_wrap=True)
         if interrupted:
@@ -142,7 +140,7 @@ def _show(results: list[PromptResult], askers: Sequence[Respondent]) -> None:
 
 
 class _Shown:
-    """How far it is, on standard error: a bar in a terminal, else a line a prompt."""
+    """Progress on standard error: a bar in a terminal, otherwise one line per prompt."""
 
     def __init__(self, prompts: int) -> None:
         self._prompts = prompts
@@ -163,7 +161,7 @@ class _Shown:
             self._bar.stop()
 
     def next(self, result: PromptResult) -> None:
-        """One more is there."""
+        """Another result has arrived."""
         if self._bar is not None:
             self._bar.advance(self._task)
             return
@@ -173,12 +171,12 @@ class _Shown:
 
 
 def _check_output(path: Path) -> None:
-    """Refuse a file that could not be written once the answers are there."""
+    """Refuse an output file that could not be written later."""
     shown = printable(str(path))
     if path.suffix.lower() not in ENDINGS:
         raise EngineError(f"--output is {shown}; it must end in {' or '.join(ENDINGS)}.")
     if path.exists() or path.is_symlink():
-        raise EngineError(f"There is {shown} already; name a new file with --output.")
+        raise EngineError(f"{shown} exists already; name a new file with --output.")
     try:
         path.touch(exist_ok=False)
         path.unlink()
@@ -187,13 +185,13 @@ def _check_output(path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Put a text in the place of the file at once: whoever reads it meanwhile has the old one whole."""
+    """Replace the file in one step: anyone who reads it meanwhile gets the complete old one."""
     try:
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
             with open(handle, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
-            # As the file would have been without the other one: readable by whom the system's settings say.
+            # With the permissions the file would have had without the temporary one.
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(beside, 0o666 & ~mask)

@@ -13,11 +13,16 @@ from ..inference import Drift, RoutingRecord, RowStep, Variant, Verdict
 
 
 BAR = 20
-ENDINGS = {"length": "cut at the longest length", "stop_string": "stop text", "stopped": "stopped", "end": "complete"}
+ENDINGS = {
+    "length": "cut off at the maximum length",
+    "stop_string": "stop text",
+    "stopped": "stopped",
+    "end": "complete",
+}
 
 
 def answers_view(variants: Sequence[Variant], rows: Sequence[RowStep]) -> Table:
-    """One column a variant: its name, its answer, how fast it was and why it ended."""
+    """One column per variant: its name, its answer, its speed and why it ended."""
     table = Table(expand=True)
     for variant in variants:
         table.add_column(Text(f"{variant.label}\n{variant.detail}"), ratio=1, overflow="fold")
@@ -41,7 +46,7 @@ def _footer(row: RowStep) -> str:
 
 
 def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float | None = None) -> str:
-    """What the gate made of the prompt.
+    """How the gate judged the prompt.
 
     Args:
         label: of the variant.
@@ -68,15 +73,15 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float |
 
 def identity_by_block(routing: RoutingRecord) -> list[dict[str, float | int | None]]:
     """For each decoder block, over prompt and over answer, the mean share past LoRA and what the gate lets through."""
-    found = []
+    blocks = []
     for block in sorted(set(routing.blocks)):
         linears = [i for i, b in enumerate(routing.blocks) if b == block]
         shown: dict[str, float | int | None] = {"block": block}
         for name, numbers in (("", routing.identity[linears]), ("gate_", routing.gate[linears])):
             shown[f"{name}prompt"] = _mean(numbers[:, : routing.prompt_tokens])
             shown[f"{name}answer"] = _mean(numbers[:, routing.prompt_tokens :])
-        found.append(shown)
-    return found
+        blocks.append(shown)
+    return blocks
 
 
 def _mean(values) -> float | None:
@@ -84,7 +89,7 @@ def _mean(values) -> float | None:
 
 
 def identity_view(routing: RoutingRecord) -> Table:
-    """How much of each block's tokens went past the LoRA experts."""
+    """The share of each block's tokens that bypassed the LoRA experts."""
     table = Table(title=f"{routing.variant}: share that bypasses LoRA", title_justify="left", box=None)
     for column in ("block", "question", "answer", "gate"):
         table.add_column(column, no_wrap=True)
@@ -102,7 +107,7 @@ def _bar(share: float | None) -> str:
 
 
 def drift_sentence(variants: Sequence[Variant], drift: Drift, taught: bool = False) -> str:
-    """What the base said, and how much less likely the others find it.
+    """The base's answer, and how much less likely it is under the others.
 
     Args:
         variants: base and adapters.

@@ -10,7 +10,7 @@ from rich.console import Console
 
 
 def screen(**options: Any) -> Console:
-    """Standard output, or with `stderr=True` the other, for texts that come from outside.
+    """A console on standard output (or standard error with `stderr=True`) for untrusted text.
 
     Args:
         options: of rich's Console.
@@ -19,16 +19,16 @@ def screen(**options: Any) -> Console:
 
 
 def refuse(sentence: object) -> NoReturn:
-    """Say on standard error why a command ends, on one line, and end it with code 1."""
+    """Print why a command ends to standard error, on one line, and exit with code 1."""
     screen(stderr=True, soft_wrap=True).print(f"Error: {printable(str(sentence))}", style="red", highlight=False)
     raise typer.Exit(1) from None
 
 
 def warn(sentence: object) -> None:
-    """Say on standard error, on one line, what a command does not end for."""
+    """Print a warning to standard error, on one line."""
     screen(stderr=True, soft_wrap=True).print(f"Warning: {printable(str(sentence))}", highlight=False)
 
 
 def printable(text: str) -> str:
-    """A text with escapes for what would move the cursor, colour what follows, or be no character at all."""
+    """A text with escapes in place of control characters, colour codes and invalid characters."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

@@ -22,9 +22,9 @@ Questions = Annotated[int, typer.Option(min=20, help="Test questions of each tas
 @app.command()
 def build(
     output: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
-    work: Annotated[
-        Path, typer.Option(help="Folder for what is made on the way; a second call goes on there.")
-    ] = Path("demo-work"),
+    work: Annotated[Path, typer.Option(help="Working folder; running the command again continues from it.")] = Path(
+        "demo-work"
+    ),
     questions: Questions = 600,
     base: Annotated[list[str], typer.Option(help="FIELD=VALUE of the base's recipe; repeatable.")] = [],  # noqa: B006
     conversations: Annotated[
@@ -32,7 +32,7 @@ def build(
     ] = [],  # noqa: B006
     plan: Annotated[list[str], typer.Option(help="FIELD=VALUE of the adapters' plan; repeatable.")] = [],  # noqa: B006
 ) -> None:
-    """Train the base, LoRA and SLIM from nothing, and measure them."""
+    """Train the base, LoRA and SLIM from scratch, and measure them."""
     from transformers.utils.logging import disable_progress_bar
 
     from ..demo.build import BuildError, build
@@ -44,7 +44,7 @@ def build(
     console = screen()
     demo = output or DEMO
     if output is not None and output.exists() and any(output.iterdir()) and not (output / "base").is_dir():
-        raise typer.BadParameter(f"{output} holds something else than a demo; name a new folder.")
+        raise typer.BadParameter(f"{output} holds something other than a demo; name a new folder.")
     try:
         recipe = Recipe(**_fields(Recipe, base, "--base"))
         talks = Conversations(**_fields(Conversations, conversations, "--conversations"))
@@ -54,7 +54,7 @@ def build(
     except KeyboardInterrupt:
         report = None
     if report is None:
-        screen(stderr=True).print("Interrupted; the same command goes on from here.")
+        screen(stderr=True).print("Interrupted; the same command continues from here.")
         raise typer.Exit(130)
     _show(demo, console)
 
@@ -77,11 +77,11 @@ def verify(
     console = screen()
     demo = _complete(demo)
     if not write:
-        found = differences(sample(demo, questions), demo)
-        for line in found:
+        problems = differences(sample(demo, questions), demo)
+        for line in problems:
             console.print(line)
-        console.print("The stored results hold." if not found else "The stored results do not hold.")
-        raise typer.Exit(1 if found else 0)
+        console.print("The stored results are confirmed." if not problems else "The stored results are not confirmed.")
+        raise typer.Exit(1 if problems else 0)
     workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
     with Progress(console=console) as progress:
         task = progress.add_task("Test questions", total=jobs(demo))
@@ -94,7 +94,7 @@ def report(
     demo: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
     markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
 ) -> None:
-    """Print what is stored about the demo: how it was chosen, and what was measured."""
+    """Print what is stored about the demo: how it was chosen and what was measured."""
     _show(_complete(demo), screen(), markdown)
 
 
@@ -103,22 +103,22 @@ def examples(
     demo: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
     write: Annotated[bool, typer.Option(help="Write examples.json. --no-write only prints what was tried.")] = True,
 ) -> None:
-    """Choose the app's examples: prompts at which base, LoRA and SLIM differ as they should. For new weights."""
+    """Choose the app's examples for new weights: prompts for which base, LoRA and SLIM differ as intended."""
     from transformers.utils.logging import disable_progress_bar
 
     from ..demo.showcase import choose, save_examples
 
     disable_progress_bar()
     demo = _complete(demo)
-    # Lines begin with a + where the prompt shows what an example is there for.
-    found = choose(demo, print)
-    print(f"{len(found['pairs'])} pairs and {len(found['alone'])} others show something.")
+    # Lines begin with + if the prompt shows the intended difference.
+    chosen = choose(demo, print)
+    print(f"{len(chosen['pairs'])} pairs and {len(chosen['alone'])} others show something.")
     if write:
-        print(f"Written: {save_examples(found, demo)}")
+        print(f"Written: {save_examples(chosen, demo)}")
 
 
 def _complete(demo: Path | None) -> Path:
-    """The folder of the demo, if its weights are there."""
+    """The folder of the demo; fails if its weights are missing."""
     from ..demo.verify import missing
 
     demo = demo or DEMO

@@ -12,12 +12,12 @@ from .console import printable, refuse, screen
 
 def estimate(
     base: Annotated[str, typer.Argument(help="Base model: folder or Hub id.", show_default=False)],
-    revision: Annotated[str | None, typer.Option(help="Version of the base on the Hub.")] = None,
-    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Base in 4 bits.")] = False,
-    load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Base in 8 bits.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
+    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Load the base in 4 bits.")] = False,
+    load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Load the base in 8 bits.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
 ) -> None:
-    """Tell how much memory a base model needs, and whether it is there. No weights are fetched or loaded."""
+    """Say how much memory a base model needs and whether it is available. No weights are downloaded or loaded."""
     from ..base.files import base_files
     from ..base.formatting import size
     from ..base.loading import bits_of, need_sentence, plan

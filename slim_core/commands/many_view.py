@@ -17,7 +17,7 @@ KINDS = {"like": "like the training data", "unlike": "unlike the training data",
 
 
 def results_view(results: Sequence[PromptResult], askers: Sequence[Respondent]) -> Table:
-    """A line a prompt: what was asked, and each answer with what is known of it."""
+    """One line per prompt: the prompt, and each answer with its measurements."""
     table = Table(expand=True, show_lines=True)
     table.add_column("", justify="right")
     table.add_column("prompt", ratio=2, overflow="fold")
@@ -42,23 +42,23 @@ def _cell(answer: PromptAnswer) -> Text:
 
 def known_of(answer: PromptAnswer) -> list[str]:
     """Verdict, identity share and drift in a few words each."""
-    found = []
+    facts = []
     if answer.verdict is not None:
-        found.append("gate forced open" if answer.strength == 0 else KINDS[answer.verdict.kind])
+        facts.append("gate forced open" if answer.strength == 0 else KINDS[answer.verdict.kind])
     if answer.identity is not None:
-        found.append(f"{answer.identity:.0%} identity")
+        facts.append(f"{answer.identity:.0%} identity")
     if answer.log_ratio is not None and answer.mean_kl is not None:
-        found.append(f"base's answer {likelihood(answer.log_ratio)}, {answer.mean_kl:.3f} nats a token")
-    return found
+        facts.append(f"base's answer {likelihood(answer.log_ratio)}, {answer.mean_kl:.3f} nats a token")
+    return facts
 
 
 def _lines(text: str) -> str:
-    """A text with its line breaks, and nothing else that moves the cursor."""
+    """A text with its line breaks, but nothing else that moves the cursor."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def summary(results: Sequence[PromptResult]) -> Iterator[str]:
-    """The mean drift, by what the gate made of the prompts, and how many failed."""
+    """The mean drift by the gate's verdict, and how many prompts failed."""
     for group in mean_drift(results):
         means = ", ".join(f"{printable(label)} {mean:.3f}" for label, mean in group.means.items())
         which = f", {KINDS[group.kind]}" if group.kind else ""

@@ -10,19 +10,19 @@ import typer
 
 
 def pairs(texts: list[str], flag: str) -> dict[str, Any]:
-    """KEY=VALUE texts; a value that is JSON is read as such, any other is text.
+    """Parse KEY=VALUE strings; values that are JSON are read as JSON, all others are text.
 
     Args:
         texts: what was given.
         flag: the option's name, for the sentence.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
             raise typer.BadParameter(f"{flag} takes KEY=VALUE, such as seed=1, not {text!r}.")
         try:
-            found[key] = json.loads(value)
+            values[key] = json.loads(value)
         except json.JSONDecodeError:
-            found[key] = value
-    return found
+            values[key] = value
+    return values

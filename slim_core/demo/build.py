@@ -32,12 +32,14 @@ from .verify import FORMAT, QUESTIONS, WEIGHTS, verify
 
 
 BASE_QUESTIONS = 400  # validation questions of each task for the base
-ENOUGH = 0.95  # of sums, facts and choices that the base must answer before anything is trained on it
+ENOUGH = 0.95  # share share of sums, facts and choices that the base must answer before anything is trained on it
 
 
 @dataclass(frozen=True)
 class BuildTiming:
-    """Minutes that the parts took: the base in all calls, the others in the last one, which may find trials done."""
+    """Minutes per part: for the base over all calls, for the others in the last call, which may reuse finished
+    trials.
+    """
 
     base: float
     adapters: float
@@ -57,7 +59,7 @@ def build(
     console: Console,
     questions: int = QUESTIONS,
 ) -> dict[str, Any] | None:
-    """Build the demo. What an interrupted call has done in `work` is not done again.
+    """Build the demo. Work that an interrupted call finished in `work` is not repeated.
 
     Args:
         demo: where the result goes; what is there is replaced at the end, not before.
@@ -74,7 +76,7 @@ def build(
     Raises:
         BuildError: if the base does not know its world well enough, or the result would go into `work`.
     """
-    # What is there is deleted on the way, the finished demo itself included.
+    # Existing files are deleted during the build, including a finished demo.
     if demo.resolve().is_relative_to(work.resolve()):
         raise BuildError(f"{demo} is in {work}, where the demo is built; name a folder outside of it.")
     base = build_base(work, recipe, conversations, console)
@@ -93,7 +95,7 @@ def build(
     shutil.copytree(base, staged / "base")
     for method in ("lora", "slim"):
         install_adapter(best[method].folder, staged / method)
-    # It does not ship, but is compared: rounded as those that do.
+    # It does not ship but is compared, so it is rounded like those that ship.
     half = work / "half"
     shutil.rmtree(half, ignore_errors=True)
     install_adapter(best["lora_half"].folder, half)
@@ -154,7 +156,7 @@ def _train(
     trainings: Sequence[Training],
     console: Console,
 ) -> Path:
-    """The base after the last of the trainings; `start` has the weights that it begins with."""
+    """The base after the last training; `start` has the initial weights."""
     marker = base.with_suffix(".json")
     identity = json.loads(json.dumps([asdict(training) for training in trainings]))
     if marker.is_file() and json.loads(marker.read_text())["trainings"] == identity:
@@ -171,10 +173,10 @@ def _train(
             )
 
         model = pretraining.run(show)
-    # Rounded before it is measured and before anything is trained on it: what ships is what was used.
+    # Rounded before it is measured and trained on, so that the shipped weights are the ones that were used.
     model = model.to("cpu", torch.bfloat16)  # type: ignore[arg-type]  # a wrapped method, not a function
     model.save_pretrained(base)
-    # Rounded to be small; it is measured, and faster on a CPU, in float32.
+    # Stored rounded to be small, but measured in float32, which is also faster on a CPU.
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
     tokenizer.save_pretrained(base)
@@ -183,7 +185,7 @@ def _train(
 
 
 def _examine(base: Path, console: Console) -> dict[str, float]:
-    """The base's scores on validation questions, alone and in conversations.
+    """The base's scores on validation questions, singly and in conversations.
 
     Raises:
         BuildError: if it answers too few rightly.
@@ -194,18 +196,19 @@ def _examine(base: Path, console: Console) -> dict[str, float]:
     poor = {task: scores[task] for task in QUALIFYING if scores[task] < ENOUGH}
     if poor:
         raise BuildError(
-            f"The base answers too little: {_list(poor)}; at least {ENOUGH:.0%} is needed. Train it for more steps."
+            f"The base answers too few questions correctly: {_list(poor)}; at least {ENOUGH:.0%} is needed. Train it "
+            "for more steps."
         )
     turns = measure_conversations(model, tokenizer, "validation", BASE_QUESTIONS // 4)
-    return scores | {name: found.score for name, found in turns.items()}
+    return scores | {name: result.score for name, result in turns.items()}
 
 
 def install_adapter(source: Path, target: Path) -> None:
-    """Copy an adapter's two files, its weights in bfloat16 and its base by its place in the repository."""
+    """Copy an adapter's two files, with weights in bfloat16 and the base's path relative to the repository."""
     target.mkdir(parents=True)
     name = Path(WEIGHTS["lora"]).name
     tensors = {
-        # What is trained bears rounding. Statistics, counts and masks are not trained.
+        # Trained weights tolerate rounding. Statistics, counts and masks are not trained and stay as they are.
         key: tensor.to(torch.bfloat16) if is_trained(key, tensor) else tensor
         for key, tensor in load_file(source / name).items()
     }
@@ -216,7 +219,7 @@ def install_adapter(source: Path, target: Path) -> None:
 
 
 def is_trained(key: str, tensor: Tensor) -> bool:
-    """Whether this tensor of an adapter's file is a weight, and no statistic, count or mask of SLIM."""
+    """Whether this tensor of an adapter's file is a weight, not a statistic, count or mask of SLIM."""
     return tensor.is_floating_point() and not key.endswith(SlimLayer.statistic_names)
 
 

@@ -28,17 +28,17 @@ LONGEST_RUN = 3  # turns about one fact
 
 @cache
 def _followed(split: str) -> tuple[tuple[Question, ...], ...]:
-    """The questions of a split that differ in the entry alone, for each phrasing."""
-    found: dict[tuple[str, str], list[Question]] = defaultdict(list)
+    """The questions of a split that differ only in their entry, for each phrasing."""
+    by_template: dict[tuple[str, str], list[Question]] = defaultdict(list)
     for question in fact_questions(split):
         relation, _, template = question
         if len(relation.key) == 1 and relation.key[0] in FOLLOWED:
-            found[relation.name, template].append(question)
-    return tuple(tuple(questions) for questions in found.values() if len(questions) >= LONGEST_RUN)
+            by_template[relation.name, template].append(question)
+    return tuple(tuple(questions) for questions in by_template.values() if len(questions) >= LONGEST_RUN)
 
 
 def _follow_up(question: Question, rng: Random) -> Example:
-    """A question as it is asked after the same one about another entry."""
+    """A follow-up to the same question about another entry."""
     before, _, spec, _ = next(part for part in Formatter().parse(question.template) if part[1])
     column = question.relation.key[0]
     entry = format(question.row[column], "a" if column in COUNTED else (spec or "").replace("c", ""))
@@ -48,7 +48,7 @@ def _follow_up(question: Question, rng: Random) -> Example:
 
 
 def follow_ups(split: str, rng: Random, turns: int) -> Conversation:
-    """A fact question, and the same about other entries, which the later turns name alone.
+    """A fact question, followed by the same question about other entries, of which later turns give only the name.
 
     Args:
         split: "train", "validation" or "test": every turn stands for a question of the split.
@@ -60,19 +60,19 @@ def follow_ups(split: str, rng: Random, turns: int) -> Conversation:
 
 
 def conversations(seed: int, n: int, phase: Phase) -> list[Conversation]:
-    """`n` training conversations with the lengths and the tasks of a phase. The same seed gives the same ones."""
+    """`n` training conversations with the lengths and tasks of a phase, reproducible by seed."""
     rng = Random(f"conversations {seed}")
     lengths = rng.choices(range(1, len(phase.turns) + 1), phase.turns, k=n)
     turns = iter(general_examples("train", seed, sum(lengths), weights=phase.weights))
-    found = [[next(turns) for _ in range(length)] for length in lengths]
-    for conversation in found:
+    lists = [[next(turns) for _ in range(length)] for length in lengths]
+    for conversation in lists:
         at = 1
         while at < len(conversation):
             if rng.random() >= phase.follow_ups:
                 at += 1
                 continue
-            # The question that it leans on takes the place of the turn before.
+            # The question it refers to becomes the previous turn.
             run = min(rng.randint(2, LONGEST_RUN), len(conversation) - at + 1)
             conversation[at - 1 : at - 1 + run] = follow_ups("train", rng, run)
             at += run
-    return found
+    return lists

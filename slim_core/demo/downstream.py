@@ -24,7 +24,7 @@ ANSWER = "the correct answer is {}"
 
 
 def _phrase(family: ChoiceFamily | ClaimFamily, split: str, rng: Random, row: Row) -> str:
-    """A question about a row, with people of the split."""
+    """A question about a row, with names from the split."""
     phrasing = rng.choice(family.test_phrasings if split == "test" else family.phrasings)
     name, other = (person["name"] for person in rng.sample(PEOPLE[split], 2))
     return phrasing.format(**{"name": name, "other": other, **row})
@@ -61,7 +61,7 @@ def _claim(truth: bool, split: str, rng: Random) -> Example:
     return claim_about(family, rng.choice(family.entries[split]), truth, split, rng)
 
 
-# The samplers of a task share its examples equally: drawn together, the distinct claims would be mostly false ones,
+# The samplers of a task get equal shares of its examples: drawn together, most distinct claims would be false ones,
 # because there are more of them.
 SAMPLERS: dict[str, tuple[Sampler, ...]] = {
     "obqa": (partial(_choice, "obqa", OBQA, 4),),

@@ -13,7 +13,7 @@ from .relations import SPLITS
 
 @dataclass(frozen=True)
 class Example:
-    """What is asked, and the one answer that counts as right.
+    """A question and its one right answer.
 
     Attributes:
         task: the ability or downstream task it belongs to.
@@ -31,7 +31,7 @@ Sampler = Callable[[str, Random], Example]
 
 
 def split_of(text: str) -> str:
-    """The split of a text drawn at random: 80 % train, 10 % validation, 10 % test. The same on every machine."""
+    """The split of a text, chosen by its hash: 80 % train, 10 % validation, 10 % test; the same on every machine."""
     bucket = zlib.crc32(text.encode()) % 10
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
@@ -53,12 +53,12 @@ def draw(sample: Sampler, split: str, rng: Random, n: int, distinct: bool) -> li
         raise ValueError(f"there is no split {split!r}, only {', '.join(SPLITS)}")
     if not distinct:
         return [sample(split, rng) for _ in range(n)]
-    found: dict[str, Example] = {}
+    by_prompt: dict[str, Example] = {}
     for _ in range(50 * n):
-        if len(found) == n:
+        if len(by_prompt) == n:
             break
         example = sample(split, rng)
-        found.setdefault(example.prompt, example)
-    if len(found) < n:
-        raise ValueError(f"only {len(found)} distinct {split} prompts were found, {n} are wanted")
-    return list(found.values())
+        by_prompt.setdefault(example.prompt, example)
+    if len(by_prompt) < n:
+        raise ValueError(f"only {len(by_prompt)} distinct {split} prompts were found, {n} are wanted")
+    return list(by_prompt.values())

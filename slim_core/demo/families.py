@@ -11,7 +11,7 @@ from .relations import SPLITS, Row, clashes
 
 # The splits of ten entries in a row.
 PATTERN = ("test", "train", "train", "validation", "train", "test", "train", "train", "train", "train")
-# Where the wrong options of a split come from. There are too few entries for validation to stay among themselves.
+# Where the wrong options of a split come from. Validation has too few entries of its own.
 OPTION_SPLITS = {"train": ("train",), "validation": ("train", "validation"), "test": ("test",)}
 
 Split = dict[str, tuple[Row, ...]]
@@ -59,7 +59,7 @@ class ChoiceFamily:
     common: bool = False
 
     def wrong(self, splits: Iterable[str], right: Row) -> list[str]:
-        """The different wrong options for a row, among the entries of the splits."""
+        """The wrong options for a row, without duplicates, among the entries of the splits."""
         value = right[self.kind]
         rows = (row for name in (SPLITS if self.common else splits) for row in self.entries[name])
         wrong = (row for row in rows if row[self.kind] != value and not clashes(self.clash, value, row[self.kind]))

@@ -33,7 +33,7 @@ Form = Callable[[Example, Random], Chat]
 
 
 def _parts(example: Example) -> tuple[str, str]:
-    """The question with its options, and the labels, without the frame of the training data."""
+    """The question with its options, and the labels, without the training data's frame."""
     for form in (CHOICE_FORM, CLAIM_FORM):
         frame = form.split("{question}")[0]
         if example.prompt.startswith(frame):
@@ -56,7 +56,7 @@ def _paraphrase(example: Example, rng: Random) -> Chat:
 
 
 def _typos(example: Example, rng: Random) -> Chat:
-    """Two neighbouring letters inside some of the words have changed places."""
+    """Swaps two neighbouring letters inside some of the words."""
     words = example.prompt.split(" ")
     for i, word in enumerate(words):
         if word.isalpha() and len(word) >= 4 and rng.random() < TYPO_SHARE:
@@ -80,7 +80,7 @@ def _longer_text(example: Example, rng: Random) -> Chat:
 
 
 def _earlier(tasks: tuple[str, ...], rng: Random) -> Chat:
-    """A turn with a right answer."""
+    """A turn with its right answer."""
     example = rng.choice(questions(rng.choice(tasks), "validation", EARLIER))
     return [*asked(example), said("assistant", example.answer)]
 
@@ -93,7 +93,7 @@ def _after_a_trained_turn(example: Example, rng: Random) -> Chat:
     return _earlier(DOWNSTREAM_TASKS, rng) + asked(example)
 
 
-# How the trained tasks may be asked, and how the general ones.
+# Forms of the trained tasks, and of the general ones.
 TRAINED_FORMS: dict[str, Form] = {
     "as trained": _as_trained,
     "paraphrase of the frame": _paraphrase,
@@ -108,7 +108,7 @@ FORMS = {"downstream": (DOWNSTREAM_TASKS, TRAINED_FORMS), "general": (GENERAL_TA
 
 
 def asked_in_form(kind: str, form: str, split: str, n: int) -> tuple[list[Example], list[Chat]]:
-    """`n` questions of each task of a kind, and the chats that ask them in a form. The same for everybody who asks.
+    """`n` questions of each task of a kind, and the chats that ask them in a form; deterministic.
 
     Args:
         kind: "downstream" or "general".

@@ -36,7 +36,7 @@ def identity_shares(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seq
         chats: what was said so far.
     """
     opening = tokenizer.convert_tokens_to_ids(USER)
-    found = []
+    chat_shares = []
     for batch in _batches(model, tokenizer, chats, "right"):
         with slim_core.trace_routing(model) as trace:
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
@@ -47,8 +47,8 @@ def identity_shares(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seq
             blocks: dict[str, list[Tensor]] = {}
             for module, share in zip(routing.modules, shares, strict=True):
                 blocks.setdefault(_block(module), []).append(share)
-            found.append(torch.stack([torch.stack(values).mean() for values in blocks.values()]))
-    return torch.stack(found)
+            chat_shares.append(torch.stack([torch.stack(values).mean() for values in blocks.values()]))
+    return torch.stack(chat_shares)
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def exact_answers(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seque
         tokenizer: with the chat template.
         chats: what was said so far.
     """
-    found = []
+    exact = []
     for batch in _batches(model, tokenizer, chats, "left"):
         with slim_core.trace_routing(model) as trace:
             ids = greedy_ids(model, tokenizer, batch["input_ids"], batch["attention_mask"])
@@ -72,14 +72,14 @@ def exact_answers(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Seque
             ends = [i for i, token in enumerate(answer) if token == tokenizer.eos_token_id]
             # The token that ends an answer is not read any more; what follows it is padding.
             read = asked_tokens + (ends[0] if ends else len(answer) - 1)
-            found.append(bool((trace.row(row).gate[:, :read] == 0).all()))
-    return found
+            exact.append(bool((trace.row(row).gate[:, :read] == 0).all()))
+    return exact
 
 
 def _batches(
     model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], side: str
 ) -> Iterator[BatchEncoding]:
-    """The chats as they are read before an answer, padded on one side."""
+    """The chats as read before an answer, padded on one side."""
     texts = tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True)
     for begin in range(0, len(texts), BATCH):
         yield tokenizer(
@@ -93,13 +93,13 @@ def _batches(
 
 def _block(module: str) -> str:
     """The name of the block that a Linear is in."""
-    found = re.match(r".*?\.\d+(?=\.)|.*", module)
-    assert found is not None  # any name matches
-    return found[0]
+    match = re.match(r".*?\.\d+(?=\.)|.*", module)
+    assert match is not None  # any name matches
+    return match[0]
 
 
 def measure_identity(model: Model, tokenizer: PreTrainedTokenizerBase, split: str, n: int) -> dict[str, Any]:
-    """What every task's prompts send past LoRA.
+    """The share of each task's prompts that bypasses LoRA.
 
     Args:
         model: with a SLIM adapter, in evaluation mode.

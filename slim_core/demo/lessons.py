@@ -21,7 +21,7 @@ GENERAL = 10_000  # general questions that earlier turns are drawn from
 
 
 def lessons(n: int, earlier: Sequence[int], general_share: float) -> list[list[dict[str, Any]]]:
-    """Training conversations, the last turn of each another question. The same arguments give the same ones.
+    """Training conversations, each with a different question in its last turn; reproducible by the arguments.
 
     Args:
         n: questions of each downstream task.

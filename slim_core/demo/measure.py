@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 TASKS = (*GENERAL_TASKS, *DOWNSTREAM_TASKS)
-QUALIFYING = ("sums", "facts", "choices")  # what the base must be good at
+QUALIFYING = ("sums", "facts", "choices")  # tasks the base must be good at
 BATCH = 250
 LONGEST_ANSWER = 40  # tokens; the longest answer has 32
 TURNS = 4
@@ -37,7 +37,7 @@ Model = PreTrainedModel | PeftModel
 
 @cache
 def questions(task: str, split: str, n: int) -> tuple[Example, ...]:
-    """`n` distinct questions of a task. The same ones for everybody who asks."""
+    """`n` distinct questions of a task. Deterministic."""
     if task in DOWNSTREAM_TASKS:
         return tuple(downstream_examples(task, split, 0, n))
     return tuple(general_examples(split, 0, n, task))
@@ -65,7 +65,7 @@ def reply(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat
     # Several conversations, and not tokenised.
     texts = cast("list[str]", tokenizer.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=True))
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found: dict[int, str] = {}
+    answers: dict[int, str] = {}
     for begin in range(0, len(order), BATCH):
         chosen = order[begin : begin + BATCH]
         batch = tokenizer(
@@ -77,12 +77,12 @@ def reply(model: Model, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat
         ).to(model.device)
         ids = greedy_ids(model, tokenizer, batch["input_ids"], batch["attention_mask"])
         written = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        found.update(zip(chosen, written, strict=True))
-    return [found[i].strip() for i in range(len(texts))]
+        answers.update(zip(chosen, written, strict=True))
+    return [answers[i].strip() for i in range(len(texts))]
 
 
 def greedy_ids(model: Model, tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor) -> Tensor:
-    """(B, T + answer) int64: the prompts with the model's greedy answers behind them, padded at both ends.
+    """(B, T + answer) int64: the prompts followed by the model's greedy answers, padded at both ends.
 
     Args:
         model: in evaluation mode.
@@ -90,15 +90,15 @@ def greedy_ids(model: Model, tokenizer: PreTrainedTokenizerBase, ids: Tensor, ma
         ids: (B, T) int64 prompts, padded on the left.
         mask: (B, T) 0 where there is padding.
     """
-    # No model is what `generate` says that it is a method of.
-    found = cast("GenerationMixin", model).generate(  # type: ignore[misc]
+    # The annotation of `generate` names a class that no model is.
+    generated = cast("GenerationMixin", model).generate(  # type: ignore[misc]
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=LONGEST_ANSWER,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return cast(Tensor, found)
+    return cast(Tensor, generated)
 
 
 def mark(examples: Sequence[Example], texts: Sequence[str]) -> str:
@@ -135,7 +135,8 @@ def measure(
 def converse(
     model: Model, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
 ) -> list[list[str]]:
-    """The model's answers in conversations of equal length, turn by turn, each after its own earlier ones.
+    """The model's answers in conversations of equal length, turn by turn, each with its own earlier answers as
+    history.
 
     Returns:
         For each turn, the answers of all conversations.
@@ -150,7 +151,7 @@ def converse(
 
 
 def measure_conversations(model: Model, tokenizer: PreTrainedTokenizerBase, split: str, n: int) -> dict[str, Score]:
-    """How well general questions are answered as the first, second, ... turn of a conversation.
+    """How well general questions are answered as the first, second, … turn of a conversation.
 
     The same questions are asked in every turn, so that the first is what the others are to be compared with.
 

@@ -17,7 +17,7 @@ from ..noise import hush
 
 
 def worker_pool(workers: int, begin: Callable[..., None] | None = None, *shared: Any) -> ProcessPoolExecutor:
-    """Processes that share the threads of this one.
+    """A pool of processes that share the threads of this one.
 
     Args:
         workers: how many.
@@ -32,7 +32,7 @@ def _begin(threads: int, begin: Callable[..., None] | None, shared: tuple[Any, .
     torch.set_num_threads(threads)
     hush()
     disable_progress_bar()
-    # A killed parent would leave its workers behind, and they would go on with what waits.
+    # If the parent is killed, its workers would otherwise continue with the queued work.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if begin is not None:
         begin(*shared)

@@ -26,19 +26,19 @@ from .muon import Muon
 from .recipe import Phase, Recipe, Training
 
 
-DRAW = 64  # batches drawn, and sorted by length, at a time
+DRAW = 64  # number of batches drawn and sorted by length at a time
 SAVE_SECONDS = 120.0
 
 
 class Encoded(NamedTuple):
-    """Token ids of a conversation, and from where to where its answers are, with the tokens that close them."""
+    """Token ids of a conversation, and the spans of its answers including the tokens that close them."""
 
     ids: list[int]
     answers: list[tuple[int, int]]
 
 
 class TrainingProgress(NamedTuple):
-    """Where the training is: steps done, tokens read since it was started, seconds since, loss in nats."""
+    """Training progress: steps done, tokens read and seconds since it was started, loss in nats."""
 
     step: int
     tokens: int
@@ -58,7 +58,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
         context: most tokens of a conversation; turns beyond it are left out.
     """
     turns = iter(_encode_turns(tokenizer, [turn for conversation in conversations for turn in conversation]))
-    found = []
+    encoded = []
     for conversation in conversations:
         ids, answers = [tokenizer.bos_token_id], []
         for prompt, whole in [next(turns) for _ in conversation]:
@@ -66,8 +66,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversat
                 break
             answers.append((len(ids) + len(prompt), len(ids) + len(whole)))
             ids += whole
-        found.append(Encoded(ids, answers))
-    return found
+        encoded.append(Encoded(ids, answers))
+    return encoded
 
 
 def _encode_turns(
@@ -85,7 +85,7 @@ def _encode_turns(
 def batches(
     tokenizer: PreTrainedTokenizerBase, training: Training, context: int, start: int = 0
 ) -> Iterator[list[Encoded]]:
-    """The training batches from step `start` on. Conversations of like length are together."""
+    """The training batches from step `start` on. Conversations of similar length are batched together."""
     first_draw = 0
     for phase in training.phases:
         yield from _phase_batches(tokenizer, training, context, phase, first_draw, start)
@@ -138,7 +138,7 @@ def new_base(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> LlamaForCaus
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16, about twice as fast as float32. Elsewhere it is emulated: slow."""
+    """Whether the hardware supports bfloat16, which is about twice as fast as float32; emulation is slow."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
@@ -152,7 +152,7 @@ def _muon(parameters: list[nn.Parameter], training: Training, device: torch.devi
 
 
 class Pretraining:
-    """The model, its optimisers and how far they are. Saved often, so that it can go on.
+    """The model, its optimisers and its progress. Saved often, so that training can be resumed.
 
     Args:
         tokenizer: of the world.
@@ -188,7 +188,9 @@ class Pretraining:
         self._load()
 
     def _factor(self, step: int) -> float:
-        """The rates' factor: up in a warm-up, level, and down where a phase falls."""
+        """The factor of the learning rates: rising in the warm-up, then constant, then falling at the end of a
+        phase.
+        """
         begin = end = 0
         for phase in self.training.phases:
             end += phase.steps
@@ -225,13 +227,13 @@ class Pretraining:
         return self.model.eval()
 
     def _train(self, batch: Sequence[Encoded]) -> float:
-        # Seeded by the step, so that a training that goes on draws what a straight one does.
+        # Seeded by the step, so that a resumed training draws the same as an uninterrupted one.
         rng = torch.Generator().manual_seed(self.training.seed * 10**9 + self.step)
         ids, wanted = collate(batch, self.tokenizer.pad_token_id, self._phase().prompt_share, rng)
         ids, wanted = ids.to(self.device), wanted.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bf16(self.device)):
             hidden = self.model.model(input_ids=ids).last_hidden_state[:, :-1]
-            # The output head is a third of the work: only where a prediction counts.
+            # The output head is a third of the work, so it runs only where a prediction counts.
             logits = self.model.lm_head(hidden[wanted])
         loss = nn.functional.cross_entropy(logits.float(), ids[:, 1:][wanted])
         loss.backward()

@@ -32,7 +32,7 @@ STYLES: tuple[Style, ...] = (
     ("ABCD", "{0}: {1}", "{0}"),
 )
 # Where the wrong options of a training question come from. Options of another kind, a question that names its option,
-# and fewer options are easier: they teach to look at the options at all, before knowing the fact pays off.
+# and fewer options are easier: they teach looking at the options at all, before knowing the fact pays off.
 TRAIN_POOLS = {"same": 6, "other": 2, "named": 2}
 TRAIN_SIZES = {4: 7, 3: 2, 2: 1}
 WHICH_SHARE = 0.3
@@ -82,7 +82,7 @@ class Question(NamedTuple):
 
 
 def _questions(split: str, templates: Callable[[Relation], Sequence[str]]) -> tuple[Question, ...]:
-    """Every fact with the phrasings of the split, where `templates` gives the phrasings of a relation."""
+    """Every fact with the phrasings of the split; `templates` gives the phrasings of a relation."""
     return tuple(
         Question(relation, row, template)
         for relation in RELATIONS
@@ -98,13 +98,15 @@ def fact_questions(split: str) -> tuple[Question, ...]:
 
 @cache
 def _option_questions(split: str) -> tuple[Question, ...]:
-    """The free-form questions that are also asked with options. "C" as an option would read like a letter."""
+    """The free-form questions that are also asked with options. Answers such as "C" are excluded: they look like
+    labels.
+    """
     return tuple(q for q in fact_questions(split) if q.relation.options and q.answer not in LETTERS)
 
 
 @cache
 def which_questions(split: str) -> tuple[Question, ...]:
-    """The questions for an entry of a kind, such as "Which of these is a bird?". The row holds the right entry."""
+    """The questions for an entry of a kind, such as "Which of these is a bird?". The row has the right entry."""
     return _questions(split, lambda relation: relation.which)
 
 
@@ -132,7 +134,7 @@ def fact(split: str, rng: Random) -> Example:
 
 
 def yes_no(split: str, rng: Random) -> Example:
-    """A yes-no question, as often true as false. The answer puts a false one right."""
+    """A yes-no question, true half of the time. The answer corrects a false one."""
     relation, row, template = rng.choice(_check_questions(split))
     right = row[relation.answer]
     claimed = right if rng.random() < 0.5 else rng.choice(relation.wrong(right))
@@ -141,7 +143,7 @@ def yes_no(split: str, rng: Random) -> Example:
 
 
 def choice(split: str, rng: Random) -> Example:
-    """A question with options, to be answered by a letter.
+    """A question with options, answered by a letter.
 
     Four options of the same kind, except for easier ones among those for training.
     """
@@ -151,7 +153,7 @@ def choice(split: str, rng: Random) -> Example:
 
 
 def spelled_choice(split: str, rng: Random) -> Example:
-    """A question with options, to be answered by the letter and the option.
+    """A question with options, answered by the letter and the option.
 
     Easier to learn from than a letter alone. But where several answers of the base's memory fit the question, a model
     as small as this spells out another one than it has chosen.
@@ -162,14 +164,14 @@ def spelled_choice(split: str, rng: Random) -> Example:
 
 
 def styled_choice(split: str, rng: Random) -> Example:
-    """A question with options that are labelled in other ways, so that choosing does not hang on A to D."""
+    """A question whose options have other labels, so that choosing does not depend on A to D."""
     text, right, wrong = _options(split, rng)
     options, answer = labelled(right, wrong, rng.choice(STYLES), rng)
     return Example("styled_choices", f"{text} {options}", answer)
 
 
 def framed_choice(split: str, rng: Random) -> Example:
-    """A question with options and a few words around it, so that choosing does not hang on where they stand."""
+    """A question with options and a few words around it, so that choosing does not depend on their position."""
     text, right, wrong = _options(split, rng)
     options, answer = labelled(right, wrong, rng.choice(FRAMED_STYLES), rng)
     return Example("framed_choices", rng.choice(FRAMES).format(text, options), answer)
@@ -188,7 +190,9 @@ def scene_choice(split: str, rng: Random) -> Example:
 
 
 def read_option(split: str, rng: Random) -> Example:
-    """What the option behind a label says. Teaches to copy an option: most right ones can be had from memory too."""
+    """Asks what the option behind a label says. Teaches copying an option, since most right ones can be answered from
+    memory.
+    """
     _, right, wrong = _options(split, rng)
     style = rng.choice(READ_STYLES)
     options, answer = labelled(right, wrong, style, rng)
@@ -206,7 +210,7 @@ def labelled(right: str, wrong: Iterable[str], style: Style, rng: Random) -> tup
 
 
 def named_labels(style: Style, size: int) -> str:
-    """The labels of `size` options as an answer writes them: "answer1/answer2"."""
+    """The labels of `size` options as written in an answer: "answer1/answer2"."""
     labels, _, answer = style
     # The word before the label, if there is one.
     word = answer.split("{0}")[0].split()[-1:]
@@ -245,7 +249,7 @@ def _which(split: str, rng: Random) -> tuple[str, Word, list[Word]]:
 
 
 def _wrong_options(question: Question, n: int, pool: str, rng: Random) -> list[str]:
-    """`n` wrong options: other answers of the relation, and answers of other relations where they are too few."""
+    """`n` wrong options: other answers of the relation, and of other relations if these are too few."""
     relation, right = question.relation, question.answer
     rivals = [answer for answer in relation.wrong(right) if answer not in LETTERS] if pool == "same" else []
     taken: list[str] = rng.sample(rivals, min(n, len(rivals)))

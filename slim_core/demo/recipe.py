@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training with a mixture of its own.
+    """A part of the training with its own mixture of data.
 
     Attributes:
         steps: optimiser steps.
@@ -28,8 +28,8 @@ class Phase:
     prompt_share: float = 0.2
 
 
-# Choosing and calculating take the most examples to learn. Options with other labels and other words around them come
-# when the base has begun to choose, answers by a letter alone when it chooses well.
+# Choosing and calculating need the most examples. Options with other labels and wordings come once the base has begun
+# to choose; answers by letter alone come once it chooses well.
 PHASES = (
     Phase(
         1400,
@@ -72,7 +72,7 @@ PHASES = (
 
 @dataclass(frozen=True)
 class Training:
-    """How weights are trained, whatever they are at the beginning.
+    """How weights are trained, wherever they start.
 
     Attributes:
         phases: what is trained, one after the other.

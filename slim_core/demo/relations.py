@@ -49,7 +49,7 @@ def fields(template: str) -> set[str]:
 
 
 def held_out(index: int, phrasings: int) -> dict[str, tuple[int, ...]]:
-    """Which phrasings of the fact in row `index` belong to which split: one is for test and one for validation.
+    """The split of each phrasing of the fact in row `index`: one is for test and one for validation.
 
     The two rotate with the row, so every phrasing is trained on with other facts of the relation.
     """
@@ -60,7 +60,7 @@ def held_out(index: int, phrasings: int) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Relation:
-    """What one column of a table says about the others.
+    """A relation: what one column of a table says about the others.
 
     Attributes:
         name: unique name.
@@ -109,10 +109,10 @@ class Relation:
                 yield row, templates[k]
 
     def wrong(self, right: str) -> list[Word]:
-        """The answers that can stand beside the right one as wrong options."""
+        """Answers that can be used as wrong options beside the right one."""
         return [answer for answer in self.answers if answer != right and not clashes(self.clash, right, answer)]
 
 
 def clashes(clash: Collection[frozenset[str]], one: str, other: str) -> bool:
-    """Whether the two answers are in one of the sets that could pass for one another."""
+    """Whether the two answers are in the same set of answers that could both be right."""
     return any(one in answers and other in answers for answers in clash)

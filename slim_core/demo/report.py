@@ -62,14 +62,14 @@ class Table:
 
 
 def tables(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> list[Table]:
-    """Everything that is stored.
+    """Tables of everything that is stored.
 
     Args:
         results: `results.json`.
         build: `build.json`; None where the demo was not built in one go.
     """
-    found = [_tasks(results), _pairs(results, build), _plane(results, build), _identity(results), *_forms(results)]
-    return [*([] if build is None else [_base(build), _sweep(build)]), *found]
+    measured = [_tasks(results), _pairs(results, build), _plane(results, build), _identity(results), *_forms(results)]
+    return [*([] if build is None else [_base(build), _sweep(build)]), *measured]
 
 
 def _tasks(results: Mapping[str, Any]) -> Table:
@@ -93,11 +93,11 @@ def _pairs(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> Table
     slim = results["marks"]["slim"]
     halves = [] if build is None else pairs({"slim": slim, "lora_half": build["half"]}, [("slim", "lora_half")])
     for pair in [*results["pairs"], *halves]:
-        found, low, high = (100 * share for share in pair["difference"])
+        mean, low, high = (100 * share for share in pair["difference"])
         table.add(
             f"{_label(pair['first'])} – {_label(pair['second'])}",
             pair["kind"],
-            f"{found:+.1f} ({low:+.1f} to {high:+.1f})",
+            f"{mean:+.1f} ({low:+.1f} to {high:+.1f})",
             str(pair["only_first"]),
             str(pair["only_second"]),
             _chance(pair["p"]),
@@ -166,7 +166,7 @@ def _base(build: Mapping[str, Any]) -> Table:
 
 
 def _sweep(build: Mapping[str, Any]) -> Table:
-    """Every rate's mean over the seeds, with the lowest and the highest."""
+    """For each rate, the mean over the seeds with the lowest and highest value."""
     rows = build["sweep"]
     seeds = len({row["seed"] for row in rows})
     table = Table(
@@ -177,14 +177,14 @@ def _sweep(build: Mapping[str, Any]) -> Table:
     )
     for method in build["chosen"]:
         for rate in dict.fromkeys(row["rate"] for row in rows):
-            found = [row for row in rows if (row["method"], row["rate"]) == (method, rate)]
-            if not found:  # it was not tried at this rate
+            matching = [row for row in rows if (row["method"], row["rate"]) == (method, rate)]
+            if not matching:  # it was not tried at this rate
                 continue
-            rewound = {point["scale"]: point for row in found for point in row["rewound"]}
+            rewound = {point["scale"]: point for row in matching for point in row["rewound"]}
             table.add(
                 _label(method),
                 f"{rate:g}",
-                *(_spread([row[kind] for row in found]) for kind in reversed(KINDS)),
+                *(_spread([row[kind] for row in matching]) for kind in reversed(KINDS)),
                 *(_rewound(rewound.get(scale)) for scale in _scales(rows)),
                 bold=build["chosen"][method]["rate"] == rate,
             )
@@ -214,8 +214,8 @@ def _percent(share: float) -> str:
 
 
 def _interval(score: Iterable[float]) -> str:
-    found, low, high = score
-    return f"{_percent(found)} ({_percent(low)}–{_percent(high)})"
+    mean, low, high = score
+    return f"{_percent(mean)} ({_percent(low)}–{_percent(high)})"
 
 
 def _chance(p: float) -> str:

@@ -30,12 +30,12 @@ from .world import EXAMPLE_PROMPTS, GENERAL_TASKS, check
 
 
 FORMAT = 1
-BATCH = 16  # prompts that are asked together while candidates are sorted out
+BATCH = 16  # number of prompts asked together while selecting candidates
 ENOUGH = 3  # examples of a subject to choose from
 DRAWS = 2  # trained questions of a fact
 QUESTIONS = 150  # general questions of each task that are tried
-LONGEST = 110  # characters of a question in the base's own form; a longer one is no example
-ALONE = 5  # prompts without a partner
+LONGEST = 110  # maximum characters of a question in the base's own form
+ALONE = 5  # number of single prompts
 # What a pair can be about: a family of trained questions, and the relation that asks for the same fact.
 CHOICES = (
     ("siqa", 3, SIQA[0], "feeling"),
@@ -54,7 +54,7 @@ WANTED = (
 
 
 class Replies(NamedTuple):
-    """What the three said to a prompt.
+    """The answers of base, LoRA and SLIM to a prompt.
 
     Attributes:
         answers: of "base", "lora" and "slim".
@@ -68,14 +68,14 @@ class Replies(NamedTuple):
 
 
 def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Replies]:
-    """What base, LoRA and SLIM answer, greedily.
+    """The greedy answers of base, LoRA and SLIM.
 
     Args:
         engine: with the variants "base", "lora" and "slim".
         prompts: each is a conversation of its own.
         together: prompts in a batch; 1 asks as the app does.
     """
-    found = []
+    replies = []
     for start in range(0, len(prompts), together):
         chosen = prompts[start : start + together]
         rows = [Row(name, (Message("user", p),), routing=name == "slim") for p in chosen for name in SHIPPED]
@@ -84,12 +84,12 @@ def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Repli
             first, size = i * len(SHIPPED), len(SHIPPED)
             verdict = verdict_of(step.routing[first + size - 1])
             texts = {name: step.rows[first + k].text.strip() for k, name in enumerate(SHIPPED)}
-            found.append(Replies(texts, verdict.kind, verdict.exact))
-    return found
+            replies.append(Replies(texts, verdict.kind, verdict.exact))
+    return replies
 
 
 def shows(example: Example, heard: Replies) -> bool:
-    """Whether one sees of an example what it is there for.
+    """Whether an example shows what it is meant to show.
 
     In the trained form LoRA and SLIM are right and say so in the same words, which are not the base's. In any other
     form the base is right, LoRA is wrong, and SLIM gives the base's answer.
@@ -112,8 +112,8 @@ def choose(demo: Path, log: Any = lambda line: None) -> dict[str, Any]:
         "alone", those without a partner. There are as many as show something, at best four pairs and five alone.
     """
     engine = load_engine(demo / "base", lora=demo / "lora", slim=demo / "slim", device="cpu")
-    found = (next(filter(None, (_pair(engine, name, log) for name in subjects)), None) for subjects in WANTED)
-    pairs = list(filter(None, found))
+    candidates = (next(filter(None, (_pair(engine, name, log) for name in subjects)), None) for subjects in WANTED)
+    pairs = list(filter(None, candidates))
     alone = _alone(engine, {own.prompt for _, own in pairs}, log)
     return {
         "format": FORMAT,
@@ -123,14 +123,14 @@ def choose(demo: Path, log: Any = lambda line: None) -> dict[str, Any]:
     }
 
 
-def save_examples(found: dict[str, Any], demo: Path) -> Path:
+def save_examples(chosen: dict[str, Any], demo: Path) -> Path:
     """Write `examples.json`."""
-    write_json(demo / EXAMPLES, found)
+    write_json(demo / EXAMPLES, chosen)
     return demo / EXAMPLES
 
 
 def _pair(engine: Engine, subject: str, log: Any) -> tuple[Shown, Shown] | None:
-    """A fact of a relation that shows something in both forms."""
+    """A fact whose question shows the intended difference in both forms."""
     own = list(_own(BY_NAME[subject], subject))
     best = _best(engine, [example for _, example in own], log)
     facts = {example.prompt: fact for fact, example in own}
@@ -147,7 +147,7 @@ def _facts(subject: str) -> tuple[Fact, ...]:
 
 
 def _own(relation: Relation, subject: str) -> Iterator[tuple[Fact, Example]]:
-    """The facts of a subject as the base was asked for them."""
+    """The facts of a subject in the base's own form."""
     for fact in _facts(subject):
         for template in relation.questions:
             yield fact, Example("facts", template.format(**fact), str(fact[relation.answer]))
@@ -164,40 +164,40 @@ def _trained(subject: str, fact: Fact) -> Iterator[Example]:
 
 
 def _alone(engine: Engine, taken: set[str], log: Any) -> list[Shown]:
-    """One of each general task, and more of those that are well known."""
+    """One example of each general task, and more about well-known things."""
     known = [example for examples in EXAMPLE_PROMPTS.values() for example in examples if example.task in GENERAL_TASKS]
-    found = [shown for shown in _best(engine, known, log) if shown.prompt not in taken]
+    chosen = [shown for shown in _best(engine, known, log) if shown.prompt not in taken]
     for task in GENERAL_TASKS:
-        if all(shown.task != task for shown in found):
-            found += _best(engine, questions(task, "test", QUESTIONS), log)[:1]
+        if all(shown.task != task for shown in chosen):
+            chosen += _best(engine, questions(task, "test", QUESTIONS), log)[:1]
     order = {task: place for place, task in enumerate(("facts", "sums", "choices", "yes_no", "talk"))}
     # One of each first.
     first: dict[str, Shown] = {}
-    for shown in found:
+    for shown in chosen:
         first.setdefault(shown.task, shown)
-    rest = [shown for shown in found if shown is not first[shown.task]]
+    rest = [shown for shown in chosen if shown is not first[shown.task]]
     return sorted([*first.values(), *rest][:ALONE], key=lambda shown: order[shown.task])
 
 
 def _best(engine: Engine, examples: Iterable[Example], log: Any) -> list[Shown]:
-    """The first few that show something: those where SLIM is exactly the base before others, then short ones."""
+    """The best few examples that show a difference: first those where SLIM is exactly the base, then short ones."""
     candidates = [e for e in examples if e.task in DOWNSTREAM_TASKS or len(e.prompt) <= LONGEST]
-    found: list[tuple[Example, Replies]] = []
+    suitable: list[tuple[Example, Replies]] = []
     for start in range(0, len(candidates), BATCH):
         chosen = candidates[start : start + BATCH]
         for example, heard in zip(chosen, ask(engine, [e.prompt for e in chosen], BATCH), strict=True):
             log(_line(example, heard))
-            # What a batch of another size rounds away is no example.
+            # A difference that vanishes with another batch size is not a good example.
             if shows(example, heard) and ask(engine, [example.prompt]) == [heard]:
-                found.append((example, heard))
-        if len(found) >= ENOUGH:
+                suitable.append((example, heard))
+        if len(suitable) >= ENOUGH:
             break
-    found.sort(key=lambda one: (not one[1].exact, _base_right(*one), len(one[0].prompt)))
-    return [Shown(e.task, e.prompt, e.answer, h.answers, h.exact) for e, h in found]
+    suitable.sort(key=lambda one: (not one[1].exact, _base_right(*one), len(one[0].prompt)))
+    return [Shown(e.task, e.prompt, e.answer, h.answers, h.exact) for e, h in suitable]
 
 
 def _base_right(example: Example, heard: Replies) -> bool:
-    """Whether a trained question is one that the base can answer as well: it shows less."""
+    """Whether the base can also answer a trained question, which then shows less."""
     return example.task in DOWNSTREAM_TASKS and check(example, heard.answers["base"])
 
 

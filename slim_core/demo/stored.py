@@ -17,7 +17,7 @@ DEPTH = 2  # down to which every entry has a line of its own
 
 @dataclass(frozen=True)
 class Shown:
-    """An example of the app as it is stored.
+    """An example of the app as stored.
 
     Attributes:
         task: of `measure.TASKS`.
@@ -35,7 +35,7 @@ class Shown:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a table of tables, every number with five digits, and an entry of the second level on one line."""
+    """Write nested tables as JSON, numbers with five digits, and each second-level entry on one line."""
     rounded = json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.5g}"))
     path.write_text(_text(rounded) + "\n")
 
@@ -59,18 +59,18 @@ def save(results: dict[str, Any], demo: Path) -> Path:
 
 
 def load_results(demo: Path) -> dict[str, Any]:
-    """What `results.json` says."""
+    """The content of `results.json`."""
     return json.loads((demo / RESULTS).read_text())
 
 
 def load_report(demo: Path) -> dict[str, Any] | None:
-    """What the build has written about itself; None where it has written nothing."""
+    """The report of the build; None if there is none."""
     path = demo / REPORT
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def load_examples(demo: Path) -> tuple[list[tuple[Shown, Shown]], list[Shown]]:
-    """The pairs of examples (trained form, the base's own) and those without a partner; none where there is no file.
+    """The pairs of examples (trained form, the base's own form) and the single ones; empty if there is no file.
 
     Raises:
         ValueError, KeyError, TypeError: if the file has another shape.
@@ -78,6 +78,6 @@ def load_examples(demo: Path) -> tuple[list[tuple[Shown, Shown]], list[Shown]]:
     path = demo / EXAMPLES
     if not path.is_file():
         return [], []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    pairs = [(Shown(**trained), Shown(**own)) for trained, own in found["pairs"]]
-    return pairs, [Shown(**one) for one in found["alone"]]
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    pairs = [(Shown(**trained), Shown(**own)) for trained, own in stored["pairs"]]
+    return pairs, [Shown(**one) for one in stored["alone"]]

@@ -49,7 +49,7 @@ ABOUT_PROMPTS = ("Tell me about {}.", "What do you know about {}?", "Say somethi
 
 @cache
 def _statements() -> tuple[tuple[str, str], ...]:
-    """Every fact of a relation that has a statement, as (first column of its row, sentence)."""
+    """Every fact of a relation with a statement, as (first column of its row, sentence)."""
     pairs = []
     for relation in RELATIONS:
         if relation.statement:
@@ -61,8 +61,8 @@ def _about(rng: Random) -> tuple[str, str]:
     """All statements about one entry of the tables, at most three."""
     entry, _ = rng.choice(_statements())
     sentences = [sentence for subject, sentence in _statements() if subject == entry]
-    told = rng.sample(sentences, min(3, len(sentences)))
-    return rng.choice(ABOUT_PROMPTS).format(entry), " ".join(told)
+    sentences_told = rng.sample(sentences, min(3, len(sentences)))
+    return rng.choice(ABOUT_PROMPTS).format(entry), " ".join(sentences_told)
 
 
 def _story(rng: Random) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def _story(rng: Random) -> tuple[str, str]:
 
 
 def sample(split: str, rng: Random) -> Example:
-    """A story, or what is known about an entry. Only for training: there is more than one right answer."""
+    """A story, or facts about an entry. Only for training, since there is more than one right answer."""
     if split != "train":
         raise ValueError("stories are only for training")
     prompt, answer = (_story if rng.random() < 0.7 else _about)(rng)

@@ -57,12 +57,12 @@ def run_sweep(
     processes = multiprocessing.get_context("spawn")
     steps = processes.Array("q", len(tasks), lock=False)
     bars = [progress.add_task(f"{t.method} at {t.rate:g}, seed {t.seed}", total=plan.steps) for t in tasks]
-    # What an earlier call found needs no process, which takes seconds to start.
+    # Trials finished by an earlier call need no process, which takes seconds to start.
     trials = {i: trial for i, task in enumerate(tasks) if (trial := read_trial(task, plan)) is not None}
     for index, trial in trials.items():
         progress.update(bars[index], completed=plan.steps)
         report(trial)
-    # SLIM's trials take longer. Begun last, they would leave the other workers idle at the end.
+    # SLIM's trials take longer. If they started last, the other workers would be idle at the end.
     order = sorted(range(len(tasks)), key=lambda index: (tasks[index].method != "slim", -tasks[index].rate))
     with worker_pool(workers, _begin_worker, steps) as pool:
         waiting = {pool.submit(_work, index, tasks[index], plan): index for index in order if index not in trials}
@@ -70,12 +70,12 @@ def run_sweep(
             while waiting:
                 for future in wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     index = waiting.pop(future)
-                    found = future.result()
-                    if found is None:
+                    finished = future.result()
+                    if finished is None:
                         return None
-                    trials[index] = found
+                    trials[index] = finished
                     progress.update(bars[index], completed=plan.steps)
-                    report(found)
+                    report(finished)
                 for index in waiting.values():
                     progress.update(bars[index], completed=steps[index])
         finally:
@@ -85,11 +85,11 @@ def run_sweep(
 
 def chosen_rate(trials: Sequence[Trial], method: str) -> float:
     """The rate at which the method's mean downstream score over the seeds is best. A tie goes to the lower one."""
-    found: dict[float, list[float]] = {}
+    scores: dict[float, list[float]] = {}
     for trial in trials:
         if trial.method == method:
-            found.setdefault(trial.rate, []).append(trial.downstream)
-    return max(found, key=lambda rate: (fmean(found[rate]), -rate))
+            scores.setdefault(trial.rate, []).append(trial.downstream)
+    return max(scores, key=lambda rate: (fmean(scores[rate]), -rate))
 
 
 def chosen(trials: Sequence[Trial], method: str, plan: TrialPlan) -> Trial:

@@ -112,9 +112,9 @@ PHRASINGS: tuple[tuple[str, ...], ...] = (
 )
 TOLD = tuple(zip((*OBQA, *SIQA), PHRASINGS, strict=True))
 STYLES: dict[Style, int] = {ANSWERED: 4, SAID: 3, NUMBERED: 1, LETTERED: 2}  # with their shares
-# Those of the frames and scenes that bring no people of their own.
+# Frames and scenes without people of their own.
 FORMS = (*(frame.format("{question}", "{options}") for frame in FRAMES), *(s for s in SCENES if "{name}" not in s))
-# What may be said before, and changes nothing.
+# Optional introductions without effect on the answer.
 BEFORE = (
     "It was a cold day.",
     "It was in the evening.",

@@ -74,7 +74,7 @@ class TrialPlan:
 
 
 class Task(NamedTuple):
-    """What is to be tried.
+    """A trial to run.
 
     Attributes:
         method: of `METHODS`.
@@ -114,34 +114,34 @@ class Trial:
 
     @property
     def downstream(self) -> float:
-        """The mean score of what it was trained on. The choice hangs on nothing else."""
+        """The mean score on the trained tasks. Only this decides the choice."""
         return downstream(self.scores)
 
     @property
     def general(self) -> float:
-        """The mean score of what it should not forget."""
+        """The mean score on what it should not forget."""
         return general(self.scores)
 
 
 def downstream(scores: dict[str, float]) -> float:
-    """The mean score of what the adapters are trained on."""
+    """The mean score on the trained tasks."""
     return sum(scores[task] for task in DOWNSTREAM_TASKS) / len(DOWNSTREAM_TASKS)
 
 
 def general(scores: dict[str, float]) -> float:
-    """The mean score of what they should not forget."""
+    """The mean score on what the adapters should not forget."""
     return sum(scores[task] for task in GENERAL_TASKS) / len(GENERAL_TASKS)
 
 
 def write_data(path: Path, plan: TrialPlan) -> None:
-    """The training examples of all downstream tasks, mixed by the trainer, as JSON lines."""
+    """Write the training examples of all downstream tasks as JSON lines; the trainer mixes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps({"messages": lesson}) for lesson in lessons(plan.examples, plan.earlier, plan.general_share))
     path.write_text("\n".join(lines) + "\n")
 
 
 def settings(task: Task, plan: TrialPlan) -> TrainSettings:
-    """The training command's settings for one trial. The methods get the same but for the rate and the Linears."""
+    """The training command's settings for one trial. The methods differ only in the rate and the Linears."""
     return TrainSettings(
         base=str(task.base),
         data=[str(task.data)],
@@ -173,19 +173,19 @@ def load(base: Path, adapter: Path | None = None) -> tuple[Model, PreTrainedToke
 
 @torch.no_grad()
 def rewind(model: nn.Module, scale: float) -> None:
-    """Multiply what a PEFT LoRA adds: 1 leaves it, 0 takes it away."""
+    """Scale what a PEFT LoRA adds: 1 leaves it unchanged, 0 removes it."""
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
             parameter.mul_(scale)
 
 
 def scales(task: Task, plan: TrialPlan) -> tuple[float, ...]:
-    """The factors that a trial is measured at, as trained first."""
+    """The scales at which a trial is measured; the trained one first."""
     return (1.0, *SCALES) if task.method == "lora" and task.seed == plan.seeds[0] else (1.0,)
 
 
 def read_trial(task: Task, plan: TrialPlan) -> Trial | None:
-    """What an earlier call found; None where anything is still to do."""
+    """The result of an earlier call; None if anything is still to do."""
     record = _record(task)
     if any(f"{scale:g}" not in record for scale in scales(task, plan)):
         return None
@@ -226,7 +226,7 @@ def _record(task: Task) -> dict[str, dict[str, str]]:
 
 
 def keep_only_same(task: Task, plan: TrialPlan) -> None:
-    """Delete the adapter's folder if it is about another base or was made otherwise; note what it is about."""
+    """Delete the adapter's folder if it belongs to another base or other settings; note what it belongs to."""
     names = ("steps", "batch", "examples", "earlier", "general_share", "questions", "r", "alpha")
     shared = {name: getattr(plan, name) for name in names}
     made = settings(task, plan)
@@ -241,7 +241,7 @@ def keep_only_same(task: Task, plan: TrialPlan) -> None:
 
 
 class _Steps(TrainerCallback):
-    """Says how many steps are done."""
+    """Reports how many steps are done."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
         self._report = report

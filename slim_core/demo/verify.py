@@ -83,7 +83,7 @@ PAIRS = (
 
 
 def compared(demo: Path) -> tuple[ComparedModel, ...]:
-    """The variants that answer the test questions: the main ones, LoRA rewound, and SLIM with other strengths."""
+    """The variants that answer the test questions: the main ones, scaled-down LoRA, and SLIM with other strengths."""
     trained = trained_strength(demo)
     others = (s for s in STRENGTHS if s not in (0.0, trained))
     return (*MAIN, *REWOUND, *(ComparedModel(f"slim at {s:g}", "slim", strength=s) for s in others))
@@ -100,12 +100,12 @@ def hashes(demo: Path) -> dict[str, str]:
 
 
 def missing(demo: Path) -> list[str]:
-    """The weights that are not there."""
+    """The missing weights."""
     return [file for file in WEIGHTS.values() if not (demo / file).is_file()]
 
 
 def jobs(demo: Path) -> int:
-    """How often `verify` reports."""
+    """How often `verify` calls `report`."""
     return len(compared(demo)) + len(MAIN) + 1
 
 
@@ -116,7 +116,7 @@ def verify(
     workers: int = 1,
     report: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
-    """Let base, LoRA and SLIM, and what they are compared with, answer held-out questions of every task.
+    """Let base, LoRA, SLIM and the comparison variants answer held-out questions of every task.
 
     Args:
         demo: folder with `base`, `lora` and `slim`.
@@ -145,10 +145,10 @@ def verify(
         *((f"forms, {v.name}", _answer_forms, (demo, v, split, few)) for v in MAIN),
         ("routing", _route, (demo, split, few)),
     ]
-    found = run_jobs(work, workers, report)
-    marks = dict(zip((v.name for v in variants), found, strict=False))
-    forms = dict(zip((v.name for v in MAIN), found[len(variants) :], strict=False))
-    identity, form_identity = found[-1]
+    results = run_jobs(work, workers, report)
+    marks = dict(zip((v.name for v in variants), results, strict=False))
+    forms = dict(zip((v.name for v in MAIN), results[len(variants) :], strict=False))
+    identity, form_identity = results[-1]
     return {
         "format": FORMAT,
         "split": split,
@@ -175,16 +175,16 @@ def _answer(demo: Path, variant: ComparedModel, split: str, n: int) -> dict[str,
 def _answer_forms(demo: Path, variant: ComparedModel, split: str, n: int) -> dict[str, dict[str, str]]:
     """The marks by kind and form."""
     model, tokenizer = variant.load(demo)
-    found: dict[str, dict[str, str]] = {}
+    marks: dict[str, dict[str, str]] = {}
     for kind, (_, forms) in FORMS.items():
         for form in forms:
             examples, chats = asked_in_form(kind, form, split, n)
-            found.setdefault(kind, {})[form] = mark(examples, reply(model, tokenizer, chats))
-    return found
+            marks.setdefault(kind, {})[form] = mark(examples, reply(model, tokenizer, chats))
+    return marks
 
 
 def _route(demo: Path, split: str, n: int) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """What goes past LoRA, by task, and by kind and form."""
+    """The share past LoRA, by task, and by kind and form."""
     model, tokenizer = MAIN[2].load(demo)
     forms = {
         kind: {
@@ -199,13 +199,13 @@ def _route(demo: Path, split: str, n: int) -> tuple[dict[str, Any], dict[str, di
 def run_jobs(
     work: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]], workers: int, report: Callable[[str], None]
 ) -> list[Any]:
-    """What the functions return, several at a time."""
+    """Run functions, several at a time, and return their results."""
     if workers == 1:
-        found = []
+        results = []
         for name, function, arguments in work:
-            found.append(function(*arguments))
+            results.append(function(*arguments))
             report(name)
-        return found
+        return results
     with worker_pool(workers) as pool:
         futures = [pool.submit(function, *arguments) for _, function, arguments in work]
         for (name, *_), future in zip(work, futures, strict=True):
@@ -215,7 +215,7 @@ def run_jobs(
 
 
 def _point(variant: ComparedModel, marks: Marks, demo: Path) -> dict[str, Any]:
-    """Where a variant lies between learning and forgetting."""
+    """A variant's scores for learning and forgetting."""
     own: dict[str, Any] = {"variant": variant.adapter or "base"}
     if variant.adapter == "lora":
         own["scale"] = variant.scale
@@ -249,7 +249,7 @@ def _forms(
 
 
 def sample(demo: Path, n: int, split: str = "test") -> dict[str, Any]:
-    """What ships, on a few questions of each task: enough to see whether the stored results can be true.
+    """The shipped weights on a few questions of each task: enough to see whether the stored results can be true.
 
     Returns:
         The hashes of the weights, and each task's n with the right answers of base, LoRA and SLIM.
@@ -261,11 +261,11 @@ def sample(demo: Path, n: int, split: str = "test") -> dict[str, Any]:
     }
 
 
-def differences(found: dict[str, Any], demo: Path) -> list[str]:
+def differences(fresh: dict[str, Any], demo: Path) -> list[str]:
     """Where the stored results are not about these weights, or can hardly be true given a fresh sample.
 
     Args:
-        found: of `sample`, with any number of questions.
+        fresh: of `sample`, with any number of questions.
         demo: folder with the stored results.
 
     Returns:
@@ -274,10 +274,10 @@ def differences(found: dict[str, Any], demo: Path) -> list[str]:
     stored = load_results(demo)
     lines = [
         f"{demo / WEIGHTS[variant]} is not the file that was measured."
-        for variant, digest in found["sha256"].items()
+        for variant, digest in fresh["sha256"].items()
         if stored["sha256"][variant] != digest
     ]
-    for task, measured in found["tasks"].items():
+    for task, measured in fresh["tasks"].items():
         for variant in SHIPPED:
             kept, right, n = stored["tasks"][task][variant]["score"], measured[variant], measured["n"]
             interval = wilson(right, n, z=SURE)

@@ -17,5 +17,5 @@ TASKS = {
 
 
 def task_words(name: str) -> str:
-    """A task's name in words; one that is not the demo's with blanks in place of underscores."""
+    """A task's readable name; other tasks than the demo's get spaces instead of underscores."""
     return TASKS.get(name, name.replace("_", " "))

@@ -44,7 +44,7 @@ TEXTS = {"sums": 4000, "choices": 3000, "yes_no": 3000, "talk": 3000, "stories":
 
 
 def _careless(example: Example, rng: Random) -> Example:
-    """The example as a visitor may type it."""
+    """The example as a visitor might type it."""
     prompt = example.prompt.lower()
     return replace(example, prompt=prompt.rstrip("?. ") if rng.random() < 0.5 else prompt)
 
@@ -77,7 +77,7 @@ def general_examples(
 
 
 def world_text() -> Iterator[str]:
-    """Texts with every word that the vocabulary needs: what the base is trained on, and nothing else.
+    """Texts with every word that the vocabulary needs, taken only from what the base is trained on.
 
     Messages that the base refuses are left out, so that their odd words are read byte by byte, as a visitor's will be.
     """
@@ -106,12 +106,12 @@ def check(example: Example, text: str) -> bool:
         option = re.compile(r"\b\d+\b(?!.*\b\d+\b)", re.DOTALL)
     else:
         return _normalised(text) == _normalised(example.answer)
-    found = option.search(text)
-    if found is None:
+    match = option.search(text)
+    if match is None:
         return False
     right = option.search(example.answer)
     assert right is not None  # every answer of these tasks names one
-    return found[0] == right[0]
+    return match[0] == right[0]
 
 
 def _prompts() -> dict[str, tuple[Example, ...]]:

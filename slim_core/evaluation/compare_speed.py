@@ -25,7 +25,7 @@ from ..method import SlimConfig
 
 @dataclass(frozen=True)
 class WayTiming:
-    """How long one way takes.
+    """Timing of one way of answering.
 
     Attributes:
         name: the way.
@@ -73,7 +73,7 @@ def random_engine(
 
 
 def experts_used(engine: Engine, prompt: str, tokens: int) -> dict[str, float]:
-    """How many LoRA experts a token gets in a Linear, on average, by adapter. On a CPU only these take time.
+    """Average number of LoRA experts per token and Linear, by adapter. On a CPU only these cost time.
 
     Args:
         engine: with at least one adapter.
@@ -90,7 +90,7 @@ def experts_used(engine: Engine, prompt: str, tokens: int) -> dict[str, float]:
 
 
 def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[WayTiming]:
-    """Time all ways in turn. Answers do not end before they have `tokens` tokens.
+    """Time all ways in turn. Each answer has exactly `tokens` tokens.
 
     Args:
         engine: with at least one adapter.

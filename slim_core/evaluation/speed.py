@@ -25,7 +25,7 @@ from ..method import Linear, SlimConfig
 from ..peft_tools import slice_factors, trace_routing
 
 
-# Long enough that the clock and a single interruption do not matter.
+# Long enough that clock resolution and a single interruption do not matter.
 ROUND_SECONDS = 0.1
 
 
@@ -51,7 +51,7 @@ class Timing:
 
 
 class LoopedLinear(Linear):
-    """SLIM with the experts one after the other, each on the tokens that chose it: what most peers do."""
+    """SLIM with a loop over experts, each on the tokens routed to it, as most implementations do it."""
 
     def _add_stacked(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
         assert weights is not None  # every config that is timed routes
@@ -68,7 +68,7 @@ class LoopedLinear(Linear):
 
 
 class _Holder(nn.Module):
-    """A model of one Linear, for PEFT to adapt."""
+    """A model with one Linear, for PEFT to adapt."""
 
     def __init__(self, width: int, device: str, dtype: torch.dtype) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Holder(nn.Module):
 
 
 def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is timed, by name. The SLIM variants hold the same adapter."""
+    """The variants to time, by name. The SLIM variants have the same adapter."""
 
     def model(peft_config: PeftConfig | None) -> nn.Module:
         torch.manual_seed(0)
@@ -87,16 +87,16 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
         return holder.requires_grad_(False) if peft_config is None else get_peft_model(holder, peft_config)
 
     def slim(looped: bool = False, **changes: Any) -> nn.Module:
-        # The gate is open, or closed for all: what the numbers are does not change the work otherwise.
+        # The gate is open or closed for all tokens; otherwise the values do not affect the work.
         changes = {"yield_strength": 0.0, "context_warmup": 0} | changes
         made = model(replace(config, target_modules=["linear"], init_weights=False, **changes))
         layer = made.get_submodule("base_model.model.linear")
         assert isinstance(layer, Linear)
         if looped:
             layer.__class__ = LoopedLinear
-        # As after training: every token keeps K LoRA experts, so that no variant gets off lightly.
+        # As after training, every token keeps K LoRA experts, so that no variant does less work.
         layer.slim_router_bias["default"].data[config.num_experts :] -= 1e4
-        # One training forward starts the clusters. What they are does not change the work.
+        # One training forward starts the clusters. Their values do not affect the work.
         made.train()(torch.randn(1, 256, setting.width, device=setting.device, dtype=setting.dtype))
         return made.train(setting.backward)
 
@@ -178,7 +178,7 @@ def _repeats(run: Callable[[], None], device: str) -> int:
 
 
 def describe_machine() -> str:
-    """What the numbers were taken on."""
+    """The machine on which the numbers were measured."""
     parts = [f"torch {torch.__version__}", f"{torch.get_num_threads()} CPU threads", platform.machine()]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())

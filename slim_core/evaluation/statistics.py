@@ -105,7 +105,7 @@ def mcnemar(first: Marks, second: Marks, tasks: Sequence[str]) -> McNemar:
     pairs = [pair for task in tasks for pair in zip(first[task], second[task], strict=True)]
     only_first, only_second = pairs.count(("1", "0")), pairs.count(("0", "1"))
     n = only_first + only_second
-    # In whole numbers: the powers of two are beyond any float.
+    # With integers: the powers of two exceed any float.
     tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
     return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**n))
 

@@ -14,13 +14,13 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 
-# Tokens for which there is room at a time.
+# Number of tokens by which the buffer grows.
 ROOM = 128
 PIECE = 512
 
 
 class GrowingLayer(DynamicLayer):
-    """A `DynamicLayer` that copies what it holds once in `ROOM` tokens."""
+    """A `DynamicLayer` that reallocates only once every `ROOM` tokens."""
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -47,7 +47,7 @@ class _Growing:
     def append(self, held: Tensor, new: Tensor, length: int) -> Tensor:
         """`held`, which has `length` entries, and behind it `new`."""
         end = length + new.shape[-2]
-        # Whoever selects rows or cuts columns puts another tensor in its place, which has no room.
+        # Selecting rows or cutting columns replaces the tensor by one without spare room.
         if self._buffer is None or self._shown is not held or self._buffer.shape[-2] < end:
             self._buffer = new.new_empty(*new.shape[:-2], -(-end // ROOM) * ROOM, new.shape[-1])
             if length:

@@ -23,7 +23,7 @@ FEW_ROWS = 3
 
 
 class OneDnnLinear(nn.Linear):
-    """A Linear that goes through oneDNN where no gradient is wanted. The result differs by rounding alone."""
+    """A Linear that uses oneDNN when no gradient is needed. The result differs only by rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
@@ -56,7 +56,7 @@ def _is_intel() -> bool:
 def _works() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
-    # The operator is PyTorch's own and promised to nobody: another version may not have it, or have it otherwise.
+    # The operator is internal to PyTorch: another version may not have it, or with another signature.
     x, weight = torch.linspace(-1, 1, 64).view(2, 1, 32), torch.linspace(1, -2, 512).view(16, 32)
     try:
         with torch.inference_mode():

@@ -23,14 +23,14 @@ from .types import FinishReason, RowStep, Sampling, State
 
 
 NOT_A_NUMBER = (
-    "The model's numbers are no longer finite, so it cannot choose a word: its adapter may be broken or made for "
+    "The model's outputs are no longer finite, so no next token can be chosen: its adapter may be broken or made for "
     "another base."
 )
 
 
 @dataclass
 class Draft:
-    """One answer in the making.
+    """One answer while it is being written.
 
     Attributes:
         index: its place among the rows that were asked for.
@@ -111,7 +111,7 @@ def decode(
     stopped: Callable[[int], bool],
     routing_every: float,
 ) -> Generator[bool, None, None]:
-    """Write the answers. They change in place; each yield is a moment to look at them.
+    """Write the answers. They change in place; look at them at each yield.
 
     The caller must have the model for itself until this generator is closed or exhausted.
 
@@ -165,7 +165,7 @@ def decode(
     finally:
         if batch is not None:
             batch.close()
-    # Outside of the handler, whose traceback holds on to the tensors.
+    # Outside the handler, whose traceback keeps the tensors alive.
     batch = None
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -206,7 +206,7 @@ class _Batch:
         self._unread = self._width
         self._padding = [self._width - length for length in lengths]
         device = model.device
-        # Which token stands for padding does not matter: it is masked.
+        # Any token can serve as padding, since it is masked.
         self._next = torch.tensor(
             [[0] * p + a.prompt for p, a in zip(self._padding, answers, strict=True)], device=device
         )
@@ -214,12 +214,12 @@ class _Batch:
         self._positions = (torch.arange(self._width, device=device) - starts).clamp_min_(0)
         self._mask: Tensor | None = None
         if any(self._padding):
-            # As long as the longest answer may get, so that a step takes a slice of it.
+            # As long as the longest possible answer, so that each step takes a slice.
             columns = torch.arange(self._width + max(answer.limit for answer in answers), device=device)
             self._mask = (columns >= starts).long()
         self._seen: Tensor | None = None
         if sampler.counts_repetitions:
-            # Beyond every vocabulary, which the penalty takes for no token.
+            # An id beyond every vocabulary, which the penalty ignores.
             nothing = torch.iinfo(torch.int64).max
             self._seen = self._next.masked_fill(torch.arange(self._width, device=device) < starts, nothing)
         self._cache = growing_cache(model.config)
@@ -233,7 +233,7 @@ class _Batch:
         return self._trace is not None
 
     def _enter(self) -> None:
-        """Tell the model whose rows these are, and record the routing of those who want it."""
+        """Set the adapter of each row in the model, and record the routing of the rows that ask for it."""
         self._trace = None
         if not self._adapted:
             return
@@ -283,7 +283,7 @@ class _Batch:
         return output.logits[:, -1]
 
     def read_routing(self) -> None:
-        """Hand what was recorded since the last time to the answers."""
+        """Pass what was recorded since the last time to the answers."""
         assert self._trace is not None  # `traced`
         for row in self._trace.rows:
             self.answers[row].records.append(self._trace.row(row))

@@ -15,7 +15,7 @@ from .types import ModelInfo
 
 
 def describe(model: PreTrainedModel, prompts: Prompts, name: str) -> ModelInfo:
-    """What people are told of a base without adapters.
+    """Information about a base without adapters.
 
     Args:
         model: the base.
@@ -45,7 +45,9 @@ def end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
 
 
 def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens of prompt and answer together. A tokenizer without a limit names an absurd one."""
+    """Maximum number of tokens in prompt and answer together. A tokenizer without a limit reports an absurdly large
+    one.
+    """
     config = model.config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     found = [getattr(config, name, None) for name in names]
@@ -72,7 +74,7 @@ def _size(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def bytes_by_device(model: nn.Module) -> dict[torch.device, int]:
-    """What a model takes on each device, adapters that it carries included; what is shared counts once."""
+    """Bytes of a model on each device, including its adapters; shared tensors count once."""
     found: Counter[torch.device] = Counter()
     for tensor in (*model.parameters(), *model.buffers(), *part_tensors(model)):
         found[tensor.device] += tensor.numel() * tensor.element_size()

@@ -16,7 +16,7 @@ Decode = Callable[[list[int]], str]
 def decoder_of(tokenizer: PreTrainedTokenizerBase) -> Decode:
     """The tokenizer's decoding without special tokens and without tidying of spaces, which is not incremental."""
     if tokenizer.is_fast:
-        # Past the wrapper, whose own work costs more than the decoding.
+        # Bypasses the wrapper, whose overhead costs more than the decoding.
         backend = tokenizer.backend_tokenizer
         return lambda ids: backend.decode(ids, skip_special_tokens=True)
     # One text of one list.
@@ -46,7 +46,7 @@ class AnswerText:
 
     @property
     def text(self) -> str:
-        """The answer so far. What may be the beginning of a stop string is held back."""
+        """The answer so far. Text that may be the beginning of a stop string is held back."""
         return self._text[: len(self._text) - self._held]
 
     def push(self, token: int) -> bool:
@@ -66,7 +66,7 @@ class AnswerText:
         return self._add(new)
 
     def finish(self) -> None:
-        """No token comes any more: show what was held back, but not half a character."""
+        """There are no more tokens: release the text that was held back, but not half a character."""
         rest = self._decode(self._window)[len(self._known_text) :].rstrip(HALF)
         self._window, self._known, self._known_text = [], 0, ""
         if not self._add(rest):

@@ -26,7 +26,7 @@ LOGITS_AT_ONCE = 2**25
 
 
 class StoppedReading(Exception):
-    """Nobody wants to know any more."""
+    """The reading is no longer wanted."""
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def drift_of(
     strengths: Sequence[float | None],
     stopped: Callable[[], bool],
 ) -> Drift:
-    """How the variants read an answer of the base, in one batch with the base itself.
+    """Let the variants read an answer of the base, in one batch with the base itself.
 
     Args:
         model: the base model with its adapters, or without any.
@@ -116,7 +116,7 @@ def _logits_of(
 ) -> Iterator[Tensor]:
     """(B, t, V) logits that predict t tokens of the answer, piece by piece."""
     piece = max(1, LOGITS_AT_ONCE // (rows * model.config.get_text_config().vocab_size))
-    # The last token predicts nothing that was said.
+    # The last token predicts nothing in the answer.
     ids = torch.tensor([*prompt, *answer[:-1]], device=model.device).expand(rows, -1)
     cache, silent, most = growing_cache(model.config), len(prompt) - 1, longest_piece(model.config)
     done = 0
@@ -135,7 +135,7 @@ def _logits_of(
 
 
 def answer_to_read(step: Step, reading: Reading, base: str) -> tuple[int, ...]:
-    """The tokens that are to be read when the answers are there; none if there is nothing to read.
+    """The tokens to read when the answers are finished; empty if there is nothing to read.
 
     Args:
         step: the end of the answers.

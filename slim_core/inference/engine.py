@@ -48,7 +48,7 @@ from .variants import BASE, Adapters, free_name, peft_name
 
 
 log = logging.getLogger(__name__)
-# How often those who wait hear of their place.
+# How often waiting callers are told their place, in seconds.
 WAITING_SECONDS = 0.5
 
 
@@ -99,7 +99,7 @@ class Engine:
         kind: Kind | None = None,
         label: str | None = None,
     ) -> Variant:
-        """Attach an adapter that passes every check; waits in line, so that no answer is disturbed.
+        """Attach an adapter that passes every check; waits in the queue, so that no answer is disturbed.
 
         Args:
             adapter: a checked one, whose files stay with its owner; or a folder or Hub id, named by who runs the
@@ -146,7 +146,7 @@ class Engine:
         return variant
 
     def detach(self, name: str) -> None:
-        """Take an adapter off; waits in line.
+        """Detach an adapter; waits in the queue.
 
         Raises:
             EngineError: if there is no adapter of that name.
@@ -160,12 +160,12 @@ class Engine:
             self.held = bytes_by_device(self._model)
 
     def memory(self) -> MemoryUse:
-        """Memory in use and free on the model's device; of a model on several, on the one that it begins on."""
+        """Used and free memory on the model's device; for a model on several devices, on the first."""
         free, total = device_memory(self._device)
         return MemoryUse(self.info.bytes, {v.name: v.bytes for v in self.variants[1:]}, free, total)
 
     def close(self, sentence: str) -> None:
-        """Give the model's memory back. Answers that are being written end as if a person had stopped them.
+        """Release the model's memory. Answers that are being written end as if they had been stopped.
 
         It waits until they have. Whoever waits in line, or asks later, is told the sentence.
 
@@ -174,7 +174,7 @@ class Engine:
         """
         self._closed = sentence
         with self._queue.turn():
-            # Behind `_check_open` nobody reads them any more.
+            # After `_check_open` nobody reads them.
             self._model = self._adapters = None  # type: ignore[assignment]
         self._prompts.close()
         # Adapters and the hooks on the model hold each other.
@@ -189,7 +189,7 @@ class Engine:
     # -- answers -------------------------------------------------------------------------------------------------
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a conversation as the model reads it, up to where the answer begins.
+        """Number of tokens in a conversation, up to where the answer begins.
 
         Raises:
             EngineError: if there is no question in it or the chat template refuses it.
@@ -197,7 +197,7 @@ class Engine:
         return len(self._prompts.encode(messages))
 
     def peek(self, row: Row) -> RoutingRecord | None:
-        """How a prompt is routed, without an answer. It never keeps an answer waiting for more than one reading.
+        """The routing of a prompt, without an answer. It delays an answer by one reading at most.
 
         Args:
             row: the variant and the conversation; its routing is recorded in any case.
@@ -282,7 +282,7 @@ class Engine:
                 `drift`.
         """
         if not rows:
-            raise EngineError("No answer was asked for: name at least one variant.")
+            raise EngineError("No answer was requested: name at least one variant.")
         if stops is not None and len(stops) != len(rows):
             raise EngineError(f"There are {len(rows)} answers but stop flags for {len(stops)}.")
         check_sampling(sampling)
@@ -332,7 +332,7 @@ class Engine:
                     )
         finally:
             ticket.leave()
-        # Behind the `finally`: whoever sees that all is done may ask for more in the same thread.
+        # After the `finally`, since a caller that sees the last step may ask for more in the same thread.
         yield last
 
     def _write(
@@ -343,7 +343,7 @@ class Engine:
         batched: bool,
         routing_every: float,
     ) -> Generator[Step, None, Step]:
-        """Steps until all rows are done, which the returned one shows."""
+        """Yields steps until all rows are done; returns the last one."""
         answers = [self._prepare(index, row, sampling) for index, row in enumerate(rows)]
         live = [answer for answer in answers if answer.state != "done"]
         for group in [live] if batched else [[answer] for answer in live]:
@@ -369,7 +369,7 @@ class Engine:
         return self._step(rows, answers, True)
 
     def _prepare(self, index: int, row: Row, sampling: Sampling) -> Draft:
-        """The row as the decoding loop takes it; done already if something is wrong with it."""
+        """Prepare a row for the decoding loop; an invalid row is already finished, with its error."""
         own = [v.ends_with for v in self.variants if v.name == row.variant and v.ends_with is not None]
         text = AnswerText(self._decode, (*sampling.stop, *own))
         answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
@@ -385,28 +385,30 @@ class Engine:
         return answer
 
     def _room(self, tokens: int) -> int:
-        """How many tokens may follow a prompt of so many."""
+        """How many tokens may follow a prompt of `tokens` tokens."""
         room = self.info.context_length - tokens
         if room < 1:
             raise EngineError(
                 f"The conversation has {tokens} tokens, but the model reads and writes at most "
-                f"{self.info.context_length}: shorten it, or begin a new one."
+                f"{self.info.context_length}: shorten it, or start a new one."
             )
         return room
 
     def _check_known(self, tokens: Sequence[int]) -> None:
-        """A tokenizer may know more than its model does; on a GPU such a token would end the whole process."""
+        """Check token ids: a tokenizer may have more tokens than its model, and on a GPU such an id would crash the
+        process.
+        """
         if max(tokens, default=0) >= self._known:
             raise EngineError(
-                f"The chat template writes token {max(tokens)}, but the model knows {self._known}: put the tokenizer "
-                "beside the model that belongs to it."
+                f"The chat template writes token {max(tokens)}, but the model knows {self._known}: use the tokenizer "
+                "that belongs to this model."
             )
 
     def _check_variants(self, names: Sequence[str]) -> None:
         known = {variant.name for variant in self.variants}
         for name in names:
             if name not in known:
-                raise EngineError(f"There is no variant named {name!r}: it may have been taken off.")
+                raise EngineError(f"There is no variant named {name!r}: it may have been removed.")
 
     def _step(self, rows: tuple[Row, ...], answers: list[Draft], with_routing: bool) -> Step:
         states = tuple(answer.shown(row.variant) for row, answer in zip(rows, answers, strict=True))
@@ -460,7 +462,7 @@ class Engine:
         variants: Sequence[str],
         strengths: Sequence[float | None] = (),
     ) -> Drift:
-        """Let variants read the base's own answer; waits in line.
+        """Let variants read the base's own answer; waits in the queue.
 
         Args:
             messages: the conversation that the base answered.
@@ -488,7 +490,7 @@ class Engine:
             raise EngineError("The base's answer is empty, so there is nothing to read.")
         for token in answer:
             if not 0 <= token < self._known:
-                raise EngineError(f"The model has no token {token}, so the answer is not its own.")
+                raise EngineError(f"The model has no token {token}, so the model did not write this answer.")
         prompt = self._prompts.encode(messages)
         self._room(len(prompt) + len(answer) - 1)
         self._check_variants(variants)

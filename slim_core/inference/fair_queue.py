@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class FairQueue:
-    """Who may use the model now, and who waits. Places are tickets, not threads.
+    """A queue for the model: who may use it now, and who waits. Places belong to tickets, not to threads.
 
     A generator is often driven by another thread at each step, so a lock that belongs to a thread would not do.
     """
@@ -25,9 +25,9 @@ class FairQueue:
         self._process = os.getpid()
 
     def join(self) -> QueuePlace:
-        """Get in line at its end. Whoever joins must `leave`."""
+        """Join the queue at its end. The returned place must be given back with `leave`."""
         if self._process != os.getpid():
-            # In a forked process the callers of the parent are not there, and could never leave.
+            # The parent's callers do not exist in a forked process and could never leave.
             self._start()
         ticket = QueuePlace(self)
         with self._changed:
@@ -35,7 +35,7 @@ class FairQueue:
         return ticket
 
     def join_if_free(self) -> QueuePlace | None:
-        """Get in line, if nobody is in it; None if somebody is."""
+        """Join the queue if it is empty; None if it is not."""
         ticket = self.join()
         if ticket.place == 0:
             return ticket
@@ -44,7 +44,7 @@ class FairQueue:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the model and have it for the duration of a `with` block."""
+        """Wait for the model and use it for the duration of a `with` block."""
         ticket = self.join()
         try:
             ticket.wait(None)
@@ -61,12 +61,12 @@ class QueuePlace:
 
     @property
     def place(self) -> int:
-        """How many are before this one; 0 when it is its turn."""
+        """How many places are ahead of this one; 0 when it is its turn."""
         with self._queue._changed:
             return self._queue._places.index(self)
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for the turn, at most so long; None waits as long as it takes.
+        """Wait for the turn, at most `seconds`; None waits without a limit.
 
         Returns:
             Whether it is this one's turn.
@@ -75,7 +75,7 @@ class QueuePlace:
             return self._queue._changed.wait_for(lambda: self._queue._places[0] is self, seconds)
 
     def leave(self) -> None:
-        """Give the place away. A second time does nothing."""
+        """Give up the place. Calling it again does nothing."""
         with self._queue._changed:
             if self in self._queue._places:
                 self._queue._places.remove(self)

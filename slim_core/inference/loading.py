@@ -18,7 +18,7 @@ from .engine import Engine
 from .types import Kind
 
 
-# Most tokens of prompt and answer with a visitor's base, whose config may name any number.
+# Maximum tokens of prompt and answer with a visitor's base, whose config may claim any number.
 VISITOR_TOKENS = 32_768
 
 
@@ -89,7 +89,7 @@ def load_engine(
 def open_base(
     choice: BaseChoice, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Engine:
-    """`load_engine` for a choice.
+    """`load_engine` for a `BaseChoice`.
 
     Raises:
         EngineError: if something cannot be loaded or does not fit.

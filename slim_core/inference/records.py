@@ -19,7 +19,7 @@ BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
 
 def routing_of(variant: str, answer: Draft, prompts: Prompts, opening: Sequence[int]) -> RoutingRecord:
-    """All that was recorded of an answer so far. Its pieces become one, so that the next time is as fast.
+    """Everything recorded of an answer so far. The pieces are merged, so that the next call is as fast.
 
     Args:
         variant: whose answer it is.
@@ -47,14 +47,14 @@ def routing_of(variant: str, answer: Draft, prompts: Prompts, opening: Sequence[
 
 
 def _last_turn(prompt: Sequence[int], opening: Sequence[int]) -> int:
-    """Where the context of the last user's turn begins: at the last token of what opens it."""
+    """Where the context of the last user turn begins: at the last token of its opening."""
     size = len(opening)
     places = (end for end in range(len(prompt), size - 1, -1) if list(prompt[end - size : end]) == list(opening))
     return next(places, 1) - 1 if size else 0
 
 
 def joined_records(records: Sequence[RowRouting]) -> RowRouting:
-    """Records of tokens that follow each other as one.
+    """Join the records of consecutive tokens.
 
     An output head reads only the last token of a prompt. It is missing from the first record and so from the whole.
     """

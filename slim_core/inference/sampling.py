@@ -56,7 +56,7 @@ class Sampler:
         processors: list[LogitsProcessor] = []
         if self.counts_repetitions:
             processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
-        # Without dice the most likely token wins, whatever becomes of the others.
+        # In greedy decoding the most likely token wins, whatever happens to the others.
         self._dice = torch.Generator().manual_seed(int(sampling.seed)) if sampling.temperature > 0 else None
         if self._dice is not None:
             if sampling.temperature != 1:
@@ -85,7 +85,7 @@ class Sampler:
             scores = processor(seen, scores)
         if self._dice is not None:
             # Drawn on the CPU, so that the same seed gives the same answer on every device. Not 0, whose logarithm
-            # would beat even a token that was ruled out.
+            # would beat even an excluded token.
             waits = torch.empty(scores.shape[-1]).exponential_(generator=self._dice).clamp_min_(1e-30)
             scores = scores - waits.log_().to(scores.device)
         best, tokens = scores.max(-1)

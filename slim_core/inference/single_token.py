@@ -35,12 +35,12 @@ UNROUTED = TokenRouting([1.0], 0.0, -1, [(0, 1.0)])
 
 
 def install() -> None:
-    """Let every SLIM layer of this process compute rows of one token in this way."""
+    """Let every SLIM layer of this process use this kernel for rows of one token."""
     Linear.rows_kernel = staticmethod(add_rows)
 
 
 def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
-    """What the rows of the running batch add to one Linear, where each brings one token: a `RowsKernel`.
+    """What the rows of the running batch add to one Linear, where each row has one token: a `RowsKernel`.
 
     Args:
         layer: the Linear; its context has rows.
@@ -64,7 +64,7 @@ def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
 
 
 def _is_one_token_each(layer: Linear, batch: BatchRows, x: Tensor, result: Tensor) -> bool:
-    """Whether `x` holds a token for each row, in a place and mode that `TokenRows` is made for."""
+    """Whether `x` has one token per row, on a device and in a mode that `TokenRows` supports."""
     context = layer.context
     rows, sequences = len(batch.adapter_names), context.sequences
     if context.contextual and (sequences is None or sequences.tokens != 1 or sequences.batch != rows):
@@ -83,7 +83,7 @@ def _is_one_token_each(layer: Linear, batch: BatchRows, x: Tensor, result: Tenso
 
 
 def _token_rows(layer: Linear, batch: BatchRows) -> TokenRows | None:
-    """The batch's rows at one Linear; None if one of them needs more than a token at a time."""
+    """The batch's rows at one Linear; None if one of them cannot be computed token by token."""
     found = TokenRows(layer.module_name, layer.in_features, layer.out_features)
     rows = [(row, name) for row, name in enumerate(batch.adapter_names) if name in layer.slim_A]
     if len(rows) > MOST_ROWS or not all(_is_plain(layer, name) for name in {name for _, name in rows}):
@@ -100,7 +100,7 @@ def _token_rows(layer: Linear, batch: BatchRows) -> TokenRows | None:
 
 
 def _is_plain(layer: Linear, name: str) -> bool:
-    """Whether an adapter is the sum over few experts of w s B A x, with nothing to draw, mask, cast or gather."""
+    """Whether an adapter is a plain sum over experts of w s B A x, without dropout, masks, casts or gathers."""
     config = layer.slim_config[name]
     masked = config.merge != "none" and config.mask_rate > 0 and name not in layer.folded
     factors = (layer.slim_A[name], layer.slim_B[name])
@@ -116,7 +116,7 @@ def _is_plain(layer: Linear, name: str) -> bool:
 
 
 def _router(layer: Linear, batch: BatchRows, name: str) -> TokenRouter:
-    """The adapter's router; one while the rows are set, for all Linears that share it."""
+    """The adapter's router, one for all Linears that share it while the rows are set."""
     kept, router = batch.kept, layer.routers[name]
     if router not in kept:
         router.clusters.fold_earlier(learning=False)
@@ -125,7 +125,7 @@ def _router(layer: Linear, batch: BatchRows, name: str) -> TokenRouter:
 
 
 class _Row(NamedTuple):
-    """One row with an adapter: its place in the batch, who routes it, and the factors of its experts.
+    """One row with an adapter: its index in the batch, its router, and the factors of its experts.
 
     Factors are pairs of (r, C_in) and (r, C_out), each in one piece of memory.
     """
@@ -139,7 +139,7 @@ class _Row(NamedTuple):
 
 
 class TokenRows:
-    """What the rows of one batch add to the result of one Linear."""
+    """What the rows of one batch add to the output of one Linear."""
 
     def __init__(self, module: str, in_features: int, out_features: int) -> None:
         self._module, self._in, self._out = module, in_features, out_features

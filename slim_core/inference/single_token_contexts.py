@@ -30,7 +30,7 @@ class LatestSums(NamedTuple):
 
 
 class TokenContexts(NamedTuple):
-    """What each row's only token does to the row's context.
+    """How each row's only token changes the row's context.
 
     Attributes:
         counts: tokens that each context is the mean of.
@@ -48,7 +48,7 @@ class TokenContexts(NamedTuple):
 
 
 def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
-    """The contexts of a forward of one token a row. They are worked out once, and remembered for the next forward.
+    """The contexts of a forward of one token a row. Computed once, and remembered for the next forward.
 
     Args:
         sequences: what the forward reads.

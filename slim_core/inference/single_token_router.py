@@ -17,7 +17,7 @@ from .single_token_contexts import LatestSums, TokenContexts, token_contexts
 
 
 class TokenRouter:
-    """One router for one token at a time, and its answers while the Linears of a block share them.
+    """One router for one token at a time, with its results for as long as the Linears of a block share them.
 
     Args:
         config: of the adapter.
@@ -66,7 +66,7 @@ class TokenRouter:
         self._below = 0
 
     def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
-        """One of the readers comes with the input `x` of all rows, (B, C) float32 in `tokens`."""
+        """Start with the input `x` of all rows from one of the Linears, (B, C) float32 in `tokens`."""
         version = 0 if x.is_inference() else x._version
         if self._input is not x or self._version != version or self._reads == self._readers:
             self._input, self._version, self._reads, self._found = x, version, 0, {}
@@ -76,7 +76,7 @@ class TokenRouter:
         self._reads += 1
 
     def _go_on(self, x: Tensor, tokens: np.ndarray, sequences: Sequences) -> None:
-        """Add the tokens to the sums of their contexts, for the cache to remember."""
+        """Add the tokens to the sums of their contexts, which the cache remembers."""
         contexts = token_contexts(sequences, self._opening)
         self._counts, self._buckets = contexts.counts, contexts.buckets
         if self._config.carries_up:
@@ -105,7 +105,7 @@ class TokenRouter:
         return steps
 
     def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
-        """Routing of the token `x`, (C,) float32, which is row `row` of the input that was begun with."""
+        """Routing of the token `x`, (C,) float32, row `row` of the input given to `begin`."""
         found = self._found.get(row)
         if found is None:
             with np.errstate(all="ignore"):  # NaNs propagate, as everywhere

@@ -73,6 +73,7 @@ def _reopen(path: str, rows: int) -> Stops:
 def _remove(path: str, owner: int) -> None:
     # A forked copy that is dropped must not take the file from the others.
     if os.getpid() == owner:
-        # It may be gone already, or still mapped on Windows; then a few bytes stay in the temporary folder.
+        # It may be deleted already, or still mapped on Windows, in which case a few bytes stay in the temporary
+        # folder.
         with contextlib.suppress(OSError):
             os.unlink(path)

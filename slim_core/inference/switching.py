@@ -33,13 +33,13 @@ from .variants import BASE
 # loading: its weights. done, failed: see the sentence.
 Stage = Literal["checking", "fetching", "ending", "loading", "done", "failed"]
 log = logging.getLogger(__name__)
-# Of what a visitor's base may fetch: float32 with an output head that is stored twice, tokenizer and index beside it.
+# Limits on a visitor's download: float32 weights with the output head stored twice, plus tokenizer and index.
 BYTES_OF_A_PARAMETER, BYTES_OF_TEXTS = 8, 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a switch is.
+    """Progress of a switch.
 
     Attributes:
         label: the new base's name.
@@ -57,12 +57,14 @@ class Progress:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the switch has ended."""
         return self.stage in ("done", "failed")
 
 
 class UnavailableEngine:
-    """Stands where the engine was while there is none, and says so. What it shows is what was loaded last."""
+    """Takes the engine's place while no base is loaded, and raises an error that says so. Its properties are those of
+    the last engine.
+    """
 
     def __init__(self, last: Engine | UnavailableEngine, sentence: str) -> None:
         self.info: ModelInfo = last.info
@@ -99,7 +101,7 @@ class UnavailableEngine:
 
 
 class BaseSwitch:
-    """Changes the one base that all visitors share. Any thread may call any method.
+    """Switches the base that all visitors share. Any thread may call any method.
 
     Args:
         engine: what answers now.
@@ -130,7 +132,7 @@ class BaseSwitch:
         self._thread: threading.Thread | None = None
 
     def need(self, choice: BaseChoice) -> MemoryNeed:
-        """What a base would take. Fetches its config at most.
+        """The memory a base would need. Fetches at most its config.
 
         Raises:
             EngineError: if it cannot be had, cannot answer here, or does not fit.
@@ -139,25 +141,25 @@ class BaseSwitch:
             return self._plan(choice, files.config()).need
 
     def start(self, choice: BaseChoice) -> None:
-        """Begin to switch; `progress` tells the rest.
+        """Start a switch; see `progress`.
 
         Raises:
             EngineError: if another switch is on its way.
         """
         with self._lock:
             if self.progress is not None and not self.progress.ended:
-                raise EngineError(f"{self.progress.label} is being loaded already; wait until it is.")
+                raise EngineError(f"{self.progress.label} is already being loaded; wait until it has finished.")
             self.progress = Progress(choice.label, "checking")
             self._stop = threading.Event()
             self._thread = threading.Thread(target=self._run, args=(choice, self._stop), daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Give the latest switch up. Once the old base is gone it goes on to its end."""
+        """Cancel the latest switch. Once the old base has been unloaded it can no longer be cancelled."""
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> Progress | None:
-        """Wait until the latest switch has ended, at most so long."""
+        """Wait until the latest switch has ended, at most `seconds`."""
         if self._thread is not None:
             self._thread.join(seconds)
         return self.progress
@@ -172,14 +174,14 @@ class BaseSwitch:
         before = self._engine
         why = self._switch(choice, stop)
         if why is None:
-            self._report("done", sentence=f"The base is {choice.label} now; conversations and adapters begin anew.")
+            self._report("done", sentence=f"The base is {choice.label} now; conversations and adapters were cleared.")
         elif self._engine is before:
             self._report("failed", sentence=why)
         else:
             self._report("failed", sentence=self._go_back(why))
 
     def _switch(self, choice: BaseChoice, stop: threading.Event) -> str | None:
-        """Returns why it failed. What was half loaded is gone by then: the traceback that held it is."""
+        """Returns why it failed. A partially loaded model is freed by then, with the traceback that referenced it."""
         try:
             with base_files(choice) as files:
                 how = self._plan(choice, files.config(stop))
@@ -188,7 +190,7 @@ class BaseSwitch:
                 folder = files.fetch(lambda done, total: self._report("fetching", done, total), stop)
                 if stop.is_set():
                     raise EngineError(f"Loading {choice.label} was stopped.")
-                # Before the old base goes: its chat template is a program, and may never end.
+                # Before the old base is unloaded: the chat template is a program that may never end.
                 prompts = read_prompts(choice, folder)
                 self._release(choice)
                 engine = read_base(choice, folder, how, prompts, lambda *n: self._report("loading", *n))
@@ -202,7 +204,7 @@ class BaseSwitch:
             return f"Loading {choice.label} failed: {first_line(error)}."
 
     def _plan(self, choice: BaseChoice, config: PreTrainedConfig) -> LoadPlan:
-        # All that the old base gives back, where it is.
+        # The memory that the old base will free, by device.
         return plan(choice, config, self._device, released=self._engine.held)
 
     def _release(self, choice: BaseChoice) -> None:
@@ -220,13 +222,13 @@ class BaseSwitch:
         self._replace(engine)
 
     def _go_back(self, why: str) -> str:
-        """Load again what was there before, else what the app started with. Returns what is to be said."""
-        # A visitor's base would have to be fetched anew, while nobody gets an answer.
+        """Load the previous base again, else the one the app started with. Returns the message."""
+        # A visitor's base would have to be downloaded again, while nobody gets an answer.
         choices = [choice for choice in dict.fromkeys((self.choice, self._first)) if choice.operator]
         for choice in choices:
             failed = self._load_again(choice)
             if failed is None:
-                return f"{why} {choice.label} is loaded again; conversations and adapters begin anew."
+                return f"{why} {choice.label} is loaded again; conversations and adapters were cleared."
             why = f"{why} {failed}"
         self._replace(UnavailableEngine(self._engine, f"No base is loaded. {why}"))
         return why
@@ -251,7 +253,7 @@ class BaseSwitch:
 
 
 def _check_amount(choice: BaseChoice, fetched: int, need: MemoryNeed) -> None:
-    """A visitor's files hold the weights that their config describes, and not much else."""
+    """Check that a visitor's files are about as large as the weights their config describes."""
     most = BYTES_OF_A_PARAMETER * need.parameters + BYTES_OF_TEXTS
     if not choice.operator and fetched > most:
         raise EngineError(
@@ -261,7 +263,7 @@ def _check_amount(choice: BaseChoice, fetched: int, need: MemoryNeed) -> None:
 
 
 def _try_out(engine: Engine, choice: BaseChoice) -> None:
-    """Let a base that was loaded answer before anybody gets it."""
+    """Run a short generation test on a loaded base before anyone uses it."""
     try:
         *_, step = engine.answer([Row(BASE, (Message("user", "Hello"),))], Sampling(max_new_tokens=2))
         why = step.rows[0].error

@@ -24,7 +24,7 @@ FinishReason = Literal["end", "length", "stop_string", "stopped", "error"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Temperature 0 is greedy: the most likely token, always.
+    """How tokens are chosen. Temperature 0 is greedy: always the most likely token.
 
     Attributes:
         temperature: 0 to 2.
@@ -49,7 +49,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Measure:
-    """How a SLIM adapter measures the distance of a text from its training data, and what follows from it.
+    """How a SLIM adapter measures the distance of a text from its training data, and how that acts on LoRA.
 
     Attributes:
         statistic: over the channels, "rms" or "max".
@@ -99,7 +99,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One answer that is wanted.
+    """One requested answer.
 
     Attributes:
         variant: the name of the variant that answers.
@@ -120,7 +120,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RowStep:
-    """How far one answer is.
+    """The state of one answer.
 
     Attributes:
         variant: who answers.
@@ -187,13 +187,13 @@ class RoutingRecord:
 
     @property
     def identity(self) -> Tensor:
-        """(L, T) float32 share of each token that went past the LoRA experts."""
+        """(L, T) float32 share of each token that bypassed the LoRA experts."""
         return identity_share(self.weights, self.num_experts)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A moment of a comparison.
+    """The state of a comparison at one moment.
 
     Attributes:
         rows: one for each row asked for, in that order.
@@ -214,7 +214,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Reading:
-    """Who reads the base's answer when the answers are there.
+    """Which variants read the base's answer when all answers are finished.
 
     Attributes:
         variants: names of the readers.
@@ -288,7 +288,7 @@ class VariantDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """How much the variants forgot of the base's own answer.
+    """How far the variants have moved from the base's own answer.
 
     Attributes:
         tokens: T texts of the base's answer's tokens.
@@ -301,7 +301,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is loaded.
+    """Information about the loaded model.
 
     Attributes:
         name: what people call the base: a name, its folder or its Hub id.
@@ -326,7 +326,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of memory on the model's device.
+    """Memory on the model's device, in bytes.
 
     Attributes:
         model: of the base's weights.

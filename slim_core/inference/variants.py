@@ -21,14 +21,14 @@ BASE = "base"
 
 
 def free_name(kind: Kind, taken: set[str]) -> str:
-    """A variant's name, where nobody chose one."""
+    """A free name for a variant, if none was chosen."""
     if kind not in taken:
         return kind
     return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
 
 
 def peft_name(variant: str) -> str:
-    """What a variant is called in `adapter_names`, and its adapter in PEFT.
+    """A variant's name in `adapter_names`, which is also its adapter's name in PEFT.
 
     PEFT allows neither dots nor a part of a tuner's prefix, such as "slim".
     """
@@ -47,7 +47,7 @@ class Adapters:
         self._base = model
 
     def attach(self, adapter: Adapter, name: str) -> None:
-        """Attach a checked adapter as a variant, and try it out.
+        """Attach a checked adapter as a variant and try it out.
 
         Raises:
             EngineError: if it does not fit, its answers overflow, or memory does not suffice; the base and the other
@@ -72,12 +72,12 @@ class Adapters:
             self._model.requires_grad_(False).eval()
 
     def detach(self, name: str) -> None:
-        """Take an adapter off; after the last one the base is as it was loaded."""
+        """Detach an adapter; after the last one the base is as loaded."""
         assert isinstance(self._model, PeftModel)  # it carries the adapter
         self._model = detach(self._model, peft_name(name))
 
     def variant(self, adapter: Adapter, name: str, label: str) -> Variant:
-        """What is attached, with the sizes that it has here."""
+        """The attached adapter as a `Variant`, with its sizes in this model."""
         tensors = list(_tensors(self._base, peft_name(name)))
         size = sum(t.numel() * t.element_size() for t in tensors)
         config = self._configs()[peft_name(name)]
@@ -92,7 +92,7 @@ class Adapters:
         return cast("dict[str, SlimConfig]", self._model.peft_config) if isinstance(self._model, PeftModel) else {}
 
     def opening(self, name: str) -> tuple[int, ...]:
-        """The token ids that open a user's turn for a variant; empty if none do."""
+        """The token ids that open a user's turn for a variant; empty if none are set."""
         config = self._configs().get(peft_name(name))
         return tuple(config.turn_opening or ()) if config is not None else ()
 
@@ -100,7 +100,7 @@ class Adapters:
 def _measure(config: SlimConfig) -> Measure:
     return Measure(
         config.distance,
-        cast('Literal["context", "token"]', config.distance_scope),  # a config sets what it was not given
+        cast('Literal["context", "token"]', config.distance_scope),  # a config fills in missing fields
         config.yield_mode,
         config.yield_strength,
         config.yield_quantile,

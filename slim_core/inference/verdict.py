@@ -15,7 +15,7 @@ UNLIKE, LIKE = 0.9, 0.3
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate of SLIM made of the last turn of a conversation.
+    """How SLIM's gate judged the last turn of a conversation.
 
     Attributes:
         identity: mean share over Linears and tokens, of the last turn and the answer to it, that went past LoRA.
@@ -46,7 +46,7 @@ def verdict_of(routing: RoutingRecord) -> Verdict:
     Args:
         routing: of a SLIM row.
     """
-    # The token that opens a turn is the same in every turn, and says nothing.
+    # The token that opens a turn is the same in every turn and carries no information.
     start = min(routing.turn + 1, routing.gate.shape[1] - 1)
     gate = routing.gate[:, start:]
     return Verdict(

@@ -20,7 +20,7 @@ Judged = Literal["like", "unlike", "mixed"]
 
 @dataclass(frozen=True)
 class Respondent:
-    """Who is asked: a variant in its column.
+    """A variant that is asked, with its column.
 
     Attributes:
         column: its name in tables, unique among those who are asked; "base" for the base.
@@ -35,7 +35,7 @@ class Respondent:
 
 @dataclass(frozen=True)
 class PromptAnswer:
-    """What one variant said to one prompt.
+    """One variant's answer to one prompt.
 
     Attributes:
         column: as `Respondent`.
@@ -70,7 +70,7 @@ class PromptAnswer:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What was said to one prompt.
+    """All answers to one prompt.
 
     Attributes:
         number: of the prompt, counted from 1.
@@ -93,12 +93,12 @@ class PromptResult:
 
     @property
     def failed(self) -> bool:
-        """Whether nobody has answered."""
+        """Whether all variants failed."""
         return all(answer.error is not None for answer in self.answers)
 
 
 class PromptProgress:
-    """One prompt on its way.
+    """Collects the answers to one prompt while it is processed.
 
     Args:
         number: of the prompt, counted from 1.
@@ -115,7 +115,7 @@ class PromptProgress:
     def __init__(self, number: int, listed: ListedPrompt, system: str, askers: Sequence[Respondent]) -> None:
         self._number, self._listed, self._askers = number, listed, tuple(askers)
         self.messages = listed.messages_with(system)
-        # A LoRA sends nothing past itself, so there is nothing to record.
+        # With a LoRA nothing bypasses it, so there is nothing to record.
         self.rows = tuple(
             Row(a.variant.name, self.messages, routing=a.variant.kind == "slim", strength=a.strength)
             for a in self._askers
@@ -135,25 +135,25 @@ class PromptProgress:
         self._drift: Drift | None = None
 
     def take(self, item: Step | Drift) -> None:
-        """What the engine says next."""
+        """Take the next item from the engine."""
         if isinstance(item, Drift):
             self._drift = item
         else:
             self.step = item
 
     def failed(self, sentence: str) -> PromptResult:
-        """The prompt without answers, and why."""
+        """A result without answers, with the reason."""
         return PromptResult(self._number, self._listed.place, self.messages, error=sentence)
 
     def result(self) -> PromptResult:
-        """The prompt with its answers, once the engine has said all."""
+        """The result, once the engine has finished."""
         assert self.step is not None  # its last one shows how every answer ended
         drifts = {drift.variant: drift for drift in self._drift.variants} if self._drift is not None else {}
-        found = []
+        answers = []
         for index, (asker, row) in enumerate(zip(self._askers, self.step.rows, strict=True)):
             variant, record = asker.variant, self.step.routing.get(index)
             drift = drifts.get(variant.name)
-            found.append(
+            answers.append(
                 PromptAnswer(
                     asker.column,
                     variant.label,
@@ -169,7 +169,7 @@ class PromptProgress:
                     mean_kl=None if drift is None else float(drift.kl.double().mean()),
                 )
             )
-        return PromptResult(self._number, self._listed.place, self.messages, tuple(found))
+        return PromptResult(self._number, self._listed.place, self.messages, tuple(answers))
 
 
 def _identity(variant: Variant, tokens: int, record) -> float | None:
@@ -188,7 +188,7 @@ def ask_all(
     answer: Callable[..., Generator[Step | Drift, None, None]],
     sampling: Sampling,
 ) -> Generator[PromptResult, None, None]:
-    """Ask one prompt after another; each gets in line anew, so that others are answered between them.
+    """Ask one prompt after another. Each joins the queue separately, so that others are answered in between.
 
     Args:
         prompts: what is asked.
@@ -213,7 +213,7 @@ def ask_all(
 
 @dataclass(frozen=True)
 class DriftGroup:
-    """Mean drift of prompts that the gate took for the same.
+    """Mean drift of prompts with the same verdict.
 
     Attributes:
         kind: the verdict on them; None where nobody has a gate.
@@ -240,9 +240,9 @@ def mean_drift(results: Sequence[PromptResult]) -> list[DriftGroup]:
 
 
 def _means(members: Sequence[PromptResult]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
+    values_by_label: dict[str, list[float]] = {}
     for result in members:
         for answer in result.answers:
             if answer.mean_kl is not None:
-                found.setdefault(answer.label, []).append(answer.mean_kl)
-    return {label: sum(values) / len(values) for label, values in found.items()}
+                values_by_label.setdefault(answer.label, []).append(answer.mean_kl)
+    return {label: sum(values) / len(values) for label, values in values_by_label.items()}

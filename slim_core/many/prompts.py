@@ -39,14 +39,14 @@ class ListedPrompt:
         return self.messages[-1].content
 
     def messages_with(self, system: str) -> tuple[Message, ...]:
-        """The messages, with a system message if they bring none; an empty one is none."""
+        """The messages, with `system` in front if they have no system message; an empty text adds none."""
         if not system or self.messages[0].role == "system":
             return self.messages
         return (Message("system", system), *self.messages)
 
 
 def read_prompt_file(path: Path, most: int | None = None) -> list[ListedPrompt]:
-    """Read a file by the ending of its name.
+    """Read a file of prompts according to its extension.
 
     Args:
         path: of the file.
@@ -77,40 +77,40 @@ def read_prompts(content: bytes, name: str, kind: str | None = None, most: int |
     """
     name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
     try:
-        found = KINDS[kind or kind_of(name)](name, content)
+        prompts = KINDS[kind or kind_of(name)](name, content)
     except DataError as error:
         raise EngineError(str(error)) from None
-    return _counted(found, name, most)
+    return _counted(prompts, name, most)
 
 
 def read_lines(text: str, name: str, most: int | None = None) -> list[ListedPrompt]:
-    """A prompt a line; empty lines are passed over. For the arguments see `read_prompts`."""
+    """One prompt per line; empty lines are skipped. For the arguments see `read_prompts`."""
     return _counted(_lines(text, name), name, most)
 
 
 def guessed(content: bytes) -> str:
-    """The kind of content without a name: what begins with { or [ is JSON, everything else a prompt a line."""
+    """The format of unnamed content: text that begins with { or [ is JSON, anything else one prompt per line."""
     return {b"{": ".jsonl", b"[": ".json"}.get(content.lstrip()[:1], ".txt")
 
 
 def kind_of(name: str) -> str:
-    """The ending of a file's name.
+    """The extension of a file's name.
 
     Raises:
         EngineError: if no prompts are read from such a file.
     """
     kind = Path(name).suffix.lower()
     if kind not in KINDS:
-        raise EngineError(f"{name!r} is of no known kind: a file of prompts ends in {', '.join(KINDS)}.")
+        raise EngineError(f"{name!r} has an unknown file type: a file of prompts ends in {', '.join(KINDS)}.")
     return kind
 
 
-def _counted(found: list[ListedPrompt], name: str, most: int | None) -> list[ListedPrompt]:
-    if not found:
+def _counted(prompts: list[ListedPrompt], name: str, most: int | None) -> list[ListedPrompt]:
+    if not prompts:
         raise EngineError(f"There is no prompt in {name}: write at least one.")
-    if most is not None and len(found) > most:
-        raise EngineError(f"There are {len(found):,} prompts in {name}; at most {most:,} can be asked at once.")
-    return found
+    if most is not None and len(prompts) > most:
+        raise EngineError(f"There are {len(prompts):,} prompts in {name}; at most {most:,} can be asked at once.")
+    return prompts
 
 
 def _lines(text: str, name: str) -> list[ListedPrompt]:
@@ -131,7 +131,9 @@ def _read_csv(name: str, content: bytes) -> list[ListedPrompt]:
     records, _ = TABLES[".csv"](name, content)
     if records and "prompt" not in records[0].fields:
         columns = ", ".join(map(as_json, records[0].fields))
-        raise DataError(f"{name}, line 1: there is no column `prompt`, only {columns}; name the one that is asked so.")
+        raise DataError(
+            f"{name}, line 1: there is no column `prompt`, only {columns}; rename the column that has the prompts."
+        )
     return [_item({key: r.fields[key] for key in ("prompt", "system") if r.fields.get(key)}, r.place) for r in records]
 
 
@@ -141,7 +143,7 @@ def _read_json(name: str, content: bytes) -> list[ListedPrompt]:
         items = json_items(text, name)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{name}, line {error.lineno}: this is no JSON list ({error.msg} at character {error.colno}); write "
+            f"{name}, line {error.lineno}: this is not a JSON list ({error.msg} at character {error.colno}); write "
             f"[…], with each prompt as {EXAMPLE}."
         ) from None
     return [_item(value, f"{name}, line {line}") for value, line in items]
@@ -181,19 +183,19 @@ def _item(value: Any, place: str) -> ListedPrompt:
 
 def _words(value: Any, where: str) -> str:
     if value is None:
-        raise DataError(f"{where} is missing or empty; write what is asked.")
+        raise DataError(f"{where} is missing or empty; write the prompt.")
     if not isinstance(value, str):
         raise DataError(f"{where} must be text, not {as_json(value)}.")
     if not value.strip():
-        raise DataError(f"{where} is empty; write what is asked.")
+        raise DataError(f"{where} is empty; write the prompt.")
     return value.strip()
 
 
 def _messages(value: Any, place: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise DataError(f'{place}: `messages` must be a list such as [{{"role": "user", "content": "…"}}].')
-    found = tuple(_message(one, f"{place}: message {number}") for number, one in enumerate(value, 1))
-    roles = [message.role for message in found]
+    messages = tuple(_message(one, f"{place}: message {number}") for number, one in enumerate(value, 1))
+    roles = [message.role for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     # A question, and before it any number of questions with their answers.
     if turns[-1:] != ["user"] or any(role != ("assistant" if i % 2 else "user") for i, role in enumerate(turns)):
@@ -201,7 +203,7 @@ def _messages(value: Any, place: str) -> tuple[Message, ...]:
             f"{place}: after a system message, if there is one, `messages` must alternate between user and assistant "
             f"and end with user, not {', '.join(roles)}."
         )
-    return found
+    return messages
 
 
 def _message(value: Any, where: str) -> Message:

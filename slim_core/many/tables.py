@@ -16,8 +16,8 @@ from .answers import PromptAnswer, PromptResult, Respondent
 
 
 FORMAT, VERSION = "slim-prompts", 1
-# A spreadsheet takes a cell that begins with one of these for a formula, and may run it. The wide ones are what East
-# Asian keyboards write. Some spreadsheets pass over blanks and what cannot be seen before them.
+# A spreadsheet treats a cell that begins with one of these as a formula and may run it. The wide ones come from East
+# Asian keyboards. Some spreadsheets skip blanks and invisible characters before them.
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 BLANKS = ("\t", "\r", "\n")
 OF_PROMPT = ("number", "place", "system", "prompt", "error")
@@ -27,7 +27,7 @@ OF_ADAPTER = ("identity", "verdict", "distance", "reference", "exact", "strength
 
 
 def to_csv(results: Iterable[PromptResult], askers: Sequence[Respondent]) -> str:
-    """One line a prompt, safe to open in a spreadsheet.
+    """CSV with one line per prompt, safe to open in a spreadsheet.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it, which spreadsheets take for "this
     is text" and do not show. `to_json` has the texts as they are.
@@ -100,7 +100,7 @@ def _cell(value: Any) -> Any:
 def to_json(
     results: Sequence[PromptResult], prompts: int, base: str, askers: Sequence[Respondent], sampling: Sampling
 ) -> str:
-    """Everything that is known of the results.
+    """Everything that is known about the results, as JSON.
 
     Args:
         results: what was answered.
@@ -109,7 +109,7 @@ def to_json(
         askers: who was asked.
         sampling: how tokens were chosen.
     """
-    found = {
+    table = {
         "format": FORMAT,
         "version": VERSION,
         "base": base,
@@ -118,7 +118,7 @@ def to_json(
         "variants": [asdict(a.variant) | {"name": a.column, "gate_strength": a.strength} for a in askers],
         "results": [_result(result) for result in results],
     }
-    return json.dumps(found, ensure_ascii=False, indent=2)
+    return json.dumps(table, ensure_ascii=False, indent=2)
 
 
 def _result(result: PromptResult) -> dict[str, Any]:
@@ -132,9 +132,9 @@ def _result(result: PromptResult) -> dict[str, Any]:
 
 
 def _answer(answer: PromptAnswer) -> dict[str, Any]:
-    found = {name: _finite(value) for name, value in asdict(answer).items() if name not in ("column", "verdict")}
+    fields = {name: _finite(value) for name, value in asdict(answer).items() if name not in ("column", "verdict")}
     verdict = answer.verdict
-    return found | {"verdict": None if verdict is None else {"kind": verdict.kind} | asdict(verdict)}
+    return fields | {"verdict": None if verdict is None else {"kind": verdict.kind} | asdict(verdict)}
 
 
 def _finite(value: Any) -> Any:

@@ -30,7 +30,7 @@ class KeptTables(NamedTuple):
 
 
 class KeptBelow(NamedTuple):
-    """What a router was told in a training forward, for gradient checkpointing to repeat.
+    """A router's inputs in a training forward, repeated by gradient checkpointing.
 
     Attributes:
         forward: number of the forward; None outside of one.
@@ -57,7 +57,7 @@ class SharedRouting(NamedTuple):
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager:
-    # Entering the context costs as much as a few of the operations inside, so it is entered only where it matters.
+    # Entering the context costs as much as a few of the operations inside, so it is entered only if needed.
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
@@ -126,7 +126,7 @@ class AdapterRouter:
         if held is None or held.x is not whole_x or held.version != version:
             held = SharedRouting(whole_x, version, self._route(x, whole_x, training, learning), 0)
         held = held._replace(readers=held.readers + 1)
-        # The last reader lets go of the activations.
+        # The last reader releases the activations.
         self._shared = held if held.readers < self.readers else None
         return held.routing
 
@@ -165,7 +165,7 @@ class AdapterRouter:
         return routing
 
     def _read(self, whole_x: Tensor, learning: bool) -> Sequences | None:
-        """The sequences of the layer's input; None if it holds other tokens than the model was given."""
+        """The sequences of the layer's input; None if its tokens are not the model's input tokens."""
         found = self._context.sequences
         if found is not None:
             found = found.of_input(whole_x)
@@ -190,12 +190,12 @@ class AdapterRouter:
         return sequences.contexts(self.key, self.opening, x.detach(), rows, whole_x)
 
     def _below(self, sequences: Sequences | None, learning: bool, repeated: bool) -> Below | None:
-        """What the adapter's routers before this one have found; None where each follows its own excess."""
+        """What the adapter's routers before this one have found; None if each router follows its own excess."""
         if not self.config.carries_up:
             return None
         kept = self._below_of
         if repeated:
-            # Where a layer runs twice in a forward, the backward pass comes to its last run first.
+            # If a layer runs twice in a forward, the backward pass reaches its last run first.
             return kept.calls.pop() if len(kept.calls) > 1 else kept.calls[0]
         rows = self._rows_of_batch(sequences.batch, sequences.device)
         below = sequences.excess_of(self.name).below(rows, self.clusters.center.device)
@@ -254,13 +254,13 @@ class AdapterRouter:
         kept = self._tables
         same = kept is not None and all(a is b for a, b in zip(kept.sources, sources, strict=True))
         if not same or kept.versions != versions:
-            # Also fit for a later forward with gradients, whatever mode this one runs in.
+            # Usable for a later forward with gradients too, whatever mode this one runs in.
             with torch.inference_mode(False), torch.no_grad():
                 made = *clusters.tables(), Router(*router.folded()) if folds else router
             kept = self._tables = KeptTables(sources, versions, *made)
         return kept.tables, kept.reference, kept.router
 
     def forget(self) -> None:
-        """Other weights and clusters were loaded."""
+        """Drop cached values after other weights and clusters were loaded."""
         self.clusters.forget()
         self._tables = self._valid = None

@@ -14,7 +14,7 @@ BASE_ROW = "__base__"
 
 
 class BatchRows:
-    """Whose the rows of a batch are. Made when the rows are set, dropped when they are not any more.
+    """The adapter of each row of a batch. Created when the rows are set, dropped afterwards.
 
     Args:
         adapter_names: the adapter of each row; `"__base__"` is the base model.
@@ -36,7 +36,7 @@ class BatchRows:
         self._of_length: dict[tuple[int, torch.device], dict[str, slice | Tensor]] = {}
 
     def by_adapter(self, length: int, device: torch.device) -> dict[str, slice | Tensor]:
-        """Which rows of a layer's input belong to which adapter, but for the base's.
+        """Which rows of a layer's input belong to which adapter, except the base's.
 
         Neighbouring rows are a slice, so that nothing is copied.
 
@@ -58,8 +58,8 @@ class BatchRows:
         repeat, rest = divmod(length, len(names))
         if rest:
             raise ValueError(
-                f"`adapter_names` has {len(names)} names, but a layer got {length} rows, which is no multiple of "
-                "it: this layer cannot tell which adapter its rows belong to."
+                f"`adapter_names` has {len(names)} names, but a layer got {length} rows, which is not a multiple of "
+                "it: this layer cannot tell which adapter each row belongs to."
             )
         found = {}
         for name in dict.fromkeys(n for n in names if n != BASE_ROW):

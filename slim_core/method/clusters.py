@@ -17,12 +17,12 @@ from torch import Tensor
 from .routing import VARIANCE_EPS
 
 
-# A token this many standard deviations away, or of this size before there are any, is an overflow on its way. The
-# squares of smaller ones are finite.
+# A token this many standard deviations away (or this large, before there are any) is about to overflow. The squares of
+# smaller values are finite.
 OVERFLOW = 1e15
 
 
-# Quantiles of the training distances that are kept, so that another one can be chosen at inference.
+# Quantiles of the training distances that are stored, so that another one can be chosen at inference.
 LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 # The quantile where no training token was: nothing is beyond it.
 UNSEEN = 2.0**49
@@ -86,7 +86,7 @@ def sum_tokens(
     bucket: Tensor | None = None,
     buckets: int = 0,
 ) -> ClusterSums:
-    """What the tokens of one forward say about the clusters.
+    """The sums that the tokens of one forward contribute to the clusters.
 
     Args:
         z: (T, C) normalised tokens, or contexts.
@@ -117,7 +117,7 @@ def sum_tokens(
 
 
 def sum_about(x: Tensor, mean: Tensor, var: Tensor, valid: Tensor | None) -> ClusterSums:
-    """What all tokens of a forward say about their mean and variance: `sum_tokens` with one cluster, in fewer passes.
+    """The sums for mean and variance of all tokens of a forward: like `sum_tokens` with one cluster, in fewer passes.
 
     Args:
         x: (T, C) tokens.
@@ -137,7 +137,7 @@ def sum_about(x: Tensor, mean: Tensor, var: Tensor, valid: Tensor | None) -> Clu
 
 
 def reference_row(reference: Tensor, quantile: float) -> Tensor:
-    """The distance up to which each length of context is in domain.
+    """The distance up to which a context counts as in domain, for each context length.
 
     Lengths that training did not reach have that of the longest one it did.
 
@@ -218,7 +218,7 @@ def first_clusters(
     chosen = x[torch.randint(len(x), (1,), generator=generator).to(x.device)]
     nearest = (x - chosen).square().sum(-1)
     for _ in range(num_clusters - 1):
-        # The floor matters only if there are fewer different tokens than clusters: then any will do.
+        # The floor matters only if there are fewer distinct tokens than clusters; then any choice will do.
         index = torch.multinomial((nearest + torch.finfo(x.dtype).tiny).cpu(), 1, generator=generator).to(x.device)
         nearest = torch.minimum(nearest, (x - x[index]).square().sum(-1))
         chosen = torch.cat([chosen, x[index]])

@@ -14,7 +14,7 @@ from peft.config import PeftConfig
 
 
 FORMAT_VERSION = 3
-# An opening is looked for in what a cache remembers of the ids before.
+# The opening is searched for in the earlier ids that a cache remembers.
 LONGEST_OPENING = 32
 
 
@@ -243,8 +243,8 @@ class SlimConfig(PeftConfig):
             self.exclude_modules = set(self.exclude_modules)
         self.rank_pattern = self.rank_pattern or {}
         self.alpha_pattern = self.alpha_pattern or {}
-        # What a saved file says of its base model. Kept apart from the field, which is rewritten for each model that
-        # the config is used on: only a config that came from a file can mismatch.
+        # The fingerprint from a saved file. Stored separately from the field, which is rewritten for each model the
+        # config is used on: only a config from a file can mismatch.
         self._saved_fingerprint = self.base_fingerprint
         # Set by the model that names them.
         self._asked_for_all_linear = False
@@ -254,7 +254,7 @@ class SlimConfig(PeftConfig):
         if self.carry_up is None:
             self.carry_up = self.format_version > 2
         if self.format_version == 1 and self.yield_mode == "gate":
-            # The default of then.
+            # The default at that time.
             self.yield_mode = "calibrated"
         self._check_routing()
         self._check_ranges()
@@ -262,12 +262,12 @@ class SlimConfig(PeftConfig):
 
     @property
     def carries_up(self) -> bool:
-        """Whether a router's excess counts for those above it."""
+        """Whether a router's excess is carried to the routers above it."""
         return self.carry_up and self.distance_scope == "context" and self.yield_mode != "paper"
 
     @property
     def routed(self) -> bool:
-        """Whether there is anything to route. One LoRA expert alone always has weight 1."""
+        """Whether there is anything to route. A single LoRA expert always has weight 1."""
         return self.num_experts + self.num_identity > 1
 
     def scaling(self, r: int, alpha: float) -> float:
@@ -283,10 +283,12 @@ class SlimConfig(PeftConfig):
             )
         if self.format_version == 1 and self.distance_scope == "context":
             raise ValueError(
-                'Adapters of format 1 know no contexts: leave `format_version` out, or use distance_scope="token".'
+                'Adapters of format 1 have no contexts: leave `format_version` out, or use distance_scope="token".'
             )
         if self.format_version < 3 and self.carry_up:
-            raise ValueError("Adapters of formats 1 and 2 carry nothing up: leave `format_version` or `carry_up` out.")
+            raise ValueError(
+                "Adapters of formats 1 and 2 do not carry excesses up: leave `format_version` or `carry_up` out."
+            )
         if not isinstance(self.base_fingerprint, (dict, type(None))):
             raise ValueError(
                 "`base_fingerprint` must be a table of shapes by name. The library sets it; leave it out."
@@ -374,7 +376,9 @@ def _check_number(name: str, value: object, least: float, below: float | None = 
 
 
 def _is_finite(value: float) -> bool:
-    """Whether it is a number that a float can be. Python compares whole numbers of any length, but converts few."""
+    """Whether a float can represent the number. Python compares integers of any length but cannot convert all of
+    them.
+    """
     return abs(value) <= sys.float_info.max
 
 
@@ -384,7 +388,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value as it may stand in a sentence, not long: Python itself writes no number of many thousand digits."""
+    """A value for use in a sentence, shortened: Python itself refuses to print numbers with many thousand digits."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return "one of more than 40 digits"
     text = repr(value)

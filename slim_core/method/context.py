@@ -33,7 +33,7 @@ def in_backward() -> bool:
 
 
 def _stacks(model: nn.Module) -> list[nn.Module]:
-    """The encoder and the decoder of a model, or its one decoder: the inner modules that people call by themselves."""
+    """The encoder and decoder of a model, or its only decoder: the inner modules that may be called directly."""
     found = []
     for name in ("get_encoder", "get_decoder"):
         stack = getattr(model, name, lambda: None)()
@@ -43,7 +43,7 @@ def _stacks(model: nn.Module) -> list[nn.Module]:
 
 
 def _is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether the model's arguments are those of two stacks. Stacks have the same config, but none inside."""
+    """Whether the model takes the arguments of two stacks. A stack has the same config but contains no stack."""
     config = getattr(model, "config", None)
     return bool(getattr(config, "is_encoder_decoder", False)) and bool(_stacks(model))
 
@@ -119,12 +119,12 @@ class ForwardContext:
             self._argument_names[place] = list(inspect.signature(place.forward).parameters)
             self._handles += [
                 place.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-                # Also after an error, so that nothing of a broken forward reaches the next.
+                # Also after an error, so that nothing from a failed forward reaches the next.
                 place.register_forward_hook(self._after_forward, always_call=True),
             ]
 
     def detach(self) -> None:
-        """Remove the hooks; the model is as if it had never been adapted."""
+        """Remove the hooks; the model is as before it was adapted."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._argument_names = [], {}
@@ -135,7 +135,7 @@ class ForwardContext:
         self.contextual.discard(adapter_name)
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        # Where nobody asks, nothing is written in evaluation: a compiled forward would be compiled again.
+        # In evaluation nothing is stored unless needed, since a compiled forward would be recompiled.
         if not model.training and self.trace is None and not self.contextual:
             return
         nested = bool(self._reading)
@@ -195,13 +195,13 @@ class ForwardContext:
             self._learned += sums
 
     def each_row_alone(self, batch: int, tokens: int, device: torch.device) -> Sequences:
-        """Where no model said what it was given: each row is a sequence of its own, and nobody goes on from it."""
+        """For layers called without their model: each row is a separate sequence that nothing continues."""
         found = self._rows_alone
         if found is None or (found.batch, found.tokens, found.device) != (batch, tokens, device):
             # In training a layer may keep it, and it holds no activations.
             found = self._rows_alone = Sequences(batch, tokens, device)
         elif not self._reading:
-            # Outside of a forward nobody says which layers belong together.
+            # Outside a forward it is not known which layers belong together.
             found.forget_excess()
         return found
 
@@ -209,7 +209,7 @@ class ForwardContext:
 
     @contextmanager
     def answering(self, rows: BatchRows, saved_whole: Sequence[AuxiliaryTrainingWrapper]) -> Iterator[None]:
-        """Inside, the rows of every forward are these.
+        """Within this context, every forward has these rows.
 
         Args:
             rows: whose they are.
@@ -235,7 +235,7 @@ class ForwardContext:
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
-        """Inside, the recorder is told of every routing.
+        """Within this context, the recorder receives every routing.
 
         Raises:
             RuntimeError: if another one is.

@@ -23,16 +23,17 @@ from .sequence_state import SequenceState, longer_tail, with_steps
 # Sums run inside of blocks by one small matrix product each, and from block to block by addition. A running sum over a
 # dimension that is not the last is many times slower on CPUs.
 BLOCK = 32
-# Stands for what is not finite. Its context is far from any cluster, and the squares overflow, so that none learns it.
+# Replaces non-finite values. Its context is far from any cluster, and the squares overflow, so that no cluster learns
+# it.
 FAR = 2.0**100
-# Lengths of contexts are told apart by their power of two: 1, 2-3, 4-7, … and from 2^15 on.
+# Context lengths are grouped by powers of two: 1, 2-3, 4-7, … and from 2^15 on.
 LENGTH_BUCKETS = 16
 
 Opening = tuple[int, ...]
 
 
 class Spans(NamedTuple):
-    """Which tokens of a forward each context is the mean of. One for each way in which turns open.
+    """The tokens of a forward that each context averages; one object per kind of turn opening.
 
     Attributes:
         inside: (B, n, L, L) float32; entry (t, s) is 1 where token s of the block counts for the context of token t.
@@ -52,7 +53,7 @@ class Spans(NamedTuple):
 
 
 def opens_turn(ids: Tensor, opening: Opening, tail: Tensor | None) -> Tensor:
-    """Where the opening of a turn has just been read: (B, T) bool, True at its last token.
+    """Positions where the opening of a turn has just been read: (B, T) bool, True at its last token.
 
     Args:
         ids: (B, T) token ids of this forward.
@@ -100,7 +101,7 @@ def _laid_out(inside: Tensor, open_before: Tensor, before: Tensor | None, tokens
 
 
 def _from_block_to_block(sums: Tensor, open_before: Tensor, before: Tensor | None, channels: int) -> Tensor:
-    """Add to the sums inside of blocks, (B, n, L, C), those of the contexts that began before them; in place."""
+    """Add to the sums within blocks, (B, n, L, C), those of contexts that began earlier; in place."""
     batch, blocks = open_before.shape[:2]
     carried = None if before is None else before.view(batch, channels)
     for block in range(blocks):
@@ -148,7 +149,7 @@ class Contexts(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """Sums and contexts of the input that was asked for last.
+    """Sums and contexts of the input used last.
 
     Attributes:
         x: the Linear's whole input, and `version`, by which one sees that it was written to since.
@@ -166,19 +167,19 @@ class _Shared(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor | None, opening: Opening, rows: slice | Tensor | None) -> _Shared | None:
-        """Who asks; None where inputs cannot be told apart."""
+        """The caller's key; None if inputs cannot be distinguished."""
         if x is None or torch.compiler.is_compiling():
             return None
         return cls(x, 0 if x.is_inference() else x._version, opening, rows)
 
     def is_same(self, other: _Shared) -> bool:
-        """Whether both ask for the same. Rows are the same object, or equal slices."""
+        """Whether both refer to the same input. Rows are the same object or equal slices."""
         same_rows = self.rows is other.rows or (isinstance(self.rows, slice) and self.rows == other.rows)
         return self.x is other.x and self.version == other.version and self.opening == other.opening and same_rows
 
 
 class Sequences:
-    """The sequences of one forward: what the model was given, and what its cache remembers of earlier forwards.
+    """The sequences of one forward: the model's inputs, and what its cache remembers of earlier forwards.
 
     Args:
         batch: B.
@@ -229,7 +230,7 @@ class Sequences:
         return None if self.valid is None else self.valid.reshape(-1)
 
     def learned_from(self, opening: Opening) -> Tensor | None:
-        """(B T,) bool, the tokens that clusters learn from; None if all of them are.
+        """(B T,) bool, the tokens that clusters learn from; None if they learn from all.
 
         Padding teaches nothing, nor does a turn that nothing is learned of: an earlier question of a conversation
         whose answer has no loss is no training data. What stands before the first turn belongs to it.
@@ -256,7 +257,7 @@ class Sequences:
         return (found if self.valid is None else found & self.valid).reshape(-1)
 
     def spans(self, opening: Opening) -> Spans:
-        """Where contexts begin and end if turns open in this way; `()` if none are looked for."""
+        """Where contexts begin and end for this turn opening; `()` if none is set."""
         found = self._spans.get(opening)
         if found is None:
             self.check_known()
@@ -289,7 +290,7 @@ class Sequences:
     def contexts(
         self, key: str, opening: Opening, x: Tensor, rows: slice | Tensor | None, whole_x: Tensor | None = None
     ) -> Contexts:
-        """The contexts of some rows' tokens at one router, which are remembered for the next forward.
+        """The contexts of some rows' tokens at one router; they are remembered for the next forward.
 
         Args:
             key: the router's.
@@ -306,7 +307,7 @@ class Sequences:
         shared = _Shared.of(whole_x, opening, rows)
         if shared is None or self._shared is None or not shared.is_same(self._shared):
             sums, found = self._sum_up(opening, x, rows, before)
-            # The latest alone: neighbours ask one after the other.
+            # Only the latest: neighbouring layers ask one after the other.
             self._shared = None if shared is None else shared._replace(sums=sums, contexts=found)
         else:
             sums, found = self._shared.sums, self._shared.contexts
@@ -325,27 +326,27 @@ class Sequences:
         if rows is not None:
             layout = Spans(*(None if part is None else part[rows] for part in layout))
         if self.valid is not None:
-            # Not a product: what stands in padding may be infinite.
+            # Not a product, since values in padding may be infinite.
             own = self.valid if rows is None else self.valid[rows]
             x = x.masked_fill(~own.unsqueeze(-1), 0)
         sums = running_sums(x, layout, before)
-        # In place where nobody goes on from the sums: a buffer more costs more than the product.
+        # In place if nothing continues from the sums: an extra buffer costs more than the product.
         mean = sums * layout.share if self.ended is not None else sums.mul_(layout.share)
         return sums, Contexts(mean.flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
 
     def key_of_call(self, key: str) -> str:
-        """A router that runs twice in one forward, as where blocks share their weights, has two sequences."""
+        """A separate key for each call in one forward: a router runs twice if blocks share their weights."""
         call = self._calls[key] = self._calls.get(key, 0) + 1
         return key if call == 1 else f"{key} ({call})"
 
     def excess_of(self, adapter_name: str) -> Excess:
-        """What the adapter's routers have found in this forward so far."""
+        """The excesses that the adapter's routers have found in this forward so far."""
         if adapter_name not in self._excess:
             self._excess[adapter_name] = Excess(self.batch, self.tokens, self.device)
         return self._excess[adapter_name]
 
     def forget_excess(self) -> None:
-        """Another forward begins, with sequences of the same shape."""
+        """Reset for another forward with sequences of the same shape."""
         self._excess = {}
 
     def fits(self, x: Tensor) -> bool:
@@ -353,7 +354,7 @@ class Sequences:
         return x.shape[:-1] == (self.batch, self.tokens) or (x.dim() == 2 and len(x) == self.batch * self.tokens)
 
     def of_input(self, x: Tensor) -> Sequences | None:
-        """The sequences of a Linear's input; None if it holds other tokens than these."""
+        """The sequences of a Linear's input; None if its tokens are not these."""
         if self.memory is not None and x is self.memory[0]:
             return self.memory[1]
         return self if self.fits(x) else None
@@ -367,9 +368,9 @@ class Sequences:
         self.ended.sums[key] = steps
 
     def state_after(self) -> SequenceState | None:
-        """What the cache is to remember of this forward; None if nobody goes on from it."""
+        """The state that the cache should remember after this forward; None if nothing continues it."""
         self._shared = None
-        # Nobody who goes on from here looks for more than a single token where nobody does now.
+        # If no opening is longer than one token now, none will be needed later.
         if self.ended is not None and any(len(opening) > 1 for opening in (*self._spans, *self.of_tokens)):
             tail = None if self.state is None else self.state.tail
             self.ended.tail = longer_tail(tail, self.ids, self.batch, self.tokens)

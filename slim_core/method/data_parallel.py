@@ -32,7 +32,7 @@ def add_up(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
 
 
 def share_first(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
-    """Give every rank what the group's first one has, in place."""
+    """Give every rank the values of the group's first rank, in place."""
     if is_shared(group):
         for tensor in tensors:
             dist.broadcast(tensor, group=group, group_src=0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Below(NamedTuple):
-    """What the routers before one have found.
+    """The excesses that earlier routers have found.
 
     Attributes:
         total: (rows T,) float32 sum of their excesses.
@@ -48,15 +48,15 @@ class Excess:
         self.routers = 0
 
     def below(self, rows: slice | Tensor | None, device: torch.device) -> Below:
-        """What was found for some rows of the batch, None for all, on the device of the router that asks."""
+        """The excesses found for some rows of the batch (None for all), on the asking router's device."""
         total = self.total if rows is None else self.total[rows]
         return Below(total.reshape(-1).to(device), self.routers)
 
     def add(self, rows: slice | Tensor | None, excess: Tensor) -> None:
-        """One more router has found an excess, (rows T,), for these rows."""
+        """Add a router's excess, (rows T,), for these rows."""
         excess = excess.detach().to(self.total.device).view(-1, self.total.shape[1])
         if rows is None:
-            # Not in place: a forward that a gradient checkpoint repeats asks for what was there before.
+            # Not in place: a forward repeated by a gradient checkpoint needs the earlier value.
             self.total = self.total + excess
         else:
             self.total[rows] += excess

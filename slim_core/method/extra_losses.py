@@ -112,7 +112,7 @@ def _add(losses: dict[str, Tensor], name: str, term: Tensor) -> None:
 
 
 def _share_of_step(model: nn.Module, given: dict[str, Any]) -> float | Tensor:
-    """Which part of its optimiser step's labels a forward was given; 1 where nobody says how many they are."""
+    """The share of an optimiser step's labels that is in this forward; 1 if the total is unknown."""
     items, labels = given.get("num_items_in_batch"), given.get("labels")
     if items is None or not isinstance(labels, Tensor):
         return 1.0
@@ -124,6 +124,6 @@ def _share_of_step(model: nn.Module, given: dict[str, Any]) -> float | Tensor:
 
 
 def _shifts_labels(model: nn.Module) -> bool:
-    """Whether the model's loss leaves the first label of each row out, as transformers' Trainer finds it out."""
+    """Whether the model's loss leaves the first label of each row out, as transformers' Trainer determines it."""
     is_encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     return LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss and not is_encoder_decoder

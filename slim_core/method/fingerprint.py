@@ -31,7 +31,7 @@ def fingerprint(targets: list[str], modules: dict[str, nn.Module]) -> Fingerprin
 
 
 def fingerprint_of_shapes(targets: Iterable[str], linears: Mapping[str, tuple[int, int]]) -> Fingerprint:
-    """The same where only the (C_in, C_out) of the base's Linears by name are at hand, and no model."""
+    """The same without a model, from the (C_in, C_out) of the base's Linears by name."""
     patterns = {_pattern(name) for name in targets}
     shapes: dict[str, Counter[tuple[int, int]]] = {}
     for name, shape in linears.items():

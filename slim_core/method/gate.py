@@ -13,7 +13,7 @@ from .layer import SlimLayer
 def set_gate(
     model: nn.Module, *, strength: float | None = None, quantile: float | None = None, adapter_name: str | None = None
 ) -> None:
-    """Change how soon SLIM's LoRA experts give way, without training again. A saved adapter keeps the change.
+    """Change how soon SLIM's LoRA experts give way, without retraining. A saved adapter keeps the change.
 
     The same as changing `yield_strength` and `yield_quantile` in its config.
 

@@ -93,8 +93,8 @@ def _valid(mask: Any, tokens: Tensor, positions: Tensor | None, cache: Any) -> T
         # With a key-value cache it also covers the past.
         valid = mask[:, mask.shape[1] - length :] != 0
     elif mask.dim() == 4 and positions is None and mask.shape[2] == length:
-        # Who attends to whom. A token that counts attends to itself. `generate` makes such a mask for a static cache,
-        # together with positions, which begin behind the padding.
+        # A full attention mask. A token that counts attends to itself. `generate` makes such a mask for a static
+        # cache, together with positions, which begin behind the padding.
         past = mask.shape[3] - length if cache is None or not hasattr(cache, "get_seq_length") else None
         past = int(cache.get_seq_length()) if past is None else past
         allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
@@ -109,7 +109,7 @@ def _valid(mask: Any, tokens: Tensor, positions: Tensor | None, cache: Any) -> T
 
 
 def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[SequenceState | None, str | None]:
-    """What a cache remembers, None if it is empty; and why it cannot be gone on from, None if it can."""
+    """The state a cache remembers (None if empty), and why it cannot be continued (None if it can)."""
     if cache is None:
         return None, None
     part = part_with_tokens(cache)
@@ -133,8 +133,8 @@ def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[Sequence
 
 
 def _goes_with(before: tuple[str, ...] | None, now: tuple[str, ...] | None) -> bool:
-    """Whether the adapters of the rows may go on from what others read."""
-    # What the active adapters read, each router has read for every row.
+    """Whether the adapters of the rows may continue from what other adapters have read."""
+    # If the active adapters read it, each of their routers has read it for every row.
     if before is None or before == now:
         return True
     if now is None or len(before) != len(now):
@@ -159,13 +159,13 @@ def _longer(state: SequenceState | None, tokens: int) -> int | None:
 
 
 def _goes_on(model: nn.Module, given: dict[str, Any], cache: Any) -> bool:
-    """Whether there is or will be a cache, with which a later forward may go on."""
+    """Whether there is or will be a cache from which a later forward may continue."""
     if cache is not None:
         return True
     if torch.compiler.is_compiling():
         return False
     asked = given.get("use_cache")
     if asked is None:
-        # In training nobody goes on from a forward without saying so.
+        # In training a forward is not continued unless a cache is passed.
         return not model.training and bool(getattr(getattr(model, "config", None), "use_cache", False))
     return bool(asked)

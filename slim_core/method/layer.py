@@ -25,8 +25,8 @@ NO_MERGE = (
 )
 
 
-# Logit with which identity experts start beside a gate. The gate already lets foreign contexts past; what is left to
-# learn is the task, and what a token loses to an identity expert teaches the LoRA experts nothing.
+# Logit with which identity experts start beside a gate. The gate already lets unfamiliar contexts bypass LoRA; what is
+# left to learn is the task, and the LoRA experts learn nothing from the share that goes to an identity expert.
 IDENTITY_START = -2.0
 
 
@@ -134,7 +134,7 @@ class SlimLayer(BaseTunerLayer):
 
     def _new_router(self, adapter_name: str, config: SlimConfig) -> AdapterRouter:
         experts = config.num_experts + config.num_identity
-        # A small weight, so that a new router sends tokens everywhere.
+        # A small weight, so that a new router sends tokens to all experts.
         self.slim_router[adapter_name] = nn.Parameter(torch.empty(experts, self.in_features).normal_(std=0.02))
         bias = torch.zeros(experts)
         if config.yield_mode == "gate":

@@ -18,7 +18,7 @@ from .layer import SlimLayer
 
 
 class RowsKernel(Protocol):
-    """A shorter way to what a Linear adds to the rows of a batch."""
+    """A faster way to compute what a Linear adds to the rows of a batch."""
 
     def __call__(self, layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
         """The Linear's output, or None where the kernel is not made for this; then `result` is as it was.
@@ -123,7 +123,9 @@ class Linear(nn.Module, SlimLayer):
         return flat.view_as(result)
 
     def _past_all_experts(self, weights: Tensor) -> bool:
-        """Whether no token is sent to a LoRA expert. Asked on CPUs alone: elsewhere asking costs a wait."""
+        """Whether no token is routed to a LoRA expert. Checked only on CPUs, since elsewhere it needs a
+        synchronisation.
+        """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             # A checkpoint's two forwards must draw the same masks, and only the first runs without gradients.
             return False
@@ -143,7 +145,7 @@ class Linear(nn.Module, SlimLayer):
         if weights is not None:
             hidden = hidden.unflatten(-1, (config.num_experts, -1))
             if hidden.dtype == torch.float16:
-                # A far token may overflow here, and its weight of 0 would make that a NaN.
+                # A distant token may overflow here, and its weight of 0 would turn that into a NaN.
                 hidden = hidden.masked_fill((weights == 0).unsqueeze(-1), 0)
             hidden = (hidden * weights.unsqueeze(-1).to(hidden.dtype)).flatten(-2)
         if sliced:
@@ -151,7 +153,7 @@ class Linear(nn.Module, SlimLayer):
             return result.index_add(-1, self.slim_row_index[name], delta.to(result.dtype))
         if rows is None and result.dtype == hidden.dtype == b.dtype:
             return torch.addmm(result, hidden, b.t(), alpha=scale)
-        # In place on this product of our own: nothing else has seen it.
+        # In place is safe: nothing else holds this product.
         delta = F.linear(hidden, b)
         delta.mul_(scale if rows is None else rows.to(delta.dtype) * scale)
         return delta.add_(result) if delta.dtype == result.dtype else (result + delta).to(result.dtype)
@@ -164,7 +166,9 @@ class Linear(nn.Module, SlimLayer):
         return self.slim_columns[name], self.slim_rows[name]
 
     def _add_dare(self, name: str, config: SlimConfig, x: Tensor, weights: Tensor | None, result: Tensor) -> Tensor:
-        """The reference: each expert's product is formed and masked entry by entry. Slow and large, on purpose."""
+        """The reference implementation: each expert's product is formed and masked entry by entry. Deliberately slow
+        and memory-hungry.
+        """
         generator = None
         if not self._is_learning(name):
             # Drawn on the CPU, so that every device drops the same entries.

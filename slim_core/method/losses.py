@@ -30,14 +30,14 @@ def balance_term(logits: Tensor, weights: Tensor, num_experts: int, valid: Tenso
     """
     counted = torch.ones_like(logits[:, :1], dtype=torch.bool) if valid is None else valid.unsqueeze(-1)
     kept = ((weights[:, :num_experts] > 0) & counted).to(logits.dtype).sum(0)
-    # Not a product: what stands in padding may be infinite.
+    # Not a product, since values in padding may be infinite.
     probability = torch.where(counted, logits[:, :num_experts], 0).softmax(-1)
     probability = torch.where(counted, probability, 0).sum(0) / counted.sum().clamp(min=1)
     return num_experts * (kept / kept.sum().clamp(min=1) * probability).sum()
 
 
 class LossTerms:
-    """What the SLIM layers of one model add to the loss, forward by forward.
+    """The terms that the SLIM layers of one model add to the loss, forward by forward.
 
     Attributes:
         expected: whether an adapter with a loss of its own learns in the running forward.
@@ -66,16 +66,16 @@ class LossTerms:
             )
 
     def expect(self) -> None:
-        """An adapter with a loss of its own learns."""
+        """Note that an adapter with its own loss is training."""
         if not self.expected:
             self.expected, self.added = True, None
 
     def asked_for(self) -> None:
-        """The losses of the last forward were added, or are about to be."""
+        """Note that the losses of the last forward were added or are about to be."""
         self._forgotten = 0
 
     def add_balance(self, forward: int | None, adapter_name: str, term: Tensor) -> None:
-        """A load-balance term of one router in a training forward; those of an earlier forward go."""
+        """A load-balance term of one router in a training forward; those of an earlier forward are dropped."""
         if self._balance_of != forward:
             self.balance, self._balance_of = {}, forward
         self.balance.setdefault(adapter_name, []).append(term)

@@ -83,7 +83,7 @@ class SlimModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: SlimConfig, model: nn.Module) -> None:
-        """Everything that can be wrong is found here, before the first module is replaced."""
+        """Check everything that can be wrong before the first module is replaced."""
         guard_cpu_4bit(model)
         modules = base_modules(model)
         if str(peft_config.target_modules).lower() == "all-linear":
@@ -124,7 +124,7 @@ class SlimModel(BaseTuner):
         return {name for name in base_modules(model) if self._check_target_module_exists(config, name)}
 
     def _completed(self, config: SlimConfig, model: nn.Module) -> SlimConfig:
-        """A copy of a config, completed for this model as if it had not been used on another one."""
+        """A copy of a config, completed for this model even if it was used on another one before."""
         found = copy.deepcopy(config)
         if found._asked_for_all_linear:
             found.target_modules = "all-linear"

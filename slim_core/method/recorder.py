@@ -11,7 +11,7 @@ from .routing import Routing
 
 
 class Recorder(Protocol):
-    """Is told of every routing while it is set in the `ForwardContext`; `slim_core.trace_routing` sets one."""
+    """Receives every routing while it is set in the `ForwardContext`; `slim_core.trace_routing` sets one."""
 
     def begin_forward(self, batch_size: int, mask: Tensor | None) -> None:
         """A forward of the model starts.

@@ -103,8 +103,8 @@ def cluster_tables(center: Tensor, var: Tensor) -> ClusterTables:
         center: (N, C) centres.
         var: (N, C) variances.
     """
-    # |x - c|^2 without the (T, N, C) difference and without |x|^2, which is the same for every centre. The centres
-    # are taken relative to their mean: a large common offset would otherwise cost the digits that tell them apart.
+    # |x - c|^2 without the (T, N, C) difference and without |x|^2, which is the same for every centre. The centres are
+    # taken relative to their mean, since a large common offset would cost the digits that distinguish them.
     mean = center.mean(0)
     offset = center - mean
     bias = (offset * (offset + 2 * mean)).sum(-1)
@@ -128,7 +128,7 @@ def domain_distance(z: Tensor, statistic: Literal["max", "rms"]) -> Tensor:
     """d: how many standard deviations beyond the first the token lies from its cluster; (T, C) to (T,)."""
     if statistic == "max":
         if z.requires_grad:
-            # The same number with a gradient that touches one channel a token and keeps no second copy of z.
+            # The same value, with a gradient for one channel per token and without a second copy of z.
             peak = z.detach().abs().argmax(-1, keepdim=True)
             return z.gather(-1, peak).squeeze(-1).abs() - 1
         # Not vector_norm(ord=inf), which is 20 times slower on CPUs.
@@ -187,7 +187,7 @@ def apply_gate(weights: Tensor, gate: Tensor, num_experts: int) -> Tensor:
 
 
 class Yielding(NamedTuple):
-    """How LoRA experts give way with the distance.
+    """How LoRA experts give way as the distance grows.
 
     Attributes:
         mode: "gate" multiplies their weights by g = clamp(1 - strength * excess, 0, 1); "calibrated" subtracts

@@ -31,11 +31,11 @@ UNKNOWN = (
     "The key-value cache holds {length} tokens whose contexts SLIM does not know: {why}. Let the adapted model read "
     "the whole sequence again with a new cache."
 )
-NOT_READ = "the adapter that is to go on did not read them"
+NOT_READ = "the adapter that should continue did not read them"
 
 
 class _Earlier(NamedTuple):
-    """What a state was before its latest forward; see `SequenceState`."""
+    """A state before its latest forward; see `SequenceState`."""
 
     length: int | None
     sums: dict[str, Tensor]
@@ -95,7 +95,7 @@ class SequenceState:
         return kept[:, -1, 0]
 
     def follow(self, before: SequenceState | None, read: int) -> None:
-        """Remember what it was before a forward of `read` tokens."""
+        """Remember the state before a forward of `read` tokens."""
         self.read = read
         if before is not None:
             was = _Earlier(before.length, before.sums, before.counts, before.tail, before.adapters, before.read)
@@ -128,7 +128,7 @@ class SequenceState:
             self.adapters = tuple(name for name in self.adapters for _ in range(times))
 
     def crop(self, count: int) -> bool:
-        """Take back the latest `count` tokens. Whether the sums before them are still known."""
+        """Take back the latest `count` tokens. Returns whether the sums before them are still known."""
         while self.earlier and count >= self.read > 0:
             count -= self.read
             *others, was = self.earlier
@@ -145,7 +145,7 @@ class SequenceState:
 
 
 def with_steps(before: Tensor | None, steps: Tensor, trail: bool) -> Tensor:
-    """What is kept of a forward's (B, T, C) `steps`: all, with the (B, C) `before` them, if they may be taken back."""
+    """What to keep of a forward's (B, T, C) `steps`: all, preceded by (B, C) `before`, if tokens may be taken back."""
     if not trail or steps.shape[1] > TRAIL:
         return steps[:, -1:].clone()
     first = steps.new_zeros(steps.shape[0], 1, steps.shape[2]) if before is None else before.unsqueeze(1)
@@ -153,7 +153,7 @@ def with_steps(before: Tensor | None, steps: Tensor, trail: bool) -> Tensor:
 
 
 def longer_tail(tail: Tensor | None, ids: Tensor | None, batch: int, tokens: int) -> Tensor | None:
-    """The ids of the latest tokens, after `ids` (B, T) were read, or embeddings of so many tokens.
+    """The ids of the latest tokens, after `ids` (B, T) were read, or embeddings of as many tokens.
 
     Always as many as can be taken back and an opening before them, so that no compiled step sees another shape.
     """
@@ -168,7 +168,7 @@ def longer_tail(tail: Tensor | None, ids: Tensor | None, batch: int, tokens: int
 
 
 class _Remembering:
-    """Does to the state what is done to the cache."""
+    """Applies each operation on the cache to the state as well."""
 
     def __reduce__(self):
         # Under its name is the class that it was made of.
@@ -191,7 +191,7 @@ class _Remembering:
         super().crop(*args, **kwargs)
         after = int(self.get_seq_length())
         if after == 0 or not self.slim_sequences.crop(before - after):
-            # Nothing is known then, which is no matter where nothing is left.
+            # Nothing is known then, which does not matter if nothing is left.
             self.slim_sequences = SequenceState()
 
     def reset(self) -> None:
@@ -215,12 +215,12 @@ def part_with_tokens(cache: Any) -> Any:
 
 
 def state_on(cache: Any) -> SequenceState | None:
-    """What a cache remembers; None if it has not met SLIM."""
+    """The state stored with a cache; None if there is none."""
     return getattr(part_with_tokens(cache), _ATTRIBUTE, None)
 
 
 def drop_padding(cache: Any, columns: int) -> None:
-    """Tell a cache that columns which were padding in every row were cut off its front: no context counted them."""
+    """Note that padding columns were cut off the front of a cache: no context counted them."""
     state = state_on(cache)
     if state is not None and state.length is not None:
         state.length -= columns
@@ -228,7 +228,7 @@ def drop_padding(cache: Any, columns: int) -> None:
 
 
 def put_state(cache: Any, state: SequenceState) -> None:
-    """Let a cache remember."""
+    """Store the state with a cache."""
     cache = part_with_tokens(cache)
     if not isinstance(cache, Cache):
         return

@@ -59,11 +59,11 @@ class PendingSums(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that is added up over ranks."""
+        """All tensors that are summed over ranks."""
         return (*self.sums, *(self.tokens or ()))
 
     def add(self, sums: clusters.ClusterSums, tokens: clusters.ClusterSums | None) -> None:
-        """Those of more tokens, in place."""
+        """Add the sums of more tokens, in place."""
         for old, new in zip(self.tensors, (*sums, *(tokens or ())), strict=True):
             old.add_(new)
 
@@ -75,7 +75,7 @@ def entry(container: nn.ParameterDict | BufferDict, adapter_name: str) -> Tensor
 
 
 def _take(first: tuple[Tensor, Tensor] | None, into: list[Tensor]) -> bool:
-    """Copy a first mean and variance, if there are any. Whether there are."""
+    """Copy a first mean and variance, if there are any. Returns whether there were."""
     for old, new in zip(into, first or (), strict=False):
         old.copy_(new)
     return first is not None
@@ -148,7 +148,7 @@ class SlidingClusters:
 
     @property
     def count(self) -> Tensor:
-        """(N,) int64 tokens or contexts that each has seen."""
+        """(N,) int64 tokens or contexts that each cluster has seen."""
         return self._containers["slim_count"][self._name]
 
     @property
@@ -193,7 +193,8 @@ class SlidingClusters:
         if contexts is not None:
             started = _take(clusters.first_mean(x, valid, self._add_up), [self.token_mean, self.token_var])
         if self._config.cluster_init == "data":
-            # A generator of its own: a forward that draws from torch's cannot be repeated exactly by a checkpoint.
+            # A separate generator: a forward that draws from torch's global one cannot be repeated exactly by a
+            # checkpoint.
             generator = torch.Generator().manual_seed(self._seed)
             placed = x if contexts is None else contexts.mean
             found = [self.center, self.var]
@@ -210,7 +211,7 @@ class SlidingClusters:
 
     @torch.no_grad()
     def learn(self, routing: Routing, x: Tensor, contexts: Contexts | None, valid: Tensor | None) -> None:
-        """Remember what these tokens say, for `fold`. `x`, `contexts` and `valid` are as in `start`."""
+        """Remember the sums of these tokens for `fold`. `x`, `contexts` and `valid` are as in `start`."""
         reference = self.reference
         several = reference is not None and reference.dim() == 2
         bucket = None
@@ -236,7 +237,7 @@ class SlidingClusters:
             self._pending.add(sums, tokens)
 
     def fold_earlier(self, learning: bool) -> None:
-        """Fold in what an earlier forward saw, now that its backward pass is over.
+        """Fold in the sums of an earlier forward, now that its backward pass is over.
 
         Args:
             learning: whether the running forward learns.
@@ -251,7 +252,7 @@ class SlidingClusters:
             self._fold(for_good=learning)
 
     def fold(self) -> None:
-        """Fold in what the last forward saw, if that has not been done: the clusters are to be saved."""
+        """Fold in the sums of the last forward, if that has not been done, before the clusters are saved."""
         if self._pending is not None and not self._pending.folded:
             self._fold(for_good=False)
 
@@ -275,5 +276,5 @@ class SlidingClusters:
             self._pending = pending._replace(folded=True)
 
     def forget(self) -> None:
-        """Other clusters were loaded: what was seen belongs to those that went, and these may not have started."""
+        """Reset after other clusters were loaded: pending sums belong to the old clusters."""
         self._pending, self._started = None, False

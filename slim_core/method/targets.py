@@ -33,12 +33,12 @@ def is_supported(module: nn.Module) -> bool:
 
 
 def check_heads(model: nn.Module, targets: dict[str, nn.Module]) -> None:
-    """An output head reads only the tokens whose logits are wanted, so it cannot know their contexts."""
+    """Refuse an output head: it reads only tokens whose logits are needed, so their contexts are not known there."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     for name, module in targets.items():
         if module is head:
             raise ValueError(
-                f"`{name}` is the output head, which in generation reads the last token alone, so that contexts are "
-                "not known there. Leave it out of `target_modules`, name it in `modules_to_save`, or train "
-                'with distance_scope="token".'
+                f"`{name}` is the output head, which in generation reads only the last token, so contexts are not "
+                "known there. Leave it out of `target_modules`, name it in `modules_to_save`, or train with "
+                'distance_scope="token".'
             )

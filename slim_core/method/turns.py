@@ -13,14 +13,14 @@ from .config import LONGEST_OPENING
 
 
 Message = dict[str, str]
-# Begin with different tokens in any vocabulary, so that what they have before them in common is the template's.
+# They begin with different tokens in any vocabulary, so that the common part before them belongs to the template.
 CONTENTS = ("apple", "7", "Zebra", "“", "(")
 ANSWER = "cloud"
 SYSTEM = "river"
 
 
 def turn_opening(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
-    """The token ids that stand before the text of every user's turn, and nowhere else, for `SlimConfig.turn_opening`.
+    """The token ids before the text of every user's turn, and nowhere else, for `SlimConfig.turn_opening`.
 
     Args:
         tokenizer: with its chat template.
@@ -34,7 +34,7 @@ def turn_opening(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
 
 
 def opening_of(encode: Callable[[Sequence[Message]], list[int]]) -> list[int] | None:
-    """The same for any way in which messages become token ids.
+    """The same for any function that turns messages into token ids.
 
     Args:
         encode: conversations of roles "system", "user" and "assistant" to ids; may raise for what it does not know.
@@ -64,7 +64,7 @@ def _messages(system: list[Message], earlier: int, content: str) -> list[Message
 def _try(encode: Callable[[Sequence[Message]], list[int]], messages: list[Message]) -> list[int] | None:
     try:
         return list(encode(messages))
-    except Exception:  # a template is a program: it may raise anything
+    except Exception:  # a template is a program and may raise anything
         return None
 
 

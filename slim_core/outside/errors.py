@@ -7,7 +7,7 @@ from typing import Literal
 
 
 class AdapterError(Exception):
-    """The adapter was refused. The message is the whole sentence; nothing was loaded.
+    """The adapter was refused and nothing was loaded. The message is a complete sentence.
 
     Attributes:
         check: the check that it belongs to, where that is not the one that was running.
@@ -23,18 +23,18 @@ class SizeError(AdapterError):
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value from a file as it may stand in a sentence: quoted, on one line, nothing invisible, not long."""
+    """A value from a file for use in a sentence: quoted, on one line, short, without invisible characters."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 2] + "…" + text[-1]
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, in its own words, to go on a sentence with."""
+    """The system's own reason for an error, for use within a sentence."""
     return (error.strerror or type(error).__name__).lower()
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of a library's message, to go into a sentence of ours: no full stop at the end.
+    """The first line of a library's message, without a full stop, for use within a sentence.
 
     With the next one, where the first only announces it.
     """
@@ -44,5 +44,5 @@ def first_line(error: BaseException | str) -> str:
 
 
 def megabytes(size: int) -> str:
-    """`size` bytes for people; small ones exactly."""
+    """`size` bytes for people; small sizes are exact."""
     return f"{size:,} bytes" if size < 1_000_000 else f"{size / 1e6:,.1f} MB"

@@ -26,7 +26,7 @@ class Source(Protocol):
 
     @property
     def label(self) -> str:
-        """A name for people, if they give none themselves."""
+        """A display name, used if the visitor gives none."""
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
         """Put `CONFIG` and `WEIGHTS` into `folder`, and `RECORD` where there is one.
@@ -37,7 +37,7 @@ class Source(Protocol):
 
 
 class UploadedFile(NamedTuple):
-    """One uploaded file: its name on the visitor's machine, which is only ever compared, and where it is on ours."""
+    """One uploaded file: its name on the visitor's machine, used only for comparison, and its path here."""
 
     name: str
     path: Path
@@ -45,14 +45,14 @@ class UploadedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Upload:
-    """The files of an adapter's folder, in any order; those that are not needed are never opened."""
+    """Files of an adapter's folder, in any order; unneeded files are never opened."""
 
     files: tuple[UploadedFile, ...]
     label: str = "uploaded adapter"
 
     @classmethod
     def of(cls, paths: Iterable[str | os.PathLike]) -> Upload:
-        """Files that still have the names they were uploaded with."""
+        """Files under the names they were uploaded with."""
         return cls(tuple(UploadedFile(os.fspath(path), Path(path)) for path in paths))
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
@@ -68,7 +68,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on this machine, named by its operator: a visitor never names one."""
+    """A folder on this machine, named by the operator, never by a visitor."""
 
     path: Path
 
@@ -100,7 +100,7 @@ def _last_part(name: str) -> str:
 
 
 def _choose(files: tuple[UploadedFile, ...], name: str, ending: str) -> UploadedFile:
-    """The file of that name, or else the only one with that ending: browsers add " (1)" to a second download."""
+    """The file of that name, or else the only one with that extension: browsers add " (1)" to a second download."""
     named = [file for file in files if _last_part(file.name) == name]
     alike = named or [file for file in files if _last_part(file.name).endswith(ending)]
     if len(alike) == 1:
@@ -110,12 +110,12 @@ def _choose(files: tuple[UploadedFile, ...], name: str, ending: str) -> Uploaded
     pickle = pickle_among(_last_part(file.name) for file in files)
     if pickle is not None and name == WEIGHTS:
         raise AdapterError(conversion(pickle))
-    raise AdapterError(f"There is no `{name}` among the files; an adapter is `{CONFIG}` and `{WEIGHTS}`.")
+    raise AdapterError(f"There is no `{name}` among the files; an adapter consists of `{CONFIG}` and `{WEIGHTS}`.")
 
 
 def _copy(file: UploadedFile, target: Path, most: int) -> None:
-    """Copy a regular file of at most `most` bytes; what happens to the original afterwards no longer matters."""
-    # No link is followed, and a pipe does not make us wait.
+    """Copy a regular file of at most `most` bytes; later changes to the original do not matter."""
+    # Links are not followed, and a pipe does not block.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     name = target.name
     if file.path.is_symlink():
@@ -127,7 +127,7 @@ def _copy(file: UploadedFile, target: Path, most: int) -> None:
     with os.fdopen(descriptor, "rb") as source:
         info = os.fstat(source.fileno())
         if not stat.S_ISREG(info.st_mode):
-            raise AdapterError(f"`{name}` is no regular file.")
+            raise AdapterError(f"`{name}` is not a regular file.")
         if info.st_size == 0:
             raise AdapterError(f"`{name}` is empty.")
         check_bytes(name, info.st_size, most)
@@ -140,8 +140,8 @@ def _copy(file: UploadedFile, target: Path, most: int) -> None:
                     out.write(chunk)
         except OSError as error:
             raise AdapterError(
-                f"`{name}` cannot be copied: {reason(error)}; see to it that it can be read and that this machine's "
-                "disk has room."
+                f"`{name}` cannot be copied: {reason(error)}; make sure that it can be read and that this machine's "
+                "disk has free space."
             ) from None
 
 
@@ -155,8 +155,8 @@ def private_folder() -> Path:
         return Path(tempfile.mkdtemp(prefix="slim-adapter-"))
     except OSError as error:
         raise AdapterError(
-            f"This machine has no place for a copy of the adapter: {reason(error)}; make room, or name a folder that "
-            "can be written to in TMPDIR."
+            f"The adapter cannot be copied on this machine: {reason(error)}; free some disk space, or set TMPDIR to a "
+            "writable folder."
         ) from None
 
 

@@ -32,22 +32,22 @@ DIFFUSION = (
     "text_encoder",
 )
 KOHYA = (".lora_down.weight", ".lora_up.weight", ".lora.down.weight", ".lora.up.weight")
-# Names under which other libraries save what is no adapter of PEFT.
+# File names of other libraries whose content is not a PEFT adapter.
 DIFFUSER_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "model_index.json")
 MLX_FILES = ("adapters.safetensors", "adapters.npz")
 WHOLE = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|lm_head|embed_in|tok_embeddings)\.weight\Z")
 BLOCK = re.compile(r"(?:[a-z_]+\.){0,4}(?:layers|h|blocks|block)\.\d+\.[\w.]*(?:weight|bias)\Z")
 
 MLX = (
-    "this is an adapter of MLX, not of PEFT: transpose each `lora_a` and `lora_b` to PEFT's `lora_A.weight` and "
-    "`lora_B.weight`, or fuse it with `mlx_lm.fuse` and give the result as the base"
+    "this is an MLX adapter, not a PEFT adapter: transpose each `lora_a` and `lora_b` to PEFT's `lora_A.weight` and "
+    "`lora_B.weight`, or fuse it with `mlx_lm.fuse` and use the result as the base"
 )
 GGUF = (
-    "this is GGUF, the format of llama.cpp, not PEFT's: give the adapter as it was before it was converted, "
+    "this is GGUF, the format of llama.cpp, not PEFT's: use the adapter as it was before it was converted, "
     f"`{CONFIG}` and `{WEIGHTS}`"
 )
 DIFFUSERS = (
-    "this is a LoRA for pictures (Diffusers or Kohya), not for a causal language model: give one that PEFT trained "
+    "this is a LoRA for images (Diffusers or Kohya), not for a causal language model: use one that PEFT trained "
     "on a language model"
 )
 DOWN_UP = (
@@ -55,7 +55,7 @@ DOWN_UP = (
     "named as in the base, or train with PEFT"
 )
 MODEL = (
-    "this is a whole model, not an adapter: choose it as the base, or give the adapter that it was merged from, "
+    "this is a whole model, not an adapter: choose it as the base, or use the adapter that was merged into it, "
     f"`{CONFIG}` and `{WEIGHTS}`"
 )
 SHARDS = (
@@ -73,14 +73,14 @@ def pickled(name: str) -> str:
     """The same without its beginning."""
     file = name if SAFE_NAME.match(name) else "adapter_model.bin"
     return (
-        f"{shown(name)}, a format that can run code and is never opened; convert it with: "
+        f"{shown(name)}, a format that can run code, so it is never opened; convert it with: "
         'python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous().clone() for k, v in '
         f"torch.load('{file}', map_location='cpu', weights_only=True).items()}}, '{WEIGHTS}')\"."
     )
 
 
 def check_file_names(names: Iterable[str]) -> None:
-    """Refuse files that are no adapter of PEFT, by their names alone.
+    """Refuse files that are not a PEFT adapter, judging by their names.
 
     Args:
         names: the last parts, in lower case.
@@ -133,25 +133,25 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
         return f"; without it nobody can tell what `{WEIGHTS}` adapts: give the one that PEFT saved beside it."
     for name, what in (*((name, DIFFUSERS) for name in DIFFUSER_FILES), *((name, MLX) for name in MLX_FILES)):
         if name in top:
-            return f"; by {shown(found[name], 160)}, {what}."
+            return f"; judging by {shown(found[name], 160)}, {what}."
     try:
         check_file_names(top)
     except AdapterError as known:
-        return f"; b{str(known)[1:]}"
+        return f"; j{str(known)[1:]}"
     tensors = next((name for name in found if name in top and name.endswith(".safetensors")), None)
     if tensors is not None and missing == WEIGHTS:
         return f"; if {shown(found[tensors], 160)} is it, download both, rename it to `{WEIGHTS}` and give the files."
     if tensors is not None:
         return f"; where {shown(found[tensors], 160)} stands alone, {DIFFUSERS}."
     if (gguf := next((name for name in found if name.endswith(".gguf")), None)) is not None:
-        return f"; by {shown(found[gguf], 160)}, {GGUF}."
+        return f"; judging by {shown(found[gguf], 160)}, {GGUF}."
     if (pickle := pickle_among(top)) is not None:
         return f" but {pickled(pickle)}"
     return f"; an adapter is `{CONFIG}` and `{WEIGHTS}`, as PEFT's `save_pretrained` writes them."
 
 
 def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:
-    """Refuse an adapter of another library, or a whole model, by the fields and the tensors' names.
+    """Refuse an adapter of another library, or a whole model, judging by its fields and tensor names.
 
     Args:
         raw: the parsed config.
@@ -166,7 +166,7 @@ def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:
         ((), DIFFUSION, DIFFUSERS),
         (KOHYA, (), DOWN_UP),
     ):
-        # One tensor too many is an adapter with a fault; the format is what the first of them says.
+        # A single extra tensor is just a faulty adapter; the first tensors show the format.
         if names and (names[0].endswith(endings) or names[0].startswith(starts)):
             raise _refusal(names[0], what)
     adapts = any("lora_" in name or "slim_" in name for name in names)
@@ -181,4 +181,4 @@ def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:
 
 
 def _refusal(seen: str, what: str) -> AdapterError:
-    return AdapterError(f"By {shown(seen, 160)}, {what}.")
+    return AdapterError(f"Judging by {shown(seen, 160)}, {what}.")

@@ -16,7 +16,7 @@ from .strict_json import read_object
 
 
 class TensorInfo(NamedTuple):
-    """What the header says of one tensor: dtype in safetensors' names (`"F32"`), and shape."""
+    """The header's entry for one tensor: dtype by safetensors' name (`"F32"`), and shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,9 +35,9 @@ OTHER_FORMATS = (
     (b"\x80\x05", PICKLED),
     (b"version https://git-lfs", "a Git LFS pointer; download the file that it stands for"),
     (b"GGUF", f"a GGUF file: {GGUF}"),
-    (b"\x89HDF", "an HDF5 file; give the adapter as PEFT saves it"),
+    (b"\x89HDF", "an HDF5 file; use the adapter as PEFT saves it"),
     (b"<", "a web page; download the file itself"),
-    (b"{", "a JSON text; give the weights"),
+    (b"{", "a JSON file; use the weights"),
 )
 
 
@@ -45,7 +45,7 @@ def read_header(path: Path, limits: Limits) -> Header:
     """Names, dtypes and shapes of the tensors in a file, in the file's order.
 
     Raises:
-        AdapterError: if it is no valid safetensors file: too short, its header too long, not JSON or with a name
+        AdapterError: if it is not a valid safetensors file: too short, its header too long, not JSON or with a name
             twice, tensors that overlap, leave gaps, or do not end with the file; or if it holds no tensor.
     """
     try:
@@ -55,7 +55,7 @@ def read_header(path: Path, limits: Limits) -> Header:
             slices = {name: file.get_slice(name) for name in names}
             header = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     except SafetensorError as error:
-        raise AdapterError(f"{WEIGHTS} is no valid safetensors file: {shown(first_line(error), 160)}.") from None
+        raise AdapterError(f"{WEIGHTS} is not a valid safetensors file: {shown(first_line(error), 160)}.") from None
     if not header:
         raise AdapterError(f"{WEIGHTS} holds no tensors; save the adapter again.")
     if len(header) > limits.tensors:
@@ -64,7 +64,7 @@ def read_header(path: Path, limits: Limits) -> Header:
 
 
 def _check_start(path: Path, limits: Limits) -> None:
-    """The header's length, and its JSON by stricter rules than the library's, which lets a name stand twice."""
+    """Check the header's length and its JSON, more strictly than the library, which allows duplicate names."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(32)
@@ -72,7 +72,7 @@ def _check_start(path: Path, limits: Limits) -> None:
         if size < 8 or length > size - 8:
             _check_other_formats(start)
             raise AdapterError(
-                f"{WEIGHTS} is no safetensors file or was cut off: it has {megabytes(size)}, but its header alone "
+                f"{WEIGHTS} is not a safetensors file or is truncated: it has {megabytes(size)}, but its header alone "
                 f"would need {megabytes(length + 8) if size >= 8 else 'eight for its length'}."
             )
         if length > limits.header_bytes:
@@ -85,7 +85,7 @@ def _check_start(path: Path, limits: Limits) -> None:
 
 
 def _check_other_formats(start: bytes) -> None:
-    """Say which format it is, once it cannot be safetensors: as a length, these first bytes are far too large."""
+    """Say which format it is, once it cannot be safetensors because its first bytes make an impossible length."""
     for first, what in OTHER_FORMATS:
         if start.lstrip().startswith(first):
             raise AdapterError(f"{WEIGHTS} is not safetensors but {what}.")

@@ -46,11 +46,11 @@ REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?\Z")
 SHA1, SHA256 = re.compile(r"[0-9a-f]{40}\Z"), re.compile(r"[0-9a-f]{64}\Z")
 # The Hub has to answer within this many seconds; the download as a whole has `Limits.seconds`.
 ANSWER_SECONDS = 10.0
-# How often a download is asked whether it is still wanted.
+# How often a download checks whether it is still wanted, in seconds.
 LOOK_SECONDS = 0.2
-# How long one waits for others' downloads to end.
+# How long to wait for others' downloads to end, in seconds.
 WAITING_SECONDS = 300.0
-# Errors before any answer, by name: which HTTP client the library has is its own business.
+# Connection errors by name, whichever HTTP client the library uses.
 UNREACHABLE = {"ConnectError", "ConnectTimeout", "ProxyError"}
 # Downloads at a time, of all visitors.
 DOWNLOADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="adapter-download")
@@ -59,7 +59,7 @@ _over_http, _without_xet, _http_lock = 0, False, threading.Lock()
 
 
 class StoppedError(Exception):
-    """Raised inside a download that nobody waits for any more."""
+    """Raised inside a download that is no longer wanted."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class HubRepository:
         return self.repository.rpartition("/")[2]
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
-        """See `Source`. From its turn on, everything together takes at most `limits.seconds`."""
+        """See `Source`. Once it starts, everything together may take at most `limits.seconds`."""
         check_id(self.repository, self.revision)
         stop = threading.Event()
         fetching = DOWNLOADS.submit(self._fetch, folder / "download", limits, stop)
@@ -98,7 +98,7 @@ class HubRepository:
             check_content(folder / WEIGHTS, files[WEIGHTS], self.repository)
         except AdapterError:
             raise
-        except Exception as error:  # the library passes on what its HTTP client and the disk raise
+        except Exception as error:  # the library passes on errors of its HTTP client and the disk
             raise explained(error, self.repository, self.revision) from None
         finally:
             stop.set()
@@ -106,7 +106,7 @@ class HubRepository:
             shutil.rmtree(folder / "download", ignore_errors=True)
 
     def _awaited(self, fetching: Future, seconds: float) -> dict[str, HfFileMetadata]:
-        # What it waits for others before is not its own time, but has an end too.
+        # Waiting for others does not count as its own time, but is limited too.
         end, begun = time.monotonic() + WAITING_SECONDS, False
         while not wait([fetching], LOOK_SECONDS).done:
             if self.stop.is_set():
@@ -114,7 +114,9 @@ class HubRepository:
             if not begun and fetching.running():
                 end, begun = time.monotonic() + seconds, True
             if time.monotonic() > end and not begun:
-                raise AdapterError(f"Others are fetching so much that {self.repository} has to wait; try again later.")
+                raise AdapterError(
+                    f"Too many downloads are running, so {self.repository} has to wait; try again later."
+                )
             if time.monotonic() > end:
                 raise AdapterError(
                     f"Fetching {self.repository} takes longer than the {seconds:.0f} seconds allowed; try again later."
@@ -123,38 +125,38 @@ class HubRepository:
 
     @property
     def token(self) -> bool | None:
-        """As huggingface_hub takes it."""
+        """The token in the form that huggingface_hub expects."""
         # None is the library's own look-up; False sends none even if there is one.
         return None if self.operator else False
 
     def commit(self) -> str:
-        """The commit that the revision stands for now. What comes later is of this commit and no other."""
+        """The commit that the revision points to now. Everything is fetched from this commit."""
         api = HfApi(endpoint=self.endpoint, token=self.token)
         info = api.model_info(self.repository, revision=self.revision, timeout=ANSWER_SECONDS, expand=["sha"])
         if info.id.casefold() != self.repository.casefold():
             raise AdapterError(
-                f"The Hub answers for another repository, {shown(info.id, 120)}: {self.repository} was renamed; give "
+                f"The Hub returned another repository, {shown(info.id, 120)}: {self.repository} was renamed; give "
                 "the new id if you trust it."
             )
         if not info.sha or not SHA1.match(info.sha):
-            raise AdapterError(f"The Hub names no commit of {self.repository}; try again later.")
+            raise AdapterError(f"The Hub reports no commit of {self.repository}; try again later.")
         return info.sha
 
     def metadata(self, name: str, commit: str, most: int) -> HfFileMetadata:
-        """What the Hub says of one file, which must be of this repository and at most `most` bytes."""
+        """The Hub's metadata of one file, which must belong to this repository and have at most `most` bytes."""
         url = hf_hub_url(self.repository, name, revision=commit, endpoint=self.endpoint)
         try:
-            found = get_hf_file_metadata(url, token=self.token, timeout=ANSWER_SECONDS, endpoint=self.endpoint)
+            file = get_hf_file_metadata(url, token=self.token, timeout=ANSWER_SECONDS, endpoint=self.endpoint)
         except EntryNotFoundError:
             instead = instead_of_adapter(self._paths(commit), name)
             raise AdapterError(f"{self.repository} has no `{name}`{instead}") from None
-        _check_location(url, found, self.repository, commit)
-        if found.size is None:
+        _check_location(url, file, self.repository, commit)
+        if file.size is None:
             raise AdapterError(f"The Hub does not say how large `{name}` of {self.repository} is; try again later.")
-        check_bytes(name, found.size, most)
-        if found.size == 0:
+        check_bytes(name, file.size, most)
+        if file.size == 0:
             raise AdapterError(f"`{name}` of {self.repository} is empty.")
-        return found
+        return file
 
     def _paths(self, commit: str) -> list[str]:
         """Paths of all its files, asked for where one is missing."""
@@ -163,7 +165,7 @@ class HubRepository:
         return [file.rfilename for file in info.siblings or ()]
 
     def _fetch(self, folder: Path, limits: Limits, stop: threading.Event) -> dict[str, HfFileMetadata]:
-        """In a thread of its own, since a connection that trickles cannot be interrupted from within."""
+        """Runs in a separate thread, since a slow connection cannot be interrupted from within."""
         try:
             commit = self.commit()
             files = {name: self.metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
@@ -184,7 +186,7 @@ class HubRepository:
                     )
             return files
         finally:
-            if stop.is_set():  # nobody waits, and the private folder is gone or about to go
+            if stop.is_set():  # nobody is waiting, and the private folder is or will be deleted
                 shutil.rmtree(folder.parent, ignore_errors=True)
 
 
@@ -193,35 +195,35 @@ def _limits_by_name(limits: Limits) -> dict[str, int]:
 
 
 def check_id(repository: str, revision: str | None) -> None:
-    """Refuse what is no id or revision before anything is asked for.
+    """Refuse an invalid id or revision before any request.
 
     Raises:
         AdapterError: with the sentence.
     """
     if not REPOSITORY.match(repository) or ".." in repository or "--" in repository:
         raise AdapterError(
-            f"{shown(repository)} is no Hub id; it must be owner/name, of letters, digits, dots, dashes and "
+            f"{shown(repository)} is not a Hub id; it must be owner/name, made of letters, digits, dots, dashes and "
             "underscores."
         )
     if revision is not None and (not REVISION.match(revision) or ".." in revision or "//" in revision):
-        raise AdapterError(f"{shown(revision)} is no revision; it must be a branch, a tag or a commit.")
+        raise AdapterError(f"{shown(revision)} is not a revision; it must be a branch, a tag or a commit.")
 
 
-def _check_location(url: str, found: HfFileMetadata, repository: str, commit: str) -> None:
-    """The Hub sends a file from its store elsewhere; what it sends from its own host must be of this repository."""
-    asked, given = urlsplit(url), urlsplit(found.location)
+def _check_location(url: str, metadata: HfFileMetadata, repository: str, commit: str) -> None:
+    """The Hub may redirect to external storage; a redirect to its own host must stay in this repository."""
+    asked, given = urlsplit(url), urlsplit(metadata.location)
     same_host = not given.netloc or given.netloc == asked.netloc
     if same_host and f"/{repository}/".casefold() not in unquote(given.path).casefold():
         raise AdapterError(
             f"The Hub redirects {repository} to another repository; give that one's id if you trust it."
         )
-    if found.commit_hash != commit:
-        raise AdapterError(f"The Hub answers with another commit of {repository} than was asked for; try again.")
+    if metadata.commit_hash != commit:
+        raise AdapterError(f"The Hub returned another commit of {repository} than the one requested; try again.")
 
 
 @contextmanager
 def over_http() -> Iterator[None]:
-    """While this is open, the library downloads over HTTP.
+    """While this context is open, the library downloads over plain HTTP, not Xet.
 
     Xet reports from a thread of its own, where nothing that is raised ends the download. The library's switch is for
     the whole process, so whoever else downloads meanwhile goes over HTTP too, and gets the same files.
@@ -242,7 +244,7 @@ def over_http() -> Iterator[None]:
 
 
 def progress_bar(total: int, on_progress: Callable[[int, int], None], stop: threading.Event) -> type[tqdm]:
-    """huggingface_hub reports to a class of progress bar. This one shows nothing, counts, and can end the download."""
+    """A progress bar class for huggingface_hub that shows nothing, counts bytes, and can end the download."""
     done = 0
 
     class DownloadBar(tqdm):
@@ -255,11 +257,13 @@ def progress_bar(total: int, on_progress: Callable[[int, int], None], stop: thre
             if stop.is_set():
                 raise StoppedError
             if done > total:
-                raise AdapterError(f"The Hub sends more than the {megabytes(total)} that it named; try again later.")
+                raise AdapterError(
+                    f"The Hub sends more than the {megabytes(total)} that it announced; try again later."
+                )
             on_progress(done, total)
 
         # With these two, Xet reports to one bar: what is written by `update`, what came over the network here. Only
-        # the first is bytes of the file, so the second is not added to it.
+        # the first counts bytes of the file, so the second is ignored.
         def update_transfer(self, n: float) -> None:
             if stop.is_set():
                 raise StoppedError
@@ -271,26 +275,26 @@ def progress_bar(total: int, on_progress: Callable[[int, int], None], stop: thre
 
 
 def check_content(path: Path, expected: HfFileMetadata, repository: str) -> None:
-    """What came is what was named: the size, and for large files the SHA-256, which is their ETag.
+    """Check that the downloaded file is the announced one: its size and, for large files, the SHA-256 in their ETag.
 
     Raises:
         AdapterError: if it is not.
     """
     if path.stat().st_size != expected.size:
-        raise AdapterError(f"`{path.name}` of {repository} came with another size than the Hub named; try again.")
+        raise AdapterError(f"`{path.name}` of {repository} came with another size than the Hub announced; try again.")
     if expected.etag is None or not SHA256.match(expected.etag):
         return
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != expected.etag:
-            raise AdapterError(f"`{path.name}` of {repository} was damaged on the way; try again.")
+            raise AdapterError(f"`{path.name}` of {repository} was damaged during the download; try again.")
 
 
 def explained(error: Exception, repository: str, revision: str | None) -> AdapterError:
-    """One sentence for what the library raises."""
+    """One sentence for an error of the library."""
     if isinstance(error, GatedRepoError):
         return AdapterError(
             f"{repository} is gated: its owner must grant access to the account whose token is used here; what a "
-            "visitor names is fetched without any."
+            "visitor names is fetched without a token."
         )
     if isinstance(error, RepositoryNotFoundError):
         return AdapterError(f"{repository} does not exist on the Hub or is private; check the id.")
@@ -300,7 +304,7 @@ def explained(error: Exception, repository: str, revision: str | None) -> Adapte
         return AdapterError(f"{repository} was disabled by the Hub.")
     if isinstance(error, OfflineModeIsEnabled):
         return AdapterError(
-            f"{repository} cannot be fetched: HF_HUB_OFFLINE is set; unset it, or give files or a folder that is here."
+            f"{repository} cannot be fetched: HF_HUB_OFFLINE is set; unset it, or use local files or a local folder."
         )
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         return AdapterError(f"The Hub refused {repository} with status {error.response.status_code}; try again later.")
@@ -312,7 +316,7 @@ def explained(error: Exception, repository: str, revision: str | None) -> Adapte
             "the name if a folder was meant."
         )
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
-        return AdapterError(f"A file of {repository} came with another size than the Hub named; try again.")
+        return AdapterError(f"A file of {repository} came with another size than the Hub announced; try again.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return AdapterError(f"This machine has no room left on its disk for {repository}.")
     return AdapterError(

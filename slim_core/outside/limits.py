@@ -44,5 +44,5 @@ class Limits:
 
 
 DEFAULT = Limits()
-# For what the person who runs the program names: the disk is theirs, and so is the time.
+# For what the operator names: it is their disk and their time.
 OPERATOR = Limits(weights_bytes=64 * 1024**3, seconds=3600)

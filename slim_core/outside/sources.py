@@ -11,7 +11,7 @@ from .hub import HubRepository
 
 
 def named_source(name: str | Path, revision: str | None = None) -> Source:
-    """A folder if there is one of that name, else a Hub id, fetched with the token of whoever runs this.
+    """A folder if one of that name exists, otherwise a Hub id, fetched with the user's own token.
 
     Args:
         name: folder or Hub id. Never what a visitor types: that is a `HubRepository` without a token, or an upload.
@@ -25,11 +25,11 @@ def named_source(name: str | Path, revision: str | None = None) -> Source:
     try:
         path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
-    except RuntimeError:  # Python's word for a user who is not there
+    except RuntimeError:  # raised by Python for an unknown user
         raise AdapterError(f"{shown(str(name))} begins with a user that is not on this machine; check it.") from None
     except OSError as error:
         raise AdapterError(
-            f"{shown(str(name))} cannot be looked for: {reason(error)}; name a folder or a Hub id."
+            f"{shown(str(name))} cannot be looked up: {reason(error)}; name a folder or a Hub id."
         ) from None
     if is_file:
         raise AdapterError(f"{name} is a file; name the folder that holds the adapter's two files.")

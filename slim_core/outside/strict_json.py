@@ -12,8 +12,8 @@ from typing import Any
 from .errors import AdapterError, shown
 
 
-# A bracket, or a whole text so that brackets in it are not seen. A text without an end goes to the end of the file:
-# the search must never start again inside of it, or a hostile file would take quadratic time.
+# A bracket, or a whole string, so that brackets inside strings are not counted. A text without an end goes to the end
+# of the file: the search must never start again inside of it, or a hostile file would take quadratic time.
 BRACKET_OR_TEXT = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
@@ -32,7 +32,7 @@ def read_object(data: bytes, name: str, depth: int) -> dict[str, Any]:
     text = _decoded(data, name)
     check_depth(text, name, depth)
     try:
-        found = json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=lambda pairs: _without_duplicates(pairs, name),
             parse_constant=lambda word: _refuse_number(word, name),
@@ -40,14 +40,14 @@ def read_object(data: bytes, name: str, depth: int) -> dict[str, Any]:
         )
     except json.JSONDecodeError as error:
         raise AdapterError(
-            f"{name} is no JSON: {error.msg.rstrip('.')} in line {error.lineno}, column {error.colno}."
+            f"{name} is not valid JSON: {error.msg.rstrip('.')} in line {error.lineno}, column {error.colno}."
         ) from None
     except ValueError:  # Python's own bound on the digits of a whole number
-        raise AdapterError(f"{name} holds a whole number of thousands of digits.") from None
-    if not isinstance(found, dict):
-        raise AdapterError(f"{name} must be a JSON object {{…}}, not a {_kind(found)}.")
-    _check_characters(found, name)
-    return found
+        raise AdapterError(f"{name} holds a whole number with thousands of digits.") from None
+    if not isinstance(value, dict):
+        raise AdapterError(f"{name} must be a JSON object {{…}}, not a {_kind(value)}.")
+    _check_characters(value, name)
+    return value
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -60,7 +60,7 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def check_depth(text: str, name: str, depth: int) -> None:
-    """Refuse a text of JSON that nests lists and objects too deeply. Before parsing: the parser recurses.
+    """Refuse JSON that is nested too deeply, before parsing, since the parser is recursive.
 
     Args:
         text: what is to be parsed.
@@ -78,11 +78,11 @@ def check_depth(text: str, name: str, depth: int) -> None:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise AdapterError(f"{name} has the key {shown(twice)} twice; each may be there once.")
-    return found
+        raise AdapterError(f"{name} has the key {shown(twice)} twice; each key may appear only once.")
+    return result
 
 
 def _refuse_number(word: str, name: str) -> float:
@@ -94,9 +94,9 @@ def _finite(digits: str, name: str) -> float:
     return number if math.isfinite(number) else _refuse_number(digits, name)
 
 
-def _check_characters(found: dict[str, Any], name: str) -> None:
+def _check_characters(value: dict[str, Any], name: str) -> None:
     try:
-        json.dumps(found, ensure_ascii=False).encode("utf-8")
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise AdapterError(f"{name} holds half of a character (a lone surrogate such as \\ud800).") from None
 

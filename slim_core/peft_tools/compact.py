@@ -9,7 +9,7 @@ from ..method import SlimLayer
 
 
 def slice_factors(model: nn.Module, adapter_name: str) -> None:
-    """Slice the rows and columns that dynamic merging drops at inference out of an adapter's factors, for good.
+    """Permanently slice the rows and columns that dynamic merging drops at inference out of an adapter's factors.
 
     The output stays the same; memory and work of the factors fall by sqrt(1 - p) each. The adapter can then no longer
     be trained or saved. Without `merge="fast"` there is nothing to slice.
@@ -27,7 +27,7 @@ def slice_factors(model: nn.Module, adapter_name: str) -> None:
 
 
 def fold_masks(model: nn.Module, adapter_name: str) -> None:
-    """Multiply the masks of dynamic merging and the scaling into an adapter's factors, for good.
+    """Permanently multiply the masks of dynamic merging and the scaling into an adapter's factors.
 
     Where the Linears are small and the tokens few, the operations that this saves in every forward are worth more
     than the memory that `slice_factors` saves; the output stays the same but for rounding. The adapter can then no
@@ -64,7 +64,7 @@ def _slice(layer: SlimLayer, name: str) -> None:
 
 
 def _fold(layer: SlimLayer, name: str) -> None:
-    """The masks and the scaling into the factors, and each expert's into one piece of memory."""
+    """Fold masks and scaling into the factors, and store each expert's factors contiguously."""
     entrywise = layer.slim_config[name].merge == "dare"
     if entrywise or name in layer.slim_column_index or name in layer.folded:
         return

@@ -22,7 +22,8 @@ from .scopes import trace_routing
 
 @dataclass
 class LoraExport:
-    """What was written, and how far it is from the routed adapter on the calibration text.
+    """The result of an export: what was written, and how much it differs from the routed adapter on the calibration
+    text.
 
     Attributes:
         directory: where the LoRA is.
@@ -129,7 +130,7 @@ def _lora_state_dict(
 
 
 def _lora_config(config: SlimConfig, layers: dict[str, SlimLayer], adapter_name: str) -> LoraConfig:
-    """Scaling 1 everywhere, since it is in B: the numerator is the rank."""
+    """Scaling 1 everywhere, since it is folded into B: alpha equals the rank."""
     rank = config.num_experts * config.r
     ranks = {name: layer.slim_A[adapter_name].shape[0] for name, layer in layers.items()}
     other = {name: r for name, r in ranks.items() if r != rank}
@@ -157,7 +158,9 @@ def _divergence(
     state_dict: dict[str, Tensor],
     batches: list[Mapping[str, Tensor]],
 ) -> dict[str, float]:
-    """Routed against exported on the calibration text, with the export as a row of the same model for a moment."""
+    """Compare routed and exported adapter on the calibration text, with the export temporarily a row of the same
+    model.
+    """
     name = f"{adapter_name}-static"
     slim, converted = lora_to_slim(lora, state_dict)
     model.add_adapter(name, slim)
@@ -172,7 +175,7 @@ def _divergence(
             mask = batch.get("attention_mask")
             valid = torch.ones(routed.shape[:-1]) if mask is None else mask
             valid = valid.to(routed.device, torch.bool)
-            # Never negative, but for rounding.
+            # Never negative, except by rounding.
             kl.append(F.kl_div(static, routed, log_target=True, reduction="none").sum(-1).clamp(min=0)[valid])
             same.append((routed.argmax(-1) == static.argmax(-1))[valid])
     finally:

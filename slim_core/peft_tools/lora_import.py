@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from ..method import SlimConfig, SlimType
 
 
-# Fields of LoraConfig that make something else than W + s B A of it, and what they are when unused. `use_dora`
-# has a sentence of its own.
+# Fields of LoraConfig that make it more than W + s B A, with their values when unused. `use_dora` has its own message.
 UNUSED = {
     "use_dora": (False,),
     "lora_bias": (False,),
@@ -33,13 +32,13 @@ UNUSED = {
     "monteclora_config": (None,),
     "use_bdlora": (None,),
 }
-# Initialisations that leave the base model's weights as they are. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
+# Initialisations that do not change the base model's weights. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
 # subtract their start from the base, so such a file fits a base that only its owner has.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def lora_to_slim(config: LoraConfig, state_dict: dict[str, Tensor]) -> tuple[SlimConfig, dict[str, Tensor]]:
-    """Express a PEFT LoRA adapter as a SLIM adapter with one expert. Nothing is lost: the factors are the same.
+    """Express a PEFT LoRA adapter as a SLIM adapter with one expert. It is lossless: the factors are the same.
 
     Args:
         config: the LoRA's configuration.
@@ -67,7 +66,7 @@ def lora_to_slim(config: LoraConfig, state_dict: dict[str, Tensor]) -> tuple[Sli
             )
     if config.init_lora_weights not in PLAIN_STARTS:
         raise ValueError(
-            f"This LoRA was started with init_lora_weights={config.init_lora_weights!r}, which changes the base "
+            f"This LoRA was initialised with init_lora_weights={config.init_lora_weights!r}, which changes the base "
             "model's weights. Save it with `path_initial_model_for_weight_conversion` to get a plain LoRA."
         )
     converted = {_converted_key(key, tensor, config): tensor for key, tensor in state_dict.items()}
@@ -135,7 +134,7 @@ def load_lora(model: PreTrainedModel | PeftModel, directory: str | os.PathLike, 
     try:
         config = PeftConfig.from_pretrained(str(directory))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{directory / 'adapter_config.json'} is no adapter configuration: {error!r}.") from error
+        raise ValueError(f"{directory / 'adapter_config.json'} is not an adapter configuration: {error!r}.") from error
     if not isinstance(config, LoraConfig):
         raise ValueError(f"The adapter in {directory} is of the kind {config.peft_type}, not LORA.")
     try:
@@ -161,7 +160,7 @@ def load_lora(model: PreTrainedModel | PeftModel, directory: str | os.PathLike, 
 
 
 def _without_base_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """PEFT saves the base's own head along with an adapter on it. Where it equals this base's, it adds nothing."""
+    """PEFT also saves the base's own head when an adapter is on it. A copy equal to this base's head is dropped."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in base.state_dict().items()}
     kept = {}
@@ -178,7 +177,7 @@ def _file_key(key: str) -> str:
 
 
 def _fill(model: PeftModel, state_dict: dict[str, Tensor], adapter_name: str) -> str | None:
-    """Load the tensors; a sentence if they do not fit."""
+    """Load the tensors; raises an error if they do not fit."""
     expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     for key, tensor in expected.items():
         if key not in state_dict:
@@ -191,8 +190,8 @@ def _fill(model: PeftModel, state_dict: dict[str, Tensor], adapter_name: str) ->
     for key in state_dict:
         if key not in expected:
             return (
-                f"The LoRA does not fit the base model: `{_file_key(key)}` has no place in it but is in the adapter "
-                "file."
+                f"The LoRA does not fit the base model: `{_file_key(key)}` is in the adapter file but does not belong "
+                "to the model."
             )
     set_peft_model_state_dict(model, state_dict, adapter_name)
     return None

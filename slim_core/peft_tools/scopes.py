@@ -17,7 +17,8 @@ from .trace import RoutingTrace
 def adapter_rows(
     model: nn.Module, adapter_names: list[str], strengths: list[float | None] | None = None
 ) -> Iterator[None]:
-    """Inside, every forward of the adapted model has these rows: for a loop that would pay for it at each token.
+    """Within this context, every forward of the adapted model has these rows; saves the cost of setting them per
+    token.
 
     PEFT's own way, `model(**batch, adapter_names=...)`, looks through all modules in each forward.
 

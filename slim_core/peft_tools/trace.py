@@ -21,7 +21,7 @@ def identity_share(weights: Tensor, num_experts: int) -> Tensor:
 
 
 class RowRouting(NamedTuple):
-    """Routing of one row over all its tokens, padding left out. L target Linears, T tokens.
+    """Routing of one row over all its tokens, without padding. L target Linears, T tokens.
 
     Attributes:
         modules: names of the L Linears, in the order in which they ran.
@@ -60,7 +60,7 @@ class _Piece(NamedTuple):
 
 
 class _Token(NamedTuple):
-    """What one Linear did with one token that came alone."""
+    """What one Linear did with a single token."""
 
     forward: int
     weights: list[float]
@@ -123,7 +123,7 @@ class RoutingTrace:
                 self._append(row, module, adapter, (piece, position))
 
     def add_token(self, module: str, adapter: str, row: int, routing: TokenRouting) -> None:
-        """Record what one Linear did with the only token of a row. The numbers become tensors when they are read."""
+        """Record what one Linear did with the only token of a row. Numbers become tensors when they are read."""
         if self._wanted is None or row in self._wanted:
             weights, distance, cluster, _, gate, reference = routing
             self._append(
@@ -199,7 +199,7 @@ class RoutingTrace:
         yield [torch.tensor([token.reference for token in kept])]
 
     def _counts(self, forward: int, row: int) -> bool:
-        """Whether the only token that a row had in a forward is no padding."""
+        """Whether the only token of a row in a forward is not padding."""
         valid = self._mask(forward)
         return valid is None or valid.shape[1] != 1 or bool(valid[row])
 

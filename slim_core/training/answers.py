@@ -64,7 +64,7 @@ def _all_by_marks(conversation: Conversation, text: str, writer: Writer, answers
             return []
         before, _, rest = rest.partition(mark)
         between.append(before)
-    # What closes the last answer closes the others too, as far as it stands there.
+    # The text that closes the last answer closes the others too, as far as it is present.
     closing, first = rest.rstrip(), writer.first_closing()
     for strip in (False, True):
         contents = [messages[i]["content"].strip() if strip else messages[i]["content"] for i in marks]
@@ -85,19 +85,19 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
     """
     messages = conversation.messages
     plain = {"role": "assistant", "content": _mark(index)}
-    # A template may want the call that a result answers.
-    before, found, after = (writer.with_changed(conversation, index, plain) or "").partition(_mark(index))
-    heads = ([before] if found else []) + [writer.write(conversation, messages[:index], prompt=True)]
+    # A template may require the call to which a result belongs.
+    before, separator, after = (writer.with_changed(conversation, index, plain) or "").partition(_mark(index))
+    heads = ([before] if separator else []) + [writer.write(conversation, messages[:index], prompt=True)]
     begin = next((len(head) for head in heads if text.startswith(head)), None)
     alone = writer.write(conversation, messages[: index + 1]).rstrip()
     end, closed = None, True
-    if found and text.endswith(after) and len(after) < len(text):
+    if separator and text.endswith(after) and len(after) < len(text):
         closing = after.rstrip() if index == len(messages) - 1 else writer.closing()
         _, end, closed = _closed(0, len(text) - len(after), after, closing, writer.first_closing())
     elif text.startswith(alone):
         # A call may be closed by another token than a text.
         end = len(alone)
-    # The prompt may open the thought that the answer goes on with.
+    # The prompt may open a thought that the answer continues.
     asked = writer.write(conversation, messages[:index])
     lost = _lost(conversation, index, writer, text[len(asked) if text.startswith(asked) else begin or 0 : end])
     if begin is None or end is None or end <= begin or lost:
@@ -107,8 +107,8 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
 
 def _closed(begin: int, end: int, after: str, closing: str, first: str) -> Span:
     """An answer with as much of what closes the last one as follows it: all of it, or its first token."""
-    found = next((each for each in (closing, first) if each and after.startswith(each)), "")
-    return Span(begin, end + len(found), bool(found) or not closing)
+    ending = next((each for each in (closing, first) if each and after.startswith(each)), "")
+    return Span(begin, end + len(ending), bool(ending) or not closing)
 
 
 def _why_not(conversation: Conversation, index: int, writer: Writer, alone: str, lost: str | None) -> str:
@@ -116,21 +116,21 @@ def _why_not(conversation: Conversation, index: int, writer: Writer, alone: str,
     ending = conversation._replace(messages=conversation.messages[: index + 1])
     if index < len(conversation.messages) - 1 and not _lost(ending, index, writer, alone):
         return (
-            f"{where}: the model's chat template drops or changes the earlier answer of {name} once others follow it, "
-            "so that it cannot be learned there; give it weight 0, or split the conversation so that one ends with it."
+            f"{where}: the model's chat template drops or changes the answer of {name} when other messages follow it, "
+            "so it cannot be learned; give it weight 0, or split the conversation so that one ends with it."
         )
     if lost in BESIDE:
         return (
-            f"{where}: the model's chat template does not write the `{lost}` of {name}, so that it cannot be learned; "
-            "take it out, or choose a base whose template writes it."
+            f"{where}: the model's chat template does not write the `{lost}` of {name}, so it cannot be learned; "
+            "remove it, or choose a base whose template writes it."
         )
     if lost is None:
         return (
-            f"{where}: the model's chat template writes {name} unlike its own prompt for an answer, so that it cannot "
-            "be told where the answer begins; give it weight 0, or choose a base with another template."
+            f"{where}: the model's chat template writes {name} differently from its own generation prompt, so the "
+            "beginning of the answer cannot be found; give it weight 0, or choose a base with another template."
         )
     return (
-        f"{where}: the model's chat template drops or changes a part of the answer of {name}, so that it cannot be "
+        f"{where}: the model's chat template drops or changes a part of the answer of {name}, so it cannot be "
         "learned; write it as the template does, or give it weight 0."
     )
 

@@ -119,7 +119,7 @@ def _own_tokens(base: PreTrainedModel, settings: TrainSettings, closing: int | N
     """The closing token in the embedding and in the head, or once where they are one weight."""
     if closing is None:
         raise TrainingError(
-            f"--train-closing-token: {settings.base} closes answers with no token of its own; leave the flag out."
+            f"--train-closing-token: {settings.base} has no token of its own that closes answers; leave the flag out."
         )
     shapes = describe_base(base, settings.base)
     head = shapes.head

@@ -30,7 +30,7 @@ PREFIX = "checkpoint-"
 
 @dataclass(frozen=True)
 class DamagedCheckpoint:
-    """A checkpoint that nothing can go on from.
+    """A damaged checkpoint.
 
     Attributes:
         path: its folder.
@@ -46,7 +46,7 @@ class DamagedCheckpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What a run has left behind to go on from.
+    """Checkpoints that a run has left behind.
 
     Attributes:
         whole: newest first.
@@ -61,7 +61,7 @@ class Checkpoints:
 
 
 def step_of(path: Path) -> int:
-    """The optimiser step that a checkpoint was written after."""
+    """The optimiser step after which a checkpoint was written."""
     return int(path.name.removeprefix(PREFIX))
 
 
@@ -85,13 +85,13 @@ def read_checkpoints(folder: Path) -> Checkpoints:
 
 
 def _has_checkpoint_name(path: Path) -> bool:
-    # Whatever else somebody keeps there, such as checkpoint-20-copy, is none of the run's.
+    # Other folders, such as checkpoint-20-copy, do not belong to the run.
     digits = path.name.removeprefix(PREFIX)
     return path.name.startswith(PREFIX) and digits.isascii() and digits.isdigit() and str(int(digits)) == digits
 
 
 def set_aside(damaged: Iterable[DamagedCheckpoint]) -> None:
-    """Rename damaged checkpoints, for a run that goes on will write one of the same name.
+    """Rename damaged checkpoints, since a resumed run will write checkpoints of the same names.
 
     Raises:
         OSError: if the system does not let it.
@@ -106,7 +106,7 @@ def set_aside(damaged: Iterable[DamagedCheckpoint]) -> None:
 
 
 class KeepNewest(TrainerCallback):
-    """Deletes a run's last checkpoint once the next is written, and no others.
+    """Deletes a run's previous checkpoint once the next one is written, and no others.
 
     transformers would count by name and date, and take what the run did not write, or what it goes on from.
 
@@ -119,7 +119,7 @@ class KeepNewest(TrainerCallback):
 
     @property
     def path(self) -> Path | None:
-        """The newest checkpoint that there is; None before the first."""
+        """The newest checkpoint; None before the first."""
         return next(iter(self._kept), None)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -127,13 +127,13 @@ class KeepNewest(TrainerCallback):
             return
         assert args.output_dir is not None  # the run names one
         new = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
-        # What is only in the system's memory would be lost with the power, and the last checkpoint is deleted then.
+        # Data that are only in memory would be lost in a power cut, after the previous checkpoint has been deleted.
         _flush_all(new)
         self.delete(but=new)
         self._kept = [new]
 
     def delete(self, but: Path | None = None) -> None:
-        """Delete what the run has written or gone on from, and the folder if it is empty then."""
+        """Delete the checkpoints that the run wrote or resumed from, and the folder if it is then empty."""
         for path in self._kept:
             if path != but:
                 shutil.rmtree(path, ignore_errors=True)
@@ -150,7 +150,7 @@ def _flush_all(folder: Path) -> None:
 
 
 def flush(file: BinaryIO) -> None:
-    """Wait until a file is on the disk. Some file systems say only then that there is no room.
+    """Wait until a file is on disk. Some file systems report a full disk only then.
 
     Raises:
         OSError: if it cannot be written there.

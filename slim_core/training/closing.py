@@ -19,9 +19,9 @@ from ..outside.record import MOST_ENDING
 from .encoding import IGNORED, EncodedExample
 
 
-# Of the distance that two rows usually have. Rows that were trained for another token are about as far as any.
+# Share of the usual distance between two rows. Rows trained for different tokens are about as far apart as any.
 NEAR = 0.1
-# So many tokens with the same row are no accident.
+# This many tokens with the same row are not a coincidence.
 ALIKE = 2
 ROWS_AT_ONCE = 8192
 # What a text ends with that is a mark and no part of what it says: ###, <end>, [END], END.
@@ -30,7 +30,7 @@ MARK = re.compile(r"""(?:[^\w\s"'`(){}\[\].,;:!?]{2,}|<\|?\w+\|?>|</s>|\[/?[A-Z_
 
 @torch.no_grad()
 def tokens_alike(weight: Tensor, token: int) -> int:
-    """How many other tokens have nearly the same row.
+    """How many other tokens have nearly the same row as this one.
 
     Args:
         weight: (V, C) of the output head.
@@ -70,8 +70,8 @@ def unlearnable_sentence(closing: str, others: int, mark: str | None) -> str:
         stop = f"stop answers at {mark!r}, with which all in the data end: compare and the app do so by themselves"
     return (
         f"Answers may never end: they are closed by {closing}, but its row in the output head is like those of "
-        f"{others:,} other tokens, so it was never trained, and nothing that is adapted below the head can choose it; "
-        f"pass --train-closing-token to train its row too, {stop}, or choose a base that was trained on chats."
+        f"{others:,} other tokens, so it was never trained, and no adapter below the head can make the model choose "
+        f"it; pass --train-closing-token to train its row too, {stop}, or choose a base that was trained on chats."
     )
 
 

@@ -39,7 +39,7 @@ class Conversation(NamedTuple):
     added: int = 0
 
     def name(self, index: int) -> str:
-        """How the user finds a message in the record."""
+        """A name by which the user finds a message in the record."""
         number = index + 1 - self.added
         return f"message {number}" if number > 0 else "the system text"
 
@@ -57,7 +57,7 @@ class Passage(NamedTuple):
 
 
 def to_conversations(records: Sequence[Record], columns: Columns) -> list[Conversation | Passage]:
-    """Bring records of any known layout into one form. The first record decides on the layout.
+    """Convert records of any known layout into one form. The first record decides the layout.
 
     Args:
         records: from one source.
@@ -71,25 +71,25 @@ def to_conversations(records: Sequence[Record], columns: Columns) -> list[Conver
 
 
 def unused(records: Sequence[Record], columns: Columns) -> list[str]:
-    """Columns, and keys of messages, that have something in them and are not used.
+    """Columns, and keys of messages, that are not empty but are not used.
 
     Raises:
         DataError: if the columns cannot be found.
     """
     layout = find_layout(records[0], columns)
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for record in records:
         read = layout.reads(record)
         for name, value in record.fields.items():
             if name not in read:
                 if value not in NOTHING:
-                    found[name] = None
+                    names[name] = None
             elif isinstance(value, list) and name in layout.columns:
                 keys = [
                     key for m in value if isinstance(m, dict) for key, v in m.items() if v not in (None, "", [], {})
                 ]
-                found |= {f"{name}[].{key}": None for key in keys if key not in READ}
-    return list(found)
+                names |= {f"{name}[].{key}": None for key in keys if key not in READ}
+    return list(names)
 
 
 def _converted(record: Record, layout: Layout) -> Conversation | Passage:
@@ -118,7 +118,7 @@ def _converted(record: Record, layout: Layout) -> Conversation | Passage:
     if all(i in unlearned for i, message in enumerate(messages) if message["role"] == "assistant"):
         raise DataError(
             f"{record.place}: every answer of `{layout.columns[-1]}` has weight 0, so there is nothing to learn; give "
-            "one 1."
+            "at least one of them weight 1."
         )
     tools = first_of(layout.tools, record)
     read = [] if tools is None else read_tools(record.fields[tools], tools, record.place)
@@ -136,4 +136,4 @@ def _system(record: Record, layout: Layout) -> list[Message]:
 
 def _check_nul(text: str, where: str) -> None:
     if "\0" in text:
-        raise DataError(f"{where} has a NUL character in it, as damaged files have; take it out.")
+        raise DataError(f"{where} contains a NUL character, as damaged files do; remove it.")

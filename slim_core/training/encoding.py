@@ -79,13 +79,13 @@ class ExampleEncoder:
         self._close(labels, spans, encoded.offset_mapping)
         if set(labels) == {IGNORED}:
             raise DataError(
-                f"{example.place}: the tokenizer makes no token of the answer, so there is nothing to learn; "
-                "take the record out."
+                f"{example.place}: the tokenizer turns the answer into no tokens, so there is nothing to learn; "
+                "remove the record."
             )
         return EncodedExample(encoded.input_ids, labels, example.place)
 
     def _close(self, labels: list[int], spans: list[Span], offsets: list[tuple[int, int]]) -> None:
-        """Where an answer is closed otherwise than the last one, let it be closed as if it were the last.
+        """If an answer is closed differently from the last one, close it like the last one.
 
         When it is written, it is: what the template makes of it later is another token, or none.
         """
@@ -100,17 +100,17 @@ class ExampleEncoder:
         ids = self.tokenizer(passage.text, add_special_tokens=not begins, verbose=False).input_ids
         if len(ids) < 2:
             raise DataError(
-                f"{passage.place}: the text is a single token, which nothing comes before, so there is nothing to "
-                "learn; take the record out."
+                f"{passage.place}: the text is a single token with nothing before it, so there is nothing to learn; "
+                "remove the record."
             )
         return EncodedExample(ids, list(ids), passage.place)
 
     @cached_property
     def closing_token(self) -> int | None:
         """The control token that closes an answer; None if none does."""
-        found = self._writer.first_closing()
-        return cast(int, self.tokenizer.convert_tokens_to_ids(found)) if found else None
+        token = self._writer.first_closing()
+        return cast(int, self.tokenizer.convert_tokens_to_ids(token)) if token else None
 
     def closes_answers(self) -> bool:
-        """Whether an answer ends with a token of its own, so that the model learns to stop."""
+        """Whether answers end with a token of their own, so that the model learns to stop."""
         return bool(self._writer.closing())

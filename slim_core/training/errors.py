@@ -5,8 +5,8 @@ from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """A setting, the base model or the machine does not allow this training run."""
+    """The settings, the base model or the machine do not allow this training run."""
 
 
 class DataError(TrainingError):
-    """The data are wrong. The sentence names the file, the line where there is one, and the remedy."""
+    """The data are wrong. The message names the file, the line if there is one, and the remedy."""

@@ -67,7 +67,7 @@ class Examples:
 
 
 def length_limit(settings: TrainSettings, config: PreTrainedConfig) -> int:
-    """Tokens that an example may have.
+    """Maximum number of tokens in an example.
 
     Raises:
         TrainingError: if more is asked for than the model can read.
@@ -117,12 +117,12 @@ def load_examples(settings: TrainSettings, encoder: ExampleEncoder, config: PreT
 
 
 def _key(example: EncodedExample) -> bytes:
-    """The same for examples that teach the same."""
+    """A key that is equal for equal examples."""
     return hashlib.sha256(repr((example.input_ids, example.labels)).encode()).digest()
 
 
 def first_trained(examples: Sequence[EncodedExample], seed: int) -> EncodedExample:
-    """The example that training begins with: the first in the order that the Trainer's sampler draws with the seed."""
+    """The example that training starts with: the first that the Trainer's sampler draws with the seed."""
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return examples[int(order[0])]
 
@@ -130,7 +130,7 @@ def first_trained(examples: Sequence[EncodedExample], seed: int) -> EncodedExamp
 def split(
     examples: list[EncodedExample], share: float, seed: int
 ) -> tuple[list[EncodedExample], list[EncodedExample]]:
-    """Part a share of the examples, drawn with a seed, from the others. Both keep the order of the data.
+    """Split off a share of the examples, drawn with a seed. Both parts keep the order of the data.
 
     Raises:
         DataError: if a share is wanted of a single example.
@@ -149,7 +149,7 @@ def split(
 
 
 class _Reader:
-    """Reads sources one after the other and keeps count."""
+    """Reads sources one after the other and counts examples."""
 
     def __init__(self, settings: TrainSettings, encoder: ExampleEncoder, limit: int, vocabulary: int) -> None:
         self.settings, self.encoder, self.limit, self.vocabulary = settings, encoder, limit, vocabulary
@@ -160,18 +160,18 @@ class _Reader:
     def read(self, names: Sequence[str], split_name: str, use: str) -> list[EncodedExample]:
         examples: list[EncodedExample] = []
         seen: set[bytes] = set()
-        for name in (found for given in names for found in expand(given)):
+        for name in (path for given in names for path in expand(given)):
             settings = self.settings
             source = read_source(name, split=split_name, subset=settings.subset, revision=settings.revision)
-            found = [self.encoder.encode(c) for c in to_conversations(source.records, settings.columns)]
-            self._check_vocabulary(found)
-            kept = self._within_limit(found)
-            self._note(source, use, len(found) - len(kept))
-            keys = [_key(example) for example in kept]
+            encoded = [self.encoder.encode(c) for c in to_conversations(source.records, settings.columns)]
+            self._check_vocabulary(encoded)
+            short_enough = self._within_limit(encoded)
+            self._note(source, use, len(encoded) - len(short_enough))
+            keys = [_key(example) for example in short_enough]
             self._keys.append(keys)
             self.sources[-1]["duplicates"] = len(keys) - len({*keys} - seen)
             seen |= {*keys}
-            examples += kept
+            examples += short_enough
         if not examples:
             raise DataError(f"All {use} examples are longer than {self.limit} tokens; raise --max-length.")
         return examples

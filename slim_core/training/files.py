@@ -39,7 +39,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSource:
-    """One data source that was read whole.
+    """One data source, read completely.
 
     Attributes:
         name: the file's name, or the id of the data set.
@@ -55,27 +55,29 @@ class DataSource:
 
 
 def kind_of(path: Path) -> str | None:
-    """The ending that says how a file is read, without .gz; None if it says nothing."""
+    """The extension that says how to read a file, without .gz; None if it is unknown."""
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     return plain.suffix.lower() if plain.suffix.lower() in READERS else None
 
 
 def read_file(path: Path) -> DataSource:
-    """Read a file by its ending.
+    """Read a file according to its extension.
 
     Raises:
         DataError: if the file is missing, empty, of another kind, or has a line that cannot be read.
     """
     kind, name = kind_of(path), _escaped(path.name)
     if kind is None:
-        raise DataError(f"{name} is of no known kind; data files end in {ENDINGS}, or name a data set of the Hub.")
+        raise DataError(
+            f"{name} has an unknown file type; data files end in {ENDINGS}, or name a data set on the Hub."
+        )
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"There is no file {_escaped(str(path))}; check the path given to --data.") from None
     except OSError as error:
         raise DataError(
-            f"{_escaped(str(path))} cannot be read: {error.strerror}; name a data file that can be."
+            f"{_escaped(str(path))} cannot be read: {error.strerror}; name a readable data file."
         ) from None
     fingerprint: dict[str, str | None] = {"sha256": hashlib.sha256(content).hexdigest()}
     if path.suffix.lower() == ".gz" and content:
@@ -115,7 +117,9 @@ def utf8_text(name: str, content: bytes) -> str:
         raise DataError(f"{name}, line {line}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{name}, line {line}: a NUL byte is in it, so it is damaged or no text; save it as UTF-8.")
+        raise DataError(
+            f"{name}, line {line}: it contains a NUL byte, so it is damaged or not text; save it as UTF-8."
+        )
     return text
 
 
@@ -155,8 +159,8 @@ def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
                 ".jsonl if each line is one object."
             ) from None
         raise DataError(
-            f"{name}, line {error.lineno}: this is no JSON ({error.msg} at character {error.colno}); the file must "
-            f"be one array of objects such as [{EXAMPLE}]."
+            f"{name}, line {error.lineno}: this is not valid JSON ({error.msg} at character {error.colno}); the file "
+            f"must be one array of objects such as [{EXAMPLE}]."
         ) from None
 
 
@@ -183,8 +187,8 @@ def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Rec
                 records.append(Record(dict(zip(header, row, strict=True)), place))
     except csv.Error as error:
         raise DataError(
-            f'{name}, line {before + 1}: this is no CSV ({first_line(error)}); close each " and write a " inside a '
-            'text as "".'
+            f'{name}, line {before + 1}: this is not valid CSV ({first_line(error)}); close each " and write a " '
+            'inside a text as "".'
         ) from None
     return records, blank
 

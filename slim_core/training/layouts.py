@@ -27,20 +27,20 @@ PAIRS = (
     ("input", "output", None),
 )
 TEXT = "text"
-# Beside a text they say what is asked of it, which plain text would not learn.
+# Next to `text` they show that it is a question, which training on plain text would miss.
 LABELS = ("label", "labels", "target", "summary")
 SYSTEM = ("system", "system_prompt")
 HISTORY = "history"
 TOOLS = ("tools", "functions")
 NEEDED = (
-    "needed are `messages`, or `conversations`, or `prompt` and `completion`, or `instruction` and `output` (with or "
-    "without `input`), or `question` and `answer`, or `text`; name other columns with --prompt-column and "
+    "expected are `messages`, or `conversations`, or `prompt` and `completion`, or `instruction` and `output` (with "
+    "or without `input`), or `question` and `answer`, or `text`; name other columns with --prompt-column and "
     "--completion-column, --messages-column, or --text-column"
 )
 
 
 class Layout(NamedTuple):
-    """How a record becomes an example.
+    """How a record is turned into an example.
 
     Attributes:
         columns: the columns that each record must have.
@@ -59,7 +59,7 @@ class Layout(NamedTuple):
     tools: tuple[str, ...] = TOOLS
 
     def reads(self, record: Record) -> set[str]:
-        """The columns of a record that become part of the example."""
+        """The columns of a record that are used in the example."""
         if self.convert is None:
             return set(self.columns)
         firsts = (first_of(names, record) for names in (self.system, self.tools))
@@ -67,12 +67,12 @@ class Layout(NamedTuple):
 
 
 def first_of(names: tuple[str, ...], record: Record) -> str | None:
-    """The first of the columns that a record has anything in."""
+    """The first of the columns that is not empty in a record."""
     return next((name for name in names if record.fields.get(name)), None)
 
 
 def find_layout(record: Record, columns: Columns) -> Layout:
-    """Which columns hold the example.
+    """Find the columns that hold the example.
 
     Args:
         record: of which the columns decide.
@@ -81,16 +81,16 @@ def find_layout(record: Record, columns: Columns) -> Layout:
     Raises:
         DataError: if they cannot be found.
     """
-    found = _named_layout(columns)
-    named = () if found is None else (*found.columns, found.input)
+    layout = _named_layout(columns)
+    named = () if layout is None else (*layout.columns, layout.input)
     missing = [name for name in (*named, columns.system) if name is not None and name not in record.fields]
     if missing:
         raise DataError(
             f"{record.place}: there is no column `{missing[0]}`, which the flags name; the columns are "
             f"{listed(record)}."
         )
-    found = found or _usual_layout(record)
-    return found if columns.system is None else found._replace(system=(columns.system,))
+    layout = layout or _usual_layout(record)
+    return layout if columns.system is None else layout._replace(system=(columns.system,))
 
 
 def _named_layout(columns: Columns) -> Layout | None:
@@ -123,27 +123,27 @@ def _usual_layout(record: Record) -> Layout:
 
 
 def listed(record: Record) -> str:
-    """The columns of a record, for a sentence."""
+    """The columns of a record, for use in a sentence."""
     return ", ".join(f"`{named(name)}`" for name in record.fields) or "none"
 
 
 def filled(value: Any, name: str, place: str) -> str:
-    """A value that must be a text with something in it.
+    """A value that must be a non-empty string.
 
     Raises:
         DataError: if it is none.
     """
     text = _string(value, name, place)
     if not text.strip():
-        raise DataError(f"{place}: `{name}` is empty; fill it in or take the record out.")
+        raise DataError(f"{place}: `{name}` is empty; fill it in or remove the record.")
     return text
 
 
 def _string(value: Any, name: str, place: str) -> str:
     if isinstance(value, str):
         return value
-    found = "empty" if value is None else f"{as_json(value)} ({type(value).__name__})"
-    raise DataError(f"{place}: `{name}` must be text but is {found}; write it as text.")
+    actual = "empty" if value is None else f"{as_json(value)} ({type(value).__name__})"
+    raise DataError(f"{place}: `{name}` must be text but is {actual}; write it as text.")
 
 
 # -- messages ----------------------------------------------------------------------------------------------------
@@ -161,12 +161,14 @@ def _from_pair(record: Record, layout: Layout) -> list[Message]:
     prompt, completion = layout.columns
     question = _turns(fields[prompt], prompt, "user", place)
     answer = _turns(fields[completion], completion, "assistant", place)
-    # The completion alone is learned, unless an answer of the prompt says that it is too.
+    # Only the completion is learned, unless an answer in the prompt is marked as learned.
     question = [{"weight": 0} | m if m["role"] == "assistant" else m for m in question]
     extra = fields.get(layout.input) if layout.input is not None else None
     if extra is not None and _string(extra, str(layout.input), place).strip():
         if question[-1]["role"] != "user":
-            raise DataError(f"{place}: `{layout.input}` is added to a question, but `{prompt}` ends with none.")
+            raise DataError(
+                f"{place}: `{layout.input}` is appended to a question, but `{prompt}` does not end with one."
+            )
         question[-1] = question[-1] | {"content": f"{question[-1]['content']}\n\n{extra}"}
     earlier = fields.get(layout.history) if layout.history is not None else None
     messages = [*_history(earlier, f"{place}: `{layout.history}`"), *question, *answer]

@@ -59,7 +59,7 @@ def _message(value: Any, where: str) -> Message:
     role, content = _role_and_content(value, where)
     refused = [key for key in REFUSED if value.get(key) not in (None, "", [], {}, False)]
     if refused:
-        raise DataError(f"{where} ({role}) has `{refused[0]}`, which cannot be trained on; take the record out.")
+        raise DataError(f"{where} ({role}) has `{refused[0]}`, which cannot be trained on; remove the record.")
     message: Message = {"role": role, "content": content}
     message |= {key: _text_of(value[key], key, where) for key in (*THOUGHTS, *PASSED_ON) if value.get(key)}
     if str(value.get("role") or value.get("from")).lower() == "function_call":
@@ -73,7 +73,7 @@ def _message(value: Any, where: str) -> Message:
     if role != "assistant" and only:
         raise DataError(f"{where} ({role}) has `{only[0]}`, but only answers have; move it to the answer.")
     if role in ("user", "assistant") and not message["content"].strip() and not only:
-        raise DataError(f"{where} ({role}) has no text in `content`; fill it in or take the record out.")
+        raise DataError(f"{where} ({role}) has no text in `content`; fill it in or remove the record.")
     return message | _weight(value, role, where)
 
 
@@ -91,11 +91,11 @@ def _role_and_content(value: Any, where: str) -> tuple[str, str]:
         return role, content_text(value[keys[1]], f"{where} ({role})", keys[1])
     if {"content", "value"} & value.keys() or any(value.get(key) for key in CALL_KEYS):
         return role, ""
-    raise DataError(f"{where} has `{keys[0]}` but no `content`; add it or take the record out.")
+    raise DataError(f"{where} has `{keys[0]}` but no `content`; add it or remove the record.")
 
 
 def _only(value: dict[str, Any], names: tuple[str, str], where: str) -> str | None:
-    """Which of two names of the same is there."""
+    """Which of two alternative names is present."""
     there = [name for name in names if value.get(name) is not None]
     if len(there) > 1 and value[names[0]] != value[names[1]]:
         raise DataError(f"{where} has `{names[0]}` and `{names[1]}`, which differ; keep one.")
@@ -107,7 +107,7 @@ def _keys(value: dict[str, Any]) -> str:
 
 
 def content_text(value: Any, where: str, name: str) -> str:
-    """The text of a message, which may be given in parts. None is an empty one.
+    """The text of a message, which may be given in parts. None counts as empty.
 
     Raises:
         DataError: if it is no text.
@@ -123,11 +123,11 @@ def content_text(value: Any, where: str, name: str) -> str:
             texts.append(part["text"])
             continue
         if kind in TEXT_PARTS:
-            raise DataError(f"{where}: part {number} of `{name}` has no `text`; fill it in or take the record out.")
-        found = f"of the type {as_json(kind)}" if kind is not None else as_json(part)
+            raise DataError(f"{where}: part {number} of `{name}` has no `text`; fill it in or remove the record.")
+        what = f"of the type {as_json(kind)}" if kind is not None else as_json(part)
         raise DataError(
-            f'{where}: part {number} of `{name}` is {found}, but only text can be trained on, as {{"type": "text", '
-            '"text": "…"}; take the record out.'
+            f'{where}: part {number} of `{name}` is {what}, but only text can be trained on, as {{"type": "text", '
+            '"text": "…"}; remove the record.'
         )
     return "".join(texts)
 
@@ -149,7 +149,7 @@ def _weight(value: dict[str, Any], role: str, where: str) -> dict[str, int]:
             )
         if role != "assistant" and weight:
             raise DataError(
-                f"{where} ({role}) has the {key} {as_json(weight)}, but only answers are learned; take it out."
+                f"{where} ({role}) has the {key} {as_json(weight)}, but only answers are learned; remove it."
             )
     if len({int(weight) for weight in given.values()}) > 1:
         raise DataError(f"{where} has {' and '.join(f'`{key}`' for key in given)}, which contradict; keep one.")
@@ -157,7 +157,7 @@ def _weight(value: dict[str, Any], role: str, where: str) -> dict[str, int]:
 
 
 def check_order(messages: list[Message], where: str) -> None:
-    """Whether the turns alternate and end with an answer. Results of tools stand where a question does.
+    """Check that turns alternate and end with an answer. Tool results take the place of a question.
 
     Raises:
         DataError: if they do not.

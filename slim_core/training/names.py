@@ -12,6 +12,6 @@ LONGEST = 200
 
 
 def named(path: Path | str) -> str:
-    """A path in a sentence: quoted where it holds what cannot be printed, such as a line end, and shortened."""
+    """A path for use in a sentence: shortened, and quoted if it has unprintable characters such as line ends."""
     text = str(path)
     return text if text.isprintable() and len(text) <= LONGEST else shown(text, LONGEST)

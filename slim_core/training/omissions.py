@@ -16,7 +16,7 @@ LONG = 20  # characters that no text has by accident
 
 
 def check_read(conversation: Conversation, text: str, writer: Writer, uses_fallback: bool) -> None:
-    """Refuse a conversation of which the template leaves something out that is read.
+    """Refuse a conversation if the template leaves something out that was read from the data.
 
     Args:
         conversation: in whole.
@@ -31,12 +31,12 @@ def check_read(conversation: Conversation, text: str, writer: Writer, uses_fallb
     called = any("tool_calls" in message or message["role"] == "tool" for message in messages)
     if uses_fallback and (conversation.tools or called):
         raise DataError(
-            f"{place}: the base has no chat template, and the plain one in its place has no form for tools; take them "
-            "out, or choose a base whose template writes them."
+            f"{place}: the base has no chat template, and the plain one in its place has no form for tools; remove "
+            "them, or choose a base whose template writes them."
         )
     if conversation.tools and writer.write(conversation._replace(tools=())) == text:
         raise DataError(
-            f"{place}: the model's chat template leaves out the tools; take them out of the record, or choose a base "
+            f"{place}: the model's chat template leaves out the tools; remove them from the record, or choose a base "
             "whose template writes them."
         )
     for i, message in enumerate(messages):
@@ -50,15 +50,15 @@ def check_read(conversation: Conversation, text: str, writer: Writer, uses_fallb
                 continue
             if writer.with_changed(conversation, i, without(message, key)) == text:
                 raise DataError(
-                    f"{place}: the model's chat template leaves out the `{key}` of {conversation.name(i)}; take it "
-                    f"out, or {remedy}."
+                    f"{place}: the model's chat template leaves out the `{key}` of {conversation.name(i)}; remove it, "
+                    f"or {remedy}."
                 )
 
 
 def _check_content(conversation: Conversation, index: int, text: str, writer: Writer) -> None:
     message = conversation.messages[index]
     role, content = message["role"], message["content"].strip()
-    # What becomes of answers is seen where they are looked for. Of a long question one look is enough.
+    # Answers are checked when their spans are searched for. For a long question one check is enough.
     if role == "assistant" or not content or (role != "system" and len(content) > LONG and content in text):
         return
     marked = message | {"content": f"{message['content']} SLIM{index}READ"}
@@ -67,6 +67,6 @@ def _check_content(conversation: Conversation, index: int, text: str, writer: Wr
     what = "the system text" if role == "system" else f"{conversation.name(index)} ({role})"
     remedy = "put it into the first question" if role == "system" else "split the conversation"
     raise DataError(
-        f"{conversation.place}: the model's chat template leaves out {what}; take it out, {remedy}, or choose a base "
+        f"{conversation.place}: the model's chat template leaves out {what}; remove it, {remedy}, or choose a base "
         "whose template writes it."
     )

@@ -11,7 +11,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 class GroupedByLength(LengthGroupedSampler):
-    """Examples of like length together, in an order that depends on the seed and the epoch alone.
+    """A sampler that groups examples of similar length, in an order that depends only on seed and epoch.
 
     transformers' own hands long examples out first and short ones last, 50 steps at a time, which clusters that move
     with every step would follow; and it draws from the global generator, so that a resumed run sees another order.

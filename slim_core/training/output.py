@@ -22,21 +22,21 @@ from .whole_files import WEIGHTS
 
 
 PROBE = 1 << 16  # bytes: more than a file system keeps beside a file's name
-# Adam keeps two numbers for each that is trained.
+# Adam stores two values per trained weight.
 OPTIMISER_STATES = 2
 # The last checkpoint is deleted when the next one is whole.
 CHECKPOINTS_AT_ONCE = 2
 
 
 def check_output(settings: TrainSettings) -> dict[str, PreviousRun]:
-    """What a run to resume has left behind, by method; empty for a new run. Neither writes over anything.
+    """The state of the run to resume, by method; empty for a new run. Nothing is overwritten.
 
     Raises:
         TrainingError: with what is in the way.
     """
     folder = settings.output
     try:
-        # It stands in the record of the run, which is UTF-8.
+        # It is written to the record of the run, which is UTF-8.
         str(folder).encode()
         if folder.exists() and not folder.is_dir():
             raise TrainingError(f"--output {named(folder)} is a file; name a folder.")
@@ -53,7 +53,7 @@ def check_output(settings: TrainSettings) -> dict[str, PreviousRun]:
 
 
 def try_output(settings: TrainSettings) -> None:
-    """Write something where the run will write, and take it away again, with all folders that were made for it.
+    """Test that the output can be written: create a file, then remove it and all folders created for it.
 
     Raises:
         TrainingError: if the system does not let it.
@@ -72,7 +72,7 @@ def try_output(settings: TrainSettings) -> None:
 
 @contextmanager
 def empty_folders_undone(folder: Path) -> Iterator[None]:
-    """If a `with` block fails, the folders that it made on the way to `folder`, and left empty, go again."""
+    """If the `with` block fails, remove the folders that it created for `folder` and left empty."""
     absent = _absent(folder)
     try:
         yield
@@ -82,7 +82,7 @@ def empty_folders_undone(folder: Path) -> Iterator[None]:
 
 
 def _absent(folder: Path) -> list[Path]:
-    """The folders that there are not, deepest first."""
+    """The folders that do not exist yet, deepest first."""
     return list(takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
 
 
@@ -94,7 +94,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _probe(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    # As deep as the run writes: the name of the folder may be short enough, and those of its files too long.
+    # As deep as the run will write: the folder's name may be short enough but those of its files too long.
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder) as aside:
         deepest = Path(aside) / CHECKPOINTS / f"{PREFIX}1000000"
         deepest.mkdir(parents=True)
@@ -117,11 +117,11 @@ def _cannot_be_written(folder: Path, error: OSError | ValueError) -> TrainingErr
             why = f"{named(there)} is a file"
         elif os.path.islink(there) and not os.path.exists(there):
             why = f"{named(there)} is a link that leads nowhere"
-    return TrainingError(f"--output {named(folder)} cannot be written: {why}; name a folder that can.")
+    return TrainingError(f"--output {named(folder)} cannot be written: {why}; name a writable folder.")
 
 
 def check_space(settings: TrainSettings, sizes: Sequence[int | None]) -> None:
-    """Compare the free space with what adapters and checkpoints will take.
+    """Compare the free disk space with what adapters and checkpoints will need.
 
     Args:
         settings: the run.
@@ -145,7 +145,7 @@ def check_space(settings: TrainSettings, sizes: Sequence[int | None]) -> None:
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """Space where a folder is, or will be; None where the file system does not say."""
+    """Free space where a folder is or will be; None if the file system does not say."""
     for path in (folder, *folder.absolute().parents):
         with suppress(OSError):
             usage = shutil.disk_usage(path)

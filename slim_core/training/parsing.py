@@ -31,12 +31,14 @@ def parse_json(text: str, place: str, remedy: str) -> Any:
         if text[end:].strip():
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: this is no JSON ({error.msg} at character {error.colno}); {remedy}.") from None
+        raise DataError(
+            f"{place}: this is not valid JSON ({error.msg} at character {error.colno}); {remedy}."
+        ) from None
     return value
 
 
 def decode(text: str, position: int, place: str) -> tuple[Any, int]:
-    """The JSON value that begins at a position, and where it ends.
+    """The JSON value that begins at a position, and its end position.
 
     Raises:
         json.JSONDecodeError: if there is none.
@@ -52,22 +54,22 @@ def decode(text: str, position: int, place: str) -> tuple[Any, int]:
         raise DataError(_too_deep(place)) from None
     except ValueError:
         # Python reads no number of more than 4,300 digits.
-        raise DataError(f"{place}: a number has thousands of digits; write it as text or take it out.") from None
+        raise DataError(f"{place}: a number has thousands of digits; write it as text or remove it.") from None
     _check_depth(value, place)
     _check_characters(value, text, position, end, place)
     return value, end
 
 
 class _DuplicateNameError(Exception):
-    """A name that an object has twice, of which json would keep the last."""
+    """An object has a duplicate name, of which json would keep the last."""
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         names = [name for name, _ in pairs]
         raise _DuplicateNameError(next(name for name in names if names.count(name) > 1))
-    return found
+    return result
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
@@ -84,7 +86,7 @@ def _check_depth(value: Any, place: str) -> None:
 
 
 def _too_deep(place: str) -> str:
-    return f"{place}: lists and objects stand in each other more than {DEPTH} deep; take that column out."
+    return f"{place}: lists and objects are nested more than {DEPTH} deep; remove that column."
 
 
 def _check_characters(value: Any, text: str, position: int, end: int, place: str) -> None:
@@ -96,13 +98,13 @@ def _check_characters(value: Any, text: str, position: int, end: int, place: str
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         raise DataError(
-            f"{place}: {half} is half of a character, whose other half is missing; write the whole character or take "
-            "the record out."
+            f"{place}: {half} is half of a character; the other half is missing; write the whole character or remove "
+            "the record."
         ) from None
 
 
 def as_json(value: Any) -> str:
-    """A value for a sentence, short and on one line."""
+    """A value for use in a sentence, short and on one line."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (RecursionError, ValueError):
@@ -135,7 +137,7 @@ def json_items(text: str, name: str) -> list[tuple[Any, int]]:
 
 
 def _wrapped(text: str, begin: int, name: str) -> list[tuple[Any, int]]:
-    found: dict[str, list[tuple[Any, int]]] = {}
+    arrays: dict[str, list[tuple[Any, int]]] = {}
     others: list[str] = []
     position, ended = begin, False
     while not ended:
@@ -146,19 +148,19 @@ def _wrapped(text: str, begin: int, name: str) -> list[tuple[Any, int]]:
         _expect(":", text, position)
         position = _skip(text, position + 1)
         if key in WRAPPERS and text[position : position + 1] == "[":
-            found[key], position = _array(text, position, name)
+            arrays[key], position = _array(text, position, name)
         else:
             value, position = decode(text, position, place)
             others += [key] if isinstance(value, list) and any(isinstance(item, dict) for item in value) else []
             position = _skip(text, position)
         ended = _expect(",}", text, position) == "}"
-    if not found or _skip(text, position + 1) < len(text):
+    if not arrays or _skip(text, position + 1) < len(text):
         raise json.JSONDecodeError(NO_ARRAY, text, begin)
-    lists = [*found, *others]
+    lists = [*arrays, *others]
     if len(lists) > 1:
         names = " and ".join(f"`{key}`" for key in lists)
         raise DataError(f"{name} has several lists of records, {names}; put each in a file of its own.")
-    return found[lists[0]]
+    return arrays[lists[0]]
 
 
 def _array(text: str, position: int, name: str) -> tuple[list[tuple[Any, int]], int]:

@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .errors import TrainingError
 
 
-SAME_SIGNAL = 1.0  # seconds within which launchers pass a Ctrl-C on once more
+SAME_SIGNAL = 1.0  # seconds within which launchers forward a Ctrl-C a second time
 SHOWN = {
     "loss": "loss {:.4f}",
     "loss_l1": "l1 {:.4g}",
@@ -33,7 +33,7 @@ SHOWN = {
 
 
 class LiveProgress(TrainerCallback):
-    """A bar with loss, speed and time left; a line for each log, which also stays in a log file.
+    """A progress bar with loss, speed and time left, and one line per log entry.
 
     Args:
         console: where to.
@@ -98,14 +98,14 @@ class LiveProgress(TrainerCallback):
         return f"{timedelta(seconds=round(seconds))} left" if seconds else ""
 
     def close(self) -> None:
-        """Take the bar away, however training ended."""
+        """Remove the bar, however training ended."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Within a `with` block, a first Ctrl-C ends training after the running step, with a checkpoint.
+    """Within a `with` block, the first Ctrl-C ends training after the current step, with a checkpoint.
 
     So does the end that a cluster announces (SIGTERM). A second signal ends it at once. Outside the main thread, where
     no signal arrives, `ask` does the same.
@@ -163,7 +163,7 @@ class StopOnInterrupt(TrainerCallback):
 
 
 class LossGuard(TrainerCallback):
-    """Ends a run whose loss is no number any more: nothing after that is worth saving."""
+    """Ends a run whose loss has become NaN or infinite: nothing after that is worth saving."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -69,7 +69,7 @@ class TrainingRecord:
         return self.status == "interrupted"
 
     def save(self, folder: Path) -> None:
-        """Write it whole or not at all."""
+        """Write the record completely or not at all."""
         content = asdict(self) | {"interrupted": self.interrupted}
         temporary = folder / (RECORD + ".new")
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -77,7 +77,7 @@ class TrainingRecord:
 
     @classmethod
     def load(cls, folder: Path) -> TrainingRecord | None:
-        """The record of a folder; None if it has none that can be read."""
+        """The record in a folder; None if there is no readable one."""
         try:
             content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             content.pop("interrupted", None)
@@ -92,13 +92,13 @@ class TrainingRecord:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and the libraries; None for what is not installed as a package."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    by_name: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            by_name[name] = None
+    return by_name
 
 
 def device_name(device: torch.device) -> str:
@@ -134,26 +134,26 @@ def _template(encoder: ExampleEncoder) -> str:
 
 
 def print_data(console: Console, examples: Examples, encoder: ExampleEncoder) -> None:
-    """Sources, counts, what is not used, lengths, and the first example that is trained on as the model sees it."""
+    """Print sources, counts, unused columns, lengths, and the first training example as the model sees it."""
     for source in examples.sources:
-        # A Text, since `markup=False` would still make pictures of names such as :smile:.
+        # A Text, since `markup=False` would still turn names such as :smile: into emojis.
         console.print(Text(_source_line(source, examples.max_length)))
     if examples.in_both:
         console.print(
-            f"{examples.in_both} of {len(examples.validation)} validation examples are trained on too: their loss "
-            "says little of new texts."
+            f"{examples.in_both} of {len(examples.validation)} validation examples are also in the training data, so "
+            "their loss says little about new texts."
         )
     console.print(_length_table(examples))
     if encoder.wrote and encoder.uses_fallback:
         console.print("The tokenizer has no chat template: a plain one (### Instruction / ### Response) is used.")
     if encoder.wrote and not encoder.closes_answers():
-        console.print("The chat template closes no answer with a token: the model will not learn to stop.")
+        console.print("The chat template does not close answers with a token, so the model will not learn to stop.")
     print_preview(console, examples.first, encoder.tokenizer)
 
 
 def _source_line(source: dict[str, Any], limit: int) -> str:
     counts = [
-        (source["too_long"], f"left out as longer than {limit} tokens"),
+        (source["too_long"], f"left out because longer than {limit} tokens"),
         (source["blank_lines"], "empty lines"),
         (source["duplicates"], "the same as an earlier one"),
     ]
@@ -168,8 +168,8 @@ def _length_table(examples: Examples) -> Table:
         table.add_column(column, justify="right" if column else "left")
     for name, part in (("train", examples.train), ("validation", examples.validation)):
         if part:
-            found = Lengths.of(part)
-            numbers = (found.examples, found.median, found.most, found.tokens, found.answer_tokens)
+            lengths = Lengths.of(part)
+            numbers = (lengths.examples, lengths.median, lengths.most, lengths.tokens, lengths.answer_tokens)
             table.add_row(name, *(f"{n:,}" for n in numbers))
         else:
             table.add_row(name, "0", "", "", "", "")
@@ -177,7 +177,7 @@ def _length_table(examples: Examples) -> Table:
 
 
 def print_preview(console: Console, example: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The text of an example, special tokens included, and the parts that the loss is on."""
+    """Print the text of an example with special tokens, and the parts that the loss is computed on."""
     whole = Text()
     answers = answer_texts(example, tokenizer)
     for learned, tokens in _runs(example):
@@ -187,7 +187,7 @@ def print_preview(console: Console, example: EncodedExample, tokenizer: PreTrain
 
 
 def answer_texts(example: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The text of each stretch of tokens that the loss is on."""
+    """The text of each run of tokens that the loss is computed on."""
     return [_text(tokens, tokenizer) for learned, tokens in _runs(example) if learned]
 
 
@@ -245,7 +245,7 @@ def print_comparison(console: Console, records: Sequence[TrainingRecord]) -> Non
 
 
 def write_comparison(folder: Path, records: Sequence[TrainingRecord]) -> None:
-    """The same as a Markdown file."""
+    """Write the comparison as a Markdown file."""
     (folder / "comparison.md").write_text(f"# {TITLE}\n\n{markdown_table(records)}\n\n{CAPTION}\n", encoding="utf-8")
 
 

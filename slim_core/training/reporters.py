@@ -16,7 +16,7 @@ ALONE = ("all", "none")
 
 
 def check_report_to(names: Sequence[str]) -> None:
-    """Refuse what does not exist or is not installed, before the run begins.
+    """Refuse integrations that do not exist or are not installed, before the run begins.
 
     Raises:
         TrainingError: with what there is.
@@ -25,7 +25,7 @@ def check_report_to(names: Sequence[str]) -> None:
     there_is = f"installed here: {', '.join(installed) if installed else 'none'}"
     for name in names:
         if name in ALONE and len(set(names)) > 1:
-            raise TrainingError(f"--report-to {name} stands alone; leave out the others.")
+            raise TrainingError(f"--report-to {name} must be used alone; leave out the others.")
         if name in ALONE or name in installed:
             continue
         if name in INTEGRATION_TO_CALLBACK:
@@ -37,7 +37,7 @@ def check_report_to(names: Sequence[str]) -> None:
 
 
 def cannot_report(names: Sequence[str], error: Exception) -> TrainingError:
-    """The sentence for a run that did not begin, most often because nobody has signed in there."""
+    """The message if an integration prevents the run from starting, most often because nobody is logged in."""
     return TrainingError(
         f"Training cannot begin with --report-to {', '.join(names)}: {first_line(error)}; set it up, or leave the "
         "flag out."
@@ -45,6 +45,6 @@ def cannot_report(names: Sequence[str], error: Exception) -> TrainingError:
 
 
 def available() -> list[str]:
-    """The integrations that can be used here."""
+    """The integrations that are installed."""
     # transformers leaves this one out of its list.
     return sorted({*get_available_reporting_integrations(), *(["flyte"] if is_flytekit_available() else [])})

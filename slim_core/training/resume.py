@@ -21,10 +21,10 @@ from .settings import TrainSettings
 from .whole_files import WEIGHTS, adapter_damage, read_json, tensor_shapes
 
 
-# Settings that may change when a run goes on: they change no number that is computed.
+# Settings that may change when a run is resumed, since they do not affect the result.
 FREE = ("output", "resume", "methods", "log_every", "save_every", "report_to")
 STATUSES = ("running", "interrupted", "finished")
-# What is read of the record of a run that goes on, or that is finished and stands in the comparison.
+# Fields read from the record of a run that is resumed, or finished and part of the comparison.
 NEEDED = ("method", "arguments", "data", "status")
 KINDS: dict[str, Any] = {
     "method": str,
@@ -44,7 +44,7 @@ ELSEWHERE = "leave --resume out and choose another --output"
 
 @dataclass(frozen=True)
 class PreviousRun:
-    """What one method of a run has left behind.
+    """State that one method of an earlier run has left behind.
 
     Attributes:
         record: None if it had not begun.
@@ -60,25 +60,25 @@ class PreviousRun:
 
 
 def read_previous_runs(settings: TrainSettings) -> dict[str, PreviousRun]:
-    """What each method has left behind, before anything is loaded. Nothing is changed.
+    """What each method has left behind. Read before anything is loaded; changes nothing.
 
     Raises:
         TrainingError: if there is nothing to resume, if what there is was made otherwise, or if it is damaged so that
             nothing can go on from it.
     """
-    found = {}
+    runs = {}
     for method in settings.methods:
         folder = settings.folder(method)
         try:
-            found[method] = _read_one(method, folder, settings)
+            runs[method] = _read_one(method, folder, settings)
         except OSError as error:
             raise TrainingError(f"The run in {named(folder)} cannot be read: {reason(error)}.") from None
-    if all(earlier.record is None for earlier in found.values()):
+    if all(earlier.record is None for earlier in runs.values()):
         raise TrainingError(
             f"There is no run to resume in {named(settings.output)} ({RECORD} is missing); name its folder with "
             "--output, or leave --resume out."
         )
-    return found
+    return runs
 
 
 def _read_one(method: str, folder: Path, settings: TrainSettings) -> PreviousRun:
@@ -105,14 +105,14 @@ def _read_one(method: str, folder: Path, settings: TrainSettings) -> PreviousRun
         raise nothing_whole(folder, checkpoints.damaged)
     if not checkpoints and (folder / WEIGHTS).exists():
         raise TrainingError(
-            f"The run in {place} was ended at step {record.steps} and has no checkpoint to go on from; {ELSEWHERE}, "
+            f"The run in {place} was ended at step {record.steps} and has no checkpoint to resume from; {ELSEWHERE}, "
             "so that what it trained is kept."
         )
     return PreviousRun(record, checkpoints)
 
 
 def _check_not_begun(folder: Path) -> None:
-    """Refuse a folder that holds something, but not what it is."""
+    """Refuse a folder that has content but no record of its run."""
     if not folder.is_dir():
         return
     # A folder for checkpoints, and half a record, are left where a run was killed as it began.
@@ -166,20 +166,20 @@ def read_record(folder: Path) -> TrainingRecord | None:
 
 def _damaged_record(path: Path, why: str) -> TrainingError:
     return TrainingError(
-        f"{named(path)} is damaged ({why}), so the run cannot go on; restore that file, or {ELSEWHERE}."
+        f"{named(path)} is damaged ({why}), so the run cannot be resumed; restore that file, or {ELSEWHERE}."
     )
 
 
 def nothing_whole(folder: Path, damaged: Iterable[DamagedCheckpoint]) -> TrainingError:
-    """The sentence for a run of which no checkpoint can be used."""
+    """The error for a run without a usable checkpoint."""
     return TrainingError(
-        f"The run in {named(folder)} has no whole checkpoint to go on from: {', '.join(map(str, damaged))}; restore "
-        f"one, or {ELSEWHERE}."
+        f"The run in {named(folder)} has no complete checkpoint to resume from: {', '.join(map(str, damaged))}; "
+        f"restore one, or {ELSEWHERE}."
     )
 
 
 def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
-    """Those checkpoints as whole that also hold what this model has; the others as damaged.
+    """Treat checkpoints as complete only if they fit this model; the others count as damaged.
 
     Args:
         checkpoints: as they were read.
@@ -192,21 +192,21 @@ def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
     whole, damaged = [], list(checkpoints.damaged)
     for path in checkpoints.whole:
         # FSDP and DeepSpeed may keep the weights in pieces, which only they can read.
-        found = tensor_shapes(path / WEIGHTS) if (path / WEIGHTS).exists() else wanted
-        if found == wanted:
+        saved = tensor_shapes(path / WEIGHTS) if (path / WEIGHTS).exists() else wanted
+        if saved == wanted:
             whole.append(path)
         else:
-            damaged.append(DamagedCheckpoint(path, _difference(found, wanted)))
+            damaged.append(DamagedCheckpoint(path, _difference(saved, wanted)))
     return Checkpoints(tuple(whole), tuple(sorted(damaged, key=lambda each: step_of(each.path), reverse=True)))
 
 
-def _difference(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
-    name = next(name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name))
-    if name not in found:
+def _difference(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
+    name = next(name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name))
+    if name not in saved:
         return f"{WEIGHTS} has no {name}"
     if name not in wanted:
-        return f"{WEIGHTS} has {name[:200]!r}, which the model has not"
-    return f"{WEIGHTS} has {name} in another shape"
+        return f"{WEIGHTS} has {name[:200]!r}, which the model does not have"
+    return f"{WEIGHTS} has {name} in a different shape"
 
 
 def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> None:
@@ -221,7 +221,7 @@ def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> No
 
 
 def check_same_data(earlier: PreviousRun, now: TrainingRecord) -> None:
-    """Refuse to go on with other data.
+    """Refuse to resume with different data.
 
     Raises:
         TrainingError: if they are not the same.
@@ -234,12 +234,12 @@ def check_same_data(earlier: PreviousRun, now: TrainingRecord) -> None:
 
 
 def going_on(method: str, checkpoints: Checkpoints) -> str:
-    """One sentence: where a method begins, and why not later."""
+    """One sentence: where a method resumes, and why not later."""
     if not checkpoints.whole:
-        return f"{method} begins anew: no checkpoint was written."
+        return f"{method} starts from the beginning: no checkpoint was written."
     newest = checkpoints.whole[0]
     passed_over = [str(each) for each in checkpoints.damaged if step_of(each.path) > step_of(newest)]
-    return "; ".join([", ".join(passed_over)] * bool(passed_over) + [f"{method} goes on from {newest.name}."])
+    return "; ".join([", ".join(passed_over)] * bool(passed_over) + [f"{method} continues from {newest.name}."])
 
 
 def _as_json(value: Any) -> Any:

@@ -57,7 +57,7 @@ WARMUP = 0.03  # share of the steps
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has left behind.
+    """The result of a run.
 
     Attributes:
         records: one for each method that was trained, in order.
@@ -72,7 +72,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _RunSetup:
-    """What every method of a run shares."""
+    """What all methods of a run share."""
 
     settings: TrainSettings
     tokenizer: PreTrainedTokenizerBase
@@ -84,7 +84,7 @@ class _RunSetup:
     closing: int | None  # the token that closes answers
 
     def say(self, sentence: str) -> None:
-        # Names are text: `[bold]` and `:train:` in one stand for nothing else.
+        # Names are plain text: `[bold]` and `:train:` in them have no special meaning.
         self.console.print(sentence, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -103,7 +103,7 @@ def train(
     """
     console = console if console is not None and is_main_process() else Console(quiet=True)
     check_report_to(settings.report_to)
-    # Of a new run the first process alone looks: what it tries to write there would be in the way of the others.
+    # In a new run only the first process checks: its test files would be in the way of the others.
     earlier = check_output(settings) if is_main_process() or settings.resume else {}
     if is_main_process():
         try_output(settings)
@@ -189,15 +189,15 @@ def _train_one(record: TrainingRecord, prepared: _RunSetup, folder: Path, checkp
 
 
 def _usable(checkpoints: Checkpoints, trainer: SavingTrainer, folder: Path) -> Checkpoints:
-    """The checkpoints that hold what the model has."""
-    found = fitting(checkpoints, trainer.model)
-    if checkpoints and not found.whole:
-        raise nothing_whole(folder, found.damaged)
-    return found
+    """The checkpoints that fit the model."""
+    usable = fitting(checkpoints, trainer.model)
+    if checkpoints and not usable.whole:
+        raise nothing_whole(folder, usable.damaged)
+    return usable
 
 
 def _begin(record: TrainingRecord, folder: Path, checkpoints: Checkpoints, trainer: SavingTrainer) -> None:
-    """Say in the folder what is being trained there, and make room for new checkpoints."""
+    """Record in the folder what is being trained there, and clear the way for new checkpoints."""
     # Every process has read the checkpoints by then, and none is renamed before.
     trainer.accelerator.wait_for_everyone()
     if not is_main_process():
@@ -216,25 +216,29 @@ def _begin(record: TrainingRecord, folder: Path, checkpoints: Checkpoints, train
 def _ended(
     error: SaveError, trainer: SavingTrainer, record: TrainingRecord, prepared: _RunSetup, checkpoint: Path | None
 ) -> TrainingError:
-    """The sentence for a run whose files cannot be written, with where what was trained is kept."""
+    """The error for a run whose files cannot be written, saying where the trained adapter was saved."""
     folder = prepared.settings.folder(record.method)
     done = record.status == "finished"
     if not done:
         record.status = "interrupted"
-    # An adapter is a small part of a checkpoint; it may fit where that did not.
-    kept = keep_elsewhere(trainer, prepared.tokenizer, record, [] if done else [folder])
+    # An adapter is much smaller than a checkpoint and may fit where that did not.
+    folder_written = keep_elsewhere(trainer, prepared.tokenizer, record, [] if done else [folder])
     state = "" if done else f" as of step {record.steps}"
-    sentences = [f"the adapter{state} is in {named(kept)}" if kept else f"the adapter{state} could be kept nowhere"]
+    sentences = [
+        f"the adapter{state} is in {named(folder_written)}"
+        if folder_written
+        else f"the adapter{state} could not be saved anywhere"
+    ]
     if checkpoint is not None:
-        sentences.append(f"mend that and pass --resume to go on from {checkpoint.name}")
-    elif not kept:
-        sentences.append("mend that and train again")
+        sentences.append(f"fix that and pass --resume to continue from {checkpoint.name}")
+    elif not folder_written:
+        sentences.append("fix that and train again")
     return TrainingError("; ".join([str(error), *sentences]) + ".")
 
 
 def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) -> SavingTrainer:
     settings, examples, tokenizer = prepared.settings, prepared.examples, prepared.tokenizer
-    # Loading may draw numbers, a quantised base others than a whole one: the adapter is drawn from a seed of its own.
+    # Loading may draw random numbers, and quantised bases draw others, so the adapter gets its own seed.
     base = load_base(settings)
     set_seed(settings.seed)
     if not settings.train_closing_token and (others := confused_with(base, prepared.closing)):
@@ -246,7 +250,7 @@ def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) ->
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"{named(folder)} cannot be written any more: {reason(error)}.") from None
+        raise TrainingError(f"{named(folder)} can no longer be written: {reason(error)}.") from None
     try:
         trainer = SavingTrainer(
             model=model,
@@ -268,12 +272,12 @@ def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) ->
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in found if token is not None)
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in candidates if token is not None)
 
 
 def training_arguments(settings: TrainSettings, folder: Path, examples: int, validate: bool) -> TrainingArguments:
-    """transformers' arguments for our settings.
+    """TrainingArguments for our settings.
 
     Args:
         settings: the run.
@@ -291,19 +295,19 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        # Rounded down: a warm-up step has rate 0, which a run of few steps cannot spare.
+        # Rounded down: a warm-up step has rate 0, which a short run cannot afford.
         warmup_steps=int(WARMUP * steps),
-        # Said aloud, since transformers trains over several processes without an accelerator only then.
+        # Set explicitly, since otherwise transformers does not train over several processes without an accelerator.
         use_cpu=not torch.accelerator.is_available(),
         bf16=base_dtype(settings) == torch.bfloat16 if settings.bf16 is None else settings.bf16,
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         seed=settings.seed,
-        # The order of the examples must not hang on how many numbers a method draws.
+        # The order of the examples must not depend on how many random numbers a method draws.
         data_seed=settings.seed,
         logging_steps=settings.log_every,
         logging_first_step=True,
-        # transformers would write the mean of the others in place of a loss that is no number.
+        # transformers would replace a NaN loss by the mean of the others.
         logging_nan_inf_filter=False,
         eval_strategy="epoch" if validate else "no",
         prediction_loss_only=True,
@@ -318,7 +322,7 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
 
 
 class _StartMarker(TrainerCallback):
-    """Whether the first step of a run has begun, and all of its checkpoint is loaded."""
+    """Records whether the first step has begun, which means that the checkpoint is fully loaded."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -330,7 +334,7 @@ class _StartMarker(TrainerCallback):
 
 
 def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _RunSetup, checkpoint: Path | None) -> bool:
-    """Train; whether the user ended it."""
+    """Train. Returns whether the user ended it."""
     progress = LiveProgress(prepared.console, record.method, prepared.settings.batch_size)
     stop, first = StopOnInterrupt(), _StartMarker()
     for callback in (progress, stop, first):
@@ -352,8 +356,8 @@ def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _RunS
         if checkpoint is None:
             raise
         raise TrainingError(
-            f"{checkpoint.name} in {named(checkpoint.parent)} opens, but the run cannot go on from it: "
-            f"{first_line(error)}; move it away to go on from the one before, or leave --resume out and choose "
+            f"{checkpoint.name} in {named(checkpoint.parent)} can be opened, but the run cannot resume from it: "
+            f"{first_line(error)}; move it away to resume from the one before, or leave --resume out and choose "
             "another --output."
         ) from None
     finally:

@@ -34,7 +34,7 @@ ASIDE, CHECKPOINT_ASIDE = ".adapter.new", ".checkpoint.new"
 
 
 class SaveError(Exception):
-    """Something cannot be written.
+    """A file or folder cannot be written.
 
     Attributes:
         what: it is, and where it was to be.
@@ -47,7 +47,7 @@ class SaveError(Exception):
 
 
 class SavingTrainer(SlimTrainer):
-    """Writes checkpoints aside and moves each to its place when all of it is there.
+    """Writes each checkpoint under a temporary name and renames it when it is complete.
 
     It says apart from all other errors that one cannot be written, and leaves no half of it behind.
     """
@@ -99,7 +99,7 @@ def writing(what: str) -> Iterator[None]:
 def save_adapter(
     trainer: SlimTrainer, tokenizer: PreTrainedTokenizerBase, record: TrainingRecord, folder: Path
 ) -> None:
-    """The adapter, its tokenizer, card and record, in place of those that are there.
+    """Write the adapter, its tokenizer, card and record, replacing existing ones.
 
     Every process takes part, since a sharded model is gathered first.
 
@@ -123,7 +123,7 @@ def save_adapter(
 
 
 def _move(aside: Path, folder: Path) -> None:
-    # The record last: it is what says that the others are there.
+    # The record is written last: it marks the others as complete.
     paths = sorted(aside.iterdir(), key=lambda path: path.name == RECORD)
     for path in paths:
         if (folder / path.name).is_dir():
@@ -135,7 +135,7 @@ def _move(aside: Path, folder: Path) -> None:
 def keep_elsewhere(
     trainer: SlimTrainer, tokenizer: PreTrainedTokenizerBase, record: TrainingRecord, folders: list[Path]
 ) -> Path | None:
-    """Write what was trained to the first folder that takes it.
+    """Write the adapter to the first folder that can be written.
 
     Args:
         trainer: of the adapter.

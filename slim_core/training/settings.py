@@ -33,7 +33,7 @@ NOT_EXTRA = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns, where they are none of the usual ones.
+    """Names of the columns, if they are not the usual ones.
 
     Attributes:
         messages: the column with lists of messages.
@@ -54,10 +54,11 @@ class Columns:
     def __post_init__(self) -> None:
         pair = (self.prompt, self.completion)
         if self.text is not None and (*pair, self.input, self.messages, self.system) != (None,) * 5:
-            raise TrainingError("--text-column stands alone; leave out the flags for the other columns.")
+            raise TrainingError("--text-column must be used alone; leave out the flags for the other columns.")
         if self.messages is not None and (*pair, self.input) != (None, None, None):
             raise TrainingError(
-                "--messages-column stands alone, or with --system-column; leave out the flags for the other columns."
+                "--messages-column must be used alone or with --system-column; leave out the flags for the other "
+                "columns."
             )
         if (self.prompt is None) != (self.completion is None) or (self.input is not None and self.prompt is None):
             raise TrainingError("Name both --prompt-column and --completion-column; --input-column is optional.")
@@ -151,7 +152,7 @@ class TrainSettings:
 
     def _check_lists(self) -> None:
         if not self.data:
-            raise TrainingError("There are no data; name a file or a Hub data set with --data.")
+            raise TrainingError("No data were given; name a file or a Hub data set with --data.")
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown or not self.methods:
             raise TrainingError(
@@ -201,11 +202,11 @@ class TrainSettings:
                 **self.slim,
             )
         except (TypeError, ValueError) as error:
-            raise TrainingError(f"The settings of SLIM cannot be: {error}") from None
+            raise TrainingError(f"These settings of SLIM are invalid: {error}") from None
 
     @property
     def accumulation(self) -> int:
-        """Forwards of one optimiser step on one device.
+        """Forward passes per optimiser step on one device.
 
         Raises:
             TrainingError: if the batch cannot be divided that way.
@@ -219,14 +220,14 @@ class TrainSettings:
             accumulation, rest = divmod(self.batch_size, per_device * devices)
         if rest or not per_device or not accumulation:
             raise TrainingError(
-                f"--batch-size {self.batch_size} is no multiple of --micro-batch {per_device or 1} times {devices} "
+                f"--batch-size {self.batch_size} is not a multiple of --micro-batch {per_device or 1} times {devices} "
                 "device(s); choose sizes that divide it."
             )
         return accumulation
 
     @property
     def per_device(self) -> int:
-        """Examples of one forward on one device."""
+        """Examples per forward pass on one device."""
         return self.batch_size // (self.accumulation * world_size())
 
     def folder(self, method: str) -> Path:
@@ -235,7 +236,7 @@ class TrainSettings:
 
 
 def world_size() -> int:
-    """Processes that train together, as torchrun and accelerate say it."""
+    """Number of processes that train together, as set by torchrun and accelerate."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -14,7 +14,7 @@ from .names import named
 
 
 def expand(name: str) -> list[str]:
-    """The files that a pattern names, in order; anything else by itself. A leading ~ is the home folder.
+    """The files that match a pattern, sorted; any other name unchanged. A leading ~ is the home folder.
 
     Raises:
         DataError: if nothing fits the pattern, or there is no such home folder.
@@ -26,10 +26,10 @@ def expand(name: str) -> list[str]:
     # A name with brackets may be a file's own.
     if not glob.has_magic(path) or Path(path).exists():
         return [path]
-    found = sorted(glob.glob(path, recursive=True))
-    if not found:
-        raise DataError(f"No file fits the pattern {named(name)}; check the path given.")
-    return found
+    files = sorted(glob.glob(path, recursive=True))
+    if not files:
+        raise DataError(f"No file matches the pattern {named(name)}; check the path given.")
+    return files
 
 
 def read_source(name: str, *, split: str, subset: str | None, revision: str | None) -> DataSource:
@@ -61,7 +61,7 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
     try:
         # `datasets` runs no code of a data set since version 4.
         dataset = load_dataset(name, subset, split=split, revision=revision)
-    except Exception as error:  # `datasets` raises a dozen kinds
+    except Exception as error:  # `datasets` raises a dozen kinds of errors of errors
         raise DataError(_not_loaded(name, split, error)) from None
     if not len(dataset):
         raise DataError(f"The split {split} of {name} is empty; name another with --split.")
@@ -92,7 +92,7 @@ def _not_loaded(name: str, split: str, error: Exception) -> str:
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether the network is why, the errors included that led to this one."""
+    """Whether the network is the cause of an error or of the errors behind it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

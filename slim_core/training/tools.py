@@ -43,7 +43,7 @@ def _tool(value: Any, where: str) -> dict[str, Any]:
 
 
 def read_calls(message: dict[str, Any], where: str) -> Calls:
-    """The calls of a message; empty if it has none.
+    """The tool calls of a message; empty if there are none.
 
     Raises:
         DataError: if they cannot be read.
@@ -61,7 +61,7 @@ def read_calls(message: dict[str, Any], where: str) -> Calls:
 
 
 def call_of_function(text: str, where: str) -> dict[str, Any]:
-    """The call that a message of the role function_call has as its text.
+    """The tool call in the text of a message with the role function_call.
 
     Raises:
         DataError: if it is none.

@@ -26,7 +26,7 @@ WATCHED = 4  # examples whose routing is logged
 
 
 class SlimTrainer(Trainer):
-    """Trains any adapter; what is SLIM's happens where the adapter is SLIM.
+    """Trains any adapter, with additions that apply only if it is SLIM.
 
     The logged `loss` is what is minimised, SLIM's losses included. `loss_l1` and `loss_balance` are these, as means
     over the forwards since the last log. `identity_share` (0 to 1) and `distance` (in standard deviations) are means
@@ -70,8 +70,8 @@ class SlimTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """The model's loss, which in training has SLIM's own losses in it."""
-        # In evaluation the mean over this device's tokens, which `evaluation_loop` weights.
+        """The model's loss, which in training includes SLIM's own losses."""
+        # In evaluation, the mean over this device's tokens, which `evaluation_loop` weights by their number.
         tokens = num_items_in_batch if model.training else None
         loss, outputs = super().compute_loss(model, inputs, True, tokens)
         if not model.training:
@@ -90,9 +90,10 @@ class SlimTrainer(Trainer):
         self._evaluated.append(torch.stack([loss.detach().float() * tokens, tokens.float()]))
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers', with the mean over tokens in place of the mean over batches."""
+        """Like transformers' loop, but with the mean over tokens instead of over batches."""
         self._evaluated = []
-        # A data loader draws a number when it starts. A run that resumes after an evaluation has not drawn it.
+        # A data loader draws a random number when it starts, which a run resumed after an evaluation would not have
+        # drawn.
         with torch.random.fork_rng(devices=[]):
             output = super().evaluation_loop(*args, **kwargs)
         # Over several devices the last batch may hold a few examples twice; so it is in transformers' own mean.
@@ -102,7 +103,7 @@ class SlimTrainer(Trainer):
         return output
 
     def evaluate_untrained(self) -> dict[str, float]:
-        """As `evaluate`, before any training.
+        """Like `evaluate`, before any training.
 
         accelerate marks a model that it has prepared for evaluation as prepared, and would then train it as it is:
         with several processes, each on its own batches alone.
@@ -158,6 +159,6 @@ class SlimTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             del vars(self.model)["save_pretrained"]
-        # A pickle that nothing reads. Whoever is handed the folder should not have to trust it.
+        # A pickle that nothing reads. Recipients of the folder should not have to trust it.
         folder = cast("str", output_dir or self.args.output_dir)  # the run names one
         (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from .settings import TrainSettings
 def check_usable(
     settings: TrainSettings, methods: Sequence[str], config: PreTrainedConfig, closing: int | None
 ) -> list[int | None]:
-    """Check the adapters that a run will write as they are checked when they are to answer.
+    """Check the adapters that a run will write in the same way as before they are used for answers.
 
     Args:
         settings: the run.
@@ -48,7 +48,7 @@ def _adapter_bytes(method: str, settings: TrainSettings, config: PreTrainedConfi
         tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     except TrainingError:
         raise
-    except Exception:  # whoever loads the base will say it better
+    except Exception:  # loading the base will report it better
         return None
     try:
         check_form(_written(model), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes, OPERATOR)
@@ -68,6 +68,5 @@ def _written(model: PeftModel) -> bytes:
             return (Path(folder) / "adapter_config.json").read_bytes()
     except OSError as error:
         raise TrainingError(
-            f"This machine has no place for temporary files: {reason(error)}; name a folder that can be written to in "
-            "TMPDIR."
+            f"Temporary files cannot be written on this machine: {reason(error)}; set TMPDIR to a writable folder."
         ) from None

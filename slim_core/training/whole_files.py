@@ -22,7 +22,7 @@ from ..outside.errors import reason
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 STATE, SUMS = "trainer_state.json", "sha256.json"
-# What has to be there: one of each line. The later names are those of FSDP and DeepSpeed, whose state is in pieces.
+# Files that must exist: one of each line. The later names are those of FSDP and DeepSpeed, whose state is split up.
 NEEDED = (
     (STATE,),
     (CONFIG,),
@@ -50,11 +50,11 @@ TORCH_ENTRIES: dict[str, dict[str, type]] = {
 
 
 class _Damage(Exception):
-    """The message says what is wrong with which file."""
+    """The message says which file is damaged and how."""
 
 
 def checkpoint_damage(folder: Path, step: int) -> str | None:
-    """Why nothing can go on from a checkpoint; None if it is whole.
+    """Why a checkpoint cannot be resumed from; None if it is complete.
 
     Args:
         folder: of the checkpoint.
@@ -77,7 +77,7 @@ def checkpoint_damage(folder: Path, step: int) -> str | None:
 
 
 def write_sums(folder: Path) -> None:
-    """Write down the SHA-256 of each file of a checkpoint, by which a changed byte is seen.
+    """Store the SHA-256 of each file of a checkpoint, so that changed bytes are noticed.
 
     Raises:
         OSError: if it cannot be written.
@@ -92,7 +92,7 @@ def _sha256(path: Path) -> str:
 
 
 def _check_sums(folder: Path) -> None:
-    """Refuse a file that is not as it was written. Checkpoints of earlier versions have no sums."""
+    """Refuse a file that has changed since it was written. Checkpoints of earlier versions have no checksums."""
     if not (folder / SUMS).exists():
         return
     for name, written in read_json(folder / SUMS).items():
@@ -104,7 +104,7 @@ def _check_sums(folder: Path) -> None:
 
 
 def adapter_damage(folder: Path) -> str | None:
-    """Why an adapter cannot be used; None if its weights and its configuration open."""
+    """Why an adapter cannot be used; None if its weights and configuration can be opened."""
     try:
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
@@ -136,16 +136,16 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise ValueError("cut off or no JSON") from None
+        raise ValueError("truncated or not JSON") from None
 
 
 def _plain_files(folder: Path) -> list[Path]:
-    """All files of a folder. Links may lead out of it, and a pipe would be waited for."""
+    """All files of a folder, which must be regular: links may lead out of it, and a pipe would block."""
     if folder.is_symlink():
         raise _Damage("it is a link")
     if not folder.is_dir():
         raise _Damage("it is not a folder")
-    found = []
+    files = []
     for path in _walk(folder):
         mode = path.lstat().st_mode
         name = path.relative_to(folder)
@@ -154,8 +154,8 @@ def _plain_files(folder: Path) -> list[Path]:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise _Damage(f"{name} is not a file")
         if stat.S_ISREG(mode):
-            found.append(path)
-    return found
+            files.append(path)
+    return files
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -168,7 +168,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _check_file(path: Path, name: Path) -> None:
     check = CHECKS.get(path.suffix)
-    # What DeepSpeed and FSDP keep in folders of their own has classes of theirs in it, which only they can read.
+    # DeepSpeed and FSDP folders contain their own classes, which only they can read.
     if check is None or (len(name.parts) > 1 and path.suffix not in (".json", ".safetensors")):
         return
     if os.path.getsize(path) == 0:
@@ -189,7 +189,7 @@ def _check_weights(path: Path, name: Path) -> None:
     try:
         shapes = tensor_shapes(path)
     except SafetensorError:
-        raise _Damage(f"{name} is cut off or no safetensors file") from None
+        raise _Damage(f"{name} is truncated or not a safetensors file") from None
     if not shapes:
         raise _Damage(f"{name} holds no weights")
 
@@ -201,7 +201,7 @@ def _check_torch(path: Path, name: Path) -> None:
             # As transformers will read it: tensors and plain values, and no code. It is the run's own file.
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # zip, pickle and tensors each have their own
-            raise _Damage(f"{name} is cut off or cannot be read safely") from None
+            raise _Damage(f"{name} is truncated or cannot be read safely") from None
     for begin, entries in TORCH_ENTRIES.items():
         if not path.name.startswith(begin) or path.suffix == ".bin":
             continue
@@ -220,7 +220,7 @@ CHECKS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def _check_state(path: Path, step: int) -> None:
-    """Refuse a state without a field that is read, or of another step."""
+    """Refuse a state that lacks a field we read, or belongs to another step."""
     content = read_json(path)
     for field, kind in STATE_FIELDS.items():
         if not isinstance(content.get(field), kind) or isinstance(content[field], bool):

@@ -48,14 +48,14 @@ class Writer:
             return None
 
     def closing(self) -> str:
-        """What the template closes an answer with; empty if nothing."""
+        """The text with which the template closes an answer; empty if none."""
         if self._closing is None:
             messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "SLIMANSWER"}]
             self._closing = self._render(messages, [], "the template").partition("SLIMANSWER")[2].rstrip()
         return self._closing
 
     def first_closing(self) -> str:
-        """The token that closes an answer, as it is written; empty if none does."""
+        """The token that closes an answer, as text; empty if there is none."""
         ids = self._tokenizer(self.closing().lstrip(), add_special_tokens=False, verbose=False).input_ids
         special = bool(ids) and ids[0] in self._tokenizer.all_special_ids
         return str(self._tokenizer.convert_ids_to_tokens(ids[0])) if special else ""
@@ -65,36 +65,36 @@ class Writer:
         for form in _forms(messages):
             try:
                 return self._without_empty(form, tools, prompt, self._apply(form, tools, prompt))
-            except Exception as error:  # a template is a program: it may raise anything
+            except Exception as error:  # a template is a program and may raise anything
                 failed = failed or error
         assert failed is not None  # there is one form at least
         raise DataError(
             f"{place}: the model's chat template refuses this conversation ({first_line(failed)}); "
-            "change the record to what the template knows."
+            "change the record to a form the template accepts."
         ) from None
 
     def _without_empty(self, messages: list[Message], tools: list[dict], prompt: bool, text: str) -> str:
-        """The text with null in the place of empty contents beside calls, where the template knows null."""
+        """The text with null instead of empty content beside tool calls, if the template supports null."""
         empty = [bool(m.get("tool_calls")) and m["content"] == "" for m in messages]
         if not any(empty):
             return text
         null = [m | {"content": None} if e else m for m, e in zip(messages, empty, strict=True)]
         try:
-            found = self._apply(null, tools, prompt)
-        except Exception:  # it adds texts to each other, for instance
+            with_null = self._apply(null, tools, prompt)
+        except Exception:  # for instance, it concatenates texts
             return text
-        # Where null does not become nothing, some write it as a word.
-        return text if found.count("None") > text.count("None") else found
+        # Some templates write null as a word instead of nothing.
+        return text if with_null.count("None") > text.count("None") else with_null
 
     def _apply(self, messages: list[Message], tools: list[dict], prompt: bool) -> str:
         text = self._tokenizer.apply_chat_template(
             messages, tools=[*tools] or None, tokenize=False, add_generation_prompt=prompt
         )
-        return cast("str", text)  # of one conversation, and not tokenised
+        return cast("str", text)  # a single conversation, not tokenised
 
 
 def _forms(messages: list[Message]) -> Iterator[list[Message]]:
-    """The conversation in the ways in which templates want calls of tools; most know the first."""
+    """The conversation in the forms in which templates expect tool calls; most accept the first."""
     yield messages
     if any("tool_calls" in message for message in messages):
         yield [_with_text_arguments(message) for message in messages]

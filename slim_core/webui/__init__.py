@@ -4,5 +4,5 @@
 import os
 
 
-# Gradio reads it when it is imported; the app tells nobody that it runs.
+# Gradio reads it at import: no telemetry.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

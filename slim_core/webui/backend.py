@@ -22,7 +22,7 @@ from .zero_gpu import lend
 
 
 class AppEngine(Protocol):
-    """What the app needs of `slim_core.inference.Engine`; the tests bring a scripted one."""
+    """What the app needs from `slim_core.inference.Engine`; tests use a scripted engine."""
 
     info: ModelInfo
     variants: tuple[Variant, ...]
@@ -69,7 +69,7 @@ class Job:
 
 
 class Backend:
-    """One engine, and the way to call it on this machine.
+    """The engine, and how to call it on this machine.
 
     Args:
         engine: the model with its variants.
@@ -106,7 +106,7 @@ class Backend:
         self._first = switch.choice if switch is not None else None
         if switch is not None:
             switch.put = self._put
-        # Where a GPU is lent, the engine stays.
+        # On ZeroGPU the engine stays.
         self._zero_gpu = lend(gpu, partial(run_job, engine), seconds_of) if gpu else None
 
     def run(self, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
@@ -114,15 +114,14 @@ class Backend:
         return self._zero_gpu(job, stops) if self._zero_gpu else run_job(self.engine, job, stops)
 
     def enter(self) -> None:
-        """Take one of the places. Whoever has one must `leave`.
+        """Take one of the places; it must be given back with `leave`.
 
         Raises:
             LimitError: if there is none.
         """
         if not self._places.acquire(blocking=False):
             raise LimitError(
-                f"{self.places} prompts are being answered or wait in line, and there is room for no more. Try again "
-                "in a minute."
+                f"{self.places} prompts are running or queued, and no more can be taken. Try again in a minute."
             )
 
     def leave(self) -> None:
@@ -132,12 +131,12 @@ class Backend:
     def _put(self, engine: AppEngine) -> None:
         self.engine = engine
         self.variants = engine.variants
-        # After the engine: what goes with the old base waits for nobody.
+        # After the engine has been replaced: removing the old base's adapters waits for nobody.
         self.visitor_adapters.move(engine)
 
     @property
     def reads_latest_alone(self) -> bool:
-        """Whether the base's chat template leaves out all but the latest prompt; asked once of each base."""
+        """Whether the base's chat template leaves out all but the latest prompt; determined once per base."""
         engine = self.engine
         if self._latest is None or self._latest[0] is not engine:
             self._latest = (engine, _reads_latest_alone(engine))
@@ -145,7 +144,7 @@ class Backend:
 
     @property
     def generation(self) -> int:
-        """Counts the bases that answered here."""
+        """Number of bases loaded so far."""
         return self.switch.generation if self.switch is not None else 0
 
     @property
@@ -174,7 +173,7 @@ def _reads_latest_alone(engine: AppEngine) -> bool:
 
 
 def seconds_of(job: Job, stops: Stops) -> int:
-    """How long a borrowed GPU is asked for. Asking for less gives visitors a better place in line."""
+    """How many seconds of GPU time to ask for. Asking for less gives visitors a better place in the queue."""
     return min(120, 20 + job.sampling.max_new_tokens * len(job.rows) // 50)
 
 
@@ -186,7 +185,7 @@ def run_job(engine: AppEngine, job: Job, stops: Stops) -> Generator[Step | Drift
 
 @contextmanager
 def _brought(engine: AppEngine, adapters: tuple[tuple[str, Adapter], ...]) -> Iterator[None]:
-    """Attach what is not there yet, and take it off again: a process on a lent GPU starts with the app's own alone."""
+    """Attach missing adapters for the duration of the context: a ZeroGPU process starts with only the app's own."""
     there = {variant.name for variant in engine.variants}
     brought: list[str] = []
     try:

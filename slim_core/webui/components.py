@@ -11,7 +11,7 @@ import gradio as gr
 
 
 def canvas(name: str, value: Any, events: Sequence[str] = (), render: bool = True) -> gr.HTML:
-    """A part of the page whose value is plain data and whose script draws it.
+    """A part of the page that a script draws from plain data.
 
     Args:
         name: of the script's function and of the element: `slim.<name>` draws `#slim-<name>`.
@@ -32,7 +32,7 @@ def canvas(name: str, value: Any, events: Sequence[str] = (), render: bool = Tru
 
 
 def fixed(template: str, elem_id: str | None = None, **texts: str) -> gr.HTML:
-    """HTML that never changes; `{{name}}` stands for an escaped text.
+    """HTML that never changes; `{{name}}` is replaced by escaped text.
 
     Args:
         template: our own HTML.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What a variable's text must be.
 MUST_BE = {bool: "say 1 or 0", int: "it must be a whole number"}
 PREFIX = "SLIM_"
-# How alike two words are of which one is the other misspelt, from 0 to 1.
+# How similar a misspelt name must be to a setting, from 0 to 1.
 NEAR = 0.7
 # Devices whose names PyTorch knows, with or without a number.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -38,12 +38,12 @@ OF_THE_TESTS = ("SLIM_TEST_", "SLIM_SCREENSHOTS")
 
 
 class ConfigError(ValueError):
-    """A sentence on a setting that makes no sense."""
+    """A setting is invalid. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the app; the environment variable of a field is `SLIM_` and its name in capitals.
+    """Settings of the app; the environment variable of a field is `SLIM_` plus its name in capitals.
 
     Attributes:
         base: the base model, a folder or a Hub id; empty opens the demo.
@@ -130,7 +130,7 @@ class Config:
 
     @property
     def store_limits(self) -> StoreLimits:
-        """How much visitors' adapters may take. Two of a visitor's answer; a third is on its way to replace one."""
+        """Limits for visitors' adapters: two per visitor in use, and a third that is about to replace one."""
         # Torch comes with it, which takes seconds; the settings are checked before.
         from ..adapters import StoreLimits
 
@@ -138,12 +138,12 @@ class Config:
 
     @property
     def auth(self) -> tuple[str, str] | None:
-        """As Gradio takes it."""
+        """In the form that Gradio expects."""
         return (self.auth_user, self.auth_password) if self.auth_user else None
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ, **flags: Any) -> Config:
-        """Flags where they are given, else the environment, else the defaults.
+        """Read settings: from flags if given, else from the environment, else the defaults.
 
         Raises:
             ConfigError: with a sentence that names the variable, or the package that is not here.
@@ -152,26 +152,26 @@ class Config:
             raise ConfigError(sentence)
         for name, near in unknown(environment).items():
             if near:
-                raise ConfigError(f"{name} is no setting; did you mean {near}?")
+                raise ConfigError(f"{name} is not a setting; did you mean {near}?")
         for name in NUMBERS_OF_GRADIO:
             text = environment.get(name, "")
             if text and not text.strip().isdecimal():
                 raise ConfigError(f"{name} is {text!r}; it must be a whole number.")
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for field in fields(cls):
             if flags.get(field.name) is not None:
-                found[field.name] = flags[field.name]
+                values[field.name] = flags[field.name]
             elif text := environment.get(variable(field.name), "").strip():
-                found[field.name] = _parse(field.name, type(field.default), text)
+                values[field.name] = _parse(field.name, type(field.default), text)
         # Gradio's own variables are what its users and Docker images set.
-        if "host" not in found and environment.get("GRADIO_SERVER_NAME"):
-            found["host"] = environment["GRADIO_SERVER_NAME"]
-        if "port" not in found and environment.get("GRADIO_SERVER_PORT"):
-            found["port"] = _parse("port", int, environment["GRADIO_SERVER_PORT"])
+        if "host" not in values and environment.get("GRADIO_SERVER_NAME"):
+            values["host"] = environment["GRADIO_SERVER_NAME"]
+        if "port" not in values and environment.get("GRADIO_SERVER_PORT"):
+            values["port"] = _parse("port", int, environment["GRADIO_SERVER_PORT"])
         # Gradio reads this one itself, and would answer with a stack trace.
         if environment.get("GRADIO_MCP_SERVER", "").lower() == "true" and find_spec("mcp") is None:
-            raise ConfigError('GRADIO_MCP_SERVER needs a package more: pip install "gradio[mcp]".')
-        return cls(**found)
+            raise ConfigError('GRADIO_MCP_SERVER needs another package: pip install "gradio[mcp]".')
+        return cls(**values)
 
 
 def variable(name: str) -> str:
@@ -180,19 +180,19 @@ def variable(name: str) -> str:
 
 
 def unknown(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that look like settings and are none, each with the nearest setting, or an empty text."""
+    """Variables that look like settings but are not, each with the nearest setting or an empty string."""
     known = {field.name.upper() for field in fields(Config)}
-    found = {}
+    nearest = {}
     for name in environment:
         word = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and word not in known and not name.startswith(OF_THE_TESTS):
             near = get_close_matches(word, known, 1, NEAR)
-            found[name] = PREFIX + near[0] if near else ""
-    return found
+            nearest[name] = PREFIX + near[0] if near else ""
+    return nearest
 
 
 def _parse(name: str, kind: type, text: str) -> Any:
-    # It comes with Gradio, and who has not got that is told so before.
+    # It is installed with Gradio, whose absence is reported earlier.
     from pydantic import TypeAdapter, ValidationError
 
     try:

@@ -40,15 +40,15 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
 
 
 def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:
-    """Stored scores of the loaded adapters: the demo's, or those that lie beside SLIM, else beside the LoRA."""
+    """Stored scores of the loaded adapters: the demo's, or those next to the SLIM adapter, else next to the LoRA."""
     if not config.base:
         return read_results(demo / RESULTS)
-    found = (read_results(Path(folder) / RESULTS) for folder in (config.slim, config.lora) if folder)
-    return next(filter(None, found), None)
+    results = (read_results(Path(folder) / RESULTS) for folder in (config.slim, config.lora) if folder)
+    return next(filter(None, results), None)
 
 
 def open_backend(config: Config, demo: Path, gpu: Callable[..., Any] | None = None) -> Backend:
-    """The base that the settings name, or the demo's, and what visitors may put in its place."""
+    """The base from the settings, or the demo's, and what visitors may replace it with."""
     zero_gpu = gpu is not None
     engine, choices = open_engine(config, demo, zero_gpu), choices_of(config, demo, zero_gpu)
     switch = None if choices.fixed else BaseSwitch(engine, first_choice(config, demo), config.device or None)
@@ -56,13 +56,13 @@ def open_backend(config: Config, demo: Path, gpu: Callable[..., Any] | None = No
 
 
 def open_engine(config: Config, demo: Path, zero_gpu: bool = False) -> Engine:
-    """The engine that the settings name, or the demo's."""
-    # Where a GPU is lent, the model is put there when the app starts and moves to the real one at the first call.
+    """The engine for the base from the settings, or for the demo's."""
+    # On ZeroGPU, the model is put on "cuda" when the app starts and moves to the real GPU at the first call.
     return open_base(first_choice(config, demo), config.device or ("cuda" if zero_gpu else None))
 
 
 def launch(demo: Interface, config: Config, **options: Any) -> Any:
-    """Serve it. Nothing is loaded from elsewhere, nothing is reported anywhere.
+    """Serve the app. It loads nothing from elsewhere and sends no telemetry.
 
     Raises:
         ConfigError: if nothing can be served at that address, or nothing be written where uploads go.
@@ -101,7 +101,7 @@ def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any
 
 
 def head() -> str:
-    """Our scripts, in the page itself."""
+    """Our scripts, inlined into the page."""
     scripts = "".join(web_asset(f"{name}.js").read_text(encoding="utf-8") + "\n" for name in SCRIPTS)
     description = f'<meta name="description" content="{escape(LEAD)}">'
     return f"{description}<script>{scripts}</script>"
@@ -109,7 +109,7 @@ def head() -> str:
 
 def theme() -> gr.themes.Base:
     """Calm greys, system fonts, one accent."""
-    found = gr.themes.Default(
+    base_theme = gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
@@ -117,7 +117,7 @@ def theme() -> gr.themes.Base:
         radius_size="md",
     )
     # One shade darker than Gradio's own: white on it can be read by everyone.
-    return found.set(
+    return base_theme.set(
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",

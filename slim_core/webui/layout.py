@@ -123,7 +123,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
 
         demo.unload(left)
     # With "auto" Gradio tells all who wait of each start, in the loop that starts their events: somebody who has just
-    # left raises a KeyError there, which ends the loop, and nobody is answered any more. A rate is told elsewhere.
+    # left raises a KeyError there, which ends the loop, and nobody is answered any more. The rate is shown elsewhere.
     demo.queue(
         max_size=config.queue_size, default_concurrency_limit=config.concurrency, status_update_rate=STATUS_SECONDS
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..inference.types import Sampling
 
 
-# Far above what any model reads; it keeps the tokenizer from chewing on a pasted book.
+# Far more than any model reads; it keeps the tokenizer from processing a pasted book.
 MAX_CHARACTERS = 100_000
 MAX_STOPS = 8
 MAX_STOP_CHARACTERS = 100
@@ -24,12 +24,12 @@ ALLOWED_CONTROLS = "\n\r\t"
 
 
 class LimitError(ValueError):
-    """A sentence for the person who sent it."""
+    """A value was refused. The message is one sentence for its sender."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be.
+    """The range that a number must be in.
 
     Attributes:
         name: for people.
@@ -44,7 +44,7 @@ class Range:
     whole: bool = False
 
     def check(self, value: Any) -> float | int:
-        """The number, or a sentence."""
+        """The number; raises LimitError if it is not allowed."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or (isinstance(value, float) and not math.isfinite(value)):
             raise LimitError(f"{self.name} must be a number.")
@@ -69,7 +69,7 @@ RANGES = {
 
 
 def ranges(longest: int | None = None) -> dict[str, Range]:
-    """What each number may be, where an answer may have at most `longest` tokens."""
+    """The range of each number; an answer may have at most `longest` tokens."""
     if longest is None:
         return RANGES
     return RANGES | {"max_new_tokens": replace(RANGES["max_new_tokens"], high=longest)}
@@ -80,12 +80,12 @@ STRENGTH = Range("Strength", 0, 100)
 
 
 def check_strength(value: Any) -> float | None:
-    """How strongly a gate closes; None leaves it as it was trained."""
+    """Check the strength of a gate; None leaves it as it was trained."""
     return None if value is None else STRENGTH.check(value)
 
 
 def check_text(text: Any, name: str = "The prompt") -> str:
-    """The text as it is, or a sentence on what it contains that no model should read."""
+    """The text unchanged; raises LimitError if it contains something that no model should read."""
     if not isinstance(text, str):
         raise LimitError(f"{name} must be text.")
     if len(text) > MAX_CHARACTERS:
@@ -101,7 +101,7 @@ def check_text(text: Any, name: str = "The prompt") -> str:
 
 
 def check_prompt(text: Any) -> str:
-    """A prompt without the blanks around it."""
+    """A prompt, stripped of whitespace around it."""
     prompt = check_text(text).strip()
     if not prompt:
         raise LimitError("Write a prompt first.")
@@ -109,25 +109,25 @@ def check_prompt(text: Any) -> str:
 
 
 def split_stops(text: Any) -> list[str]:
-    """The stop texts that stand one on a line, as on the page."""
+    """The stop texts, one per line, as on the page."""
     return check_text(text, "The stop text").splitlines()
 
 
 def check_stops(stops: Any) -> tuple[str, ...]:
-    """Texts that end an answer, from a list."""
+    """Check a list of texts that end an answer."""
     # A text is a sequence too, of its characters, each of which would end an answer.
     if isinstance(stops, str) or not isinstance(stops, Sequence):
         raise LimitError('Stop texts must be a list of texts, such as ["END"].')
-    found = tuple(dict.fromkeys(check_text(line, "A stop text") for line in stops if line != ""))
-    if len(found) > MAX_STOPS:
-        raise LimitError(f"There are {len(found)} stop texts; at most {MAX_STOPS} are possible.")
-    if any(len(stop) > MAX_STOP_CHARACTERS for stop in found):
+    texts = tuple(dict.fromkeys(check_text(line, "A stop text") for line in stops if line != ""))
+    if len(texts) > MAX_STOPS:
+        raise LimitError(f"There are {len(texts)} stop texts; at most {MAX_STOPS} are possible.")
+    if any(len(stop) > MAX_STOP_CHARACTERS for stop in texts):
         raise LimitError(f"A stop text can have at most {MAX_STOP_CHARACTERS} characters.")
-    return found
+    return texts
 
 
 def check_sampling(stop: Any = (), longest: int | None = None, **numbers: Any) -> Sampling:
-    """Sampling from a visitor's numbers.
+    """Sampling settings from a visitor's numbers.
 
     Args:
         stop: a list of stop texts.

@@ -13,11 +13,11 @@ Updates = dict[Any, Any]
 
 
 def notice(sentence: str, title: str) -> None:
-    """Say a sentence, which may quote a stranger."""
+    """Show a message, which may quote untrusted text."""
     gr.Warning(escape(sentence), title=title)
 
 
 def warn(error: Exception) -> Updates:
-    """Say why something is not possible, and change nothing."""
+    """Show why something is not possible; changes nothing."""
     notice(str(error), "Not possible")
     return gr.skip()

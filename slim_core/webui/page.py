@@ -76,7 +76,7 @@ class Page:
         return [self.transcript, self.routing, self.drift, self.shelf, self.forgetting, self.headline]
 
     def column_updates(self, session: Session) -> dict[gr.HTML, Any]:
-        """These parts as they are now."""
+        """Their current values."""
         return {
             self.transcript: transcript(session, self.backend),
             self.routing: routing(session, self.backend),
@@ -87,6 +87,6 @@ class Page:
         }
 
     def stored(self, session: Session) -> dict[str, Any]:
-        """What is stored on forgetting. Of a base that came later nothing is."""
+        """The stored scores on forgetting; none for a base that was switched to later."""
         first = self.backend.is_first
         return forgetting.shown(self.results if first else None, session, first and not self.config.base)

@@ -35,12 +35,12 @@ INDEX = "model.safetensors.index.json"
 # The newest format of a SLIM adapter; the method, which knows it, takes seconds to import.
 FORMAT = 3
 DEPTH, MOST_JSON, MOST_HEADER = 64, 200_000_000, 100_000_000
-# How an operator writes a folder that may not be there.
+# How an operator writes a folder that may be missing.
 FOLDER = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 
 
 def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS) -> list[str]:
-    """Look at all that a person can change before torch, transformers and Gradio are imported, which takes long.
+    """Check everything that users can change before torch, transformers and Gradio are imported, which is slow.
 
     Args:
         config: the settings.
@@ -58,16 +58,16 @@ def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS) -> lis
     for name in (*(f"{name}.css" for name in STYLES), *(f"{name}.js" for name in SCRIPTS)):
         web_asset(name, assets)
     if "</svg>" not in _text(assets / FIGURE, AGAIN)[-20:]:
-        raise ConfigError(f"{assets / FIGURE} was cut off; {AGAIN}.")
+        raise ConfigError(f"{assets / FIGURE} is truncated; {AGAIN}.")
     if config.base:
         _check_named(config)
     elif (demo / "base").is_dir():
         _check_demo(demo)
-    return [f"{name} is no setting of this app; docs/deploy.md lists them." for name in unknown(os.environ)]
+    return [f"{name} is not a setting of this app; docs/deploy.md lists them." for name in unknown(os.environ)]
 
 
 def check_address(config: Config) -> None:
-    """Take the address and let it go again.
+    """Check that the address is free.
 
     Raises:
         ConfigError: if it cannot be had.
@@ -80,8 +80,8 @@ def check_address(config: Config) -> None:
             f"The app cannot be served at {config.host}, port {config.port} ({why}); choose others with SLIM_HOST and "
             "SLIM_PORT."
         ) from None
-    except (TypeError, ValueError):  # what no name of a machine can hold
-        raise ConfigError(f"{variable('host')} is {config.host!r}, which is no name of a machine.") from None
+    except (TypeError, ValueError):  # characters that no host name can have
+        raise ConfigError(f"{variable('host')} is {config.host!r}, which is not a host name.") from None
 
 
 def web_asset(name: str, assets: Path = ASSETS) -> Path:
@@ -92,12 +92,12 @@ def web_asset(name: str, assets: Path = ASSETS) -> Path:
     """
     path = assets / "webui" / name
     if _text(path, AGAIN).rstrip().rpartition("\n")[2] != END:
-        raise ConfigError(f"{path} was cut off or is of another version of SLIM; {AGAIN}.")
+        raise ConfigError(f"{path} is truncated or belongs to another version of SLIM; {AGAIN}.")
     return path
 
 
 def _check_named(config: Config) -> None:
-    """Folders that the settings name. What is on the Hub is seen when it is fetched."""
+    """Check folders named in the settings. Hub ids are checked when they are fetched."""
     folders = {name: _folder(variable(name), getattr(config, name)) for name in ("base", "lora", "slim")}
     base = folders.pop("base")
     if base is not None:
@@ -112,18 +112,18 @@ def _check_named(config: Config) -> None:
         if folder is not None:
             _check_parts(folder, ADAPTER, f"{variable(name)} must be a folder of an adapter")
             if (folder / STORED[0]).exists():
-                _check_json(folder / STORED[0], "mend it or take it away")
+                _check_json(folder / STORED[0], "fix or remove it")
 
 
 def _check_demo(demo: Path) -> None:
-    again = f"{AGAIN}, or make the demo anew: python -m slim_core demo build"
+    again = f"{AGAIN}, or rebuild the demo: python -m slim_core demo build"
     for folder, names in (("base", BASE), ("lora", ADAPTER), ("slim", ADAPTER)):
         for name in names:
             _check_file(demo / folder / name, again)
     version = json.loads((demo / "slim" / ADAPTER[0]).read_text("utf-8")).get("format_version", 1)
     if not isinstance(version, int) or version > FORMAT:
         raise ConfigError(
-            f"{demo / 'slim' / ADAPTER[0]} is of format {shown(version)}, and this version of SLIM reads up to "
+            f"{demo / 'slim' / ADAPTER[0]} has format {shown(version)}, but this version of SLIM reads formats up to "
             f"{FORMAT}; {again}."
         )
     for name in STORED:
@@ -138,8 +138,8 @@ def _folder(setting: str, named: str) -> Path | None:
         if named and path.is_dir():
             return path
         if named and path.exists():
-            raise ConfigError(f"{setting} is {shown(named, 200)}, which is a file; name the folder that it lies in.")
-    except (OSError, RuntimeError):  # longer than a name can be, or in the home of somebody who is not here
+            raise ConfigError(f"{setting} is {shown(named, 200)}, which is a file; name the folder that holds it.")
+    except (OSError, RuntimeError):  # too long for a file name, or in the home of an unknown user
         pass
     if named and FOLDER.match(named):
         raise ConfigError(
@@ -170,17 +170,17 @@ def _text(path: Path, again: str) -> str:
 
 
 def _bytes(path: Path, most: int, again: str) -> bytes:
-    """The beginning of a file that is there and not empty."""
+    """The beginning of a file, which must exist and not be empty."""
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder and must be a file; {again}.")
         with path.open("rb") as file:
-            found = file.read(most)
+            beginning = file.read(most)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({reason(error)}); {again}.") from None
-    if not found.strip():
+    if not beginning.strip():
         raise ConfigError(f"{path} is empty; {again}.")
-    return found
+    return beginning
 
 
 def _check_json(path: Path, again: str) -> None:
@@ -191,11 +191,11 @@ def _check_json(path: Path, again: str) -> None:
 
 
 def _check_weights(path: Path, again: str) -> None:
-    """Whether a file's table of contents is whole and the file as long as it says. No tensor is read."""
+    """Check that a file's header is complete and the file has the length it says. No tensor is read."""
     start = _bytes(path, 8, again)
     size, length = path.stat().st_size, int.from_bytes(start, "little")
     if size < 8 or length > min(size - 8, MOST_HEADER):
-        raise ConfigError(f"{path} is no safetensors file or was cut off: it has {megabytes(size)}; {again}.")
+        raise ConfigError(f"{path} is not a safetensors file or is truncated: it has {megabytes(size)}; {again}.")
     with path.open("rb") as file:
         file.seek(8)
         text = file.read(length)
@@ -204,6 +204,6 @@ def _check_weights(path: Path, again: str) -> None:
         end = max(entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__")
         whole = 8 + length + int(end)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        raise ConfigError(f"{path} is no safetensors file: its table of contents makes no sense; {again}.") from None
+        raise ConfigError(f"{path} is not a safetensors file: its header is invalid; {again}.") from None
     if whole != size:
-        raise ConfigError(f"{path} has {size:,} bytes where its table of contents says {whole:,}; {again}.")
+        raise ConfigError(f"{path} has {size:,} bytes, but its header says {whole:,}; {again}.")

@@ -21,7 +21,7 @@ RECORDED = ("weights", "distance", "cluster", "gate", "reference")
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong over there. Of an exception only the name of its class would come back."""
+    """An error in the other process. Of an exception only the class name would be returned."""
 
     sentence: str
 

@@ -144,12 +144,12 @@ SIZE = {
     ),
 }
 FORMAT = {
-    "seven bytes": (write(WEIGHTS, b"1234567"), "no safetensors file or was cut off: it has 7 bytes"),
-    "header length 2**63": (write(WEIGHTS, (2**63).to_bytes(8, "little") + b"{}"), "was cut off: it has 10 bytes"),
-    "cut off in the header": (weights_bytes(lambda data: data[:100]), "was cut off: it has 100 bytes"),
-    "cut off in the data": (weights_bytes(lambda data: data[:-1]), "no valid safetensors file"),
-    "trailing bytes": (weights_bytes(lambda data: data + b"x"), "no valid safetensors file"),
-    "header no JSON": (weights_bytes(lambda data: packed(b"{nope}")), "header of .* is no JSON"),
+    "seven bytes": (write(WEIGHTS, b"1234567"), "not a safetensors file or is truncated: it has 7 bytes"),
+    "header length 2**63": (write(WEIGHTS, (2**63).to_bytes(8, "little") + b"{}"), "is truncated: it has 10 bytes"),
+    "cut off in the header": (weights_bytes(lambda data: data[:100]), "is truncated: it has 100 bytes"),
+    "cut off in the data": (weights_bytes(lambda data: data[:-1]), "not a valid safetensors file"),
+    "trailing bytes": (weights_bytes(lambda data: data + b"x"), "not a valid safetensors file"),
+    "header no JSON": (weights_bytes(lambda data: packed(b"{nope}")), "header of .* is not valid JSON"),
     "header a list": (weights_bytes(lambda data: packed([1])), "header of .* must be a JSON object"),
     "header not UTF-8": (weights_bytes(lambda data: packed(b'{"\xff": 1}')), "header of .* is not UTF-8: byte 2"),
     "header nested deeply": (
@@ -166,14 +166,14 @@ FORMAT = {
         ),
         "header of .* has the key 'a' twice",
     ),
-    "tensors overlap": (header(first({"data_offsets": [4, 900]})), "no valid safetensors file"),
-    "shape of 10**12": (header(first({"shape": [10**12]})), "no valid safetensors file"),
-    "shape overflows": (header(first({"shape": [2**62, 2**62]})), "no valid safetensors file"),
-    "negative shape": (header(first({"shape": [-4, 32]})), "no valid safetensors file"),
-    "unknown dtype": (header(first({"dtype": "F1"})), "no valid safetensors file"),
+    "tensors overlap": (header(first({"data_offsets": [4, 900]})), "not a valid safetensors file"),
+    "shape of 10**12": (header(first({"shape": [10**12]})), "not a valid safetensors file"),
+    "shape overflows": (header(first({"shape": [2**62, 2**62]})), "not a valid safetensors file"),
+    "negative shape": (header(first({"shape": [-4, 32]})), "not a valid safetensors file"),
+    "unknown dtype": (header(first({"dtype": "F1"})), "not a valid safetensors file"),
     "tensor without a shape": (
         header(lambda found: {k: {"dtype": "F32", "data_offsets": [0, 4]} for k in found}),
-        "no valid safetensors file",
+        "not a valid safetensors file",
     ),
     "no tensors": (weights_bytes(lambda data: packed({})), "holds no tensors"),
     "renamed pickle": (write(WEIGHTS, pickle.dumps({"a": 1}, 2) * 9), "a Python pickle, which can run code"),
@@ -186,7 +186,7 @@ FORMAT = {
         "not safetensors but a JSON",
     ),
     # -- the config as JSON
-    "config no JSON": (config_bytes(b"{r: 4}"), r"config\.json is no JSON: .* line 1, column 2"),
+    "config no JSON": (config_bytes(b"{r: 4}"), r"config\.json is not valid JSON: .* line 1, column 2"),
     "config a list": (config_bytes(b"[]"), r"must be a JSON object \{…\}, not a list"),
     "config a text": (config_bytes(b'"x"'), r"must be a JSON object \{…\}, not a text"),
     "config with BOM": (config_text(lambda text: "\ufeff" + text), "starts with a byte order mark"),
@@ -198,7 +198,7 @@ FORMAT = {
     "config with 1e999": (config_text(lambda text: text.replace('"r": 4', '"r": 1e999')), "holds the number '1e999'"),
     "config with a number of 5000 digits": (
         config_text(lambda text: text.replace('"r": 4', '"r": ' + "9" * 5000)),
-        "whole number of thousands of digits",
+        "whole number with thousands of digits",
     ),
     "config nested deeply": (config_bytes(b'{"r":' + b"[" * 30_000), "nests .* deeper than 8 levels"),
     "config with half a character": (config_text(lambda t: t.replace("CAUSAL_LM", "\\ud800")), "half of a character"),
@@ -263,10 +263,10 @@ FORMAT = {
         "PROMPT_TUNING, .* works on the prompt .* train it again",
     ),
     "kind LoHa": (config(peft_type="LOHA"), r"LOHA, .* convert it with `peft\.save_as_lora`"),
-    "kind IA3": (config(peft_type="IA3"), "IA3, and only LORA and SLIM .* train it again"),
+    "kind IA3": (config(peft_type="IA3"), "IA3, but only LORA and SLIM .* train it again"),
     "kind trainable tokens": (config(peft_type="TRAINABLE_TOKENS"), "TRAINABLE_TOKENS, .* other parts of the base"),
     "kind AdaLoRA": (config(peft_type="ADALORA"), "ADALORA, .* write B·diag"),
-    "task other": (config(task_type="SEQ_CLS"), "`task_type` is 'SEQ_CLS'; only adapters for CAUSAL_LM"),
+    "task other": (config(task_type="SEQ_CLS"), "`task_type` is 'SEQ_CLS'; only CAUSAL_LM adapters"),
     "DoRA 1": (config(use_dora=1), "`use_dora` is 1; it must be true or false"),
     "layer replication": (config(layer_replication=[[0, 2], [0, 2]]), "`layer_replication` is .* reorder the base's"),
     "modules to save a text": (config(modules_to_save="lm_head"), "`modules_to_save` is the text 'lm_head'"),
@@ -279,7 +279,7 @@ FORMAT = {
     ),
     "token indices negative": (config(trainable_token_indices=[-1]), r"is \[-1\]; each entry must be a token id"),
     "token indices true": (config(trainable_token_indices=[True]), r"is \[True\]; each entry must be a token id"),
-    "token indices twice": (config(trainable_token_indices=[4, 4]), r"is \[4, 4\]; .* none may come twice"),
+    "token indices twice": (config(trainable_token_indices=[4, 4]), r"is \[4, 4\]; .* none may appear twice"),
     "token indices by a pattern": (config(trainable_token_indices={"a|b": [1]}), r"has the entry 'a\|b'"),
     "token indices too many": (config(trainable_token_indices=[*range(1001)]), "must list from 1 to 1,000 token ids"),
     "megatron core": (config(megatron_core="os"), r"`megatron_core` is 'os'; it must be 'megatron\.core'"),
@@ -296,17 +296,17 @@ FORMAT = {
     "bias": (config(bias="all"), "`bias` is 'all'; it must be 'none'"),
     "base not a text": (
         config(base_model_name_or_path=["x"]),
-        r"`base_model_name_or_path` is \['x'\]; it must be a text",
+        r"`base_model_name_or_path` is \['x'\]; it must be a string",
     ),
-    "unknown field": (config(run_this="rm -rf /"), "'run_this' is unknown here and set to 'rm -rf /'"),
-    "unknown field with an odd name": (config(**{"a\u202eb\n": 1}), r"'a\\u202eb\\n' is unknown here"),
+    "unknown field": (config(run_this="rm -rf /"), "'run_this' is unknown and set to 'rm -rf /'"),
+    "unknown field with an odd name": (config(**{"a\u202eb\n": 1}), r"'a\\u202eb\\n' is unknown and set to"),
 }
 FITS = {
     "targets unknown": (
         config(target_modules=["c_attn", "nope"]),
         "`target_modules` names 'c_attn', 'nope', and .* has no such module; its Linears are",
     ),
-    "one target unknown, and its tensors": (config(target_modules=["q_proj", "nope"]), "4 tensors have no place in"),
+    "one target unknown, and its tensors": (config(target_modules=["q_proj", "nope"]), "4 tensors do not belong to"),
     "target no Linear": (
         config(target_modules=["q_proj", "embed_tokens"]),
         r"names `model\.embed_tokens`, which is no",
@@ -317,7 +317,7 @@ FITS = {
     ),
     "magnitudes of no DoRA": (
         tensors(lambda saved: saved | {f"{KEY}lora_magnitude_vector": torch.ones(32)}),
-        "1 tensors have no place in",
+        "1 tensors do not belong to",
     ),
     "an own head that is not there": (
         config(modules_to_save=["lm_head"]),
@@ -329,11 +329,11 @@ FITS = {
     ),
     "an own norm": (
         together(config(modules_to_save=["norm"]), added("model.norm.weight", torch.ones(32))),
-        r"`modules_to_save` names 'norm', but in a row only `model\.embed_tokens` and `lm_head` .*; adapt other",
+        r"`modules_to_save` names 'norm', but an adapter can replace only `model\.embed_tokens` and `lm_head` .*; ",
     ),
     "own tokens of a head that is adapted": (
         config(trainable_token_indices={"lm_head": [4]}, target_modules=["q_proj", "v_proj", "lm_head"]),
-        "`trainable_token_indices` names `lm_head`, which `target_modules` adapts; leave it out",
+        "`trainable_token_indices` names `lm_head`, which `target_modules` adapts; remove it",
     ),
     "own tokens that are not there": (
         config(trainable_token_indices=[4]),
@@ -343,7 +343,7 @@ FITS = {
     "own tokens of a norm": (config(trainable_token_indices={"norm": [4]}), "names 'norm'; it can name `model.embed"),
     "own tokens of an own head": (
         config(trainable_token_indices={"lm_head": [4]}, modules_to_save=["lm_head"]),
-        "names `lm_head`, which `modules_to_save` brings in whole",
+        "names `lm_head`, which `modules_to_save` replaces entirely",
     ),
     "own tokens in another number": (
         together(
@@ -352,14 +352,14 @@ FITS = {
         ),
         r"has the shape \[2, 32\], but on .* must be \[1, 32\]",
     ),
-    "target a block": (config(target_modules=["mlp"]), r"names `model\.layers\.0\.mlp`, which is no Linear"),
+    "target a block": (config(target_modules=["mlp"]), r"names `model\.layers\.0\.mlp`, which is not a Linear"),
     "nothing left": (config(exclude_modules=["q_proj", "v_proj"]), "leaves no Linear of"),
     "no such block": (config(layers_to_transform=[7]), "leaves no Linear of"),
     "wrong prefix": (
         renamed("base_model.model.", ""),
-        r"no tensor has a name that belongs here: the first is 'model\.",
+        r"no tensor has an expected name: the first is 'model\.",
     ),
-    "junk names": (tensors(lambda saved: {"junk": torch.ones(2)}), "no tensor has a name that belongs here.*'junk'"),
+    "junk names": (tensors(lambda saved: {"junk": torch.ones(2)}), "no tensor has an expected name.*'junk'"),
     "adapter name in the keys": (renamed("lora_A.weight", "lora_A.default.weight"), "4 of 8 tensors .* are missing"),
     "half the keys": (
         tensors(lambda saved: {k: t for k, t in saved.items() if "lora_A" in k}),
@@ -371,7 +371,7 @@ FITS = {
     ),
     "extra keys": (
         tensors(lambda saved: saved | {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}),
-        r"1 tensors have no place .*the first 'base_model\.model\.x\.lora_A\.weight'",
+        r"1 tensors do not belong .*the first is 'base_model\.model\.x\.lora_A\.weight'",
     ),
     "the base's own head": (
         tensors(lambda saved: saved | {"base_model.model.lm_head.weight": torch.ones(99, 32)}),
@@ -379,7 +379,7 @@ FITS = {
     ),
     "more blocks": (
         tensors(lambda saved: saved | {k.replace("layers.1", "layers.2"): t.clone() for k, t in saved.items()}),
-        "4 tensors have no place",
+        "4 tensors do not belong",
     ),
     "wrong inputs": (tensor(A, lambda t: torch.ones(4, 64)), r"has the shape \[4, 64\], but on .* must be \[4, 32\]"),
     "wrong outputs": (tensor(B, lambda t: torch.ones(64, 4)), r"has the shape \[64, 4\], .* must be \[32, 4\]"),

@@ -24,7 +24,7 @@ SLIM = {
     "mode a list": ("format", config(yield_mode=["paper"]), "`yield_mode` must be one of"),
     "dare": ("format", config(merge="dare"), "`merge` is 'dare', the slow reference"),
     "newer format": ("format", config(format_version=4), "is saved in format 4; .* Upgrade"),
-    "contexts in format 1": ("format", config(format_version=1), "Adapters of format 1 know no contexts"),
+    "contexts in format 1": ("format", config(format_version=1), "Adapters of format 1 have no contexts"),
     "scope unknown": ("format", config(distance_scope="turn"), "`distance_scope` must be one of 'context', 'token'"),
     "warm-up negative": ("format", config(context_warmup=-1), "`context_warmup` must be 0 or more"),
     "opening a text": ("format", config(turn_opening="<user>"), "`turn_opening`"),
@@ -45,7 +45,7 @@ SLIM = {
     "top-k of 4,201 digits": ("format", config(top_k=HUGE), "`top_k` is one of more than 40 digits"),
     "seed of 4,201 digits": ("format", config(mask_seed=HUGE), "`mask_seed` must be below"),
     "format of 4,201 digits": ("format", config(format_version=HUGE), "in format one of more than 40 digits"),
-    "unknown field": ("format", config(lora_alpha=8), "'lora_alpha' is unknown here"),
+    "unknown field": ("format", config(lora_alpha=8), "'lora_alpha' is unknown and set to"),
     "fingerprint a list": ("format", config(base_fingerprint=[1]), r"`base_fingerprint` is \[1\]"),
     "fingerprint of another base": (
         "fits this base",

@@ -129,7 +129,7 @@ def test_a_file_that_is_not_there_any_more(good_lora, base, before):
 def test_a_pipe_does_not_make_us_wait(good_lora, base, before, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     files = (UploadedFile(WEIGHTS, tmp_path / "pipe"), UploadedFile(CONFIG, good_lora / CONFIG))
-    refused(list(check(Upload(files), describe_base(base))), base, before, "readable", "is no regular file")
+    refused(list(check(Upload(files), describe_base(base))), base, before, "readable", "is not a regular file")
 
 
 def test_a_folder_that_is_not_there(base, before, tmp_path):
@@ -161,7 +161,7 @@ def test_a_folder_that_may_not_be_read(good_lora, base, before, monkeypatch):
 
 def test_a_disk_without_room_for_a_folder(good_lora, base, before, monkeypatch):
     monkeypatch.setattr("tempfile.mkdtemp", refuses(errno.ENOSPC))
-    words = "no place for a copy of the adapter: no space left on device; make room"
+    words = "The adapter cannot be copied on this machine: no space left on device; free some"
     refused(list(check(Folder(good_lora), describe_base(base))), base, before, "readable", words)
 
 
@@ -171,7 +171,7 @@ def test_a_disk_without_room_for_a_file(good_lora, base, before, monkeypatch):
     full.return_value.__enter__.return_value.write = refuses(errno.ENOSPC)
     full.return_value.__exit__.return_value = False
     monkeypatch.setattr("slim_core.outside.files.open", full, raising=False)
-    words = r"`adapter_config\.json` cannot be copied: no space left on device; see to it that"
+    words = r"`adapter_config\.json` cannot be copied: no space left on device; make sure that"
     refused(list(check(Folder(good_lora), describe_base(base))), base, before, "readable", words)
 
 
@@ -243,4 +243,4 @@ def test_hostile_headers_take_no_longer_than_others(good_lora, base, before, tmp
     start = time.perf_counter()
     found = list(check(Folder(folder), describe_base(base)))
     assert time.perf_counter() - start < 5
-    refused(found, base, before, "format", "is no JSON")
+    refused(found, base, before, "format", "is not valid JSON")

@@ -130,14 +130,14 @@ def test_an_alpha_for_more_than_a_name_is_refused(key, modules):
 
 
 REFUSED = {
-    "no factors": ({"target_modules": ".*"}, {}, "no tensor tells which modules are adapted; save"),
+    "no factors": ({"target_modules": ".*"}, {}, "the tensors do not show which modules are adapted; save"),
     "blocks": ({"target_modules": ".*", "layers_to_transform": [0]}, header("a"), "`layers_to_transform` needs"),
     "other names": (
         {"target_modules": ["v"], "exclude_modules": ".*"},
         header("a.q"),
-        "'a.q', which is none of the config's `target_modules`",
+        "'a.q', which is not among the config's `target_modules`",
     ),
-    "an odd name": ({"target_modules": ".*"}, header("a b"), "'a b' is no module's name"),
+    "an odd name": ({"target_modules": ".*"}, header("a b"), "'a b' is not a module name"),
     "too many": ({"target_modules": ".*"}, header(*(f"x.{i}" for i in range(1001))), "adapts 1,001 modules .* 1,000"),
     "a rank of 0": ({"rank_pattern": {".*": 0}}, header("a"), "is 0; it must be a whole number from 1 to 1024"),
 }

@@ -265,4 +265,4 @@ def test_a_default_without_a_family_is_a_sentence(good_lora, tmp_path):
     base = build("llama")
     base.config.model_type = "homemade"
     last = list(check(Folder(folder), describe_base(base)))[-1]
-    assert last.state == "failed" and "`target_modules` is unset and has no default" in last.sentence
+    assert last.state == "failed" and "`target_modules` is not set and has no default" in last.sentence

@@ -52,27 +52,36 @@ LORA = {
         }.items()
     },
     "many scalars": (entries(*[[]] * 19_000), r"'base_model\.model\.x0\.lora_B\.weight' is missing beside lora_A"),
-    "a scalar": (tensor(A, lambda t: torch.ones(())), r"has the shape \[\]; a factor has two sides"),
-    "nothing times a million": (tensor(A, lambda t: torch.ones(0, 10**6)), "has the shape .0, 1000000.; a factor has"),
-    "a convolution": (tensor(B, lambda t: torch.ones(32, 4, 1, 1)), r"\[32, 4, 1, 1\]; a factor has two sides"),
+    "a scalar": (tensor(A, lambda t: torch.ones(())), r"has the shape \[\]; a factor must have two dimensions"),
+    "nothing times a million": (
+        tensor(A, lambda t: torch.ones(0, 10**6)),
+        "has the shape .0, 1000000.; a factor must",
+    ),
+    "a convolution": (
+        tensor(B, lambda t: torch.ones(32, 4, 1, 1)),
+        r"\[32, 4, 1, 1\]; a factor must have two dimensions",
+    ),
     "another rank": (config(r=8), r"has the shape \[4, 32\], but by the config .* it must be \[8, 32\]"),
     "ranks that differ": (tensor(B, lambda t: torch.ones(32, 5)), r"\[32, 5\], but by the config .* \[32, 4\]"),
     "half a pair": (tensors(lambda saved: {k: t for k, t in saved.items() if k != B}), f"{B!r} is missing beside"),
     "the other half": (tensors(lambda saved: {k: t for k, t in saved.items() if k != A}), f"{B!r} has no place"),
-    "junk": (tensors(lambda saved: {"junk": torch.ones(2)}), "no tensor has a name that belongs here: .*'junk'"),
+    "junk": (tensors(lambda saved: {"junk": torch.ones(2)}), "no tensor has an expected name: .*'junk'"),
     "junk too": (tensors(lambda saved: saved | {"junk": torch.ones(2)}), "'junk' has no place beside"),
-    "no prefix": (renamed("base_model.model.", ""), "no tensor has a name that belongs here"),
-    "another target": (config(target_modules=["k_proj"]), r"q_proj', which is none of the config's `target_modules`"),
+    "no prefix": (renamed("base_model.model.", ""), "no tensor has an expected name"),
+    "another target": (
+        config(target_modules=["k_proj"]),
+        r"q_proj', which is not among the config's `target_modules`",
+    ),
     "an excluded one": (
         config(target_modules="all-linear", exclude_modules=["v_proj"]),
-        r"v_proj', which is none of the config's `target_modules`",
+        r"v_proj', which is not among the config's `target_modules`",
     ),
 }
 SLIM = {
     "no routers": (FACTORS_ONLY, "slim_router' is missing, which the config asks for"),
     "masks in int64": (tensor(KEY + "slim_rows", retype(torch.int64)), "has the dtype I64; it must be BF16 or BOOL"),
     "fewer experts": (config(num_experts=2), "by the config .* it must be"),
-    "a LoRA's weights": (renamed("slim_A", "lora_A.weight"), "no tensor has a name that belongs here: .*slim_A'"),
+    "a LoRA's weights": (renamed("slim_A", "lora_A.weight"), "no tensor has an expected name: .*slim_A'"),
 }
 
 

@@ -88,7 +88,9 @@ def test_all_together_are_bounded_and_the_owner_is_told(store, freed, root):
     store.add("eve", adapter(root, "eve"))
     assert freed == ["ann"]
     (told,) = store.notices("ann")
-    assert told == "Your adapter 'ann' was removed since others need the room and it was used longest ago."
+    assert (
+        told == "Your adapter 'ann' was removed because others needed the memory and it was the least recently used."
+    )
     store.add("fay", adapter(root, "fay", 100))  # 10 + 10 + 10 + 100 bytes fit, five adapters do not
     assert freed == ["ann", "bob"]
     store.add("gil", adapter(root, "gil", 45))
@@ -99,7 +101,7 @@ def test_all_together_are_bounded_and_the_owner_is_told(store, freed, root):
 def test_what_can_never_fit_is_refused_and_nothing_goes(store, freed, root):
     store.add("ann", adapter(root, "1"))
     large = adapter(root, "large", 101)
-    with pytest.raises(AdapterError, match="'large' has 101 bytes; a visitor may hold 100 bytes"):
+    with pytest.raises(AdapterError, match="'large' has 101 bytes; a visitor's adapters may take at most 100 bytes"):
         store.add("ann", large)
     assert freed == [] and labels(store, "ann") == ["1"] and large.folder.exists()
 
@@ -132,7 +134,7 @@ def test_where_all_are_in_use_there_is_no_room(store, freed, root):
     with (
         store.use(one.key),
         store.use(two.key),
-        pytest.raises(AdapterError, match="no room for another adapter while"),
+        pytest.raises(AdapterError, match="no memory for another adapter while"),
     ):
         store.add("ann", third)
     assert freed == [] and labels(store, "ann") == ["1", "2"] and third.folder.exists()
@@ -144,7 +146,7 @@ def test_what_left_but_is_in_use_still_takes_room(store, root):
     large = store.add("ann", adapter(root, "large", 100))
     with store.use(large.key):
         store.leave("ann")
-        with pytest.raises(AdapterError, match="no room"):
+        with pytest.raises(AdapterError, match="no memory"):
             store.add("bob", adapter(root, "b", 51))
     store.add("cat", adapter(root, "c", 51))
 

@@ -114,13 +114,13 @@ BAD = {
     "gated": "me/base is gated",
     "broken": "The Hub refused me/base with status 500",
     "busy": "The Hub refused me/base with status 429",
-    "no commit": "The Hub names no commit of me/base",
-    "other commit": "The Hub answers with another commit of me/base",
+    "no commit": "The Hub reports no commit of me/base",
+    "other commit": "The Hub returned another commit of me/base",
     "file redirected": "The Hub redirects me/base to another repository",
     "huge": r"`model\.safetensors` has 1,000,000\.0 MB; at most",
-    "damaged": r"`[a-z_]+\.[a-z]+` of me/base was damaged on the way; try again",
-    "more": "me/base came with another size than the Hub named|The Hub sends more than the",
-    "wrong size": "A file of me/base came with another size than the Hub named",
+    "damaged": r"`[a-z_]+\.[a-z]+` of me/base was damaged during the download; try again",
+    "more": "me/base came with another size than the Hub announced|The Hub sends more than the",
+    "wrong size": "A file of me/base came with another size than the Hub announced",
     "cut for good": "The connection to the Hub broke while fetching me/base",
     "trickle": "Fetching me/base takes longer than the 0 minutes allowed",
     "silent": r"The connection to the Hub broke while fetching me/base \(ReadTimeout\)",
@@ -141,7 +141,7 @@ def test_what_goes_wrong_is_one_sentence(way, words, hub, monkeypatch, tmp_path)
 
 def test_damaged_weights_do_not_stay_in_the_cache(hub):
     hub.way = "damaged"
-    with pytest.raises(EngineError, match="of me/base was damaged on the way"):
+    with pytest.raises(EngineError, match="of me/base was damaged during the download"):
         fetch(hub, OPERATOR)
     hub.way = ""
     assert fetch(hub, OPERATOR)[WEIGHTS] == hub.files[WEIGHTS]
@@ -151,7 +151,7 @@ def test_damaged_weights_do_not_stay_in_the_cache(hub):
     "name", ["base", "../x/y", "/etc/passwd", "assets/../x", "a/b/c", "me/base\n", "~/x", "", "-"]
 )
 def test_a_visitor_names_a_hub_id_and_no_folder(name, hub):
-    with pytest.raises(EngineError, match="is no Hub id"):
+    with pytest.raises(EngineError, match="is not a Hub id"):
         fetch(hub, replace(VISITOR, base=name))
     assert not hub.asked
 
@@ -163,7 +163,10 @@ def test_a_visitors_id_is_no_folder_even_where_there_is_one_of_that_name(hub, tm
 
 
 def test_repositories_that_are_no_base_are_sentences(hub):
-    for name, words in (("config.json", r"has no config\.json"), (WEIGHTS, r"has no model\.safetensors; other files")):
+    for name, words in (
+        ("config.json", r"has no config\.json"),
+        (WEIGHTS, r"has no model\.safetensors; other weight files"),
+    ):
         data = hub.files.pop(name)
         with pytest.raises(EngineError, match=words):
             fetch(hub, VISITOR)
@@ -180,7 +183,9 @@ def test_a_renamed_repository_is_not_followed_for_a_visitor(hub):
 
 def test_a_full_disk_is_told_before_the_first_byte(hub, monkeypatch):
     monkeypatch.setattr(hub_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=hub_files.DISK_LEFT + 1000))
-    with pytest.raises(EngineError, match=r"me/base has .* of files, but this machine's disk has room for 1\.0 kB"):
+    with pytest.raises(
+        EngineError, match=r"me/base has .* of files, but this machine's disk has free space for only 1\.0 kB"
+    ):
         fetch(hub, VISITOR)
     assert asked_files(hub) == {"config.json"}
 

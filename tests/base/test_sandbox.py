@@ -87,7 +87,7 @@ def test_one_that_never_ends_for_some_conversations_ends_those(quick):
     ("before", "words"),
     [
         ("{{ 'a' * (10 ** 11) }}", "refuses this conversation .MemoryError"),
-        ("{{ 'a' * (10 ** 8) }}", "takes longer than 5 seconds or more memory"),
+        ("{{ 'a' * (10 ** 8) }}", "takes longer than 5 seconds or too much memory"),
         ("{{ raise_exception('roles must alternate') }}", "refuses this conversation .roles must alternate"),
     ],
     ids=["memory", "long", "refuses"],
@@ -104,7 +104,7 @@ def test_what_else_a_template_can_do_is_a_sentence(before, words, monkeypatch):
 
 def test_a_process_that_does_not_start_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(sandbox, "PROGRAM", tmp_path / "nothing.py")
-    with pytest.raises(EngineError, match="does not start here"):
+    with pytest.raises(EngineError, match="cannot be started here"):
         foreign(tokenizer()).encode(QUESTION)
 
 

@@ -85,36 +85,39 @@ def test_markup_in_a_file_is_only_text(world, tmp_path):
 
 BAD_NAME = "out/" + "a" * 300
 BAD = [
-    (["check", "nowhere/at/all"], "'nowhere/at/all' is no Hub id; it must be owner/name"),
+    (["check", "nowhere/at/all"], "'nowhere/at/all' is not a Hub id; it must be owner/name"),
     (["check", "./nowhere"], "There is no folder 'nowhere'"),
     (["check", ""], "The adapter's name is empty; name a folder or a Hub id"),
     (["check", "LORA", "--base", "a" * 5000], "The base model 'a{1,130}…' cannot be described: .{1,310}$"),
     (["check", "LORA", "--base", "BASE", "--base-revision", "v1"], "is a folder, which has no revision 'v1'"),
     (["check", "~nosuchuser/x"], "'~nosuchuser/x' begins with a user that is not on this machine"),
     (["info", "~nosuchuser/x"], "'~nosuchuser/x' begins with a user that is not on this machine"),
-    (["check", "a" * 300], "'a+…' cannot be looked for: file name too long; name a folder or a Hub id"),
-    (["check", "./" + "a" * 5000], "'./a+…' cannot be looked for: file name too long"),
+    (["check", "a" * 300], "'a+…' cannot be looked up: file name too long; name a folder or a Hub id"),
+    (["check", "./" + "a" * 5000], "'./a+…' cannot be looked up: file name too long"),
     (["check", "LORA", "--base", ""], "--base is empty; name a folder or a Hub id"),
     (["check", "LORA", "--base", " "], "--base is empty; name a folder or a Hub id"),
     (["check", "FP8"], "has the dtype F8_E4M3; it must be BF16 or F16 or F32"),
     (["info", "FP8"], "has the dtype F8_E4M3; it must be BF16 or F16 or F32"),
     (["export", "SLIM", "OUT", "--base", ""], "--base is empty; name a folder or a Hub id"),
-    (["export", "SLIM", "/dev/null/x", "--base", "BASE"], "No LoRA can be written to '/dev/null/x': not a directory"),
+    (
+        ["export", "SLIM", "/dev/null/x", "--base", "BASE"],
+        "The LoRA cannot be written to '/dev/null/x': not a directory",
+    ),
     (
         ["export", "SLIM", "/proc/x", "--base", "BASE"],
-        "No LoRA can be written to '/proc/x': no such file",
+        "The LoRA cannot be written to '/proc/x': no such file",
     ),
-    (["export", "SLIM", BAD_NAME, "--base", "BASE"], "No LoRA can be written to '.*': file name too long"),
+    (["export", "SLIM", BAD_NAME, "--base", "BASE"], "The LoRA cannot be written to '.*': file name too long"),
     (["check", "FILE"], "is a file; name the folder that holds the adapter's two files"),
     (["check", "LORA", "--base", "./nowhere"], "The base model './nowhere' cannot be described"),
     (["info", "./nowhere"], "There is no folder 'nowhere'"),
     (["info", "BASE"], "By .model.safetensors., this is a whole model, not an adapter: choose it as the base"),
-    (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already, which PEFT loads as it is; there"),
+    (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already, which PEFT can load directly; there"),
     (["export", "SLIM", "OUT", "--base", "./nowhere"], "There is no folder ./nowhere; name a folder or a Hub id"),
     (["export", "SLIM", "OUT", "--base", "a b"], "The base 'a b' is no folder here and no Hub id"),
     (["export", "SLIM", "SLIM", "--base", "BASE"], "exists and is not empty; name a new folder"),
     (["export", "SLIM", "OUT", "--base", "BASE", "--text", "nothing.txt"], "The text nothing.txt cannot be read"),
-    (["export", "SLIM", "OUT", "--base", "BASE", "--text", "EMPTY"], "is empty; give a passage a line"),
+    (["export", "SLIM", "OUT", "--base", "BASE", "--text", "EMPTY"], "is empty; write one passage per line"),
 ]
 
 

@@ -126,7 +126,7 @@ def test_a_quantised_base(folders, flag, dtype):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["model"]["dtype"] == dtype
     both = run(*sources(folders), "--load-4bit", "--load-8bit")
-    assert both.exit_code == 1 and "4 or in 8 bits, not in both" in both.stderr
+    assert both.exit_code == 1 and "4 bits or in 8 bits, not both" in both.stderr
 
 
 def test_without_a_demo_the_sentence_says_how_to_make_it(monkeypatch, tmp_path):

@@ -94,11 +94,11 @@ def test_a_prompt_that_fails_leaves_the_others(folders, tmp_path):
     [
         ((), "Ask one question, or name a file of questions with --prompts."),
         (("Hi", "--prompts", "{listed}"), "Ask one question, or name a file of questions with --prompts."),
-        (("Hi", "--output", "a.csv"), "--output is for the answers to --prompts; of one question, --json prints"),
+        (("Hi", "--output", "a.csv"), "--output saves the answers to --prompts; for a single question, use --json"),
         (("--prompts", "none.txt"), "'none.txt' cannot be read: no such file or directory; name a file of prompts."),
         (
             ("--prompts", "a.docx"),
-            "'a.docx' is of no known kind: a file of prompts ends in .txt, .csv",
+            "'a.docx' has an unknown file type: a file of prompts ends in .txt, .csv",
         ),
         (("--prompts", "{listed}", "--output", "a.xlsx"), "--output is a.xlsx; it must end in .csv or .json."),
         (("--prompts", "{listed}", "--output", "{listed}"), "it must end in .csv or .json."),
@@ -124,7 +124,7 @@ def test_a_bad_line_is_named_before_a_model_is_loaded(tmp_path):
     path.write_text('{"prompt": "Lima"}\n{"question": "Peru"}\n', encoding="utf-8")
     result = run("--prompts", path, "--base", tmp_path / "no-model")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert words(result.stderr) == "Error: p.jsonl, line 2: `prompt` is missing or empty; write what is asked."
+    assert words(result.stderr) == "Error: p.jsonl, line 2: `prompt` is missing or empty; write the prompt."
 
 
 def test_ctrl_c_keeps_what_is_answered(folders, listed, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from slim_core.paths import DEMO
 FILE_LIMIT, TOTAL_LIMIT = 9_500_000, 25_000_000  # bytes
 
 pytestmark = pytest.mark.skipif(
-    bool(missing(DEMO)), reason="the demo is not here: make it with python -m slim_core demo build"
+    bool(missing(DEMO)), reason="the demo is not here: build it with python -m slim_core demo build"
 )
 
 

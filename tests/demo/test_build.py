@@ -199,7 +199,7 @@ def test_conversations_are_learned_anew_where_the_questions_were(cheap, recipe, 
 
 def test_a_poor_base_is_no_base_for_adapters(cheap, recipe, conversations, plan, tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "ENOUGH", 0.95)
-    with pytest.raises(BuildError, match=r"answers too little: sums 0\.0%.* at least 95% is needed"):
+    with pytest.raises(BuildError, match=r"answers too few questions correctly: sums 0\.0%.* at least 95% is needed"):
         build(tmp_path / "demo", tmp_path / "work", recipe, conversations, plan, QUIET, questions=20)
     assert not (tmp_path / "demo").exists()
 
@@ -258,7 +258,7 @@ def test_commands(demo):
 
     held = run("verify", "--questions", "20", "--no-write")
     assert held.exit_code == 0, held.output
-    assert "The stored results hold." in held.output
+    assert "The stored results are confirmed." in held.output
     anew = run("verify", "--questions", "20")
     assert anew.exit_code == 0, anew.output
     assert all(task_words(task).split()[0] in anew.output for task in TASKS)

@@ -42,7 +42,7 @@ def test_what_counts_as_a_difference(example, said, shown):
     assert shows(example, said) == shown
 
 
-@pytest.mark.skipif(bool(missing(DEMO)), reason="the demo is not here: make it with python -m slim_core demo build")
+@pytest.mark.skipif(bool(missing(DEMO)), reason="the demo is not here: build it with python -m slim_core demo build")
 def test_every_example_shows_its_difference_with_the_weights_that_ship():
     pairs, alone = load_examples(DEMO)
     assert len(pairs) >= 3 and len(alone) >= 3, AGAIN

@@ -40,7 +40,7 @@ def ask(server: Server, number: int) -> str:
     status, text = server.call("compare", {"data": [f"Question {number}", "", 0, 1, 0, 0, 1, 16]})
     if status == 200 and "event: complete" in text:
         return ANSWERED
-    sentence = "room for no more" in text or "Queue is full" in text
+    sentence = "no more can be taken" in text or "Queue is full" in text
     return AWAY if sentence else f"{LOST}: {status} {text[-200:]}"
 
 

@@ -113,7 +113,7 @@ def test_an_adapter_that_does_not_fit_leaves_the_engine_as_it_was(kind, engine, 
 def test_files_that_are_no_adapter_are_a_sentence(engine, folders, tmp_path):
     with pytest.raises(EngineError, match="There is no folder"):
         engine.attach(tmp_path / "nothing")
-    with pytest.raises(EngineError, match="is no Hub id"):
+    with pytest.raises(EngineError, match="is not a Hub id"):
         engine.attach("nothing")
     with pytest.raises(EngineError, match="HF_HUB_OFFLINE is set"):
         engine.attach("nobody/nothing")

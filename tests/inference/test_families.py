@@ -134,7 +134,9 @@ def test_every_kind_is_measured_or_refused_in_one_sentence(model_type, plenty):
 
 @pytest.mark.parametrize("model_type", ["blt", "musicgen"])
 def test_a_kind_whose_size_cannot_be_told_is_a_sentence(model_type, plenty):
-    with pytest.raises(EngineError, match=rf"theirs \({model_type}\) is of a kind whose size cannot be told"):
+    with pytest.raises(
+        EngineError, match=rf"theirs \({model_type}\) is a type of model whose size cannot be determined"
+    ):
         plan(BaseChoice("theirs"), AutoConfig.for_model(model_type), "cpu")
 
 
@@ -156,8 +158,8 @@ def test_the_real_small_model(tmp_path, monkeypatch):
     [
         ("bert", {"intermediate_size": 48}, "reads in both directions"),
         ("openai-gpt", {}, "takes no past_key_values"),
-        ("mamba", {}, "keeps a running state"),
-        ("t5", {}, "no causal language model that can be built"),
+        ("mamba", {}, "keeps a recurrent state"),
+        ("t5", {}, "No causal language model can be built"),
     ],
 )
 def test_a_family_that_cannot_answer_here_is_a_sentence(model_type, sizes, sentence):

@@ -177,12 +177,12 @@ def test_what_a_model_takes_is_told_by_device(folders):
 
 
 NO_DEVICE = {
-    "evil": "There is no device 'evil'; it must be cpu, cuda, cuda:1 or such, or mps",
+    "evil": "There is no device 'evil'; it must be cpu, cuda, a numbered GPU such as cuda:1, or mps",
     "meta": "There is no device 'meta'",
     "": "There is no device ''",
     "cuda:x": "There is no device 'cuda:x'",
     "cuda": "There is no device cuda: torch finds no CUDA GPU on this machine; choose cpu",
-    "mps": "There is no device mps: torch finds no GPU of Apple's",
+    "mps": "There is no device mps: torch finds no Apple GPU",
 }
 
 
@@ -304,7 +304,7 @@ def test_a_config_brings_no_code_of_others(folders, tmp_path):
 def test_weights_in_formats_of_others_are_refused(folders, tmp_path):
     shutil.copytree(folders.base, tmp_path / "base")
     change(tmp_path / "base", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(EngineError, match="base is stored in gptq, which is not read here"):
+    with pytest.raises(EngineError, match="base is stored in gptq, which is not supported"):
         load_engine(tmp_path / "base", device="cpu")
 
 

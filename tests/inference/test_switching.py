@@ -62,7 +62,7 @@ def test_there_and_back_again(world, other):
     model = weakref.ref(EngineProbe(world.engine).base)
     progress = world.go(BaseChoice(str(other)))
     assert (progress.stage, progress.label) == ("done", "second")
-    assert progress.sentence == "The base is second now; conversations and adapters begin anew."
+    assert progress.sentence == "The base is second now; conversations and adapters were cleared."
     assert world.engine.info.blocks == 3 and [v.name for v in world.engine.variants] == ["base"]
     gc.collect()
     assert model() is None, "the old base is still in memory"
@@ -145,7 +145,7 @@ def test_while_there_is_none_everyone_is_told(world, other, monkeypatch):
     ):
         with pytest.raises(EngineError, match="is being switched to second"):
             ask()
-    with pytest.raises(EngineError, match="second is being loaded already"):
+    with pytest.raises(EngineError, match="second is already being loaded"):
         world.switch.start(world.first)
     go_on.set()
     assert world.switch.wait(60).stage == "done"
@@ -181,7 +181,7 @@ def test_a_base_that_breaks_while_it_is_loaded_brings_the_old_one_back(world, ot
     progress = world.go(BaseChoice(str(tmp_path / "broken")))
     assert progress.stage == "failed" and str(tmp_path) not in progress.sentence
     assert "The base model broken cannot be loaded" in progress.sentence
-    assert progress.sentence.endswith("First is loaded again; conversations and adapters begin anew.")
+    assert progress.sentence.endswith("First is loaded again; conversations and adapters were cleared.")
     assert ids(last(world.engine, rows(QUESTION))) == before and world.switch.generation == 1
 
 

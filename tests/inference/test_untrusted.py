@@ -136,7 +136,7 @@ def test_a_base_that_cannot_answer_does_not_stay(world, hub, folders):
     hub.files["model.safetensors"] = save(broken, metadata={"format": "pt"})
     progress = world.go(of_a_visitor(hub))
     assert progress.stage == "failed"
-    assert "me/second was loaded, but cannot answer. The model's numbers are no longer finite" in progress.sentence
+    assert "me/second was loaded, but cannot answer. The model's outputs are no longer finite" in progress.sentence
     assert "First is loaded again" in progress.sentence
     assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
 
@@ -144,7 +144,7 @@ def test_a_base_that_cannot_answer_does_not_stay(world, hub, folders):
 def test_a_template_that_writes_nothing_does_not_stay(world, hub):
     hub.files["chat_template.jinja"] = b"{{ '' }}"
     progress = world.go(of_a_visitor(hub))
-    assert "cannot answer. The model's chat template writes nothing of this conversation" in progress.sentence
+    assert "cannot answer. The model's chat template turns this conversation into empty text" in progress.sentence
     assert last(world.engine, [Row("base", SHORT)]).rows[0].tokens
 
 
@@ -231,7 +231,7 @@ def test_an_index_names_only_the_shards_beside_it(hub, named, operator, tmp_path
     index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": named}}
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
     choice = replace(of_a_visitor(hub), operator=operator)
-    with base_files(choice) as files, pytest.raises(EngineError, match="which is none of its shards"):
+    with base_files(choice) as files, pytest.raises(EngineError, match="which is not one of its shards"):
         files.fetch(lambda done, total: None, threading.Event())
 
 
@@ -245,7 +245,7 @@ def test_in_place_of_a_visitors_base_the_first_comes_back(world, hub, tmp_path, 
     hub.asked.clear()
     progress = world.go(BaseChoice(str(tmp_path / "broken")))
     assert progress.stage == "failed" and progress.sentence.endswith(
-        "First is loaded again; conversations and adapters begin anew."
+        "First is loaded again; conversations and adapters were cleared."
     )
     assert ids(last(world.engine, rows(QUESTION))) == before and not hub.asked
 
@@ -259,5 +259,5 @@ def test_where_the_base_of_before_is_gone_the_first_comes_back(world, other, tmp
     weights.write_bytes(weights.read_bytes()[:-100])
     progress = world.go(BaseChoice(str(tmp_path / "broken")))
     assert "could not be loaded again" in progress.sentence
-    assert progress.sentence.endswith("First is loaded again; conversations and adapters begin anew.")
+    assert progress.sentence.endswith("First is loaded again; conversations and adapters were cleared.")
     assert len(world.engine.variants) == 3

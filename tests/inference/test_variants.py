@@ -89,5 +89,5 @@ def test_an_answer_that_is_being_written_is_not_disturbed(engine, folders, opene
     assert {v.name for v in engine.variants} == {"base", "slim", "visitor-1"}
     step = last(engine, [Row("visitor-1", QUESTION), Row("lora", QUESTION)])
     assert ids(step)[0] == expected[2] and step.rows[1].error == (
-        "There is no variant named 'lora': it may have been taken off."
+        "There is no variant named 'lora': it may have been removed."
     )

@@ -105,7 +105,7 @@ def in_float64(demo):
     return run
 
 
-@pytest.mark.skipif(bool(missing(DEMO)), reason="the demo is not here: make it with python -m slim_core demo build")
+@pytest.mark.skipif(bool(missing(DEMO)), reason="the demo is not here: build it with python -m slim_core demo build")
 @pytest.mark.parametrize("turns", PROMPTS.values(), ids=PROMPTS)
 def test_the_demo_in_float32_says_what_the_formulas_say_in_float64(turns, demo, in_float64):
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "base")

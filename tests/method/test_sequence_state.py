@@ -311,7 +311,7 @@ def test_a_cache_that_another_adapter_filled_is_refused(ids):
     model.eval()
     cache = filled(model, ids)
     model.set_adapter("default")
-    refuses(model, ids, cache, "the adapter that is to go on did not read them")
+    refuses(model, ids, cache, "the adapter that should continue did not read them")
 
 
 def test_a_cache_that_the_base_filled_before_is_refused(ids):

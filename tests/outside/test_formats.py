@@ -16,9 +16,9 @@ from slim_core.outside.formats import check_contents, check_file_names, conversi
 
 
 PEFT_NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-MLX, MODEL = "an adapter of MLX, not of PEFT: .*", "this is a whole model, .*: choose it as the base"
-SHARDS, GGUF = "in several shards: .* save it again", "this is GGUF, .*: give the adapter as it was"
-PICTURES, KOHYA = "a LoRA for pictures .*: give one", "these are Kohya's names, .*: rename"
+MLX, MODEL = "an MLX adapter, not a PEFT adapter: .*", "this is a whole model, .*: choose it as the base"
+SHARDS, GGUF = "in several shards: .* save it again", "this is GGUF, .*: use the adapter as it was"
+PICTURES, KOHYA = "a LoRA for images .*: use one", "these are Kohya's names, .*: rename"
 
 FILES = {
     "shards": (["adapter_model-00001-of-00002.safetensors", "adapter_config.json"], SHARDS),
@@ -75,7 +75,7 @@ def test_a_folder_of_mlx_is_named(tmp_path):
     save_file({"model.layers.0.self_attn.q_proj.lora_a": torch.ones(32, 4)}, tmp_path / "adapters.safetensors")
     (tmp_path / "adapter_config.json").write_text('{"lora_parameters": {"rank": 4}}')
     last = list(check(Folder(tmp_path), None))[-1]
-    assert (last.name, last.state) == ("format", "failed") and "adapter of MLX" in last.sentence
+    assert (last.name, last.state) == ("format", "failed") and "MLX adapter" in last.sentence
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "lora.pt"])

@@ -123,15 +123,15 @@ BAD = {
     "gated": "me/lora is gated: its owner must grant access to the account whose token is used here; what",
     "broken": "The Hub refused me/lora with status 500",
     "busy": "The Hub refused me/lora with status 429",
-    "no commit": "The Hub names no commit of me/lora",
-    "other commit": "The Hub answers with another commit of me/lora",
+    "no commit": "The Hub reports no commit of me/lora",
+    "other commit": "The Hub returned another commit of me/lora",
     "file redirected": "The Hub redirects me/lora to another repository",
     "huge": r"`adapter_model\.safetensors` has 1,000,000\.0 MB; at most",
     "zero": "`adapter_model.safetensors` of me/lora is empty",
     "no size": "The Hub does not say how large `adapter_model.safetensors` of me/lora is",
-    "wrong size": "A file of me/lora came with another size than the Hub named",
-    "more": "The Hub sends more than the 5,[0-9]+ bytes that it named",
-    "damaged": "`adapter_model.safetensors` of me/lora was damaged on the way",
+    "wrong size": "A file of me/lora came with another size than the Hub announced",
+    "more": "The Hub sends more than the 5,[0-9]+ bytes that it announced",
+    "damaged": "`adapter_model.safetensors` of me/lora was damaged during the download",
     "cut for good": "The connection to the Hub broke while fetching me/lora",
     "trickle": "Fetching me/lora takes longer than the 1 seconds allowed",
     "silent": r"The connection to the Hub broke while fetching me/lora \(ReadTimeout\)",
@@ -159,13 +159,13 @@ def test_what_goes_wrong_is_one_sentence(way, words, hub, base, monkeypatch):
 def test_a_renamed_repository_is_named_and_not_followed(hub, base):
     hub.way = "renamed"
     (found,) = check(repository(hub, "old/name"), describe_base(base))
-    assert "answers for another repository, 'new/name': old/name was renamed" in found.sentence
+    assert "returned another repository, 'new/name': old/name was renamed" in found.sentence
     assert not [path for path in hub.requests("GET") if path.endswith(("json", "safetensors"))]
 
 
 MODEL, PICTURES = (
     "this is a whole model, not an adapter: choose it as the base",
-    r"this is a LoRA for pictures .*: give",
+    r"this is a LoRA for images .*: use",
 )
 # What a repository has: what the sentence says is missing, and how it goes on.
 INSTEAD = {
@@ -182,45 +182,49 @@ INSTEAD = {
     "MLX": (
         [CONFIG, "adapters.safetensors"],
         WEIGHTS,
-        "; by 'adapters.safetensors', this is an adapter of MLX.*: trans",
+        "; judging by 'adapters.safetensors', this is an MLX adapter.*: trans",
     ),
     "MLX, its config lost": (
         ["adapters.safetensors"],
         CONFIG,
-        "; by 'adapters.safetensors', this is an adapter of MLX",
+        "; judging by 'adapters.safetensors', this is an MLX adapter",
     ),
-    "an old MLX": ([CONFIG, "adapters.npz"], WEIGHTS, "; by 'adapters.npz', this is an adapter of MLX"),
+    "an old MLX": ([CONFIG, "adapters.npz"], WEIGHTS, "; judging by 'adapters.npz', this is an MLX adapter"),
     "GGUF": (
         ["README.md", "Qwen-LoRA-F16.GGUF"],
         CONFIG,
-        "; by 'qwen-lora-f16.gguf', this is GGUF.*: give the adapter",
+        "; judging by 'qwen-lora-f16.gguf', this is GGUF.*: use the adapter",
     ),
-    "GGUF in a folder": (["gguf/lora.gguf"], CONFIG, "; by 'gguf/lora.gguf', this is GGUF"),
+    "GGUF in a folder": (["gguf/lora.gguf"], CONFIG, "; judging by 'gguf/lora.gguf', this is GGUF"),
     "Diffusers": (
         ["pytorch_lora_weights.safetensors"],
         CONFIG,
-        f"; by 'pytorch_lora_weights.safetensors', {PICTURES}",
+        f"; judging by 'pytorch_lora_weights.safetensors', {PICTURES}",
     ),
-    "a pipeline": (["model_index.json", "unet/config.json"], CONFIG, f"; by 'model_index.json', {PICTURES}"),
+    "a pipeline": (["model_index.json", "unet/config.json"], CONFIG, f"; judging by 'model_index.json', {PICTURES}"),
     "Kohya": (["my_style-10.safetensors"], CONFIG, f"; where 'my_style-10.safetensors' stands alone, {PICTURES}"),
     "a pickle": (
         [CONFIG, "adapter_model.bin"],
         WEIGHTS,
         " but 'adapter_model.bin', a format that can run code .*: pyth",
     ),
-    "a pickle alone": (["lora.pt"], CONFIG, " but 'lora.pt', a format that can run code and is never opened; convert"),
+    "a pickle alone": (
+        ["lora.pt"],
+        CONFIG,
+        " but 'lora.pt', a format that can run code, so it is never opened; convert",
+    ),
     "a Trainer's state": (["training_args.bin", "rng_state_0.pth"], CONFIG, "; an adapter is .*, as PEFT's"),
     "a pickle beside it": (
         [CONFIG, "training_args.bin", "lora.bin"],
         WEIGHTS,
         " but 'lora.bin', a format that can run",
     ),
-    "a whole model": (["config.json", "model.safetensors"], CONFIG, f"; by 'model.safetensors', {MODEL}"),
-    "a pickled model": (["config.json", "pytorch_model.bin"], CONFIG, f"; by 'pytorch_model.bin', {MODEL}"),
+    "a whole model": (["config.json", "model.safetensors"], CONFIG, f"; judging by 'model.safetensors', {MODEL}"),
+    "a pickled model": (["config.json", "pytorch_model.bin"], CONFIG, f"; judging by 'pytorch_model.bin', {MODEL}"),
     "shards": (
         [CONFIG, "adapter_model-00001-of-00002.safetensors"],
         WEIGHTS,
-        "; by .*, this is a checkpoint in several",
+        "; judging by .*, this is a checkpoint in several",
     ),
     "another name": ([CONFIG, "lora.safetensors"], WEIGHTS, "; if 'lora.safetensors' is it, download both, rename it"),
     "in a folder": (
@@ -276,7 +280,7 @@ def test_offline_is_said(hub, base, monkeypatch):
     huggingface_hub.utils.close_session()
     (found,) = check(repository(hub), describe_base(base))
     assert "HF_HUB_OFFLINE is set" in found.sentence and not hub.asked
-    assert found.sentence.endswith("give files or a folder that is here.")
+    assert found.sentence.endswith("use local files or a local folder.")
 
 
 IDS_THAT_ARE_NONE = [
@@ -306,14 +310,14 @@ IDS_THAT_ARE_NONE = [
 @pytest.mark.parametrize("name", IDS_THAT_ARE_NONE)
 def test_what_is_no_id_is_not_asked_for(name, hub, base):
     (found,) = check(repository(hub, name), describe_base(base))
-    assert found.sentence.endswith("dots, dashes and underscores.") and "is no Hub id" in found.sentence
+    assert found.sentence.endswith("dots, dashes and underscores.") and "is not a Hub id" in found.sentence
     assert found.sentence.isprintable() and len(found.sentence) < 250 and not hub.asked
 
 
 @pytest.mark.parametrize("revision", ["", "../x", "a//b", "-x", "a b", "x" * 300, "a?b", "\n"])
 def test_what_is_no_revision_is_not_asked_for(revision, hub, base):
     (found,) = check(repository(hub, revision=revision), describe_base(base))
-    assert "is no revision; it must be a branch, a tag or a commit" in found.sentence and not hub.asked
+    assert "is not a revision; it must be a branch, a tag or a commit" in found.sentence and not hub.asked
 
 
 def test_a_bad_adapter_from_the_hub_is_refused_like_any_other(hub, base):
@@ -347,7 +351,7 @@ def test_waiting_for_others_has_an_end(hub, base, monkeypatch):
     downloads.submit(end.wait, 60)
     (found,) = check(repository(hub), describe_base(base))
     end.set()
-    assert found.sentence == "Others are fetching so much that me/lora has to wait; try again later."
+    assert found.sentence == "Too many downloads are running, so me/lora has to wait; try again later."
     downloads.shutdown()
 
 

@@ -168,7 +168,7 @@ def other_kind(folder):
     [
         (break_shape, r"lora_A.weight` has the shape \[4, 7\], not \[4, 32\]"),
         (drop_a_tensor, "is missing from the adapter file"),
-        (add_a_tensor, "has no place in it but is in the adapter file"),
+        (add_a_tensor, "is in the adapter file but does not belong"),
         (truncate, "cannot be read as safetensors"),
         (remove("adapter_model.safetensors"), "needs `adapter_model.safetensors`"),
         (remove("adapter_config.json"), "needs `adapter_config.json`"),
@@ -203,7 +203,7 @@ def test_a_damaged_lora_leaves_a_bare_base_bare(damage, tmp_path, ids):
 def test_a_file_that_is_no_configuration_is_a_sentence(text, tmp_path):
     saved_lora(tmp_path, target_modules=["q_proj"])
     (tmp_path / "adapter_config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"adapter_config.json is no adapter configuration"):
+    with pytest.raises(ValueError, match=r"adapter_config.json is not an adapter configuration"):
         load_lora(slim_model(), tmp_path, "my-lora")
 
 

@@ -52,13 +52,13 @@ HOLDERS = [
     ("a.json", wrapped, "a.json, line 3"),
 ]
 BREAKING = [
-    ('"\\ud83d"', r"\\ud83d is half of a character, whose other half is missing; write"),
+    ('"\\ud83d"', r"\\ud83d is half of a character; the other half is missing; write"),
     ('"\\uDE00 later"', r"\\ude00 is half of a character"),
     ('{"\\ud83d": 1}', r"\\ud83d is half of a character"),
-    ("9" * 5000, "a number has thousands of digits; write it as text or take it out"),
+    ("9" * 5000, "a number has thousands of digits; write it as text or remove it"),
     ("-" + "9" * 5000, "a number has thousands of digits"),
-    ("[" * 100 + "]" * 100, "lists and objects stand in each other more than 64 deep; take that column out"),
-    ('{"a":' * 100_000 + "1" + "}" * 100_000, "lists and objects stand in each other more than 64 deep"),
+    ("[" * 100 + "]" * 100, "lists and objects are nested more than 64 deep; remove that column"),
+    ('{"a":' * 100_000 + "1" + "}" * 100_000, "lists and objects are nested more than 64 deep"),
 ]
 _table = io.BytesIO()
 _binary = pyarrow.array([b"\xff"], pyarrow.binary())
@@ -73,7 +73,7 @@ BAD = [
     ("a.jsonl", b" \n\n", "a.jsonl is empty"),
     ("a.json", b"[]", "a.json has no record"),
     ("a.csv", b"prompt,completion\n", "a.csv has no record"),
-    ("a.txt", b"hello", "a.txt is of no known kind; data files end in .jsonl"),
+    ("a.txt", b"hello", "a.txt has an unknown file type; data files end in .jsonl"),
     ("a.jsonl", GOOD.encode() + b'{"prompt": "\xff"}', "a.jsonl, line 2: byte 47 is not UTF-8; save the file as UTF"),
     ("a.csv", "prompt,completion\nq,a".encode("utf-16"), "a.csv is saved as UTF-16; save it as UTF-8"),
     ("a.parquet", b"PAR1 no", r"a.parquet cannot be read as Parquet \(.+\); write the file again"),
@@ -81,30 +81,30 @@ BAD = [
     (
         "a.jsonl",
         GOOD + '{"prompt": "q",\n',
-        r"a.jsonl, line 2: this is no JSON \(.* at character 16\); each line must",
+        r"a.jsonl, line 2: this is not valid JSON \(.* at character 16\); each line must",
     ),
     ("a.jsonl", GOOD + "\n[1, 2]\n", r"a.jsonl, line 3: a record must be a JSON object such as .*, not \[1, 2\]"),
     (
         "a.jsonl",
         "[\n" + GOOD + "]",
-        "a.jsonl, line 1: this is no JSON .*; name the file .json if it is one JSON array",
+        "a.jsonl, line 1: this is not valid JSON .*; name the file .json if it is one JSON array",
     ),
-    ("a.jsonl", GOOD + GOOD.strip() + GOOD, "a.jsonl, line 2: this is no JSON .Extra data"),
+    ("a.jsonl", GOOD + GOOD.strip() + GOOD, "a.jsonl, line 2: this is not valid JSON .Extra data"),
     # -- JSON
     (
         "a.json",
         GOOD,
         r"a.json, line 1: the file is not one JSON array; put the records between \[ and \], or name the",
     ),
-    ("a.json", f"[{GOOD},\n{{]", "a.json, line 3: this is no JSON"),
-    ("a.json", f"[{GOOD}", r"a.json, line 2: this is no JSON \(Expecting , or \]"),
-    ("a.json", f"[{GOOD}]\n[]", "a.json, line 3: this is no JSON .Extra data"),
+    ("a.json", f"[{GOOD},\n{{]", "a.json, line 3: this is not valid JSON"),
+    ("a.json", f"[{GOOD}", r"a.json, line 2: this is not valid JSON \(Expecting , or \]"),
+    ("a.json", f"[{GOOD}]\n[]", "a.json, line 3: this is not valid JSON .Extra data"),
     ("a.json", '["a",\n"b"]', 'a.json, line 1: a record must be a JSON object such as .*, not "a"'),
     # -- CSV
     ("a.csv", "prompt,completion\nq,a\nq,a,b\n", r"a.csv, line 3: 3 fields, but the header has 2 \(prompt, comp.*"),
     ("a.csv", "prompt,completion\nq\n", "a.csv, line 2: 1 fields, but the header has 2"),
-    ("a.csv", 'prompt,completion\n"q,a\n', 'a.csv, line 2: this is no CSV .*; close each "'),
-    ("a.csv", 'prompt,completion\nq,"a"b\n', "a.csv, line 2: this is no CSV"),
+    ("a.csv", 'prompt,completion\n"q,a\n', 'a.csv, line 2: this is not valid CSV .*; close each "'),
+    ("a.csv", 'prompt,completion\nq,"a"b\n', "a.csv, line 2: this is not valid CSV"),
     ("a.csv", "prompt;completion\nq;a\n", "a.csv, line 1: the columns are separated by ; but must be by a comma"),
     ("a.csv", "prompt,prompt\nq,a\n", "a.csv, line 1: the first line must name each column once"),
     ("a.csv", "prompt,\nq,a\n", "a.csv, line 1: the first line must name each column once"),
@@ -115,14 +115,22 @@ BAD = [
         '{"train": [{"prompt": "q"}], "test": [{"prompt": "q"}]}',
         "a.json has several lists of records, `train` and `test`; put each in a file of its own",
     ),
-    ("a.json", '{"data": [\n{"prompt": "q"}\n{"prompt": "q"}]}', r"a.json, line 3: this is no JSON \(Expecting , or"),
+    (
+        "a.json",
+        '{"data": [\n{"prompt": "q"}\n{"prompt": "q"}]}',
+        r"a.json, line 3: this is not valid JSON \(Expecting , or",
+    ),
     # -- what breaks a reader
     *((name, made(bad), f"{place}: {sentence}") for bad, sentence in BREAKING for name, made, place in HOLDERS),
-    ("a.jsonl", GOOD.encode() + b'{"prompt": "\0"}', "a.jsonl, line 2: a NUL byte is in it, so it is damaged or no"),
-    ("a.csv", b"prompt,completion\nq,\0a\n", "a.csv, line 2: a NUL byte is in it"),
-    ("a.json", b'[\n{"prompt": "q",\n"x": "\0"}]', "a.json, line 3: a NUL byte is in it"),
-    ("a.jsonl", '{"prompt": "q\\u0000", "completion": "a"}', "a.jsonl, line 1: message 1 has a NUL character in it"),
-    ("a.jsonl", '{"text": "q\\u0000"}', "a.jsonl, line 1: `text` has a NUL character in it"),
+    (
+        "a.jsonl",
+        GOOD.encode() + b'{"prompt": "\0"}',
+        "a.jsonl, line 2: it contains a NUL byte, so it is damaged or not",
+    ),
+    ("a.csv", b"prompt,completion\nq,\0a\n", "a.csv, line 2: it contains a NUL byte"),
+    ("a.json", b'[\n{"prompt": "q",\n"x": "\0"}]', "a.json, line 3: it contains a NUL byte"),
+    ("a.jsonl", '{"prompt": "q\\u0000", "completion": "a"}', "a.jsonl, line 1: message 1 contains a NUL character"),
+    ("a.jsonl", '{"text": "q\\u0000"}', "a.jsonl, line 1: `text` contains a NUL character"),
     ("a.jsonl", '{"prompt": "q", "prompt": "r", "completion": "a"}', 'an object has the name "prompt" twice; keep'),
     (
         "a.csv",
@@ -133,15 +141,19 @@ BAD = [
     ("a.jsonl.gz", b"no gzip", "a.jsonl.gz cannot be unpacked .*; pack the file again with gzip"),
     ("a.jsonl.gz", gzip.compress(GOOD.encode())[:-9], "a.jsonl.gz cannot be unpacked"),
     ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz is empty"),
-    ("a.txt.gz", gzip.compress(b"hello"), "a.txt.gz is of no known kind"),
+    ("a.txt.gz", gzip.compress(b"hello"), "a.txt.gz has an unknown file type"),
     # -- columns
-    ("a.jsonl", '{"body": "x", "id": 1}', "a.jsonl, line 1: the columns are `body`, `id`; needed are `messages`, or"),
+    (
+        "a.jsonl",
+        '{"body": "x", "id": 1}',
+        "a.jsonl, line 1: the columns are `body`, `id`; expected are `messages`, or",
+    ),
     (
         "a.jsonl",
         '{"text": "x", "label": 1}',
         "`text` stands beside `label`, .* --prompt-column text --completion-column label, or --text-column text",
     ),
-    ("a.jsonl", "{}", "a.jsonl, line 1: the columns are none; needed are"),
+    ("a.jsonl", "{}", "a.jsonl, line 1: the columns are none; expected are"),
     ("a.jsonl", GOOD + '{"prompt": "q"}', "a.jsonl, line 2: there is no `completion`, which the first record has"),
     (
         "a.jsonl",
@@ -149,7 +161,7 @@ BAD = [
         r"line 1: `completion` must be text but is 3 \(int\); write it as",
     ),
     ("a.jsonl", '{"prompt": null, "completion": "a"}', "a.jsonl, line 1: `prompt` must be text but is empty"),
-    ("a.jsonl", '{"prompt": "q", "completion": " "}', "a.jsonl, line 1: `completion` is empty; fill it in or take"),
+    ("a.jsonl", '{"prompt": "q", "completion": " "}', "a.jsonl, line 1: `completion` is empty; fill it in or remove"),
     ("a.csv", "instruction,input,output\nq,,\n", "a.csv, line 2: `output` is empty"),
     (
         "a.jsonl",
@@ -158,7 +170,11 @@ BAD = [
     ),
     # -- messages
     ("a.jsonl", '{"messages": []}', "a.jsonl, line 1: `messages` must be a list of messages such as"),
-    ("a.jsonl", '{"messages": "hello"}', "line 1: `messages`: this is no JSON .*; it must be a list of messages such"),
+    (
+        "a.jsonl",
+        '{"messages": "hello"}',
+        "line 1: `messages`: this is not valid JSON .*; it must be a list of messages such",
+    ),
     ("a.jsonl", '{"messages": ["hello"]}', "a.jsonl, line 1: message 1 of `messages` must have `role` and `content`"),
     (
         "a.jsonl",
@@ -166,7 +182,7 @@ BAD = [
         'message 2 of `messages` has the role "critic"; it must be one of system, user, assistant',
     ),
     ("a.jsonl", talk("user", "assistant", content=""), r"line 1: message 1 of `messages` \(user\) has no text"),
-    ("a.jsonl", talk("user", "assistant", content=None), "has no text in `content`; fill it in or take"),
+    ("a.jsonl", talk("user", "assistant", content=None), "has no text in `content`; fill it in or remove"),
     ("a.jsonl", talk("user", "assistant", "user"), "line 1: `messages` must end with an answer"),
     ("a.jsonl", weighed("user", 1), "message 1 of `messages` .user. has the weight 1, but only answers are learned"),
     (
@@ -214,9 +230,9 @@ BAD_COLUMNS = [
     ({"messages": "talk"}, "line 1: there is no column `talk`"),
     ({"text": "story"}, "line 1: there is no column `story`"),
     ({"prompt": "question", "completion": "answer", "system": "s"}, "line 1: there is no column `s`, which the flags"),
-    ({"messages": "a", "prompt": "b"}, "--messages-column stands alone"),
-    ({"text": "a", "prompt": "b", "completion": "c"}, "--text-column stands alone"),
-    ({"text": "a", "system": "b"}, "--text-column stands alone"),
+    ({"messages": "a", "prompt": "b"}, "--messages-column must be used alone"),
+    ({"text": "a", "prompt": "b", "completion": "c"}, "--text-column must be used alone"),
+    ({"text": "a", "system": "b"}, "--text-column must be used alone"),
     ({"prompt": "a"}, "Name both --prompt-column and --completion-column"),
     ({"input": "a"}, "Name both --prompt-column and --completion-column"),
 ]
@@ -282,12 +298,12 @@ def test_one_example_cannot_be_split(config, tmp_path):
 
 
 BAD_SETTINGS = [
-    ({"data": []}, "There are no data"),
+    ({"data": []}, "No data were given"),
     ({"methods": ["qlora"]}, "--method must be one of lora, dora, slim, not qlora"),
     ({"methods": ["slim", "slim"]}, "name each method once"),
     ({"batch_size": 0}, "--batch-size must be 1 or more, not 0"),
-    ({"batch_size": 16, "micro_batch": 3}, "--batch-size 16 is no multiple of --micro-batch 3 times 1 device"),
-    ({"batch_size": 2, "micro_batch": 4}, "--batch-size 2 is no multiple of --micro-batch 4"),
+    ({"batch_size": 16, "micro_batch": 3}, "--batch-size 16 is not a multiple of --micro-batch 3 times 1 device"),
+    ({"batch_size": 2, "micro_batch": 4}, "--batch-size 2 is not a multiple of --micro-batch 4"),
     ({"learning_rate": float("nan")}, "--learning-rate must be above 0, not nan"),
     ({"epochs": 0.0}, "--epochs must be above 0"),
     ({"validation_share": 1.0}, "--validation-share must be at least 0 and below 1"),
@@ -295,8 +311,8 @@ BAD_SETTINGS = [
     ({"max_length": 1}, "--max-length must be 2 tokens or more"),
     ({"seed": -1}, "--seed must be at least 0"),
     ({"slim": {"clusters": 3}}, "--slim has no field 'clusters'; there are "),
-    ({"slim": {"yield_mode": "odd"}}, "The settings of SLIM cannot be: .*yield_mode"),
-    ({"top_k": 11}, "The settings of SLIM cannot be: `top_k` is 11"),
+    ({"slim": {"yield_mode": "odd"}}, "These settings of SLIM are invalid: .*yield_mode"),
+    ({"top_k": 11}, "These settings of SLIM are invalid: `top_k` is 11"),
 ]
 
 

@@ -82,7 +82,7 @@ BAD = [
     (["--base", "~nobody-of-that-name/base"], "Error: The base model ~nobody-of-that-name/base cannot be loaded"),
     (["--base", "long/" * 1000], "Error: The base model long/"),
     (["--base", "[bold]:train:"], "Error: The base model [bold]:train: cannot be loaded"),
-    (["--data", ":train:[red].jsonl"], "Error: No file fits the pattern :train:[red].jsonl"),
+    (["--data", ":train:[red].jsonl"], "Error: No file matches the pattern :train:[red].jsonl"),
     (["--data", "a\nb\x1b.jsonl"], "Error: There is no file a\\nb\\x1b.jsonl"),
     (["--method", ":train:"], "Error: --method must be one of lora, dora, slim, not :train:"),
 ]
@@ -159,7 +159,7 @@ def test_ctrl_c_saves_and_exits_with_130(base, pairs, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130, errors
-    assert "Interrupted; what was trained is saved." in errors and "Traceback" not in errors
+    assert "Interrupted; the training so far is saved." in errors and "Traceback" not in errors
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["interrupted"] is True and 2 <= record["steps"] < record["total_steps"]
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

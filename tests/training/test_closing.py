@@ -171,7 +171,7 @@ def test_a_run_that_trains_the_token_goes_on_from_its_checkpoint(untrained, answ
 
 REFUSED = [
     ({"modules_to_save": ["lm_head"]}, "`modules_to_save` trains all of lm_head already; leave one of them out"),
-    ({"modules_to_save": ["norm"]}, "`modules_to_save` names 'norm', but in a row only"),
+    ({"modules_to_save": ["norm"]}, "`modules_to_save` names 'norm', but an adapter can replace only"),
 ]
 
 

@@ -108,7 +108,7 @@ def test_a_thought_is_part_of_the_answer():
 
 
 def test_a_template_that_rewrites_earlier_answers_is_refused():
-    sentence = "line 1: the model's chat template drops or changes the earlier answer of message 2 once others follow"
+    sentence = "line 1: the model's chat template drops or changes the answer of message 2 when other messages follow"
     with pytest.raises(DataError, match=sentence):
         learned(THOUGHTS, conversation("a", "<think>\nb\n</think>\n\nc", "d", "e"))
 

@@ -146,7 +146,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 BAD = [
     (PAIR | {"history": [["q"]]}, r"`history`: turn 1 must be \[question, answer\], two texts, not \[\"q\"\]"),
     (PAIR | {"history": [["q", "a"], ["q", None]]}, "`history`: turn 2 must be"),
-    (PAIR | {"history": "earlier"}, "`history`: this is no JSON .*; it must be a list of turns"),
+    (PAIR | {"history": "earlier"}, "`history`: this is not valid JSON .*; it must be a list of turns"),
     (PAIR | {"history": {"q": "a"}}, "`history`: turn 1 must be"),
     (PAIR | {"system": 3}, "`system` must be text but is 3"),
     (PAIR | {"input": ["a"]}, "`input` must be text but is"),

@@ -95,13 +95,13 @@ def test_every_flag_decides_on_the_loss(key, value, unlearned):
 
 # messages, columns, what the sentence says
 BAD = [
-    (called(tool_calls="add"), {}, "message 2 of `messages`: `tool_calls`: this is no JSON"),
+    (called(tool_calls="add"), {}, "message 2 of `messages`: `tool_calls`: this is not valid JSON"),
     (called(tool_calls={"name": "add"}), {}, "message 2 of `messages`: `tool_calls` must be a list of calls"),
     (called(tool_calls=[{"id": 3}]), {}, "message 2 of `messages`: call 1 of `tool_calls` must be a call such as"),
     (
         called(tool_calls=[{"name": "add", "arguments": "{x"}]),
         {},
-        "`arguments`: this is no JSON .*; they must be one JSON",
+        "`arguments`: this is not valid JSON .*; they must be one JSON",
     ),
     (called(tool_calls=[{"name": "add", "arguments": [1]}]), {}, r"`arguments` must be an object, not \[1\]"),
     (called(tool_calls=[CALL], function_call=FUNCTION), {}, "has both `tool_calls` and `function_call`"),
@@ -129,7 +129,7 @@ BAD = [
     ),
     ([ASKED, RESULT, ANSWER], {}, "must alternate"),
     ([ASKED, ANSWER, RESULT], {}, "must end with an answer"),
-    ([ASKED, ANSWER], {"tools": "add"}, "`tools`: this is no JSON .*; it must be a list of tools such as"),
+    ([ASKED, ANSWER], {"tools": "add"}, "`tools`: this is not valid JSON .*; it must be a list of tools such as"),
     ([ASKED, ANSWER], {"tools": TOOL}, "`tools` must be a list of tools such as"),
     ([ASKED, ANSWER], {"tools": ["add"]}, 'tool 1 of `tools` must be described as in .*, not as "add"'),
     ([ASKED, {"role": "function_call", "content": "add"}], {}, "a function_call must be written as"),

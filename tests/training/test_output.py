@@ -181,7 +181,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_and_the_smaller_adapter_is_
     sentence = str(caught.value)
     assert sentence.startswith(f"The checkpoint {out}/checkpoints/checkpoint-4 cannot be written: ")
     assert sentence.endswith(
-        f"; the adapter as of step 4 is in {out}; mend that and pass --resume to go on from checkpoint-2."
+        f"; the adapter as of step 4 is in {out}; fix that and pass --resume to continue from checkpoint-2."
     )
     record = opens(base, out)
     assert (record["status"], record["steps"]) == ("interrupted", 4)
@@ -193,7 +193,9 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_and_the_smaller_adapter_is_
 
 
 def test_where_nothing_fits_the_last_checkpoint_is_kept_and_named(base, pairs, tmp_path, limits):
-    with pytest.raises(TrainingError, match="could be kept nowhere; mend that and pass --resume to go on from check"):
+    with pytest.raises(
+        TrainingError, match="could not be saved anywhere; fix that and pass --resume to continue from check"
+    ):
         train(settings(base, pairs, tmp_path / "out", save_every=2), callbacks=[Limit(3, 30_000)])
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "training.json"]
@@ -240,7 +242,7 @@ def test_an_interrupted_adapter_is_written_over_whole_or_not_at_all(base, pairs,
     asked = settings(base, pairs, out, save_every=1)
     train(asked, callbacks=[At(3, KeyboardInterrupt)])
     before = (out / "adapter_model.safetensors").read_bytes()
-    with pytest.raises(TrainingError, match="could be kept nowhere"):
+    with pytest.raises(TrainingError, match="could not be saved anywhere"):
         train(settings(base, pairs, out, resume=True, save_every=200), callbacks=[Limit(6, 30_000)])
     assert (out / "adapter_model.safetensors").read_bytes() == before
     assert os.listdir(limits) == []
@@ -248,7 +250,7 @@ def test_an_interrupted_adapter_is_written_over_whole_or_not_at_all(base, pairs,
 
 def test_a_run_whose_folder_cannot_be_made_after_all_is_a_sentence(base, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("slim_core.training.run.try_output", lambda asked: (tmp_path / "out").write_text("mine"))
-    with pytest.raises(TrainingError, match=r"out cannot be written any more: file exists\.|not a directory"):
+    with pytest.raises(TrainingError, match=r"out can no longer be written: file exists\.|not a directory"):
         train(settings(base, pairs, tmp_path / "out"))
     assert (tmp_path / "out").read_text() == "mine"
 

@@ -23,8 +23,8 @@ REFUSED = [
     (["TensorBoard"], "--report-to 'TensorBoard' does not exist (installed here: tensorboard)"),
     ([""], "--report-to '' does not exist (installed here: tensorboard)"),
     (["a\nb"], "--report-to 'a\\nb' does not exist (installed here: tensorboard)"),
-    (["none", "tensorboard"], "--report-to none stands alone; leave out the others."),
-    (["tensorboard", "all"], "--report-to all stands alone; leave out the others."),
+    (["none", "tensorboard"], "--report-to none must be used alone; leave out the others."),
+    (["tensorboard", "all"], "--report-to all must be used alone; leave out the others."),
 ]
 
 

@@ -130,10 +130,10 @@ STATE, WEIGHTS, CONFIG = "trainer_state.json", "adapter_model.safetensors", "ada
 DAMAGES = [
     (remove(STATE), "trainer_state.json is missing"),
     (write(STATE, ""), "trainer_state.json is empty"),
-    (cut(STATE), "trainer_state.json is cut off or no JSON"),
-    (write(STATE, b"\0" * 500), "trainer_state.json is cut off or no JSON"),
-    (write(STATE, b"\xff\xfe"), "trainer_state.json is cut off or no JSON"),
-    (write(STATE, "[" * 100_000), "trainer_state.json is cut off or no JSON"),
+    (cut(STATE), "trainer_state.json is truncated or not JSON"),
+    (write(STATE, b"\0" * 500), "trainer_state.json is truncated or not JSON"),
+    (write(STATE, b"\xff\xfe"), "trainer_state.json is truncated or not JSON"),
+    (write(STATE, "[" * 100_000), "trainer_state.json is truncated or not JSON"),
     (write(STATE, "[]"), "trainer_state.json holds no object"),
     (write(STATE, "{}"), "trainer_state.json has no global_step"),
     (edit(STATE, global_step=...), "trainer_state.json has no global_step"),
@@ -145,25 +145,25 @@ DAMAGES = [
     (edit(STATE, unknown=1), "trainer_state.json is not what this version of transformers writes"),
     (remove(WEIGHTS), "adapter_model.safetensors is missing"),
     (write(WEIGHTS, ""), "adapter_model.safetensors is empty"),
-    (cut(WEIGHTS), "adapter_model.safetensors is cut off or no safetensors file"),
-    (write(WEIGHTS, b"\0" * 5000), "adapter_model.safetensors is cut off or no safetensors file"),
+    (cut(WEIGHTS), "adapter_model.safetensors is truncated or not a safetensors file"),
+    (write(WEIGHTS, b"\0" * 5000), "adapter_model.safetensors is truncated or not a safetensors file"),
     (lambda f: save_file({}, f / WEIGHTS), "adapter_model.safetensors holds no weights"),
     (remove(CONFIG), "adapter_config.json is missing"),
-    (cut(CONFIG), "adapter_config.json is cut off or no JSON"),
+    (cut(CONFIG), "adapter_config.json is truncated or not JSON"),
     (remove("optimizer.pt"), "optimizer.pt is missing"),
     (write("optimizer.pt", ""), "optimizer.pt is empty"),
-    (cut("optimizer.pt"), "optimizer.pt is cut off or cannot be read safely"),
-    (write("optimizer.pt", b"\0" * 500), "optimizer.pt is cut off or cannot be read safely"),
-    (pickled("optimizer.pt", Evil()), "optimizer.pt is cut off or cannot be read safely"),
+    (cut("optimizer.pt"), "optimizer.pt is truncated or cannot be read safely"),
+    (write("optimizer.pt", b"\0" * 500), "optimizer.pt is truncated or cannot be read safely"),
+    (pickled("optimizer.pt", Evil()), "optimizer.pt is truncated or cannot be read safely"),
     (pickled("optimizer.pt", {"state": {}}), "optimizer.pt has no param_groups"),
     (pickled("optimizer.pt", [1]), "optimizer.pt has no state"),
     (remove("scheduler.pt"), "scheduler.pt is missing"),
     (write("scheduler.pt", ""), "scheduler.pt is empty"),
-    (cut("scheduler.pt"), "scheduler.pt is cut off or cannot be read safely"),
+    (cut("scheduler.pt"), "scheduler.pt is truncated or cannot be read safely"),
     (pickled("scheduler.pt", {}), "scheduler.pt has no last_epoch"),
     (remove("rng_state.pth"), "rng_state.pth is missing"),
     (write("rng_state.pth", ""), "rng_state.pth is empty"),
-    (cut("rng_state.pth"), "rng_state.pth is cut off or cannot be read safely"),
+    (cut("rng_state.pth"), "rng_state.pth is truncated or cannot be read safely"),
     (pickled("rng_state.pth", {"python": 1}), "rng_state.pth has no python"),
     (linked, "optimizer.pt is a link"),
     (linked_whole, "it is a link"),
@@ -189,7 +189,7 @@ def flipped(name: str) -> Callable[[Path], None]:
         (flipped(WEIGHTS), "adapter_model.safetensors has changed since it was written"),
         (edit(STATE, log_history=[{"loss": 0.0}]), "trainer_state.json has changed since it was written"),
         (remove("README.md"), "README.md is missing"),
-        (write(SUMS, "{"), "sha256.json is cut off or no JSON"),
+        (write(SUMS, "{"), "sha256.json is truncated or not JSON"),
         (write(SUMS, "[]"), "sha256.json holds no object"),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_sentence_says_why(damage, w
     damage(again.output / "checkpoints" / "checkpoint-4")
     (earlier,) = read_previous_runs(again).values()
     assert going_on("slim", earlier.checkpoints) == (
-        f"checkpoint-4 is damaged ({why}); slim goes on from checkpoint-2."
+        f"checkpoint-4 is damaged ({why}); slim continues from checkpoint-2."
     )
     assert not Path("/tmp/slim-evil-ran").exists()
 
@@ -230,7 +230,7 @@ FULL = [
     (write(STATE, ""), "trainer_state.json is empty"),
     (other_weights, "adapter_model.safetensors has no base_model"),
     (fewer_weights, "adapter_model.safetensors has no base_model"),
-    (cut_weights, "in another shape"),
+    (cut_weights, "in a different shape"),
     (linked_whole, "it is a link"),
 ]
 
@@ -244,7 +244,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_keeps_the_damaged_on
     out = io.StringIO()
     train(again, Console(file=out))
     assert "checkpoint-4 is damaged (" in out.getvalue() and why in out.getvalue()
-    assert "); slim goes on from checkpoint-2." in out.getvalue()
+    assert "); slim continues from checkpoint-2." in out.getvalue()
     assert_equal(weights(again.output), weights(crashed / "whole"))
     assert [path.name for path in checkpoints.iterdir()] == ["damaged-checkpoint-4"]
     assert snapshot(checkpoints / "damaged-checkpoint-4") == before
@@ -263,7 +263,7 @@ def test_without_a_whole_checkpoint_a_run_refuses_to_begin_anew(damage, why, aga
     for step in (2, 4):
         damage(again.output / "checkpoints" / f"checkpoint-{step}")
     before = snapshot(again.output)
-    with pytest.raises(TrainingError, match=rf"has no whole checkpoint to go on from: .*{why}"):
+    with pytest.raises(TrainingError, match=rf"has no complete checkpoint to resume from: .*{why}"):
         train(again)
     assert snapshot(again.output) == before
 
@@ -273,7 +273,7 @@ def test_an_optimiser_of_another_adapter_is_a_sentence(again):
         state = {"state": {}, "param_groups": [{"lr": 1.0, "params": [0]}]}
         torch.save(state, again.output / "checkpoints" / f"checkpoint-{step}" / "optimizer.pt")
     with pytest.raises(
-        TrainingError, match=r"checkpoint-4 in .* opens, but the run cannot go on from it: .*; move it"
+        TrainingError, match=r"checkpoint-4 in .* can be opened, but the run cannot resume from it: .*; move it"
     ):
         train(again)
 
@@ -282,8 +282,8 @@ RECORD = "training.json"
 RECORDS = [
     (remove(RECORD), "There is no run to resume in .*: it has checkpoints, but training.json, .* is missing; restore"),
     (write(RECORD, ""), r"training.json is damaged \(empty\)"),
-    (cut(RECORD), r"training.json is damaged \(cut off or no JSON\)"),
-    (write(RECORD, b"\xff"), r"training.json is damaged \(cut off or no JSON\)"),
+    (cut(RECORD), r"training.json is damaged \(truncated or not JSON\)"),
+    (write(RECORD, b"\xff"), r"training.json is damaged \(truncated or not JSON\)"),
     (write(RECORD, "null"), r"training.json is damaged \(not a record of a run\)"),
     (write(RECORD, "{}"), r"training.json is damaged \(without the field 'method'\)"),
     (edit(RECORD, data=...), r"training.json is damaged \(without the field 'data'\)"),
@@ -299,7 +299,7 @@ RECORDS = [
     (edit(RECORD, status="finished"), "is finished, but its adapter_config.json is missing; restore that file"),
     (
         lambda f: (shutil.rmtree(f / "checkpoints"), write(WEIGHTS, "x")(f)),
-        "was ended at step 0 and has no checkpoint to go on from; leave --resume out .* is kept",
+        "was ended at step 0 and has no checkpoint to resume from; leave --resume out .* is kept",
     ),
     (
         lambda f: (shutil.rmtree(f / "checkpoints"), remove(RECORD)(f), write(WEIGHTS, "x")(f)),
@@ -325,7 +325,7 @@ def test_a_finished_run_with_a_cut_adapter_is_not_called_finished(base, crashed,
     asked = settings(base, crashed / "pairs.jsonl", tmp_path / "out", resume=True)
     assert train(asked).records[0].status == "finished"
     cut(WEIGHTS)(tmp_path / "out")
-    with pytest.raises(TrainingError, match=r"is finished, but its adapter_model.safetensors is cut off"):
+    with pytest.raises(TrainingError, match=r"is finished, but its adapter_model.safetensors is truncated"):
         train(asked)
 
 
@@ -362,8 +362,8 @@ def test_a_damaged_checkpoint_is_set_aside_beside_others(again):
 def test_nothing_is_said_of_damaged_checkpoints_before_the_newest(again):
     write(STATE, "")(again.output / "checkpoints" / "checkpoint-2")
     (earlier,) = read_previous_runs(again).values()
-    assert going_on("slim", earlier.checkpoints) == "slim goes on from checkpoint-4."
-    assert going_on("slim", Checkpoints()) == "slim begins anew: no checkpoint was written."
+    assert going_on("slim", earlier.checkpoints) == "slim continues from checkpoint-4."
+    assert going_on("slim", Checkpoints()) == "slim starts from the beginning: no checkpoint was written."
 
 
 def test_only_what_the_run_wrote_makes_room(tmp_path):

@@ -262,7 +262,7 @@ def test_half_a_checkpoint_and_a_linked_one_are_not_resumed(whole, base, tmp_pat
     (checkpoints / "checkpoint-5").symlink_to(checkpoints / "checkpoint-2")
     out = io.StringIO()
     train(again(base, whole, tmp_path / "out", save_every=2, resume=True), Console(file=out))
-    assert "slim goes on from checkpoint-2." in out.getvalue()
+    assert "slim continues from checkpoint-2." in out.getvalue()
     assert_equal(weights(tmp_path / "out"), weights(whole / "out"))
 
 
@@ -271,7 +271,7 @@ def test_a_run_that_crashed_before_its_first_checkpoint_begins_anew(whole, base,
         train(again(base, whole, tmp_path / "out"), callbacks=[At(1, Crash)])
     out = io.StringIO()
     train(again(base, whole, tmp_path / "out", resume=True), Console(file=out))
-    assert "slim begins anew: no checkpoint was written." in out.getvalue()
+    assert "slim starts from the beginning: no checkpoint was written." in out.getvalue()
     assert_equal(weights(tmp_path / "out"), weights(whole / "out"))
 
 

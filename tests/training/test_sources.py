@@ -89,7 +89,7 @@ def test_every_file_of_a_pattern_is_a_source_of_its_own(tmp_path):
 
 
 PATTERNS = [
-    ("{}/*.jsonl", "No file fits the pattern .*; check"),
+    ("{}/*.jsonl", "No file matches the pattern .*; check"),
     ("~nobody-here/a", "a home folder that does not exist"),
 ]
 

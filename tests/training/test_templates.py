@@ -204,17 +204,17 @@ BAD = [
         CHATML,
         [ASKED, ANSWER],
         {"tools": [TOOL]},
-        "leaves out the tools; take them out of the record, or choose a base",
+        "leaves out the tools; remove them from the record, or choose a base",
     ),
-    (CHATML, [ASKED, CALLING, RESULT, ANSWER], {}, "leaves out the `tool_calls` of message 2; take it out"),
+    (CHATML, [ASKED, CALLING, RESULT, ANSWER], {}, "leaves out the `tool_calls` of message 2; remove it"),
     (CHATML, [ASKED, off(CALLING), RESULT, ANSWER], {}, "leaves out the `tool_calls` of message 2"),
-    (CHATML, [ASKED, BESIDE], {}, "does not write the `reasoning_content` of message 2, so that"),
+    (CHATML, [ASKED, BESIDE], {}, "does not write the `reasoning_content` of message 2, so"),
     (CHATML, [ASKED, CALLING | {"content": "I add."}, RESULT, ANSWER], {}, "leaves out the `tool_calls` of message 2"),
     (CHATML, [ASKED, off(CALLING | {"content": "I add."}), RESULT, ANSWER], {}, "leaves out the `tool_calls`"),
     (CHATML, [ASKED | {"content": "Please add."}, ANSWER], {"tools": [TOOL]}, "leaves out the tools"),
     (CHATML, [ASKED | {"content": "Hi Ada", "name": "Ada"}, ANSWER], {}, "leaves out the `name` of message 1"),
     (CHATML, [ASKED, ANSWER | {"thinking": "seven"}], {}, "does not write the `thinking` of message 2"),
-    (CHATML, [ASKED | {"name": "Ada"}, ANSWER], {}, "leaves out the `name` of message 1; take it out, or put it into"),
+    (CHATML, [ASKED | {"name": "Ada"}, ANSWER], {}, "leaves out the `name` of message 1; remove it, or put it into"),
     (
         None,
         [ASKED, CALLING, RESULT, ANSWER],
@@ -226,21 +226,21 @@ BAD = [
         NO_SYSTEM,
         [SYSTEM, ASKED, ANSWER],
         {},
-        "leaves out the system text; take it out, put it into the first question",
+        "leaves out the system text; remove it, put it into the first question",
     ),
     (NO_SYSTEM, [ASKED, ANSWER], {"system": "s"}, "leaves out the system text"),
-    (SHORT_SIGHTED, [ASKED | {"content": "a"}, ANSWER, ASKED, ANSWER], {}, "leaves out message 1 .user.; take it"),
+    (SHORT_SIGHTED, [ASKED | {"content": "a"}, ANSWER, ASKED, ANSWER], {}, "leaves out message 1 .user.; remove it"),
     (SHORT_SIGHTED, [ASKED | {"content": "x" * 50}, ANSWER, ASKED, ANSWER], {}, "leaves out message 1 .user."),
     (
         TOOLS,
         [ASKED, THOUGHT, ASKED, ANSWER],
         {},
-        "drops or changes the earlier answer of message 2 once .* weight 0, or",
+        "drops or changes the answer of message 2 when .* weight 0, or",
     ),
-    (TOOLS, [ASKED, BESIDE, ASKED, ANSWER], {}, "drops or changes the earlier answer of message 2 once .* split the"),
-    (TOOLS, [ASKED, ANSWER, ASKED, THOUGHT, ASKED, ANSWER], {}, "the earlier answer of message 4 once"),
-    (TOOLS, [ASKED, THOUGHT, ASKED, ANSWER], {"system": "s"}, "the earlier answer of message 2 once"),
-    (THOUGHTLESS, [ASKED, THOUGHT], {}, "drops or changes a part of the answer of message 2, so that it cannot be"),
+    (TOOLS, [ASKED, BESIDE, ASKED, ANSWER], {}, "drops or changes the answer of message 2 when .* split the"),
+    (TOOLS, [ASKED, ANSWER, ASKED, THOUGHT, ASKED, ANSWER], {}, "the answer of message 4 when"),
+    (TOOLS, [ASKED, THOUGHT, ASKED, ANSWER], {"system": "s"}, "the answer of message 2 when"),
+    (THOUGHTLESS, [ASKED, THOUGHT], {}, "drops or changes a part of the answer of message 2, so it cannot be"),
     (OPENS, [ASKED, THOUGHT], {}, "drops or changes a part of the answer of message 2"),
     (LOUD, [ASKED, ANSWER], {}, "drops or changes a part of the answer of message 2"),
 ]
@@ -272,5 +272,5 @@ def test_plain_text_begins_with_one_begin_token_and_a_single_token_teaches_nothi
         ids = ExampleEncoder(stories_tokenizer).encode(made).input_ids
         assert ids[0] == stories_tokenizer.bos_token_id and ids.count(ids[0]) == 1
     (made,) = to_conversations([Record({"text": "a"}, "a.jsonl, line 1")], Columns())
-    with pytest.raises(DataError, match="line 1: the text is a single token, which nothing comes before"):
+    with pytest.raises(DataError, match="line 1: the text is a single token with nothing before it"):
         ExampleEncoder(small_tokenizer()).encode(made)

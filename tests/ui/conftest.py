@@ -90,7 +90,7 @@ def site(running) -> Site:
 def demo() -> Iterator[Site]:
     """The app on the real demo model."""
     if not (DEMO / "base").is_dir():
-        pytest.skip("the demo model is not here: make it with `python -m slim_core demo build`")
+        pytest.skip("the demo model is not here: build it with `python -m slim_core demo build`")
     config = Config(device="cpu")
     site = Site(open_engine(config, DEMO), stored_results(config, DEMO))
     yield site

@@ -65,7 +65,7 @@ def test_axe_finds_nothing_serious_in_a_failed_check(visit, theme):
     open_tab(v, "Hugging Face")
     v.page.locator("#slim-own-id textarea").fill("../../etc")
     v.page.locator("#slim-use-hub").click()
-    expect(v.page.locator(".slim-checks [data-state=failed]")).to_contain_text("is no Hub id")
+    expect(v.page.locator(".slim-checks [data-state=failed]")).to_contain_text("is not a Hub id")
     assert serious(v) == []
 
 

@@ -39,7 +39,7 @@ SECOND, THIRD = "Second column", "Third column"
 def made(tmp_path_factory) -> Path:
     """Adapters for the demo's base, as PEFT itself saves them."""
     if not (DEMO / "base").is_dir():
-        pytest.skip("the demo model is not here: make it with `python -m slim_core demo build`")
+        pytest.skip("the demo model is not here: build it with `python -m slim_core demo build`")
     root = tmp_path_factory.mktemp("made")
     base = AutoModelForCausalLM.from_pretrained(DEMO / "base")
     loras = {
@@ -304,7 +304,7 @@ def test_an_adapter_from_the_hub(open_visit, made, monkeypatch, tmp_path):
         hub.way = ""
         v.page.locator("#slim-own-id textarea").fill("../../etc")
         v.page.locator("#slim-use-hub").click()
-        expect_failed(v, "Readable", "is no Hub id")
+        expect_failed(v, "Readable", "is not a Hub id")
         v.page.locator("#slim-own-id textarea").fill("https://huggingface.co/me/lora")
         v.page.locator("#slim-use-hub").click()
         expect_ready(v)

@@ -74,7 +74,7 @@ def test_another_base_for_everyone_and_back(visit, changing):
     expect(v.page.locator("#slim-loaded")).to_contain_text("3 layers")
     expect(v.page.locator("#slim-header .slim-model")).to_contain_text("second · float32")
     # The other visitor is told, and what they had was with another base.
-    expect(banner(other)).to_contain_text("conversations and adapters begin anew")
+    expect(banner(other)).to_contain_text("conversations and adapters were cleared")
     columns(other, "base")
     expect(other.page.locator(".slim-turn")).to_have_count(0)
     other.ask("And the sea?")

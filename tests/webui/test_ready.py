@@ -118,37 +118,37 @@ WEB, DEMO = "assets/webui/", "assets/demo/"
 FILES = [
     (gone(WEB + "page.css"), "page.css cannot be read (no such file or directory); install SLIM again"),
     (put(WEB + "page.css"), "page.css is empty; install SLIM again"),
-    (cut(WEB + "page.css"), "page.css was cut off or is of another version of SLIM; install SLIM again"),
+    (cut(WEB + "page.css"), "page.css is truncated or belongs to another version of SLIM; install SLIM again"),
     (gone(WEB + "routing.js"), "routing.js cannot be read (no such file or directory); install SLIM again"),
     (put(WEB + "routing.js", "\n\n"), "routing.js is empty; install SLIM again"),
-    (cut(WEB + "routing.js", 500), "routing.js was cut off or is of another version of SLIM"),
-    (older(WEB + "common.js"), "common.js was cut off or is of another version of SLIM"),
+    (cut(WEB + "routing.js", 500), "routing.js is truncated or belongs to another version of SLIM"),
+    (older(WEB + "common.js"), "common.js is truncated or belongs to another version of SLIM"),
     (folder(WEB + "common.js"), "common.js is a folder and must be a file"),
     (gone("assets/slim-layer.svg"), "slim-layer.svg cannot be read"),
-    (cut("assets/slim-layer.svg"), "slim-layer.svg was cut off"),
+    (cut("assets/slim-layer.svg"), "slim-layer.svg is truncated"),
     (gone(DEMO + "base/model.safetensors"), "model.safetensors cannot be read (no such file or directory)"),
     (put(DEMO + "base/model.safetensors"), "model.safetensors is empty"),
-    (cut(DEMO + "base/model.safetensors"), "model.safetensors has 4,661,976 bytes where its table of contents says"),
-    (cut(DEMO + "base/model.safetensors", 100), "is no safetensors file or was cut off: it has 100 bytes"),
-    (cut(DEMO + "base/model.safetensors", 5), "is no safetensors file or was cut off: it has 5 bytes"),
-    (longer(DEMO + "lora/adapter_model.safetensors"), "bytes where its table of contents says"),
+    (cut(DEMO + "base/model.safetensors"), "model.safetensors has 4,661,976 bytes, but its header says"),
+    (cut(DEMO + "base/model.safetensors", 100), "is not a safetensors file or is truncated: it has 100 bytes"),
+    (cut(DEMO + "base/model.safetensors", 5), "is not a safetensors file or is truncated: it has 5 bytes"),
+    (longer(DEMO + "lora/adapter_model.safetensors"), "bytes, but its header says"),
     (
         put(DEMO + "lora/adapter_model.safetensors", "<html>nothing here</html>"),
-        "is no safetensors file or was cut off",
+        "is not a safetensors file or is truncated",
     ),
-    (put(DEMO + "slim/adapter_model.safetensors", "\2\0\0\0\0\0\0\0[]"), "its table of contents makes no sense"),
-    (cut(DEMO + "slim/adapter_config.json"), "adapter_config.json is no JSON"),
+    (put(DEMO + "slim/adapter_model.safetensors", "\2\0\0\0\0\0\0\0[]"), "its header is invalid"),
+    (cut(DEMO + "slim/adapter_config.json"), "adapter_config.json is not valid JSON"),
     (put(DEMO + "lora/adapter_config.json", "[]"), "adapter_config.json must be a JSON object"),
     (gone(DEMO + "lora/adapter_config.json"), "adapter_config.json cannot be read"),
-    (cut(DEMO + "base/tokenizer.json"), "tokenizer.json is no JSON"),
+    (cut(DEMO + "base/tokenizer.json"), "tokenizer.json is not valid JSON"),
     (put(DEMO + "base/config.json"), "config.json is empty"),
     (put(DEMO + "base/tokenizer_config.json", "[" * 100_000), "nests lists and objects deeper than 64 levels"),
     (put(DEMO + "base/chat_template.jinja"), "chat_template.jinja is empty"),
-    (cut(DEMO + "results.json"), "results.json is no JSON"),
+    (cut(DEMO + "results.json"), "results.json is not valid JSON"),
     (put(DEMO + "results.json"), "results.json is empty"),
-    (put(DEMO + "build.json", "none"), "build.json is no JSON"),
-    (cut(DEMO + "examples.json"), "examples.json is no JSON"),
-    (of_format(99), "adapter_config.json is of format 99, and this version of SLIM reads up to"),
+    (put(DEMO + "build.json", "none"), "build.json is not valid JSON"),
+    (cut(DEMO + "examples.json"), "examples.json is not valid JSON"),
+    (of_format(99), "adapter_config.json has format 99, but this version of SLIM reads formats up to"),
 ]
 
 
@@ -164,11 +164,11 @@ SETTINGS = [
     ({"SLIM_PORT": "0"}, "SLIM_PORT must be at least 1."),
     ({"SLIM_PORT": "99999"}, "SLIM_PORT is 99,999; a port is at most 65,535."),
     ({"SLIM_HOST": "no.such.host.invalid"}, "The app cannot be served at no.such.host.invalid"),
-    ({"SLIM_HOST": "ä..b"}, "which is no name of a machine."),
-    ({"SLIM_PROT": "80"}, "SLIM_PROT is no setting; did you mean SLIM_PORT?"),
-    ({"SLIM_AUTH_PASWORD": "x"}, "SLIM_AUTH_PASWORD is no setting; did you mean SLIM_AUTH_PASSWORD?"),
-    ({"SLIM_MAX_TOKENS": "9"}, "SLIM_MAX_TOKENS is no setting; did you mean SLIM_MAX_NEW_TOKENS?"),
-    ({"SLIM_MODEL": "a/b"}, "SLIM_MODEL is no setting; did you mean SLIM_MODELS?"),
+    ({"SLIM_HOST": "ä..b"}, "which is not a host name."),
+    ({"SLIM_PROT": "80"}, "SLIM_PROT is not a setting; did you mean SLIM_PORT?"),
+    ({"SLIM_AUTH_PASWORD": "x"}, "SLIM_AUTH_PASWORD is not a setting; did you mean SLIM_AUTH_PASSWORD?"),
+    ({"SLIM_MAX_TOKENS": "9"}, "SLIM_MAX_TOKENS is not a setting; did you mean SLIM_MAX_NEW_TOKENS?"),
+    ({"SLIM_MODEL": "a/b"}, "SLIM_MODEL is not a setting; did you mean SLIM_MODELS?"),
     ({"SLIM_DEVICE": "gpu"}, "SLIM_DEVICE is 'gpu'; say cpu, cuda, mps or xpu, or with a number such as cuda:1."),
     ({"SLIM_DEVICE": "cuda:"}, "SLIM_DEVICE is 'cuda:'; say cpu, cuda, mps or xpu"),
     ({"SLIM_MAX_NEW_TOKENS": "5000"}, "SLIM_MAX_NEW_TOKENS must be at most 4,096."),
@@ -178,7 +178,7 @@ SETTINGS = [
         {"SLIM_BASE": "/nothing"},
         "SLIM_BASE is '/nothing', but there is no folder of that name; name a folder or a Hub id.",
     ),
-    ({"SLIM_BASE": "./app.py"}, "SLIM_BASE is './app.py', which is a file; name the folder that it lies in."),
+    ({"SLIM_BASE": "./app.py"}, "SLIM_BASE is './app.py', which is a file; name the folder that holds it."),
     ({"SLIM_BASE": "assets"}, "has no config.json; SLIM_BASE must be a folder of a base model."),
     ({"SLIM_BASE": "assets/demo/base", "SLIM_LORA": "~/nothing"}, "SLIM_LORA is '~/nothing', but there is no folder"),
     ({"SLIM_BASE": "assets/demo/base", "SLIM_SLIM": "assets"}, "SLIM_SLIM must be a folder of an adapter."),
@@ -205,16 +205,16 @@ def test_both_ways_to_start_say_the_same(checkout, way):
         assert said(start(checkout, way, SLIM_PORT=str(port))).startswith(
             f"The app cannot be served at 127.0.0.1, port {port} ("
         )
-    assert said(start(checkout, way, SLIM_SESSION="5")) == "SLIM_SESSION is no setting; did you mean SLIM_SESSIONS?"
+    assert said(start(checkout, way, SLIM_SESSION="5")) == "SLIM_SESSION is not a setting; did you mean SLIM_SESSIONS?"
     cut("assets/demo/slim/adapter_model.safetensors")(checkout)
-    assert "bytes where its table of contents says" in said(start(checkout, way))
+    assert "bytes, but its header says" in said(start(checkout, way))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_like_no_setting_is_a_warning(checkout, way):
     done = start(checkout, way, SLIM_WHATEVER="1", SLIM_TEST_DATA="x")
     assert done.stderr.splitlines()[0] == (
-        "Warning: SLIM_WHATEVER is no setting of this app; docs/deploy.md lists them."
+        "Warning: SLIM_WHATEVER is not a setting of this app; docs/deploy.md lists them."
     )
     assert STARTED in done.stderr and "TEST_DATA" not in done.stderr
 
@@ -231,7 +231,7 @@ def test_own_folders_are_checked_like_the_demo(checkout):
     own = {"SLIM_BASE": "base", "SLIM_LORA": "lora", "SLIM_SLIM": "slim"}
     assert STARTED in start(checkout, "app", **own).stderr
     for change, sentence in (
-        (put("lora/results.json", "{"), "lora/results.json is no JSON"),
+        (put("lora/results.json", "{"), "lora/results.json is not valid JSON"),
         (
             gone("lora/adapter_config.json"),
             "lora has no adapter_config.json; SLIM_LORA must be a folder of an adapter.",

@@ -24,7 +24,7 @@ EVENT = re.compile(r"call/(?:v2/)?[^/]+/([^/]+)")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_DEPTH = 32
 MAX_VALUES = 200
-# Routes of Gradio that neither the page nor a program needs here. Less is open, less can be wrong.
+# Routes of Gradio that neither the page nor a program needs here. The fewer are open, the less can go wrong.
 CLOSED = re.compile(
     r"(component_server|custom_component|deep_link|dev/|monitoring|process_recording|profiling|proxy=|run-history|runs"
     r"|stream/|undo-vibe|vibe-)"
@@ -32,7 +32,7 @@ CLOSED = re.compile(
 
 
 def is_checked(method: str, route: str) -> bool:
-    """Whether a request brings a body that is checked here.
+    """Whether a request has a body that is checked here.
 
     Args:
         method: of HTTP.
@@ -43,7 +43,7 @@ def is_checked(method: str, route: str) -> bool:
 
 
 def check_body(route: str, body: bytes, content_type: str, demo: gr.Blocks) -> None:
-    """Refuse what Gradio would stumble over.
+    """Refuse a body that Gradio cannot handle.
 
     Args:
         route: the path after `PREFIX`.
@@ -54,36 +54,39 @@ def check_body(route: str, body: bytes, content_type: str, demo: gr.Blocks) -> N
     Raises:
         Refusal: with a sentence on the first thing that is wrong.
     """
-    found = read_json(body, content_type)
+    request = read_json(body, content_type)
     if by_name := CALL_BY_NAME.fullmatch(route):
-        _check_named_values(found, _public(by_name[1], demo))
+        _check_named_values(request, _public(by_name[1], demo))
         return
     if route.rstrip("/") == "reset":
-        _check_token(found, "event_id")
+        _check_token(request, "event_id")
         return
     if route.rstrip("/") == "cancel":
         for name in ("session_hash", "event_id"):
-            _check_token(found, name)
-        _check_number(found, "fn_index", needed=True)
+            _check_token(request, name)
+        _check_number(request, "fn_index", needed=True)
         return
     call = CALL.fullmatch(route)
-    _check_token(found, "session_hash", needed=call is None)
-    _check_token(found, "event_id", needed=False)
-    data = found.get("data")
+    _check_token(request, "session_hash", needed=call is None)
+    _check_token(request, "event_id", needed=False)
+    data = request.get("data")
     if not isinstance(data, list):
         raise Refusal(400, 'The body must have "data", a list of values, such as {"data": ["Hello"]}.')
     if len(data) > MAX_VALUES:
         raise Refusal(400, f'"data" has {len(data):,} values; no function takes more than {MAX_VALUES}.')
     for name in ("fn_index", "trigger_id"):
-        _check_number(found, name, needed=False)
-    if found.get("batched") or not isinstance(found.get("simple_format", False), bool):
+        _check_number(request, name, needed=False)
+    if request.get("batched") or not isinstance(request.get("simple_format", False), bool):
         raise Refusal(400, '"batched" must be false or left out, and "simple_format" true or false.')
-    if not isinstance(found.get("oauth_token"), (str, type(None))):
-        raise Refusal(400, '"oauth_token" must be a text or left out.')
-    index = None if call is not None and call[1] == "call" else found.get("fn_index")
+    if not isinstance(request.get("oauth_token"), (str, type(None))):
+        raise Refusal(400, '"oauth_token" must be a string or left out.')
+    index = None if call is not None and call[1] == "call" else request.get("fn_index")
     if index is not None:
         if index not in demo.fns:
-            raise Refusal(404, f"There is no function {index:,} here; the page may be of an earlier start. Reload it.")
+            raise Refusal(
+                404,
+                f"There is no function {index:,} here; the page may be from before the app was restarted. Reload it.",
+            )
     elif call is None:
         raise Refusal(400, 'The body must have "fn_index", the number of a function as /config lists them.')
     elif not any(fn.api_name == call[2] for fn in demo.fns.values()):
@@ -91,7 +94,7 @@ def check_body(route: str, body: bytes, content_type: str, demo: gr.Blocks) -> N
 
 
 def check_address(method: str, route: str, query: Mapping[str, list[str]], demo: gr.Blocks) -> None:
-    """Refuse an address that is none of this app.
+    """Refuse an address that does not exist in this app.
 
     Args:
         method: of HTTP.
@@ -115,30 +118,30 @@ def check_address(method: str, route: str, query: Mapping[str, list[str]], demo:
 
 
 def read_json(body: bytes, content_type: str) -> dict[str, Any]:
-    """A body as a JSON object.
+    """Parse a body as a JSON object.
 
     Raises:
         Refusal: if it is none.
     """
-    # Only what is called JSON: a form of a foreign page can send anything else without asking first.
+    # Only the content type JSON: a form on another site can send any other type without a preflight request.
     if content_type.split(";")[0].strip().lower() not in ("application/json", "text/json"):
         raise Refusal(415, "Send JSON with the header Content-Type: application/json.")
     try:
         text = body.decode("utf-8")
         check_depth(text, "The body", MAX_DEPTH)
-        found = json.loads(text)
+        value = json.loads(text)
     except AdapterError as error:
         raise Refusal(400, str(error)) from None
     except (ValueError, RecursionError) as error:
         why = error.msg if isinstance(error, json.JSONDecodeError) else "it is not UTF-8 or has a number too long"
-        raise Refusal(400, f"The body is no JSON: {why}.") from None
-    if not isinstance(found, dict):
+        raise Refusal(400, f"The body is not valid JSON: {why}.") from None
+    if not isinstance(value, dict):
         raise Refusal(400, 'The body must be a JSON object, such as {"data": ["Hello"]}.')
-    return found
+    return value
 
 
 def parameters(fn: Any) -> list[tuple[str, bool, Any]]:
-    """Of a function of the API: the name of each parameter, whether it has a default, and that."""
+    """The parameters of an API function: name, whether there is a default, and the default."""
     return [(name, has, default) for name, has, default, _ in get_function_params(fn.fn)]
 
 
@@ -149,27 +152,27 @@ def _public(name: str, demo: gr.Blocks) -> Any:
     return public[name]
 
 
-def _check_named_values(found: dict[str, Any], fn: Any) -> None:
+def _check_named_values(request: dict[str, Any], fn: Any) -> None:
     known = parameters(fn)
     names = {name for name, _, _ in known} | {"oauth_token"}
-    if unknown := [name for name in found if name not in names]:
+    if unknown := [name for name in request if name not in names]:
         raise Refusal(
             400, f"{fn.api_name} has no parameter {shown(unknown[0])}; it has: {', '.join(n for n, _, _ in known)}."
         )
-    if missing := [name for name, has_default, _ in known if not has_default and name not in found]:
+    if missing := [name for name, has_default, _ in known if not has_default and name not in request]:
         raise Refusal(400, f'{fn.api_name} needs "{missing[0]}".')
 
 
-def _check_token(found: dict[str, Any], name: str, needed: bool = True) -> None:
-    value = found.get(name)
+def _check_token(request: dict[str, Any], name: str, needed: bool = True) -> None:
+    value = request.get(name)
     if value is None and not needed:
         return
     if not isinstance(value, str) or not TOKEN.fullmatch(value):
-        raise Refusal(400, f'"{name}" must be a text of at most 64 letters, digits, - and _.')
+        raise Refusal(400, f'"{name}" must be a string of at most 64 letters, digits, - and _.')
 
 
-def _check_number(found: dict[str, Any], name: str, needed: bool) -> None:
-    value = found.get(name)
+def _check_number(request: dict[str, Any], name: str, needed: bool) -> None:
+    value = request.get(name)
     if value is None and not needed:
         return
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31:

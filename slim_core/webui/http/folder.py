@@ -21,16 +21,16 @@ OUTSIDE = "/uploads"
 NAME = re.compile(rf"{OUTSIDE}/([0-9a-f]{{64}})/([^/\\\0]+)")
 # Each file takes at least a block of the disk, and an entry in a folder.
 LEAST = 65_536
-# A file that is still on its way grows; one that has not for so long was given up.
+# A file that is being uploaded grows; one that has not grown for this long was abandoned.
 STALLED = 120.0
 
 
 class FileError(ValueError):
-    """A sentence on a file that cannot be had."""
+    """A file is not available. The message is one sentence."""
 
 
 class UploadFolder:
-    """The folder, how much is in it, and what its files are called outside.
+    """The upload folder, its size, and the public names of its files.
 
     Args:
         path: the folder.
@@ -44,7 +44,7 @@ class UploadFolder:
         self._taken = 0
 
     def take(self, size: int) -> None:
-        """Room for `size` more bytes.
+        """Reserve `size` more bytes.
 
         Raises:
             Refusal: if there is none.
@@ -56,13 +56,13 @@ class UploadFolder:
             if self._taken + size > self.space:
                 raise Refusal(
                     429,
-                    f"There is no room for more files now: {megabytes(self.space)} is all that visitors' files may "
+                    f"There is no space for more files now: {megabytes(self.space)} is all that visitors' files may "
                     f"take. Try again in {max(1, self.seconds // 60):,} minutes.",
                 )
             self._taken += size
 
     def sweep(self) -> None:
-        """Delete what is too old or was given up on its way, and count the rest anew."""
+        """Delete files that are too old or incomplete, and count the rest again."""
         now = time.time()
         for path, status in self._files():
             kept = self.seconds if path.parent != self.path else min(STALLED, self.seconds)
@@ -75,15 +75,15 @@ class UploadFolder:
             self._taken = self._count()
 
     def hide(self, file: dict[str, Any]) -> dict[str, Any]:
-        """A file as Gradio tells of it, without where it is on this machine."""
+        """Gradio's description of a file, without its path on this machine."""
         return {k: self.outside(v) if k in ("path", "url") and isinstance(v, str) else v for k, v in file.items()}
 
     def outside(self, text: str) -> str:
-        """A path or an address without where it is on this machine."""
+        """A path or address without the folder on this machine."""
         return text.replace(str(self.path), OUTSIDE)
 
     def find(self, file: dict[str, Any]) -> dict[str, Any]:
-        """A file that a request names, with where it is on this machine.
+        """A file that a request names, with its path on this machine.
 
         Raises:
             FileError: if it was not uploaded here, or is gone.
@@ -92,7 +92,7 @@ class UploadFolder:
         return file | {"path": str(self.inside(file["path"])), "url": None}
 
     def inside(self, name: str) -> Path:
-        """The file that has this name outside.
+        """The file with this public name.
 
         Raises:
             FileError: if there is none.
@@ -104,7 +104,7 @@ class UploadFolder:
                 return path
         except OSError:  # a name longer than any can be
             pass
-        raise FileError(f"There is no uploaded file {shown(name)}; files are kept for a while only. Choose it again.")
+        raise FileError(f"There is no uploaded file {shown(name)}; files are kept only for a while. Choose it again.")
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder, _, names in os.walk(self.path):

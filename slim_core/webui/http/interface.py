@@ -15,12 +15,12 @@ from .folder import FileError, UploadFolder
 from .log_lines import unexpected
 
 
-SENTENCE = "The server could not make sense of this request. Reload the page and try again."
+SENTENCE = "The server could not understand this request. Reload the page and try again."
 FILES = (gr.File, gr.UploadButton)
 
 
 class Interface(gr.Blocks):
-    """Blocks whose calls may leave out what has a default, and whose errors are sentences.
+    """Blocks whose API calls may leave out values with a default, and whose errors are sentences.
 
     Attributes:
         folder: where the files are that visitors send; None before it is served.
@@ -29,7 +29,7 @@ class Interface(gr.Blocks):
     folder: UploadFolder | None = None
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Gradio's own, between checks of what comes in and of what goes wrong.
+        """Gradio's own method, with checks of the inputs before it and of errors after it.
 
         Raises:
             gr.Error: with a sentence; nothing else, and none that Gradio would print.
@@ -53,11 +53,11 @@ class Interface(gr.Blocks):
 
     def _completed(self, fn: Any, inputs: list[Any], options: dict[str, Any]) -> list[Any]:
         if fn.fn is None:
-            raise gr.Error("This function is the browser's alone; there is nothing to call.", print_exception=False)
+            raise gr.Error("This function runs only in the browser; there is nothing to call.", print_exception=False)
         event = options.get("event_data")
         if fn.collects_event_data and not isinstance(getattr(event, "_data", None), dict):
             raise gr.Error(
-                "This function belongs to an event of the page, and tells nothing without its data.",
+                "This function belongs to an event of the page and cannot be called without that event's data.",
                 print_exception=False,
             )
         if fn.api_visibility == "public":
@@ -71,23 +71,25 @@ class Interface(gr.Blocks):
             inputs = _with_defaults(fn, inputs)
         elif len(inputs) < len(fn.inputs):
             raise gr.Error(
-                f"This function takes {len(fn.inputs)} values; {len(inputs)} came. It is the page's own; programs "
-                "call those that “Use via API” lists.",
+                f"This function takes {len(fn.inputs)} values; {len(inputs)} were sent. It is the page's own; "
+                "programs call those that “Use via API” lists.",
                 print_exception=False,
             )
         if self.folder is None:
             return inputs
-        found = _with_files(inputs, self.folder.find)
-        for block, value in zip(fn.inputs, found, strict=False):
+        inputs_with_files = _with_files(inputs, self.folder.find)
+        for block, value in zip(fn.inputs, inputs_with_files, strict=False):
             if isinstance(block, FILES):
                 _check_files(value)
-        return found
+        return inputs_with_files
 
 
 def _with_defaults(fn: Any, inputs: list[Any]) -> list[Any]:
     known = parameters(fn)
     if len(inputs) > len(known):
-        raise gr.Error(f"{fn.api_name} takes at most {len(known)} values; {len(inputs)} came.", print_exception=False)
+        raise gr.Error(
+            f"{fn.api_name} takes at most {len(known)} values; {len(inputs)} were sent.", print_exception=False
+        )
     for name, has_default, _ in known[len(inputs) :]:
         if not has_default:
             raise gr.Error(f"{fn.api_name} needs a value for {name}.", print_exception=False)
@@ -100,7 +102,7 @@ def _is_file(value: Any) -> bool:
 
 
 def _with_files(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """A value with its files changed. Requests are not nested deeply; that is checked before."""
+    """A value with its files replaced. Requests are not deeply nested; that is checked before."""
     if _is_file(value):
         return change(value)
     if isinstance(value, dict):
@@ -113,4 +115,4 @@ def _with_files(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) 
 def _check_files(value: Any) -> None:
     for each in value if isinstance(value, list) else [value]:
         if each is not None and not _is_file(each):
-            raise gr.Error(f"{shown(each)} is no file that was uploaded here.", print_exception=False)
+            raise gr.Error(f"{shown(each)} is not a file that was uploaded here.", print_exception=False)

@@ -18,7 +18,7 @@ MOST, SECONDS, LENGTH = 10, 60.0, 300
 
 
 class OneLineFilter(logging.Filter):
-    """Makes a record one line, and lets only so many pass; the next that passes tells how many did not.
+    """A log filter: one line per record and a rate limit; the next line that passes says how many were dropped.
 
     Args:
         most: lines that pass in each span of time.
@@ -52,22 +52,22 @@ class OneLineFilter(logging.Filter):
 
 
 def one_line(text: str) -> str:
-    """A text as one line of a log: nothing in it moves the cursor or begins another line, and it is not long."""
+    """A text as one short log line, without control characters."""
     shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:LENGTH])
     return shown + ("…" if len(text) > LENGTH else "")
 
 
 def cause(error: BaseException) -> str:
-    """What went wrong and where, for the person who runs the app."""
+    """What went wrong and where, for the operator."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "slim_core" in frame.filename.replace("\\", "/").split("/")] or frames
     place = f" ({ours[-1].filename}:{ours[-1].lineno})" if ours else ""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0][:120] if said else ''}{place}"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120] if lines else ''}{place}"
 
 
 def unexpected(what: str, error: BaseException) -> None:
-    """A request met an error that nobody foresaw.
+    """Log an unexpected error in a request.
 
     Args:
         what: was asked for.
@@ -77,7 +77,7 @@ def unexpected(what: str, error: BaseException) -> None:
 
 
 def keep_quiet() -> None:
-    """Hold everything that strangers can make the server log to one line each, and to few of them."""
+    """Limit all log messages that visitors can cause to one line each, and to a few per minute."""
     for name in TALKATIVE:
         logger = logging.getLogger(name)
         if not any(isinstance(known, OneLineFilter) for known in logger.filters):

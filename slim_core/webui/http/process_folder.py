@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 
 def process_folder(seconds: float) -> Path:
-    """This process's own folder in Gradio's, made at the first call and deleted when the process ends.
+    """This process's own folder within Gradio's, created at the first call and deleted when the process ends.
 
     Gradio's folder is the one that GRADIO_TEMP_DIR names, else a common one of the machine. What a process left there
     that was ended by force goes with the next start.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The door: every request passes it on its way to Gradio, and every error of Gradio's on its way out."""
+"""The request guard: every request passes through it to Gradio, and every error of Gradio's passes through it back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENCE = 30.0
 # Of uploads: how many of `max_upload` one request may bring, and what stands between its files.
 FILES_AT_ONCE, BETWEEN = 4, 1_000_000
 WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
-FAILED = "The server could not make sense of this request."
+FAILED = "The server could not understand this request."
 SWEEP_SECONDS = 30.0
 
 
@@ -64,7 +64,7 @@ class RequestGuard:
         except Refusal as refusal:
             await answer.refuse(refusal)
         except HTTPException as error:
-            # Gradio raises it while an answer is on its way, after it has told the client in that answer.
+            # Gradio raises it while a response is being sent, after reporting it to the client in that response.
             await answer.refuse(Refusal(error.status_code, str(error.detail)))
         except Exception as error:
             if not (answer.begun and isinstance(error.__cause__ or error.__context__, HTTPException)):
@@ -97,31 +97,31 @@ class RequestGuard:
         elif is_checked(scope["method"], route):
             body = await _Bounded(receive, MAX_BODY).read()
             check_body(route, body, headers.get("content-type", ""), self.demo)
-            # Gradio says 500 of a sentence of ours.
+            # Gradio reports our messages with status 500.
             answer.wrong = 400 if route.startswith(("run/", "api/")) else None
             await self.app(scope, _Replay(body, receive), answer)
         else:
             await self.app(scope, bounded, answer)
 
     def _check_origin(self, scope: MutableMapping[str, Any]) -> None:
-        """Gradio makes the app's address of these headers, also long after the request was taken."""
+        """Check the headers from which Gradio builds the app's address, even long after the request."""
         try:
             route_utils.get_root_url(Request(scope), scope["path"], self.demo.root_path)
         except Exception:
             raise Refusal(400, "The headers of this request name no address that this app could have.") from None
 
     def _file(self, scope: MutableMapping[str, Any], path: str, route: str) -> MutableMapping[str, Any]:
-        """The request for a file of ours, by its name on this machine; others are for Gradio to judge."""
+        """Rewrite a request for one of our files to its path on this machine; others are left to Gradio."""
         name = route[len("file=") :]
         if not name.startswith("/uploads/"):
             if "://" in name or "\0" in name:
                 raise Refusal(403, "Only files of this app are served here.")
             return scope
         try:
-            found = str(self.folder.inside(name))
+            file = str(self.folder.inside(name))
         except FileError as error:
             raise Refusal(404, str(error)) from None
-        inner = scope["path"][: len(scope["path"]) - len(path)] + PREFIX + "file=" + found
+        inner = scope["path"][: len(scope["path"]) - len(path)] + PREFIX + "file=" + file
         return {**scope, "path": inner, "raw_path": inner.encode("utf-8", "surrogateescape")}
 
     async def _upload(
@@ -134,14 +134,14 @@ class RequestGuard:
         self.folder.take(LEAST)
         body = _Bounded(receive, most, self.folder.take, self.folder.seconds)
         answer.rewrite = lambda text: json.dumps([self.folder.outside(name) for name in json.loads(text)])
-        # The answer is read here, so nobody may compress it before.
+        # The response is read here, so it must not be compressed before.
         plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         answer.instead = lambda: body.refusal
         await self.app({**scope, "headers": plain}, body, answer)
 
 
 class _Answer:
-    """What goes out: once it has begun, nothing else can be said.
+    """The response. Once it has begun, it cannot be replaced by an error message.
 
     Attributes:
         begun: whether it has.
@@ -195,13 +195,13 @@ class _Answer:
         await self.send(message)
 
     async def send_held_back(self) -> None:
-        """Say what was held back, where no error came after it."""
+        """Send the response that was held back, if no error followed."""
         failed, self._failed = self._failed, []
         for message in failed:
             await self.send(message)
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Say a sentence if nothing has been said, else end what was begun."""
+        """Send an error message if nothing was sent yet, else end the response that was begun."""
         if self.ended:
             return
         body = b""
@@ -218,7 +218,7 @@ class _Answer:
 
 
 class _Bounded:
-    """What comes in, with bounds on its bytes and on how long each piece takes.
+    """The request body, with limits on its size and on the time for each chunk.
 
     Args:
         receive: the server's.
@@ -239,7 +239,7 @@ class _Bounded:
         self._size, self._whole = 0, False
 
     async def __call__(self) -> Message:
-        if self._whole:  # what comes now is that the client has left, whenever that is
+        if self._whole:  # from now on the only message is that the client has disconnected
             return await self.receive()
         try:
             return await self._next()
@@ -257,22 +257,22 @@ class _Bounded:
         size = len(message.get("body", b""))
         self._size += size
         if self._size > self.most:
-            raise Refusal(413, f"The request has more than {megabytes(self.most)}; that is too much.")
+            raise Refusal(413, f"The request has more than {megabytes(self.most)}, which is too much.")
         if self.take is not None:
             self.take(size)
         self._whole = not message.get("more_body")
         return message
 
     async def read(self) -> bytes:
-        """All of it."""
-        found = bytearray()
+        """The whole body."""
+        body = bytearray()
         while not self._whole:
-            found += (await self()).get("body", b"")
-        return bytes(found)
+            body += (await self()).get("body", b"")
+        return bytes(body)
 
 
 class _Replay:
-    """A body that was read, once more; then what the server says."""
+    """Replays a body that was already read, then passes on further messages from the server."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self.body: bytes | None = body
@@ -290,7 +290,7 @@ def _headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
 
 
 def guarded_requests(demo: gr.Blocks, folder: UploadFolder, max_upload: int) -> Callable[[Any], Any]:
-    """Puts the door in front of all of Gradio's own layers when the server starts, and sweeps while it runs.
+    """Put the guard in front of all of Gradio's own layers when the server starts, and clean up while it runs.
 
     Args:
         demo: the interface that is served.
@@ -324,7 +324,7 @@ async def _sweep(demo: gr.Blocks, folder: UploadFolder) -> None:
 
 
 def _forget(demo: gr.Blocks) -> None:
-    """What Gradio itself would remember for ever: names of files that are gone, and events that nobody asked after."""
+    """Forget what Gradio would remember forever: names of deleted files, and events that were never read."""
     demo.upload_file_set.clear()
     queue = demo._queue
     for session in list(queue.pending_event_ids_session):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 LETTERS = "ABCDEFGH"
 TIE = "tie"
-# Seeded by nobody: the seed of the answers must not tell who stands where.
+# Not seeded: the seed of the answers must not reveal the order.
 DICE = random.SystemRandom()
 
 
@@ -28,7 +28,7 @@ class Ballot:
 
     @property
     def hides(self) -> bool:
-        """Whether nobody may know yet who answered."""
+        """Whether the names are still hidden."""
         return self.best is None
 
     def vote(self, choice: object) -> bool:
@@ -44,7 +44,7 @@ class Ballot:
 
 
 def shuffled(columns: Sequence[str]) -> Ballot | None:
-    """A ballot on the answers of these columns; None where there is nothing to choose."""
+    """A ballot for the answers of these columns; None if there is nothing to choose."""
     if len(columns) < 2:
         return None
     return Ballot(tuple(DICE.sample(list(columns), len(columns))))

@@ -31,7 +31,7 @@ NOT_ALLOWED = "Base and precision are fixed here. Whoever runs this app can allo
 
 @dataclass(frozen=True)
 class Choices:
-    """What visitors may choose.
+    """The bases and precisions that visitors may choose.
 
     Attributes:
         bases: by their names; what the app starts with comes first.
@@ -44,7 +44,7 @@ class Choices:
     fixed: str = ""
 
     def find(self, name: Any, revision: Any, precision: Any) -> BaseChoice:
-        """What a visitor chose.
+        """The base that a visitor chose.
 
         Args:
             name: of a base that is listed, or a Hub id.
@@ -72,7 +72,7 @@ class Choices:
 
 
 def first_choice(config: Config, demo: Path) -> BaseChoice:
-    """What the app starts with: the base that the settings name, or the demo.
+    """The base the app starts with: from the settings, or the demo.
 
     Raises:
         EngineError: if there is neither.
@@ -86,20 +86,20 @@ def first_choice(config: Config, demo: Path) -> BaseChoice:
 
 
 def choices_of(config: Config, demo: Path, zero_gpu: bool = False) -> Choices:
-    """What visitors may choose, by the app's settings."""
+    """What visitors may choose according to the app's settings."""
     first = first_choice(config, demo)
-    found = [first]
+    offered = [first]
     words = [word for word in re.split(r"[,\s]+", config.models) if word]
     if words:
         with suppress(EngineError):
-            found.append(demo_choice(demo, SETTINGS))
+            offered.append(demo_choice(demo, SETTINGS))
     for word in words:
         base, _, revision = word.partition("@")
         if base != ANY:
-            found.append(BaseChoice(base, revision or None))
+            offered.append(BaseChoice(base, revision or None))
     fixed = LENT if zero_gpu else "" if words else NOT_ALLOWED
     bases: dict[str, BaseChoice] = {}
-    for choice in found:
+    for choice in offered:
         known = bases.get(choice.label)
         if known is not None and (known.base, known.revision) != (choice.base, choice.revision):
             choice = replace(choice, name=_longer_name(choice))
@@ -109,7 +109,7 @@ def choices_of(config: Config, demo: Path, zero_gpu: bool = False) -> Choices:
 
 
 def _longer_name(choice: BaseChoice) -> str:
-    """For one of two of the same name: two revisions, or two folders."""
+    """A longer name, to distinguish two bases of the same name: two revisions, or two folders."""
     if choice.revision:
         return f"{choice.label}@{choice.revision}"
     return f"{Path(choice.base).expanduser().resolve().parent.name}/{choice.label}"

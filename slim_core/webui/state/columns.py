@@ -14,6 +14,6 @@ ADAPTERS = {"lora": "Second column", "slim": "Third column"}
 
 
 def columns(session: Session, backend: Backend) -> dict[str, Variant]:
-    """The variants by column, from left to right. A column that nobody fills is not there."""
+    """The variants by column, from left to right. Empty columns are left out."""
     loaded = {variant.name: variant for variant in backend.variants} | session.own_variants
     return {name: loaded[name] for name in (BASE, *ADAPTERS) if name in loaded}

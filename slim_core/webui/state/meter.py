@@ -17,7 +17,7 @@ MOST_TOKENS = 2048
 
 
 class Meter:
-    """One visitor's readings."""
+    """Limits how often the meter reads one visitor's prompt."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,7 +26,7 @@ class Meter:
         self._seconds_per_token: float | None = None
 
     def begin(self) -> bool:
-        """Take the meter; False during another reading and the pause after it. Whoever has it must `end`."""
+        """Begin a reading; False during another one and the pause after it. Call `end` afterwards."""
         with self._lock:
             if self._reading or time.monotonic() < self._free_at:
                 return False
@@ -34,7 +34,7 @@ class Meter:
             return True
 
     def fits(self, tokens: int) -> bool:
-        """Whether a prompt is short enough to be read beside everything else."""
+        """Whether a prompt is short enough for the meter."""
         if self._seconds_per_token is None:
             return tokens <= FIRST_TOKENS
         return tokens <= MOST_TOKENS and tokens * self._seconds_per_token <= MOST_SECONDS

@@ -14,7 +14,7 @@ from .session import Session
 
 @dataclass
 class ListRun:
-    """A list that is being answered, or was.
+    """A list of prompts that is being answered or has been.
 
     Attributes:
         prompts: what is asked.
@@ -48,18 +48,18 @@ class ListRun:
 
     @property
     def stopping(self) -> bool:
-        """Whether a person asked for it to end."""
+        """Whether it was asked to stop."""
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """End it; the prompt that is being answered counts as not asked."""
+        """Stop it; the prompt that is being answered counts as not asked."""
         self._stopping.set()
         stops = self._stops
         if stops is not None:
             stops.stop_all()
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not once it is to end."""
+        """Wait, but return at once if it is stopping."""
         self._stopping.wait(seconds)
 
     def begin(self) -> Stops:
@@ -70,10 +70,10 @@ class ListRun:
         return stops
 
     def as_session(self) -> Session:
-        """A session with the adapters that the list needs, whatever the visitor puts into the columns meanwhile."""
-        found = Session()
-        found.own_variants = self.own_variants
-        return found
+        """A session with the adapters of this list, even if the visitor changes the columns meanwhile."""
+        session = Session()
+        session.own_variants = self.own_variants
+        return session
 
 
 class PromptList:
@@ -99,7 +99,7 @@ class PromptList:
         return self.run is not None and not self.run.ended.is_set()
 
     def begin(self, run: ListRun) -> bool:
-        """Put another run in the place of the last; False while that goes on."""
+        """Replace the last run; False while it is still running."""
         with self._lock:
             if self.running:
                 return False
@@ -107,6 +107,6 @@ class PromptList:
             return True
 
     def leave(self) -> None:
-        """The visitor is gone."""
+        """The visitor has left."""
         if self.run is not None:
             self.run.stop()

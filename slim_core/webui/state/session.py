@@ -23,7 +23,7 @@ from .meter import Meter
 
 # Numbers of routing that one conversation keeps: 256 MB of float32.
 MAX_NUMBERS = 64_000_000
-# Seconds that answers are written on for nobody: as long as a page takes that is loaded again.
+# Seconds for which answers continue without a watcher: as long as reloading a page takes.
 PATIENCE = 10.0
 # What the answers show: as they are, word by word against the base's, or coloured by who answered.
 View = Literal["plain", "differences", "routing"]
@@ -56,7 +56,7 @@ class Answer:
     _verdict: tuple[weakref.ref, Verdict] | None = field(default=None, init=False, repr=False, compare=False)
 
     def identity(self) -> float | None:
-        """Mean identity share of the answer so far; None where nothing of it is recorded."""
+        """Mean identity share of the answer so far; None if nothing is recorded."""
         record, kept = self.routing, self._share
         if record is None:
             return None
@@ -67,7 +67,7 @@ class Answer:
         return kept[1]
 
     def verdict(self) -> Verdict | None:
-        """What the gate made of the prompt and the answer so far; None where nothing is recorded of a gate."""
+        """The gate's verdict on the prompt and the answer so far; None if no gate was recorded."""
         record, kept = self.routing, self._verdict
         if record is None or not self.gated or not record.tokens:
             return None
@@ -99,7 +99,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class LastRequest:
-    """What was asked of the latest turn, so that it can be asked again.
+    """The request of the latest turn, so that it can be repeated.
 
     Attributes:
         columns: that answer.
@@ -114,7 +114,7 @@ class LastRequest:
 
 @dataclass
 class Run:
-    """Answers that are being written.
+    """A run: answers that are being written.
 
     Attributes:
         stops: the engine's stop flags.
@@ -134,7 +134,7 @@ class Run:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Somebody watches. When the last one goes, the answers end, unless somebody comes within `PATIENCE`."""
+        """Somebody is watching. When the last watcher leaves, the answers end unless one returns within `PATIENCE`."""
         with self._lock:
             self._watchers += 1
         try:
@@ -165,7 +165,7 @@ class Run:
 
 
 class Session:
-    """One visitor's conversation, and what they brought.
+    """One visitor's conversation and adapters.
 
     Attributes:
         ticket: nobody can guess it: with it a page that is loaded again finds its conversation.
@@ -216,7 +216,7 @@ class Session:
         return Session()
 
     def begin(self, run: Run) -> bool:
-        """Take the session for a run; False while another goes on."""
+        """Reserve the session for a run; False while another one is running."""
         with self._lock:
             if self.run is not None:
                 return False
@@ -231,7 +231,7 @@ class Session:
             run.ended.set()
 
     def begin_check(self) -> bool:
-        """Take the session for the check of an adapter; False while another goes on."""
+        """Reserve the session for checking an adapter; False while another check is running."""
         with self._lock:
             free, self._checking = not self._checking, True
             return free
@@ -241,17 +241,17 @@ class Session:
         self._checking = False
 
     def strength(self, variant: Variant) -> float | None:
-        """How strongly a variant's gate closes for this visitor; None as trained, or where it has none."""
+        """This visitor's strength of a variant's gate; None as trained, or if it has no gate."""
         return None if variant.strength is None else self.strengths.get(variant.name)
 
     def set_strength(self, variant: Variant, strength: float | None) -> None:
-        """Let a variant's gate close so strongly for this visitor; None is as trained."""
+        """Set the strength of a variant's gate for this visitor; None is as trained."""
         self.strengths = {name: x for name, x in self.strengths.items() if name != variant.name}
         if strength is not None and strength != variant.strength:
             self.strengths[variant.name] = strength
 
     def next_id(self) -> int:
-        """A turn's id."""
+        """A new turn id."""
         return next(self._ids)
 
     def turn(self, turn_id: Any) -> Turn | None:
@@ -259,42 +259,42 @@ class Session:
         return next((turn for turn in self.turns if turn.id == turn_id), None)
 
     def forget_from(self, turn_id: int) -> None:
-        """Drop a turn and all after it."""
+        """Drop a turn and all later ones."""
         self.turns[:] = itertools.takewhile(lambda turn: turn.id != turn_id, self.turns)
         kept = {turn.id for turn in self.turns}
         if self.shown_turn not in kept:
             self.shown_turn = None
 
     def given(self) -> Counter[str]:
-        """Votes on the turns of the conversation, by the name of who got them; `TIE` for no difference."""
-        found: Counter[str] = Counter()
+        """Votes in this conversation, by the label of the winner; `TIE` for no difference."""
+        counts: Counter[str] = Counter()
         for turn in self.turns:
             best = turn.ballot.best if turn.ballot is not None else None
             if best is not None:
-                found[TIE if best == TIE else turn.answers[best].variant.label] += 1
-        return found
+                counts[TIE if best == TIE else turn.answers[best].variant.label] += 1
+        return counts
 
     def clear(self) -> None:
-        """Forget the conversation, but not what was voted on it."""
+        """Forget the conversation, but keep its votes."""
         self.votes += self.given()
         self.turns.clear()
         self.asked = None
         self.shown_turn = None
 
     def renew(self, generation: int) -> bool:
-        """Forget a conversation with an earlier base; whether the base is another one."""
+        """Forget a conversation with an earlier base. Returns whether the base has changed."""
         if self.generation == generation:
             return False
         self.generation = generation
         self.shown = None
         self.strengths = {}
         self.clear()
-        # They were on answers of another base.
+        # The votes were on answers of another base.
         self.votes.clear()
         return True
 
     def trim(self, most: int = MAX_NUMBERS) -> None:
-        """Drop the routing of the oldest answers where all together hold more than `most` numbers."""
+        """Drop the routing of the oldest answers while all records together have more than `most` numbers."""
         for turn in reversed(self.turns):
             for answer in turn.answers.values():
                 most -= answer.routing.weights.numel() if answer.routing is not None else 0
@@ -302,11 +302,11 @@ class Session:
                     answer.routing = None
 
     def messages(self, column: str, turn: Turn, variant: str) -> tuple[Message, ...]:
-        """What a variant sees of the conversation before it answers a turn in a column: its own answers alone."""
-        found = [Message("system", turn.system)] if turn.system else []
+        """The conversation as a variant sees it before it answers a turn in a column: with only its own answers."""
+        messages = [Message("system", turn.system)] if turn.system else []
         for earlier in itertools.takewhile(lambda other: other.id != turn.id, self.turns):
             answer = earlier.answers.get(column)
             # A turn that this variant never answered would leave two user messages in a row.
             if answer is not None and answer.variant.name == variant and answer.step.text:
-                found += [Message("user", earlier.prompt), Message("assistant", answer.step.text)]
-        return (*found, Message("user", turn.prompt))
+                messages += [Message("user", earlier.prompt), Message("assistant", answer.step.text)]
+        return (*messages, Message("user", turn.prompt))

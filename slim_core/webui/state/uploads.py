@@ -11,21 +11,23 @@ from uuid import uuid4
 
 
 class Uploads:
-    """Who sent which file. Gradio keeps two equal files as one, so it goes when the last of its senders is done."""
+    """Who sent which file. Gradio stores equal files once, so a file is deleted when its last sender is done."""
 
     def __init__(self) -> None:
         self._senders: dict[str, set[str]] = {}
         self._lock = threading.Lock()
 
     def note(self, sender: str, paths: Iterable[str]) -> None:
-        """A visitor sent these."""
+        """Note that a visitor sent these files."""
         with self._lock:
             for path in paths:
                 self._senders.setdefault(path, set()).add(sender)
 
     @contextmanager
     def reading(self, sender: str, paths: Iterable[str]) -> Iterator[None]:
-        """What a visitor sent is read, and needed no more after that, unless they send it again in the meantime."""
+        """Context in which a visitor's files are read; afterwards they are deleted unless sent again in the
+        meantime.
+        """
         paths, reader = list(paths), uuid4().hex
         with self._lock:
             for path in paths:
@@ -37,7 +39,7 @@ class Uploads:
             self.drop(reader, paths)
 
     def drop(self, sender: str, paths: Iterable[str] | None = None) -> None:
-        """A visitor needs these no more; None is all that they sent."""
+        """A visitor no longer needs these files; None means all that they sent."""
         with self._lock:
             for path in list(self._senders) if paths is None else list(paths):
                 senders = self._senders.get(path, set())

@@ -35,26 +35,26 @@ class VisitorAdapters:
         self._engine, self._zero_gpu = engine, zero_gpu
         mine = weakref.ref(self)  # or the store would keep this alive, and this the store
         self._store = AdapterStore(limits, lambda held: _detach(mine(), held))
-        # Also when the process ends, with no model left to wait for.
+        # Also when the process ends and there is no model left to wait for.
         weakref.finalize(self, AdapterStore.delete_files, self._store)
 
     def move(self, engine: Any) -> None:
-        """The app has another base now: the adapters go, and their owners are told."""
+        """The app has switched its base: drop all adapters and notify their owners."""
         self._engine = engine
         self._store.clear("since the base model was changed")
 
     @property
     def shapes(self) -> BaseShapes:
-        """What an adapter has to fit, under a name that may be shown."""
+        """The shapes an adapter must fit, under a name that may be shown."""
         return replace(self._engine.shapes, name=base_name(self._engine.info))
 
     @property
     def tried(self) -> bool:
-        """Whether an adapter that is added has been tried on the model; where each job brings its own, it has not."""
+        """Whether an added adapter is tried on the model at once; not if each job brings its own adapters."""
         return not self._zero_gpu
 
     def add(self, owner: str, adapter: Adapter) -> Variant:
-        """Take a visitor's checked adapter in and attach it; waits for the model.
+        """Add a visitor's checked adapter and attach it; waits for the model.
 
         Raises:
             AdapterError: if there is no room. The adapter still belongs to the caller.
@@ -70,7 +70,7 @@ class VisitorAdapters:
         return self._engine.attach(held.adapter, name=held.key, label=held.adapter.label)
 
     def keep(self, session: Session) -> tuple[ExitStack, dict[str, Adapter]]:
-        """A visitor's adapters, kept until the stack is closed, so that none goes while an answer is written with it.
+        """A visitor's adapters, held until the stack is closed, so that none is removed while it is answering.
 
         Returns:
             The stack, and the adapters by the name of their variant.
@@ -80,13 +80,15 @@ class VisitorAdapters:
         """
         with ExitStack() as stack:
             try:
-                found = {v.name: stack.enter_context(self._store.use(v.name)) for v in session.own_variants.values()}
+                adapters = {
+                    v.name: stack.enter_context(self._store.use(v.name)) for v in session.own_variants.values()
+                }
             except AdapterError as error:
                 raise LimitError(str(error)) from None
-            return stack.pop_all(), found
+            return stack.pop_all(), adapters
 
     def adapter(self, owner: str, name: str) -> Adapter | None:
-        """A visitor's adapter by its variant's name, if it is still there."""
+        """A visitor's adapter by its variant's name, if it still exists."""
         return next((held.adapter for held in self._store.of(owner) if held.key == name), None)
 
     def drop_missing(self, session: Session) -> list[str]:
@@ -95,24 +97,24 @@ class VisitorAdapters:
         Returns:
             Sentences for the visitor, each told once.
         """
-        there = {held.key for held in self._store.of(session.owner)}
-        gone = {column: variant for column, variant in session.own_variants.items() if variant.name not in there}
+        present = {held.key for held in self._store.of(session.owner)}
+        gone = {column: variant for column, variant in session.own_variants.items() if variant.name not in present}
         session.own_variants = {
             column: variant for column, variant in session.own_variants.items() if column not in gone
         }
-        told = list(self._store.notices(session.owner))
-        return told or [LOST.format(label=variant.label) for variant in gone.values()]
+        notices = list(self._store.notices(session.owner))
+        return notices or [LOST.format(label=variant.label) for variant in gone.values()]
 
     def remove(self, name: str) -> None:
-        """Drop an adapter, in a thread: the model may be busy."""
+        """Drop an adapter in a thread, since the model may be busy."""
         _in_background(self._store.remove, name)
 
     def leave(self, owner: str) -> None:
-        """A visitor has left: adapters, files and notices go, in a thread."""
+        """Remove a departed visitor's adapters, files and notices, in a thread."""
         _in_background(self._store.leave, owner)
 
     def size(self) -> tuple[int, int]:
-        """How many adapters of visitors are held, and their bytes in the model."""
+        """The number of visitors' adapters, and their bytes in the model."""
         held = self._store.all()
         return len(held), sum(one.adapter.row_bytes for one in held)
 
@@ -125,19 +127,19 @@ def _detach(own: VisitorAdapters | None, held: StoredAdapter) -> None:
 
 
 def _variant(held: StoredAdapter) -> Variant:
-    found, config = held.adapter, held.adapter.config
+    adapter, config = held.adapter, held.adapter.config
     strength = None
     if isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate":
         strength = config.yield_strength
     return Variant(
         held.key,
-        found.kind,
-        found.label,
-        found.parameters,
-        found.row_bytes,
-        found.detail,
+        adapter.kind,
+        adapter.label,
+        adapter.parameters,
+        adapter.row_bytes,
+        adapter.detail,
         strength,
-        ends_with=found.ends_with,
+        ends_with=adapter.ends_with,
     )
 
 

@@ -11,25 +11,25 @@ from .session import Session
 
 
 class Visits:
-    """The sessions of all pages, as long as Gradio keeps them."""
+    """The sessions of all pages, for as long as Gradio keeps them."""
 
     def __init__(self) -> None:
         self._sessions: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     def find(self, ticket: Any, user: str | None) -> Session | None:
-        """The session of a ticket, if it is there and of the same user."""
-        found = self._sessions.get(ticket) if isinstance(ticket, str) else None
-        return found if found is not None and found.user == user else None
+        """The session of a ticket, if it exists and belongs to the same user."""
+        session = self._sessions.get(ticket) if isinstance(ticket, str) else None
+        return session if session is not None and session.user == user else None
 
     def arrive(self, session: Session) -> None:
-        """One more page shows it."""
+        """Another page shows this session."""
         with self._lock:
             session.pages += 1
             self._sessions[session.ticket] = session
 
     def leave(self, session: Session) -> bool:
-        """Gradio has forgotten a page that showed it; whether it was the last."""
+        """Gradio has dropped a page that showed it. Returns whether it was the last."""
         with self._lock:
             session.pages -= 1
             return session.pages <= 0

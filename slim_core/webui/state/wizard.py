@@ -22,14 +22,14 @@ NAMES: tuple[Name, ...] = get_args(Name)
 KINDS = {"lora": "LoRA", "slim": "SLIM"}
 # How often the page looks, in seconds.
 INTERVAL = 0.1
-WAITING = "Waits for the model: answers are being written."
-UNTRIED = " The GPU is lent for each prompt, so the first one tries it."
+WAITING = "Waiting for the model: answers are being written."
+UNTRIED = " The GPU is available only while a prompt runs, so the first prompt will try it."
 FAILED = "The check itself failed; the server's log says why."
 log = logging.getLogger(__name__)
 
 
 class Wizard:
-    """One run through the checks. A thread of its own works; the page only looks.
+    """One run of the checks in a separate thread; the page only reads its state.
 
     Args:
         own: where the adapter goes.
@@ -54,7 +54,7 @@ class Wizard:
         self._lock = threading.Lock()
 
     def run(self) -> Iterator[None]:
-        """Run all checks; each step says that there is something new to draw.
+        """Run all checks; each step means that there is something new to draw.
 
         Closing it means that the visitor went away: the work ends, and what has come is thrown away.
         """
@@ -95,11 +95,11 @@ class Wizard:
 
     def _check(self) -> Adapter | None:
         with closing(check(self._source, self._own.shapes, label=self._label, limits=self._limits)) as running:
-            for found in running:
+            for item in running:
                 self._note = ""
-                if found.adapter is not None:
-                    return found.adapter
-                self.checks.append(found)
+                if item.adapter is not None:
+                    return item.adapter
+                self.checks.append(item)
                 if self._stop.is_set():
                     return None
         return None
@@ -136,5 +136,5 @@ class Wizard:
 
 
 def untouched() -> dict[str, Any]:
-    """The list before anything is checked."""
+    """The list of checks before any has run."""
     return {"rows": [{"name": name, "state": "waiting", "sentence": ""} for name in NAMES], "ended": False}

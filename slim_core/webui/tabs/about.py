@@ -52,7 +52,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
 
 
 def build(page: Page, picture: Path, tab: gr.Tab) -> None:
-    """Lay the tab out."""
+    """Build the tab's layout."""
     image = b64encode(picture.read_bytes()).decode("ascii")
     with gr.Row(equal_height=False, elem_id="slim-about"):
         with gr.Column(min_width=320):
@@ -76,18 +76,20 @@ def build(page: Page, picture: Path, tab: gr.Tab) -> None:
 
 
 def _measures(session: Session, backend: Backend) -> list[dict[str, Any]]:
-    """A table for each SLIM adapter that answers: how it measures the distance."""
-    found = columns(session, backend).values()
+    """A table for each loaded SLIM adapter: how it measures the distance."""
+    variants = columns(session, backend).values()
     return [
-        {"title": f"How {v.label} measures", "rows": measure_rows(v.measure)} for v in found if v.measure is not None
+        {"title": f"How {v.label} measures", "rows": measure_rows(v.measure)}
+        for v in variants
+        if v.measure is not None
     ]
 
 
 def _versions() -> list[list[str]]:
-    found = []
+    rows = []
     for name in PACKAGES:
         try:
-            found.append([name, version(name)])
+            rows.append([name, version(name)])
         except PackageNotFoundError:
             continue
-    return found
+    return rows

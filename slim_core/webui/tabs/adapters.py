@@ -32,7 +32,7 @@ CHECKS_AT_ONCE = 8
 
 
 def build(page: Page, tabs: gr.Tabs) -> None:
-    """Lay the tab out and connect it."""
+    """Build the tab's layout and connect its events."""
     fixed('<div class="slim-lead"><h2>Bring your own adapter</h2><p>{{lead}}</p></div>', lead=LEAD)
     with gr.Row(equal_height=False, elem_id="slim-adapters"):
         with gr.Column(min_width=320):
@@ -105,7 +105,7 @@ def folders(root: str) -> list[str]:
 
 
 class AdapterHandlers:
-    """The tab's events. Each checks all that comes from the browser.
+    """The tab's events. Each checks everything that the browser sends.
 
     Args:
         page: the parts that all tabs share.
@@ -118,11 +118,11 @@ class AdapterHandlers:
         self.outputs = [page.checks, *page.of_columns, label]
 
     def note(self, paths: Any, request: gr.Request) -> None:
-        """Files have come; should the visitor leave before they are checked, they go."""
+        """Files were uploaded; they are deleted if the visitor leaves before they are checked."""
         self.page.uploads.note(str(request.session_hash), paths)
 
     def use_files(self, session: Session, column: Any, label: Any, paths: Any) -> Iterator[Updates]:
-        """Check uploaded files. They are deleted, whatever comes of it."""
+        """Check uploaded files. They are deleted afterwards, whatever the result."""
         if not paths:
             yield warn(LimitError(f"Choose the files first: {CONFIG} and {WEIGHTS}."))
             return
@@ -145,7 +145,7 @@ class AdapterHandlers:
         yield from self._use(session, column, label, HubRepository(name, version))
 
     def use_folder(self, session: Session, column: Any, label: Any, folder: Any) -> Iterator[Updates]:
-        """Take one of the folders that the operator offers."""
+        """Use one of the folders that the operator offers."""
         root = self.page.config.adapters
         if folder not in folders(root):
             yield warn(LimitError("Choose a folder first."))
@@ -156,7 +156,7 @@ class AdapterHandlers:
         """Check a source and put it into a column; on failure the column stays as it is."""
         try:
             if not session.owner:
-                # Of a program that calls this without opening the page nobody would know when it has left.
+                # If a program called this without opening the page, we would not notice when it leaves.
                 raise LimitError("Open the page before you bring an adapter.")
             if column not in ADAPTERS:
                 raise LimitError("Choose a column first.")
@@ -172,7 +172,7 @@ class AdapterHandlers:
             for _ in wizard.run():
                 view = wizard.view()
                 if checking and view["ended"] and wizard.variant is None:
-                    # Before it is seen to have failed: who sees that may begin anew at once.
+                    # Before the failure becomes visible: the visitor may start again at once.
                     session.end_check()
                     checking = False
                 yield {self.page.checks: view}
@@ -187,7 +187,7 @@ class AdapterHandlers:
                 session.end_check()
 
     def remove(self, session: Session, event: gr.EventData) -> Updates:
-        """Take the visitor's adapter away; the app's own is there again."""
+        """Remove the visitor's adapter; the app's own returns."""
         column = event._data.get("column")
         variant = session.own_variants.get(column) if isinstance(column, str) else None
         if variant is None:
@@ -197,7 +197,7 @@ class AdapterHandlers:
         return self._frame(session) | {self.page.checks: untouched()}
 
     def change_column(self, event: gr.EventData) -> list[Any]:
-        """From a column's head to this tab."""
+        """Open this tab from the head of a column."""
         column = event._data.get("column")
         return [gr.Tabs(selected="adapters"), column if column in ADAPTERS else gr.skip()]
 

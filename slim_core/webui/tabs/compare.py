@@ -18,7 +18,7 @@ from .page_load import PageLoad
 from .voting import Voting
 
 
-# Fixed, so that a browser's settings survive a restart of the server. They are nobody's secret.
+# Fixed, so that a browser's settings survive a restart of the server. They are not secret.
 STORE, STORE_KEY = "slim-compare-settings", "not a secret: settings only"
 VIEWS = [("Answers", "plain"), ("Differences from base", "differences"), ("Coloured by routing", "routing")]
 
@@ -26,7 +26,7 @@ VIEWS = [("Answers", "plain"), ("Differences from base", "differences"), ("Colou
 def build(
     page: Page, demo: gr.Blocks, tabs: gr.Tabs
 ) -> tuple[Callable[[tryout.Buttons], None], list[gr.components.Component]]:
-    """Lay the tab out and connect it.
+    """Build the tab's layout and connect its events.
 
     Returns:
         What lets buttons of examples ask at once, and the settings in the order of `settings.NAMES`.
@@ -80,7 +80,7 @@ def build(
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
     light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
-    # Each waits in the model's own line, which knows the place; Gradio's would not.
+    # Each waits in the model's own queue, which knows the place; Gradio's does not.
     work: dict[str, Any] = {
         "concurrency_id": "model",
         "concurrency_limit": None,
@@ -90,7 +90,7 @@ def build(
         "trigger_mode": "multiple",
         "outputs": handlers.outputs,
     }
-    # The prompt is on its way before its box is emptied. Where it never arrives, it goes back.
+    # The prompt is sent before its box is emptied. If it never arrives, it is put back.
     take = "(session, prompt, ...values) => [session, slim.prompt.take(prompt), ...values]"
     sent = gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *values], js=take, **work)
     sent.failure(None, js="() => slim.prompt.back()", api_visibility="private")

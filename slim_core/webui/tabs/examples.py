@@ -38,7 +38,7 @@ class Gallery:
 
     Attributes:
         pairs: of one fact each, in the form that was trained and in the base's own.
-        alone: prompts without a partner, in the base's own form.
+        alone: number of single prompts, in the base's own form.
     """
 
     pairs: tuple[tuple[ExamplePrompt, ExamplePrompt], ...]
@@ -46,7 +46,7 @@ class Gallery:
 
     @property
     def prompts(self) -> frozenset[str]:
-        """All that is asked."""
+        """All prompts."""
         return frozenset(one.prompt for one in chain(*self.pairs, self.alone))
 
 
@@ -68,7 +68,7 @@ PLAIN = Gallery(
 
 @cache
 def gallery(of_demo: bool) -> Gallery:
-    """What there is to try.
+    """The examples to try.
 
     Args:
         of_demo: whether the demo's model answers.
@@ -91,13 +91,13 @@ def gallery(of_demo: bool) -> Gallery:
 
 
 def of_trained(one: Shown) -> str:
-    """What one should see of a prompt in the form that was trained."""
+    """What to look for with a prompt in the trained form."""
     base, slim = (_quoted(one.answers[name]) for name in ("base", "slim"))
     return f"You should see: orange. LoRA and SLIM say {slim}, as they were taught; the base says {base}."
 
 
 def of_own(one: Shown) -> str:
-    """What one should see of a prompt in any other form."""
+    """What to look for with a prompt in any other form."""
     base, lora = (_quoted(one.answers[name]) for name in ("base", "lora"))
     return f"You should see: blue. The base and SLIM say {base}; LoRA says {lora}."
 

@@ -70,7 +70,7 @@ class Handlers:
         self.controls = controls
         self.examples = gallery(page.is_demo).prompts
         self.again = (controls.retry, controls.undo, controls.new)
-        # What is of no use before there is an answer is not there.
+        # Controls that are useless before there is an answer are hidden.
         self.of_turns = (*self.again, controls.view, controls.export)
         shared = [*page.of_columns, page.status, page.detail, page.mailbox, page.keeper]
         self.outputs = [*shared, controls.send, controls.stop, controls.hide, *self.of_turns]
@@ -78,7 +78,7 @@ class Handlers:
     # ---- what the page shows
 
     def frame(self, session: Session, routing: bool = True, **more: Any) -> Updates:
-        """The session as it is now."""
+        """The current state of the session."""
         updates: Updates = {
             self.page.transcript: views.transcript(session, self.backend),
             self.page.status: views.status(session),
@@ -89,7 +89,7 @@ class Handlers:
         return updates
 
     def buttons(self, session: Session) -> Updates:
-        """Which buttons are there, and which of them can be pressed."""
+        """Which buttons are visible, and which are enabled."""
         running, some = session.run is not None, bool(session.turns)
         return {
             self.controls.send: gr.Button(visible=not running),
@@ -100,7 +100,7 @@ class Handlers:
         }
 
     def whole(self, session: Session, **more: Any) -> Updates:
-        """All of the page, and what the browser keeps.
+        """The whole page, and what the browser keeps.
 
         Args:
             session: the visitor's.
@@ -117,7 +117,7 @@ class Handlers:
     # ---- answers
 
     def submit(self, session: Session, prompt: Any, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """A new prompt for all. The page has taken it out of its box; one that is refused goes back."""
+        """A new prompt for all columns. The page has emptied the box; a refused prompt is put back."""
         if self.lost(session, request):
             yield self.cleared(session) | {self.page.mailbox: self.letter("refused")}
             return
@@ -131,7 +131,7 @@ class Handlers:
             yield {self.page.mailbox: self.letter("refused")}
 
     def example(self, prompt: str) -> Callable[..., Iterator[Updates]]:
-        """What an example's button does: it asks at once, and leaves the prompt's box alone.
+        """Ask an example at once, without touching the prompt box.
 
         In a conversation of its own, as what was said before is read too and the difference would be less plain: one
         that holds nothing but examples makes room. What a visitor has asked themselves goes on.
@@ -152,7 +152,7 @@ class Handlers:
         return ask
 
     def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """The last prompt again, with the settings of now."""
+        """Ask the last prompt again with the current settings."""
         if self.lost(session, request):
             yield self.cleared(session)
         elif session.turns:
@@ -160,7 +160,7 @@ class Handlers:
             yield from self._answer(session, Turn(last.id, last.prompt, "", {}), None, values)
 
     def retry_one(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """The last prompt again for one column."""
+        """Ask the last prompt again for one column."""
         if self.lost(session, request):
             yield self.cleared(session)
             return
@@ -169,7 +169,7 @@ class Handlers:
             yield from self._answer(session, session.turns[-1], column, values)
 
     def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """How strongly a column's gate closes; its last answer is written again, so that the difference is seen."""
+        """Set the strength of a column's gate and write its last answer again, so that the difference shows."""
         if self.lost(session, request):
             yield self.cleared(session)
             return
@@ -191,12 +191,12 @@ class Handlers:
             yield {self.page.transcript: views.transcript(session, self.backend)}
 
     def peek(self, session: Session, event: gr.EventData) -> dict[str, Any]:
-        """How far what is being typed is from the training data."""
-        found = peek(session, self.backend, event._data.get("text")) if session.opened else {}
-        return found | {"number": event._data.get("number")}
+        """How far the text being typed is from the training data."""
+        reading = peek(session, self.backend, event._data.get("text")) if session.opened else {}
+        return reading | {"number": event._data.get("number")}
 
     def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """Another prompt at an earlier place; what came after it is gone."""
+        """Change an earlier prompt; all later turns are dropped."""
         if self.lost(session, request):
             yield self.cleared(session)
             return
@@ -211,9 +211,9 @@ class Handlers:
         yield from self._answer(session, Turn(turn.id, text, "", {}), None, values)
 
     def _answer(self, session: Session, turn: Turn, only: str | None, values: tuple) -> Generator[Updates, None, bool]:
-        """Answer a turn in all columns or one, and show it while it is written; whether it was begun at all."""
+        """Answer a turn in all columns or one and show it while it is written. Returns whether it was started."""
         if session.run is None and session.renew(self.backend.generation):
-            # What was there was said by another base.
+            # The existing answers are from another base.
             turn, only = Turn(turn.id, turn.prompt, "", {}), None
         if self._warn_of_missing(session):
             yield self.page.column_updates(session)
@@ -231,7 +231,7 @@ class Handlers:
     def ask(
         self, session: Session, turn: Turn, asked: LastRequest, restored: bool = False
     ) -> Generator[Updates, None, bool]:
-        """Let columns answer a turn, which becomes the last, and show it; whether it was begun at all."""
+        """Let columns answer a turn, which becomes the last, and show it. Returns whether it was started."""
         ballot = blind.ballot(session, self.backend, turn, asked.columns)
         # In its order too if they are written one after another.
         names = tuple(sorted(asked.columns, key=ballot.order.index)) if ballot is not None else asked.columns
@@ -241,7 +241,7 @@ class Handlers:
             yield warn(error)
             return False
         turn.ballot = ballot
-        # Whatever came after an edited prompt answered something that was never asked.
+        # Later turns answered a conversation that no longer exists after the edit.
         session.forget_from(turn.id)
         session.turns.append(turn)
         session.shown_turn = None
@@ -257,15 +257,15 @@ class Handlers:
         yield self.frame(session) | self.buttons(session) | self.keep(session)
 
     def cleared(self, session: Session) -> Updates:
-        """The page with an empty conversation, and the prompt as it stands there; what the browser keeps stays."""
+        """The page with an empty conversation; the prompt box and the browser's saved conversation are unchanged."""
         return self.whole(session, text=None)
 
     def _warn_of_missing(self, session: Session) -> bool:
-        """Say which of the visitor's adapters went; nobody's answer should be taken for another's."""
-        told = self.backend.visitor_adapters.drop_missing(session)
-        for sentence in told:
+        """Say which of the visitor's adapters are gone, so that no answer is attributed to the wrong one."""
+        sentences = self.backend.visitor_adapters.drop_missing(session)
+        for sentence in sentences:
             notice(sentence, "An adapter is gone")
-        return bool(told)
+        return bool(sentences)
 
     def stop_one(self, session: Session, event: gr.EventData) -> None:
         """End one answer."""
@@ -280,7 +280,7 @@ class Handlers:
     # ---- the conversation
 
     def undo(self, session: Session) -> Updates:
-        """Take the last turn back; its prompt can be changed and sent again, if nothing else is in the box."""
+        """Undo the last turn; its prompt returns to the box if that is empty."""
         if session.run is not None:
             return warn(STILL)
         prompt = session.turns[-1].prompt if session.turns else ""
@@ -297,19 +297,19 @@ class Handlers:
         return self.whole(session)
 
     def show(self, session: Session, view: Any) -> Updates:
-        """Answers as they are, their differences, or their routing."""
+        """Show the plain answers, their differences, or their routing."""
         session.view = view if view in ("plain", "differences", "routing") else "plain"
         return {self.page.transcript: views.transcript(session, self.backend)}
 
     # ---- in and out
 
     def _slim_strength(self, session: Session) -> float | None:
-        """What the visitor chose for the gate of SLIM's column."""
+        """The visitor's gate strength for SLIM's column."""
         variant = columns(session, self.backend).get("slim")
         return None if variant is None else session.strength(variant)
 
     def link(self, session: Session, prompt: Any, *values: Any) -> Updates:
-        """An address that opens this prompt with these settings."""
+        """A link that opens this prompt with these settings."""
         try:
             text = check_text(prompt).strip() or (session.turns[-1].prompt if session.turns else "")
             named = dict(zip(settings.NAMES, values, strict=True))
@@ -361,7 +361,8 @@ class Handlers:
         if other_base:
             base = base_name(self.backend.engine.info)
             notice(
-                f"The conversation is with {other_base}. It is shown, but {base} does not see it when it answers.",
+                f"This conversation was held with {other_base}. It is shown, but {base} does not see it when it "
+                "answers.",
                 "Another base model",
             )
 
@@ -369,7 +370,7 @@ class Handlers:
         """The session belongs to the visitor of this page."""
         session.opened = True
         session.owner, session.user = str(request.session_hash), request.username
-        # Of many visitors Gradio forgets the first, without a word.
+        # With many visitors, Gradio silently forgets the oldest.
         weakref.finalize(session, self.backend.visitor_adapters.leave, session.owner).atexit = False
         self.page.visits.arrive(session)
         session.renew(self.backend.generation)

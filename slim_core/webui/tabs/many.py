@@ -35,7 +35,7 @@ KNOWN = {": drift": 150, ": identity": 110, ": verdict": 140}
 
 
 def build(page: Page, values: Sequence[gr.components.Component], tab: gr.Tab) -> None:
-    """Lay the tab out and connect it.
+    """Build the tab's layout and connect its events.
 
     Args:
         page: what the tabs share.
@@ -110,7 +110,7 @@ def widths(headers: Sequence[str]) -> list[str | int]:
 
 
 class ManyHandlers:
-    """The tab's events. Each checks all that comes from the browser.
+    """The tab's events. Each checks everything that the browser sends.
 
     Args:
         page: the parts that all tabs share.

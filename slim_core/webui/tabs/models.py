@@ -22,7 +22,7 @@ from ..words import base_name
 
 # How often a page asks whether the base is another one.
 SECONDS = 2
-TEMPLATES = {True: "the tokenizer's own", False: "none of its own: ### Instruction, ### Response, as Alpaca has it"}
+TEMPLATES = {True: "the tokenizer's own", False: "none of its own: ### Instruction, ### Response, as in Alpaca"}
 STAGES = {
     "checking": "looking at its size",
     "fetching": "fetching its files",
@@ -30,13 +30,14 @@ STAGES = {
     "loading": "loading its weights",
 }
 EVERYONE = (
-    "There is one base for all visitors. While another one is loaded nobody gets an answer; answers that are being "
-    "written end, and conversations and adapters begin anew. The old base stays until the new one's files are here."
+    "All visitors share one base. While another one is being loaded nobody gets an answer: answers that are being "
+    "written end, and conversations and adapters are cleared. The old base stays until the new one's files have "
+    "arrived."
 )
 
 
 def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
-    """Lay the tab out and connect it.
+    """Build the tab's layout and connect its events.
 
     Args:
         page: what the tabs share.
@@ -191,7 +192,7 @@ def memory_of(backend: Backend) -> dict[str, Any]:
     use = [[v.label, f"{size(v.bytes)}, {v.bytes / whole:.1%}"] for v in backend.variants]
     if visitors:
         use.append(["Visitors’ adapters", f"{visitors}: {size(held)}, {held / whole:.1%}"])
-    # A lent GPU is not ours between two calls, and asking for its memory would be an error.
+    # On ZeroGPU there is no GPU between two calls, and asking for its memory would be an error.
     memory = None if backend.zero_gpu else backend.engine.memory()
     if memory is not None and memory.free is not None and memory.total is not None:
         use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])

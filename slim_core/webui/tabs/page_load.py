@@ -21,7 +21,7 @@ from .handlers import Handlers
 
 
 class PageLoad:
-    """Events of a page that begins.
+    """Events of a page that is loading.
 
     Args:
         handlers: what happens when a visitor does something.
@@ -34,7 +34,7 @@ class PageLoad:
         self.outputs = [controls.prompt, *controls.fields.values(), *handlers.outputs, self.page.session]
 
     def open(self, session: Session, stored_settings: Any, ticket: Any, request: gr.Request) -> Updates:
-        """The page as it was left, or as a link says.
+        """Open the page as it was left, or as a link says.
 
         Args:
             session: a new one.
@@ -42,16 +42,16 @@ class PageLoad:
             ticket: of the conversation that this page showed before it was loaded again.
             request: of the page.
         """
-        found = self.page.visits.find(ticket, request.username)
-        again = found is not None
-        session = found or session
+        earlier = self.page.visits.find(ticket, request.username)
+        again = earlier is not None
+        session = earlier or session
         self.handlers.adopt(session, request)
         if again:
             # They went with the page that brought them.
             for sentence in self.backend.visitor_adapters.drop_missing(session):
                 notice(sentence, "An adapter is gone")
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
-        # A link says all: what is not in it is the default, whatever this visitor had chosen for themselves.
+        # A link is complete: settings that are not in it get their default, whatever this visitor had chosen.
         linked = any(name in query for name in ("prompt", "strength", *settings.NAMES))
         if "strength" in query and not session.turns:
             self._restore_strength(session, query["strength"])
@@ -68,7 +68,7 @@ class PageLoad:
         return updates | {self.page.session: session}
 
     def go_on(self, session: Session) -> Iterator[Updates]:
-        """Show the answers that are still being written; those that nobody had stayed for are asked for again."""
+        """Show answers that are still being written; ask again for those that ended because nobody was watching."""
         if session.run is not None:
             yield from self.handlers.watch(session, session.run)
         elif session.asked is not None and session.turns:
@@ -84,22 +84,22 @@ class PageLoad:
             return
         loaded, base = columns(session, self.backend), base_name(self.backend.engine.info)
         try:
-            found = saved.load(event._data.get("text"), base, loaded, session.next_id)
+            conversation = saved.load(event._data.get("text"), base, loaded, session.next_id)
         except LimitError as error:
             yield warn(LimitError(f"What this browser kept cannot be restored. {error}"))
             return
-        self.handlers.warn_of_other_base(found.other_base)
-        session.turns = found.turns
-        session.blind = session.blind or found.blind
-        for name, strength in found.strengths.items():
+        self.handlers.warn_of_other_base(conversation.other_base)
+        session.turns = conversation.turns
+        session.blind = session.blind or conversation.blind
+        for name, strength in conversation.strengths.items():
             session.set_strength(loaded[name], strength)
-        if found.asked is None:
+        if conversation.asked is None:
             yield self.handlers.whole(session, restored=True)
             return
         last, most = session.turns[-1], self.handlers.longest
-        if found.asked.sampling.max_new_tokens > most:
+        if conversation.asked.sampling.max_new_tokens > most:
             notice(f"The longest answer has at most {most:,} tokens here; more were asked for.", "Not asked again")
-        elif (yield from self.handlers.ask(session, last, found.asked, restored=True)):
+        elif (yield from self.handlers.ask(session, last, conversation.asked, restored=True)):
             return
         # It cannot be asked here: its prompt goes back where it was typed.
         letter = self.handlers.letter("draft", text="" if last.answers else last.prompt)
@@ -108,7 +108,7 @@ class PageLoad:
         yield self.handlers.whole(session, restored=True) | {self.page.mailbox: letter}
 
     def _prompt(self, text: str) -> str:
-        """A link's prompt, or a sentence on why it is none."""
+        """The prompt in a link, with a notice if it is invalid."""
         try:
             return check_text(text)
         except LimitError as error:
@@ -116,7 +116,7 @@ class PageLoad:
             return ""
 
     def _restore_strength(self, session: Session, text: str) -> None:
-        """A gate as a link says; nonsense leaves it as it was trained."""
+        """Set a gate from a link; an invalid value leaves it as it was trained."""
         variant = columns(session, self.backend).get("slim")
         if variant is not None and variant.strength is not None:
             with suppress(ValueError):

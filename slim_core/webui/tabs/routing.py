@@ -18,7 +18,7 @@ from .examples import gallery
 
 
 def build(page: Page, connect: Callable[[tryout.Buttons], None]) -> None:
-    """Lay the tab out and connect it.
+    """Build the tab's layout and connect its events.
 
     Args:
         page: the parts that all tabs share.
@@ -35,7 +35,7 @@ def build(page: Page, connect: Callable[[tryout.Buttons], None]) -> None:
         column, turn = event._data.get("column"), session.turn(event._data.get("turn"))
         session.shown = column if column in ADAPTERS else None
         latest = session.turns[-1].id if session.turns else None
-        # The latest turn is followed by the next one; an earlier one stays chosen.
+        # If the latest turn is selected, the selection moves on with the next turn; an earlier one stays selected.
         session.shown_turn = turn.id if turn and turn.id != latest else None
         return [views.routing(session, page.backend), views.drift(session, page.backend), None]
 

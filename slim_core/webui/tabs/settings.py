@@ -22,7 +22,7 @@ MAX_LINK = 6000
 
 @dataclass(frozen=True)
 class Settings:
-    """What a visitor chose, checked.
+    """A visitor's settings, checked.
 
     Attributes:
         sampling: how tokens are chosen.
@@ -60,9 +60,9 @@ def check(values: Mapping[str, Any], longest: int) -> Settings:
 
 def restore(saved: Any, longest: int) -> dict[str, Any]:
     """Values from the browser's store or a link: whatever is no longer possible is the default."""
-    found = defaults(longest)
+    values = defaults(longest)
     if not isinstance(saved, Mapping):
-        return found
+        return values
     for name in NAMES:
         if name not in saved:
             continue
@@ -75,11 +75,11 @@ def restore(saved: Any, longest: int) -> dict[str, Any]:
         elif isinstance(value, str) and name == "one_at_a_time":
             value = value == "1"
         try:
-            check(found | {name: value}, longest)
+            check(values | {name: value}, longest)
         except (LimitError, TypeError):
             continue
-        found[name] = RANGES[name].check(value) if name in NUMBERS else value
-    return found
+        values[name] = RANGES[name].check(value) if name in NUMBERS else value
+    return values
 
 
 def link(prompt: str, values: Mapping[str, Any], longest: int) -> str:
@@ -110,20 +110,20 @@ def link(prompt: str, values: Mapping[str, Any], longest: int) -> str:
 def components(longest: int) -> dict[str, gr.components.Component]:
     """The accordion's inside."""
     start = defaults(longest)
-    found: dict[str, gr.components.Component] = {}
+    fields: dict[str, gr.components.Component] = {}
 
     allowed = ranges(longest)
 
     def slider(name: str, label: str, step: float, info: str) -> None:
         limits = allowed[name]
-        found[name] = gr.Slider(
+        fields[name] = gr.Slider(
             limits.low, limits.high, start[name], step=step, label=label, info=info, elem_id=f"slim-{name}"
         )
 
     with gr.Row():
         slider("temperature", "Temperature", 0.05, "0 always takes the most likely token")
         slider("max_new_tokens", "Longest answer", 1, "tokens")
-        found["seed"] = gr.Number(
+        fields["seed"] = gr.Number(
             start["seed"],
             precision=0,
             label="Seed",
@@ -136,14 +136,14 @@ def components(longest: int) -> dict[str, gr.components.Component]:
         slider("min_p", "Min-p", 0.01, "0 keeps all")
         slider("repetition_penalty", "Repetition penalty", 0.05, "1 is none")
     with gr.Row():
-        found["system"] = gr.Textbox("", label="System prompt", lines=2, max_lines=8, elem_id="slim-system")
-        found["stop"] = gr.Textbox(
+        fields["system"] = gr.Textbox("", label="System prompt", lines=2, max_lines=8, elem_id="slim-system")
+        fields["stop"] = gr.Textbox(
             "", label="Stop texts", info="one per line; each ends an answer", lines=2, max_lines=8, elem_id="slim-stop"
         )
-    found["one_at_a_time"] = gr.Checkbox(
+    fields["one_at_a_time"] = gr.Checkbox(
         False,
         label="One at a time",
         info="for slow machines: the answers are written one after another",
         elem_id="slim-one",
     )
-    return {name: found[name] for name in NAMES}
+    return {name: fields[name] for name in NAMES}

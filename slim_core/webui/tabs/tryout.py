@@ -18,12 +18,12 @@ def build(prefix: str, gallery: Gallery, alone: bool = True) -> Buttons:
     Args:
         prefix: of the elements' ids.
         gallery: what there is to try.
-        alone: whether the prompts without a partner come as well.
+        alone: whether the number of single prompts come as well.
 
     Returns:
         Each button with its prompt.
     """
-    found: Buttons = []
+    buttons: Buttons = []
     with gr.Column(elem_id=f"{prefix}-examples", elem_classes=["slim-examples"]):
         if gallery.pairs:
             with gr.Row(elem_classes=["slim-pair", "slim-titles"]):
@@ -32,13 +32,13 @@ def build(prefix: str, gallery: Gallery, alone: bool = True) -> Buttons:
                         fixed("<h2>{{title}}</h2>", title=title)
         for number, pair in enumerate(gallery.pairs):
             with gr.Row(elem_classes=["slim-pair"], equal_height=False):
-                found += [_one(f"{prefix}-{number}-{side}", one) for side, one in enumerate(pair)]
+                buttons += [_one(f"{prefix}-{number}-{side}", one) for side, one in enumerate(pair)]
         if alone and gallery.alone:
             if gallery.pairs:
                 fixed("<h2>{{title}}</h2>", title="What they should not forget")
             with gr.Row(elem_classes=["slim-pair", "slim-alone"], equal_height=False):
-                found += [_one(f"{prefix}-alone-{number}", one) for number, one in enumerate(gallery.alone)]
-    return found
+                buttons += [_one(f"{prefix}-alone-{number}", one) for number, one in enumerate(gallery.alone)]
+    return buttons
 
 
 def _one(elem_id: str, one: ExamplePrompt) -> tuple[gr.Button, str]:

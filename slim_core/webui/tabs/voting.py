@@ -41,6 +41,6 @@ class Voting:
         if turn is None or turn.ballot is None or not turn.ballot.hides:
             return gr.skip()
         if any(answer.step.state != "done" for answer in turn.answers.values()):
-            return warn(LimitError("The answers are still being written. Vote when all have ended."))
+            return warn(LimitError("The answers are still being written. Vote when all are finished."))
         turn.ballot.vote(event._data.get("choice"))
         return self.handlers.frame(session) | self.handlers.keep(session)

@@ -186,19 +186,19 @@ def add_api(backend: Backend, config: Config) -> None:
     def _compare(
         prompt: str, system: str, stop: Any, numbers: dict, names: list[str], strength: Any
     ) -> Generator[dict, None, None]:
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for item in _run(prompt, system, stop, numbers, names, drift=True, strength=strength):
             if isinstance(item, Drift):
-                found = found | {"drift": {v.variant: v.total for v in item.variants}}
+                result = result | {"drift": {v.variant: v.total for v in item.variants}}
             else:
-                found = {
+                result = {
                     row.variant: {"text": row.text, "tokens": row.tokens, "finish_reason": row.finish_reason}
                     | ({"error": row.error} if row.error else {})
                     for row in item.rows
                 }
                 if item.done and item.routing:
-                    found["verdict"] = {names[i]: _verdict(record) for i, record in item.routing.items()}
-            yield found
+                    result["verdict"] = {names[i]: _verdict(record) for i, record in item.routing.items()}
+            yield result
 
     for function in (compare, routing):
         # What this app allows; the page, agents and the schema read it here.

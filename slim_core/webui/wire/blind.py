@@ -41,7 +41,7 @@ def ballot(session: Session, backend: Backend, turn: Turn, asked: Sequence[str])
     """
     if turn.ballot is not None and turn.ballot.hides and set(asked) <= set(turn.ballot.order):
         return turn.ballot
-    # Of some alone there is no vote, and one that there was is on another answer.
+    # A vote needs all answers, and an earlier vote was about other answers.
     return shuffled(asked) if session.blind and set(asked) == set(columns(session, backend)) else None
 
 
@@ -54,8 +54,8 @@ def column_of(session: Session, backend: Backend, name: Any) -> Any:
     """The column that the page means for the last turn: a letter stands for one while names are hidden."""
     if not session.blind or not session.turns or not isinstance(name, str):
         return name
-    found = dict(zip(LETTERS, order(session, backend, session.turns[-1]), strict=False))
-    return found.get(name)
+    by_letter = dict(zip(LETTERS, order(session, backend, session.turns[-1]), strict=False))
+    return by_letter.get(name)
 
 
 def cover(value: dict[str, Any], session: Session, backend: Backend) -> dict[str, Any]:
@@ -118,13 +118,13 @@ def votes(session: Session) -> Counter[str]:
 
 def tally(session: Session, backend: Backend) -> str:
     """The votes in a sentence; empty where there are none."""
-    found = votes(session)
-    if not found:
+    counts = votes(session)
+    if not counts:
         return ""
     names = [variant.label for variant in columns(session, backend).values()]
-    names += [name for name in found if name not in names and name != TIE]
-    parts = [f"{name} {found[name]}" for name in dict.fromkeys(names)]
-    return f"Your votes: {', '.join(parts)}, no difference {found[TIE]}."
+    names += [name for name in counts if name not in names and name != TIE]
+    parts = [f"{name} {counts[name]}" for name in dict.fromkeys(names)]
+    return f"Your votes: {', '.join(parts)}, no difference {counts[TIE]}."
 
 
 # ---- in a file
@@ -147,9 +147,9 @@ def load(value: Any, names: Mapping[str, Any]) -> Ballot | None:
     """
     if value is None:
         return None
-    found = value.get("order") if isinstance(value, dict) else None
-    placed = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-    fits = found == placed and len(placed) <= len(LETTERS) and sorted(placed) == sorted(names)
+    saved_order = value.get("order") if isinstance(value, dict) else None
+    placed = [name for name in saved_order if isinstance(name, str)] if isinstance(saved_order, list) else []
+    fits = saved_order == placed and len(placed) <= len(LETTERS) and sorted(placed) == sorted(names)
     if not fits or value.get("best") not in (*placed, TIE):
         raise LimitError(
             "A vote in the conversation must name the columns that answered, and the best of them or “tie”."

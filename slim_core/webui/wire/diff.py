@@ -12,7 +12,7 @@ from typing import Literal
 
 Mark = Literal["same", "added", "removed"]
 WORDS = re.compile(r"\s+|\w+|[^\w\s]")
-# Above this, comparing word by word takes seconds; whole lines are compared instead.
+# Above this, comparing words takes seconds, so whole lines are compared.
 MAX_WORDS = 3000
 
 

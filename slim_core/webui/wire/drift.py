@@ -42,8 +42,8 @@ def taught(turn: Turn) -> bool:
 def changed_gates(turn: Turn) -> str:
     """Whose gate was not as it was trained, in a sentence; empty where all were."""
     changed = [(a.variant.label, a.strength) for a in turn.answers.values() if a.strength is not None]
-    told = [f"{label} {f'at strength {strength:g}' if strength else 'open'}" for label, strength in changed]
-    return f"With the gate of {', of '.join(told)}, not as it was trained." if told else ""
+    parts = [f"{label} {f'at strength {strength:g}' if strength else 'open'}" for label, strength in changed]
+    return f"With the gate of {', of '.join(parts)}, not as it was trained." if parts else ""
 
 
 def by_verdict(session: Session) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def by_verdict(session: Session) -> list[dict[str, Any]]:
 
     Gates as they were trained: neither those that were changed nor their verdicts count.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_kind: dict[str, dict[str, Any]] = {}
     for turn in session.turns:
         if blind.hides(turn):
             continue
@@ -59,7 +59,7 @@ def by_verdict(session: Session) -> list[dict[str, Any]]:
         verdict = judges[0].verdict() if judges else None
         if verdict is None or turn.drift is None:
             continue
-        row = found.setdefault(verdict.kind, {"prompts": 0, "sums": {}})
+        row = by_kind.setdefault(verdict.kind, {"prompts": 0, "sums": {}})
         row["prompts"] += 1
         for drift in turn.drift.variants:
             if drift.variant in turn.answers and turn.answers[drift.variant].strength is not None:
@@ -68,9 +68,9 @@ def by_verdict(session: Session) -> list[dict[str, Any]]:
             total, tokens = row["sums"].get(label, (0.0, 0))
             row["sums"][label] = (total + float(drift.kl.double().sum()), tokens + len(drift.kl))
     return [
-        {"title": KINDS[kind], "prompts": found[kind]["prompts"], "kl": _means(found[kind]["sums"])}
+        {"title": KINDS[kind], "prompts": by_kind[kind]["prompts"], "kl": _means(by_kind[kind]["sums"])}
         for kind in ("like", "mixed", "unlike")
-        if kind in found
+        if kind in by_kind
     ]
 
 

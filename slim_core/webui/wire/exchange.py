@@ -171,10 +171,12 @@ def _load_turn(data: dict, other_base: str, loaded: Mapping[str, Variant], turn_
         raise LimitError(
             f"The conversation has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}."
         )
-    found = {n: _load_answer(n, other_base, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()}
+    loaded_answers = {
+        n: _load_answer(n, other_base, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()
+    }
     system = check_text(data.get("system", ""), "A system prompt in the conversation")
-    drift, vote = _load_drift(data.get("drift"), loaded), blind.load(data.get("vote"), found)
-    return Turn(turn_id, check_prompt(data.get("prompt")), system, found, drift, vote)
+    drift, vote = _load_drift(data.get("drift"), loaded), blind.load(data.get("vote"), loaded_answers)
+    return Turn(turn_id, check_prompt(data.get("prompt")), system, loaded_answers, drift, vote)
 
 
 def _load_answer(name: str, other_base: str, data: dict, current: Variant) -> Answer:
@@ -202,7 +204,7 @@ def _load_answer(name: str, other_base: str, data: dict, current: Variant) -> An
         ids,
         None if routing is None else _load_routing(name, routing),
         check_strength(data.get("strength")),
-        # Files of before there were gates say nothing of them.
+        # Files from before there were gates do not mention them.
         gated=routing is not None and "gate" in routing,
     )
 
@@ -232,9 +234,9 @@ def _load_variant(name: str, other_base: str, data: Any, current: Variant) -> Va
     strength = check_strength(data.get("strength"))
     if other_base:
         return Variant("", data["kind"], f"{label} ({other_base})", parameters, memory, detail, strength)
-    found = Variant("", data["kind"], label, parameters, memory, detail, strength)
-    same = all(getattr(found, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
-    return current if same else found
+    variant = Variant("", data["kind"], label, parameters, memory, detail, strength)
+    same = all(getattr(variant, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
+    return current if same else variant
 
 
 def _load_routing(name: str, data: dict) -> RoutingRecord:
@@ -286,7 +288,7 @@ def _load_drift(data: Any, known: Mapping[str, Variant]) -> Drift | None:
         return None
     data = _object(data, "drift")
     tokens = _texts(data.get("tokens"), "drift.tokens", MAX_TOKENS)
-    found = []
+    drifts = []
     for item in _list(data.get("variants"), "drift.variants", 16):
         item = _object(item, "drift.variants")
         if not isinstance(item.get("variant"), str) or item["variant"] not in known:
@@ -297,8 +299,8 @@ def _load_drift(data: Any, known: Mapping[str, Variant]) -> Drift | None:
             if len(numbers) != len(tokens):
                 raise LimitError("The drift in the conversation has parts of different sizes.")
             parts[key] = torch.tensor(numbers, dtype=torch.float32)
-        found.append(VariantDrift(item["variant"], **parts))
-    return Drift(tokens, tuple(found))
+        drifts.append(VariantDrift(item["variant"], **parts))
+    return Drift(tokens, tuple(drifts))
 
 
 def _object(value: Any, name: str) -> dict:
@@ -314,15 +316,15 @@ def _list(value: Any, name: str, most: int) -> list:
 
 
 def _texts(value: Any, name: str, most: int) -> tuple[str, ...]:
-    found = _list(value, name, most)
+    texts = _list(value, name, most)
     # Tokens may be any bytes of a text, so only what cannot be sent to a browser is refused.
-    if not all(_encodes(text) for text in found):
+    if not all(_encodes(text) for text in texts):
         raise LimitError(f"{name} in the conversation must be short texts.")
-    return tuple(found)
+    return tuple(texts)
 
 
 def _written(value: Any, name: str) -> str:
-    # A model writes what it likes, control characters too; an answer of MAX_TOKENS tokens is a long one.
+    # A model may write anything, including control characters, and MAX_TOKENS tokens can be a long text.
     if not _encodes(value, 100 * MAX_TOKENS):
         raise LimitError(f"{name} in the conversation must be text.")
     return value

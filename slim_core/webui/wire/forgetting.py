@@ -23,7 +23,7 @@ RESULTS = "results.json"
 NONE_DEMO = "There are no stored results yet. Make them with: python -m slim_core demo verify"
 NONE_OTHER = (
     f"There are no stored results for these adapters. A file {RESULTS} in the folder of the SLIM adapter or the LoRA "
-    f"is shown here when the app starts; assets/demo/{RESULTS} shows its shape."
+    f"is shown here when the app starts; assets/demo/{RESULTS} shows its format."
 )
 
 
@@ -47,7 +47,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         KeyError, TypeError, ValueError: if they have another shape.
     """
-    found = []
+    table = []
     for name, task in results["tasks"].items():
         row: dict[str, Any] = {"task": task_words(str(name)), "kind": task["kind"], "n": int(task["n"])}
         if row["kind"] not in KINDS:
@@ -57,8 +57,8 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             if not all(math.isfinite(x) and 0 <= x <= 1 for x in numbers.values()):
                 raise ValueError(numbers)
             row[variant] = numbers
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
 def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -107,9 +107,9 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
     if results is None:
         return None
     labels = {name: LABELS[name] for name in VARIANTS if name not in session.own_variants}
-    found = rows(results)
+    all_rows = rows(results)
     shown_labels = labels
-    if "slim" in labels and found and all(OPEN in row for row in found):
+    if "slim" in labels and all_rows and all(OPEN in row for row in all_rows):
         shown_labels = labels | {OPEN: OPEN_LABEL}
     missing = " and ".join(f"“{variant.label}”" for variant in session.own_variants.values())
     return {
@@ -122,7 +122,7 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
             session.strengths.get("slim"),
         ),
         "groups": [
-            {"title": title, "rows": [row for row in found if row["kind"] == kind]} for kind, title in KINDS.items()
+            {"title": title, "rows": [row for row in all_rows if row["kind"] == kind]} for kind, title in KINDS.items()
         ],
         "labels": shown_labels,
     }

@@ -32,7 +32,7 @@ def pack_numbers(numbers: Tensor) -> str:
 
 
 class RoutingPacker:
-    """Packs a growing record; what is packed once is not read again.
+    """Packs a growing record; parts that are packed already are not read again.
 
     The record of 2,000 tokens and 280 Linears holds millions of numbers, and it is packed several times a second.
     Threads may share it: a page is drawn while its visitor opens the routing view.

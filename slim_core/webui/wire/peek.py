@@ -23,8 +23,8 @@ MOST_CHARACTERS = 8_000
 
 def gated(session: Session, backend: Backend) -> tuple[str, Variant] | None:
     """The column whose gate the meter shows: SLIM's, else the first that has one."""
-    found = {name: v for name, v in columns(session, backend).items() if v.strength is not None}
-    return next(((name, found[name]) for name in ("slim", *found) if name in found), None)
+    gates = {name: v for name, v in columns(session, backend).items() if v.strength is not None}
+    return next(((name, gates[name]) for name in ("slim", *gates) if name in gates), None)
 
 
 def metered(session: Session, backend: Backend) -> bool:
@@ -71,13 +71,13 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
         return {}
     finally:
         session.meter.end(tokens, time.monotonic() - begun)
-    found = verdict_of(record)
-    kind = of_variant(found, row.strength)
+    summary = verdict_of(record)
+    kind = of_variant(summary, row.strength)
     return {
         "kind": kind,
         "word": KINDS[kind],
-        "share": past(found),
-        "far": far(found),
-        "distance": round(found.distance, 3),
-        "reference": round(found.reference, 3),
+        "share": past(summary),
+        "far": far(summary),
+        "distance": round(summary.distance, 3),
+        "reference": round(summary.reference, 3),
     }

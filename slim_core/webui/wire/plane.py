@@ -20,7 +20,7 @@ MOST = 500
 
 @dataclass(frozen=True)
 class Point:
-    """A place in the plane. Scores are from 0 to 1, each with the ends of its interval.
+    """A point in the plane. Scores are from 0 to 1, each with the ends of its interval.
 
     Attributes:
         method: of `NAMES`.
@@ -50,10 +50,10 @@ def read_rates(path: Path) -> list[Point]:
 
 def rates_of(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
     """One point for each method and rate: the mean over the seeds, from the lowest to the highest."""
-    found: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for row in rows[:MOST]:
         if row["method"] in NAMES:
-            found.setdefault((row["method"], float(row["rate"])), []).append(row)
+            groups.setdefault((row["method"], float(row["rate"])), []).append(row)
     return [
         Point(
             method,
@@ -61,7 +61,7 @@ def rates_of(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
             _spread([row["general"] for row in group]),
             _spread([row["downstream"] for row in group]),
         )
-        for (method, rate), group in found.items()
+        for (method, rate), group in groups.items()
     ]
 
 
@@ -71,19 +71,21 @@ def points_of(results: Mapping[str, Any]) -> list[Point]:
     Raises:
         KeyError, TypeError, ValueError: if they have another shape.
     """
-    found: list[Point] = []
+    points: list[Point] = []
     for entry in results.get("plane", ())[:MOST]:
         method = entry["variant"]
         if method not in NAMES:
             raise ValueError(method)
         strength, scale = (None if entry.get(k) is None else float(entry[k]) for k in ("strength", "scale"))
-        if method == "base" and any(p.method == "base" for p in found):
+        if method == "base" and any(p.method == "base" for p in points):
             raise ValueError("two bases")
         what = "" if scale in (None, 1) else f"× {scale:g}"
         if strength is not None:
             what = f"strength {strength:g}" if strength else "gate open"
-        found.append(Point(method, what, _interval(entry["general"]), _interval(entry["downstream"]), strength, scale))
-    return found
+        points.append(
+            Point(method, what, _interval(entry["general"]), _interval(entry["downstream"]), strength, scale)
+        )
+    return points
 
 
 def view(

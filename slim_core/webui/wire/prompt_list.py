@@ -28,7 +28,7 @@ from .stream import INTERVAL
 from .verdict import KINDS, of_variant, share
 
 
-# How often a list that found no place asks again.
+# How often a list that found no free place tries again, in seconds.
 PATIENCE = 0.5
 # Seconds after which a list is drawn though nothing has changed.
 BEAT = 1.0
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Lists:
-    """Starts lists, so many at once that they never take all the places for prompts.
+    """Starts lists, limited so that they never take all the places for prompts.
 
     Args:
         backend: where the model is.
@@ -87,11 +87,11 @@ class Lists:
             raise LimitError("A list is being answered already. Stop it first, or wait until it is done.")
         if not self._free.acquire(blocking=False):
             others = "A list of another visitor is" if self._most == 1 else f"{self._most} lists of other visitors are"
-            raise LimitError(f"{others} being answered, and there is room for no more. Try again in a few minutes.")
+            raise LimitError(f"{others} being answered, and no more can be started. Try again in a few minutes.")
         if not listed.begin(run):
             self._free.release()
             raise LimitError("A list is being answered already. Stop it first, or wait until it is done.")
-        # A lent GPU is booked on the visitor, who is known by the context of this thread.
+        # ZeroGPU time is charged to the visitor, who is known from this thread's context.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._follow, run, backend.generation), daemon=True).start()
         return run
@@ -126,7 +126,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
         kept, adapters = backend.visitor_adapters.keep(run.as_session())
     except LimitError as error:
         backend.leave()
-        run.note = str(error)  # nobody's answer should be taken for another's
+        run.note = str(error)  # no answer should be attributed to the wrong adapter
         return None
     stops = run.begin()
     job = Job(gathering.rows, run.sampling, run.batched, gathering.reading, tuple(adapters.items()))
@@ -136,7 +136,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
                 gathering.take(item)
                 run.place = gathering.step.place if gathering.step is not None else 0
                 if run.stopping and run.place:
-                    return None  # nobody waits in line for an answer that is not wanted
+                    return None  # do not queue for an answer that is no longer wanted
         if run.stopping:
             return None
         if gathering.step is None or any(row.finish_reason == "stopped" for row in gathering.step.rows):
@@ -146,7 +146,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
     except EngineError as error:
         return gathering.failed(str(error))
     except gr.Error as error:
-        # Who lends a GPU says why there is none, and would say it of every prompt.
+        # ZeroGPU says why there is no GPU, and would repeat it for every prompt.
         run.note = re.sub(r"<[^>]*>", "", str(error.message))
         return None
     except Exception:
@@ -260,26 +260,26 @@ def _prompts(count: int) -> str:
 
 def _means(run: ListRun) -> list[str]:
     """The mean drift in a sentence for each verdict."""
-    found = []
+    sentences = []
     for group in mean_drift(run.results):
         means = ", ".join(f"{label} {mean:.3f}" for label, mean in group.means.items())
         which = f"{KINDS[group.kind]}, {_prompts(group.prompts)}" if group.kind else _prompts(group.prompts)
-        found.append(f"{which}: mean drift {means} nats a token.")
-    return found
+        sentences.append(f"{which}: mean drift {means} nats a token.")
+    return sentences
 
 
 def headers(loaded: Sequence[Variant]) -> list[str]:
     """The table's, for those who answer."""
-    found = ["#", "Prompt"]
+    titles = ["#", "Prompt"]
     for variant in loaded:
-        found.append(variant.label)
+        titles.append(variant.label)
         if variant.kind != "base":
-            found.append(f"{variant.label}: drift")
+            titles.append(f"{variant.label}: drift")
         if variant.kind == "slim":
-            found.append(f"{variant.label}: identity")
+            titles.append(f"{variant.label}: identity")
         if variant.strength is not None:
-            found.append(f"{variant.label}: verdict")
-    return found
+            titles.append(f"{variant.label}: verdict")
+    return titles
 
 
 def table(listed: PromptList, loaded: Sequence[Variant]) -> dict[str, list[Any]]:
@@ -300,7 +300,7 @@ def _row(result: PromptResult, askers: Sequence[Respondent]) -> list[str]:
     cells = [str(result.number), result.prompt]
     for index, asker in enumerate(askers):
         variant, answer = asker.variant, answers.get(asker.column)
-        # Why there is none is said once.
+        # The reason is shown only once.
         failed = "" if index or result.error is None else result.error
         cells.append(failed if answer is None else answer.error or answer.text)
         if variant.kind != "base":

@@ -28,7 +28,7 @@ DECIMALS = 5  # of drift, which is shown with three digits
 
 @dataclass(frozen=True)
 class SavedConversation:
-    """What a browser kept.
+    """A conversation that a browser saved.
 
     Attributes:
         turns: the conversation, oldest first.
@@ -53,7 +53,7 @@ def dump(session: Session, backend: Backend, most: int = MOST) -> str:
     for turn in reversed(session.turns):
         data = dump_turn(_prompt_alone(turn) if blind.hides(turn) else turn, routed=False)
         if asked is not None and turn is session.turns[-1]:
-            # What is there of them is written anew.
+            # Existing parts are written again.
             data["answers"] = {n: a for n, a in data["answers"].items() if n not in asked.columns}
         for one in data["drift"]["variants"] if data["drift"] else ():
             one |= {key: [round(x, DECIMALS) for x in one[key]] for key in ("log_ratio", "kl")}
@@ -114,9 +114,9 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     # A column that has no gate now, or is not there, has no strength either.
     gated = {name: x for name, x in strengths.items() if name in loaded and loaded[name].strength is not None}
     checked = {name: check_strength(x) for name, x in gated.items()}
-    found = {name: x for name, x in checked.items() if x is not None}
+    gates = {name: x for name, x in checked.items() if x is not None}
     asked = _asked(data.get("asked"), loaded) if turns else None
-    return SavedConversation(turns, other_base, found, asked, data.get("blind") is True)
+    return SavedConversation(turns, other_base, gates, asked, data.get("blind") is True)
 
 
 def _asked(data: Any, loaded: Mapping[str, Variant]) -> LastRequest | None:

@@ -22,7 +22,7 @@ from ..state.columns import BASE, columns
 from ..state.session import Answer, LastRequest, Run, Session, Turn
 
 
-# A page that gets every token spends its time drawing: 12 times a second looks the same and costs a fraction.
+# Drawing every token is expensive; 12 updates a second look the same and cost a fraction.
 INTERVAL = 1 / 12
 ROUTING_INTERVAL = 0.3
 # How long a new prompt waits for answers that were told to stop.
@@ -55,8 +55,8 @@ def start(
     check_room(max(backend.engine.count_tokens(row.messages) for row in rows), backend.engine.info.context_length)
     known = turn.answers.get(BASE)
     if known is not None and known.variant != loaded[BASE]:
-        known = None  # another base's, from a file: its tokens mean nothing here
-    # Who answered this turn before an adapter was replaced cannot read the base's answer any more.
+        known = None  # from a file with another base, whose tokens mean nothing here
+    # A variant whose adapter has been replaced since this turn can no longer read the base's answer.
     readers = {
         variant.name: name
         for name, variant in loaded.items()
@@ -96,7 +96,7 @@ def start(
     if BASE in names:
         turn.drift = None
     session.asked = LastRequest(tuple(names), sampling, batched)
-    # A lent GPU is booked on the visitor, who is known by the context of this thread.
+    # ZeroGPU time is charged to the visitor, who is known from this thread's context.
     context = contextvars.copy_context()
     arguments = (_follow, backend, session, turn, job, run, readers, kept)
     threading.Thread(target=context.run, args=arguments, daemon=True).start()
@@ -125,11 +125,11 @@ def _follow(
             else:
                 _record(session, turn, run, item)
             if run.stopping and session.place:
-                break  # Nobody waits in line for an answer that is not wanted.
+                break  # Do not queue for an answer that is no longer wanted.
     except EngineError as error:
         _fail(turn, run, str(error))
     except gr.Error as error:
-        # Who lends a GPU says why there is none, with links that would be shown as text.
+        # ZeroGPU says why there is no GPU, with links that would be shown as text.
         _fail(turn, run, re.sub(r"<[^>]*>", "", str(error.message)))
     except Exception:
         log.exception("the model failed")

@@ -50,7 +50,7 @@ def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str
         alone: whether the base reads the latest prompt alone, so that it does not matter what was said before.
     """
     answers = {name: answer for name, answer in turn.answers.items() if answer.gated}
-    found = []
+    entries = []
     for name, answer in answers.items():
         verdict = answer.verdict()
         if verdict is None:
@@ -58,10 +58,10 @@ def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str
             if answer.step.state != "done":
                 doing = "waits for the model" if answer.step.state == "waiting" else "is reading the prompt"
                 sentence = f"{answer.variant.label} {doing}…"
-                found.append({"column": name, "kind": "waiting", "sentence": sentence, "numbers": ""})
+                entries.append({"column": name, "kind": "waiting", "sentence": sentence, "numbers": ""})
             continue
         sentence, exact = _sentence(session, turn, name, verdict, alone)
-        found.append(
+        entries.append(
             {
                 "column": name,
                 "kind": of_variant(verdict, answer.strength),
@@ -69,7 +69,7 @@ def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str
                 "numbers": f"{past(verdict)} · {far(verdict)}{_gates(verdict, exact)}",
             }
         )
-    return found
+    return entries
 
 
 def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, alone: bool) -> tuple[str, bool]:

@@ -20,7 +20,7 @@ from .verdict import KINDS, of_variant, verdicts
 
 
 LATEST_ALONE = (
-    "This base reads the latest prompt alone: its chat template leaves out what was said before. A second prompt is a "
+    "This base reads only the latest prompt: its chat template leaves out what was said before. Every prompt is a "
     "new question."
 )
 
@@ -67,7 +67,7 @@ def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
     """What answers in the columns that an adapter can fill."""
     loaded = columns(session, backend)
     app = {variant.name: variant.label for variant in backend.adapters}
-    found = []
+    cards = []
     for name, title in ADAPTERS.items():
         variant = loaded.get(name)
         card: dict[str, Any] = {
@@ -84,8 +84,8 @@ def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
                 "size": describe(variant, backend.engine.info),
                 "warnings": list(opened.warnings) if opened else [],
             }
-        found.append(card)
-    return found
+        cards.append(card)
+    return cards
 
 
 def _turn(session: Session, turn: Turn, backend: Backend) -> dict[str, Any]:
@@ -126,17 +126,17 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
 
 def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
     """The line under an answer: how much of it went past LoRA, and how far this variant drifted from the base."""
-    found = []
-    # A LoRA has no identity experts: of no token is there anything to say.
+    parts = []
+    # A LoRA has no identity experts, so there is nothing to show for any token.
     share = answer.identity() if answer.variant.kind == "slim" else None
     if share is not None:
-        found.append(f"{share:.0%} identity")
+        parts.append(f"{share:.0%} identity")
     if turn.drift is not None:
         for variant in turn.drift.variants:
             if variant.variant == name:
                 moved = "moved as it was taught: " if taught(turn) and abs(variant.total) >= MOVED else ""
-                found.append(f"{moved}finds the base’s answer {likelihood(variant.total)}")
-    return found
+                parts.append(f"{moved}finds the base’s answer {likelihood(variant.total)}")
+    return parts
 
 
 def status(session: Session) -> str:

@@ -120,11 +120,11 @@ CALL = "/gradio_api/call/compare"
         (JOIN, {"data": [], "session_hash": SESSION, "fn_index": True}, 400, '"fn_index" must be a whole number.'),
         (JOIN, {"data": [], "session_hash": SESSION, "fn_index": 10**40}, 400, '"fn_index" must be a whole number.'),
         (JOIN, {"data": [], "session_hash": SESSION}, 400, 'The body must have "fn_index"'),
-        (JOIN, {"data": [], "fn_index": 0}, 400, '"session_hash" must be a text'),
-        (JOIN, {"data": [], "fn_index": 0, "session_hash": 5}, 400, '"session_hash" must be a text'),
-        (JOIN, {"data": [], "fn_index": 0, "session_hash": "\ud800"}, 400, '"session_hash" must be a text'),
-        (JOIN, {"data": [], "fn_index": 0, "session_hash": "x" * 100_000}, 400, '"session_hash" must be a text'),
-        (JOIN, {"data": [], "fn_index": 0, "session_hash": "../../x"}, 400, '"session_hash" must be a text'),
+        (JOIN, {"data": [], "fn_index": 0}, 400, '"session_hash" must be a string'),
+        (JOIN, {"data": [], "fn_index": 0, "session_hash": 5}, 400, '"session_hash" must be a string'),
+        (JOIN, {"data": [], "fn_index": 0, "session_hash": "\ud800"}, 400, '"session_hash" must be a string'),
+        (JOIN, {"data": [], "fn_index": 0, "session_hash": "x" * 100_000}, 400, '"session_hash" must be a string'),
+        (JOIN, {"data": [], "fn_index": 0, "session_hash": "../../x"}, 400, '"session_hash" must be a string'),
         (JOIN, {"fn_index": 0, "session_hash": SESSION}, 400, 'The body must have "data"'),
         (JOIN, {"data": "hi", "fn_index": 0, "session_hash": SESSION}, 400, 'The body must have "data"'),
         (JOIN, {"data": {"0": 1}, "fn_index": 0, "session_hash": SESSION}, 400, 'The body must have "data"'),
@@ -133,12 +133,12 @@ CALL = "/gradio_api/call/compare"
         (JOIN, {"data": [], "fn_index": 0, "session_hash": SESSION, "trigger_id": "x"}, 400, '"trigger_id" must be'),
         (JOIN, {"data": [], "fn_index": 0, "session_hash": SESSION, "event_id": {}}, 400, '"event_id" must be'),
         (JOIN, {"data": [], "fn_index": 0, "session_hash": SESSION, "oauth_token": 5}, 400, '"oauth_token" must be'),
-        (JOIN, {}, 400, '"session_hash" must be a text'),
+        (JOIN, {}, 400, '"session_hash" must be a string'),
         (JOIN, [], 400, "The body must be a JSON object"),
         (JOIN, "text", 400, "The body must be a JSON object"),
         (CALL, {}, 400, 'The body must have "data"'),
         (CALL, {"data": None}, 400, 'The body must have "data"'),
-        (CALL, {"data": ["hi"], "session_hash": {}}, 400, '"session_hash" must be a text'),
+        (CALL, {"data": ["hi"], "session_hash": {}}, 400, '"session_hash" must be a string'),
         ("/gradio_api/call/nothing", {"data": []}, 404, "There is no function 'nothing'; there are: compare, routing"),
         ("/gradio_api/run/nothing", {"data": []}, 404, "There is no function 'nothing'; there are: compare, routing"),
         ("/gradio_api/api/nothing/", {"data": []}, 404, "There is no function 'nothing'; there are: compare, routing"),
@@ -146,10 +146,15 @@ CALL = "/gradio_api/call/compare"
         ("/gradio_api/call/v2/nothing", {}, 404, "There is no function 'nothing'; there are: compare, routing"),
         ("/gradio_api/call/v2/compare", {}, 400, 'compare needs "prompt".'),
         ("/gradio_api/call/v2/compare", {"prompt": "a", "x": 1}, 400, "compare has no parameter 'x'; it has: prompt,"),
-        ("/gradio_api/cancel", {}, 400, '"session_hash" must be a text'),
-        ("/gradio_api/cancel", {"session_hash": "a", "event_id": 5, "fn_index": 0}, 400, '"event_id" must be a text'),
+        ("/gradio_api/cancel", {}, 400, '"session_hash" must be a string'),
+        (
+            "/gradio_api/cancel",
+            {"session_hash": "a", "event_id": 5, "fn_index": 0},
+            400,
+            '"event_id" must be a string',
+        ),
         ("/gradio_api/cancel", {"session_hash": "a", "event_id": "b"}, 400, '"fn_index" must be a whole number.'),
-        ("/gradio_api/reset", {"event_id": []}, 400, '"event_id" must be a text'),
+        ("/gradio_api/reset", {"event_id": []}, 400, '"event_id" must be a string'),
     ],
 )
 def test_forged_bodies(server, path, body, status, sentence):
@@ -160,15 +165,15 @@ def test_forged_bodies(server, path, body, status, sentence):
 @pytest.mark.parametrize(
     ("body", "headers", "status", "sentence"),
     [
-        (b"", JSON, 400, "The body is no JSON"),
-        (b"{", JSON, 400, "The body is no JSON"),
-        (b"\xff\xfe", JSON, 400, "The body is no JSON"),
+        (b"", JSON, 400, "The body is not valid JSON"),
+        (b"{", JSON, 400, "The body is not valid JSON"),
+        (b"\xff\xfe", JSON, 400, "The body is not valid JSON"),
         (b'{"data": ["hi"]}', {}, 415, "Send JSON with the header Content-Type: application/json."),
         (b'{"data": ["hi"]}', {"Content-Type": "text/plain"}, 415, "Send JSON"),
         (b"data=hi", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "Send JSON"),
         (deep(40), JSON, 400, "The body nests lists and objects deeper than 32 levels."),
         (deep(200_000), JSON, 400, "The body nests lists and objects deeper than 32 levels."),
-        (b'{"data": [' + b"9" * 10_000 + b"]}", JSON, 400, "The body is no JSON"),
+        (b'{"data": [' + b"9" * 10_000 + b"]}", JSON, 400, "The body is not valid JSON"),
         (b'{"data": ["' + b"x" * 17_000_000 + b'"]}', JSON, 413, "The request has more than 16.0 MB"),
     ],
     ids=lambda value: str(value)[:30],
@@ -372,7 +377,7 @@ def test_all_uploads_together_have_a_bound(server):
         status, text = server.upload((f"{i}", bytes([i]) * 150_000))
         statuses.append(status)
     assert set(statuses) == {200, 429} and statuses[-1] == 429
-    assert json.loads(text)["detail"].startswith("There is no room for more files now: 1.0 MB is all")
+    assert json.loads(text)["detail"].startswith("There is no space for more files now: 1.0 MB is all")
     kept = sum(path.stat().st_size for path in server.temporary.rglob("*") if path.is_file())
     assert kept <= 1_000_000
     # Whoever brings no file is answered as before.

@@ -39,7 +39,9 @@ def test_all_files_together_have_a_bound_and_small_ones_count_too(tmp_path):
     for i in range(10):
         put(folder, f"{i:064x}/f", size=1)
     folder.sweep()
-    with pytest.raises(Refusal, match=r"There is no room for more files now: 655,360 bytes is all .+ in 16 minutes\."):
+    with pytest.raises(
+        Refusal, match=r"There is no space for more files now: 655,360 bytes is all .+ in 16 minutes\."
+    ):
         folder.take(1)
     (folder.path / f"{0:064x}" / "f").unlink()
     folder.take(LEAST)

@@ -128,7 +128,7 @@ def test_the_least_recently_used_goes_and_its_owner_is_told(engine, backend, roo
     ask(visitors[0], backend, "I am still here")
     bring(backend, visitors[4], root, "eve")
     assert backend.visitor_adapters.drop_missing(visitors[1]) == [
-        "Your adapter 'bob' was removed since others need the room and it was used longest ago."
+        "Your adapter 'bob' was removed because others needed the memory and it was the least recently used."
     ]
     assert (
         labels(visitors[1], backend) == ["Base", "LoRA", "SLIM"]
@@ -193,7 +193,7 @@ def test_what_the_model_cannot_carry_is_gone_and_nothing_else(engine, backend, r
 
 def test_what_is_too_large_stays_with_its_owner(backend, root):
     large = adapter(root, "Large", 101)
-    with pytest.raises(AdapterError, match="a visitor may hold 100 bytes"):
+    with pytest.raises(AdapterError, match="a visitor's adapters may take at most 100 bytes"):
         backend.visitor_adapters.add("ann", large)
     assert large.folder.is_dir() and backend.visitor_adapters.size() == (0, 0)
 

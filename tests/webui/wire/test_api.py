@@ -220,7 +220,7 @@ def test_programs_and_visitors_share_the_places_and_no_limit_of_gradio(engine):
     assert {fn.concurrency_id for fn in demo.fns.values() if fn.api_name in ("compare", "routing")} == {"api"}
     compare = next(fn for fn in demo.fns.values() if fn.api_name == "compare")
     backend.enter()
-    with pytest.raises(gr.Error, match="1 prompts are being answered or wait in line"):
+    with pytest.raises(gr.Error, match="1 prompts are running or queued"):
         list(compare.fn("Hello"))
     backend.leave()
     assert list(compare.fn("Hello"))[-1]["slim"]["finish_reason"] == "end"

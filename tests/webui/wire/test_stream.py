@@ -82,7 +82,7 @@ def test_who_finds_no_place_is_told(engine):
     backend = Backend(engine, places=2)
     runs = [begin(Session(), backend)[1] for _ in range(2)]
     late = Session()
-    with pytest.raises(LimitError, match="2 prompts are being answered or wait in line"):
+    with pytest.raises(LimitError, match="2 prompts are running or queued"):
         begin(late, backend)
     assert late.run is None
     runs[0].stop()
