@@ -206,7 +206,7 @@ INSTEAD = {
     "a pickle": (
         [CONFIG, "adapter_model.bin"],
         WEIGHTS,
-        " but 'adapter_model.bin', a format that can run code .*: pyth",
+        " but 'adapter_model.bin', a format that can run code, .*: pyth",
     ),
     "a pickle alone": (
         ["lora.pt"],
