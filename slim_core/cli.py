@@ -91,14 +91,16 @@ def train(
     ],
     output: Annotated[Path, typer.Option(help="New folder for the adapter; several methods get a subfolder each.")],
     method: Annotated[list[str], typer.Option(help="lora, dora or slim; repeat to compare.")] = ["slim"],  # noqa: B006
-    messages_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of messages.")] = None,
-    prompt_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of questions.")] = None,
-    completion_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of answers.")] = None,
+    messages_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with messages.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with questions.")] = None,
+    completion_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with answers.")] = None,
     input_column: Annotated[
         str | None, typer.Option(rich_help_panel=DATA, help="Column appended to questions.")
     ] = None,
-    text_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of plain text.")] = None,
-    system_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column of system texts.")] = None,
+    text_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with plain text.")] = None,
+    system_column: Annotated[
+        str | None, typer.Option(rich_help_panel=DATA, help="Column with system messages.")
+    ] = None,
     split: Annotated[str, typer.Option(rich_help_panel=DATA, help="Split of a Hub data set.")] = "train",
     subset: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Subset of a Hub data set.")] = None,
     revision: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Revision of a Hub data set.")] = None,
@@ -111,7 +113,9 @@ def train(
     ] = 0.05,
     max_length: Annotated[
         int | None,
-        typer.Option(rich_help_panel=DATA, help="Most tokens per example. [default: 2048 or the model's limit]"),
+        typer.Option(
+            rich_help_panel=DATA, help="Maximum number of tokens per example. (default: 2048 or the model's limit)"
+        ),
     ] = None,
     skip_long: Annotated[
         bool, typer.Option("--skip-long", rich_help_panel=DATA, help="Skip longer examples and report how many.")
@@ -120,14 +124,15 @@ def train(
     experts: Annotated[
         int, typer.Option(rich_help_panel=ADAPTER, help="Number of LoRA experts; a plain LoRA gets rank × this.")
     ] = 8,
-    identity: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Identity experts.")] = 2,
+    identity: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Number of identity experts.")] = 2,
     top_k: Annotated[int, typer.Option(rich_help_panel=ADAPTER, help="Experts used per token.")] = 2,
     alpha: Annotated[
-        float | None, typer.Option(rich_help_panel=ADAPTER, help="LoRA's alpha. [default: 2 × rank]")
+        float | None, typer.Option(rich_help_panel=ADAPTER, help="LoRA's alpha. (default: 2 × rank)")
     ] = None,
     dropout: Annotated[float, typer.Option(rich_help_panel=ADAPTER, help="Dropout before the experts.")] = 0.0,
     target: Annotated[
-        list[str], typer.Option(rich_help_panel=ADAPTER, help="Linear to adapt, such as q_proj; repeatable. [all]")
+        list[str],
+        typer.Option(rich_help_panel=ADAPTER, help="Linear to adapt, such as q_proj; repeatable. (default: all)"),
     ] = [],  # noqa: B006
     slim: Annotated[
         list[str], typer.Option(rich_help_panel=ADAPTER, help="Other SlimConfig field, as KEY=VALUE; repeatable.")
@@ -148,14 +153,14 @@ def train(
         int, typer.Option(rich_help_panel=BUDGET, help="Random seed of split, order and initial weights.")
     ] = 42,
     micro_batch: Annotated[
-        int | None, typer.Option(rich_help_panel=MACHINE, help="Examples per forward pass. [default: a whole step]")
+        int | None, typer.Option(rich_help_panel=MACHINE, help="Examples per forward pass. (default: a whole step)")
     ] = None,
     four_bit: Annotated[
         bool, typer.Option("--four-bit", rich_help_panel=MACHINE, help="Load the base in 4 bits.")
     ] = False,
     bf16: Annotated[
         bool | None,
-        typer.Option(rich_help_panel=MACHINE, help="Compute in bfloat16. [default: on GPUs that have it]"),
+        typer.Option(rich_help_panel=MACHINE, help="Compute in bfloat16. (default: on GPUs that have it)"),
     ] = None,
     gradient_checkpointing: Annotated[
         bool,
@@ -181,10 +186,11 @@ def train(
 ) -> None:
     """Fine-tune an adapter on your own data.
 
-    Ctrl-C saves. For several GPUs, FSDP or DeepSpeed: accelerate launch -m slim_core train …
+    Ctrl-C saves a checkpoint and ends the run. For several GPUs, FSDP or DeepSpeed: accelerate launch -m slim_core
+    train …
 
-    The defaults are the paper's. It is silent on alpha, lengths and schedule: alpha is twice the rank, and the rate
-    falls linearly after a warm-up of 3 % of the steps. LoRA and DoRA get SLIM's total rank, rank × experts.
+    The defaults are the paper's. Where the paper does not say, alpha is twice the rank, and the learning rate falls
+    linearly after a warm-up of 3 % of the steps. LoRA and DoRA get SLIM's total rank, rank × experts.
     """
     from .training import Columns, TrainingError, TrainSettings
     from .training import train as run

@@ -82,13 +82,13 @@ def test_every_setting_is_a_flag_but_for_the_password():
     assert set(flags_of_serve()) == {field.name for field in fields(Config)} - {"auth_password"}
 
 
-def test_defaults_that_are_told_are_the_defaults():
-    told, flags = settings_in_docs(), flags_of_serve()
+def test_stated_defaults_are_the_defaults():
+    documented, flags = settings_in_docs(), flags_of_serve()
     for field in fields(Config):
         if not isinstance(field.default, str) or field.default:
             value = str(int(field.default) if isinstance(field.default, bool) else field.default)
-            assert told[variable(field.name)] == value
-        found = re.search(r"\[default: ([^\]]+)\]", flags.get(field.name, ""))
+            assert documented[variable(field.name)] == value
+        found = re.search(r"\(default: ([^)]+)\)", flags.get(field.name, ""))
         if found and isinstance(field.default, int):
             assert found[1] == str(field.default), field.name
 

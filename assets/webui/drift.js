@@ -16,8 +16,8 @@ slim.drift = (component) => {
   }
   const ratio = (nats) => (Math.abs(nats) < 0.005 ? "exactly as likely" : `${times(Math.abs(nats))} times ${nats > 0 ? "less" : "more"} likely`);
 
-  // Over each token a bar: up for less likely than the base finds it, down for more. Bar and token are one box, so that
-  // they stay together where the text is broken over lines.
+  // Over each token a bar: up for less likely than the base finds it, down for more. Bar and token are one box, so
+  // that they stay together where the text is broken over lines.
   function bars(list, values, most, least) {
     const span = Math.max(1e-9, most - least);
     list.style.setProperty("--zero", (most / span).toFixed(4));
@@ -69,7 +69,7 @@ slim.drift = (component) => {
     if (!value.data) {
       root().replaceChildren(el("p", { class: "slim-empty" }, value.hidden ? value.hidden : value.running
         ? "The drift is measured when the answers are done."
-        : "Ask something under Compare. Then every variant reads the base’s answer, and here stands how much less likely it finds each token."));
+        : "Ask something under Compare. Then every variant reads the base’s answer, and this tab shows how much less likely it finds each token."));
       return;
     }
     const all = value.data.variants.flatMap((variant) => variant.log_ratio);

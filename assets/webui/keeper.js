@@ -41,7 +41,7 @@ slim.keeper = (component) => {
     const before = bar.hidden;
     bar.hidden = !found;
     if (!found) return;
-    if (before) slim.say("What was there before can be restored.");
+    if (before) slim.say("Your earlier conversation can be restored.");
     put(words, found.turns
       ? `Restore the conversation from before? ${found.turns} prompt${found.turns > 1 ? "s" : ""}, the last “${short(found.last)}”, ${when(found.at)}.`
       : `Restore what was typed before? “${short(found.typed)}”, ${when(found.at)}.`);

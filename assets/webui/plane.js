@@ -94,7 +94,7 @@ slim.plane = (plane) => {
     ...["downstream", "general"].map((name) => el("td", {}, `${percent(point[name][0])} (${percent(point[name][1])} to ${percent(point[name][2])})`))));
   const parts = ["Dashed: the base. Lines through a point are its intervals: over the questions; over the seeds for small points, which are learning rates on validation questions."];
   if (plane.strengths.length > 1) parts.push("The blue line is SLIM’s gate from open to strong, the same adapter throughout.");
-  if (plane.scales.length > 1) parts.push("The orange line is LoRA turned down.");
+  if (plane.scales.length > 1) parts.push("The orange line is LoRA scaled down.");
   if (plane.here) parts.push(`The ring is your gate ${plane.here.text}.`);
   return el("section", { class: "slim-card slim-wide", "aria-label": "Learning against forgetting" },
     el("h2", {}, "Learning against forgetting"), el("p", { class: "slim-note" }, parts.join(" ")), node,

@@ -129,7 +129,7 @@ slim.routing = (component) => {
     parts.empty.hidden = !parts.body.hidden;
     put(parts.empty, data ? "A LoRA has no router and no identity experts: every token goes through it. Choose SLIM to see a routing."
       : value.hidden ? value.hidden
-      : value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is written."
+      : value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is being written."
       : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
     if (parts.body.hidden) { parts.strip.mark(-1); parts.map.mark(-1); return; }
     put(parts.note, "Hover or focus a token for its number; choose one for all experts of every Linear. The last token of an answer is never read, so it has no routing.");

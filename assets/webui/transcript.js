@@ -81,7 +81,7 @@ slim.transcript = (component) => {
     root.append(el("div", { class: "slim-hidden", hidden: true }), el("div", { class: "slim-heads" }, ...heads),
       el("div", { class: "slim-turns" }), el("p", { class: "slim-note slim-latest", hidden: true }),
       el("p", { class: "slim-tally", hidden: true }),
-      el("p", { class: "slim-empty" }, "Write a prompt or choose an example. Every column answers it at once, with the same dice."));
+      el("p", { class: "slim-empty" }, "Write a prompt or choose an example. Every column answers it at once, with the same random numbers."));
     element.querySelector(".slim-root").replaceChildren(root);
     turns = new Map();
   }

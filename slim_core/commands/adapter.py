@@ -84,14 +84,14 @@ def export(
     output: Annotated[Path, typer.Argument(help="New folder for the LoRA.")],
     base: Annotated[str, typer.Option(help="Base model: folder or Hub id.")],
     text: Annotated[
-        Path | None, typer.Option(help="Calibration text, one passage per line. [default: eight sentences]")
+        Path | None, typer.Option(help="Calibration text, one passage per line. (default: eight sentences)")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of an adapter on the Hub.")] = None,
     base_revision: Annotated[str | None, typer.Option(help="Revision of the base.")] = None,
 ) -> None:
     """Write a SLIM adapter as a plain LoRA with its mean routing over a text, and report how much they differ.
 
-    Take text like what the LoRA will read: the routing is frozen as it is there.
+    Use text like what the LoRA will read: the routing is frozen at its mean over that text.
     """
     from safetensors import SafetensorError
 

@@ -11,7 +11,7 @@ from .console import printable, refuse, screen
 
 
 def bench_compare(
-    base: Annotated[str | None, typer.Option(help="Base model. [default: a random Llama]")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model. (default: a random Llama)")] = None,
     lora: Annotated[str | None, typer.Option(help="LoRA for this base.")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter for this base.")] = None,
     width: Annotated[int, typer.Option(help="Width of the random Llama.")] = 192,

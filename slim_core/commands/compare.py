@@ -28,14 +28,16 @@ def compare(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="New .csv or .json file for the answers to --prompts.")] = None,
-    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. [default: the demo]")] = None,
-    lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id. [default: the demo's]")] = None,
-    slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id. [default: the demo's]")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. (default: the demo)")] = None,
+    lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id. (default: the demo's)")] = None,
+    slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id. (default: the demo's)")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[
         int, typer.Option(rich_help_panel=SAMPLING, help="Maximum length of an answer, in tokens.")
     ] = 256,
-    temperature: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(rich_help_panel=SAMPLING, help="Sampling temperature; 0 is greedy.")
+    ] = 0.0,
     top_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="1 keeps all tokens.")] = 1.0,
     top_k: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="0 keeps all tokens.")] = 0,
     min_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING, help="0 keeps all tokens.")] = 0.0,
@@ -43,18 +45,18 @@ def compare(
     stop: Annotated[list[str], typer.Option(rich_help_panel=SAMPLING, help="Text that ends an answer.")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Random seed that all answers share.")] = 0,
     strength: Annotated[
-        float | None, typer.Option(help="Strength of SLIM's gate; 0 forces it open. [default: as trained]")
+        float | None, typer.Option(help="Strength of SLIM's gate; 0 forces it open. (default: as trained)")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Load the base in 4 bits.")] = False,
     load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Load the base in 8 bits.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. (default: a GPU if there is one)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask base, LoRA and SLIM the same question, in one batch on one copy of the base.
 
-    All answers share their dice: where they differ, the models differ. Of many questions one is asked after another;
-    Ctrl-C ends them, and what is answered is kept.
+    All answers share their random numbers: where they differ, the models differ. Several questions are asked one after
+    another; Ctrl-C ends the list and keeps the answers so far.
     """
     from ..inference import EngineError, Message, Sampling, load_engine
     from .compare_many import Many

@@ -63,7 +63,7 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float |
     if verdict.kind == "like":
         return f"Like the training data: {label} answers with its LoRA experts. {numbers}"
     begin = {"unlike": "Unlike the training data", "mixed": "Partly like the training data"}[verdict.kind]
-    whose = f"{label} let most of it past LoRA" if verdict.kind == "unlike" else f"{label} let some of it past LoRA"
+    whose = f"{label} sent most of it past LoRA" if verdict.kind == "unlike" else f"{label} sent some of it past LoRA"
     if verdict.exact and same:
         whose = f"{label} gives the base's own answer, token for token, for every gate is 0 at every token"
     elif same:

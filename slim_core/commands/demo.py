@@ -21,7 +21,7 @@ Questions = Annotated[int, typer.Option(min=20, help="Test questions of each tas
 
 @app.command()
 def build(
-    output: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the demo. (default: assets/demo)")] = None,
     work: Annotated[Path, typer.Option(help="Working folder; running the command again continues from it.")] = Path(
         "demo-work"
     ),
@@ -61,7 +61,7 @@ def build(
 
 @app.command()
 def verify(
-    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
+    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. (default: assets/demo)")] = None,
     questions: Questions = 600,
     write: Annotated[bool, typer.Option(help="Write results.json. --no-write only compares with it.")] = True,
 ) -> None:
@@ -91,7 +91,7 @@ def verify(
 
 @app.command()
 def report(
-    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
+    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. (default: assets/demo)")] = None,
     markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
 ) -> None:
     """Print what is stored about the demo: how it was chosen and what was measured."""
@@ -100,7 +100,7 @@ def report(
 
 @app.command()
 def examples(
-    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. [default: assets/demo]")] = None,
+    demo: Annotated[Path | None, typer.Option(help="Folder of the demo. (default: assets/demo)")] = None,
     write: Annotated[bool, typer.Option(help="Write examples.json. --no-write only prints what was tried.")] = True,
 ) -> None:
     """Choose the app's examples for new weights: prompts for which base, LoRA and SLIM differ as intended."""

@@ -15,7 +15,7 @@ def estimate(
     revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Load the base in 4 bits.")] = False,
     load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Load the base in 8 bits.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. (default: a GPU if there is one)")] = None,
 ) -> None:
     """Say how much memory a base model needs and whether it is available. No weights are downloaded or loaded."""
     from ..base.files import base_files

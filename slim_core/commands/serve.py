@@ -14,7 +14,7 @@ LIMITS = "Limits"
 
 
 def serve(
-    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. [default: the demo]")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. (default: the demo)")] = None,
     lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id.")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id.")] = None,
     adapters: Annotated[
@@ -30,70 +30,70 @@ def serve(
     models: Annotated[
         str | None, typer.Option(help="Bases that visitors may switch to, separated by commas; * allows any Hub id.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: a GPU if there is one]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. (default: a GPU if there is one)")] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; 0.0.0.0 to let other machines in. [default: 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on; 0.0.0.0 to let other machines in. (default: 127.0.0.1)")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="[default: 7860]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. (default: 7860)")] = None,
     auth_user: Annotated[
         str | None, typer.Option(help="User name for signing in; set SLIM_AUTH_PASSWORD as well.")
     ] = None,
     queue_size: Annotated[
-        int | None, typer.Option(rich_help_panel=LIMITS, help="Maximum number of queued requests. [default: 32]")
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Maximum number of queued requests. (default: 32)")
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(rich_help_panel=LIMITS, help="Maximum number of prompts running or queued. [default: 16]"),
+        typer.Option(rich_help_panel=LIMITS, help="Maximum number of prompts running or queued. (default: 16)"),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(rich_help_panel=LIMITS, help="Maximum length of an answer, in tokens. [default: 1024]"),
+        typer.Option(rich_help_panel=LIMITS, help="Maximum length of an answer, in tokens. (default: 1024)"),
     ] = None,
     max_prompts: Annotated[
         int | None,
-        typer.Option(rich_help_panel=LIMITS, help="Maximum number of prompts in a visitor's list. [default: 50]"),
+        typer.Option(rich_help_panel=LIMITS, help="Maximum number of prompts in a visitor's list. (default: 50)"),
     ] = None,
     max_upload: Annotated[
         int | None,
-        typer.Option(rich_help_panel=LIMITS, help="Maximum size of an uploaded file, in bytes. [default: 64000000]"),
+        typer.Option(rich_help_panel=LIMITS, help="Maximum size of an uploaded file, in bytes. (default: 64000000)"),
     ] = None,
     upload_space: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=LIMITS, help="Maximum size of all unused uploads, in bytes. [default: 1000000000]"
+            rich_help_panel=LIMITS, help="Maximum size of all unused uploads, in bytes. (default: 1000000000)"
         ),
     ] = None,
     upload_seconds: Annotated[
         int | None,
-        typer.Option(rich_help_panel=LIMITS, help="Seconds until an unused upload is deleted. [default: 1800]"),
+        typer.Option(rich_help_panel=LIMITS, help="Seconds until an unused upload is deleted. (default: 1800)"),
     ] = None,
     sessions: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=LIMITS, help="Maximum number of visitors whose conversations are kept. [default: 200]"
+            rich_help_panel=LIMITS, help="Maximum number of visitors whose conversations are kept. (default: 200)"
         ),
     ] = None,
     max_adapters: Annotated[
         int | None,
-        typer.Option(rich_help_panel=LIMITS, help="Maximum number of visitors' adapters in memory. [default: 16]"),
+        typer.Option(rich_help_panel=LIMITS, help="Maximum number of visitors' adapters in memory. (default: 16)"),
     ] = None,
     adapter_memory: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=LIMITS, help="Maximum memory for all visitors' adapters, in bytes. [default: 4000000000]"
+            rich_help_panel=LIMITS, help="Maximum memory for all visitors' adapters, in bytes. (default: 4000000000)"
         ),
     ] = None,
     visitor_memory: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=LIMITS, help="Maximum memory for one visitor's adapters, in bytes. [default: 1000000000]"
+            rich_help_panel=LIMITS, help="Maximum memory for one visitor's adapters, in bytes. (default: 1000000000)"
         ),
     ] = None,
 ) -> None:
     """Open the app: one prompt, three answers side by side, and which expert handled which token.
 
-    Every flag is an environment variable too (SLIM_BASE, SLIM_PORT, …); a flag goes before it. A password is taken
-    from SLIM_AUTH_PASSWORD alone, for a command line can be read by everyone on the machine.
+    Every flag is also an environment variable (SLIM_BASE, SLIM_PORT, …); a flag takes precedence. The password is read
+    only from SLIM_AUTH_PASSWORD, since everyone on the machine can read a command line.
     """
     flags = dict(locals())
     from ..webui.config import Config, ConfigError

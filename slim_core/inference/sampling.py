@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From logits to the next tokens. All rows roll the same dice, so that answers differ by their models alone."""
+"""From logits to the next tokens. All rows use the same random numbers, so that answers differ only by their
+models.
+"""
 
 from __future__ import annotations
 

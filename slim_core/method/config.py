@@ -109,7 +109,7 @@ class SlimConfig(PeftConfig):
             what is to come. The first is the same for every text, the begin token or the end of a turn's opening; with
             it open, no answer could be the base's to the bit.
         turn_opening (`list[int]`, *optional*):
-            Token ids that open a user's turn. A context begins anew at the last of them, so that in a conversation
+            Token ids that open a user's turn. A new context begins at the last of them, so that in a conversation
             each turn is judged by itself. `slim_core.turn_opening(tokenizer)` finds them in a chat template, and the
             training command sets them. Unset means that contexts run through.
         router_hidden (`int`):
@@ -206,7 +206,7 @@ class SlimConfig(PeftConfig):
         default=1, metadata={"help": "Tokens at the beginning of a context that go past the LoRA experts."}
     )
     turn_opening: Optional[list[int]] = field(
-        default=None, metadata={"help": "Token ids that open a user's turn, where a context begins anew."}
+        default=None, metadata={"help": "Token ids that open a user's turn, where a new context begins."}
     )
     router_hidden: int = field(
         default=0, metadata={"help": "Width of a residual block before the router's linear map; 0 for none."}

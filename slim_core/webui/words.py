@@ -102,7 +102,7 @@ def distance_sentence(measure: Measure) -> str:
 def measure_rows(measure: Measure) -> list[list[str]]:
     """How an adapter measures the distance, and what follows from it, as names and texts."""
     whose = "the mean of its own and all before it" if measure.carries_up else "its own alone"
-    excess = f"strength {measure.strength:g} × what the distance is beyond the reference"
+    excess = f"strength {measure.strength:g} × (distance − reference)"
     ways = {
         "gate": f"the LoRA experts’ weights × (1 − {excess}), at least 0",
         "calibrated": f"the LoRA experts’ logits − {excess}",

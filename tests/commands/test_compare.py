@@ -106,11 +106,11 @@ def test_verdicts_in_words():
         f"token. 100.0{numbers}"
     )
     assert verdict_sentence("SLIM", verdict(0.95), same=True) == (
-        f"Unlike the training data: SLIM let most of it past LoRA, and the answers are the same. 95.0{numbers}"
+        f"Unlike the training data: SLIM sent most of it past LoRA, and the answers are the same. 95.0{numbers}"
     )
     assert "token for token" not in verdict_sentence("SLIM", verdict(1.0, True), same=False)
     assert verdict_sentence("SLIM", verdict(0.5), same=False).startswith(
-        "Partly like the training data: SLIM let some of it past LoRA."
+        "Partly like the training data: SLIM sent some of it past LoRA."
     )
     assert verdict_sentence("SLIM", verdict(0.1), same=True).startswith("Like the training data: SLIM answers with")
 

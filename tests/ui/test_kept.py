@@ -64,7 +64,7 @@ def kept(v):
 
 
 def restart(v, mortal):
-    """The server begins anew while the visitor looks elsewhere: Gradio loads an open page again by itself."""
+    """The server restarts while the visitor looks elsewhere: Gradio loads an open page again by itself."""
     v.page.goto("about:blank")
     mortal.restart()
     v.go()
@@ -324,7 +324,7 @@ def test_a_link_comes_before_what_was_typed_and_both_stay(visit):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda data: "no JSON", "This is not a conversation that this app kept."),
+        (lambda data: "no JSON", "This is not a conversation that this app saved."),
         (lambda data: data | {"format": "x"}, "This is not a conversation that this app exported."),
         (lambda data: data | {"asked": {"columns": "base"}}, "must be an object with a list of columns"),
         (lambda data: data | {"strengths": {"slim": 1e9}}, "Strength must be between 0 and 100"),
@@ -348,7 +348,7 @@ def test_what_is_kept_is_checked_like_a_file(visit, mortal, change, sentence):
         expect(bar(v)).to_be_hidden()
         return
     bar(v).get_by_role("button", name="Restore").click()
-    expect(v.warning).to_contain_text("What this browser kept cannot be restored.")
+    expect(v.warning).to_contain_text("What this browser saved cannot be restored.")
     expect(v.warning).to_contain_text(sentence)
     expect(v.page.locator(".slim-turn")).to_have_count(0)
     expect(bar(v)).to_be_visible()

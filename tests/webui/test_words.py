@@ -87,8 +87,9 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Distance of": CONTEXT,
                 "Measured as": RMS,
                 "Reference": "as far as 99% of the training data",
-                "How LoRA gives way": "the LoRA experts’ weights × (1 − strength 4 × what the distance is beyond the "
-                "reference), at least 0",
+                "How LoRA gives way": (
+                    "the LoRA experts’ weights × (1 − strength 4 × (distance − reference)), at least 0"
+                ),
                 "Routers that count": "the mean of its own and all before it",
             },
         ),
@@ -100,8 +101,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Distance of": "each token by itself",
                 "Measured as": MOST,
                 "Reference": "as far as 99.9% of the training data",
-                "How LoRA gives way": "the LoRA experts’ logits − strength 0.5 × what the distance is beyond the "
-                "reference",
+                "How LoRA gives way": "the LoRA experts’ logits − strength 0.5 × (distance − reference)",
                 "Routers that count": "its own alone",
             },
         ),

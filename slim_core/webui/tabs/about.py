@@ -26,20 +26,22 @@ Fine-tuning a language model on a task makes it worse at everything else. **SLIM
 
 - Each adapted Linear keeps its frozen weights and gets a few small **LoRA experts** and **identity experts**, which
   add nothing. A **router** sends each token to the best few of them.
-- Single tokens do not tell a familiar task from a foreign one: most words of any prompt occur in training. The
+- Single tokens cannot tell a familiar task from an unfamiliar one: most words of any prompt occur in training. The
   **context** does: the running mean of what a Linear has read since the last user turn began.
 - While training, **clusters** slide along with the contexts and remember what training looks like. The **distance**
-  of a context from the nearest one says how unlike the training data it is; below 0 it is in the midst of them. Up to
-  a **reference**, as far as nearly all of the training data, it is like it.
-- Beyond the reference the **gate** closes: it multiplies the weights of the LoRA experts by 1 less **strength** × what
-  the distance is beyond, but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit.
-- How the adapter that is loaded measures the distance, and which routers its gate follows, stands in a table here.
+  of a context from the nearest one says how unlike the training data it is; below 0 it is close to the centre of a
+  cluster. Up to a **reference**, within which nearly all of the training data lie, it counts as like the training
+  data.
+- Beyond the reference the **gate** closes: it multiplies the weights of the LoRA experts by 1 − **strength** ×
+  (distance − reference), but never by less than 0. Where it is 0, the Linear's output is the base's, bit for bit.
+- A table here shows how the loaded adapter measures the distance, and which routers its gate follows.
 - So a prompt like the training data is answered by the LoRA experts, and any other by the base model. Where every gate
   was 0 at every token, the answer is the base's **by construction**. Open the gate under Compare to see what it keeps.
-- **Dynamic merging** drops random rows and columns of the experts, so that none leans on a single one.
-- All three columns here are rows of one batch on one copy of the base model, with the same dice.
-- **Identity share** is what went past LoRA; **drift**, how unlikely a variant finds the base's answer.
-- SLIM adapters of format 1 have no gate: they route by the token alone, and there is no verdict on them.
+- **Dynamic merging** drops random rows and columns of the experts, so that the model does not rely on single ones.
+- All three columns here are rows of one batch on one copy of the base model, with the same random numbers.
+- **Identity share** is the share that went past LoRA; **drift** is how much less likely a variant finds the base's
+  answer.
+- SLIM adapters of format 1 have no gate: they route each token by itself, so there is no verdict.
 
 The method is from Han et al., *SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture*,
 [NAACL 2025](https://aclanthology.org/2025.naacl-long.246). The authors published no code; this is an

@@ -43,7 +43,7 @@ def build(page: Page, tabs: gr.Tabs) -> None:
                 elem_id="slim-column",
             )
             label = gr.Textbox(
-                label="Its name", placeholder="as its folder is called", max_length=60, elem_id="slim-own-name"
+                label="Its name", placeholder="default: the name of its folder", max_length=60, elem_id="slim-own-name"
             )
             with gr.Tabs(elem_id="slim-sources"):
                 with gr.Tab("Files", id="files"):

@@ -144,7 +144,8 @@ class Handlers:
                 session.clear()
             elif session.run is None:
                 notice(
-                    "The example is the next turn of your conversation. Begin a new one to see it alone.", "An example"
+                    "The example was added as the next turn of your conversation. Start a new one to see it alone.",
+                    "An example",
                 )
             if not (yield from self._answer(session, Turn(session.next_id(), prompt, "", {}), None, values)):
                 yield self.whole(session)
@@ -381,7 +382,7 @@ class Handlers:
             return False
         self.adopt(session, request)
         notice(
-            "The app was started again, or had too many visitors, and has forgotten this conversation. Restore what "
+            "The app was restarted, or had too many visitors, and has forgotten this conversation. Restore what "
             "this browser keeps of it, or press Enter to send a prompt in a new one.",
             "The conversation is gone",
         )

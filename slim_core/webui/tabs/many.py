@@ -28,7 +28,7 @@ LEAD = (
     "visitors are answered between them. At most {most}; nothing is kept when you close the page."
 )
 BOX = "the box"
-FORGOTTEN = "The app was started again and has forgotten this page. Reload it, then run the list."
+FORGOTTEN = "The app was restarted and has forgotten this page. Reload it, then run the list."
 # Pixels: of the numbers, the prompts, an answer, and of what is known of one.
 NUMBER, PROMPT, ANSWER = 44, 180, 175
 KNOWN = {": drift": 150, ": identity": 110, ": verdict": 140}

@@ -80,13 +80,13 @@ class PageLoad:
         if not session.opened:
             self.handlers.adopt(session, request)
         if session.run is not None or session.turns:
-            yield warn(LimitError("There is a conversation already. Begin a new one first, then restore the other."))
+            yield warn(LimitError("There is a conversation already. Start a new one first, then restore the other."))
             return
         loaded, base = columns(session, self.backend), base_name(self.backend.engine.info)
         try:
             conversation = saved.load(event._data.get("text"), base, loaded, session.next_id)
         except LimitError as error:
-            yield warn(LimitError(f"What this browser kept cannot be restored. {error}"))
+            yield warn(LimitError(f"What this browser saved cannot be restored. {error}"))
             return
         self.handlers.warn_of_other_base(conversation.other_base)
         session.turns = conversation.turns

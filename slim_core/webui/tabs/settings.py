@@ -127,7 +127,7 @@ def components(longest: int) -> dict[str, gr.components.Component]:
             start["seed"],
             precision=0,
             label="Seed",
-            info="the same dice for all columns",
+            info="the same random numbers for all columns",
             elem_id="slim-seed",
         )
     with gr.Row():

@@ -62,7 +62,7 @@ def add_api(backend: Backend, config: Config) -> None:
             repetition_penalty: 0.5 to 2; above 1 makes repeated tokens less likely.
             max_new_tokens: 1 to MOST; the longest answer in tokens.
             stop: a list of at most 8 texts of at most 100 characters that end an answer.
-            seed: 0 to 9007199254740991; of the dice that all variants share.
+            seed: 0 to 9007199254740991; random seed that all variants share.
             strength: 0 to 100, or null for as trained; how strongly SLIM's gate closes with the distance; 0 is open.
         """
         numbers = {

@@ -15,7 +15,7 @@ from ..state.session import Session, Turn
 
 
 VOTE_FIRST = "Who answered is hidden until you have voted under Compare, or show it in the settings there."
-NO_EXPORT = "Vote on all answers first, or show who answers in the settings: the file says who it was."
+NO_EXPORT = "Vote on all answers first, or show who answers in the settings: the file would reveal who answered."
 
 
 def hides(turn: Turn | None) -> bool:

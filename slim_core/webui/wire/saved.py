@@ -102,11 +102,11 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     """
     # Its head comes on top of the turns.
     if not isinstance(text, str) or len(text) > 2 * MOST:
-        raise LimitError(f"This is not a conversation that this app kept, of at most {2 * MOST:,} characters.")
+        raise LimitError(f"This is not a conversation that this app saved, of at most {2 * MOST:,} characters.")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        raise LimitError("This is not a conversation that this app kept.") from None
+        raise LimitError("This is not a conversation that this app saved.") from None
     turns, other_base = turns_of(data, base, loaded, next_id)
     strengths = data.get("strengths", {})
     if not isinstance(strengths, dict):

@@ -83,7 +83,7 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, alone: 
         return f"{begin}{label} answers with its LoRA experts, {of_it}.", False
     if kind == "like":
         return f"{begin}{label} answers with its LoRA experts.", False
-    begin += f"{label} let {share(verdict.identity)} of it past LoRA"
+    begin += f"{label} sent {share(verdict.identity)} of it past LoRA"
     same = base if base is not None and answer.token_ids and _agree(answer, base) else None
     exact = verdict.exact and same is not None and answer.sampling == same.sampling
     if exact and (alone or _asked(session, turn, name) == _asked(session, turn, BASE)):

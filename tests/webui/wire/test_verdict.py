@@ -34,7 +34,7 @@ def test_what_was_not_trained_gets_the_bases_answer_by_construction(asked):
     found = verdict(asked("A foreign prompt"))
     assert found["kind"] == "unlike" and found["column"] == "slim"
     assert found["sentence"] == (
-        "Unlike the training data: SLIM let 100% of it past LoRA and gives the base’s own answer, token for token."
+        "Unlike the training data: SLIM sent 100% of it past LoRA and gives the base’s own answer, token for token."
     )
     assert found["numbers"] == (
         "100% past LoRA · distance 3.00; up to 1.00 is like the training data · every gate is 0 at every token: the "
