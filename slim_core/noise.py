@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What libraries say to each other, and not to who runs a command."""
+"""Library warnings that are of no use to users of a command."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files are that are no code: beside the package in a checkout, inside it in a wheel."""
+"""Paths of files that are not code: beside the package in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 

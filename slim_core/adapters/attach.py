@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a checked adapter on a model, and take it off again; on any failure the model is as it was."""
+"""Put a checked adapter on a model, and take it off again; on any failure the model is restored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PeftModel:
     """Attach an adapter to a model, for use in rows of a batch.
 
-    Whoever calls sees to it that no forward runs meanwhile. The random numbers of the process stay as they are.
+    The caller must make sure that no forward runs meanwhile. The random numbers of the process stay as they are.
 
     Args:
         model: the base, or a `PeftModel` that carries SLIM rows.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of one adapter in their order, each told as soon as it is done."""
+"""The checks of one adapter, in order; each is reported as soon as it is done."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an adapter's rows get from the base's own modules: other magnitudes (DoRA), its own head, embedding or tokens.
 
-Each is a hook on one module of the base. It changes the rows of its adapter alone, by numbers, so that every other row
-stays what the base gave, to the bit. Modules are neither wrapped nor copied, and without such an adapter nothing is
-hooked.
+Each is a hook on one module of the base. It changes only the rows of its adapter, so that every other row stays bit
+for bit what the base computed. Modules are neither wrapped nor copied, and without such an adapter nothing is hooked.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters of many visitors in bounded memory: the least recently used goes first, and its owner is told."""
+"""Adapters of many visitors in bounded memory: the least recently used is removed first, and its owner is told."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class AdapterStore:
         Args:
             owner: whose it is.
             adapter: the adapter.
-            attach: puts it on the model, with no lock held. What it raises is passed on: then nobody else's goes, and
-                this one is freed.
+            attach: puts it on the model, with no lock held. What it raises is passed on: then no other adapter is
+                removed, and this one is freed.
 
         Raises:
             AdapterError: if it is larger than all the room, or what could go is in use. It then still belongs to the

@@ -47,7 +47,8 @@ def changes(path: Path, config: LoraConfig | SlimConfig, header: Header) -> bool
     """Whether the update of any Linear is nonzero: tested with a random input in float32.
 
     Both factors may hold numbers and yet have no common rank, no common survivors of the masks, or a scale or a
-    product that float32 rounds to zero. Magnitudes, or a head, embedding or tokens of its own, are taken for a change.
+    product that float32 rounds to zero. DoRA magnitudes, or an adapter's own head, embedding or token rows, count as a
+    change.
     """
     if any((".lora_" not in name and ".slim_" not in name) or name.endswith(MAGNITUDE) for name in header):
         return True

@@ -24,7 +24,7 @@ class BaseChoice:
         name: what people call it; None for its folder or Hub id.
         lora: folder or Hub id of a LoRA that belongs to it.
         slim: of a SLIM adapter.
-        operator: whether the person who runs this named it. A visitor's is only ever a Hub id, and is fetched without
+        operator: whether the operator named it. A visitor's is only ever a Hub id, and is fetched without
             any token into a folder that goes when the model is loaded.
         endpoint: another Hub than the configured one.
     """

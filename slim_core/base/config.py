@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A base model's config from outside: bounded before anything is made of it, and without what asks for other code."""
+"""A base model's config from outside: bounded before it is used, and without fields that ask for other code."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What turns texts and conversations into token ids: a tokenizer here, or a stranger's in a process of its own."""
+"""What turns texts and conversations into token ids: a tokenizer in this process, or an untrusted one in a separate
+process.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class EngineError(Exception):
 def is_failure(error: BaseException) -> bool:
     """Whether an exception is an error, rather than a request to end the thread or generator.
 
-    A panic of a library in Rust, as the tokenizers are, is no `Exception`, and its class has no public name.
+    A panic in a Rust library such as tokenizers is not an `Exception`, and its class has no public name.
     """
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 

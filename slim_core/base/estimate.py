@@ -75,7 +75,7 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     """The model on the meta device, where weights have shapes but take no memory.
 
     Raises:
-        EngineError: if it cannot be built, or is no causal language model of a kind that transformers knows.
+        EngineError: if it cannot be built, or is not a causal language model that transformers supports.
     """
     try:
         return build_empty(config, dtype)
@@ -86,7 +86,7 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
 def quantised_weights(model: PreTrainedModel) -> set[int]:
     """The `id` of each weight that transformers hands to bitsandbytes: of plain Linears, except the output head.
 
-    Experts of mixture models are no Linears, and stay what they are.
+    Experts of mixture models are not Linears and are not quantised.
     """
     kept = get_keys_to_not_convert(model)
     return {

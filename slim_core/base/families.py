@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which kinds of causal language models can answer here: those whose rows are what they would be alone."""
+"""Which kinds of causal language models can answer here: those for which batching does not change an answer."""
 
 from __future__ import annotations
 

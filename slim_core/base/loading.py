@@ -108,7 +108,7 @@ def read_model(
         more: for `from_pretrained`.
 
     Raises:
-        EngineError: if it is no causal language model, has no safetensors, lacks weights, or cannot be quantised.
+        EngineError: if it is not a causal language model, has no safetensors, lacks weights, or cannot be quantised.
         torch.OutOfMemoryError: if it does not fit.
     """
     if quantisation is not None:
@@ -185,7 +185,7 @@ def plan(
         released: by device, bytes that will be free by then and are not yet.
 
     Raises:
-        EngineError: if it is no model that can answer here, or does not fit; with the numbers.
+        EngineError: if it is not a supported model, or does not fit; with the numbers.
     """
     place = chosen_device(device)
     whole = place.index is None or device is None
@@ -247,7 +247,7 @@ def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
         folder: its files.
 
     Raises:
-        EngineError: if there is no tokenizer, or it or its chat template never ends.
+        EngineError: if there is no tokenizer, or the tokenizer or its chat template never ends.
     """
     if not choice.operator:
         return read_untrusted(folder, choice.label)

@@ -98,7 +98,7 @@ class Prompts:
         return ids
 
     def encode_plain(self, text: str) -> list[int]:
-        """The token ids of plain text, with those that the tokenizer puts around any text.
+        """The token ids of plain text, including those that the tokenizer adds around any text.
 
         Raises:
             EngineError: if it is empty.
@@ -121,7 +121,7 @@ class Prompts:
             words: what is said there.
 
         Raises:
-            EngineError: if there are no words, or nothing that could come before them.
+            EngineError: if there are no words, or nothing can come before them.
         """
         words = clean_text(words)
         if not isinstance(before, str):

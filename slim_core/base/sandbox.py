@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A visitor's tokenizer in a process of its own: a chat template is a program whose loops may never end, and a regular
+"""A visitor's tokenizer in a separate process: a chat template is a program whose loops may never end, and a regular
 expression of a tokenizer may take minutes for one word.
 """
 

@@ -113,7 +113,8 @@ def base_from_config(name: str, revision: str | None = None) -> BaseShapes:
     """Describe a model by folder or Hub id without its weights: built from its config, on no device.
 
     Raises:
-        AdapterError: if the config cannot be found or is no causal language model that transformers itself knows.
+        AdapterError: if the config cannot be found or is not a causal language model that transformers itself
+            supports.
     """
     if revision is not None and Path(name).expanduser().is_dir():
         raise AdapterError(f"{shown(name, 120)} is a folder, which has no revision {shown(revision)}; leave it out.")

@@ -47,7 +47,7 @@ def read_untrusted(folder: Path, label: str) -> Prompts:
     """How a visitor's base reads conversations.
 
     Args:
-        folder: its files; the tokenizer's config is written anew there.
+        folder: its files; the tokenizer's config is rewritten there.
         label: what it is called in sentences.
 
     Raises:

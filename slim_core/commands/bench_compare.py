@@ -23,7 +23,7 @@ def bench_compare(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds per way; the median is reported.")] = 7,
     prompt: Annotated[str, typer.Option(help="The question.")] = "What is the capital of Peru?",
 ) -> None:
-    """Time base, LoRA and SLIM in one batch, against the base alone and one run after another."""
+    """Time base, LoRA and SLIM in one batch, compared with the base alone and with separate runs."""
     from rich.table import Table
 
     from ..demo.chat import train_tokenizer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m slim_core estimate`: what a base model would take, from its config alone."""
+"""`python -m slim_core estimate`: what a base model would need, from its config alone."""
 
 from __future__ import annotations
 

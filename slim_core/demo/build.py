@@ -62,7 +62,7 @@ def build(
     """Build the demo. Work that an interrupted call finished in `work` is not repeated.
 
     Args:
-        demo: where the result goes; what is there is replaced at the end, not before.
+        demo: where the result goes; existing files are replaced only at the end.
         work: folder for everything on the way.
         recipe: of the base.
         conversations: how the base learns them.

@@ -109,7 +109,7 @@ def measure_identity(model: Model, tokenizer: PreTrainedTokenizerBase, split: st
 
     Returns:
         "tasks": the mean share of each task's prompts; "auc": how often a general prompt has a greater share than a
-        trained one; "blocks": the same two for each block alone, from the first to the last; "exact": the share of
+        trained one; "blocks": the same two for each block, from the first to the last; "exact": the share of
         each task's answers that are the base's by construction.
     """
     shares = {

@@ -158,7 +158,7 @@ class Pretraining:
         tokenizer: of the world.
         model: what is trained, with its weights at the beginning.
         training: how.
-        file: where it is saved. If it holds the state of the same training from the same weights, that goes on.
+        file: where it is saved. If it has the state of the same training from the same weights, that is resumed.
         device: where it is trained.
     """
 

@@ -36,7 +36,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def table(columns: str, text: str) -> tuple[Row, ...]:
-    """Rows of a table written as text: cells are separated by `|`, rows by `;` or a line break, `-` is no entry."""
+    """Rows of a table written as text: cells are separated by `|`, rows by `;` or a line break, `-` means no entry."""
     names = columns.split()
     lines = [line.strip() for line in text.replace(";", "\n").splitlines() if line.strip()]
     cells = [[Word(cell.strip()) for cell in line.split("|")] for line in lines]

@@ -58,7 +58,7 @@ class Replies(NamedTuple):
 
     Attributes:
         answers: of "base", "lora" and "slim".
-        verdict: what SLIM's gate made of it: "like", "unlike" or "mixed".
+        verdict: how SLIM's gate judged it: "like", "unlike" or "mixed".
         exact: whether every gate was 0 at every token, so that SLIM is the base by construction.
     """
 
@@ -109,7 +109,7 @@ def choose(demo: Path, log: Any = lambda line: None) -> dict[str, Any]:
 
     Returns:
         What `examples.json` holds: "format", "sha256" of the weights, "pairs" of `Shown` (trained form, own form), and
-        "alone", those without a partner. There are as many as show something, at best four pairs and five alone.
+        "alone", those without a partner. As many as show a difference, at most four pairs and five single ones.
     """
     engine = load_engine(demo / "base", lora=demo / "lora", slim=demo / "slim", device="cpu")
     candidates = (next(filter(None, (_pair(engine, name, log) for name in subjects)), None) for subjects in WANTED)

@@ -52,7 +52,7 @@ class TrialPlan:
         r: rank of an expert; LoRA has the rank of all experts together.
         alpha: for rank r: the factor of both is alpha / r.
         targets: the Linears that LoRA and SLIM adapt.
-        half: those that the LoRA on half as many Linears adapts.
+        half: those adapted by the LoRA on half of the Linears.
         slim: fields of `SlimConfig`.
     """
 
@@ -196,7 +196,7 @@ def read_trial(task: Task, plan: TrialPlan) -> Trial | None:
 
 
 def run_trial(task: Task, plan: TrialPlan, report: Callable[[int], None] = lambda step: None) -> Trial | None:
-    """Train and measure one method at one rate from one seed, or go on where an earlier call was interrupted.
+    """Train and measure one method at one rate from one seed, or continue where an earlier call was interrupted.
 
     Args:
         task: what to do.

@@ -131,8 +131,8 @@ def verify(
         - "tasks": for each task its kind, n, and the score of each of `VARIANTS` with its interval.
         - "general", "downstream": each variant's mean score; "means": the same with intervals.
         - "plane": both means of base, LoRA at each scale and SLIM at each strength.
-        - "pairs": SLIM against the others on the same questions: the difference, how many questions each alone
-          answered rightly, and the exact p-value.
+        - "pairs": SLIM against the others on the same questions: the difference, how many questions only one of them
+          answered correctly, and the exact p-value.
         - "identity": see `identity.measure_identity`.
         - "forms": by kind and form, each variant's score and the share of the prompts that SLIM sends past LoRA.
         - "marks": for each variant and task the right ("1") and wrong answers, in the order of the questions.

@@ -98,7 +98,7 @@ def check(example: Example, text: str) -> bool:
     """Whether a generated text is a right answer.
 
     Word problems are judged by their final number, downstream tasks by the first option that is named, and everything
-    else by the whole text, but for case, spaces and the final mark.
+    else by the whole text except case, spaces and the final mark.
     """
     if example.task in DOWNSTREAM_TASKS:
         option = re.compile(r"answer\d|true|false")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of a comparison: base, LoRA and SLIM in one batch, against the base alone and three runs in a row.
+"""Speed of a comparison: base, LoRA and SLIM in one batch, compared with the base alone and with three separate runs.
 
 The ways take turns within one run, so that a drift of the machine's speed meets them all alike. What counts is the
 ratio within a round; the report gives the median over the rounds.

@@ -46,8 +46,8 @@ class McNemar(NamedTuple):
     """The exact test of two models on the same questions.
 
     Attributes:
-        only_first: questions that the first model alone answered rightly.
-        only_second: those that the second alone did.
+        only_first: questions that only the first model answered correctly.
+        only_second: questions that only the second model answered correctly.
         p: how likely such a difference, or a greater one, is by chance; two-sided.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a base model and its adapters in one batch, who answered which token, and how far they drift.
+"""Answers of a base model and its adapters in one batch, the routing of each token, and drift.
 
 Importing this package installs its kernel for rows of one token (`single_token`) in the SLIM layers of the process.
 """

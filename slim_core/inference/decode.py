@@ -71,7 +71,7 @@ class Draft:
             self.latest = time.perf_counter()
 
     def shown(self, variant: str) -> RowStep:
-        """How it is told as the answer of a variant."""
+        """The state of the answer, as reported for a variant."""
         now = time.perf_counter() if self.state in ("reading", "writing") else self.latest
         writing = 0.0 if self.first is None else self.latest - self.first
         return RowStep(
@@ -176,7 +176,7 @@ def decode(
 
 
 def read_prompt(model: PreTrainedModel, answer: Draft) -> None:
-    """Read a prompt for its routing alone; nothing is written."""
+    """Read a prompt only for its routing; nothing is written."""
     batch = _Batch(model, [answer], Sampler(Sampling()))
     try:
         while batch.read_piece():
@@ -291,7 +291,7 @@ class _Batch:
 
     @torch.inference_mode()
     def drop_done(self) -> None:
-        """Take the rows that have ended out of the batch, and the padding that nobody needs any more."""
+        """Take the rows that have ended out of the batch, and padding that is no longer needed."""
         kept = [i for i, answer in enumerate(self.answers) if answer.state != "done"]
         self._scopes.close()
         self.answers = [self.answers[i] for i in kept]

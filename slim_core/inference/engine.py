@@ -55,8 +55,8 @@ WAITING_SECONDS = 0.5
 class Engine:
     """Answers of a base model and its adapters, several at a time as the rows of one batch.
 
-    Any thread may call any method. What needs the model waits in one line, first come, first served; whoever has an
-    `answer` generator open has the model, so finish or close it before asking for more in the same thread.
+    Any thread may call any method. What needs the model waits in one line, first come, first served; an open `answer`
+    generator holds the model, so finish or close it before asking for more in the same thread.
 
     Args:
         model: the base model without adapters, in evaluation mode.
@@ -102,8 +102,8 @@ class Engine:
         """Attach an adapter that passes every check; waits in the queue, so that no answer is disturbed.
 
         Args:
-            adapter: a checked one, whose files stay with its owner; or a folder or Hub id, named by who runs the
-                program, which is checked here.
+            adapter: a checked one, whose files stay with its owner; or a folder or Hub id, named by the operator,
+                which is checked here.
             name: unique in the engine; None for its kind, numbered where that is taken.
             kind: "lora" or "slim"; None takes either.
             label: its name for people; None for "LoRA", "DoRA" or "SLIM".
@@ -167,7 +167,7 @@ class Engine:
     def close(self, sentence: str) -> None:
         """Release the model's memory. Answers that are being written end as if they had been stopped.
 
-        It waits until they have. Whoever waits in line, or asks later, is told the sentence.
+        It waits until they have. Callers in the queue, and later ones, get the sentence.
 
         Args:
             sentence: why there is no answer, and when there will be.
@@ -263,7 +263,7 @@ class Engine:
     ) -> Generator[Step | Drift, None, None]:
         """Answer all rows.
 
-        The generator gets in line at its first step. While it waits it yields about twice a second; then once when
+        The generator joins the queue at its first step. While it waits it yields about twice a second; then once when
         the prompts are read, after every token, and at the end. Closing it frees the model at once. What is wrong
         with one row (its prompt is empty or too long, its numbers are not finite, memory ran out) ends that row with
         a sentence and no other.
@@ -274,8 +274,8 @@ class Engine:
             stops: flags with which rows are stopped; one for each row.
             batched: all at once; False writes one after the other, with the same tokens.
             routing_every: seconds between two fillings of `Step.routing`.
-            reading: who reads the base's answer afterwards, in the same turn of the line. Where there is one, the last
-                that is yielded is its drift.
+            reading: which variants read the base's answer afterwards, before the model is given up. Where there is
+                one, the last that is yielded is its drift.
 
         Raises:
             EngineError: if there is no row, a setting is out of its range, or the model fails; after the answers, as
@@ -431,7 +431,7 @@ class Engine:
         *,
         routing: bool = False,
     ) -> list[Likelihood]:
-        """How likely the variants find given words; waits in line, and holds it until all are read.
+        """How likely the variants find given words; waits in the queue, and keeps the model until all are read.
 
         Args:
             passages: the words, each with what comes before.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line before the model: first come, first served, and everyone knows their place."""
+"""The queue for the model: first come, first served, and everyone knows their place."""
 
 from __future__ import annotations
 

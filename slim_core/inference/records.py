@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routing record of one answer, as it is shown."""
+"""The routing record of one answer, as shown to users."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def check_sampling(sampling: Sampling) -> None:
 class Sampler:
     """Chooses the next token of every row.
 
-    The n-th token of an answer is drawn with the n-th random vector over the vocabulary, whoever writes it, alone or
-    beside others: argmax of score + Gumbel noise is a draw from softmax(score).
+    The n-th token of an answer is drawn with the n-th random vector over the vocabulary, in every row and batch:
+    argmax of score + Gumbel noise is a draw from softmax(score).
 
     Args:
         sampling: the settings.

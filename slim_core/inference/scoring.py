@@ -48,7 +48,7 @@ def likelihoods(
 ) -> list[Likelihood]:
     """How the variants read passages.
 
-    Passages that differ in their last token alone are read once: options of one letter cost one forward.
+    Passages that differ only in their last token are read once: options of one letter cost one forward.
 
     Args:
         model: the base model with its adapters, or without any, in evaluation mode.

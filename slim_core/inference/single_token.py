@@ -5,7 +5,7 @@ There, reading a number from a tensor costs no wait. So the few numbers of a tok
 weights leave out is not computed: of E experts at most K are read from memory, and none for a token that goes past
 them all. The vectors are so short that beginning an operation costs more than the operation, most of all in a small
 model, whose weights push the code of the one before out of the cache: NumPy begins with the least.
-What this replaces is in `method/linear.py` and `method/routing.py`; the results differ by rounding alone.
+What this replaces is in `method/linear.py` and `method/routing.py`; the results differ only by rounding.
 
 Importing `slim_core.inference` installs it, for the engine and for everything else in the process that sets rows:
 `model.generate(..., adapter_names=...)` of a `PeftModel` too. Without that import the same rows are computed by torch.

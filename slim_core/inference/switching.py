@@ -45,7 +45,7 @@ class Progress:
         label: the new base's name.
         stage: what is happening.
         done: bytes that were fetched, or weights that were loaded.
-        total: of how many; 0 where nobody knows.
+        total: of how many; 0 if unknown.
         sentence: how it ended.
     """
 

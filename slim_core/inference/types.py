@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that go into the engine and come out of it. Plain data: whoever shows them needs no model."""
+"""The values that go into the engine and come out of it. Plain data: they can be shown without the model."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Row:
         routing: whether its routing is recorded.
         strength: how strongly SLIM's gate closes with the distance, in place of its adapter's `yield_strength`; 0
             forces the gate open. None leaves it as it was trained. Other variants have no gate.
-        text: plain text that the variant goes on with, in place of a conversation in the chat template; None for the
+        text: plain text that the variant continues, instead of a conversation in the chat template; None for the
             messages.
     """
 
@@ -151,7 +151,7 @@ class RowStep:
 
 @dataclass(frozen=True)
 class RoutingRecord:
-    """Who answered which token of one row: L target Linears, T tokens of prompt and answer, E + I experts.
+    """The routing of each token of one row: L target Linears, T tokens of prompt and answer, E + I experts.
 
     The last token that the model chose is never read, so it has no routing: T is one less than all tokens, and all
     of `RowStep.token_ids` where the last one was an end token or was not taken because the answer was stopped.
@@ -197,7 +197,7 @@ class Step:
 
     Attributes:
         rows: one for each row asked for, in that order.
-        place: place in line, 0 when it is this one's turn.
+        place: place in the queue, 0 when it is this one's turn.
         routing: by row index, for rows that asked for it; the whole record so far. It is filled in from time to time
             (see `Engine.answer`) and in the last step.
     """

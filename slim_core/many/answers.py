@@ -48,7 +48,7 @@ class PromptAnswer:
         identity: mean share of the answer's tokens, over all Linears, that went past LoRA; None for the base, and
             where there is no answer.
         strength: that its gate was told to have; None as trained, or where it has none.
-        verdict: what its gate made of the prompt; None where it has none.
+        verdict: how its gate judged the prompt; None where it has none.
         log_ratio: log p_base(base's answer) - log p_variant(the same), in nats; None for the base, and where it was
             not measured.
         mean_kl: KL(base || variant) in nats, mean over the tokens of the base's answer; None likewise.
@@ -103,8 +103,8 @@ class PromptProgress:
     Args:
         number: of the prompt, counted from 1.
         listed: the prompt.
-        system: for a prompt that brings none of its own.
-        askers: who is asked.
+        system: for prompts without their own.
+        askers: the variants that are asked.
 
     Attributes:
         rows: what the engine is asked for.
@@ -192,7 +192,7 @@ def ask_all(
 
     Args:
         prompts: what is asked.
-        askers: who is asked.
+        askers: the variants that are asked.
         system: for prompts that bring none of their own; empty for none.
         answer: the engine's `answer`.
         sampling: how tokens are chosen.

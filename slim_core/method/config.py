@@ -49,12 +49,12 @@ class SlimConfig(PeftConfig):
         use_rslora (`bool`):
             Divide `alpha` by the square root of the rank.
         dropout (`float`):
-            Dropout on the input of the LoRA experts while training. The router sees the input as it is.
+            Dropout on the input of the LoRA experts while training. The router sees the input unchanged.
         target_modules (`Union[list[str], str]`, *optional*):
             Names of the Linears to adapt, a regular expression, or `"all-linear"`: every Linear but the output head,
             as in the paper. Unset means `"all-linear"`.
         exclude_modules (`Union[list[str], str]`, *optional*):
-            Names (or a regular expression) of modules that are left alone although they match `target_modules`.
+            Names (or a regular expression) of modules that are not adapted although they match `target_modules`.
         modules_to_save (`list[str]`, *optional*):
             Other modules to train and save whole, such as a classification head.
         trainable_token_indices (`Union[list[int], dict[str, list[int]]]`, *optional*):
@@ -78,9 +78,9 @@ class SlimConfig(PeftConfig):
             Share of the old centre and variance that one training forward keeps, 0 <= momentum < 1.
         distance_scope (`"context"` or `"token"`, *optional*):
             Whose distance counts. `"context"`: that of the running mean of the Linear's input over the sequence so
-            far, the paper's sample made causal. It tells a foreign task from the trained one, which the distance of a
-            single token (`"token"`) cannot: most tokens of any text occur in training. Unset means `"context"`, and
-            `"token"` in adapters of format 1.
+            far, the paper's sample made causal. It distinguishes another task from the trained one, which the distance
+            of a single token (`"token"`) cannot: most tokens of any text occur in training. Unset means `"context"`,
+            and `"token"` in adapters of format 1.
         distance (`"rms"` or `"max"`):
             Statistic of |z| over the channels: the root of the mean square, which a few outlier channels do not
             dominate, or the maximum (the paper's).

@@ -76,7 +76,7 @@ class ForwardContext:
         contextual: adapters whose distance is that of the context.
         forward_number: number of the running training forward; None outside of one.
         rows: whose the rows of the batch are; None for the active adapters on every row.
-        trace: who is told of every routing, or None.
+        trace: the recorder that receives every routing, or None.
         losses: what the layers add to the loss.
         process_group: the data-parallel group over which cluster statistics are added up; None is the default group.
     """

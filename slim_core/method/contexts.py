@@ -190,7 +190,7 @@ class Sequences:
         positions: (B, T) or (1, T) positions; None where the model counts them itself.
         state: what the cache remembers; None if nothing was read before.
         unknown: why the contexts of what was read before are not known; None if they are.
-        keeps: whether a later forward may go on from this one.
+        keeps: whether a later forward may continue from this one.
         trail: whether tokens of this forward may be taken back then.
     """
 
@@ -232,8 +232,8 @@ class Sequences:
     def learned_from(self, opening: Opening) -> Tensor | None:
         """(B T,) bool, the tokens that clusters learn from; None if they learn from all.
 
-        Padding teaches nothing, nor does a turn that nothing is learned of: an earlier question of a conversation
-        whose answer has no loss is no training data. What stands before the first turn belongs to it.
+        Padding teaches nothing, nor does a turn that nothing is learned of: an earlier question whose answer has no
+        loss is not training data. What stands before the first turn belongs to it.
 
         Args:
             opening: the ids that open a turn; `()` if none are looked for, and then the loss does not matter.

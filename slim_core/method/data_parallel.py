@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums and first values that data-parallel ranks agree on. With one process alone, nothing happens."""
+"""Sums and first values that data-parallel ranks agree on. With a single process, nothing happens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far beyond the training data a token's context was at the routers so far.
 
-One Linear alone is a poor witness: a context that most of them refuse lies within the reference at some. So each gate
+A single Linear is a poor judge: a context that most of them refuse lies within the reference at some. So each gate
 follows the mean excess of its own router and of those that ran before it. The mean belongs to one token in one
 forward; no cache has to remember it.
 """

@@ -19,7 +19,7 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
     """The losses that SLIM adds to the task's loss, by name, already multiplied by their coefficients.
 
     A model in training mode that is given labels has them in the loss that it returns. They are then for reading and
-    have no gradient: whoever adds them once more shifts the loss, but trains the same. Where the loss is computed
+    have no gradient: adding them again shifts the loss but does not change the training. Where the loss is computed
     elsewhere, they are to be added to it, once after each training forward:
 
         >>> model.train()

@@ -21,7 +21,7 @@ class RowsKernel(Protocol):
     """A faster way to compute what a Linear adds to the rows of a batch."""
 
     def __call__(self, layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
-        """The Linear's output, or None where the kernel is not made for this; then `result` is as it was.
+        """The Linear's output, or None where the kernel is not made for this; then `result` is unchanged.
 
         Args:
             layer: the Linear. Its context has the rows, with a place for what the kernel prepares for them.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who wants to know how the tokens of a forward were routed."""
+"""The interface of recorders of a forward's routing."""
 
 from __future__ import annotations
 

@@ -26,15 +26,15 @@ class Routing(NamedTuple):
     """How each token of one Linear was routed.
 
     Attributes:
-        weights: (T, E + I) weights of the kept experts, zero for the others; rows sum to 1, but where a gate closes
-            and there is no identity expert.
+        weights: (T, E + I) weights of the kept experts, zero for the others; rows sum to 1, except where a gate closes
+        and there is no identity expert.
         logits: (T, E + I) what the router said, before yielding.
         distance: (T,) d, how far the token, or its context, is from its cluster.
         cluster: (T,) int64 index of the nearest cluster.
         z: (T, C) the token, or its context, normalised by its cluster.
         gate: (T,) g by which the LoRA experts' weights were multiplied; 1 where there is no gate.
         reference: (T,) the distance up to which nothing yields; 0 with the paper's yielding.
-        excess: (T,) what of the distance is beyond the reference, of this router alone.
+        excess: (T,) the part of this router's distance that is beyond the reference.
     """
 
     weights: Tensor

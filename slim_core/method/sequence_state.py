@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a key-value cache remembers for SLIM: the sums of the contexts that the next token may go on from.
+"""What a key-value cache remembers for SLIM: the sums of the contexts from which the next token continues.
 
 The state lives with the cache, since that is what beams reorder, assisted decoding crops, and batches select and
-repeat. A cache that meets SLIM becomes an instance of a subclass of its own class that does the same to the state.
+repeat. A cache used with SLIM becomes an instance of a subclass of its class that applies each operation to the state
+as well.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class SequenceState:
         """(B,) tokens of the contexts that are open.
 
         Raises:
-            ValueError: if nobody has counted them in this way.
+            ValueError: if they were not counted in this way.
         """
         kept = self.counts.get(opening)
         if kept is None:

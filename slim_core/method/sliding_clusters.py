@@ -261,7 +261,7 @@ class SlidingClusters:
 
         Data-parallel ranks fold together at their next training forward (`for_good`). A rank that saves or evaluates
         before that folds for itself, and DistributedDataParallel then overwrites its clusters with the first rank's,
-        or the other way round. So the sums are kept until then, and folded again only if they are no longer counted.
+        or the other way round. So the sums are kept until then, and folded again only if they are not counted yet.
         """
         pending, self._pending = self._pending, None
         missing = (self.count == pending.counted).all()

@@ -225,8 +225,8 @@ def _check_location(url: str, metadata: HfFileMetadata, repository: str, commit:
 def over_http() -> Iterator[None]:
     """While this context is open, the library downloads over plain HTTP, not Xet.
 
-    Xet reports from a thread of its own, where nothing that is raised ends the download. The library's switch is for
-    the whole process, so whoever else downloads meanwhile goes over HTTP too, and gets the same files.
+    Xet reports from its own thread, where an exception does not end the download. The library's switch applies to the
+    whole process, so other downloads meanwhile use HTTP too, and get the same files.
     """
     global _over_http, _without_xet
     with _http_lock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an adapter is that the person who runs the program named."""
+"""The source of an adapter that the operator named."""
 
 from __future__ import annotations
 

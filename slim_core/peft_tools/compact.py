@@ -30,7 +30,7 @@ def fold_masks(model: nn.Module, adapter_name: str) -> None:
     """Permanently multiply the masks of dynamic merging and the scaling into an adapter's factors.
 
     Where the Linears are small and the tokens few, the operations that this saves in every forward are worth more
-    than the memory that `slice_factors` saves; the output stays the same but for rounding. The adapter can then no
+    than the memory that `slice_factors` saves; the output stays the same except for rounding. The adapter can then no
     longer be trained or saved. With `merge="dare"` there is nothing to fold, nor in factors that were sliced.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one token that came alone was routed, in Python's numbers."""
+"""The routing of a single token, in plain Python numbers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routing trace: for chosen rows, who answered each token in each Linear. Off by default, free when off."""
+"""The routing trace: for chosen rows, the experts' weights for each token in each Linear. Off by default, free when
+off.
+"""
 
 from __future__ import annotations
 

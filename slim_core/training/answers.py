@@ -41,7 +41,7 @@ def learned_spans(conversation: Conversation, text: str, writer: Writer) -> list
         writer: of the template.
 
     Raises:
-        DataError: if one of them does not stand in the text as it stands in the record.
+        DataError: if one of them is not in the text exactly as in the record.
     """
     answers = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     spans = _all_by_marks(conversation, text, writer, answers)
@@ -79,7 +79,7 @@ def _all_by_marks(conversation: Conversation, text: str, writer: Writer, answers
 
 
 def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> Span:
-    """One that is written in a way of its own, with thoughts or calls for instance.
+    """An answer that the template writes in a special way, for instance with thoughts or calls.
 
     It begins where the template's prompt for it ends, and ends where what follows it begins.
     """
@@ -136,7 +136,7 @@ def _why_not(conversation: Conversation, index: int, writer: Writer, alone: str,
 
 
 def _lost(conversation: Conversation, index: int, writer: Writer, written: str) -> str | None:
-    """What of an answer is not in what the template made of it, but for blanks; None if nothing is."""
+    """The part of an answer that is missing from the rendered text, ignoring whitespace; None if nothing is."""
     message = conversation.messages[index]
     text = _squeezed(written)
     for key in ("content", *THOUGHTS):

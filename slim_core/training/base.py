@@ -33,7 +33,7 @@ def load_base(settings: TrainSettings) -> PreTrainedModel:
     """The base model, frozen where it is quantised, in bfloat16 on GPUs that have it, else in float32.
 
     Raises:
-        TrainingError: if it is no causal language model, has no safetensors, or cannot be quantised.
+        TrainingError: if it is not a causal language model, has no safetensors, or cannot be quantised.
     """
     dtype = base_dtype(settings)
     # Each process has the whole model on its own device.

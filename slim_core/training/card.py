@@ -63,7 +63,7 @@ def _ending(mark: str | None) -> list[str]:
 
 
 def in_markdown(name: str) -> str:
-    """A name as text of Markdown: as it is where that means nothing, else as code."""
+    """A name as text of Markdown: unchanged if it has no special meaning, else as code."""
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in name)
     if PLAIN.fullmatch(text) and not LINK.search(text):
         return text

@@ -108,7 +108,7 @@ def set_aside(damaged: Iterable[DamagedCheckpoint]) -> None:
 class KeepNewest(TrainerCallback):
     """Deletes a run's previous checkpoint once the next one is written, and no others.
 
-    transformers would count by name and date, and take what the run did not write, or what it goes on from.
+    transformers would go by name and date, and delete checkpoints that the run did not write or that it resumes from.
 
     Args:
         whole: the checkpoints that the run found when it went on.

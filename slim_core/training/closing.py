@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a model can learn to end its answers: the row of the token that closes them must be one of its own.
+"""Whether a model can learn to end its answers: the closing token must have a distinct row.
 
 A base that was never trained on chats has tokens for them whose rows are still as they were first drawn, all alike.
 What is adapted below the output head cannot choose one of several tokens whose rows are alike. Then the token's row is

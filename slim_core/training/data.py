@@ -27,7 +27,7 @@ class Conversation(NamedTuple):
     Attributes:
         messages: each with `role` ("system", "user", "assistant" or "tool") and `content`.
         place: where it stands in the data.
-        unlearned: which of the messages are answers of weight 0, that there is no loss on.
+        unlearned: the indices of answers with weight 0, on which there is no loss.
         tools: descriptions of tools, for the chat template.
         added: messages at the front that come from other columns.
     """

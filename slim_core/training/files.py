@@ -91,7 +91,7 @@ def read_file(path: Path) -> DataSource:
 
 
 def _escaped(name: str) -> str:
-    """A name on one line: controls, and bytes that are no UTF-8, as Python writes them."""
+    """A name on one line: control characters and invalid UTF-8 are escaped as in Python."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON that strangers wrote: what cannot be read, or breaks whoever reads it later, ends in a sentence."""
+"""JSON that strangers wrote: input that cannot be read, or would break later steps, raises one clear sentence."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def parse_json(text: str, place: str, remedy: str) -> Any:
     Args:
         text: one JSON value.
         place: where it stands.
-        remedy: what it must be; goes into the sentence if it is no JSON.
+        remedy: what it must be; used in the message if it is not JSON.
 
     Raises:
-        DataError: if it is no JSON, or cannot be worked with.
+        DataError: if it is not JSON, or cannot be used.
     """
     try:
         value, end = decode(text, len(text) - len(text.lstrip()), place)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens beside the training steps: a live line, Ctrl-C, and a stop where the loss is no number."""
+"""What happens beside the training steps: a progress bar, Ctrl-C, and a stop if the loss becomes NaN."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run goes on: what its folder says was done, and the newest checkpoint that this can be trusted for."""
+"""Resuming a run: what its folder says was done, and the newest checkpoint that this can be trusted for."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def read_previous_runs(settings: TrainSettings) -> dict[str, PreviousRun]:
     """What each method has left behind. Read before anything is loaded; changes nothing.
 
     Raises:
-        TrainingError: if there is nothing to resume, if what there is was made otherwise, or if it is damaged so that
-            nothing can go on from it.
+        TrainingError: if there is nothing to resume, or it was made with other settings, or it is too damaged to
+            resume from.
     """
     runs = {}
     for method in settings.methods:

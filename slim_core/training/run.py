@@ -62,7 +62,7 @@ class Outcome:
     Attributes:
         records: one for each method that was trained, in order.
         interrupted: whether the user ended it early. What was trained by then is saved.
-        resumable: whether there is a checkpoint to go on from, or nothing left to do. A second Ctrl-C writes none.
+        resumable: whether there is a checkpoint to resume from, or nothing left to do. A second Ctrl-C writes none.
     """
 
     records: list[TrainingRecord]

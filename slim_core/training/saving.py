@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing what was trained: whole or not at all, and where it does not go, somewhere else.
+"""Writing what was trained: completely or not at all, and to another folder if the first cannot be written.
 
 Files are written aside, and moved to their place when all of them are there.
 """

@@ -97,12 +97,12 @@ class TrainSettings:
         batch_size: examples of one optimiser step, over all devices.
         micro_batch: examples of one forward on one device; None for as many as one step has.
         seed: of the split, the order, the first weights and the masks.
-        bf16: multiply in bfloat16; None where the device is a GPU that has it. Some CPUs have it too.
+        bf16: multiply in bfloat16; None means yes if the device is a GPU that supports it. Some CPUs have it too.
         gradient_checkpointing: recompute activations, for less memory.
         group_by_length: put examples of like length into the same step. Less padding, so faster where lengths differ.
         log_every, save_every: in optimiser steps.
         report_to: transformers' integrations that also get the logs, such as tensorboard.
-        resume: go on from the last checkpoint in `output`.
+        resume: resume from the last checkpoint in `output`.
     """
 
     base: str

@@ -17,7 +17,7 @@ def expand(name: str) -> list[str]:
     """The files that match a pattern, sorted; any other name unchanged. A leading ~ is the home folder.
 
     Raises:
-        DataError: if nothing fits the pattern, or there is no such home folder.
+        DataError: if nothing matches the pattern, or there is no such home folder.
     """
     try:
         path = str(Path(name).expanduser()) if name.startswith("~") else name

@@ -105,8 +105,8 @@ class SlimTrainer(Trainer):
     def evaluate_untrained(self) -> dict[str, float]:
         """Like `evaluate`, before any training.
 
-        accelerate marks a model that it has prepared for evaluation as prepared, and would then train it as it is:
-        with several processes, each on its own batches alone.
+        accelerate marks a model prepared for evaluation as prepared, and would then train it unchanged:
+        with several processes, each only on its own batches.
         """
         try:
             return self.evaluate()

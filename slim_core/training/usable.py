@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a run will write can be used afterwards: asked of its shapes alone, before anything is read."""
+"""Whether what a run will write can be used afterwards: checked by shapes alone, before any data are read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_usable(
         closing: the token that closes an answer; None if there is none.
 
     Returns:
-        The bytes that the adapter of each method will take; None where shapes alone do not tell them.
+        The bytes that the adapter of each method will take; None if shapes alone do not determine them.
 
     Raises:
         TrainingError: if an adapter cannot be made, or could be neither checked, compared nor served once it is.

@@ -77,7 +77,7 @@ class Backend:
         limits: how many adapters of visitors are held.
         switch: changes the engine; None where it stays.
         choices: what visitors may change it to.
-        places: how many prompts, of visitors and programs, are answered or wait in line at once.
+        places: maximum number of prompts, of visitors and programs, that are running or queued.
 
     Attributes:
         engine: the model with its variants. It may be another one the next time.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app's settings. Every field is an environment variable and, but for the password, a flag of `serve`."""
+"""The app's settings. Every field is an environment variable and, except for the password, a flag of `serve`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Config:
         auth_user: name to sign in with; empty lets everyone in.
         auth_password: its password.
         queue_size: most requests that wait; more are turned away.
-        concurrency: most prompts that are answered or wait in line at once; more are turned away.
+        concurrency: maximum number of prompts running or queued; more are turned away.
         max_new_tokens: the longest answer that a visitor may ask for.
         max_prompts: most prompts of a list that a visitor may ask at once.
         max_upload: most bytes of an uploaded file, and of an adapter's file from the Hub.

@@ -30,7 +30,7 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
 
     Args:
         config: what to load, and limits.
-        gpu: a decorator that lends a GPU for one call, where the machine has none of its own.
+        gpu: ZeroGPU's decorator that assigns a GPU for one call; None elsewhere.
         demo: the demo's folder, used where the settings name no base.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lent GPU: the work runs in a process of its own, and plain values are all that comes back from it."""
+"""ZeroGPU: the work runs in a separate process, and only plain values come back from it."""
 
 from __future__ import annotations
 

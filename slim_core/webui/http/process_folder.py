@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files lie that visitors send: a folder of this process alone."""
+"""Where the files lie that visitors send: a folder used only by this process."""
 
 from __future__ import annotations
 

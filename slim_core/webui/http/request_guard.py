@@ -223,7 +223,7 @@ class _Bounded:
     Args:
         receive: the server's.
         most: bytes of the body.
-        take: called with the bytes of each piece; refuses where there is no room for them.
+        take: called with the bytes of each piece; refuses them if there is no space.
         seconds: the whole body may take.
 
     Attributes:

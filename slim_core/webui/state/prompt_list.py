@@ -18,14 +18,14 @@ class ListRun:
 
     Attributes:
         prompts: what is asked.
-        askers: who is asked, as the columns were when it began.
+        askers: the variants that are asked, as the columns were when it began.
         system: for prompts that bring none of their own.
         sampling: how tokens are chosen.
         batched: all answers of a prompt at once, or one after another.
         base: the base's name.
         own_variants: the visitor's adapters among those who are asked, by column.
         results: of the prompts that are done.
-        place: place in line for the model of the prompt that is asked now.
+        place: place in the queue of the prompt that is being asked.
         crowded: whether it waits for one of the places for prompts.
         note: why it ended before all were asked; empty where it did not.
         ended: set when nothing more comes.

@@ -38,7 +38,7 @@ class Answer:
         step: how far it is.
         sampling: how its tokens were chosen.
         token_ids: of the answer, so that other variants can read exactly it.
-        routing: who answered which token, the whole record so far.
+        routing: the whole routing record so far.
         strength: how strongly the gate was told to close; None as it was trained.
         gated: whether the record says what a gate did.
         packer: what the page already has of it.
@@ -121,7 +121,7 @@ class Run:
         rows: the columns that answer, in the engine's row order.
         ended: set when the last answer has ended and the model is free.
         stopping: whether all of them were told to end.
-        deserted: whether that was because nobody watched any more.
+        deserted: whether that was because nobody was watching.
     """
 
     stops: Stops
@@ -175,9 +175,9 @@ class Session:
         own_variants: the visitor's own adapters, by column.
         turns: the conversation, oldest first.
         run: what is being written now, if anything.
-        asked: what the run was asked; it stays where the answers ended because nobody watched.
+        asked: what the run was asked; it stays if the answers ended because nobody was watching.
         view: what the answers show.
-        place: place in line for the model.
+        place: place in the queue for the model.
         opened: whether the page has its settings.
         shown: the column whose routing is shown; None for the first SLIM.
         shown_turn: the turn whose routing and drift are shown; None for the latest.

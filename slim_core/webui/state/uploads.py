@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that visitors sent and that lie in Gradio's cache: they go as soon as nobody needs them any more."""
+"""Files that visitors sent and that lie in Gradio's cache: they are deleted as soon as they are no longer needed."""
 
 from __future__ import annotations
 

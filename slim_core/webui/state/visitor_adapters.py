@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Visitors' own adapters: in bounded memory, each for its owner alone, on the model that all share."""
+"""Visitors' own adapters: in bounded memory, each usable only by its owner, on the shared model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class VisitorAdapters:
 
         Raises:
             AdapterError: if there is no room. The adapter still belongs to the caller.
-            EngineError: if the model cannot carry it. It is gone, and nobody else's went for it.
+            EngineError: if the model cannot carry it. It is deleted, and no other adapter was removed for it.
         """
         carried: list[Variant] = []
         self._store.add(owner, adapter, lambda held: carried.append(self._carry(held)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations by ticket: to Gradio a page that is loaded again is a new one; with its ticket it goes on."""
+"""Conversations by ticket: to Gradio a page that is loaded again is a new one; with its ticket it continues."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Wizard:
         limits: how large it may be.
 
     Attributes:
-        checks: those that are done, in order.
+        checks: finished checks, in order.
         variant: what is attached, once all are.
     """
 

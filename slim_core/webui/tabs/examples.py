@@ -25,7 +25,7 @@ class ExamplePrompt:
 
     Attributes:
         prompt: what is asked.
-        see: what one should see of it; empty where nobody knows.
+        see: what one should see of it; empty if unknown.
     """
 
     prompt: str

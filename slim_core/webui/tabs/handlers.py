@@ -133,8 +133,8 @@ class Handlers:
     def example(self, prompt: str) -> Callable[..., Iterator[Updates]]:
         """Ask an example at once, without touching the prompt box.
 
-        In a conversation of its own, as what was said before is read too and the difference would be less plain: one
-        that holds nothing but examples makes room. What a visitor has asked themselves goes on.
+        In a new conversation, since earlier turns would be read too and the difference would be less clear: one
+        that holds nothing but examples makes room. A conversation that the visitor began is continued.
         """
 
         def ask(session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:

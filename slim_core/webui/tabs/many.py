@@ -203,7 +203,7 @@ class ManyHandlers:
         return self._letter("slim-prompts.json", text, "application/json", "The table is saved as JSON.")
 
     def frame(self, session: Session, listed: PromptList) -> Updates:
-        """The tab as it is now."""
+        """The current state of the tab."""
         running = listed.running
         there = listed.run is not None and bool(listed.run.results)
         return {

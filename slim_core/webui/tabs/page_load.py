@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a page begins: as it was left, as a link says, with the answers that are still being written, or with what the
-browser kept."""
+"""How a page begins: as it was left, as a link says, with answers that are still being written, or with what the
+browser saved.
+"""
 
 from __future__ import annotations
 

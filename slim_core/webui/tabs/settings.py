@@ -59,7 +59,7 @@ def check(values: Mapping[str, Any], longest: int) -> Settings:
 
 
 def restore(saved: Any, longest: int) -> dict[str, Any]:
-    """Values from the browser's store or a link: whatever is no longer possible is the default."""
+    """Values from the browser's store or a link: values that are no longer allowed get their default."""
     values = defaults(longest)
     if not isinstance(saved, Mapping):
         return values

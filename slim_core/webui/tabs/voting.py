@@ -34,7 +34,7 @@ class Voting:
         return self.handlers.frame(session) | self.handlers.keep(session)
 
     def vote(self, session: Session, event: gr.EventData, request: gr.Request) -> Updates:
-        """The best answer to a prompt; then it is told who gave which."""
+        """The best answer to a prompt; then the names are revealed."""
         if self.handlers.lost(session, request):
             return self.handlers.cleared(session)
         turn = session.turn(event._data.get("turn"))

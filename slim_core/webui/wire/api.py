@@ -84,7 +84,7 @@ def add_api(backend: Backend, config: Config) -> None:
         max_new_tokens: int = min(64, usual),
         strength: float | None = None,
     ) -> dict:
-        """Answer a prompt greedily by one variant, and tell who answered which token.
+        """Answer a prompt greedily with one variant, and return the routing of each token.
 
         The object has `text`, `finish_reason`, `tokens` (texts of the prompt's and the answer's), `prompt_tokens` (how
         many of them are the prompt), `modules` (names of the Linears), `blocks` (their layers) and `identity`: for

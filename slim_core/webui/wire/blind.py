@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blind vote on the page: nothing that is sent before a vote says who answered."""
+"""The blind vote on the page: nothing that is sent before a vote reveals who answered."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ NO_EXPORT = "Vote on all answers first, or show who answers in the settings: the
 
 
 def hides(turn: Turn | None) -> bool:
-    """Whether nobody may know yet who answered a turn."""
+    """Whether the names of a turn are still hidden."""
     return turn is not None and turn.ballot is not None and turn.ballot.hides
 
 
 def reveal(session: Session) -> None:
-    """Show who answered where there was no vote."""
+    """Reveal the names of turns without a vote."""
     for turn in session.turns:
         if hides(turn):
             turn.ballot = None
 
 
 def ballot(session: Session, backend: Backend, turn: Turn, asked: Sequence[str]) -> Ballot | None:
-    """The vote on a turn, some or all of whose answers are written anew; None where there is none.
+    """The vote on a turn of which some or all answers are written again; None where there is none.
 
     Args:
         session: the visitor's.
@@ -59,7 +59,7 @@ def column_of(session: Session, backend: Backend, name: Any) -> Any:
 
 
 def cover(value: dict[str, Any], session: Session, backend: Backend) -> dict[str, Any]:
-    """A transcript with letters for columns; a turn that is not voted on says nothing of who answered."""
+    """A transcript with letters for columns; a turn without a vote does not reveal who answered."""
     orders = [order(session, backend, turn) for turn in session.turns]
     most = max(map(len, [tuple(columns(session, backend)), *orders]))
     blank = {"kind": "hidden", "own": False, "size": ""}
@@ -85,7 +85,7 @@ def _covered(letter: str, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def vote(turn: Turn) -> dict[str, Any] | None:
-    """What stands under the answers of a turn; None where there is no vote on it."""
+    """What stands under the answers of a turn; None if there is no vote on it."""
     ballot = turn.ballot
     if ballot is None:
         return None
@@ -101,7 +101,7 @@ def vote(turn: Turn) -> dict[str, Any] | None:
 
 
 def status(turn: Turn, words: Mapping[str, str]) -> str:
-    """What is read aloud of a turn whose answers nobody may know yet.
+    """The screen reader text of a turn whose names are hidden.
 
     Args:
         turn: that is hidden.

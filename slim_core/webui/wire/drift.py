@@ -34,22 +34,24 @@ def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
 
 
 def taught(turn: Turn) -> bool:
-    """Whether a gate as it was trained took the prompt for its training data: there it was the purpose to move."""
+    """Whether a gate at its trained strength judged the prompt to be like the training data: there it was the purpose
+    to move.
+    """
     judges = (answer for answer in turn.answers.values() if answer.gated and answer.strength is None)
     return any(verdict is not None and verdict.kind == "like" for verdict in (judge.verdict() for judge in judges))
 
 
 def changed_gates(turn: Turn) -> str:
-    """Whose gate was not as it was trained, in a sentence; empty where all were."""
+    """A sentence about gates that were not at their trained strength; empty where all were."""
     changed = [(a.variant.label, a.strength) for a in turn.answers.values() if a.strength is not None]
     parts = [f"{label} {f'at strength {strength:g}' if strength else 'open'}" for label, strength in changed]
     return f"With the gate of {', of '.join(parts)}, not as it was trained." if parts else ""
 
 
 def by_verdict(session: Session) -> list[dict[str, Any]]:
-    """The mean KL of the conversation's prompts so far, by what the gate made of them; empty without a gate.
+    """The mean KL of the conversation's prompts so far, by verdict; empty without a gate.
 
-    Gates as they were trained: neither those that were changed nor their verdicts count.
+    Gates as they were trained: changed gates and their verdicts are not counted.
     """
     by_kind: dict[str, dict[str, Any]] = {}
     for turn in session.turns:

@@ -52,7 +52,7 @@ def dump_head(session: Session, backend: Backend) -> dict[str, Any]:
 
 
 def dump_turn(turn: Turn, routed: bool = True) -> dict[str, Any]:
-    """A turn as plain values, with who answered which token or without."""
+    """A turn as plain values, with or without its routing."""
     return {
         "prompt": turn.prompt,
         "system": turn.system,

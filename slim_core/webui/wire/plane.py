@@ -40,7 +40,9 @@ class Point:
 
 
 def read_rates(path: Path) -> list[Point]:
-    """Each method at each rate, from the report of the demo's build; none where there is no report, or another one."""
+    """Each method at each rate, from the report of the demo's build; empty if there is no report or it has another
+    form.
+    """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["sweep"]
         return rates_of(rows)

@@ -2,8 +2,8 @@
 """A conversation as the browser keeps it, so that a restart of the server loses nothing: what is exported, without the
 routing, and with what is still being asked. What comes back is checked like a file.
 
-Of a turn that waits for a blind vote the prompt alone is kept: nobody can look up who answers. Where it is the latest,
-it comes back as asked of all."""
+Of a turn that waits for a blind vote only the prompt is saved: nobody can look up who answered. Where it is the
+latest, it comes back as asked of all."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class SavedConversation:
 
 
 def dump(session: Session, backend: Backend, most: int = MOST) -> str:
-    """The conversation as JSON text of at most so many characters, else its latest turns; "" where there are none."""
+    """The conversation as JSON text of at most `most` characters, else only its latest turns; "" where there are
+    none.
+    """
     loaded = columns(session, backend)
     asked = _waits_for(session, tuple(loaded))
     kept: list[str] = []

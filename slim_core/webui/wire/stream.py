@@ -44,7 +44,7 @@ def start(
         batched: all at once, or one after another.
 
     Raises:
-        LimitError: if answers are still being written, there is no room, or an adapter is gone.
+        LimitError: if answers are still being written, there is no free place, or an adapter is gone.
     """
     loaded = columns(session, backend)
     strengths = {name: session.strength(loaded[name]) for name in names}
@@ -116,7 +116,7 @@ def take(session: Session, run: Run) -> None:
 def _follow(
     backend: Backend, session: Session, turn: Turn, job: Job, run: Run, readers: Mapping[str, str], kept: ExitStack
 ) -> None:
-    """Write the session while the model answers. Runs in a thread of its own, so that no page slows the model."""
+    """Write the session while the model answers. Runs in a separate thread, so that no page slows down the model."""
     work = backend.run(job, run.stops)
     try:
         for item in work:

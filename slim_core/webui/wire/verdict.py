@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the gate made of a prompt, in words: whether SLIM took it for its training data, and whose answer it gives."""
+"""The gate's verdict on a prompt, in words: whether SLIM took it for its training data, and whose answer it gives."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str
     Args:
         session: the visitor's.
         turn: of the session.
-        alone: whether the base reads the latest prompt alone, so that it does not matter what was said before.
+        alone: whether the base reads only the latest prompt, so that earlier turns do not matter.
     """
     answers = {name: answer for name, answer in turn.answers.items() if answer.gated}
     entries = []
