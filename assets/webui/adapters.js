@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The checks of an adapter on its way, and what answers in the columns. All texts are shown as text.
+// The checks of a new adapter, and the adapters in the columns. All text is inserted as text, never as HTML.
 slim.checks = (component) => {
   const { el, put, attribute, say } = slim;
   const MARKS = { passed: "✓", warning: "!", failed: "✕", running: "…", waiting: "" };
-  // Names of files stand in backquotes, for terminals.
+  // File names are in backquotes, for terminals.
   const plain = (text) => text.replaceAll("`", "");
   const title = (name) => name[0].toUpperCase() + name.slice(1);
   const SPOKEN = { passed: "passed", warning: "passed with a warning", failed: "failed", running: "running", waiting: "not yet" };
@@ -67,7 +67,7 @@ slim.shelf = (component) => {
 
   slim.live(component, (value) => {
     const root = component.element.querySelector(".slim-root"), key = JSON.stringify(value);
-    // Gradio may have put an empty root in place of the one that was drawn into.
+    // Gradio may have replaced the root that was drawn into by an empty one.
     if (!value || (key === drawn && root.firstChild)) return;
     drawn = key;
     root.replaceChildren(

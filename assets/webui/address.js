@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The open tab is in the address, as #tab=routing, so that a link opens it and Back goes to the one before.
+// The open tab is part of the address, as #tab=routing, so that a link can open it and Back returns to the previous
+// tab.
 slim.address = (component) => {
   const FIRST = "compare", TABS = ["compare", "many", "adapters", "routing", "drift", "forgetting", "model", "about"];
   const here = () => new URLSearchParams(location.hash.slice(1)).get("tab") ?? FIRST;
@@ -12,11 +13,11 @@ slim.address = (component) => {
       shown = tab;
       if (tab !== here()) history.pushState(null, "", address(tab));
     },
-    // What Gradio is to open.
+    // The tab that Gradio should open.
     wanted: () => ({ __type__: "update", selected: here() }),
   });
   const follow = () => {
-    // A tab that is not there is none: the address says what is shown.
+    // An unknown tab is ignored: the address shows the open one.
     if (!TABS.includes(here())) history.replaceState(null, "", address(shown));
     else if (here() !== shown) component.trigger("open_tab");
   };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all views share. Text from models and adapters is only ever put into the page as text.
+// Functions shared by all views. Text from models and adapters is only inserted as text.
 window.slim = (() => {
   const reduced = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
   const dark = () => document.body.classList.contains("dark");
@@ -16,7 +16,7 @@ window.slim = (() => {
     return node;
   }
 
-  // Set a text only where it changed; a growing text is appended to, so that a selection in it survives.
+  // Set a text only if it changed; a growing text is appended to, so that a selection in it survives.
   function put(node, text) {
     const old = node.textContent;
     if (old === text) return;
@@ -52,7 +52,7 @@ window.slim = (() => {
     };
   }
 
-  // Orange for LoRA, blue for identity: told apart with every common kind of colour vision.
+  // Orange for LoRA, blue for identity: distinguishable with every common kind of colour vision.
   const scales = {
     light: [[222, 110, 10], [240, 239, 236], [37, 99, 205]],
     dark: [[240, 140, 50], [58, 62, 70], [90, 150, 250]],
@@ -65,10 +65,10 @@ window.slim = (() => {
   const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
   const percent = (share) => `${Math.round(share * 100)}%`;
 
-  // A token as it may be shown: a line break is visible, an empty token too.
+  // A token for display: line breaks and empty tokens are made visible.
   const visible = (token) => (token === "" ? "∅" : token.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥"));
 
-  // What scrolls can be reached, and so scrolled, with the keyboard; what does not scroll would be a needless stop.
+  // Elements that scroll can be focused, to be scrolled with the keyboard; others would be needless tab stops.
   function scroller(node, names = {}) {
     new ResizeObserver(() => {
       const scrolls = node.scrollHeight > node.clientHeight;
@@ -76,13 +76,13 @@ window.slim = (() => {
     }).observe(node);
   }
 
-  // Speak in the one polite status line of the page.
+  // Announce a text in the page's polite status line.
   function say(text) {
     const line = document.querySelector("#slim-status [role=status]");
     if (line) put(line, text);
   }
 
-  // One small label for the whole page, beside whatever the pointer or the focus is on. What it says is also the
+  // One small label for the whole page, next to whatever has the pointer or the focus. Its text is also the
   // element's own label, so nobody hears it twice.
   const label = el("div", { class: "slim-tip", "aria-hidden": "true", hidden: true });
   let where = null;
@@ -129,10 +129,10 @@ window.slim = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  // Draw now, whenever the value changes, and when the theme does. Several changes between two frames are one drawing.
+  // Draw now, and whenever the value or the theme changes. Several changes between two frames cause one drawing.
   function live({ element, props, watch }, draw) {
     let queued = false;
-    // In a tab that was never open, Gradio puts its word for "unchanged" in the place of the value.
+    // In a tab that was never open, Gradio sets its marker for "unchanged" as the value.
     const value = () => (props.value?.__type__ ? null : props.value);
     const redraw = () => {
       if (queued) return;
@@ -148,18 +148,19 @@ window.slim = (() => {
   return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, scroller, tip, visible };
 })();
 
-// The prompt's box. It is emptied here, at once: what is typed while the server still reads a prompt is the next one.
+// The prompt box. It is emptied here at once: text typed while the server still reads a prompt belongs to the next
+// one.
 slim.prompt = (() => {
   let pressed = null, sent = "", given = "", unsure = "";
   const box = () => document.querySelector("#slim-prompt textarea");
   const write = (area, text) => { area.value = text; area.dispatchEvent(new Event("input", { bubbles: true })); };
-  // Gradio looks into the box a moment after Enter, when there may be more in it.
+  // Gradio reads the box a moment after Enter, when there may be more text in it.
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.target === box()) pressed = event.target.value;
   }, true);
   document.addEventListener("click", () => { pressed = null; }, true);
   return {
-    // What is sent of what is in the box.
+    // The part of the box that is sent.
     take(text) {
       const area = box(), all = (text ?? "").replace(/\r\n?/g, "\n");
       sent = pressed !== null && all.startsWith(pressed) ? pressed : all;
@@ -168,20 +169,20 @@ slim.prompt = (() => {
       if (sent && area?.value.startsWith(sent)) write(area, area.value.slice(sent.length));
       return sent;
     },
-    // A prompt that was refused goes back, unless another is being written.
+    // A refused prompt is put back, unless another one is being written.
     back() { unsure = ""; if (box()?.value === "") write(box(), sent); },
-    // One that the server has is part of the conversation.
+    // A prompt that the server has is part of the conversation.
     arrived() { unsure = ""; },
-    // All that is typed and no part of a conversation yet.
+    // Text that is typed but not part of a conversation yet.
     typed: () => [unsure, box()?.value].filter((text) => text?.trim()).join("\n\n"),
-    // What was typed before this page began; whether it is in the box now.
+    // Text typed before this page was loaded. Returns whether it is in the box now.
     begin(text, first) {
       if (box() && (first || box().value === "")) write(box(), text);
       return box()?.value === text;
     },
-    // What a person wants back, after what is there.
+    // Text to restore, appended to the current text.
     offer(text) { write(box(), [box().value, text].filter((part) => part.trim()).join("\n\n")); },
-    // So does one that is undone; what the last undo gave is nobody's draft.
+    // The prompt of an undone turn is put back too; it does not count as a draft.
     draft(text) { if (["", given].includes(box()?.value)) write(box(), given = text); },
   };
 })();

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The distance of the context over the tokens, with what is still like the training data as a dashed line. The scale is
-// logarithmic: a foreign context may be a hundred times as far as a familiar one.
+// The distance of the context over the tokens, with the limit for "like the training data" as a dashed line. The scale
+// is logarithmic: an unfamiliar context may be a hundred times as far away as a familiar one.
 slim.curve = (() => {
   const { css } = slim;
   const HEIGHT = 104, TOP = 10, BOTTOM = 6, TICKS = [-1, 0, 1, 10, 100, 1000];
-  // Distances begin at -1, in the very midst of a cluster.
+  // Distances begin at -1, at the centre of a cluster.
   const scaled = (x) => Math.log(Math.max(x, -1) + 2);
   const top = (numbers) => Math.max(scaled(1), ...[...numbers.distance, ...numbers.reference].map(scaled)) * 1.05;
   const at = (x, most) => HEIGHT - BOTTOM - ((HEIGHT - TOP - BOTTOM) * scaled(x)) / most;
 
-  // Which numbers stand beside it, and where.
+  // The labels of the axis and their positions.
   function ticks(numbers) {
     const most = top(numbers);
     return TICKS.filter((x) => scaled(x) <= most && (x !== 0 || most < scaled(8))).map((x) => [String(x).replace("-", "−"), at(x, most)]);

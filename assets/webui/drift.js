@@ -6,7 +6,7 @@ slim.drift = (component) => {
   const MOVED = 0.7;  // nats in all from which a variant has moved: half or twice as likely
   let drawn = "";
   const number = (x) => (Math.abs(x) >= 100 ? Math.round(x).toLocaleString("en") : x.toFixed(2).replace(/^-(0\.00)$/, "$1"));
-  // How many times, from nats; as `times` in formatting.py.
+  // A ratio from nats, like `times` in formatting.py.
   function times(nats) {
     if (nats >= Math.log(1e5)) return `10${[...(nats / Math.LN10).toFixed(0)].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")}`;
     const value = Math.exp(nats);
@@ -49,7 +49,7 @@ slim.drift = (component) => {
     return node;
   }
 
-  // What all prompts of the conversation have cost, by what the gate made of them.
+  // The mean drift of all prompts of the conversation, by verdict.
   function table(groups) {
     const labels = [...new Set(groups.flatMap((group) => Object.keys(group.kl)))];
     const nats = (x) => (x === undefined ? "–" : x === 0 ? "0" : x < 0.001 ? "under 0.001" : x.toFixed(3));

@@ -7,7 +7,7 @@ slim.forgetting = (component) => {
   slim.live(component, (value) => {
     const root = component.element.querySelector(".slim-root");
     const key = JSON.stringify(value);
-    // Gradio may have put an empty root in place of the one that was drawn into.
+    // Gradio may have replaced the root that was drawn into by an empty one.
     if (!value || (key === drawn && root.firstChild)) return;
     drawn = key;
     if (value.none) {

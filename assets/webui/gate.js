@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gate of a SLIM column: open, as it was trained, or stronger; a slider for everything between. What is chosen while
-// answers are written waits until they are done.
+// The gate of a SLIM column: open, as it was trained, or stronger; a slider for everything between. A strength chosen
+// while answers are being written is applied when they are done.
 slim.gate = (label, choose) => {
   const { el, put, attribute } = slim, REST = 250;
   const buttons = {
@@ -27,7 +27,7 @@ slim.gate = (label, choose) => {
     for (const [name, button] of Object.entries(buttons)) attribute(button, "aria-pressed", String(name === pressed));
   }
 
-  // Held arrow keys pass many values; only the one where they rest is asked for.
+  // Held arrow keys pass many values; only the last one is requested.
   function take(strength, rest = 0) {
     wanted = strength === state.trained ? null : strength;
     paint(wanted);
@@ -45,7 +45,7 @@ slim.gate = (label, choose) => {
 
   return {
     node,
-    // What the server says, unless a person has just chosen something else.
+    // The server's value, unless the visitor has just chosen another.
     show(value, busy, afresh) {
       running = busy;
       const key = JSON.stringify([value, afresh]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers × tokens on one canvas: a pixel for a cell, stretched without smoothing. Above it the gate, below it the distance,
-// where there is a gate. One tab stop; arrow keys walk in it.
+// Layers × tokens on one canvas: a pixel for a cell, stretched without smoothing. Above it the gate, below it the
+// distance, where there is a gate. It is one tab stop; arrow keys move within it.
 slim.heatmap = (root, pick) => {
   const { el, color, css } = slim;
   const canvas = el("canvas", { "aria-hidden": "true" });
@@ -154,7 +154,7 @@ slim.heatmap = (root, pick) => {
       draw(data, share, numbers);
     }
   }).observe(scroller);
-  // What stands above and below the rows, for a picture of them.
+  // What is above and below the rows, for the exported picture.
   const high = () => ({ ...space(), ticks: numbers && slim.curve.ticks(numbers) });
   return { draw, mark, paint, high, describe, value, position: () => at };
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes what the browser keeps, and offers it again: in a small bar, and only where no other conversation has begun.
+// Saves the conversation in the browser, and offers to restore it in a small bar if no other conversation has begun.
 slim.keeper = (component) => {
   const { el, put, kept, tab, prompt } = slim, REST = 150;
   const words = el("p");
@@ -52,7 +52,7 @@ slim.keeper = (component) => {
     taken = offered;
     if (found.text) component.trigger("restore", { text: found.text }); else finish();
   }
-  // It is this tab's now.
+  // It belongs to this tab now.
   function finish() {
     const typed = taken && kept.read(taken)?.typed;
     if (typed) prompt.offer(typed);
@@ -88,7 +88,7 @@ slim.keeper = (component) => {
     await new Promise((done) => setTimeout(done, 100));
     begun = true;
     kept.draft(old, "");
-    // What was typed goes back, unless it was sent. A link comes before it, but not when the page is loaded again.
+    // Typed text is restored unless it was sent. A link takes precedence, but not after a reload.
     const typed = before && before.typed !== kept.read(tab.id)?.last ? before.typed : "";
     if (typed && !prompt.begin(typed, loaded !== "navigate")) kept.draft(tab.aside(), typed);
     type();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this browser keeps: for each tab one conversation, and what is typed. Nothing of it is secret, and the server
-// checks it like a file. A tab writes only what is its own.
+// What this browser saves: one conversation and the typed text for each tab. It is not secret, and the server checks
+// it like a file. A tab writes only its own data.
 slim.kept = (() => {
   const TALK = "slim-kept-", DRAFT = "slim-draft-";
-  // Characters of all that is kept, and how many conversations at most; the oldest go.
+  // Maximum characters and conversations that are saved; the oldest are deleted.
   const MOST = 4000000, MANY = 8;
   const all = (prefix) => {
     const found = [];
@@ -41,7 +41,7 @@ slim.kept = (() => {
     // A conversation as the server wrote it; "" for none.
     talk(id, text) { if (text) set(TALK, id, { text }); else remove(TALK + id); },
     draft(id, text) { if (text) set(DRAFT, id, { text: text.slice(0, MOST / 4) }); else remove(DRAFT + id); },
-    // {text, at, turns, last, typed}; null where nothing is kept.
+    // {text, at, turns, last, typed}; null if nothing is saved.
     read(id) {
       const talk = get(TALK + id), draft = get(DRAFT + id);
       const typed = typeof draft?.text === "string" ? draft.text : "";
@@ -53,7 +53,7 @@ slim.kept = (() => {
       if (!turns && !typed) return null;
       return { text: turns ? talk.text : "", at: (turns ? talk : draft).at, turns, last, typed };
     },
-    // The latest that is none of these.
+    // The latest that is not one of these.
     latest(but) {
       const ids = [...new Set([...all(TALK), ...all(DRAFT)])].filter((id) => !but.includes(id));
       return oldest(ids).reverse().map(([, id]) => id).find((id) => slim.kept.read(id)) ?? null;
@@ -61,7 +61,7 @@ slim.kept = (() => {
   };
 })();
 
-// This tab: its name among what is kept, and the server's ticket for the conversation that it shows.
+// This tab: its key in the storage, and the server's ticket for its conversation.
 slim.tab = (() => {
   const KEY = "slim-tab", WAIT = 150;
   const random = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -77,7 +77,7 @@ slim.tab = (() => {
       if (data.held) heard?.push(...data.held);
     };
   } catch { /* no other tab can be asked */ }
-  // What other tabs that are open show or offer.
+  // Conversations that other open tabs show or offer.
   async function held() {
     heard = [];
     channel?.postMessage({ ask: true });
@@ -96,13 +96,13 @@ slim.tab = (() => {
     named, held,
     get id() { return state.id; },
     async ticket() { await named; return state.ticket; },
-    // The conversation that the server shows here. Another one gets a name of its own: what was kept stays.
+    // The conversation that the server shows here. Another one gets a new name, so that the saved one stays.
     show(ticket) {
       if (state.ticket === ticket) return;
       if (state.ticket) begin(ticket); else { state.ticket = ticket; save(); }
     },
     offer(id) { offered = id; },
-    // A name for what belongs to no tab.
+    // A name for data that belong to no tab.
     aside: random,
   };
 })();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a visitor sees first: what was measured, in a sentence, and the way to one's own model.
+// The first screen: the measurements in a sentence, and the commands for one's own model.
 slim.headline = (component) => {
   const { el } = slim;
   slim.live(component, (value) => {

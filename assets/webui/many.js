@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Between the box and the table of many prompts: the file that was sent, how far it is, and what comes of it.
+// Between the box and the table of many prompts: the uploaded file, the progress, and the summary.
 slim.many = (component) => {
   const { el, put, attribute } = slim;
   const file = el("p", { class: "slim-note", id: "slim-many-file" });

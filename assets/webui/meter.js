@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Under the prompt's box: how far what is being typed is from SLIM's training data. One question at a time, and only when
-// the typing rests.
+// Under the prompt's box: how far what is being typed is from SLIM's training data. One question at a time, and only
+// when the typing rests.
 slim.meter = (component) => {
   const { el, put, attribute } = slim;
   const REST = 400, AGAIN = 1500, PATIENCE = 10000;
@@ -38,7 +38,7 @@ slim.meter = (component) => {
     if (!value || !(value.number > answered)) return;
     answered = value.number;
     if (value.busy) {
-      // Not now; later, if it is still there.
+      // Try later, if the text is still there.
       const same = asked;
       setTimeout(() => { if (asked === same) asked = null; }, AGAIN);
     }
@@ -52,7 +52,7 @@ slim.meter = (component) => {
     dot.style.setProperty("--at", place(value.distance, value.reference).toFixed(3));
   });
 
-  // The gate is another one now.
+  // The gate has changed.
   addEventListener("slim-gate", () => { asked = null; });
 };
 /* The end of a part of SLIM's page 1. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is loaded, what another base would need, and how far the way to it is.
+// The loaded model, what another base would need, and the progress of a switch.
 slim.loaded = slim.facts;
 
 slim.need = (component) => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The routing view as one picture: whose it is, tokens, heat map, layers, experts, and what the colours say.
+// The routing view as one picture: its owner, tokens, heat map, layers, experts, and the legend.
 slim.picture = ({ title, prompt, scope, data, shares, paint, high }) => {
   const { color, css, el, percent, visible } = slim;
   const EDGE = 24, LEFT = 56, LINE = 24, CELL = 16, BAND = 16, BAR = 18, MOST_LINES = 16;
@@ -17,7 +17,7 @@ slim.picture = ({ title, prompt, scope, data, shares, paint, high }) => {
     context.fillText(text, x, y);
   };
 
-  // Where each token stands; a text that is too long ends with how many there are more.
+  // Where each token stands; a long text ends with the number of further tokens.
   context.font = `14px ${FONT}`;
   const placed = [];
   let x = EDGE, line = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who answered which token: strip, heat map, layers, experts. They share one selected token.
+// The routing of each token: strip, heat map, layers, experts. They share one selected token.
 slim.routing = (component) => {
   const { el, put, attribute, chunks, percent, say, scroller } = slim;
   const { element, trigger } = component;
@@ -70,7 +70,7 @@ slim.routing = (component) => {
     const text = parts.map.describe(token, row ?? at);
     put(parts.readout, text + ".");
     if (from === "map") say(text);
-    // Held arrow keys pass many tokens; only the one where they rest is asked for.
+    // Held arrow keys pass many tokens; only the last one is requested.
     clearTimeout(timer);
     timer = setTimeout(() => trigger("pick", { token, column: data.column, turn: parts.turnId }), 90);
   }
@@ -123,7 +123,7 @@ slim.routing = (component) => {
     const fresh = !data || data.column !== value.data?.column || parts.turnId !== value.turn;
     data = value.data;
     parts.turnId = value.turn;
-    // Through a LoRA every token goes alike: there is nothing to draw.
+    // With a LoRA every token is treated alike, so there is nothing to draw.
     parts.body.hidden = !data || kind === "lora";
     parts.verdict.hidden = true;
     parts.empty.hidden = !parts.body.hidden;

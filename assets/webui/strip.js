@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A text whose tokens are coloured by a share from 0 to 1, or not where it is null. It grows while the answer does; old
-// tokens are left alone.
+// A text whose tokens are coloured by a share from 0 to 1, or not where it is null. It grows while the answer does;
+// old tokens are left alone.
 slim.strip = (root, { label, pick = null, describe }) => {
   const { el, tip, visible } = slim;
   const list = el("div", { class: "slim-strip", role: "listbox", "aria-label": label, "aria-orientation": "horizontal" });
@@ -32,7 +32,7 @@ slim.strip = (root, { label, pick = null, describe }) => {
     shares = Array.from(newShares);
   }
 
-  // Choose a token; -1 chooses none. One tab stop: the chosen token, or the first where none is.
+  // Select a token; -1 selects none. There is one tab stop: the selected token, or else the first.
   function mark(i, focus = false) {
     const old = list.childNodes[selected - first], node = list.childNodes[i - first];
     if (old && old !== node) { old.setAttribute("aria-selected", "false"); old.tabIndex = -1; }
@@ -74,7 +74,7 @@ slim.strip = (root, { label, pick = null, describe }) => {
   return { update, mark, list };
 };
 
-// What of an answer belongs to each of its tokens, and what is left. Their own texts are not always parts of it: several
+// The part of an answer that belongs to each token, and the rest. Their own texts are not always parts of it: several
 // can be one character, special ones are not shown, an answer does not begin with a space, and a stop text cuts it.
 slim.pieces = (tokens, text) => {
   const found = tokens.map(() => "");

@@ -8,7 +8,7 @@ slim.transcript = (component) => {
   let columns = [], turns = new Map(), gates = new Map(), gateKey = "", told = -1, following = false, root = null, layout = { hidden: [], expanded: null };
   try { layout = { ...layout, ...JSON.parse(localStorage.getItem(STORE) || "{}") }; } catch { /* start afresh */ }
 
-  // What of the layout suits the columns that are there.
+  // Layout settings for the current columns.
   function fitting() {
     const names = columns.map((column) => column.name);
     let hidden = names.filter((name) => layout.hidden.includes(name));
@@ -17,7 +17,7 @@ slim.transcript = (component) => {
     return { names, hidden, expanded };
   }
 
-  // Only what a person does is stored, and moves the focus: to the button that takes it back.
+  // Only a visitor's action is stored, and moves the focus to the button that undoes it.
   function change(wanted, focus = null) {
     const { hidden, expanded } = fitting();
     layout = { hidden, expanded, ...wanted };
@@ -107,7 +107,7 @@ slim.transcript = (component) => {
     const close = () => { form.remove(); refs.bubble.hidden = refs.edit.hidden = false; refs.edit.focus(); };
     const form = el("form", { class: "slim-editor", onsubmit: (event) => {
       event.preventDefault();
-      // What was typed stays: the server would refuse it now.
+      // The typed text stays, since the server would refuse it now.
       if (root.dataset.running === "true") { say("Answers are still being written. Stop them first."); return; }
       trigger("edit_turn", { turn: refs.turn.id, text: area.value });
       close();
@@ -141,7 +141,7 @@ slim.transcript = (component) => {
     return part;
   }
 
-  // What each gate made of the prompt. The nodes stay, so that a selection in them does.
+  // Each gate's verdict on the prompt. The nodes are kept, so that a selection in them survives.
   function judge(refs, verdicts) {
     while (refs.verdicts.children.length > verdicts.length) refs.verdicts.lastChild.remove();
     verdicts.forEach((verdict, i) => {
@@ -185,7 +185,7 @@ slim.transcript = (component) => {
     const part = refs.answers.get(column.name) ?? answerNode(refs, column);
     if (!part.node.isConnected) refs.holder.append(part.node);
     const done = value.state === "done";
-    // Who answered: by now another adapter may be in the column.
+    // The variant that answered; by now another adapter may be in the column.
     put(part.name, value.label);
     attribute(part.node, "data-kind", value.kind);
     part.lora = value.kind === "lora";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Under the answers of a turn: which is the best? Who gave it is told after the vote.
+// Under the answers of a turn: which is the best? The names are revealed after the vote.
 slim.vote = (choose) => {
   const { el, put } = slim;
   const question = el("span", {}, "Which answer is the best?"), buttons = el("span", { class: "slim-segments" });

@@ -33,7 +33,7 @@ def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
     first, second = ("lora_A.weight", "lora_B.weight") if isinstance(config, LoraConfig) else ("slim_A", "slim_B")
     linears = _linears(header, first, second)
     _check_targets(config, linears)
-    # The Linears of a block that share a router read the first one's, so those that have one come first.
+    # Linears that share a router use the first one's, so Linears with a router come first.
     targets = tuple(sorted(linears, key=lambda name: f"{PREFIX}{name}.slim_router" not in header))
     layout = expected_layout(config, targets, _base_by_header(config, header, linears))
     _check_names(header, layout, first, second)

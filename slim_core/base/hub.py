@@ -126,7 +126,7 @@ class HubFiles:
                 f"only {size(max(0, room))}."
             )
         bar = progress_bar(self.size, on_progress, stop)
-        # In a thread of its own, since a connection that trickles cannot be interrupted from within.
+        # In a separate thread, since a slow connection cannot be interrupted from within.
         fetching = DOWNLOADS[self._choice.operator].submit(self._get_all, bar, stop)
         end = math.inf if self._choice.operator else time.monotonic() + VISITOR_SECONDS
         while not wait([fetching], LOOK_SECONDS).done:

@@ -34,8 +34,8 @@ from .prompts import Prompts
 from .untrusted import read_untrusted
 
 
-# Of LLM.int8: the columns that stay in full precision are chosen over the whole batch, so that an answer would depend
-# on those beside it, and a token on those that follow.
+# LLM.int8's full-precision columns are chosen over the whole batch, so an answer would depend on the others in the
+# batch, and a token on later ones.
 NO_THRESHOLD = 0.0
 
 

@@ -164,7 +164,7 @@ class BaseSwitch:
             self._thread.join(seconds)
         return self.progress
 
-    # -- in a thread of its own ----------------------------------------------------------------------------------
+    # -- in a separate thread ----------------------------------------------------------------------------------
 
     def _report(self, stage: Stage, done: int = 0, total: int = 0, sentence: str = "") -> None:
         assert self.progress is not None  # since `start`

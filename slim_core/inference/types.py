@@ -14,7 +14,7 @@ from ..peft_tools import identity_share
 
 
 Kind = Literal["base", "lora", "slim"]
-# waiting: in line for the model. reading: the prompt runs through the model. writing: tokens come. done: see
+# waiting: in the queue for the model. reading: the prompt runs through the model. writing: tokens come. done: see
 # `finish_reason`.
 State = Literal["waiting", "reading", "writing", "done"]
 # end: the model ended its answer. length: max_new_tokens or the context is used up. stop_string: one of

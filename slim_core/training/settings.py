@@ -15,7 +15,7 @@ from .errors import TrainingError
 
 METHODS = ("lora", "dora", "slim")
 DEFAULT_LENGTH = 2048
-# SlimConfig's fields that have a setting of their own, or that are none of the user's.
+# SlimConfig's fields that have their own setting or are not meant for users.
 NOT_EXTRA = {
     *("r", "num_experts", "num_identity", "top_k", "alpha", "dropout", "target_modules"),
     *("peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"),

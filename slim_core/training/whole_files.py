@@ -31,7 +31,7 @@ NEEDED = (
     ("scheduler.pt", "latest"),
     ("rng_state.pth", "rng_state_*.pth"),
 )
-# What transformers reads of its own state when a run goes on.
+# What transformers reads from its own state when a run is resumed.
 STATE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "global_step": int,
     "max_steps": int,

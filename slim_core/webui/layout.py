@@ -122,8 +122,9 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             backend.visitor_adapters.leave(str(request.session_hash))
 
         demo.unload(left)
-    # With "auto" Gradio tells all who wait of each start, in the loop that starts their events: somebody who has just
-    # left raises a KeyError there, which ends the loop, and nobody is answered any more. The rate is shown elsewhere.
+    # With "auto" Gradio notifies all waiting clients of each start, in the loop that starts their events; one that has
+    # just left raises a KeyError there, which ends the loop, and no more events are served. The rate is shown
+    # elsewhere.
     demo.queue(
         max_size=config.queue_size, default_concurrency_limit=config.concurrency, status_update_rate=STATUS_SECONDS
     )

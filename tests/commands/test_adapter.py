@@ -111,7 +111,7 @@ BAD = [
     (["check", "FILE"], "is a file; name the folder that holds the adapter's two files"),
     (["check", "LORA", "--base", "./nowhere"], "The base model './nowhere' cannot be described"),
     (["info", "./nowhere"], "There is no folder 'nowhere'"),
-    (["info", "BASE"], "By .model.safetensors., this is a whole model, not an adapter: choose it as the base"),
+    (["info", "BASE"], "Judging by .model.safetensors., this is a whole model, not an adapter: choose it as the base"),
     (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already, which PEFT can load directly; there"),
     (["export", "SLIM", "OUT", "--base", "./nowhere"], "There is no folder ./nowhere; name a folder or a Hub id"),
     (["export", "SLIM", "OUT", "--base", "a b"], "The base 'a b' is no folder here and no Hub id"),

@@ -97,7 +97,7 @@ class ScriptedEngine:
         length: tokens of an answer.
         blocks: decoder blocks in its routing.
         pace: tokens that all rows write in one step.
-        latest_alone: whether it reads the latest prompt alone.
+        latest_alone: whether it reads only the latest prompt.
         drift_of: nats of drift at each token, by variant; what is not there is the script's.
     """
 

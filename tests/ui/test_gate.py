@@ -248,7 +248,7 @@ def test_a_base_that_reads_the_latest_prompt_alone_says_so(browser, visit):
     site = Site(ScriptedEngine(latest_alone=True))
     try:
         v = visit(url=site.url)
-        note = v.page.get_by_text("This base reads the latest prompt alone")
+        note = v.page.get_by_text("This base reads only the latest prompt")
         expect(note).to_be_hidden()
         v.ask("One")
         expect(note).to_be_visible()

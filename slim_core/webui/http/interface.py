@@ -62,7 +62,7 @@ class Interface(gr.Blocks):
             )
         if fn.api_visibility == "public":
             if options.get("event_id") is None and inspect.isgeneratorfunction(fn.fn):
-                # A direct call would get the first step alone.
+                # A direct call would get only the first step.
                 raise gr.Error(
                     f"{fn.api_name} answers step by step: POST to /gradio_api/call/{fn.api_name}, and GET what it "
                     "names from the same address.",

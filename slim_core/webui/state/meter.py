@@ -11,7 +11,7 @@ import time
 PAUSE = 3
 # No reading may take longer than this, as far as the last one tells.
 MOST_SECONDS = 1.0
-# The first one cannot be told, so it is short.
+# Its speed is unknown at first, so the first reading is short.
 FIRST_TOKENS = 256
 MOST_TOKENS = 2048
 

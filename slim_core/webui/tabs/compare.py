@@ -118,7 +118,7 @@ def build(
     load.upload(handlers.load_file, [page.session, load], handlers.outputs, **light)
     named = "Object.fromEntries(" + _js(list(settings.NAMES)) + ".map((name, i) => [name, values[i]]))"
     keep = f"(old, ...values) => slim.chose ? {named} : old"
-    # Gradio gives every kind of field its events, and `Component` none.
+    # Gradio declares events on each kind of field, but not on `Component`.
     changes = [field.change for field in values]  # type: ignore[attr-defined]
     gr.on(changes, None, [saved, *values], [saved], js=keep, api_visibility="private")
     page.keeper.restore(page_load.restore, [page.session], **work)

@@ -28,7 +28,7 @@ def add_api(backend: Backend, config: Config) -> None:
     work = {"concurrency_id": "api", "concurrency_limit": None}
     usual = min(Sampling().max_new_tokens, config.max_new_tokens)
 
-    # The page and agents show what stands before `Args`; agents alone get the arguments, the first line of each.
+    # The page and agents show the text before `Args`; only agents get the arguments, the first line of each.
     def compare(
         prompt: str,
         system: str = "",
@@ -161,7 +161,7 @@ def add_api(backend: Backend, config: Config) -> None:
             sampling: Sampling = check_sampling(stop, config.max_new_tokens, **numbers)
             check_room(backend.engine.count_tokens(messages), backend.engine.info.context_length)
             gated = _gated()
-            # Where nobody wants the whole record, it tells the verdict.
+            # If the whole record is not requested, only the verdict is sent.
             rows = tuple(Row(n, messages, not drift or n in gated, strength if n in gated else None) for n in names)
             readers = tuple(v.name for v in backend.adapters) if drift else ()
             strengths = tuple(strength if name in gated else None for name in readers)

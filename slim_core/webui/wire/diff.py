@@ -28,8 +28,8 @@ def differences(base: str, other: str) -> tuple[tuple[Mark, str], ...]:
         split = _lines
     left, right = split(base), split(other)
     pieces: list[tuple[Mark, str]] = []
-    # In texts of 200 pieces and more, what comes again and again is no beginning of a match: an answer that repeats
-    # itself, as broken models write, would take time with the third power of its length.
+    # In texts of 200 pieces and more, frequent pieces do not start a match: otherwise an answer that repeats itself,
+    # as broken models write, would take cubic time.
     for kind, a, b, c, d in SequenceMatcher(None, left, right, autojunk=True).get_opcodes():
         if kind == "equal":
             pieces.append(("same", "".join(right[c:d])))

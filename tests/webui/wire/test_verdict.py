@@ -50,7 +50,7 @@ def test_what_was_trained_gets_the_experts(asked):
 
 def test_what_is_in_between(asked):
     found = verdict(asked("Something"))
-    assert found["kind"] == "mixed" and "let 5" in found["sentence"] and "token for token" not in found["sentence"]
+    assert found["kind"] == "mixed" and "sent 5" in found["sentence"] and "token for token" not in found["sentence"]
 
 
 def test_a_gate_that_is_forced_open(asked):
@@ -148,7 +148,7 @@ def test_the_note_comes_from_the_template(engine, backend):
     ask(session, backend, "One")
     assert views.transcript(session, backend)["note"] == ""
     engine.latest_alone = True
-    assert "reads the latest prompt alone" in views.transcript(session, Backend(engine))["note"]
+    assert "reads only the latest prompt" in views.transcript(session, Backend(engine))["note"]
 
 
 def test_strength_goes_to_the_row_and_the_drift(asked):
