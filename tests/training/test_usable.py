@@ -75,7 +75,7 @@ BAD = {
     "another module": (
         "slim",
         {"slim": {"modules_to_save": ["norm"]}},
-        "`modules_to_save` names 'norm', but in a row",
+        "`modules_to_save` names 'norm', but an adapter can replace",
     ),
     "no such module": ("lora", {"slim": {"modules_to_save": ["score"]}}, "`modules_to_save` names 'score', but in"),
     "an embedding": (
