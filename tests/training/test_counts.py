@@ -57,13 +57,15 @@ def test_duplicates_are_counted_for_each_source_and_in_all(train, validation, so
     for (count, _), source in zip(sources, record["sources"], strict=True):
         said = f"{source['name']}: {source['records']} records for {source['use']}"
         assert said + (f", {count} the same as an earlier one" if count else "\n") in shown
-    assert (f"{whole[1]} of {len(found.validation)} validation examples are also in the training data" in shown) == bool(whole[1])
+    shared = f"{whole[1]} of {len(found.validation)} validation examples are also in the training data"
+    assert (shared in shown) == bool(whole[1])
     json.dumps(record)
 
 
 def test_copies_that_a_split_parts_are_counted(tmp_path):
     _, shown, record = loaded(tmp_path, {"a": ROWS[:1] * 10}, validation_share=0.3)
-    assert record["in_training_and_validation"] == 3 and "3 of 3 validation examples are also in the training data" in shown
+    assert record["in_training_and_validation"] == 3
+    assert "3 of 3 validation examples are also in the training data" in shown
     assert record["sources"][0]["in_training_and_validation"] == 10
 
 
