@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -90,7 +90,9 @@ def train(
         list[str], typer.Option(help="JSONL, JSON, CSV, TSV or Parquet file, or Hub data set; repeatable.")
     ],
     output: Annotated[Path, typer.Option(help="New folder for the adapter; several methods get a subfolder each.")],
-    method: Annotated[list[str], typer.Option(help="lora, dora or slim; repeat to compare.")] = ["slim"],  # noqa: B006
+    method: Annotated[
+        list[str], typer.Option(help="slim, lora, dora or another, listed below; repeat to compare.")
+    ] = ["slim"],  # noqa: B006
     messages_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with messages.")] = None,
     prompt_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with questions.")] = None,
     completion_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with answers.")] = None,
@@ -137,6 +139,13 @@ def train(
     slim: Annotated[
         list[str], typer.Option(rich_help_panel=ADAPTER, help="Other SlimConfig field, as KEY=VALUE; repeatable.")
     ] = [],  # noqa: B006
+    option: Annotated[
+        list[str],
+        typer.Option(
+            rich_help_panel=ADAPTER,
+            help="Field of another method, as METHOD.KEY=VALUE: disel.gate_bias=-5; repeatable.",
+        ),
+    ] = [],  # noqa: B006
     train_closing_token: Annotated[
         bool,
         typer.Option(
@@ -149,6 +158,21 @@ def train(
     ] = None,
     learning_rate: Annotated[float, typer.Option(rich_help_panel=BUDGET, help="Peak learning rate.")] = 3e-4,
     batch_size: Annotated[int, typer.Option(rich_help_panel=BUDGET, help="Examples per step, over all devices.")] = 16,
+    loss: Annotated[
+        str, typer.Option(rich_help_panel=BUDGET, help="cross-entropy, eaft or mask-the-target, with any method.")
+    ] = "cross-entropy",
+    loss_weight: Annotated[
+        float | None, typer.Option(rich_help_panel=BUDGET, help="Factor of what mask-the-target adds. [default: 1]")
+    ] = None,
+    early_stopping: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=BUDGET, help="End after so many validations without a lower loss, and keep the best."
+        ),
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(rich_help_panel=BUDGET, help="Steps between validations. [default: each epoch]")
+    ] = None,
     seed: Annotated[
         int, typer.Option(rich_help_panel=BUDGET, help="Random seed of split, order and initial weights.")
     ] = 42,
@@ -191,6 +215,9 @@ def train(
 
     The defaults are the paper's. Where the paper does not say, alpha is twice the rank, and the learning rate falls
     linearly after a warm-up of 3 % of the steps. LoRA and DoRA get SLIM's total rank, rank × experts.
+
+    Other methods to compare with: lora-mlp, lora-rewound, lora-intruders, oft, loramoe, mixlora, mixlora-dy, mola and
+    disel.
     """
     from .training import Columns, TrainingError, TrainSettings
     from .training import train as run
@@ -222,6 +249,11 @@ def train(
             dropout=dropout,
             target_modules=target,
             slim=pairs(slim, "--slim"),
+            options=_by_method(option),
+            loss=loss,
+            loss_weight=loss_weight,
+            early_stopping=early_stopping,
+            validate_every=validate_every,
             train_closing_token=train_closing_token,
             epochs=epochs,
             max_steps=max_steps,
@@ -246,3 +278,14 @@ def train(
         more = " Continue with --resume." if outcome.resumable else " There is no checkpoint yet to resume from."
         screen(stderr=True, soft_wrap=True).print(f"Interrupted; the training so far is saved.{more}")
         raise typer.Exit(130)
+
+
+def _by_method(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """METHOD.KEY=VALUE texts by method."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in pairs(texts, "--option").items():
+        method, separator, key = name.partition(".")
+        if not separator:
+            raise typer.BadParameter(f"--option takes METHOD.KEY=VALUE, such as disel.gate_bias=-5, not {name!r}.")
+        found.setdefault(method, {})[key] = value
+    return found

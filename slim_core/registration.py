@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PEFT learns of SLIM when it is imported, and is not imported for that."""
+"""PEFT learns of SLIM, and of the methods to compare it with, when it is imported, and is not imported for that."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-METHOD = "slim_core.method"  # registers SLIM with PEFT when it is imported
+# What is imported after what, and registers itself with PEFT. PEFT may be imported by the second of them first.
+NEXT = {"peft": "slim_core.method", "slim_core.method": "slim_core.baselines"}
 
 
 def with_peft() -> None:
-    """Register SLIM now if PEFT is imported already, otherwise when it is imported."""
+    """Register all methods now if PEFT is imported already, otherwise when it is imported."""
+    sys.meta_path.insert(0, _Finder())
     if "peft" in sys.modules:
-        import_module(METHOD)
-    else:
-        sys.meta_path.insert(0, _Finder())
+        import_module(NEXT["peft"])
 
 
 class _Finder:
-    """An import finder that registers SLIM as soon as PEFT has been imported."""
+    """An import finder that imports the next package as soon as one of `NEXT` has been imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "peft":
+        if fullname not in NEXT:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
@@ -40,12 +40,13 @@ class _Finder:
             return spec
         execute = spec.loader.exec_module
 
-        def execute_and_register(module: ModuleType) -> None:
-            _hush_bitsandbytes()
+        def execute_and_go_on(module: ModuleType) -> None:
+            if fullname == "peft":
+                _hush_bitsandbytes()
             execute(module)
-            import_module(METHOD)
+            import_module(NEXT[fullname])
 
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]  # of this one loader, used once
+        spec.loader.exec_module = execute_and_go_on  # type: ignore[method-assign]  # of this one loader, used once
         return spec
 
 

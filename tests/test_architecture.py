@@ -13,10 +13,10 @@ PACKAGE = ROOT / "slim_core"
 LAYERS = [
     {"paths", "extras", "noise", "registration"},
     {"method"},
-    {"peft_tools"},
+    {"peft_tools", "baselines"},
     {"outside"},
     {"base"},
-    {"baselines", "adapters"},
+    {"adapters"},
     {"inference"},
     {"training"},
     {"many"},

@@ -44,7 +44,6 @@ slim.checks = (component) => {
 
 slim.shelf = (component) => {
   const { el } = slim;
-  const KINDS = { lora: "LoRA", slim: "SLIM" };
   let drawn = "";
 
   function card(column) {
@@ -55,7 +54,7 @@ slim.shelf = (component) => {
       return node;
     }
     node.append(el("div", { class: "slim-head-line" }, el("h3", {}, column.label),
-      el("span", { class: "slim-chip" }, `${column.own ? "your " : ""}${KINDS[column.kind]}`)),
+      el("span", { class: "slim-chip" }, `${column.own ? "your " : ""}${column.what}`)),
       el("p", { class: "slim-size" }, column.size.replaceAll("-", "\u2011")),
       ...column.warnings.map((text) => el("p", { class: "slim-warning" }, text)));
     if (column.own) node.append(el("button", {

@@ -127,8 +127,9 @@ slim.routing = (component) => {
     parts.body.hidden = !data || kind === "lora";
     parts.verdict.hidden = true;
     parts.empty.hidden = !parts.body.hidden;
-    put(parts.empty, data ? "A LoRA has no router and no identity experts: every token goes through it. Choose SLIM to see a routing."
+    put(parts.empty, data && kind === "lora" ? "A LoRA has no router and no identity experts: every token goes through it. Choose SLIM to see a routing."
       : value.hidden ? value.hidden
+      : kind && kind !== "slim" && kind !== "lora" ? "This method has no identity experts, and its routing is not recorded. Choose SLIM to see a routing."
       : value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is being written."
       : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
     if (parts.body.hidden) { parts.strip.mark(-1); parts.map.mark(-1); return; }

@@ -4,7 +4,6 @@ slim.transcript = (component) => {
   const { el, put, attribute, chunks, copy, say, scroller } = slim;
   const { element, trigger } = component;
   const STORE = "slim-columns";
-  const KINDS = { base: "base model", lora: "LoRA adapter", slim: "SLIM adapter" };
   let columns = [], turns = new Map(), gates = new Map(), gateKey = "", told = -1, following = false, root = null, layout = { hidden: [], expanded: null };
   try { layout = { ...layout, ...JSON.parse(localStorage.getItem(STORE) || "{}") }; } catch { /* start afresh */ }
 
@@ -58,7 +57,7 @@ slim.transcript = (component) => {
       class: "slim-head", "data-column": column.name, "data-kind": column.kind, "aria-label": column.label,
     },
       el("div", { class: "slim-head-line" },
-        el("h2", {}, column.label), column.kind === "hidden" ? null : el("span", { class: "slim-chip" }, (column.own ? "your " : "") + (KINDS[column.kind] ?? column.kind)),
+        el("h2", {}, column.label), column.kind === "hidden" ? null : el("span", { class: "slim-chip" }, (column.own ? "your " : "") + column.what + (column.kind === "base" ? "" : " adapter")),
         el("span", { class: "slim-head-tools" },
           ...(["base", "hidden"].includes(column.kind) ? [] : [el("button", {
             type: "button", class: "slim-small", "aria-label": `Change the adapter of ${column.label}`,

@@ -7,16 +7,17 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..baselines import KINDS
 from ..method import SlimConfig
 from ..outside.errors import shown
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
+from .kinds import RowConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Adapter:
     """A checked adapter. Its files are private copies; `delete` removes them.
 
     Attributes:
-        kind: what it is. A DoRA is a LoRA whose config says so.
+        kind: "lora", "slim", or another of `slim_core.baselines.KINDS` in small letters. A DoRA is a LoRA whose config
+            says so.
         label: its name for people; never part of a path or a module's name.
         config: rebuilt from a list of allowed fields. `attach` works on a copy.
         folder: our private folder with the weights.
@@ -38,9 +40,9 @@ class Adapter:
         ends_with: the text with which it learned to end its answers; None where the base's token ends them.
     """
 
-    kind: Literal["lora", "slim"]
+    kind: str
     label: str
-    config: LoraConfig | SlimConfig
+    config: RowConfig
     folder: Path
     header: Header
     targets: tuple[str, ...]
@@ -63,16 +65,20 @@ class Adapter:
         """Its kind, as people call it."""
         if isinstance(self.config, LoraConfig):
             return "DoRA" if self.config.use_dora else "LoRA"
-        return "SLIM"
+        method = KINDS.get(self.kind.upper())
+        return "SLIM" if method is None else getattr(self.config, "title", method.title)
 
     @property
     def detail(self) -> str:
         """A few words such as "rank 16, 8 + 2 experts, top-2"."""
-        words = [f"rank {self.config.r}" + (" (others in places)" if self.config.rank_pattern else "")]
+        if isinstance(self.config, (LoraConfig, SlimConfig)):
+            words = [f"rank {self.config.r}" + (" (others in places)" if self.config.rank_pattern else "")]
+        else:
+            words = [getattr(self.config, "detail", f"blocks of {getattr(self.config, 'oft_block_size', 0)}")]
         if isinstance(self.config, SlimConfig):
             words += [f"{self.config.num_experts} + {self.config.num_identity} experts", f"top-{self.config.top_k}"]
-        if self.config.modules_to_save:
-            words.append(f"own {' and '.join(sorted(self.config.modules_to_save))}")
+        if whole := getattr(self.config, "modules_to_save", None):
+            words.append(f"own {' and '.join(sorted(whole))}")
         if getattr(self.config, "trainable_token_indices", None):
             words.append("own tokens")
         if self.ends_with is not None:

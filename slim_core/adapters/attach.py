@@ -15,25 +15,29 @@ from transformers import PreTrainedModel
 
 from ..base.errors import is_out_of_memory
 from ..base.shapes import BaseShapes, describe_base
-from ..method import SlimConfig, SlimLayer, SlimType
+from ..baselines import experts_of
+from ..method import SlimConfig, SlimLayer, SlimType, check_name, context_of, drop_context, keep_context
 from ..outside.errors import AdapterError, shown
 from ..outside.files import WEIGHTS
-from ..peft_tools import lora_to_slim
+from ..peft_tools import adapter_rows, lora_to_slim
 from .adapter import Adapter
-from .fit import check_fit, with_default_targets
-from .layout import PREFIX
+from .fit import adapted_linears, check_fit, with_default_targets
+from .kinds import RowConfig
+from .layout import PREFIX, places_of
 from .parts import MAGNITUDE, TOKENS, copied_modules, own_rows
-from .row_parts import drop_parts, put_magnitudes, put_tables
+from .row_parts import drop_parts, put_experts, put_magnitudes, put_tables
 
 
 if TYPE_CHECKING:
     from torch.nn.modules.module import _IncompatibleKeys
 
 
-def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PeftModel:
+def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PreTrainedModel | PeftModel:
     """Attach an adapter to a model, for use in rows of a batch.
 
-    The caller must make sure that no forward runs meanwhile. The random numbers of the process stay as they are.
+    A LoRA or a SLIM adapter becomes a part of SLIM's layers, and wraps the model in a `PeftModel`; any other hooks the
+    base's own modules. The caller must make sure that no forward runs meanwhile. The random numbers of the process
+    stay as they are.
 
     Args:
         model: the base, or a `PeftModel` that carries SLIM rows.
@@ -41,18 +45,20 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
         name: its name in `adapter_names`.
 
     Returns:
-        The `PeftModel`, the given one if it was one. Other adapters and the active one stay.
+        The `PeftModel`, the given one if it was one; the given model for other kinds than LoRA and SLIM. Other
+        adapters and the active one stay.
 
     Raises:
         AdapterError: if it does not fit this model, its files are gone, or memory does not suffice.
         ValueError: if the name is taken or cannot be one, or the model carries another kind of adapter.
         RuntimeError: if it is a 4-bit base that `guard_cpu_4bit` was not called for before its first forward.
     """
-    if isinstance(model, PeftModel):
-        if model.peft_type != SlimType.SLIM:
-            raise ValueError(f"The model carries adapters of the kind {model.peft_type}, not SLIM.")
-        if name in model.peft_config:
-            raise ValueError(f"The model already has an adapter named {name!r}.")
+    if isinstance(model, PeftModel) and model.peft_type != SlimType.SLIM:
+        raise ValueError(f"The model carries adapters of the kind {model.peft_type}, not SLIM.")
+    if name in names_on(model):
+        raise ValueError(f"The model already has an adapter named {name!r}.")
+    if experts_of(adapter.config.peft_type) is not None:
+        return _attach_guest(model, adapter, name)
     config, tensors, beside = _as_slim(adapter, model)
     try:
         with _unchanged_by_failure(model), torch.random.fork_rng(devices=[]):
@@ -71,10 +77,54 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             put_magnitudes(model.get_base_model(), name, beside.magnitudes)
             put_tables(model.get_base_model(), name, beside.copies, beside.rows)
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise AdapterError("The device has no memory left for this adapter; remove another one first.") from None
+        raise _no_memory(error) from None
     return model
+
+
+def _no_memory(error: RuntimeError | MemoryError) -> Exception:
+    if not is_out_of_memory(error):
+        return error
+    return AdapterError("The device has no memory left for this adapter; remove another one first.")
+
+
+def names_on(model: PreTrainedModel | PeftModel) -> set[str]:
+    """The adapters on a model, in whatever way they are there."""
+    context = context_of(model)
+    return {*(model.peft_config if isinstance(model, PeftModel) else ()), *(context.guests if context else ())}
+
+
+def _attach_guest(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> PreTrainedModel | PeftModel:
+    """An adapter of a method of `slim_core.baselines`: its rows are computed by hooks on the base's own modules."""
+    check_name(name)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    shapes = describe_base(model)
+    config, tensors = _checked_again(adapter, shapes)
+    beside = _taken_out(config, tensors, shapes)
+    experts_cls = experts_of(config.peft_type)
+    assert experts_cls is not None  # it is what brought us here
+    context = keep_context(base)
+    at = []
+    for place in places_of(adapted_linears(config, shapes), shapes):
+        experts = experts_cls(config, place)
+        front = f"{PREFIX}{place.name}.{experts.prefix}"
+        at.append((experts, {key: tensors[front + key] for key in experts.shapes()}))
+    try:
+        put_experts(base, name, context, at)
+        put_tables(base, name, beside.copies, beside.rows)
+        context.guests.add(name)
+    except BaseException as error:
+        _drop_guest(base, name)
+        raise _no_memory(error) if isinstance(error, (RuntimeError, MemoryError)) else error from None
+    return model
+
+
+def _drop_guest(base: nn.Module, name: str) -> None:
+    drop_parts(base, name)
+    context = context_of(base)
+    if context is not None:
+        context.guests.discard(name)
+        if not context.guests:
+            drop_context(base)
 
 
 def load_whole(model: PreTrainedModel, adapter: Adapter, name: str) -> PeftModel:
@@ -90,7 +140,7 @@ def load_whole(model: PreTrainedModel, adapter: Adapter, name: str) -> PeftModel
     return loaded.eval()
 
 
-def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
+def detach(model: PreTrainedModel | PeftModel, name: str) -> PeftModel | PreTrainedModel:
     """Detach an adapter from a model, with every module that only it needed.
 
     Returns:
@@ -99,8 +149,11 @@ def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
     Raises:
         ValueError: if there is no adapter of that name.
     """
-    if name not in model.peft_config:
+    if name not in names_on(model):
         raise ValueError(f"The model has no adapter named {name!r}.")
+    if not isinstance(model, PeftModel) or name not in model.peft_config:
+        _drop_guest(model.get_base_model() if isinstance(model, PeftModel) else model, name)
+        return model
     drop_parts(model.get_base_model(), name)
     if len(model.peft_config) == 1:
         return model.unload()
@@ -113,15 +166,16 @@ def detach(model: PeftModel, name: str) -> PeftModel | PreTrainedModel:
 
 
 @torch.no_grad()
-def try_out(model: PeftModel, name: str) -> None:
+def try_out(model: PreTrainedModel | PeftModel, name: str) -> None:
     """Run a few tokens through an attached adapter: checking each number by itself cannot show what they do together.
 
     Raises:
         AdapterError: if what the model says is not finite.
     """
-    device = model.get_input_embeddings().weight.device
+    device = cast(nn.Embedding, model.get_input_embeddings()).weight.device
     ids = torch.arange(4, device=device).unsqueeze(0)
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), adapter_names=[name]).logits
+    with adapter_rows(model, [name]):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     if not torch.isfinite(logits).all():
         raise AdapterError("With this adapter the model's answers overflow (NaN or infinity); its weights are broken.")
 
@@ -134,21 +188,28 @@ class _Extras(NamedTuple):
     rows: dict[str, tuple[tuple[int, ...], Tensor]]
 
 
-def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Extras]:
+def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
     """Its config and weights in SLIM's form, after checking once more that they fit this model."""
     weights = adapter.folder / WEIGHTS
     if not weights.is_file():
         raise AdapterError(f"The files of {shown(adapter.label)} were removed; add the adapter again.")
     base = describe_base(model)
-    check_fit(adapter.config, adapter.header, base)
-    config, tensors = with_default_targets(adapter.config, base), adapter.tensors()
+    config, tensors = _checked_again(adapter, base)
     beside = _taken_out(config, tensors, base)
     if isinstance(config, LoraConfig):
         return (*lora_to_slim(config, tensors), beside)
-    return config, tensors, beside
+    return cast(SlimConfig, config), tensors, beside
 
 
-def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base: BaseShapes) -> _Extras:
+def _checked_again(adapter: Adapter, base: BaseShapes) -> tuple[RowConfig, dict[str, Tensor]]:
+    """Its config, which names its targets, and its weights, if they fit a base."""
+    if not (adapter.folder / WEIGHTS).is_file():
+        raise AdapterError(f"The files of {shown(adapter.label)} were removed; add the adapter again.")
+    check_fit(adapter.config, adapter.header, base)
+    return with_default_targets(adapter.config, base), adapter.tensors()
+
+
+def _taken_out(config: RowConfig, tensors: dict[str, Tensor], base: BaseShapes) -> _Extras:
     """Separate everything that is not an update of a Linear from a config and its tensors."""
     magnitudes = {
         key.removeprefix(PREFIX).removesuffix(f".{MAGNITUDE}"): tensors.pop(key)
@@ -162,8 +223,7 @@ def _taken_out(config: LoraConfig | SlimConfig, tensors: dict[str, Tensor], base
     rows = {name: (ids, tensors.pop(f"{PREFIX}{name}.{TOKENS}")) for name, ids in own_rows(config, base).items()}
     if base.tied and base.embedding in rows:
         rows[cast(str, base.head)] = rows[base.embedding]  # a tied base has both
-    config.modules_to_save = None
-    for field, none in (("trainable_token_indices", None), ("use_dora", False)):
+    for field, none in (("modules_to_save", None), ("trainable_token_indices", None), ("use_dora", False)):
         if hasattr(config, field):
             setattr(config, field, none)
     return _Extras(magnitudes, copies, rows)

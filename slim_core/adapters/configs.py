@@ -7,10 +7,11 @@ Nothing that could lead elsewhere survives: no path, no repository, no class or 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from peft import LoraConfig
 
+from ..baselines import KINDS, Method
 from ..method import SlimConfig
 from ..outside.errors import AdapterError, SizeError, shown
 from ..outside.files import CONFIG
@@ -18,7 +19,7 @@ from ..outside.limits import Limits
 from ..peft_tools import PLAIN_STARTS
 from . import fields
 from .fields import Raw, refuse, unset
-from .kinds import VARIANTS, refuse_kind
+from .kinds import VARIANTS, RowConfig, listed_kinds, refuse_kind
 
 
 TASKS = (None, "CAUSAL_LM")
@@ -70,7 +71,7 @@ SLIM_MOST = {
 class ReadConfig(NamedTuple):
     """A fresh config, and the name of the base that the adapter says it was trained on, to be shown and compared."""
 
-    config: LoraConfig | SlimConfig
+    config: RowConfig
     trained_on: str | None
     warnings: tuple[str, ...] = ()
 
@@ -79,12 +80,12 @@ def read_config(raw: Raw, limits: Limits) -> ReadConfig:
     """Rebuild a config from parsed JSON.
 
     Raises:
-        AdapterError: for another kind than LORA and SLIM, a value out of its limits, a field that asks for more than
+        AdapterError: for a kind that cannot be a row, a value out of its limits, a field that asks for more than
             a row can do, or an unknown field that is set.
     """
     kind = raw.get("peft_type")
     if kind is None:
-        refuse("peft_type", "is missing; it must be 'LORA' or 'SLIM'")
+        refuse("peft_type", f"is missing; it must be {listed_kinds()}")
     trained_on = _trained_on(raw)
     _check_task(raw)
     _check_library(raw)
@@ -92,13 +93,16 @@ def read_config(raw: Raw, limits: Limits) -> ReadConfig:
         return ReadConfig(_lora(raw, limits), trained_on, _check_known(raw, LORA_FIELDS))
     if kind == "SLIM":
         return _slim(raw, limits, trained_on)
+    if isinstance(kind, str) and kind in KINDS:
+        return _other(raw, limits, trained_on, KINDS[kind])
     return refuse_kind(kind)
 
 
-def check_rank(config: LoraConfig | SlimConfig, limits: Limits) -> None:
+def check_rank(config: RowConfig, limits: Limits) -> None:
     """Raises SizeError if all experts of one Linear together have too high a rank."""
-    experts = config.num_experts if isinstance(config, SlimConfig) else 1
-    rank = experts * max(config.r, *(config.rank_pattern or {}).values(), 0)
+    experts = getattr(config, "num_experts", 1)
+    experts = max(experts) if isinstance(experts, list) else experts
+    rank = experts * max(getattr(config, "r", 0), *(getattr(config, "rank_pattern", None) or {}).values(), 0)
     if rank > limits.rank:
         raise SizeError(
             f"{CONFIG}: the experts of one Linear have rank {rank:,} together; at most {limits.rank:,} is allowed."
@@ -239,6 +243,33 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
         raise AdapterError(f"{CONFIG}: {error}") from None
     config.target_modules = config.target_modules or fields.ALL_LINEAR
     return ReadConfig(config, trained_on, (*ignored, *_oddities(config)))
+
+
+def _other(raw: Raw, limits: Limits, trained_on: str | None, method: Method) -> ReadConfig:
+    """A method of `slim_core.baselines`, whose config checks its own fields."""
+    _check_variants(raw)
+    known = {field.name for field in dataclasses.fields(method.config_cls)}
+    ignored = _check_known(raw, known)
+    for field in ("r", "num_experts"):
+        bound = limits.rank if field == "r" else limits.experts
+        for value in raw[field] if isinstance(raw.get(field), list) else [raw.get(field)]:
+            if value is not None:
+                fields.whole({field: value}, field, 0, 0, bound)
+    if "alpha" in raw:
+        fields.positive(raw["alpha"], "alpha", limits.alpha)
+    common = {name: value for name, value in _common(raw, limits).items() if name in known}
+    if common["target_modules"] is None:
+        refuse("target_modules", "is unset; it must list names such as 'q_proj'")
+    dropped = NOTES | {"auto_mapping", "base_model_name_or_path", "modules_to_save"}
+    rest = {field: value for field, value in raw.items() if field in known - dropped}
+    try:
+        config = cast(RowConfig, method.config_cls(**(rest | common)))
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"{CONFIG}: {error}") from None
+    wrong = method.experts.refused(config) if method.experts is not None else None
+    if wrong is not None:
+        refuse(*wrong)
+    return ReadConfig(config, trained_on, ignored)
 
 
 def _oddities(config: SlimConfig) -> tuple[str, ...]:

@@ -10,21 +10,26 @@ import copy
 from collections.abc import Iterable
 from typing import cast
 
-from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
 from ..base.shapes import BaseShapes
-from ..method import SlimConfig, difference, fingerprint_of_shapes
+from ..baselines import KINDS, experts_of, gated_mlps
+from ..method import difference, fingerprint_of_shapes
 from ..outside.errors import AdapterError, shown
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from .fields import ALL_LINEAR, refuse
+from .kinds import RowConfig
 from .layout import PREFIX, Layout, expected_layout
 from .parts import check_apart
 
 
-def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes) -> tuple[str, ...]:
+# With which the names of adapters' own tensors begin.
+PREFIXES = ("lora_", "slim_", *(method.experts.prefix for method in KINDS.values() if method.experts))
+
+
+def check_fit(config: RowConfig, header: Header, base: BaseShapes) -> tuple[str, ...]:
     """Check an adapter against a base.
 
     Args:
@@ -56,7 +61,7 @@ def check_fit(config: LoraConfig | SlimConfig, header: Header, base: BaseShapes)
     return targets
 
 
-def with_default_targets(config: LoraConfig | SlimConfig, base: BaseShapes) -> LoraConfig | SlimConfig:
+def with_default_targets(config: RowConfig, base: BaseShapes) -> RowConfig:
     """A copy that names its Linears: without `target_modules`, a LoRA gets PEFT's default for this model family.
 
     Raises:
@@ -74,8 +79,8 @@ def with_default_targets(config: LoraConfig | SlimConfig, base: BaseShapes) -> L
     return config
 
 
-def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
-    """Names of the Linears that a config adapts, found by PEFT's own rule for names.
+def adapted_linears(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
+    """Names of the Linears, and of whole MLPs, that a config adapts, found by PEFT's own rule for names.
 
     Raises:
         AdapterError: if no name is anywhere in the base, one is of something other than a Linear, or none is left.
@@ -86,10 +91,15 @@ def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[
     absent = _absent(named, base)
     if len(absent) == len(named):
         refuse("target_modules", f"names {_listed(absent)}, and {_not_there(base)}")
-    wrong = next((name for name in sorted(base.others) if is_target(config, name)), None)
+    experts = experts_of(config.peft_type)
+    whole = gated_mlps(base.linears) if experts is not None and "mlp" in experts.kinds else {}
+    wrong = next((name for name in sorted(base.others - whole.keys()) if is_target(config, name)), None)
     if wrong is not None:
         refuse("target_modules", f"names `{wrong}`, which is not a Linear; only Linears can be adapted")
-    targets = tuple(name for name in base.linears if is_target(config, name))
+    targets = tuple(name for name in (*whole, *base.linears) if is_target(config, name))
+    inside = next((n for n in targets if any(n.startswith(f"{mlp}.") for mlp in whole if mlp in targets)), None)
+    if inside is not None:
+        refuse("target_modules", f"names `{inside}` and the MLP that it is a part of; leave one of them out")
     if not targets:
         refuse(
             "target_modules",
@@ -98,7 +108,7 @@ def adapted_linears(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[
     return targets
 
 
-def is_target(config: LoraConfig | SlimConfig, name: str) -> bool:
+def is_target(config: RowConfig, name: str) -> bool:
     """Whether a config with named targets adapts a module of that name, given that it is a Linear other than the
     head.
     """
@@ -107,15 +117,18 @@ def is_target(config: LoraConfig | SlimConfig, name: str) -> bool:
     return bool(check_target_module_exists(config, name))
 
 
-def _excluded(config: LoraConfig | SlimConfig, name: str) -> bool:
-    return any(name == excluded or name.endswith(f".{excluded}") for excluded in config.exclude_modules or ())
+def _excluded(config: RowConfig, name: str) -> bool:
+    return any(
+        name == excluded or name.endswith(f".{excluded}")
+        for excluded in getattr(config, "exclude_modules", None) or ()
+    )
 
 
-def ignored_names(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
+def ignored_names(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     """A sentence for each field that names modules the base does not have. They have no effect, as in PEFT."""
     sentences = []
     for field in ("target_modules", "rank_pattern", "alpha_pattern"):
-        named = getattr(config, field)
+        named = getattr(config, field, None)
         absent = _absent(named, base) if named and named != ALL_LINEAR else []
         if absent:
             sentences.append(f"`{field}` names {_listed(absent)}, which was ignored: {_not_there(base)}.")
@@ -142,7 +155,7 @@ def _not_there(base: BaseShapes) -> str:
     return f"{shown(base.name, 120)} has no such module; its Linears are {listed}"
 
 
-def _check_fingerprint(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> None:
+def _check_fingerprint(config: RowConfig, targets: tuple[str, ...], base: BaseShapes) -> None:
     saved = getattr(config, "base_fingerprint", None)
     wrong = None if saved is None else difference(saved, fingerprint_of_shapes(targets, base.linears))
     if wrong is not None:
@@ -172,7 +185,7 @@ def _check_extra(header: Header, layout: Layout, base: BaseShapes) -> None:
     extra = [name for name in header if name not in layout]
     if not extra:
         return
-    copied = [name for name in extra if name.startswith(PREFIX) and ".lora_" not in name and ".slim_" not in name]
+    copied = [name for name in extra if name.startswith(PREFIX) and not any(f".{part}" in name for part in PREFIXES)]
     if copied:
         raise AdapterError(
             f"{WEIGHTS}: {shown(copied[0], 160)} is a weight of the base itself, not of the adapter; save it with "

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from peft import PeftType
+from peft import LoraConfig, OFTConfig, PeftType
 
+from ..baselines import KINDS, ExpertsConfig
+from ..method import SlimConfig
 from ..outside.errors import AdapterError, shown
 from ..outside.files import CONFIG
 
 
+# Of the adapters that can be rows.
+RowConfig = LoraConfig | SlimConfig | OFTConfig | ExpertsConfig
 # They add tokens or prefixes to the prompt, or train parts of the model itself; none adds anything to a Linear.
 PROMPTS = {
     "PROMPT_TUNING",
@@ -67,11 +71,17 @@ VARIANTS = {
 }
 
 
+def listed_kinds() -> str:
+    """The kinds that can be rows, for a sentence."""
+    *others, last = ("LORA", "SLIM", *KINDS)
+    return f"{', '.join(map(repr, others))} or {last!r}"
+
+
 def refuse_kind(kind: object) -> NoReturn:
-    """Raises AdapterError for an adapter type other than LORA and SLIM."""
+    """Raises AdapterError for an adapter type that is not supported."""
     known = isinstance(kind, str) and kind in PeftType.__members__
     if not known:
-        raise AdapterError(f"{CONFIG}: `peft_type` is {shown(kind)}; it must be 'LORA' or 'SLIM'.")
+        raise AdapterError(f"{CONFIG}: `peft_type` is {shown(kind)}; it must be {listed_kinds()}.")
     if kind in CONVERTIBLE:
         remedy = CONVERT
     elif kind == "ADALORA":
@@ -82,4 +92,5 @@ def refuse_kind(kind: object) -> NoReturn:
         remedy = "it trains other parts of the base than Linears, so " + RETRAIN
     else:
         remedy = RETRAIN
-    raise AdapterError(f"{CONFIG}: `peft_type` is {kind}, but only LORA and SLIM are supported; {remedy}.")
+    supported = ", ".join(("LORA", *KINDS))
+    raise AdapterError(f"{CONFIG}: `peft_type` is {kind}, but only {supported} and SLIM are supported; {remedy}.")

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from peft import LoraConfig
 
 from ..base.shapes import BaseShapes
+from ..baselines import Place, block_of, blocks_of, experts_of, gated_mlps
 from ..method import LENGTH_BUCKETS, LEVELS, SAME_INPUT, SlimConfig
+from .kinds import RowConfig
 from .parts import MAGNITUDE, TOKENS, copied_modules, own_rows
 
 
@@ -29,24 +32,50 @@ class Expected(NamedTuple):
 Layout = dict[str, Expected]
 
 
-def expected_layout(config: LoraConfig | SlimConfig, targets: tuple[str, ...], base: BaseShapes) -> Layout:
+def expected_layout(config: RowConfig, targets: tuple[str, ...], base: BaseShapes) -> Layout:
     """All tensors in the file of an adapter with this config on these Linears.
 
     Raises:
         AdapterError: if it brings parts that this base cannot have.
     """
-    tables = _table_tensors(config, base)
+    tables = table_tensors(config, base)
+    if experts_of(config.peft_type) is not None:
+        return tables | layout_at(config, places_of(targets, base))
     if isinstance(config, LoraConfig):
         return tables | {
             f"{PREFIX}{name}.{key}": tensor
             for name in targets
             for key, tensor in _lora_tensors(config, rank_of(config, name), *base.linears[name]).items()
         }
+    assert isinstance(config, SlimConfig)  # nothing else passes `read_config`
     readers = _shared_routers(config, targets)
     return tables | {
         f"{PREFIX}{name}.{key}": tensor
         for name in targets
         for key, tensor in _slim_tensors(config, rank_of(config, name), *base.linears[name], name in readers).items()
+    }
+
+
+def places_of(targets: Iterable[str], base: BaseShapes) -> list[Place]:
+    """The places of these names in a base: its Linears, and its gated MLPs."""
+    linears = {name: sizes for name, sizes in base.linears.items() if name != base.head}
+    blocks, mlps = blocks_of(linears), gated_mlps(linears)
+    return [
+        Place(name, "linear", *base.linears[name], block_of(name), blocks)
+        if name in base.linears
+        else Place(name, "mlp", *mlps[name], block_of(name), blocks)
+        for name in targets
+    ]
+
+
+def layout_at(config: RowConfig, places: Iterable[Place]) -> Layout:
+    """The tensors of a method of `slim_core.baselines` at these places."""
+    experts = experts_of(config.peft_type)
+    assert experts is not None  # whoever calls knows
+    return {
+        f"{PREFIX}{place.name}.{experts.prefix}{key}": Expected(FLOATS, shape)
+        for place in places
+        for key, shape in experts(config, place).shapes().items()
     }
 
 
@@ -67,7 +96,7 @@ def _by_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
     return next((value for key, value in pattern.items() if name == key or name.endswith(f".{key}")), default)
 
 
-def _table_tensors(config: LoraConfig | SlimConfig, base: BaseShapes) -> Layout:
+def table_tensors(config: RowConfig, base: BaseShapes) -> Layout:
     """Heads and embeddings that the adapter replaces, and single rows of them."""
     expected = {}
     for name in copied_modules(config, base):

@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-from peft import LoraConfig
-
 from ..base.shapes import BaseShapes
-from ..method import SlimConfig
 from ..outside.errors import shown
 from .fields import refuse
+from .kinds import RowConfig
 
 
 # As PEFT names it below the module.
@@ -19,13 +17,13 @@ TOKENS = "token_adapter.trainable_tokens_delta"
 MAGNITUDE = "lora_magnitude_vector"
 
 
-def copied_modules(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[str, ...]:
+def copied_modules(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     """Full names of the modules that the adapter replaces, in the base's order.
 
     Raises:
         AdapterError: for another module than the output head and the input embedding.
     """
-    named = config.modules_to_save or ()
+    named = getattr(config, "modules_to_save", None) or ()
     for name in named:
         if not any(_is(name, table) for table in base.tables):
             refuse(
@@ -36,7 +34,7 @@ def copied_modules(config: LoraConfig | SlimConfig, base: BaseShapes) -> tuple[s
     return tuple(table for table in base.tables if any(_is(name, table) for name in named))
 
 
-def own_rows(config: LoraConfig | SlimConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
+def own_rows(config: RowConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
     """Token ids whose rows the adapter replaces, by the full name of the module.
 
     Where head and embedding are one weight, and the embedding has such rows, the head is not named: they are its too.
@@ -73,7 +71,7 @@ def own_rows(config: LoraConfig | SlimConfig, base: BaseShapes) -> dict[str, tup
     return tokens_by_table
 
 
-def check_apart(config: LoraConfig | SlimConfig, targets: Iterable[str], base: BaseShapes) -> None:
+def check_apart(config: RowConfig, targets: Iterable[str], base: BaseShapes) -> None:
     """Raises AdapterError if a module is adapted and also has rows replaced by the adapter.
 
     Of a module that is brought in whole PEFT itself leaves the adapter out.

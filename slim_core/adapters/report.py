@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peft import LoraConfig
-
 from ..base.shapes import BaseShapes
 from ..outside.errors import AdapterError, megabytes, shown
 from ..outside.files import CONFIG, WEIGHTS, Source, private_folder
@@ -24,7 +22,7 @@ from ..outside.strict_json import read_object
 from .adapter import Adapter
 from .configs import ReadConfig, check_rank, read_config
 from .expressions import without_expressions
-from .fit import check_fit, ignored_names
+from .fit import PREFIXES, check_fit, ignored_names
 from .self_check import check_alone
 from .values import STATISTICS, changes, check_values
 
@@ -150,15 +148,15 @@ def _checks(
     yield "format"
     header = read_header(weights, limits)
     raw = read_object((folder / CONFIG).read_bytes(), CONFIG, limits.json_depth)
-    check_contents(raw, header)
+    check_contents(raw, header, PREFIXES)
     read = read_config(without_expressions(raw, header, limits), limits)
     if base is None:
         check_alone(read.config, header)
     ends_with = learned_ending(folder, limits)
     (folder / RECORD).unlink(missing_ok=True)
     (folder / CONFIG).unlink()  # from here on only the rebuilt config is used
-    kind: Literal["lora", "slim"] = "lora" if isinstance(read.config, LoraConfig) else "slim"
-    what = "DoRA" if getattr(read.config, "use_dora", False) else kind.upper()
+    kind = str(getattr(read.config.peft_type, "value", read.config.peft_type)).lower()
+    what = "DoRA" if getattr(read.config, "use_dora", False) else getattr(read.config, "title", kind.upper())
     yield Check("format", "passed", f"A {what} adapter in safetensors.")
 
     yield "size"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an adapter's rows get from the base's own modules: other magnitudes (DoRA), its own head, embedding or tokens.
+"""What an adapter's rows get from the base's own modules: other magnitudes (DoRA), its own head, embedding or tokens,
+or all that a method of `slim_core.baselines` makes of them.
 
 Each is a hook on one module of the base. It changes only the rows of its adapter, so that every other row stays bit
 for bit what the base computed. Modules are neither wrapped nor copied, and without such an adapter nothing is hooked.
@@ -8,9 +9,8 @@ for bit what the base computed. Modules are neither wrapped nor copied, and with
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,9 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..method import ForwardContext, SlimLayer
+from .. import baselines
+from ..baselines import Running, Tensors
+from ..method import ForwardContext, SlimLayer, context_of
 
 
 class RowPart:
@@ -123,8 +125,56 @@ class ReplacedTokens(RowPart):
         return [self._tokens, self._values]
 
 
-# By base model: the parts of each adapter, with the handles of their hooks.
-_kept: WeakKeyDictionary[nn.Module, dict[str, list[tuple[RowPart, Any]]]] = WeakKeyDictionary()
+class Experts(RowPart):
+    """A module of the base with a method of `slim_core.baselines`, as that method computes it.
+
+    Args:
+        experts: the method at this module.
+        tensors: as its `prepared` gives them.
+    """
+
+    def __init__(self, name: str, context: ForwardContext, experts: baselines.Experts, tensors: Tensors) -> None:
+        super().__init__(name, context)
+        self._experts, self._tensors = experts, tensors
+
+    def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        return self._experts.forward(self._tensors, x, output, module, Running(call=_past_hooks))
+
+    def tensors(self) -> list[Tensor]:
+        return list(self._tensors.values())
+
+
+def _past_hooks(module: nn.Module, x: Tensor) -> Tensor:
+    """What the base's own module gives, without what hooks and layers would do to the rows of a batch."""
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    return type(base).forward(base, x)
+
+
+# Where a base keeps the parts of each adapter, with the handles of their hooks. On the model, since they hold it.
+KEPT = "_row_parts"
+
+
+def _kept_on(base: nn.Module) -> dict[str, list[tuple[RowPart, Any]]]:
+    return base.__dict__.setdefault(KEPT, {})
+
+
+@torch.no_grad()
+def put_experts(
+    base: nn.Module, name: str, context: ForwardContext, at: Iterable[tuple[baselines.Experts, Tensors]]
+) -> None:
+    """Give an adapter the experts of a method of `slim_core.baselines`.
+
+    Args:
+        base: the base model.
+        name: of the adapter.
+        context: of the base.
+        at: the method at each of its places, with the tensors of the file.
+    """
+    for experts, tensors in at:
+        module = _plain(base, experts.place.name)
+        device = next(module.parameters()).device
+        moved = {key: tensor.to(device, torch.float32) for key, tensor in tensors.items()}
+        _hook(base, name, module, Experts(name, context, experts, experts.prepared(moved)))
 
 
 def put_tables(
@@ -141,7 +191,8 @@ def put_tables(
         copies: by module name, its parameters.
         rows: by module name, N token ids and their (N, C) rows.
     """
-    context = next(m.context for m in base.modules() if isinstance(m, SlimLayer) and name in m.slim_A)
+    context = context_of(base)
+    assert context is not None  # the adapter is attached
     for place, state in copies.items():
         module = _plain(base, place)
         _hook(base, name, module, ReplacedModule(name, context, state, module))
@@ -174,16 +225,16 @@ def put_magnitudes(base: nn.Module, name: str, magnitudes: dict[str, Tensor]) ->
 
 def drop_parts(base: nn.Module, name: str) -> None:
     """Remove all parts of an adapter; does nothing if it has none."""
-    others = _kept.get(base, {})
-    for _, handle in others.pop(name, ()):
+    kept = _kept_on(base)
+    for _, handle in kept.pop(name, ()):
         handle.remove()
-    if not others:
-        _kept.pop(base, None)
+    if not kept:
+        del base.__dict__[KEPT]
 
 
 def part_tensors(base: nn.Module, name: str | None = None) -> Iterator[Tensor]:
     """Tensors that the parts of one adapter, or of all, keep in memory."""
-    for owner, parts in _kept.get(base, {}).items():
+    for owner, parts in base.__dict__.get(KEPT, {}).items():
         if name in (None, owner):
             for part, _ in parts:
                 yield from part.tensors()
@@ -196,4 +247,4 @@ def _plain(base: nn.Module, place: str) -> nn.Module:
 
 
 def _hook(base: nn.Module, name: str, module: nn.Module, part: RowPart) -> None:
-    _kept.setdefault(base, {}).setdefault(name, []).append((part, module.register_forward_hook(part)))
+    _kept_on(base).setdefault(name, []).append((part, module.register_forward_hook(part)))

@@ -8,19 +8,20 @@ from types import MappingProxyType
 from peft import LoraConfig
 
 from ..base.shapes import BaseShapes
-from ..method import SlimConfig
+from ..baselines import Experts, Place, block_of, blocks_of, experts_of
 from ..outside.errors import AdapterError, shown
 from ..outside.files import WEIGHTS
 from ..outside.header import Header, TensorInfo
 from .fit import check_dtypes, is_target
-from .layout import PREFIX, Layout, expected_layout
+from .kinds import RowConfig
+from .layout import PREFIX, Layout, expected_layout, layout_at, table_tensors
 from .parts import TOKENS
 
 
 MOST_TOKENS = 2**31
 
 
-def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
+def check_alone(config: RowConfig, header: Header) -> None:
     """Check the tensors of a file against its config and against each other.
 
     Args:
@@ -30,6 +31,9 @@ def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
     Raises:
         AdapterError: for a name, shape or dtype that no base could need.
     """
+    if (experts := experts_of(config.peft_type)) is not None:
+        _check_places(config, header, experts)
+        return
     first, second = ("lora_A.weight", "lora_B.weight") if isinstance(config, LoraConfig) else ("slim_A", "slim_B")
     linears = _linears(header, first, second)
     _check_targets(config, linears)
@@ -39,6 +43,47 @@ def check_alone(config: LoraConfig | SlimConfig, header: Header) -> None:
     _check_names(header, layout, first, second)
     _check_shapes(header, layout)
     check_dtypes(header, layout)
+
+
+def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> None:
+    """The same for a method of `slim_core.baselines`: the tensors of a place tell how large it is."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, info in header.items():
+        module, separator, key = name.rpartition(f".{experts.prefix}")
+        if separator and module.startswith(PREFIX):
+            found.setdefault(module.removeprefix(PREFIX), {})[key] = info.shape
+    if not found:
+        first = f"{PREFIX}model.layers.0.mlp.up_proj.{experts.prefix}{experts.keys[0]}"
+        raise AdapterError(
+            f"{WEIGHTS}: no tensor has a name that belongs here: the first is {shown(next(iter(header)), 160)}, "
+            f"expected are names such as '{first}'; save the adapter with PEFT's `save_pretrained`."
+        )
+    blocks = experts.blocks(config) or blocks_of(found)
+    places, sizes = [], {}
+    for module, shapes in found.items():
+        try:
+            kind, c_in, c_out = experts.size(shapes)
+        except (KeyError, IndexError, ValueError):
+            raise AdapterError(
+                f"{WEIGHTS}: the tensors of {shown(module, 160)} are not all there, or not of the right number of "
+                "dimensions; the file is incomplete."
+            ) from None
+        if block_of(module) >= blocks:
+            raise AdapterError(
+                f"{WEIGHTS}: it holds tensors of {shown(module, 160)}, but by the config the base has {blocks:,} "
+                "blocks; the two files are not of one adapter."
+            )
+        places.append(Place(module, kind, c_in, c_out, block_of(module), blocks))
+        sizes[module] = (c_in, c_out)
+    _check_targets(config, sizes)
+    layout = layout_at(config, places) | _tables_alone(config, header)
+    _check_names(header, layout, *(f"{experts.prefix}{key}" for key in experts.keys[:2]))
+    _check_shapes(header, layout)
+    check_dtypes(header, layout)
+
+
+def _tables_alone(config: RowConfig, header: Header) -> Layout:
+    return table_tensors(config, _base_by_header(config, header, {}))
 
 
 def _linears(header: Header, first: str, second: str) -> dict[str, tuple[int, int]]:
@@ -60,14 +105,12 @@ def _linears(header: Header, first: str, second: str) -> dict[str, tuple[int, in
     return linears
 
 
-def _base_by_header(
-    config: LoraConfig | SlimConfig, header: Header, linears: dict[str, tuple[int, int]]
-) -> BaseShapes:
+def _base_by_header(config: RowConfig, header: Header, linears: dict[str, tuple[int, int]]) -> BaseShapes:
     """The base that the file implies."""
     tokens = getattr(config, "trainable_token_indices", None) or ()
     tables: dict[str, tuple[int, int]] = {}
     for named, ending, most in (
-        (config.modules_to_save or (), ".weight", None),
+        (getattr(config, "modules_to_save", None) or (), ".weight", None),
         (tokens if isinstance(tokens, dict) else ("",) if tokens else (), f".{TOKENS}", MOST_TOKENS),
     ):
         given_modules = [key.removeprefix(PREFIX).removesuffix(ending) for key in header if key.endswith(ending)]
@@ -99,7 +142,7 @@ def _sides(name: str, info: TensorInfo) -> tuple[int, ...]:
     return info.shape
 
 
-def _check_targets(config: LoraConfig | SlimConfig, linears: dict[str, tuple[int, int]]) -> None:
+def _check_targets(config: RowConfig, linears: dict[str, tuple[int, int]]) -> None:
     if config.target_modules is None:  # PEFT's default, which depends on the base
         return
     wrong = next((name for name in linears if not is_target(config, name)), None)
@@ -110,7 +153,7 @@ def _check_targets(config: LoraConfig | SlimConfig, linears: dict[str, tuple[int
         )
 
 
-def _check_names(header: Header, layout: Layout, first: str, second: str) -> None:
+def _check_names(header: Header, layout: Layout, first: str, second: str = "") -> None:
     missing = next((name for name in layout if name not in header), None)
     if missing is not None:
         raise AdapterError(
@@ -119,9 +162,10 @@ def _check_names(header: Header, layout: Layout, first: str, second: str) -> Non
         )
     extra = next((name for name in header if name not in layout), None)
     if extra is not None:
+        both = f"{first}, {second}" if second else first
         raise AdapterError(
-            f"{WEIGHTS}: {shown(extra, 160)} has no place beside the tensors of each Linear, {first}, {second} and "
-            "what the config asks for; save the adapter with PEFT's `save_pretrained`."
+            f"{WEIGHTS}: {shown(extra, 160)} has no place beside the tensors of each Linear, {both} and what the "
+            "config asks for; save the adapter with PEFT's `save_pretrained`."
         )
 
 

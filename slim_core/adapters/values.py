@@ -10,11 +10,13 @@ from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor
 
+from ..baselines import Experts, experts_of
 from ..method import SlimConfig
 from ..outside.errors import AdapterError, shown
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from ..outside.limits import Limits
+from .kinds import RowConfig
 from .layout import PREFIX, scaling_of
 from .parts import MAGNITUDE
 
@@ -43,13 +45,16 @@ def check_values(path: Path, limits: Limits) -> None:
             _check_sign(name, tensor)
 
 
-def changes(path: Path, config: LoraConfig | SlimConfig, header: Header) -> bool:
+def changes(path: Path, config: RowConfig, header: Header) -> bool:
     """Whether the update of any Linear is nonzero: tested with a random input in float32.
 
     Both factors may hold numbers and yet have no common rank, no common survivors of the masks, or a scale or a
     product that float32 rounds to zero. DoRA magnitudes, or an adapter's own head, embedding or token rows, count as a
     change.
     """
+    if (experts := experts_of(config.peft_type)) is not None:
+        return _changes_at_all(path, experts, header)
+    assert isinstance(config, (LoraConfig, SlimConfig))  # nothing else passes `read_config`
     if any((".lora_" not in name and ".slim_" not in name) or name.endswith(MAGNITUDE) for name in header):
         return True
     with safe_open(path, framework="pt") as file:
@@ -63,6 +68,16 @@ def changes(path: Path, config: LoraConfig | SlimConfig, header: Header) -> bool
                 update = file.get_tensor(factor).double() @ update
             update = _masked(update, file, f"{module}slim_rows", header)
             if (update * scaling_of(config, module.removeprefix(PREFIX).removesuffix("."))).float().any():
+                return True
+    return False
+
+
+def _changes_at_all(path: Path, experts: type[Experts], header: Header) -> bool:
+    """Whether a method of `slim_core.baselines` has an update that is not all zero."""
+    with safe_open(path, framework="pt") as file:
+        for name in header:
+            _, separator, key = name.rpartition(f".{experts.prefix}")
+            if not separator or (experts.updates(key) and file.get_tensor(name).any()):
                 return True
     return False
 

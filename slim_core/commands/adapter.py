@@ -108,6 +108,8 @@ def export(
             config = adapter.config
             if not isinstance(config, SlimConfig):
                 what = "plain LoRA" if adapter.title == "LoRA" else adapter.title
+                if adapter.kind != "lora":
+                    raise AdapterError(f"This is a {what} adapter; only SLIM's can be exported.")
                 raise AdapterError(
                     f"This is a {what} already, which PEFT can load directly; there is no routing to freeze."
                 )
@@ -199,25 +201,17 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
-    from ..method import SlimConfig
-
     config = adapter.config
     targets = config.target_modules or "PEFT's default"
     if not isinstance(targets, str):  # the same Linear of every block is listed once
         targets = ", ".join(sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in targets}))
-    yield "kind", "DoRA" if adapter.title == "DoRA" else adapter.kind.upper()
-    yield "rank", config.r
-    if config.rank_pattern:
-        yield "other ranks", ", ".join(f"{name} {rank}" for name, rank in config.rank_pattern.items())
-    if isinstance(config, SlimConfig):
-        yield "experts", f"{config.num_experts} LoRA + {config.num_identity} identity, top-{config.top_k}"
-    yield "alpha", config.alpha if isinstance(config, SlimConfig) else config.lora_alpha
-    yield "rsLoRA", "yes" if config.use_rslora else "no"
+    yield "kind", adapter.title
+    yield from _sizes(adapter)
     yield "targets", targets
     if config.modules_to_save:
         yield "own modules", ", ".join(sorted(config.modules_to_save))
-    if config.trainable_token_indices:
-        yield "own tokens", config.trainable_token_indices
+    if own := getattr(config, "trainable_token_indices", None):
+        yield "own tokens", own
     yield "parameters", f"{adapter.parameters:,}"
     yield "bytes", f"{adapter.bytes:,}"
     yield "base", adapter.trained_on or "not named"
@@ -226,6 +220,24 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
     yield "sha256", adapter.sha256
     for warning in adapter.warnings:
         yield "warning", warning
+
+
+def _sizes(adapter: Adapter) -> Iterator[tuple[str, Any]]:
+    from peft import LoraConfig
+
+    from ..method import SlimConfig
+
+    config = adapter.config
+    if not isinstance(config, (LoraConfig, SlimConfig)):
+        yield "size", adapter.detail
+        return
+    yield "rank", config.r
+    if config.rank_pattern:
+        yield "other ranks", ", ".join(f"{name} {rank}" for name, rank in config.rank_pattern.items())
+    if isinstance(config, SlimConfig):
+        yield "experts", f"{config.num_experts} LoRA + {config.num_identity} identity, top-{config.top_k}"
+    yield "alpha", config.alpha if isinstance(config, SlimConfig) else config.lora_alpha
+    yield "rsLoRA", "yes" if config.use_rslora else "no"
 
 
 def _passages(path: Path | None) -> list[str]:

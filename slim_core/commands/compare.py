@@ -31,6 +31,9 @@ def compare(
     base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. (default: the demo)")] = None,
     lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id. (default: the demo's)")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id. (default: the demo's)")] = None,
+    adapter: Annotated[
+        list[str], typer.Option(help="Another adapter, of any kind: folder or Hub id; repeatable.")
+    ] = [],  # noqa: B006
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[
         int, typer.Option(rich_help_panel=SAMPLING, help="Maximum length of an answer, in tokens.")
@@ -53,7 +56,7 @@ def compare(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. (default: a GPU if there is one)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Ask base, LoRA and SLIM the same question, in one batch on one copy of the base.
+    """Ask base, LoRA, SLIM and other adapters the same question, in one batch on one copy of the base.
 
     All answers share their random numbers: where they differ, the models differ. Several questions are asked one after
     another; Ctrl-C ends the list and keeps the answers so far.
@@ -84,6 +87,8 @@ def compare(
             four_bit=load_4bit,
             eight_bit=load_8bit,
         )
+        for each in adapter:
+            engine.attach(each, label=Path(each).name or each)
         _check_strength(engine, strength)
         if many is not None:
             failed = many.run(engine, system or "", sampling, strength)

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from ..base.errors import is_out_of_memory, out_of_memory_sentence
-from ..method import BASE_ROW, SlimLayer, drop_padding
-from ..peft_tools import RowRouting, adapter_rows, trace_routing
+from ..method import context_of, drop_padding
+from ..peft_tools import RowRouting, adapter_rows, trace_routing, traceable_adapters
 from .cache import GrowingLayer, growing_cache, longest_piece
 from .detokenise import AnswerText
 from .forward import forward_arguments
@@ -224,7 +224,8 @@ class _Batch:
             self._seen = self._next.masked_fill(torch.arange(self._width, device=device) < starts, nothing)
         self._cache = growing_cache(model.config)
         self._piece = longest_piece(model.config)
-        self._adapted = any(isinstance(module, SlimLayer) for module in model.modules())
+        self._adapted = context_of(model) is not None
+        self._traceable = traceable_adapters(model)
         self._scopes = ExitStack()
         self._enter()
 
@@ -241,7 +242,7 @@ class _Batch:
         strengths = [answer.strength for answer in self.answers]
         own = all(strength is None for strength in strengths)
         self._scopes.enter_context(adapter_rows(self._model, names, None if own else strengths))
-        wanted = [i for i, answer in enumerate(self.answers) if answer.routing and answer.peft_name != BASE_ROW]
+        wanted = [i for i, answer in enumerate(self.answers) if answer.routing and answer.peft_name in self._traceable]
         if wanted:
             self._trace = self._scopes.enter_context(trace_routing(self._model, rows=wanted))
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from ..base.prompts import Prompts
-from ..method import BASE_ROW, SlimLayer
+from ..method import BASE_ROW, context_of
 from ..outside.errors import first_line
 from ..peft_tools import adapter_rows
 from .cache import growing_cache, longest_piece
@@ -97,7 +97,7 @@ def drift_of(
     """
     readers = [BASE_ROW, *map(peft_name, variants)]
     own = [None, *strengths] if any(strength is not None for strength in strengths) else None
-    adapted = any(isinstance(module, SlimLayer) for module in model.modules())
+    adapted = context_of(model) is not None
     try:
         with adapter_rows(model, readers, own) if adapted else nullcontext():
             ratios, divergences = read_answer(model, prompt, answer, len(readers), stopped)

@@ -13,7 +13,8 @@ from ..base.messages import Message
 from ..peft_tools import identity_share
 
 
-Kind = Literal["base", "lora", "slim"]
+# "base", "lora", "slim", or another method of `slim_core.baselines` in small letters.
+Kind = str
 # waiting: in the queue for the model. reading: the prompt runs through the model. writing: tokens come. done: see
 # `finish_reason`.
 State = Literal["waiting", "reading", "writing", "done"]

@@ -58,7 +58,8 @@ class Adapters:
             self._model = attach(self._model, adapter, own)
             attached = True
             # Here it only answers.
-            fold_masks(self._base, own)
+            if own in self._configs():
+                fold_masks(self._base, own)
             try_out(self._model, own)
         except BaseException as error:
             if attached:
@@ -73,16 +74,17 @@ class Adapters:
 
     def detach(self, name: str) -> None:
         """Detach an adapter; after the last one the base is as loaded."""
-        assert isinstance(self._model, PeftModel)  # it carries the adapter
         self._model = detach(self._model, peft_name(name))
 
     def variant(self, adapter: Adapter, name: str, label: str) -> Variant:
         """The attached adapter as a `Variant`, with its sizes in this model."""
         tensors = list(_tensors(self._base, peft_name(name)))
         size = sum(t.numel() * t.element_size() for t in tensors)
-        config = self._configs()[peft_name(name)]
-        gated = config.routed and config.yield_mode == "gate"
         count = sum(t.numel() for t in tensors)
+        config = self._configs().get(peft_name(name))
+        if config is None:
+            return Variant(name, adapter.kind, label, count, size, adapter.detail)
+        gated = config.routed and config.yield_mode == "gate"
         strength = config.yield_strength if gated else None
         measure = _measure(config) if config.routed else None
         return Variant(name, adapter.kind, label, count, size, adapter.detail, strength, measure, adapter.ends_with)

@@ -13,16 +13,19 @@ from peft.mapping import (
 from .batch_rows import BASE_ROW, BatchRows, check_names
 from .clusters import LEVELS
 from .config import SlimConfig, SlimType
-from .context import ForwardContext
+from .context import ForwardContext, context_of, drop_context, in_backward, keep_context
 from .contexts import LENGTH_BUCKETS
-from .extra_losses import extra_losses
+from .extra_losses import add_to_loss, extra_losses
+from .fields import check_choice, check_integer, check_number, shown
 from .fingerprint import difference, fingerprint_of_shapes
 from .gate import set_gate
 from .layer import SlimLayer
 from .linear import Linear
+from .merging import fast_masks, module_seed
 from .model import SAME_INPUT, SlimModel
 from .quantised import guard_cpu_4bit
 from .routing import ClusterTables, Router, Routing
+from .rows_model import RowsModel, check_name
 from .sequence_state import drop_padding
 from .targets import base_modules, is_supported
 from .turns import opening_of, turn_opening
@@ -30,29 +33,42 @@ from .turns import opening_of, turn_opening
 
 __all__ = [
     "BASE_ROW",
-    "BatchRows",
-    "ClusterTables",
-    "ForwardContext",
     "LENGTH_BUCKETS",
     "LEVELS",
     "SAME_INPUT",
+    "BatchRows",
+    "ClusterTables",
+    "ForwardContext",
     "Linear",
     "Router",
     "Routing",
+    "RowsModel",
     "SlimConfig",
     "SlimLayer",
     "SlimModel",
     "SlimType",
+    "add_to_loss",
     "base_modules",
+    "check_choice",
+    "check_integer",
+    "check_name",
     "check_names",
+    "check_number",
+    "context_of",
     "difference",
+    "drop_context",
     "drop_padding",
     "extra_losses",
+    "fast_masks",
     "fingerprint_of_shapes",
     "guard_cpu_4bit",
+    "in_backward",
     "is_supported",
+    "keep_context",
+    "module_seed",
     "opening_of",
     "set_gate",
+    "shown",
     "turn_opening",
 ]
 

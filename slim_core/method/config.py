@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Optional, Union
 
 from peft.config import PeftConfig
+
+from .fields import check_choice, check_integer, check_number, shown
 
 
 FORMAT_VERSION = 3
@@ -275,10 +276,10 @@ class SlimConfig(PeftConfig):
         return alpha / (math.sqrt(r) if self.use_rslora else r)
 
     def _check_format(self) -> None:
-        _check_integer("format_version", self.format_version, 1)
+        check_integer("format_version", self.format_version, 1)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(
-                f"This SLIM adapter is saved in format {_shown(self.format_version)}; the installed slim_core reads "
+                f"This SLIM adapter is saved in format {shown(self.format_version)}; the installed slim_core reads "
                 f"formats up to {FORMAT_VERSION}. Upgrade slim_core to load it."
             )
         if self.format_version == 1 and self.distance_scope == "context":
@@ -296,12 +297,12 @@ class SlimConfig(PeftConfig):
 
     def _check_routing(self) -> None:
         for name, least in (("r", 1), ("num_experts", 1), ("num_identity", 0), ("num_clusters", 1), ("top_k", 1)):
-            _check_integer(name, getattr(self, name), least)
-        _check_integer("router_hidden", self.router_hidden, 0)
+            check_integer(name, getattr(self, name), least)
+        check_integer("router_hidden", self.router_hidden, 0)
         total = self.num_experts + self.num_identity
         if self.top_k > total:
             raise ValueError(
-                f"`top_k` is {_shown(self.top_k)}, but there are only {total} experts "
+                f"`top_k` is {shown(self.top_k)}, but there are only {total} experts "
                 f"(num_experts={self.num_experts} + num_identity={self.num_identity}); choose 1 to {total}."
             )
         if self.top_k == 1 and total > 1:
@@ -310,33 +311,33 @@ class SlimConfig(PeftConfig):
                 "learns nothing; choose 2 or more.",
                 stacklevel=4,
             )
-        _check_choice("cluster_init", self.cluster_init, ("data", "random"))
-        _check_choice("distance", self.distance, ("max", "rms"))
-        _check_choice("distance_scope", self.distance_scope, ("context", "token"))
-        _check_choice("yield_mode", self.yield_mode, ("gate", "calibrated", "paper"))
-        _check_choice("router_scope", self.router_scope, ("linear", "block"))
-        _check_choice("merge", self.merge, ("fast", "dare", "none"))
+        check_choice("cluster_init", self.cluster_init, ("data", "random"))
+        check_choice("distance", self.distance, ("max", "rms"))
+        check_choice("distance_scope", self.distance_scope, ("context", "token"))
+        check_choice("yield_mode", self.yield_mode, ("gate", "calibrated", "paper"))
+        check_choice("router_scope", self.router_scope, ("linear", "block"))
+        check_choice("merge", self.merge, ("fast", "dare", "none"))
         for name in ("use_rslora", "init_weights", "mask_rescale", "carry_up"):
-            _check_choice(name, getattr(self, name), (True, False))
+            check_choice(name, getattr(self, name), (True, False))
 
     def _check_ranges(self) -> None:
-        _check_number("alpha", self.alpha, 0, strict=True)
-        _check_number("dropout", self.dropout, 0, below=1)
-        _check_number("cluster_momentum", self.cluster_momentum, 0, below=1)
-        _check_number("yield_strength", self.yield_strength, 0)
-        _check_number("yield_quantile", self.yield_quantile, 0, below=1, strict=True)
-        _check_integer("context_warmup", self.context_warmup, 0)
+        check_number("alpha", self.alpha, 0, strict=True)
+        check_number("dropout", self.dropout, 0, below=1)
+        check_number("cluster_momentum", self.cluster_momentum, 0, below=1)
+        check_number("yield_strength", self.yield_strength, 0)
+        check_number("yield_quantile", self.yield_quantile, 0, below=1, strict=True)
+        check_integer("context_warmup", self.context_warmup, 0)
         self._check_turn_opening()
-        _check_number("mask_rate", self.mask_rate, 0, below=1)
-        _check_number("l1_coefficient", self.l1_coefficient, 0)
-        _check_number("balance_coefficient", self.balance_coefficient, 0)
-        _check_integer("mask_seed", self.mask_seed, 0)
+        check_number("mask_rate", self.mask_rate, 0, below=1)
+        check_number("l1_coefficient", self.l1_coefficient, 0)
+        check_number("balance_coefficient", self.balance_coefficient, 0)
+        check_integer("mask_seed", self.mask_seed, 0)
         if self.mask_seed >= 2**31:
-            raise ValueError(f"`mask_seed` must be below 2**31, not {_shown(self.mask_seed)}.")
+            raise ValueError(f"`mask_seed` must be below 2**31, not {shown(self.mask_seed)}.")
         for pattern, value in self.rank_pattern.items():
-            _check_integer(f"rank_pattern[{pattern!r}]", value, 1)
+            check_integer(f"rank_pattern[{pattern!r}]", value, 1)
         for pattern, value in self.alpha_pattern.items():
-            _check_number(f"alpha_pattern[{pattern!r}]", value, 0, strict=True)
+            check_number(f"alpha_pattern[{pattern!r}]", value, 0, strict=True)
 
     def _check_turn_opening(self) -> None:
         if self.turn_opening is None:
@@ -344,9 +345,9 @@ class SlimConfig(PeftConfig):
         if not isinstance(self.turn_opening, (list, tuple)) or not 0 < len(self.turn_opening) <= LONGEST_OPENING:
             raise ValueError(f"`turn_opening` must be a list of 1 to {LONGEST_OPENING} token ids, or left out.")
         for token in self.turn_opening:
-            _check_integer("turn_opening", token, 0)
+            check_integer("turn_opening", token, 0)
             if token >= 2**31:
-                raise ValueError(f"`turn_opening` must hold ids below 2**31, not {_shown(token)}.")
+                raise ValueError(f"`turn_opening` must hold ids below 2**31, not {shown(token)}.")
         self.turn_opening = list(self.turn_opening)
 
     def _check_layers(self) -> None:
@@ -357,39 +358,3 @@ class SlimConfig(PeftConfig):
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("`layers_pattern` is set, so `layers_to_transform` must say which blocks.")
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"`{name}` must be a whole number, not {_shown(value)}.")
-    if value < least:
-        raise ValueError(f"`{name}` must be {least} or more, not {_shown(value)}.")
-
-
-def _check_number(name: str, value: object, least: float, below: float | None = None, strict: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
-        raise ValueError(f"`{name}` must be a finite number, not {_shown(value)}.")
-    if value < least or (strict and value == least) or (below is not None and value >= below):
-        low = f"above {least}" if strict else f"{least} or more"
-        high = "" if below is None else f" and below {below}"
-        raise ValueError(f"`{name}` must be {low}{high}, not {_shown(value)}.")
-
-
-def _is_finite(value: float) -> bool:
-    """Whether a float can represent the number. Python compares integers of any length but cannot convert all of
-    them.
-    """
-    return abs(value) <= sys.float_info.max
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {_shown(value)}.")
-
-
-def _shown(value: object) -> str:
-    """A value for use in a sentence, shortened: Python itself refuses to print numbers with many thousand digits."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "one of more than 40 digits"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:58] + "…" + text[-1]

@@ -68,8 +68,38 @@ class _Reading(NamedTuple):
     outer: Sequences | None
 
 
+# Where a base keeps its context while no layer has one.
+KEPT = "_rows_context"
+
+
+def context_of(model: nn.Module) -> ForwardContext | None:
+    """The context of the adapters on a model; None if it has none.
+
+    Args:
+        model: the base model, or any model around it.
+    """
+    for module in model.modules():
+        for name in ("context", KEPT):
+            found = module.__dict__.get(name)
+            if isinstance(found, ForwardContext):
+                return found
+    return None
+
+
+def keep_context(base: nn.Module) -> ForwardContext:
+    """The context of a base model, made if there is none, so that rows that no layer computes have one too."""
+    found = context_of(base) or ForwardContext()
+    base.__dict__[KEPT] = found
+    return found
+
+
+def drop_context(base: nn.Module) -> None:
+    """The base need no longer keep a context; its layers still do."""
+    base.__dict__.pop(KEPT, None)
+
+
 class ForwardContext:
-    """Shared by the SLIM layers of one model.
+    """Shared by the adapted layers of one model.
 
     Attributes:
         sequences: what the running forward reads; None outside of one, or if its arguments do not say.
@@ -78,6 +108,7 @@ class ForwardContext:
         rows: whose the rows of the batch are; None for the active adapters on every row.
         trace: the recorder that receives every routing, or None.
         losses: what the layers add to the loss.
+        guests: adapters whose rows are computed by hooks on the base's own modules.
         process_group: the data-parallel group over which cluster statistics are added up; None is the default group.
     """
 
@@ -88,6 +119,7 @@ class ForwardContext:
         self.rows: BatchRows | None = None
         self.trace: Recorder | None = None
         self.losses = LossTerms()
+        self.guests: set[str] = set()
         self.process_group: dist.ProcessGroup | None = None
         self._forwards = 0
         # Sums of the running training forward, which are added up over ranks when it ends.
@@ -122,6 +154,11 @@ class ForwardContext:
                 # Also after an error, so that nothing from a failed forward reaches the next.
                 place.register_forward_hook(self._after_forward, always_call=True),
             ]
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are on a model."""
+        return bool(self._handles)
 
     def detach(self) -> None:
         """Remove the hooks; the model is as before it was adapted."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,16 +47,31 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
 
 
 def add_extra_losses(model: nn.Module, given: dict[str, Any], output: Any) -> Any:
-    """The output of a training forward, with SLIM's losses in its loss if it has one.
+    """The output of a training forward, with SLIM's losses in its loss if it has one; see `add_to_loss`."""
+    layers = _layers(model)
+    terms = layers[0].context.losses
+    return add_to_loss(model, given, output, terms, lambda: _compute(layers, terms))
+
+
+def add_to_loss(
+    model: nn.Module,
+    given: dict[str, Any],
+    output: Any,
+    terms: LossTerms,
+    compute: Callable[[], dict[str, Tensor]],
+) -> Any:
+    """The output of a training forward, with a method's own losses in its loss if it has one.
 
     An optimiser step may be several forwards. A Trainer divides the loss by their number, or tells each the number of
-    labels in all of them (`num_items_in_batch`), by which the model divides instead of by its own. Then SLIM's losses
+    labels in all of them (`num_items_in_batch`), by which the model divides instead of by its own. Then these losses
     count with the forward's share of the labels. Either way a step has their mean over its forwards, once.
 
     Args:
         model: the model that was adapted.
         given: its arguments by name.
         output: a dictionary with a `"loss"`, or a tuple that begins with it where labels were given.
+        terms: what is told that the losses were added.
+        compute: gives the losses by name, () each, multiplied by their coefficients.
     """
     if isinstance(output, dict):
         loss = output.get("loss")
@@ -63,9 +79,7 @@ def add_extra_losses(model: nn.Module, given: dict[str, Any], output: Any) -> An
         loss = output[0] if isinstance(output, tuple) and given.get("labels") is not None else None
     if not isinstance(loss, Tensor):
         return output
-    layers = _layers(model)
-    terms = layers[0].context.losses
-    losses = _compute(layers, terms)
+    losses = compute()
     terms.asked_for()
     terms.added = {name: value.detach() for name, value in losses.items()}
     share = _share_of_step(model, given)

@@ -1,27 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SLIM as a PEFT tuner: which modules get a layer, rows of one batch, and what the method cannot do."""
+"""SLIM as a PEFT tuner: which modules get a layer, and what the method cannot do."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Optional
 
-from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
-from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from .adapter_router import AdapterRouter
-from .batch_rows import BASE_ROW, BatchRows, check_names
 from .config import SlimConfig
-from .context import ForwardContext
 from .extra_losses import add_extra_losses
 from .fingerprint import difference, fingerprint
 from .layer import NO_MERGE, SlimLayer
 from .linear import Linear
 from .quantised import guard_cpu_4bit
+from .rows_model import RowsModel, check_name
 from .targets import base_modules, check_heads, is_supported
 
 
@@ -29,7 +25,7 @@ from .targets import base_modules, check_heads, is_supported
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-class SlimModel(BaseTuner):
+class SlimModel(RowsModel):
     """Adds SLIM adapters to a pretrained model.
 
     The method is described in "SLIM: Let LLM Learn More and Forget Less with Soft LoRA and Identity Mixture",
@@ -65,15 +61,8 @@ class SlimModel(BaseTuner):
     tuner_layer_cls = SlimLayer
     target_module_mapping: dict[str, list[str]] = {}
 
-    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        # A model that had adapters injected before keeps its context. Building the tuner already needs it.
-        found = next((m.context for m in model.modules() if isinstance(m, SlimLayer)), None)
-        self.context = ForwardContext() if found is None else found
-        super().__init__(model, *args, **kwargs)
-        # A wrapper starts in training mode; a base model that was just loaded is in evaluation mode.
-        self.training = model.training
-        if found is None:
-            self.context.attach(model, add_extra_losses)
+    def _add_losses(self, model: nn.Module, given: dict[str, Any], output: Any) -> Any:
+        return add_extra_losses(model, given, output)
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -109,7 +98,7 @@ class SlimModel(BaseTuner):
         peft_config.base_fingerprint = found
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        _check_name(adapter_name)
+        check_name(adapter_name)
         given = self.peft_config[adapter_name]
         if given.base_fingerprint is not None:
             completed = self._completed(given, model)
@@ -183,45 +172,6 @@ class SlimModel(BaseTuner):
         raise NotImplementedError(
             "SLIM adapters cannot be combined into one: each has a router of its own. Activate several with "
             "`set_adapter`, or export them with `slim_core.export_lora` and combine the LoRAs."
-        )
-
-    def unload(self) -> nn.Module:
-        model = super().unload()
-        self.context.detach()
-        return model
-
-    # -- rows of one batch as different adapters -----------------------------------------------------------------
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT's way in for `adapter_names`, one name per row; `"__base__"` is the base model."""
-        adapter_names = kwargs.pop("adapter_names", None)
-        if adapter_names is None:
-            yield
-            return
-        self._check_rows(adapter_names, args, kwargs)
-        saved_whole = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
-        with self.context.answering(BatchRows(adapter_names), saved_whole):
-            yield
-
-    def _check_rows(self, adapter_names: list[str], args: tuple, kwargs: dict[str, Any]) -> None:
-        check_names(adapter_names, self.peft_config, self.training)
-        given = [kwargs.get(n) for n in ("input_ids", "inputs", "inputs_embeds")] + list(args[:1])
-        batch = next((t for t in given if isinstance(t, Tensor)), None)
-        if batch is not None and len(batch) != len(adapter_names):
-            raise ValueError(
-                "Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(adapter_names)} and {len(batch)} respectively."
-            )
-
-
-def _check_name(adapter_name: str) -> None:
-    """Torch makes an adapter's name an attribute of its containers and a part of dotted keys."""
-    taken = hasattr(nn.ParameterDict(), adapter_name) or hasattr(BufferDict(), adapter_name)
-    if not adapter_name or "." in adapter_name or adapter_name == BASE_ROW or taken:
-        raise ValueError(
-            f"An adapter cannot be named {adapter_name!r}: choose a name without dots that is neither {BASE_ROW!r} "
-            "nor a word that torch uses itself, such as 'my-adapter'."
         )
 
 

@@ -110,7 +110,7 @@ def check_file_names(names: Iterable[str]) -> None:
         raise _refusal("pytorch_model.bin", MODEL)
 
 
-def pickle_among(names: Iterable[str]) -> str | None:
+def check_contents(raw: dict[str, Any], tensors: Iterable[str], prefixes: Iterable[str]) -> None:
     """The pickle that may be an adapter, of names in lower case; None if there is none."""
     found = sorted(name for name in names if name.endswith(PICKLES) and not TRAINER_STATE.match(name))
     return next((name for name in found if name.startswith("adapter_model")), next(iter(found), None))
@@ -156,6 +156,7 @@ def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:
     Args:
         raw: the parsed config.
         tensors: names in the weights' file.
+        prefixes: with which the names of adapters' own tensors begin, such as "lora_".
 
     Raises:
         AdapterError: if it is a known format other than PEFT's.
@@ -169,7 +170,7 @@ def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:
         # A single extra tensor is just a faulty adapter; the first tensors show the format.
         if names and (names[0].endswith(endings) or names[0].startswith(starts)):
             raise _refusal(names[0], what)
-    adapts = any("lora_" in name or "slim_" in name for name in names)
+    adapts = any(prefix in name for prefix in prefixes for name in names)
     whole = next((name for name in names if WHOLE.match(name) or BLOCK.match(name)), None)
     if whole is not None and not adapts:
         raise _refusal(whole, MODEL)

@@ -4,7 +4,7 @@
 from .compact import fold_masks, slice_factors
 from .export import LoraExport, export_lora
 from .lora_import import PLAIN_STARTS, load_lora, lora_to_slim
-from .scopes import adapter_rows, trace_routing
+from .scopes import adapter_rows, trace_routing, traceable_adapters
 from .token_routing import TokenRouting
 from .trace import RoutingTrace, RowRouting, identity_share
 
@@ -23,4 +23,5 @@ __all__ = [
     "lora_to_slim",
     "slice_factors",
     "trace_routing",
+    "traceable_adapters",
 ]

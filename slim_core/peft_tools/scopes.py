@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from ..method import BatchRows, ForwardContext, SlimConfig, SlimLayer, check_names
+from ..method import BatchRows, ForwardContext, SlimConfig, SlimLayer, check_names, context_of
 from .trace import RoutingTrace
 
 
@@ -28,14 +29,14 @@ def adapter_rows(
         strengths: the yield strength of each row, None for its adapter's own; 0 forces a gate open.
 
     Raises:
-        ValueError: if the model has no SLIM layer, a name is unknown, there is not one strength for each row, or the
+        ValueError: if the model has no adapter, a name is unknown, there is not one strength for each row, or the
             model is in training mode.
         RuntimeError: if a batch with `adapter_names` is running already.
     """
-    context, configs = _slim_of(model)
+    context = context_of(model)
     if context is None:
-        raise ValueError("The model has no SLIM layer, so its rows can have no adapters: attach one first.")
-    check_names(adapter_names, configs, model.training)
+        raise ValueError("The model has no adapter whose rows could be told apart: attach one first.")
+    check_names(adapter_names, _names_of(model) | context.guests, model.training)
     saved_whole = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
     with context.answering(BatchRows(adapter_names, strengths), saved_whole):
         yield
@@ -67,6 +68,17 @@ def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterat
     trace = RoutingTrace(rows, {name: config.num_experts for name, config in configs.items()})
     with context.recording(trace):
         yield trace
+
+
+def traceable_adapters(model: nn.Module) -> set[str]:
+    """Adapters of a model whose routing can be traced."""
+    return set(_slim_of(model)[1])
+
+
+def _names_of(model: nn.Module) -> set[str]:
+    """The adapters of all layers that know of rows."""
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer) and "context" in vars(module))
+    return {name for layer in layers for name in layer._get_available_adapters()}
 
 
 def _slim_of(model: nn.Module) -> tuple[ForwardContext | None, dict[str, SlimConfig]]:

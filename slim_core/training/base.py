@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..base.devices import compute_dtype
 from ..base.loading import four_bit_config, read_model, read_tokenizer
 from ..base.shapes import describe_base
+from ..baselines import METHODS
 from ..inference import EngineError
 from .errors import TrainingError
 from .settings import TrainSettings
@@ -57,36 +59,24 @@ def base_dtype(settings: TrainSettings) -> torch.dtype:
 def adapter_config(
     method: str,
     settings: TrainSettings,
+    linears: Mapping[str, tuple[int, int]],
     opening: list[int] | None = None,
     own_tokens: dict[str, list[int]] | None = None,
 ) -> PeftConfig:
-    """The configuration of one method. LoRA and DoRA get SLIM's total rank and its factor alpha / r.
+    """The configuration of one method. All get SLIM's total rank where they have one, and its factor alpha / r.
 
     Args:
         method: which.
         settings: of the run.
+        linears: (C_in, C_out) of the base's Linears, but for its head, by name.
         opening: the token ids that open a user's turn, unless the settings name others.
         own_tokens: by module name, ids of tokens whose rows are trained too.
     """
     slim = settings.slim_config()
-    if method == "slim":
-        if slim.turn_opening is None and slim.distance_scope == "context":
-            slim.turn_opening = opening
-        slim.trainable_token_indices = own_tokens
-        return slim
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=slim.num_experts * slim.r,
-        lora_alpha=slim.num_experts * slim.alpha,  # type: ignore[arg-type]  # a factor, which PEFT calls an int
-        lora_dropout=slim.dropout,
-        target_modules=slim.target_modules,
-        exclude_modules=slim.exclude_modules,
-        modules_to_save=slim.modules_to_save,
-        layers_to_transform=slim.layers_to_transform,
-        layers_pattern=slim.layers_pattern,
-        trainable_token_indices=own_tokens,
-        use_dora=method == "dora",
-    )
+    if slim.turn_opening is None and slim.distance_scope == "context":
+        slim.turn_opening = opening
+    slim.trainable_token_indices = own_tokens
+    return METHODS[method].configure(slim, settings.options.get(method, {}), linears)
 
 
 def add_adapter(
@@ -110,7 +100,9 @@ def add_adapter(
     """
     own_tokens = _own_tokens(base, settings, closing) if settings.train_closing_token else None
     try:
-        return get_peft_model(base, adapter_config(method, settings, opening, own_tokens))
+        shapes = describe_base(base, settings.base)
+        linears = {name: sizes for name, sizes in shapes.linears.items() if name != shapes.head}
+        return get_peft_model(base, adapter_config(method, settings, linears, opening, own_tokens))
     except (TypeError, ValueError) as error:
         raise TrainingError(f"The {method} adapter does not fit {settings.base}: {error}") from None
 

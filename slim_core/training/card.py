@@ -12,10 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from ..baselines import METHODS
 from .report import CAPTION, RECORD, TrainingRecord, markdown_table
 
 
-METHODS = {"lora": "LoRA", "dora": "DoRA", "slim": "SLIM"}
 # Letters, digits, dots, hyphens, slashes and single spaces; `_` only within a word, where it is no emphasis.
 PLAIN = re.compile(r"(?:[^\W_]|[./-]|(?<=[^\W_])_(?=[^\W_])|(?<=[^\W_]) (?=[^\W_]))+")
 # GitHub makes a link of these by itself.
@@ -38,10 +38,11 @@ def write_model_card(folder: Path, record: TrainingRecord) -> None:
         pipeline_tag="text-generation",
     )
     sources = ", ".join(in_markdown(str(source["name"])) for source in record.data["sources"])
-    registers = "import slim_core  # PEFT now knows SLIM\n" if record.method == "slim" else ""
+    method = METHODS[record.method]
+    registers = f"import slim_core  # PEFT now knows {method.title}\n" if method.tuner is not None else ""
     lines = [
         f"---\n{data.to_yaml()}\n---\n",
-        f"# {in_markdown(base)}, fine-tuned with {METHODS[record.method]}\n",
+        f"# {in_markdown(base)}, fine-tuned with {METHODS[record.method].title}\n",
         f"A PEFT adapter, trained on {sources} ({record.data['train']['examples']} examples, {record.steps} steps of "
         f"{settings['batch_size']}, learning rate {settings['learning_rate']:g}, seed {settings['seed']}).",
         "Training was interrupted: this is the state at that step.\n" if record.interrupted else "",

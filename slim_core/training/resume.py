@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -212,12 +212,20 @@ def _difference(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, 
 def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> None:
     now = _as_json(describe_arguments(settings))
     for name, value in now.items():
-        before = earlier.arguments.get(name)
+        # A setting that an earlier version did not have was as it is by default.
+        before = earlier.arguments.get(name, _default(name))
         if name not in FREE and before != value:
             raise TrainingError(
                 f"The run to resume had {name} = {before!r}, now it is {value!r}; pass the same settings, or "
                 f"{ELSEWHERE}."
             )
+
+
+def _default(name: str) -> Any:
+    found = next(each for each in fields(TrainSettings) if each.name == name)
+    if found.default_factory is not MISSING:
+        return _as_json(found.default_factory())
+    return None if found.default is MISSING else _as_json(found.default)
 
 
 def check_same_data(earlier: PreviousRun, now: TrainingRecord) -> None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from rich.console import Console
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
@@ -23,12 +24,14 @@ from transformers import (
     set_seed,
 )
 
+from ..baselines import METHODS
 from ..method import turn_opening
 from ..outside.errors import first_line, reason
 from .base import add_adapter, base_dtype, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
 from .closing import confused_with, learned_mark, unlearnable_sentence
 from .collator import Collator
+from .early_stopping import KeepBest
 from .encoding import ExampleEncoder
 from .errors import TrainingError
 from .examples import Examples, load_examples
@@ -176,6 +179,7 @@ def _train_one(record: TrainingRecord, prepared: _RunSetup, folder: Path, checkp
     except SaveError as error:
         raise _ended(error, trainer, record, prepared, newest.path) from None
     record.status = "interrupted" if interrupted else "finished"
+    _finish(record.method, trainer, prepared)
     if prepared.examples.validation and not interrupted:
         record.validation_loss_after = trainer.evaluate()["eval_loss"]
     try:
@@ -186,6 +190,16 @@ def _train_one(record: TrainingRecord, prepared: _RunSetup, folder: Path, checkp
         newest.delete()
     prepared.say(f"The {record.method} adapter is in {named(folder)}.")
     return record
+
+
+def _finish(method: str, trainer: SavingTrainer, prepared: _RunSetup) -> None:
+    """What happens to a trained adapter before it is written."""
+    finish = METHODS[method].finish
+    if finish is not None:
+        try:
+            finish(trainer.model, prepared.settings.options.get(method, {}))
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
 
 
 def _usable(checkpoints: Checkpoints, trainer: SavingTrainer, folder: Path) -> Checkpoints:
@@ -246,6 +260,7 @@ def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) ->
         name = str(tokenizer.convert_ids_to_tokens(cast("int", prepared.closing)))
         prepared.say(unlearnable_sentence(name, others, record.answers_end_with))
     model = add_adapter(base, record.method, settings, turn_opening(tokenizer), prepared.closing)
+    rates = METHODS[record.method].rates
     arguments = training_arguments(settings, folder, len(examples.train), bool(examples.validation))
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -261,6 +276,8 @@ def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) ->
             callbacks=[LossGuard(), *prepared.callbacks],
             watched=examples.validation or examples.train,
             group_by_length=settings.group_by_length,
+            rates=None if rates is None else rates(model.peft_config["default"]),
+            loss=(settings.loss, settings.loss_weight),
         )
     except (ImportError, RuntimeError) as error:  # as integrations raise them
         if not settings.report_to or isinstance(error, torch.OutOfMemoryError):
@@ -309,7 +326,9 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
         logging_first_step=True,
         # transformers would replace a NaN loss by the mean of the others.
         logging_nan_inf_filter=False,
-        eval_strategy="epoch" if validate else "no",
+        eval_strategy=_when_to_validate(settings) if validate else "no",
+        eval_steps=settings.validate_every,
+        metric_for_best_model=None if settings.early_stopping is None else "eval_loss",
         prediction_loss_only=True,
         save_strategy="steps",
         save_steps=settings.save_every,
@@ -319,6 +338,10 @@ def training_arguments(settings: TrainSettings, folder: Path, examples: int, val
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=["labels"],
     )
+
+
+def _when_to_validate(settings: TrainSettings) -> str:
+    return "epoch" if settings.validate_every is None else "steps"
 
 
 class _StartMarker(TrainerCallback):
@@ -337,12 +360,19 @@ def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _RunS
     """Train. Returns whether the user ended it."""
     progress = LiveProgress(prepared.console, record.method, prepared.settings.batch_size)
     stop, first = StopOnInterrupt(), _StartMarker()
+    patience = prepared.settings.early_stopping
+    best = None if patience is None else KeepBest(trainer)
     for callback in (progress, stop, first):
         trainer.add_callback(callback)
+    if patience is not None and best is not None:
+        trainer.add_callback(EarlyStoppingCallback(patience))
+        trainer.add_callback(best)
     begin = time.monotonic()
     try:
         with stop:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if best is not None and not stop.stopped:
+            prepared.say(best.restored())
         return stop.stopped
     except KeyboardInterrupt:
         return True

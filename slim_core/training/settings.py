@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..baselines import METHODS
 from ..method import SlimConfig
 from .errors import TrainingError
+from .losses import LOSSES
 
 
-METHODS = ("lora", "dora", "slim")
 DEFAULT_LENGTH = 2048
 # SlimConfig's fields that have their own setting or are not meant for users.
 NOT_EXTRA = {
@@ -77,7 +78,7 @@ class TrainSettings:
         base: folder or Hub id of the base model.
         data: files, folders or Hub ids.
         output: folder of the adapter; with several methods, of one folder each.
-        methods: of `METHODS`, in the order in which they are trained.
+        methods: of `slim_core.baselines.METHODS`, in the order in which they are trained.
         columns: names of the columns.
         split, subset, revision: of Hub data sets.
         validation: files or Hub ids for validation, in place of a share of `data`.
@@ -89,6 +90,9 @@ class TrainSettings:
         four_bit: load the base in 4 bits (NF4, double quantisation).
         r, num_experts, num_identity, top_k, alpha, dropout, target_modules: see `SlimConfig`.
         slim: further fields of `SlimConfig`.
+        options: by method, fields of its own configuration.
+        loss: of the task, "cross-entropy" or another of `LOSSES`.
+        loss_weight: factor of what that loss adds; None for its own.
         train_closing_token: train the row of the token that closes answers too, in the embedding and in the head. A
             base that was never trained on chats cannot end its answers otherwise.
         epochs: passes over the training examples.
@@ -100,6 +104,9 @@ class TrainSettings:
         bf16: multiply in bfloat16; None means yes if the device is a GPU that supports it. Some CPUs have it too.
         gradient_checkpointing: recompute activations, for less memory.
         group_by_length: put examples of like length into the same step. Less padding, so faster where lengths differ.
+        early_stopping: end after so many validations without a lower loss, and keep the adapter of the lowest; None to
+            train to the end.
+        validate_every: steps between validations; None for once in each epoch.
         log_every, save_every: in optimiser steps.
         report_to: transformers' integrations that also get the logs, such as tensorboard.
         resume: resume from the last checkpoint in `output`.
@@ -128,6 +135,9 @@ class TrainSettings:
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=list)
     slim: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loss: str = "cross-entropy"
+    loss_weight: float | None = None
     train_closing_token: bool = False
     epochs: float = 2.0
     max_steps: int | None = None
@@ -138,6 +148,8 @@ class TrainSettings:
     bf16: bool | None = None
     gradient_checkpointing: bool = False
     group_by_length: bool = False
+    early_stopping: int | None = None
+    validate_every: int | None = None
     log_every: int = 10
     save_every: int = 200
     report_to: list[str] = field(default_factory=list)
@@ -147,6 +159,7 @@ class TrainSettings:
         """Raises TrainingError for the first setting that cannot be."""
         self._check_lists()
         self._check_numbers()
+        self._check_loss()
         self.slim_config()
         _ = self.accumulation
 
@@ -160,11 +173,29 @@ class TrainSettings:
             )
         if len(set(self.methods)) < len(self.methods):
             raise TrainingError(f"--method names {', '.join(self.methods)}; name each method once.")
+        for method, options in self.options.items():
+            if method not in self.methods:
+                raise TrainingError(f"--option names {method}, which is not trained here; name it with --method too.")
+            known = METHODS[method].option_names()
+            wrong = next((name for name in options if name not in known), None)
+            if wrong is not None:
+                there = f"there are {', '.join(sorted(known))}" if known else "there are none"
+                also = " (of SLIM, pass --slim)" if method == "slim" else ""
+                raise TrainingError(f"--option {method}.{wrong}: {method} has no such option; {there}{also}.")
         if self.validation and self.validation_split:
             raise TrainingError("Give --validation or --validation-split, not both.")
 
     def _check_numbers(self) -> None:
-        for name in ("batch_size", "log_every", "save_every", "micro_batch", "max_steps"):
+        counts = (
+            "batch_size",
+            "log_every",
+            "save_every",
+            "micro_batch",
+            "max_steps",
+            "early_stopping",
+            "validate_every",
+        )
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TrainingError(f"{_flag(name)} must be 1 or more, not {value}.")
@@ -178,6 +209,15 @@ class TrainSettings:
             raise TrainingError(f"--max-length must be 2 tokens or more, not {self.max_length}.")
         if not 0 <= self.seed < 2**31:
             raise TrainingError(f"--seed must be at least 0 and below 2**31, not {self.seed}.")
+
+    def _check_loss(self) -> None:
+        if self.loss not in LOSSES:
+            raise TrainingError(f"--loss must be one of {', '.join(LOSSES)}, not {self.loss}.")
+        if self.loss_weight is not None:
+            if LOSSES[self.loss].weight is None:
+                raise TrainingError(f"--loss-weight has no meaning with --loss {self.loss}; leave it out.")
+            if not (self.loss_weight >= 0 and math.isfinite(self.loss_weight)):
+                raise TrainingError(f"--loss-weight must be 0 or more, not {self.loss_weight}.")
 
     def slim_config(self) -> SlimConfig:
         """The configuration of SLIM.

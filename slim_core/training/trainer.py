@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +16,10 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from ..method import SlimType, extra_losses
+from ..method import SlimType, context_of
 from ..peft_tools import trace_routing
 from .encoding import IGNORED, EncodedExample
+from .losses import TaskLoss
 from .order import GroupedByLength
 
 
@@ -36,14 +37,25 @@ class SlimTrainer(Trainer):
     Args:
         watched: examples whose routing is logged; the first four count.
         group_by_length: put training examples of like length into the same step.
+        rates: by ending of a parameter's name, how many times the learning rate it gets, without weight decay.
+        loss: of the task, and its factor.
     """
 
     model: nn.Module
 
     def __init__(
-        self, *args: Any, watched: Sequence[EncodedExample], group_by_length: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        watched: Sequence[EncodedExample],
+        group_by_length: bool = False,
+        rates: Mapping[str, float] | None = None,
+        loss: tuple[str, float | None] = ("cross-entropy", None),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._context = context_of(self.model)
+        self._rates = dict(rates or {})
+        self._loss = TaskLoss(cast(PeftModel, self.model), *loss)
         self._routed = isinstance(self.model, PeftModel) and self.model.peft_type == SlimType.SLIM
         self._watched = list(watched[:WATCHED])
         self._group_by_length = group_by_length
@@ -61,6 +73,24 @@ class SlimTrainer(Trainer):
         assert self.args.data_seed is not None  # the run names one
         return GroupedByLength(step, [len(example.input_ids) for example in examples], self.args.data_seed)
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As transformers', with parameters of their own rates in groups of their own."""
+        optimizer = super().create_optimizer(model)
+        named = (self.model if model is None else model).named_parameters()
+        own: dict[float, list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in named:
+            parts = name.split(".")
+            rate = next((rate for ending, rate in self._rates.items() if ending in parts), None)
+            if rate is not None and parameter.requires_grad:
+                own[rate].append(parameter)
+        moved = {id(parameter) for parameters in own.values() for parameter in parameters}
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
+        for rate, parameters in own.items():
+            group = {"params": parameters, "lr": self.args.learning_rate * rate, "weight_decay": 0.0}
+            optimizer.add_param_group(group)
+        return optimizer
+
     # -- losses --------------------------------------------------------------------------------------------------
 
     def compute_loss(
@@ -73,16 +103,18 @@ class SlimTrainer(Trainer):
         """The model's loss, which in training includes SLIM's own losses."""
         # In evaluation, the mean over this device's tokens, which `evaluation_loop` weights by their number.
         tokens = num_items_in_batch if model.training else None
-        loss, outputs = super().compute_loss(model, inputs, True, tokens)
+        with self._loss.knowing_the_base(inputs):
+            loss, outputs = super().compute_loss(model, inputs, True, tokens)
         if not model.training:
             self._note_evaluated(loss, inputs["labels"])
-        elif self._routed:
-            self._note_extra_losses(model)
+        else:
+            self._note_extra_losses()
         return (loss, outputs) if return_outputs else loss
 
-    def _note_extra_losses(self, model: nn.Module) -> None:
+    def _note_extra_losses(self) -> None:
         self._forwards += 1
-        for name, loss in extra_losses(model).items():
+        added = None if self._context is None else self._context.losses.added
+        for name, loss in (added or {}).items():
             self._extra[name] += loss.detach()
 
     def _note_evaluated(self, loss: Tensor, labels: Tensor) -> None:
@@ -118,9 +150,10 @@ class SlimTrainer(Trainer):
     # -- log -----------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add SLIM's losses and routing to what is logged at a training step."""
-        if self._routed and "loss" in logs:
+        """Add the method's own losses, and SLIM's routing, to what is logged at a training step."""
+        if "loss" in logs:
             logs |= self._mean_extra_losses()
+        if self._routed and "loss" in logs:
             logs |= self.routing()
         super().log(logs, start_time)
 

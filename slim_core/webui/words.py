@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..base.formatting import count, likelihood, size
+from ..baselines import KINDS
 from ..inference.types import Drift, Measure, ModelInfo, RowStep, Sampling, Variant
 
 
@@ -76,6 +77,14 @@ def base_name(info: ModelInfo) -> str:
     return Path(info.name).name if Path(info.name).is_dir() else info.name
 
 
+def kind_name(kind: str) -> str:
+    """What people call a kind of variant."""
+    if kind in KINDS_HERE:
+        return KINDS_HERE[kind]
+    method = KINDS.get(kind.upper())
+    return kind if method is None else method.title
+
+
 def describe(variant: Variant, info: ModelInfo) -> str:
     """A variant's size line."""
     line = f"{count(variant.parameters)} parameters, {size(variant.bytes)}"
@@ -84,6 +93,7 @@ def describe(variant: Variant, info: ModelInfo) -> str:
     return f"{line}, {variant.detail}" if variant.detail else line
 
 
+KINDS_HERE = {"base": "base model", "lora": "LoRA", "slim": "SLIM"}
 STATISTICS = {
     "rms": "the root of the mean square over the channels, in standard deviations, less 1",
     "max": "the largest over the channels, in standard deviations, less 1",

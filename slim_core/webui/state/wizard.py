@@ -19,7 +19,6 @@ from .visitor_adapters import VisitorAdapters
 
 
 NAMES: tuple[Name, ...] = get_args(Name)
-KINDS = {"lora": "LoRA", "slim": "SLIM"}
 # How often the page looks, in seconds.
 INTERVAL = 0.1
 WAITING = "Waiting for the model: answers are being written."
@@ -122,7 +121,7 @@ class Wizard:
             self.variant = variant
             if self._stop.is_set():
                 self._own.remove(variant.name)
-        self._end("passed", f"{KINDS[adapter.kind]}, {adapter.detail}.{'' if self._own.tried else UNTRIED}")
+        self._end("passed", f"{adapter.title}, {adapter.detail}.{'' if self._own.tried else UNTRIED}")
 
     def _end(self, state: Any, sentence: str) -> None:
         self._note = ""

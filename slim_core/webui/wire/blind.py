@@ -62,7 +62,7 @@ def cover(value: dict[str, Any], session: Session, backend: Backend) -> dict[str
     """A transcript with letters for columns; a turn without a vote does not reveal who answered."""
     orders = [order(session, backend, turn) for turn in session.turns]
     most = max(map(len, [tuple(columns(session, backend)), *orders]))
-    blank = {"kind": "hidden", "own": False, "size": ""}
+    blank = {"kind": "hidden", "what": "", "own": False, "size": ""}
     heads = [{"name": letter, "label": letter} | blank for letter in LETTERS[:most]]
     turns = [_turn(*parts) for parts in zip(value["turns"], session.turns, orders, strict=True)]
     return value | {"columns": heads, "gates": {}, "metered": False, "turns": turns}

@@ -10,7 +10,7 @@ from ...inference.types import RowStep, Variant
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
 from ..state.session import Answer, Session, Turn
-from ..words import describe, distance_sentence, drift_sentence, how, likelihood, speed, state
+from ..words import describe, distance_sentence, drift_sentence, how, kind_name, likelihood, speed, state
 from . import blind
 from .diff import differences
 from .drift import by_verdict, changed_gates, exactness, taught
@@ -41,6 +41,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
             {
                 "name": name,
                 "kind": v.kind,
+                "what": kind_name(v.kind),
                 "label": v.label,
                 "own": name in session.own_variants,
                 "size": describe(v, backend.engine.info),
@@ -80,6 +81,7 @@ def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
             opened = backend.visitor_adapters.adapter(session.owner, variant.name)
             card |= {
                 "kind": variant.kind,
+                "what": kind_name(variant.kind),
                 "label": variant.label,
                 "size": describe(variant, backend.engine.info),
                 "warnings": list(opened.warnings) if opened else [],

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of DISeL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ...method import check_number, shown
+from ..config import ExpertsConfig
+
+
+class DiselType(str, Enum):
+    """As `slim_core.method.SlimType`: PEFT's own enum has no room for outside methods."""
+
+    DISEL = "DISEL"
+
+
+@dataclass
+class DiselConfig(ExpertsConfig):
+    """Configuration of DISeL (arXiv 2605.19028): a LoRA with a gate for each of its ranks.
+
+    The authors' example has r 64, alpha 128, all Linears of a block, and a learning rate of 2e-4.
+
+    Args:
+        gate_bias (`float`):
+            Where the gates' bias starts. -3 leaves them nearly closed, at 0.05; the authors advise -5 or -7 for little
+            data.
+        gate_rate (`float`):
+            How many times the learning rate the gates get; 5 in the authors' example, 1e-3 beside 2e-4. They have no
+            weight decay, which would close or open them.
+    """
+
+    gate_bias: float = field(default=-3.0, metadata={"help": "Where the gates' bias starts; lower is more closed."})
+    gate_rate: float = field(default=5.0, metadata={"help": "How many times the learning rate the gates get."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = DiselType.DISEL
+        if isinstance(self.gate_bias, bool) or not isinstance(self.gate_bias, (int, float)):
+            raise ValueError(f"`gate_bias` must be a number, not {shown(self.gate_bias)}.")
+        check_number("gate_bias", abs(self.gate_bias), 0)
+        check_number("gate_rate", self.gate_rate, 0, strict=True)
+
+    @property
+    def title(self) -> str:
+        return "DISeL"
+
+    @property
+    def detail(self) -> str:
+        return f"rank {self.r}, a gate for each"

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the registry knows of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTuner
+
+from ..method import SlimConfig
+from .experts import Experts
+
+
+Configure = Callable[[SlimConfig, Mapping[str, Any], Mapping[str, tuple[int, int]]], PeftConfig]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that can be trained, checked, and shown as a row.
+
+    Attributes:
+        name: of `--method`.
+        title: what people call it.
+        peft_type: what its files say it is.
+        configure: makes its configuration, from SLIM's of the same run, which has the budget; the user's options for
+            this method; and (C_in, C_out) of the base's Linears, but for its head, by name. Raises ValueError or
+            TypeError for what cannot be.
+        config_cls: of its configuration.
+        tuner: the PEFT tuner, where it is one of this package.
+        experts: what it is at one place, where rows of the engine are computed by it.
+        finish: what happens to a trained adapter before it is written.
+        rates: by ending of a parameter's name, how many times the learning rate it gets, without weight decay; from
+            its configuration.
+        options: names of the options that `configure` takes, where they are not the fields of `config_cls`.
+    """
+
+    name: str
+    title: str
+    peft_type: str
+    configure: Configure
+    config_cls: type[PeftConfig]
+    tuner: type[BaseTuner] | None = None
+    experts: type[Experts] | None = None
+    finish: Callable[[PeftModel, Mapping[str, Any]], None] | None = None
+    rates: Callable[[Any], dict[str, float]] | None = None
+    options: tuple[str, ...] | None = None
+
+    def option_names(self) -> set[str]:
+        """What may be set for this method alone."""
+        if self.options is not None:
+            return set(self.options)
+        return {field.name for field in fields(self.config_cls)} - GIVEN
+
+
+# Set by the run, for all methods alike, or by the library.
+GIVEN = {
+    *("auto_mapping", "base_model_name_or_path", "exclude_modules", "format_version", "inference_mode"),
+    *("layers_pattern", "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision"),
+    *("target_modules", "task_type", "trainable_token_indices"),
+}
+SHARED = (
+    *("dropout", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
+    "trainable_token_indices",
+)
+
+
+def named_targets(slim: SlimConfig) -> set[str] | None:
+    """The Linears that the user named; None if nobody did."""
+    return None if slim.target_modules == "all-linear" else slim.target_modules  # type: ignore[return-value]
+
+
+def common_fields(slim: SlimConfig) -> dict[str, Any]:
+    """What every method of this package takes from SLIM's configuration: rank and factor of an expert, and where."""
+    return {name: getattr(slim, name) for name in SHARED} | {
+        "task_type": "CAUSAL_LM",
+        "r": slim.r,
+        "alpha": slim.alpha,
+        "target_modules": named_targets(slim),
+    }

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What PEFT has itself: LoRA, on all Linears or on the MLPs alone, rewound or without intruders, DoRA, and OFT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, OFTConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.intruders import reduce_intruder_dimension
+from torch import nn
+
+from ..method import SlimConfig, SlimModel, check_integer, check_number
+from .entry import SHARED, Configure, Method
+from .oft import OftExperts
+from .places import mlp_linears
+
+
+Linears = Mapping[str, tuple[int, int]]
+REWOUND = 0.5
+# PEFT's own defaults for `reduce_intruder_dimension`: directions looked at, cosine below which one is an intruder, and
+# the share of it that is taken away.
+INTRUDERS = {"top_k": 10, "threshold": 0.5, "share": 0.75}
+
+
+def _lora(slim: SlimConfig, options: Mapping[str, Any], linears: Linears, dora: bool = False) -> LoraConfig:
+    """At SLIM's total rank, and with its factor alpha / r."""
+    shared = {name: getattr(slim, name) for name in SHARED if name != "dropout"}
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=slim.num_experts * slim.r,
+        lora_alpha=slim.num_experts * slim.alpha,  # type: ignore[arg-type]  # a factor, which PEFT calls an int
+        lora_dropout=slim.dropout,
+        target_modules=slim.target_modules,
+        use_dora=dora,
+        **shared,
+    )
+
+
+def _lora_mlp(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> LoraConfig:
+    """On the Linears of the MLPs alone. In PEFT's own comparison of methods it learned more and forgot less."""
+    if slim.target_modules != "all-linear":
+        raise ValueError("lora-mlp names its Linears itself; leave --target out, or choose lora.")
+    found = _lora(slim, options, linears)
+    found.target_modules = mlp_linears(linears)  # type: ignore[assignment]  # as PEFT itself keeps a list
+    if not found.target_modules:
+        raise ValueError("lora-mlp adapts the Linears of MLPs, and this base has none that are known here.")
+    return found
+
+
+def _rewound(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> LoraConfig:
+    check_number("scale", options.get("scale", REWOUND), 0, strict=True)
+    return _lora(slim, options, linears)
+
+
+def rewind(model: PeftModel, options: Mapping[str, Any]) -> None:
+    """Multiply what a trained LoRA adds by `scale`, in its alpha: towards the base it regains what it forgot."""
+    scale = options.get("scale", REWOUND)
+    for name in model.active_adapters:
+        config = cast(LoraConfig, model.peft_config[name])
+        config.lora_alpha *= scale
+        for layer in _layers(model):
+            layer.scaling[name] *= scale
+
+
+def _without_intruders(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> LoraConfig:
+    chosen = INTRUDERS | dict(options)
+    check_integer("top_k", chosen["top_k"], 1)
+    check_number("threshold", chosen["threshold"], 0)
+    check_number("share", chosen["share"], 0)
+    return _lora(slim, options, linears)
+
+
+@torch.no_grad()
+def reduce_intruders(model: PeftModel, options: Mapping[str, Any]) -> None:
+    """Take from a trained LoRA directions that the base does not have (Shuttleworth et al., arXiv 2410.21228).
+
+    Raises:
+        ValueError: if the base is quantised, so that its directions cannot be computed.
+    """
+    chosen = INTRUDERS | dict(options)
+    name, reduced = model.active_adapters[0], "without-intruders"
+    if any(layer.quantization_backend is not None for layer in _layers(model)):
+        raise ValueError("lora-intruders needs the base's weights in full precision; leave --four-bit out.")
+    reduce_intruder_dimension(
+        model,
+        old_adapter_name=name,
+        new_adapter_name=reduced,
+        top_k=chosen["top_k"],
+        threshold_epsilon=chosen["threshold"],
+        mitigation_lambda=chosen["share"],
+        logging_sink=None,
+    )
+    for layer in _layers(model):
+        if reduced in layer.lora_A:
+            for factors in (layer.lora_A, layer.lora_B):
+                cast(nn.Linear, factors[name]).weight.copy_(cast(nn.Linear, factors[reduced]).weight)
+    model.set_adapter(name)
+    model.delete_adapter(reduced)
+
+
+def _layers(model: nn.Module) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _oft(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> OFTConfig:
+    """Blocks of 32, PEFT's own default. It has no rank that could be set to SLIM's."""
+    shared = {name: getattr(slim, name) for name in SHARED if name not in ("dropout", "trainable_token_indices")}
+    if slim.trainable_token_indices:
+        raise ValueError("PEFT trains no single tokens beside OFT; leave --train-closing-token out.")
+    return OFTConfig(task_type="CAUSAL_LM", target_modules=slim.target_modules, **(shared | dict(options)))
+
+
+def _slim(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> SlimConfig:
+    return slim
+
+
+def _variant(
+    name: str,
+    title: str,
+    configure: Configure,
+    finish: Callable[..., None] | None = None,
+    options: tuple[str, ...] = (),
+) -> Method:
+    return Method(name, title, "LORA", configure, LoraConfig, finish=finish, options=options)
+
+
+LORA = _variant("lora", "LoRA", _lora)
+DORA = _variant("dora", "DoRA", partial(_lora, dora=True))
+LORA_MLP = _variant("lora-mlp", "LoRA on the MLPs", _lora_mlp)
+LORA_REWOUND = _variant("lora-rewound", "LoRA, rewound", _rewound, rewind, ("scale",))
+LORA_INTRUDERS = _variant(
+    "lora-intruders", "LoRA without intruders", _without_intruders, reduce_intruders, tuple(INTRUDERS)
+)
+OFT = Method("oft", "OFT", "OFT", _oft, OFTConfig, experts=OftExperts, options=("oft_block_size",))
+SLIM = Method("slim", "SLIM", "SLIM", _slim, SlimConfig, SlimModel, options=())

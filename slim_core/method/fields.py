@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the fields of a configuration may have their values. Each check names the field and what would be right."""
+
+from __future__ import annotations
+
+import sys
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"`{name}` must be a whole number, not {shown(value)}.")
+    if value < least:
+        raise ValueError(f"`{name}` must be {least} or more, not {shown(value)}.")
+
+
+def check_number(name: str, value: object, least: float, below: float | None = None, strict: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+        raise ValueError(f"`{name}` must be a finite number, not {shown(value)}.")
+    if value < least or (strict and value == least) or (below is not None and value >= below):
+        low = f"above {least}" if strict else f"{least} or more"
+        high = "" if below is None else f" and below {below}"
+        raise ValueError(f"`{name}` must be {low}{high}, not {shown(value)}.")
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is a number that a float can be. Python compares whole numbers of any length, but converts few."""
+    return abs(value) <= sys.float_info.max
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {shown(value)}.")
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a sentence, not long: Python itself writes no number of many thousand digits."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "one of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:58] + "…" + text[-1]
