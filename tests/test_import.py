@@ -43,16 +43,25 @@ def test_help_waits_for_nothing_and_is_quiet():
 
 
 KNOWS = (
-    'from peft import PEFT_TYPE_TO_CONFIG_MAPPING as known; print([known[k].__name__ for k in known if k == "SLIM"])'
+    "from peft import PEFT_TYPE_TO_CONFIG_MAPPING as known; "
+    'print([known[k].__name__ for k in known if k in ("SLIM", "DISEL")])'
 )
 
 
-@pytest.mark.parametrize("order", ["import slim_core, peft", "import peft, slim_core", "import slim_core.method"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import slim_core, peft",
+        "import peft, slim_core",
+        "import slim_core.method",
+        "import slim_core.baselines",
+    ],
+)
 def test_peft_knows_slim_whichever_is_imported_first(order):
     done = python("-c", f"{order}; {KNOWS}")
     # What PEFT's own imports say before there is a SLIM to hush them is not ours: bitsandbytes, on some processors.
     said = python("-c", "import peft").stderr if order.startswith("import peft") else ""
-    assert (done.stdout, done.stderr) == ("['SlimConfig']\n", said)
+    assert (done.stdout, done.stderr) == ("['SlimConfig', 'DiselConfig']\n", said)
 
 
 def test_names_come_with_their_first_use():

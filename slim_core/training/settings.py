@@ -207,6 +207,11 @@ class TrainSettings:
             raise TrainingError(f"--validation-share must be at least 0 and below 1, not {self.validation_share}.")
         if self.max_length is not None and self.max_length < 2:
             raise TrainingError(f"--max-length must be 2 tokens or more, not {self.max_length}.")
+        none = self.validation_share == 0 and not self.validation and self.validation_split is None
+        if self.early_stopping is not None and none:
+            raise TrainingError(
+                "--early-stopping needs validation data; set --validation-share above 0, or give some."
+            )
         if not 0 <= self.seed < 2**31:
             raise TrainingError(f"--seed must be at least 0 and below 2**31, not {self.seed}.")
 

@@ -210,7 +210,7 @@ def test_info_says_what_an_adapter_is(world):
 
 def test_info_of_a_lora(world):
     result = run("info", world / "lora")
-    assert "LORA" in result.output and "q_proj, v_proj" in result.output and str(world / "base") in result.output
+    assert "LoRA" in result.output and "q_proj, v_proj" in result.output and str(world / "base") in result.output
 
 
 @pytest.mark.parametrize("with_text", [False, True])

@@ -36,7 +36,7 @@ def test_what_cannot_be_is_a_sentence(ids):
     model = trained(ids)
     with pytest.raises(ValueError, match=r"non-existing adapter.*: other; "), adapter_rows(model, ["other"]):
         pass
-    with pytest.raises(ValueError, match="no SLIM layer"), adapter_rows(build("llama"), ["__base__"]):
+    with pytest.raises(ValueError, match="no adapter whose rows"), adapter_rows(build("llama"), ["__base__"]):
         pass
     once, twice = adapter_rows(model, ["default"]), adapter_rows(model, ["default"])
     with once, pytest.raises(RuntimeError, match="one call at a time"), twice:
