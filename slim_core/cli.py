@@ -162,7 +162,7 @@ def train(
         str, typer.Option(rich_help_panel=BUDGET, help="cross-entropy, eaft or mask-the-target, with any method.")
     ] = "cross-entropy",
     loss_weight: Annotated[
-        float | None, typer.Option(rich_help_panel=BUDGET, help="Factor of what mask-the-target adds. [default: 1]")
+        float | None, typer.Option(rich_help_panel=BUDGET, help="Factor of what mask-the-target adds. (default: 1)")
     ] = None,
     early_stopping: Annotated[
         int | None,
@@ -171,7 +171,7 @@ def train(
         ),
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(rich_help_panel=BUDGET, help="Steps between validations. [default: each epoch]")
+        int | None, typer.Option(rich_help_panel=BUDGET, help="Steps between validations. (default: each epoch)")
     ] = None,
     seed: Annotated[
         int, typer.Option(rich_help_panel=BUDGET, help="Random seed of split, order and initial weights.")

@@ -188,11 +188,8 @@ class _Extras(NamedTuple):
     rows: dict[str, tuple[tuple[int, ...], Tensor]]
 
 
-def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Beside]:
+def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[SlimConfig, dict[str, Tensor], _Extras]:
     """Its config and weights in SLIM's form, after checking once more that they fit this model."""
-    weights = adapter.folder / WEIGHTS
-    if not weights.is_file():
-        raise AdapterError(f"The files of {shown(adapter.label)} were removed; add the adapter again.")
     base = describe_base(model)
     config, tensors = _checked_again(adapter, base)
     beside = _taken_out(config, tensors, base)

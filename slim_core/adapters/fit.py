@@ -95,7 +95,8 @@ def adapted_linears(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     whole = gated_mlps(base.linears) if experts is not None and "mlp" in experts.kinds else {}
     wrong = next((name for name in sorted(base.others - whole.keys()) if is_target(config, name)), None)
     if wrong is not None:
-        refuse("target_modules", f"names `{wrong}`, which is not a Linear; only Linears can be adapted")
+        what = "Linear or gated MLP" if experts is not None and "mlp" in experts.kinds else "Linear"
+        refuse("target_modules", f"names `{wrong}`, which is not a {what}; only {what}s can be adapted")
     targets = tuple(name for name in (*whole, *base.linears) if is_target(config, name))
     inside = next((n for n in targets if any(n.startswith(f"{mlp}.") for mlp in whole if mlp in targets)), None)
     if inside is not None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..base.errors import EngineError, is_failure, is_out_of_memory, out_of_memory_sentence
-from ..method import BASE_ROW, SlimLayer
+from ..method import context_of
 from ..outside.errors import first_line
-from ..peft_tools import RowRouting, adapter_rows, trace_routing
+from ..peft_tools import RowRouting, adapter_rows, trace_routing, traceable_adapters
 from .cache import growing_cache
 from .drift import LOGITS_AT_ONCE
 from .forward import forward_arguments
@@ -117,13 +117,13 @@ def _read(
     mask = (columns >= padding).long() if bool(padding.any()) else None
     positions = (columns - padding).clamp_min_(0)
     rows = [peft_name(name) for name in variants] * len(reads)
-    adapted = any(isinstance(module, SlimLayer) for module in model.modules())
+    adapted, traceable = context_of(model) is not None, traceable_adapters(model)
     with ExitStack() as scopes:
         trace = None
         if adapted:
             own = not any(strength is not None for strength in strengths)
             scopes.enter_context(adapter_rows(model, rows, None if own else [*strengths] * len(reads)))
-            if routing and any(row != BASE_ROW for row in rows):
+            if routing and any(row in traceable for row in rows):
                 trace = scopes.enter_context(trace_routing(model))
         cache = growing_cache(model.config)
         logits = model(**forward_arguments(model, ids, positions, mask, cache, keep=keep)).logits[:, -keep:]

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ..base.messages import Message
+from ..baselines import KINDS as OTHER_METHODS
 from ..peft_tools import identity_share
 
 
-# "base", "lora", "slim", or another method of `slim_core.baselines` in small letters.
+# One of `ALL_KINDS`.
 Kind = str
+ALL_KINDS = ("base", "lora", "slim", *map(str.lower, OTHER_METHODS))
 # waiting: in the queue for the model. reading: the prompt runs through the model. writing: tokens come. done: see
 # `finish_reason`.
 State = Literal["waiting", "reading", "writing", "done"]

@@ -110,7 +110,7 @@ def check_file_names(names: Iterable[str]) -> None:
         raise _refusal("pytorch_model.bin", MODEL)
 
 
-def check_contents(raw: dict[str, Any], tensors: Iterable[str], prefixes: Iterable[str]) -> None:
+def pickle_among(names: Iterable[str]) -> str | None:
     """The pickle that may be an adapter, of names in lower case; None if there is none."""
     found = sorted(name for name in names if name.endswith(PICKLES) and not TRAINER_STATE.match(name))
     return next((name for name in found if name.startswith("adapter_model")), next(iter(found), None))
@@ -150,7 +150,7 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
     return f"; an adapter is `{CONFIG}` and `{WEIGHTS}`, as PEFT's `save_pretrained` writes them."
 
 
-def check_contents(raw: dict[str, Any], tensors: Iterable[str]) -> None:
+def check_contents(raw: dict[str, Any], tensors: Iterable[str], prefixes: Iterable[str]) -> None:
     """Refuse an adapter of another library, or a whole model, judging by its fields and tensor names.
 
     Args:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...adapters import clean_label
-from ...inference.types import Drift, FinishReason, Kind, RoutingRecord, RowStep, Sampling, Variant, VariantDrift
+from ...inference.types import ALL_KINDS, Drift, FinishReason, RoutingRecord, RowStep, Sampling, Variant, VariantDrift
 from ..backend import Backend
 from ..limits import LimitError, check_prompt, check_sampling, check_strength, check_text
 from ..state.columns import BASE, columns
@@ -226,7 +226,7 @@ def _load_variant(name: str, other_base: str, data: Any, current: Variant) -> Va
     if not other_base and (data is None or name == BASE):
         return current
     data = _object(data, "variant")
-    if data.get("kind") not in get_args(Kind):
+    if data.get("kind") not in ALL_KINDS:
         raise LimitError("An answer in the conversation is of no known kind.")
     label = clean_label(check_text(data.get("label"), "A name in the conversation"))
     detail = clean_label(check_text(data.get("detail"), "A detail in the conversation"))
