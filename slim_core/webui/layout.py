@@ -41,7 +41,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         config: limits and the like.
         results: what is stored on forgetting; None where there is nothing.
     """
-    empty, info, visits = Session(), backend.engine.info, Visits()
+    empty, info, visits = Session(), backend.engine.info, Visits(backend.visitor_adapters.leave)
     with Interface(title=TITLE, fill_width=True, analytics_enabled=False) as demo:
         page = Page(
             backend=backend,
@@ -117,9 +117,9 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         add_api(backend, config)
 
         def left(request: gr.Request) -> None:
-            """A visitor closed the page: what they brought goes. The conversation is kept for an hour."""
+            """A visitor closed the page: files go, and in a minute adapters. The conversation is kept for an hour."""
             page.uploads.drop(str(request.session_hash))
-            backend.visitor_adapters.leave(str(request.session_hash))
+            page.visits.close(str(request.session_hash))
 
         demo.unload(left)
     # With "auto" Gradio notifies all waiting clients of each start, in the loop that starts their events; one that has

@@ -24,6 +24,7 @@ from slim_core.outside.files import CONFIG, WEIGHTS
 from slim_core.paths import DEMO
 from slim_core.webui.config import Config
 from slim_core.webui.launch import open_engine
+from slim_core.webui.state import visits
 from slim_core.webui.tabs import adapters as tab
 from slim_core.webui.wire.forgetting import read_results
 from tests.outside.hub_server import Hub, serve
@@ -82,7 +83,9 @@ def demo(made, tmp_path_factory):
     before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("private"))
     engine = open_engine(Config(device="cpu"), DEMO)
     site = Site(engine, read_results(DEMO / "results.json"), max_upload=5_000_000, adapters=str(made))
-    yield site
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visits, "PATIENCE", 0.2)
+        yield site
     site.close()
     tempfile.tempdir = before
 
@@ -189,6 +192,30 @@ def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):
     until(lambda: len(demo.engine.variants) == 3 and not cached(demo))
     v.tab("Forgetting")
     expect(v.page.locator('.slim-score[data-kind="slim"]').first).to_be_attached()
+
+
+def test_an_upload_is_still_there_when_its_page_is_loaded_again(open_visit, demo, made, monkeypatch):
+    monkeypatch.setattr(visits, "PATIENCE", 600.0)
+    v, other = open_visit(), open_visit()
+    upload(v, files(made / "mine"), "Mine")
+    expect_ready(v)
+    v.page.reload()
+    v.ready()
+    v.tab("Compare")
+    expect(heads(v)).to_have_text(["Base", "Mine", "SLIM"])
+    v.ask("What is the capital of France?")
+    expect(v.answer("lora").locator(".slim-name")).to_have_text("Mine")
+    expect(v.answer("lora").locator(".slim-error")).to_be_hidden()
+    v.tab("Adapters")
+    expect(shelf(v, SECOND)).to_contain_text("Mine")
+    # Nobody else's page has it, not even loaded again.
+    other.page.reload()
+    other.ready()
+    other.tab("Compare")
+    expect(heads(other)).to_have_text(["Base", "LoRA", "SLIM"])
+    monkeypatch.setattr(visits, "PATIENCE", 0.2)
+    v.page.close()
+    until(lambda: len(demo.engine.variants) == 3)
 
 
 def test_bad_files_are_a_sentence_each_and_the_column_stays(open_visit, demo, made, tmp_path):

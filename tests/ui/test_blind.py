@@ -11,6 +11,7 @@ from tests.ui.scripted import ScriptedEngine
 from tests.ui.test_access import open_tab, serious
 from tests.ui.test_files import save
 from tests.ui.test_kept import Restartable, bar, records, reload, restart
+from tests.ui.test_visitors import forget
 
 
 # A name of ours, but not of a class or a property of all that is ours ("slim-answer", "--slim-line").
@@ -163,6 +164,25 @@ def test_a_reload_hides_as_before(visit, same_words):
     expect(v.page.get_by_label("Hide who answers")).to_be_checked()
     ballot(v).get_by_role("button", name="A", exact=True).click()
     expect(said(v)).to_contain_text("You voted for")
+
+
+@pytest.mark.parametrize("how", ["example", "retry"])
+def test_an_app_that_has_forgotten_hides_as_before(visit, site, same_words, how):
+    v = visit()
+    hide(v)
+    if how == "retry":
+        v.ask("Hello")
+    forget(site)
+    if how == "example":
+        v.page.locator(".slim-example").first.click()
+        v.done()
+        expect(ballot(v)).to_be_visible()
+    else:
+        v.button("Retry all").click()
+    expect(v.warning).to_contain_text("has forgotten this conversation")
+    expect(heads(v)).to_have_text(["A", "B", "C"])
+    expect(v.page.get_by_label("Hide who answers")).to_be_checked()
+    assert NAMES.findall(markup(v)) == []
 
 
 def test_the_browser_keeps_no_answer_before_the_vote(visit, mortal):

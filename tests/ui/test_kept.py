@@ -369,3 +369,19 @@ def test_what_is_kept_is_bounded(visit):
     assert size < 4_100_000
     # The latest are there.
     assert sorted(ids) == [f"slim-kept-other{i}" for i in (10, 11, 8, 9)]
+
+
+@pytest.mark.nightly
+def test_who_restores_is_told_which_adapter_to_add_again(visit, mortal):
+    v = visit(url=mortal.url)
+    v.ask("One")
+    v.page.wait_for_function("() => Object.keys(localStorage).some((key) => key.startsWith('slim-kept-'))")
+    v.page.evaluate("""() => {
+        const key = Object.keys(localStorage).find((key) => key.startsWith("slim-kept-"));
+        const record = JSON.parse(localStorage[key]), text = JSON.parse(record.text);
+        text.own = { lora: "Mine" };
+        localStorage[key] = JSON.stringify({ ...record, text: JSON.stringify(text) });
+    }""")
+    restart(v, mortal)
+    bar(v).get_by_role("button", name="Restore").click()
+    expect(v.warning).to_contain_text("Your adapter “Mine” is no longer here; add it again under Adapters.")

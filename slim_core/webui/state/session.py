@@ -171,7 +171,8 @@ class Session:
         ticket: nobody can guess it: with it a page that is loaded again finds its conversation.
         user: the name that the visitor signed in with, if they had to.
         pages: how many pages show it, or did within the last hour: a page that was loaded again is another one.
-        owner: Gradio's name for the visit.
+        owner: whose the adapters are that the visitor brings; empty where no page was opened.
+        page: Gradio's name for the latest page that shows it.
         own_variants: the visitor's own adapters, by column.
         turns: the conversation, oldest first.
         run: what is being written now, if anything.
@@ -193,6 +194,7 @@ class Session:
         self.user: str | None = None
         self.pages = 0
         self.owner = ""
+        self.page = ""
         self.own_variants: dict[str, Variant] = {}
         self.turns: list[Turn] = []
         self.run: Run | None = None

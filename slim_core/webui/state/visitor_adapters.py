@@ -19,7 +19,7 @@ from ..words import base_name
 from .session import Session
 
 
-LOST = "Your adapter “{label}” was removed when your connection broke; add it again."
+LOST = "Your adapter “{label}” was removed a minute after its page was closed or lost its connection; add it again."
 
 
 class VisitorAdapters:

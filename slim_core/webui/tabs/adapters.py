@@ -25,7 +25,7 @@ from ..words import size
 HUB = "https://huggingface.co/"
 LEAD = (
     "Put your own LoRA or SLIM adapter beside the base model. It is only read, never run, and checked before it is "
-    "used. Nobody else sees it, and it is deleted when you leave."
+    "used. Nobody else sees it, and it is deleted a minute after you leave."
 )
 # Checks read a whole file each; more at once would only wait for the disk and the processor.
 CHECKS_AT_ONCE = 8
@@ -126,7 +126,7 @@ class AdapterHandlers:
         if not paths:
             yield warn(LimitError(f"Choose the files first: {CONFIG} and {WEIGHTS}."))
             return
-        with self.page.uploads.reading(session.owner, paths):
+        with self.page.uploads.reading(session.page, paths):
             # At once, so that files that are chosen while these are checked stay.
             yield {self.files: None}
             source = Upload(tuple(UploadedFile(Path(path).name, Path(path)) for path in paths))

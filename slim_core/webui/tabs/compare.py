@@ -77,6 +77,8 @@ def build(
     handlers = Handlers(page, Controls(prompt, fields, send, stop, retry, undo, new, view, export, hide))
     page_load, voting = PageLoad(handlers), Voting(handlers)
     values = list(fields.values())
+    # Also what is hidden, which a server that has forgotten the visitor does not know.
+    asked = [*values, hide]
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
     light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
@@ -92,21 +94,21 @@ def build(
     }
     # The prompt is sent before its box is emptied. If it never arrives, it is put back.
     take = "(session, prompt, ...values) => [session, slim.prompt.take(prompt), ...values]"
-    sent = gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *values], js=take, **work)
+    sent = gr.on([prompt.submit, send.click], handlers.submit, [page.session, prompt, *asked], js=take, **work)
     sent.failure(None, js="() => slim.prompt.back()", api_visibility="private")
 
     def connect(buttons: tryout.Buttons) -> None:
         for button, text in buttons:
-            button.click(handlers.example(text), [page.session, *values], **work)
+            button.click(handlers.example(text), [page.session, *asked], **work)
 
     connect(examples)
     page.headline.open(lambda: gr.Tabs(selected="forgetting"), None, [tabs], **quick)
-    retry.click(handlers.retry, [page.session, *values], **work)
-    page.transcript.retry_one(handlers.retry_one, [page.session, *values], **work)
-    page.transcript.set_gate(handlers.set_gate, [page.session, *values], **work)
+    retry.click(handlers.retry, [page.session, *asked], **work)
+    page.transcript.retry_one(handlers.retry_one, [page.session, *asked], **work)
+    page.transcript.set_gate(handlers.set_gate, [page.session, *asked], **work)
     page.meter.peek(handlers.peek, [page.session], [page.meter], trigger_mode="multiple", **quick)
-    page.transcript.edit_turn(handlers.edit, [page.session, *values], **work)
-    page.transcript.vote(voting.vote, [page.session], handlers.outputs, **light)
+    page.transcript.edit_turn(handlers.edit, [page.session, *asked], **work)
+    page.transcript.vote(voting.vote, [page.session, hide], handlers.outputs, **light)
     hide.input(voting.hide, [page.session, hide], handlers.outputs, **light)
     page.transcript.stop_one(handlers.stop_one, [page.session], None, **quick)
     stop.click(handlers.stop_all, [page.session], None, **quick)

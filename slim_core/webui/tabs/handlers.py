@@ -118,7 +118,7 @@ class Handlers:
 
     def submit(self, session: Session, prompt: Any, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """A new prompt for all columns. The page has emptied the box; a refused prompt is put back."""
-        if self.lost(session, request):
+        if self.lost(session, request, values[-1]):
             yield self.cleared(session) | {self.page.mailbox: self.letter("refused")}
             return
         begun = False
@@ -138,7 +138,7 @@ class Handlers:
         """
 
         def ask(session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
-            if self.lost(session, request):
+            if self.lost(session, request, values[-1]):
                 yield self.cleared(session)
             if session.run is None and all(turn.prompt in self.examples for turn in session.turns):
                 session.clear()
@@ -154,7 +154,7 @@ class Handlers:
 
     def retry(self, session: Session, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Ask the last prompt again with the current settings."""
-        if self.lost(session, request):
+        if self.lost(session, request, values[-1]):
             yield self.cleared(session)
         elif session.turns:
             last = session.turns[-1]
@@ -162,7 +162,7 @@ class Handlers:
 
     def retry_one(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Ask the last prompt again for one column."""
-        if self.lost(session, request):
+        if self.lost(session, request, values[-1]):
             yield self.cleared(session)
             return
         column = blind.column_of(session, self.backend, event._data.get("column"))
@@ -171,7 +171,7 @@ class Handlers:
 
     def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Set the strength of a column's gate and write its last answer again, so that the difference shows."""
-        if self.lost(session, request):
+        if self.lost(session, request, values[-1]):
             yield self.cleared(session)
             return
         column = event._data.get("column")
@@ -198,7 +198,7 @@ class Handlers:
 
     def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Change an earlier prompt; all later turns are dropped."""
-        if self.lost(session, request):
+        if self.lost(session, request, values[-1]):
             yield self.cleared(session)
             return
         turn = session.turn(event._data.get("turn"))
@@ -212,7 +212,10 @@ class Handlers:
         yield from self._answer(session, Turn(turn.id, text, "", {}), None, values)
 
     def _answer(self, session: Session, turn: Turn, only: str | None, values: tuple) -> Generator[Updates, None, bool]:
-        """Answer a turn in all columns or one and show it while it is written. Returns whether it was started."""
+        """Answer a turn in all columns or one and show it while it is written. Returns whether it was started.
+
+        `values` are the settings, and whether the page hides who answers.
+        """
         if session.run is None and session.renew(self.backend.generation):
             # The existing answers are from another base.
             turn, only = Turn(turn.id, turn.prompt, "", {}), None
@@ -220,7 +223,7 @@ class Handlers:
             yield self.page.column_updates(session)
             return False
         try:
-            chosen = settings.check(dict(zip(settings.NAMES, values, strict=True)), self.longest)
+            chosen = settings.check(dict(zip(settings.NAMES, values[:-1], strict=True)), self.longest)
         except LimitError as error:
             yield warn(error)
             return False
@@ -345,7 +348,7 @@ class Handlers:
             return warn(STILL)
         if not isinstance(path, str):
             return warn(LimitError("Choose a file first."))
-        with self.page.uploads.reading(session.owner, [path]):
+        with self.page.uploads.reading(session.page, [path]):
             loaded = columns(session, self.backend)
             base = base_name(self.backend.engine.info)
             try:
@@ -370,17 +373,20 @@ class Handlers:
     def adopt(self, session: Session, request: gr.Request) -> None:
         """The session belongs to the visitor of this page."""
         session.opened = True
-        session.owner, session.user = str(request.session_hash), request.username
+        # The ticket is secret, and a page that is loaded again still has it.
+        session.owner, session.page, session.user = session.ticket, str(request.session_hash), request.username
         # With many visitors, Gradio silently forgets the oldest.
         weakref.finalize(session, self.backend.visitor_adapters.leave, session.owner).atexit = False
         self.page.visits.arrive(session)
         session.renew(self.backend.generation)
 
-    def lost(self, session: Session, request: gr.Request) -> bool:
-        """Whether the page was opened with a session that is not there any more; says so once."""
+    def lost(self, session: Session, request: gr.Request, hidden: Any = False) -> bool:
+        """Whether the page was opened with a session that is not there any more; says so once. What it hid is hidden
+        on."""
         if session.opened:
             return False
         self.adopt(session, request)
+        session.blind = hidden is True
         notice(
             "The app was restarted, or had too many visitors, and has forgotten this conversation. Restore what "
             "this browser keeps of it, or press Enter to send a prompt in a new one.",

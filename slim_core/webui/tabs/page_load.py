@@ -48,7 +48,7 @@ class PageLoad:
         session = earlier or session
         self.handlers.adopt(session, request)
         if again:
-            # They went with the page that brought them.
+            # They may have gone since the page that brought them was closed.
             for sentence in self.backend.visitor_adapters.drop_missing(session):
                 notice(sentence, "An adapter is gone")
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
@@ -58,8 +58,10 @@ class PageLoad:
             self._restore_strength(session, query["strength"])
         values = settings.restore(query if linked else stored_settings, self.handlers.longest)
         controls = self.handlers.controls
-        updates = {controls.fields[name]: value for name, value in values.items()}
+        updates: Updates = {controls.fields[name]: value for name, value in values.items()}
         updates |= self.handlers.whole(session, go_on=session.asked is not None, **({} if again else {"text": None}))
+        if session.own_variants:
+            updates |= self.page.column_updates(session)
         if again:
             updates[controls.view] = gr.Radio(value=session.view, visible=bool(session.turns))
         prompt = self._prompt(query.get("prompt", ""))
@@ -90,6 +92,8 @@ class PageLoad:
             yield warn(LimitError(f"What this browser saved cannot be restored. {error}"))
             return
         self.handlers.warn_of_other_base(conversation.other_base)
+        for label in (label for column, label in conversation.own.items() if column not in session.own_variants):
+            notice(f"Your adapter “{label}” is no longer here; add it again under Adapters.", "An adapter is gone")
         session.turns = conversation.turns
         session.blind = session.blind or conversation.blind
         for name, strength in conversation.strengths.items():

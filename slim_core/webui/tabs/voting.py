@@ -26,16 +26,16 @@ class Voting:
 
     def hide(self, session: Session, value: Any, request: gr.Request) -> Updates:
         """Hide who answers from now on, or show it; where there was no vote there will be none."""
-        session.blind = value is True
-        if self.handlers.lost(session, request):
+        if self.handlers.lost(session, request, value):
             return self.handlers.cleared(session)
+        session.blind = value is True
         if not session.blind:
             blind.reveal(session)
         return self.handlers.frame(session) | self.handlers.keep(session)
 
-    def vote(self, session: Session, event: gr.EventData, request: gr.Request) -> Updates:
+    def vote(self, session: Session, hidden: Any, event: gr.EventData, request: gr.Request) -> Updates:
         """The best answer to a prompt; then the names are revealed."""
-        if self.handlers.lost(session, request):
+        if self.handlers.lost(session, request, hidden):
             return self.handlers.cleared(session)
         turn = session.turn(event._data.get("turn"))
         if turn is None or turn.ballot is None or not turn.ballot.hides:

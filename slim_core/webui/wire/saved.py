@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...adapters import clean_label
 from ...inference.types import Variant
 from ..backend import Backend
-from ..limits import LimitError, check_strength
+from ..limits import LimitError, check_strength, check_text
 from ..state.columns import columns
 from ..state.session import LastRequest, Session, Turn
 from . import blind
@@ -36,6 +37,7 @@ class SavedConversation:
         strengths: how strongly gates close, by column.
         asked: what the latest turn still waits for; None where all have answered.
         blind: whether names were hidden until there is a vote.
+        own: names of the adapters that the visitor had brought, by column.
     """
 
     turns: list[Turn]
@@ -43,6 +45,7 @@ class SavedConversation:
     strengths: dict[str, float]
     asked: LastRequest | None
     blind: bool
+    own: dict[str, str]
 
 
 def dump(session: Session, backend: Backend, most: int = MOST) -> str:
@@ -71,6 +74,7 @@ def dump(session: Session, backend: Backend, most: int = MOST) -> str:
         "strengths": {name: strength for name, strength in strengths.items() if strength is not None},
         "asked": None if asked is None else asdict(asked),
         "blind": session.blind,
+        "own": {name: variant.label for name, variant in session.own_variants.items()},
     }
     return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "turns": [{", ".join(reversed(kept))}]}}'
 
@@ -118,7 +122,11 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     checked = {name: check_strength(x) for name, x in gated.items()}
     gates = {name: x for name, x in checked.items() if x is not None}
     asked = _asked(data.get("asked"), loaded) if turns else None
-    return SavedConversation(turns, other_base, gates, asked, data.get("blind") is True)
+    own = data.get("own", {})
+    if not isinstance(own, dict):
+        raise LimitError("The adapters in the conversation must be an object.")
+    labels = {name: clean_label(check_text(own[name], "A name in the conversation")) for name in loaded if name in own}
+    return SavedConversation(turns, other_base, gates, asked, data.get("blind") is True, labels)
 
 
 def _asked(data: Any, loaded: Mapping[str, Variant]) -> LastRequest | None:

@@ -147,7 +147,7 @@ def test_who_asks_with_an_adapter_that_is_gone_gets_a_sentence(backend, root):
         start(backend, session, Turn(1, "Hello", "", {}), ["base"], Sampling(), batched=True)
     assert session.run is None
     assert backend.visitor_adapters.drop_missing(session) == [
-        "Your adapter “Mine” was removed when your connection broke; add it again."
+        "Your adapter “Mine” was removed a minute after its page was closed or lost its connection; add it again."
     ]
     assert labels(session, backend) == ["Base", "LoRA", "SLIM"]
 

@@ -2,7 +2,11 @@
 """Pages that are loaded again, and those that nobody comes back to."""
 
 import gc
+import threading
 
+import pytest
+
+from slim_core.webui.state import visits as module
 from slim_core.webui.state.session import Session
 from slim_core.webui.state.visits import Visits
 
@@ -42,3 +46,64 @@ def test_a_session_that_gradio_has_forgotten_is_not_kept_here():
     del session
     gc.collect()
     assert visits.find(ticket, None) is None
+
+
+@pytest.fixture
+def timers(monkeypatch):
+    """Timers that go off when a test says so."""
+    begun = []
+
+    class Timer:
+        def __init__(self, seconds, call, given):
+            self.seconds, self.go = seconds, lambda: call(*given)
+
+        def start(self):
+            begun.append(self)
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    return begun
+
+
+def shown(visits, session, page):
+    session.page, session.owner = page, session.ticket
+    visits.arrive(session)
+
+
+def test_who_has_left_for_a_while_has_left(timers):
+    left = []
+    visits, session, other = Visits(left.append), Session(), Session()
+    shown(visits, session, "one"), shown(visits, other, "two")
+    visits.close("one")
+    assert left == [] and timers[0].seconds == module.PATIENCE == 60
+    timers[0].go()
+    assert left == [session.owner]
+    visits.close("one"), visits.close("never opened")
+    assert len(timers) == 1
+
+
+@pytest.mark.parametrize("first", ["closes", "opens"])
+def test_who_loads_the_page_again_has_not_left(first, timers):
+    left = []
+    visits, session = Visits(left.append), Session()
+    shown(visits, session, "one")
+    if first == "closes":
+        visits.close("one")
+    shown(visits, session, "one, again")
+    if first == "opens":
+        visits.close("one")
+    timers[0].go()
+    assert left == []
+    visits.close("one, again")
+    timers[1].go()
+    assert left == [session.owner]
+
+
+def test_a_session_that_is_gone_is_left_to_gradio(timers):
+    left = []
+    visits, session = Visits(left.append), Session()
+    shown(visits, session, "one")
+    visits.close("one")
+    del session
+    gc.collect()
+    timers[0].go()
+    assert left == []

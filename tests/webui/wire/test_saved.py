@@ -48,6 +48,30 @@ def test_what_is_being_asked_comes_back_as_that(answered, backend):
     assert list(found.turns[-1].answers) == ["base"]
 
 
+@pytest.mark.parametrize(
+    ("own", "found"),
+    [
+        ({"lora": "Mine"}, {"lora": "Mine"}),
+        ({}, {}),
+        ({"nobody": "Mine"}, {}),
+        ({"lora": "two\u202e\nlines"}, {"lora": "two lines"}),
+    ],
+)
+def test_whose_adapters_answered_comes_back(answered, backend, own, found):
+    data = json.loads(saved.dump(answered, backend))
+    assert data["own"] == {}
+    assert load(json.dumps(data | {"own": own}), backend).own == found
+    del data["own"]
+    assert load(json.dumps(data), backend).own == {}
+
+
+@pytest.mark.parametrize("own", [[], "lora", {"lora": 5}, {"lora": None}, {"lora": "\ud800"}])
+def test_what_names_no_adapters_is_refused(answered, backend, own):
+    data = json.loads(saved.dump(answered, backend)) | {"own": own}
+    with pytest.raises(LimitError):
+        load(json.dumps(data), backend)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(["base", "lora", "slim"])))
 @pytest.mark.parametrize("again", [None, 0, 1, 2])
 def test_before_a_vote_nothing_of_an_answer_is_kept(answered, backend, order, again):
