@@ -7,12 +7,16 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..paths import DEMO
 from .console import refuse, screen
+
+
+if TYPE_CHECKING:
+    from .compare_blind import BlindVote
 
 
 SAMPLING = "Sampling"
@@ -54,6 +58,9 @@ def compare(
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Load the base in 4 bits.")] = False,
     load_8bit: Annotated[bool, typer.Option("--load-8bit", help="Load the base in 8 bits.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. (default: a GPU if there is one)")] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Answers in random order without names, until you have chosen the best.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask base, LoRA, SLIM and other adapters the same question, in one batch on one copy of the base.
@@ -62,6 +69,7 @@ def compare(
     another; Ctrl-C ends the list and keeps the answers so far.
     """
     from ..inference import EngineError, Message, Sampling, load_engine
+    from .compare_blind import BlindVote
     from .compare_many import Many
 
     sampling = Sampling(
@@ -75,6 +83,8 @@ def compare(
         seed=seed,
     )
     try:
+        if blind and prompts is not None:
+            raise EngineError("--blind asks which answer to one question is the best; leave out --blind or --prompts.")
         # Before the model is loaded, so that errors in a file are reported at once.
         many = Many.read(prompt, prompts, output, as_json)
         base, lora, slim = _sources(base, lora, slim)
@@ -95,7 +105,7 @@ def compare(
         else:
             assert prompt is not None  # or `Many.read` had refused
             messages = (*([Message("system", system)] if system else []), Message("user", prompt))
-            failed = _run(engine, messages, sampling, strength, as_json)
+            failed = _run(engine, messages, sampling, strength, BlindVote(engine.variants) if blind else None, as_json)
     except EngineError as error:
         refuse(error)
     except KeyboardInterrupt:
@@ -125,7 +135,7 @@ def _check_strength(engine, strength: float | None) -> None:
         raise EngineError("No adapter here has a gate, so --strength has no effect.")
 
 
-def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> bool:
+def _run(engine, messages, sampling, strength: float | None, blind: BlindVote | None, as_json: bool) -> bool:
     """Answer and print. Returns whether all rows failed."""
     from rich.live import Live
 
@@ -142,7 +152,12 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
     with Live(console=console, refresh_per_second=8, transient=True, auto_refresh=live) as view:
         for step in engine.answer(rows, sampling):
             if live:
-                view.update(answers_view(engine.variants, step.rows))
+                view.update(answers_view(engine.variants, step.rows) if blind is None else blind.view(step.rows))
+    if blind is not None and not as_json:
+        console.print(blind.view(step.rows))
+        if any(row.error is None for row in step.rows):
+            blind.ask(console)
+        console.print(blind.sentence, soft_wrap=True, highlight=False)
     drift = None
     readers = {v.name: strength if v.name in gated else None for v in engine.variants[1:]}
     if step.rows[0].token_ids and readers:
@@ -157,6 +172,8 @@ def _run(engine, messages, sampling, strength: float | None, as_json: bool) -> b
             "identity_by_block": {r.variant: identity_by_block(r) for r in step.routing.values()},
             "times_less_likely": {d.variant: _finite(d.times_less_likely) for d in (drift.variants if drift else ())},
         }
+        if blind is not None:
+            output["blind"] = blind.record
         print(json.dumps(output, indent=2, ensure_ascii=False))
     else:
         console.print(answers_view(engine.variants, step.rows))

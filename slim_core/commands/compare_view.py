@@ -21,12 +21,14 @@ ENDINGS = {
 }
 
 
-def answers_view(variants: Sequence[Variant], rows: Sequence[RowStep]) -> Table:
-    """One column per variant: its name, its answer, its speed and why it ended."""
+def answers_view(variants: Sequence[Variant], rows: Sequence[RowStep], numbers: bool = True) -> Table:
+    """One column per variant: its name, its answer, and with `numbers` its speed and why it ended."""
     table = Table(expand=True)
     for variant in variants:
-        table.add_column(Text(f"{variant.label}\n{variant.detail}"), ratio=1, overflow="fold")
+        table.add_column(Text(f"{variant.label}\n{variant.detail}".strip()), ratio=1, overflow="fold")
     table.add_row(*(Text(row.text) if row.error is None else Text(row.error, style="red") for row in rows))
+    if not numbers:
+        return table
     table.add_section()
     table.add_row(*(Text(_footer(row), style="dim") for row in rows))
     return table
