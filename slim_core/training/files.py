@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import unicodedata
 import zlib
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from .parsing import NO_ARRAY, as_json, json_items, parse_json
 
 
 EXAMPLE = '{"prompt": "…", "completion": "…"}'
+PYTHON = re.compile(r"\s*\{\s*'")
 
 
 class Record(NamedTuple):
@@ -82,6 +84,8 @@ def read_file(path: Path) -> DataSource:
     fingerprint: dict[str, str | None] = {"sha256": hashlib.sha256(content).hexdigest()}
     if path.suffix.lower() == ".gz" and content:
         content = _unpacked(name, content)
+    if kind != ".parquet":
+        _check_other_content(name, content)
     if not content.strip():
         raise DataError(f"{name} is empty; it needs at least one record, such as {EXAMPLE}.")
     records, blank = READERS[kind](name, content)
@@ -93,6 +97,27 @@ def read_file(path: Path) -> DataSource:
 def _escaped(name: str) -> str:
     """A name on one line: control characters and invalid UTF-8 are escaped as in Python."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
+
+
+# What files begin with that are none of their ending: what they are, and what to do.
+OTHER_CONTENT = (
+    (b"\x1f\x8b", "is packed with gzip; let its name end in .gz"),
+    (b"PAR1", "is a Parquet file; let its name end in .parquet"),
+    (b"PK\x03\x04", "is a zip archive or an Excel file; unpack it, or save it as CSV"),
+    (b"\x28\xb5\x2f\xfd", "is packed with zstd; unpack it"),
+    (b"BZh", "is packed with bzip2; unpack it"),
+    (b"ARROW1", "is an Arrow file; save it as Parquet"),
+    (b"version https://git-lfs", "is a pointer of Git LFS in place of the file; fetch it with git lfs pull"),
+    (b"<!doctype html", "is a web page in place of the file; download the file itself"),
+    (b"<html", "is a web page in place of the file; download the file itself"),
+)
+
+
+def _check_other_content(name: str, content: bytes) -> None:
+    begin = content[:64].lstrip().lower()
+    for mark, what in OTHER_CONTENT:
+        if begin.startswith(mark.lower()):
+            raise DataError(f"{name} {what}.")
 
 
 def _unpacked(name: str, content: bytes) -> bytes:
@@ -137,12 +162,15 @@ def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
         if not line.strip():
             blank += number < len(lines)
             continue
-        array = line.lstrip().startswith("[")
-        remedy = (
-            "name the file .json if it is one JSON array"
-            if array
-            else f"each line must be one object such as {EXAMPLE}"
-        )
+        remedy = f"each line must be one object such as {EXAMPLE}"
+        if line.lstrip().startswith("["):
+            remedy = "name the file .json if it is one JSON array"
+        elif line.rstrip().endswith("},"):
+            remedy = "put no comma after an object, each line is one"
+        elif PYTHON.match(line):
+            remedy = "this is how Python shows a dict; write each line with json.dumps"
+        elif number == 1 and line.strip() == "{":
+            remedy = "write each object on one line, or name the file .json and put the objects between [ and ]"
         place = f"{name}, line {number}"
         records.append(_object(parse_json(line, place, remedy), place))
     return records, blank
@@ -197,6 +225,8 @@ def _header(row: list[str], place: str, delimiter: str) -> list[str]:
     names = [cell.strip() for cell in row]
     if len(names) == 1 and ";" in names[0]:
         raise DataError(f"{place}: the columns are separated by ; but must be by a comma; save the file with commas.")
+    if len(names) == 1 and "\t" in names[0]:
+        raise DataError(f"{place}: the columns are separated by tabs; name the file .tsv, or save it with commas.")
     if "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{place}: the first line must name each column once, such as prompt{delimiter}completion, not "

@@ -26,6 +26,20 @@ PAIRS = (
     ("query", "response", None),
     ("input", "output", None),
 )
+# One of these beside one of those is a pair too, where there is no second of either.
+QUESTIONS = ("prompt", "instruction", "question", "query", "input", "inputs", "problem", "user", "human")
+ANSWERS = (
+    "completion",
+    "response",
+    "output",
+    "outputs",
+    "answer",
+    "solution",
+    "targets",
+    "target",
+    "assistant",
+    "gpt",
+)
 TEXT = "text"
 # Next to `text` they show that it is a question, which training on plain text would miss.
 LABELS = ("label", "labels", "target", "summary")
@@ -37,6 +51,9 @@ NEEDED = (
     "or without `input`), or `question` and `answer`, or `text`; name other columns with --prompt-column and "
     "--completion-column, --messages-column, or --text-column"
 )
+
+
+Converter = Callable[[Record, "Layout"], list[Message]]
 
 
 class Layout(NamedTuple):
@@ -104,22 +121,57 @@ def _named_layout(columns: Columns) -> Layout | None:
 
 
 def _usual_layout(record: Record) -> Layout:
-    names = record.fields.keys()
+    # Their names in the record, by those that are known here: `Question` is `question`.
+    own = {name.casefold(): name for name in record.fields} | {name: name for name in record.fields}
+
+    def layout(columns: tuple[str, ...], convert: Converter | None, more: str | None = None) -> Layout:
+        system, tools = (tuple(own.get(name, name) for name in names) for names in (SYSTEM, TOOLS))
+        named = tuple(own[name] for name in columns)
+        history = None if convert is not _from_pair else own.get(HISTORY, HISTORY)
+        return Layout(named, convert, None if more is None else own.get(more, more), system, history, tools)
+
     for name in MESSAGES:
-        if name in names:
-            return Layout((name,), _from_messages)
+        if name in own:
+            return layout((name,), _from_messages)
     for prompt, completion, more in PAIRS:
-        if {prompt, completion} <= names:
-            return Layout((prompt, completion), _from_pair, more, history=HISTORY)
-    labels = [name for name in LABELS if name in names]
-    if TEXT in names and labels:
+        if {prompt, completion} <= own.keys():
+            return layout((prompt, completion), _from_pair, more)
+    talks = [name for name, value in record.fields.items() if _is_talk(value)]
+    if len(talks) == 1:
+        return layout((talks[0],), _from_messages)
+    labels = [own[name] for name in LABELS if name in own]
+    if TEXT in own and labels:
+        text = own[TEXT]
         raise DataError(
-            f"{record.place}: `{TEXT}` stands beside `{labels[0]}`, so it may be a question or a text to learn; say "
-            f"which with --prompt-column {TEXT} --completion-column {labels[0]}, or --text-column {TEXT}."
+            f"{record.place}: `{text}` stands beside `{labels[0]}`, so it may be a question or a text to learn; say "
+            f"which with --prompt-column {text} --completion-column {labels[0]}, or --text-column {text}."
         )
-    if TEXT in names:
-        return Layout((TEXT,), None)
+    if TEXT in own:
+        return layout((TEXT,), None)
+    asked, answered = ([name for name in names if name in own] for names in (QUESTIONS, ANSWERS))
+    if asked == ["instruction", "input"] and len(answered) == 1:
+        return layout((asked[0], answered[0]), _from_pair, asked[1])
+    if len(asked) == len(answered) == 1:
+        return layout((asked[0], answered[0]), _from_pair)
+    if {"chosen", "rejected"} <= own.keys():
+        raise DataError(
+            f"{record.place}: `{own['chosen']}` and `{own['rejected']}` are data for learning from preferences, which "
+            f"is not done here; to learn the answers that were chosen, pass {_chosen_flags(own, talks)}."
+        )
     raise DataError(f"{record.place}: the columns are {listed(record)}; {NEEDED}.")
+
+
+def _is_talk(value: Any) -> bool:
+    """Whether a value is a list of messages."""
+    messages = value if isinstance(value, list) else []
+    return bool(messages) and all(isinstance(m, dict) and {"role", "from"} & m.keys() for m in messages)
+
+
+def _chosen_flags(own: dict[str, str], talks: list[str]) -> str:
+    if own["chosen"] in talks:
+        return f"--messages-column {own['chosen']}"
+    asked = next((own[name] for name in QUESTIONS if name in own), "COLUMN")
+    return f"--prompt-column {asked} --completion-column {own['chosen']}"
 
 
 def listed(record: Record) -> str:
@@ -177,7 +229,7 @@ def _from_pair(record: Record, layout: Layout) -> list[Message]:
 
 
 def _turns(value: Any, name: str, role: str, place: str) -> list[Message]:
-    if isinstance(value, list) and value and all(isinstance(v, dict) and {"role", "from"} & v.keys() for v in value):
+    if _is_talk(value):
         return read_messages(value, name, place)
     if isinstance(value, dict | list):
         raise DataError(

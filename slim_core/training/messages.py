@@ -17,8 +17,8 @@ from .tools import CALL_KEYS, call_of_function, read_calls
 Message = dict[str, Any]
 ROLES = {
     "system": ("system", "developer"),
-    "user": ("user", "human"),
-    "assistant": ("assistant", "gpt", "model", "bot", "chatgpt", "function_call"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "model", "bot", "chatgpt", "ai", "function_call"),
     "tool": ("tool", "function", "observation", "tool_response"),
 }
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}

@@ -208,6 +208,44 @@ def read(path, columns=None):
     return to_conversations(source.records, columns or Columns())
 
 
+# A file's name, what it begins with, and what is said of it.
+OTHER_CONTENT = [
+    ("a.jsonl", b"\x1f\x8b\x08\x00", "a.jsonl is packed with gzip; let its name end in .gz."),
+    ("a.csv", b"PAR1\x15\x04", "a.csv is a Parquet file; let its name end in .parquet."),
+    ("a.csv", b"PK\x03\x04\x14", "a.csv is a zip archive or an Excel file; unpack it, or save it as CSV."),
+    ("a.json", b"\x28\xb5\x2f\xfd\x04", "a.json is packed with zstd; unpack it."),
+    ("a.jsonl", b"BZh91AY", "a.jsonl is packed with bzip2; unpack it."),
+    ("a.json", b"ARROW1\0\0", "a.json is an Arrow file; save it as Parquet."),
+    ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "a.jsonl is a pointer of Git LFS in place of the"),
+    ("a.json", b"\n<!DOCTYPE html>\n<html>", "a.json is a web page in place of the file; download the file itself."),
+    ("a.csv", b"<HTML><body>404", "a.csv is a web page in place of the file"),
+    ("a.jsonl.gz", gzip.compress(b"<!doctype html>"), "a.jsonl.gz is a web page in place of the file"),
+    (
+        "a.jsonl",
+        b"{'prompt': 'q', 'completion': 'a'}\n",
+        "a.jsonl, line 1: this is not valid JSON .*how Python shows a dict; wri",
+    ),
+    (
+        "a.jsonl",
+        GOOD.strip().encode() + b",\n",
+        "a.jsonl, line 1: this is not valid JSON .*put no comma after an object",
+    ),
+    (
+        "a.jsonl",
+        b'{\n "prompt": "q"\n}\n',
+        "a.jsonl, line 1: this is not valid JSON .*write each object on one line, or",
+    ),
+    ("a.csv", b"prompt\tcompletion\nq\ta\n", "a.csv, line 1: the columns are separated by tabs; name the file .tsv"),
+]
+
+
+@pytest.mark.parametrize("name,content,sentence", OTHER_CONTENT, ids=[str(i) for i in range(len(OTHER_CONTENT))])
+def test_a_file_of_another_kind_than_its_name_says_is_told_by_its_content(name, content, sentence, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"^{sentence}"):
+        read(tmp_path / name)
+
+
 @pytest.mark.parametrize("name,content,sentence", BAD, ids=[f"{i}-{bad[0]}" for i, bad in enumerate(BAD)])
 def test_bad_data_get_one_sentence(name, content, sentence, tmp_path):
     path = tmp_path / name

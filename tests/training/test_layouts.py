@@ -65,6 +65,23 @@ LAYOUTS = [
     ({"prompt": ASKED, "completion": "a"}, QA, []),
     ({"prompt": "q", "completion": ANSWERED}, QA, []),
     ({"prompt": MORE, "completion": "a2"}, LATER, []),
+    # -- other names that leave no doubt
+    ({"Question": "q", "Answer": "a"}, QA, []),
+    ({"PROMPT": "q", "Completion": "a", "System": "s", "History": []}, [("system", "s"), *QA], []),
+    ({"Instruction": "q", "Input": "more", "Output": "a"}, IN_ONE, []),
+    ({"Messages": TALK, "System_Prompt": "s"}, [("system", "s"), *QA], []),
+    ({"prompt": "q", "Prompt": "other", "completion": "a"}, QA, ["Prompt"]),
+    ({"user": "q", "assistant": "a"}, QA, []),
+    ({"Human": "q", "Assistant": "a"}, QA, []),
+    ({"problem": "q", "solution": "a", "level": 5}, QA, ["level"]),
+    ({"inputs": "q", "targets": "a"}, QA, []),
+    ({"instruction": "q", "answer": "a"}, QA, []),
+    ({"instruction": "q", "input": "more", "completion": "a"}, IN_ONE, []),
+    ({"prompt": "q", "output": "a"}, QA, []),
+    ({"input": "q", "response": "a", "history": [["q", "a"]]}, [*QA, *QA], []),
+    ({"text": TALK, "source": "x"}, QA, ["source"]),
+    ({"chat": TALK, "notes": ["x"]}, QA, ["notes"]),
+    ({"dialog": SHARED}, QA, []),
     # -- parts
     ({"messages": [ASKED[0], {"role": "assistant", "content": [{"type": "text", "text": "a"}]}]}, QA, []),
     (
@@ -94,10 +111,13 @@ def test_layouts_are_read_without_flags_and_the_rest_is_listed(fields, wanted, l
 
 
 @pytest.mark.parametrize(
-    "name", ["user", "human", "assistant", "gpt", "model", "bot", "chatgpt", "system", "developer"]
+    "name",
+    ["user", "human", "prompter", "assistant", "gpt", "model", "bot", "chatgpt", "ai", "system", "developer"],
 )
 def test_every_name_of_a_role_is_read(name):
-    role = {"human": "user", "developer": "system"}.get(name, name if name in ("user", "system") else "assistant")
+    role = {"human": "user", "prompter": "user", "developer": "system"}.get(
+        name, name if name in ("user", "system") else "assistant"
+    )
     talk = [{"from": name, "value": "x"}]
     talk = [*SHARED[:1], *talk] if role == "assistant" else [*talk, *SHARED[role == "user" :]]
     (made,) = to_conversations([Record({"conversations": talk}, PLACE)], Columns())
@@ -174,6 +194,20 @@ BAD = [
     ({"text": ["a"]}, "`text` must be text but is .*list"),
     ({"text": " "}, "`text` is empty; fill it in"),
     ({"text": "x", "labels": [1]}, "`text` stands beside `labels`"),
+    ({"Text": "x", "Label": 1}, "`Text` stands beside `Label`, .* --prompt-column Text --completion-column Label, or"),
+    # Two of a kind: nobody knows which.
+    ({"question": "q", "query": "q", "output": "a"}, "the columns are `question`, `query`, `output`; expected are"),
+    (
+        {"problem": "q", "solution": "a", "target": "b"},
+        "the columns are `problem`, `solution`, `target`; expected are",
+    ),
+    ({"chat": TALK, "other": TALK}, "the columns are `chat`, `other`; expected are"),
+    ({"source": "q", "target": "a"}, "the columns are `source`, `target`; expected are"),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        "`chosen` and `rejected` are data for learning from .* --prompt-column prompt --completion-column chosen",
+    ),
+    ({"chosen": TALK, "rejected": TALK}, "data for learning from preferences, .* pass --messages-column chosen"),
 ]
 
 
