@@ -21,11 +21,12 @@ from typing import Any, BinaryIO
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .whole_files import checkpoint_damage
+from .whole_files import STATE, checkpoint_damage
 
 
 CHECKPOINTS = "checkpoints"
 PREFIX = "checkpoint-"
+SET_ASIDE = "damaged-"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,18 @@ def _has_checkpoint_name(path: Path) -> bool:
     return path.name.startswith(PREFIX) and digits.isascii() and digits.isdigit() and str(int(digits)) == digits
 
 
+def renamed_checkpoint(folder: Path) -> Path | None:
+    """Something beside the checkpoints of an adapter's folder that was one under another name; None if there is none.
+
+    Raises:
+        OSError: if the folder cannot be listed.
+    """
+    if not (folder / CHECKPOINTS).is_dir():
+        return None
+    others = (path for path in sorted((folder / CHECKPOINTS).iterdir()) if not path.name.startswith((".", SET_ASIDE)))
+    return next((path for path in others if (path / STATE).is_file() and not _has_checkpoint_name(path)), None)
+
+
 def set_aside(damaged: Iterable[DamagedCheckpoint]) -> None:
     """Rename damaged checkpoints, since a resumed run will write checkpoints of the same names.
 
@@ -97,7 +110,7 @@ def set_aside(damaged: Iterable[DamagedCheckpoint]) -> None:
         OSError: if the system does not let it.
     """
     for each in damaged:
-        name = new = f"damaged-{each.path.name}"
+        name = new = f"{SET_ASIDE}{each.path.name}"
         number = 1
         while os.path.lexists(each.path.with_name(new)):
             number += 1

@@ -13,12 +13,20 @@ from typing import Any
 from peft import PeftModel, get_peft_model_state_dict
 
 from ..outside.errors import reason
-from .checkpoints import CHECKPOINTS, Checkpoints, DamagedCheckpoint, read_checkpoints, step_of
+from .checkpoints import (
+    CHECKPOINTS,
+    PREFIX,
+    Checkpoints,
+    DamagedCheckpoint,
+    read_checkpoints,
+    renamed_checkpoint,
+    step_of,
+)
 from .errors import TrainingError
 from .names import named
 from .report import RECORD, TrainingRecord, describe_arguments
 from .settings import TrainSettings
-from .whole_files import WEIGHTS, adapter_damage, read_json, tensor_shapes
+from .whole_files import STATE, WEIGHTS, adapter_damage, read_json, tensor_shapes
 
 
 # Settings that may change when a run is resumed, since they do not affect the result.
@@ -103,6 +111,11 @@ def _read_one(method: str, folder: Path, settings: TrainSettings) -> PreviousRun
         _check_same_settings(record, settings)
     if checkpoints.damaged and not checkpoints.whole:
         raise nothing_whole(folder, checkpoints.damaged)
+    if not checkpoints and (other := renamed_checkpoint(folder)) is not None:
+        raise TrainingError(
+            f"The run in {place} has no checkpoint to resume from but {named(other.name)}, which is not the name of "
+            f"one; rename it to {PREFIX}STEP, with the global_step of its {STATE}, or {ELSEWHERE}."
+        )
     if not checkpoints and (folder / WEIGHTS).exists():
         raise TrainingError(
             f"The run in {place} was ended at step {record.steps} and has no checkpoint to resume from; {ELSEWHERE}, "

@@ -226,6 +226,24 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_sentence_says_why(damage, w
     assert not Path("/tmp/slim-evil-ran").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["checkpoint-abc", "checkpoint-4-copy", "checkpoint-04", "checkpoint-", "the best one"]
+)
+def test_a_renamed_checkpoint_is_not_started_over(name, again):
+    checkpoints = again.output / "checkpoints"
+    (checkpoints / "checkpoint-4").rename(checkpoints / name)
+    # Where another is there, it is nobody's business.
+    (earlier,) = read_previous_runs(again).values()
+    assert going_on("slim", earlier.checkpoints) == "slim continues from checkpoint-2."
+    shutil.rmtree(checkpoints / "checkpoint-2")
+    before = snapshot(again.output)
+    with pytest.raises(
+        TrainingError, match=f"has no checkpoint to resume from but {name}, .* rename it to checkpoint-S"
+    ):
+        train(again)
+    assert snapshot(again.output) == before
+
+
 FULL = [
     (write(STATE, ""), "trainer_state.json is empty"),
     (other_weights, "adapter_model.safetensors has no base_model"),
