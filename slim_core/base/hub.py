@@ -204,7 +204,7 @@ class HubFiles:
 
 def _commit_of(info: ModelInfo, choice: BaseChoice) -> str:
     if not choice.operator and info.id.casefold() != choice.base.casefold():
-        raise EngineError(f"{choice.base} was renamed to {info.id[:120]!r}; give the new id if you trust it.")
+        raise EngineError(f"{choice.base} was renamed to {info.id[:120]!r}; use the new id if you trust it.")
     if not info.sha or not SHA1.match(info.sha):
         raise EngineError(f"The Hub reports no commit of {choice.base}; try again later.")
     return info.sha

@@ -106,7 +106,7 @@ class Prompts:
         with self._lock:
             ids = self._ids(clean_text(text), special=True)
         if not ids:
-            raise EngineError("There is no text to go on with: write some.")
+            raise EngineError("There is no text to continue: write some.")
         return ids
 
     def encode_passage(self, before: Sequence[Message] | str, words: str) -> tuple[list[int], list[int]]:

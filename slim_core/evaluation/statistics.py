@@ -25,7 +25,7 @@ Values = str | Sequence[float]
 Outcomes = Mapping[str, Values]
 Z = 1.959964  # half the width of a 95 % interval, in standard deviations
 LEVEL = 0.05  # of significance, two-sided
-POWER = 0.8  # how often a difference should be found that is there
+POWER = 0.8  # power: how often an existing difference should be found
 RESAMPLES = 4_000
 
 

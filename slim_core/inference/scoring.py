@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How likely the variants find given words: all variants and several passages as the rows of one batch."""
+"""Likelihood of given words under the variants: all variants and several passages are rows of one batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKENS_AT_ONCE = 2**14
 
 @dataclass(frozen=True)
 class _Text:
-    """What one row reads: P tokens, then words of T tokens, of which the last is not read."""
+    """The text of one row: P tokens, then words of T tokens, of which the last is not read."""
 
     before: tuple[int, ...]
     words: tuple[int, ...]
@@ -46,7 +46,7 @@ def likelihoods(
     strengths: Sequence[float | None],
     routing: bool,
 ) -> list[Likelihood]:
-    """How the variants read passages.
+    """Let the variants read passages.
 
     Passages that differ only in their last token are read once: options of one letter cost one forward.
 
@@ -62,7 +62,7 @@ def likelihoods(
     """
     texts = [_Text(tuple(before), tuple(words)) for before, words in passages]
     found: dict[int, Likelihood] = {}
-    # By what is read, so that it is read once; like lengths together.
+    # Grouped by what is read, so that it is read once, with similar lengths together.
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, text in enumerate(texts):
         alike.setdefault(text.read, []).append(index)

@@ -119,7 +119,7 @@ def _copy(file: UploadedFile, target: Path, most: int) -> None:
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     name = target.name
     if file.path.is_symlink():
-        raise AdapterError(f"`{name}` is a link; give the file itself.")
+        raise AdapterError(f"`{name}` is a link; use the file itself.")
     try:
         descriptor = os.open(file.path, flags)
     except (OSError, ValueError):

@@ -128,9 +128,11 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
     folder = next((n.removesuffix(CONFIG) for n in found if n.endswith(f"/{CONFIG}")), None)
     if folder is not None and f"{folder}{WEIGHTS}" in found:
         inside = shown(found[f"{folder}{CONFIG}"].removesuffix(f"/{CONFIG}"), 80)
-        return f"; there is an adapter in its folder {inside}: download that and give its two files."
+        return f"; there is an adapter in its folder {inside}: download that folder and use its two files."
     if missing == CONFIG and WEIGHTS in top:
-        return f"; without it nobody can tell what `{WEIGHTS}` adapts: give the one that PEFT saved beside it."
+        return (
+            f"; without it there is no way to know what `{WEIGHTS}` adapts: use the config that PEFT saved next to it."
+        )
     for name, what in (*((name, DIFFUSERS) for name in DIFFUSER_FILES), *((name, MLX) for name in MLX_FILES)):
         if name in top:
             return f"; judging by {shown(found[name], 160)}, {what}."
@@ -140,14 +142,17 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
         return f"; j{str(known)[1:]}"
     tensors = next((name for name in found if name in top and name.endswith(".safetensors")), None)
     if tensors is not None and missing == WEIGHTS:
-        return f"; if {shown(found[tensors], 160)} is it, download both, rename it to `{WEIGHTS}` and give the files."
+        return (
+            f"; if {shown(found[tensors], 160)} is the adapter, download both files, rename it to `{WEIGHTS}` and use "
+            "these files."
+        )
     if tensors is not None:
-        return f"; where {shown(found[tensors], 160)} stands alone, {DIFFUSERS}."
+        return f"; judging by {shown(found[tensors], 160)} alone, {DIFFUSERS}."
     if (gguf := next((name for name in found if name.endswith(".gguf")), None)) is not None:
         return f"; judging by {shown(found[gguf], 160)}, {GGUF}."
     if (pickle := pickle_among(top)) is not None:
         return f" but {pickled(pickle)}"
-    return f"; an adapter is `{CONFIG}` and `{WEIGHTS}`, as PEFT's `save_pretrained` writes them."
+    return f"; an adapter consists of `{CONFIG}` and `{WEIGHTS}`, as PEFT's `save_pretrained` writes them."
 
 
 def check_contents(raw: dict[str, Any], tensors: Iterable[str], prefixes: Iterable[str]) -> None:

@@ -135,8 +135,8 @@ class HubRepository:
         info = api.model_info(self.repository, revision=self.revision, timeout=ANSWER_SECONDS, expand=["sha"])
         if info.id.casefold() != self.repository.casefold():
             raise AdapterError(
-                f"The Hub returned another repository, {shown(info.id, 120)}: {self.repository} was renamed; give "
-                "the new id if you trust it."
+                f"The Hub returned another repository, {shown(info.id, 120)}: {self.repository} was renamed; use the "
+                "new id if you trust it."
             )
         if not info.sha or not SHA1.match(info.sha):
             raise AdapterError(f"The Hub reports no commit of {self.repository}; try again later.")
@@ -214,9 +214,7 @@ def _check_location(url: str, metadata: HfFileMetadata, repository: str, commit:
     asked, given = urlsplit(url), urlsplit(metadata.location)
     same_host = not given.netloc or given.netloc == asked.netloc
     if same_host and f"/{repository}/".casefold() not in unquote(given.path).casefold():
-        raise AdapterError(
-            f"The Hub redirects {repository} to another repository; give that one's id if you trust it."
-        )
+        raise AdapterError(f"The Hub redirects {repository} to another repository; use that one's id if you trust it.")
     if metadata.commit_hash != commit:
         raise AdapterError(f"The Hub returned another commit of {repository} than the one requested; try again.")
 

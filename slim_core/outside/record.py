@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the record of a training run, which lies beside an adapter, says of how its answers end."""
+"""Reads from the training record next to an adapter how its answers end."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MOST_ENDING = 100  # characters
 
 
 def learned_ending(folder: Path, limits: Limits) -> str | None:
-    """The text with which an adapter learned to end its answers, since its base has no token that can.
+    """The text with which an adapter learned to end its answers, if its base has no token for that.
 
-    Whatever else lies there under the record's name is no fault of the adapter, and says nothing.
+    Any other file of that name is ignored; it does not make the adapter invalid.
 
     Args:
         folder: of the adapter.

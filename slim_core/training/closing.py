@@ -24,7 +24,7 @@ NEAR = 0.1
 # This many tokens with the same row are not a coincidence.
 ALIKE = 2
 ROWS_AT_ONCE = 8192
-# What a text ends with that is a mark and no part of what it says: ###, <end>, [END], END.
+# A mark at the end of a text that is not part of its content: ###, <end>, [END], END.
 MARK = re.compile(r"""(?:[^\w\s"'`(){}\[\].,;:!?]{2,}|<\|?\w+\|?>|</s>|\[/?[A-Z_]{2,}\]|(?<!\w)[A-Z]{3,})\Z""")
 
 

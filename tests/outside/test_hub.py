@@ -177,7 +177,7 @@ INSTEAD = {
     "no config": (
         [WEIGHTS, "README.md"],
         CONFIG,
-        "; without it nobody can tell .*: give the one that PEFT saved beside",
+        "; without it there is no way to know .*: use the config that PEFT saved next",
     ),
     "MLX": (
         [CONFIG, "adapters.safetensors"],
@@ -202,7 +202,7 @@ INSTEAD = {
         f"; judging by 'pytorch_lora_weights.safetensors', {PICTURES}",
     ),
     "a pipeline": (["model_index.json", "unet/config.json"], CONFIG, f"; judging by 'model_index.json', {PICTURES}"),
-    "Kohya": (["my_style-10.safetensors"], CONFIG, f"; where 'my_style-10.safetensors' stands alone, {PICTURES}"),
+    "Kohya": (["my_style-10.safetensors"], CONFIG, f"; judging by 'my_style-10.safetensors' alone, {PICTURES}"),
     "a pickle": (
         [CONFIG, "adapter_model.bin"],
         WEIGHTS,
@@ -226,7 +226,11 @@ INSTEAD = {
         WEIGHTS,
         "; judging by .*, this is a checkpoint in several",
     ),
-    "another name": ([CONFIG, "lora.safetensors"], WEIGHTS, "; if 'lora.safetensors' is it, download both, rename it"),
+    "another name": (
+        [CONFIG, "lora.safetensors"],
+        WEIGHTS,
+        "; if 'lora.safetensors' is the adapter, download both files, rename it",
+    ),
     "in a folder": (
         [f"out/last/{CONFIG}", f"out/last/{WEIGHTS}"],
         CONFIG,

@@ -55,7 +55,7 @@ def build(page: Page, tabs: gr.Tabs) -> None:
                     )
                     fixed(
                         '<p class="slim-note">{{one}} and {{two}}, in any order, and {{record}} if there is one. '
-                        "Other files are left alone.</p>",
+                        "Other files are ignored.</p>",
                         one=CONFIG,
                         two=WEIGHTS,
                         record=RECORD,
