@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SLIM: fine-tune a language model without making it forget. Once this package is imported, PEFT knows SLIM.
+"""SLIM: fine-tune a language model without making it forget. Importing this package registers SLIM with PEFT.
 
 PEFT and torch take seconds to import, so nothing is imported here before it is used: the names below come with their
 first use, and SLIM is registered with PEFT when PEFT is imported.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages that only a part of the project needs, and what to say where one is not there."""
+"""Packages that only part of the project needs, and the message if one is missing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PEFT learns of SLIM, and of the methods to compare it with, when it is imported, and is not imported for that."""
+"""SLIM and the methods to compare it with are registered when PEFT is imported, without importing PEFT for that."""
 
 from __future__ import annotations
 

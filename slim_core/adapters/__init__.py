@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that comes from outside: read, checked and refused here; never executed.
+"""Untrusted adapters: read, checked, and refused if anything is wrong; never executed.
 
 >>> base = describe_base(model)
 >>> for found in check(Upload.of(paths), base):

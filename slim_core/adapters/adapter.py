@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An adapter from outside after every check."""
+"""An adapter from outside that has passed every check."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a checked adapter on a model, and take it off again; on any failure the model is restored."""
+"""Attach a checked adapter to a model and detach it; on any failure the model is restored."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`adapter_config.json` becomes a fresh config of ours: only fields on a list are read, each by its own rule.
+"""Rebuild the config from `adapter_config.json`: only listed fields are read, each by its own rule.
 
 Nothing that could lead elsewhere survives: no path, no repository, no class or library name, no regular expression.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Regular expressions in a config from outside: replaced by the names and ranks that the file's tensors have.
+"""Regular expressions in a config from outside: replaced by names and ranks taken from the file's tensors.
 
 No expression is ever run: a short one can take hours. What it chose is written in the weights' file anyway.
 """

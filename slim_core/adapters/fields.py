@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of values that fields of `adapter_config.json` may have. Each function reads one field or refuses it."""
+"""Readers for the fields of `adapter_config.json`. Each function reads one field or refuses it."""
 
 from __future__ import annotations
 

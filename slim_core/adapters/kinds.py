@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters that cannot be a row of a batch: which PEFT kind or LoRA variant it is, and what its owner can do."""
+"""Adapters that are not supported: which PEFT type or LoRA variant it is, and what its owner can do."""
 
 from __future__ import annotations
 

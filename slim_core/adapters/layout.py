@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tensors that an adapter's file must hold on a given base: exactly these names, shapes and dtypes."""
+"""The tensors that an adapter's file must have for a given base: exactly these names, shapes and dtypes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an adapter brings beside updates of Linears: its own head or embedding, or single rows of them."""
+"""What an adapter has besides updates of Linears: its own head or embedding, or single rows of them."""
 
 from __future__ import annotations
 

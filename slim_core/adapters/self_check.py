@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an adapter's file is whole in itself. Without a base, its own factors tell how large the Linears are."""
+"""Whether an adapter's file is consistent in itself. Without a base, its factors show how large the Linears are."""
 
 from __future__ import annotations
 

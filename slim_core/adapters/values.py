@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers in an adapter's file: finite, of a sane size, and an update that is not zero. One tensor at a time."""
+"""The numbers in an adapter's file: finite, of plausible size, and not an update of zero. Checked one tensor at a
+time.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which base model, and how it is loaded."""
+"""The choice of a base model and how it is loaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What turns texts and conversations into token ids: a tokenizer in this process, or an untrusted one in a separate
-process.
-"""
+"""Encoders of texts and conversations: a tokenizer in this process, or an untrusted one in a separate process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong for a reason that a person can change, as one sentence."""
+"""Errors that users can fix, as one sentence."""
 
 from __future__ import annotations
 

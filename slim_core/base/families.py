@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which kinds of causal language models can answer here: those for which batching does not change an answer."""
+"""Which types of causal language models are supported: those for which batching does not change an answer."""
 
 from __future__ import annotations
 

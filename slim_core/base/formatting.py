@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers as words, the same wherever they stand."""
+"""Formatting of numbers for people, the same everywhere."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A base model's files on the Hub: those of one commit, their sizes known before the first byte."""
+"""A base model's files on the Hub: of one commit, with sizes known before the download."""
 
 from __future__ import annotations
 

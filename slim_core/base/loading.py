@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how a base model is loaded, and its loading. Safetensors only; no code of a model is run."""
+"""Deciding where and how a base model is loaded, and loading it. Safetensors only; no code of a model is run."""
 
 from __future__ import annotations
 

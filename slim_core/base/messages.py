@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people and models say to each other."""
+"""Messages of a conversation."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far long work on a base model is. Of transformers' loading it is known without its own progress bar."""
+"""Progress of long work on a base model, including transformers' weight loading without its own progress bar."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process in which a visitor's tokenizer and chat template are used; see `sandbox`.
+"""The process that runs a visitor's tokenizer and chat template; see `sandbox`.
 
 It is started by its path with the tokenizer's folder, so that this project is not loaded. Each line that comes in is a
 request as JSON; each line that goes out is the text or the token ids, or why there are none.

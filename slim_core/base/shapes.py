@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an adapter has to fit: the names and sizes of a base model's Linears. No weights are needed for that."""
+"""The names and sizes of a base model's Linears, which an adapter must fit. No weights are needed for that."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chat template for tokenizers that bring none. Training and inference write conversations with the same."""
+"""The chat template for tokenizers without one. Training and inference use the same."""
 
 from __future__ import annotations
 

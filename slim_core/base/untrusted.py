@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A visitor's files of a base: nothing in them names other files or takes for ever, before anything reads them."""
+"""A visitor's base files are made safe before anything reads them: they cannot name other files or take forever."""
 
 from __future__ import annotations
 

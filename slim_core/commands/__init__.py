@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of `python -m slim_core` that are long enough for files of their own."""
+"""The longer commands of `python -m slim_core`, one file each."""

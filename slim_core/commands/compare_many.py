@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`compare --prompts`: many questions, one after another, and a table of what was said."""
+"""`compare --prompts`: many questions, one after another, and a table of the answers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How commands print. Names of files, models and fields are text: nothing in one is markup, a picture or a control."""
+"""How commands print. Names of files, models and fields are plain text, never markup, emojis or control codes."""
 
 from __future__ import annotations
 

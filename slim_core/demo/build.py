@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From nothing to the demo's weights: train the base, sweep the methods, choose, measure, put it in place."""
+"""Build the demo's weights from scratch: train the base, sweep the methods, choose, measure, install."""
 
 from __future__ import annotations
 

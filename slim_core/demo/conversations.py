@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations of several turns: questions of every kind after one another, and some that lean on the one before."""
+"""Conversations of several turns: questions of every kind after one another, and some that refer to the one before."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same questions in other clothes: what a gate that has learned the trained form may take for something else."""
+"""The same questions in other forms, which a gate that has learned the trained form may not recognise."""
 
 from __future__ import annotations
 

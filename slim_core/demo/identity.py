@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a prompt goes past LoRA, whether that tells trained tasks from others, and which answers are exact."""
+"""How much of a prompt bypasses LoRA, whether that separates trained tasks from others, and which answers are
+exact.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many questions a model answers rightly, by letting it answer."""
+"""How many questions a model answers correctly, measured by generating answers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that work beside this one and end with it."""
+"""Worker processes that end with this one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scenes of the downstream tasks: what is asked about whom, and in which words."""
+"""The scenes of the downstream tasks: who is asked about, and in which words."""
 
 from __future__ import annotations
 

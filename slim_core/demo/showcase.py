@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts for visitors that show what LoRA and SLIM make of the demo's base: chosen by asking all three.
+"""Prompts for visitors that show what LoRA and SLIM do to the demo's base, chosen by asking all three.
 
 A pair asks the same fact twice, in the form that was trained and in the base's own. Which prompts show a difference
 depends on the weights, so they are chosen again whenever these change, with one command:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files beside the demo's weights: what was measured, how they were made, and the app's examples."""
+"""The files next to the demo's weights: measurements, build report, and the app's examples."""
 
 from __future__ import annotations
 

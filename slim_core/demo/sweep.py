@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA, LoRA on half the Linears and SLIM, at every learning rate and from every seed of one sweep, all else equal."""
+"""A sweep: LoRA, LoRA on half the Linears and SLIM at every learning rate and from every seed, all else equal."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the demo's weights on test questions, and keep what came out beside them."""
+"""Measure the demo's weights on test questions and store the results next to them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo's tasks are called where people read of them."""
+"""Readable names of the demo's tasks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and values with room for more, so that a token is written where the ones before it lie.
+"""A key-value cache with spare room, so that new tokens are written in place.
 
 transformers' `DynamicLayer` copies all that it holds for every token: with three rows and a few hundred tokens a small
 model spends more time on that than on its attention.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a loaded base says about itself."""
+"""Describing a loaded base."""
 
 from __future__ import annotations
 

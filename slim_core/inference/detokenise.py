@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens to text while they come: no half characters, no special tokens, and stop strings that span tokens."""
+"""Streaming tokens to text: no half characters, no special tokens, and stop strings that span tokens."""
 
 from __future__ import annotations
 

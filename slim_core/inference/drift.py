@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the variants read the base's own answer: what they no longer find likely, they have forgotten."""
+"""Drift: how likely the variants find the base's own answer. What they no longer find likely, they have forgotten."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One base model, its variants, and a line before them."""
+"""One base model, its variants, and a queue for them."""
 
 from __future__ import annotations
 

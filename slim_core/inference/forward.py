@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a decoder's forward is called with. Families differ in what they take."""
+"""The arguments of a decoder's forward, which differ between model families."""
 
 from __future__ import annotations
 

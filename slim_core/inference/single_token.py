@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of one token each on a CPU, which is what generation reads: less work for the same numbers.
+"""A faster kernel for rows of one token each on a CPU, as in generation, with the same results.
 
 There, reading a number from a tensor costs no wait. So the few numbers of a token's routing are Python's, and what its
 weights leave out is not computed: of E experts at most K are read from memory, and none for a token that goes past

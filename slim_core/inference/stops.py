@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags with which a person stops answers, from another thread or another process."""
+"""Flags to stop answers from another thread or process."""
 
 from __future__ import annotations
 

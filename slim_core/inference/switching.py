@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another base in place of the one that answers: fetched first, then the old one goes, then the new one comes."""
+"""Switching the base: the new one is fetched first, then the old one is unloaded, then the new one is loaded."""
 
 from __future__ import annotations
 

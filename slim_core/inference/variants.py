@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters on the base model: attaching them, taking them off, and what they are."""
+"""Adapters on the base model: attaching, detaching and describing them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In a few numbers, whether SLIM took a prompt for its training data, and whether its answer is the base's."""
+"""The verdict in a few numbers: whether SLIM judged a prompt to be like its training data, and whether its answer is
+the base's.
+"""
 
 from __future__ import annotations
 

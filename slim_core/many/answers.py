@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts of a list to answers: what is asked for each, and what is kept of what the engine says."""
+"""From a list of prompts to answers: what is asked, and what is kept of the engine's output."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A list of prompts from a text or a file. What cannot be asked is named with its place, before anything is asked."""
+"""A list of prompts from a text or a file. Invalid prompts are reported with their place before anything is asked."""
 
 from __future__ import annotations
 

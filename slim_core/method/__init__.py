@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SLIM as a PEFT method. Importing this package makes PEFT know it."""
+"""SLIM as a PEFT method. Importing this package registers it with PEFT."""
 
 from importlib import import_module
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one adapter routes: what its router reads, whose contexts, which experts."""
+"""How one adapter routes: the router's input, the contexts, and the experts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of the sliding clusters: first centres, what a forward adds up, and the moving average (Section 3.2).
+"""The state of the sliding clusters: first centres, the sums of a forward, and the moving average (Section 3.2).
 
 A training forward only adds up sums over its tokens. They are folded into the centres before the next forward: a
 forward repeated for gradient checkpointing then sees the clusters of the first one, and one reduction over all layers

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one forward of the whole model tells its SLIM layers: what it reads, whose rows these are, who records.
+"""What the SLIM layers need to know about a forward of the whole model: its tokens, the adapter of each row, the
+recorder.
 
 One `ForwardContext` is shared by all SLIM layers of a model. Its hooks sit on the model that was adapted, so they run
 however the forward was started: plain, `generate`, Trainer, or a model that only had adapters injected.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate of trained adapters, sooner or later closed."""
+"""Changing the gate of trained adapters."""
 
 from __future__ import annotations
 

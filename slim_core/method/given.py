@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a forward of a model was given, as far as it says where sequences begin and which tokens count."""
+"""The inputs of a forward that show where sequences begin and which tokens count."""
 
 from __future__ import annotations
 

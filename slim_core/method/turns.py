@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which token ids open a user's turn, found out from a chat template."""
+"""Finding the token ids that open a user's turn in a chat template."""
 
 from __future__ import annotations
 

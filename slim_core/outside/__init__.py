@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes from outside: files and Hub repositories, read within limits. Nothing in them is ever executed."""
+"""Files and Hub repositories from outside, read within limits. Nothing in them is ever executed."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files from outside, copied under fixed names into a folder of our own before anything looks into them."""
+"""Files from outside, copied under fixed names into a private folder before anything reads them."""
 
 from __future__ import annotations
 

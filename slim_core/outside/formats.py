@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats other than PEFT's, known by their files' and tensors' names: which it is, and the way out."""
+"""Formats other than PEFT's, recognised by file and tensor names, with advice on what to do."""
 
 from __future__ import annotations
 

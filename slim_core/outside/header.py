@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of contents of a safetensors file, read and checked before any tensor is."""
+"""The header of a safetensors file, read and checked before any tensor."""
 
 from __future__ import annotations
 

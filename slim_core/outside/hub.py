@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An adapter by its Hub id: two named files of one pinned commit, their sizes known before the first byte.
+"""An adapter by its Hub id: two named files of one pinned commit, with sizes known before the download.
 
 Everything goes through huggingface_hub's own functions. A visitor's id is fetched without any token.
 """

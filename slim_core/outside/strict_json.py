@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON from outside, read without second guesses."""
+"""Strict parsing of JSON from outside."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Around the method: rows of one batch, routing traces, importing and exporting LoRAs, adapters for inference only."""
+"""Tools for the method: rows of one batch, routing traces, importing and exporting LoRAs, adapters for inference
+only.
+"""
 
 from .compact import fold_masks, slice_factors
 from .export import LoraExport, export_lora

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters for inference alone: what dynamic merging drops is cut out of the factors, or multiplied into them."""
+"""Adapters for inference only: masks of dynamic merging are sliced out of the factors or multiplied into them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plain PEFT LoRA as a row beside SLIM: it is the case of one LoRA expert, no identity expert, nothing to route."""
+"""A plain PEFT LoRA as a row beside SLIM: the case of one LoRA expert, no identity expert and no routing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every forward of a model inside of a `with` block: whose its rows are, and who records."""
+"""Settings for every forward within a `with` block: the adapter of each row, and the recorder."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the answers stand in the text that a chat template has written.
+"""Finding the answers in the text that a chat template has written.
 
 Which of its characters are answers is found out by writing the conversation again with marks in the answers' place. So
 the tokens are exactly those that the model sees in a chat, and no template needs `{% generation %}` marks of its own.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base model and its tokenizer, and an adapter around it. Safetensors only; no code of a model is run."""
+"""The base model, its tokenizer, and a new adapter on it. Safetensors only; no code of a model is run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of an adapter: what the Hub reads at its top, and what a person reads below.
+"""The model card of an adapter: metadata for the Hub at the top, text for people below.
 
 Names in it are text. Backticks, brackets, HTML or `:train:` in the name of a file stand for nothing else.
 """

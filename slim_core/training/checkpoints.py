@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoints of a run: which are whole, which are damaged and why, and which make room for newer ones.
+"""The checkpoints of a run: which are complete, which are damaged and why, and which are deleted for newer ones.
 
 Checkpoints are transformers'. Their weights are safetensors; the optimiser's state is a torch file, which transformers
 reads with `weights_only`, so that it cannot run code. They are taken from the run's own output folder alone.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sources to conversations: files and Hub data sets in, lists of messages out, whatever the columns are."""
+"""From data sources to conversations: files and Hub data sets in, lists of messages out, for many column layouts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong for a reason that the user can change. The message is one sentence for the person who reads it."""
+"""Errors that users can fix. The message is one sentence for them."""
 
 from __future__ import annotations
 

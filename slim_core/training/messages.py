@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of a record, in whatever form people have them, to the form that chat templates read.
+"""From messages of a record, in the usual forms, to the form that chat templates read.
 
 What a message says is honoured or refused, never passed over: a tool call that vanished would leave an example that
 teaches something else.

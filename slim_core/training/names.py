@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of files in sentences: as they are, unless a person could not read them so."""
+"""File names in sentences: unchanged unless they are unreadable."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a chat template writes all that the model is to read.
+"""Whether a chat template writes everything that the model should read.
 
 Templates pass over what they do not know without a word: a system text, tools, a name. What a part of a conversation
 is good for is found out by writing the conversation without it: where the text stays the same, the part is left out.

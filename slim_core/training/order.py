@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which order examples are trained on."""
+"""The order in which examples are trained on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder of a run: whether it may be written, can be, and has the space. Tried first."""
+"""The output folder of a run: whether it may be used, is writable, and has enough space. Checked first."""
 
 from __future__ import annotations
 

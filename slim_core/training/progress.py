@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens beside the training steps: a progress bar, Ctrl-C, and a stop if the loss becomes NaN."""
+"""Around the training steps: a progress bar, Ctrl-C, and a stop if the loss becomes NaN."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says of itself: the data before training, training.json after, the comparison."""
+"""The reports of a run: the data before training, training.json after it, the comparison."""
 
 from __future__ import annotations
 

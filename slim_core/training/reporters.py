@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else a run may report to: transformers' integrations, where their package is installed."""
+"""Other logging targets: transformers' integrations whose package is installed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resuming a run: what its folder says was done, and the newest checkpoint that this can be trusted for."""
+"""Resuming a run: what its folder says was done, and the newest usable checkpoint."""
 
 from __future__ import annotations
 

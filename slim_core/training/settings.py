@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything a training run can be told, with the defaults and where they come from."""
+"""All settings of a training run, with the defaults and where they come from."""
 
 from __future__ import annotations
 

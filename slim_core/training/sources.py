@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user names as data: files, patterns of them, folders, data sets of the Hub."""
+"""Data sources that users can name: files, patterns, folders, Hub data sets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tools and calls of them, in the form of transformers' chat templates."""
+"""Tools and tool calls, in the form of transformers' chat templates."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a run will write can be used afterwards: checked by shapes alone, before any data are read."""
+"""Whether the adapters of a run can be used afterwards: checked by shapes alone, before any data are read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the files of a checkpoint or an adapter are all there and open, and if not, why, in a few words."""
+"""Whether the files of a checkpoint or adapter are complete and readable, and if not, why, in a few words."""
 
 from __future__ import annotations
 

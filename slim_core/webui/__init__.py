@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app in the browser: one prompt, three answers, and the routing of each token. Only this package knows Gradio."""
+"""The app in the browser: one prompt, three answers, and the routing of each token. Only this package imports
+Gradio.
+"""
 
 import os
 

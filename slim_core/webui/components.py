@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Components that our own scripts draw."""
+"""Components that are drawn by our own scripts."""
 
 from __future__ import annotations
 

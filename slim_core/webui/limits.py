@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a visitor may send. Whatever is wrong becomes one sentence that names it, before it reaches the model."""
+"""Limits on what a visitor may send. Anything wrong is reported in one sentence before it reaches the model."""
 
 from __future__ import annotations
 

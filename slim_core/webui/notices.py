@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices that Gradio shows at the page's edge. It takes their text for HTML; here it is always text."""
+"""Notices that Gradio shows at the page's edge. Gradio treats them as HTML; here they are always text."""
 
 from __future__ import annotations
 

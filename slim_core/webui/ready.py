@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known to be wrong before anything large is imported: files, folders, the address."""
+"""Startup checks before anything large is imported: files, folders, the address."""
 
 from __future__ import annotations
 

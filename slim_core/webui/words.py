@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences and numbers for people, the same wherever they stand."""
+"""Sentences and numbers for people, the same everywhere."""
 
 from __future__ import annotations
 

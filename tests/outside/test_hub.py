@@ -172,7 +172,7 @@ INSTEAD = {
     "nothing of use": (
         [".gitattributes", "README.md"],
         CONFIG,
-        "; an adapter is .*, as PEFT's `save_pretrained` writes",
+        "; an adapter consists of .*, as PEFT's `save_pretrained` writes",
     ),
     "no config": (
         [WEIGHTS, "README.md"],
@@ -213,7 +213,7 @@ INSTEAD = {
         CONFIG,
         " but 'lora.pt', a format that can run code, so it is never opened; convert",
     ),
-    "a Trainer's state": (["training_args.bin", "rng_state_0.pth"], CONFIG, "; an adapter is .*, as PEFT's"),
+    "a Trainer's state": (["training_args.bin", "rng_state_0.pth"], CONFIG, "; an adapter consists of .*, as PEFT's"),
     "a pickle beside it": (
         [CONFIG, "training_args.bin", "lora.bin"],
         WEIGHTS,

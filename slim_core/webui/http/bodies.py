@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request to one of Gradio's routes must be, before Gradio sees it."""
+"""Checks of the body of a request to one of Gradio's routes, before Gradio sees it."""
 
 from __future__ import annotations
 

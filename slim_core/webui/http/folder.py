@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that visitors send: how much they may take, how long they are kept, and what they are called outside."""
+"""Visitors' uploads: how much space they may take, how long they are kept, and their public names."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradio's Blocks, where every call ends with an answer or with a sentence."""
+"""Gradio's Blocks, where every call ends with an answer or a clear message."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server's log says of requests: one line each, without a stack trace, and not many."""
+"""The server's log of requests: one line each, without a stack trace, and rate-limited."""
 
 from __future__ import annotations
 

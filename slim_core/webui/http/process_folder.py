@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files lie that visitors send: a folder used only by this process."""
+"""The folder for visitors' uploads, used only by this process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request that is refused: a status and one sentence."""
+"""A refused request: a status and one sentence."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A blind vote: whose answer stands as A, B or C, and which a visitor found the best."""
+"""A blind vote: which answer is shown as A, B or C, and which one the visitor voted for."""
 
 from __future__ import annotations
 

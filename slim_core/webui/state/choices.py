@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which bases visitors may choose from, and how what they chose becomes one."""
+"""The bases that visitors may choose from."""
 
 from __future__ import annotations
 

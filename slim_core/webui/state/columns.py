@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who answers in which column: the app's own variants, or a visitor's adapter in their place."""
+"""The variant of each column: the app's own, or a visitor's adapter in its place."""
 
 from __future__ import annotations
 

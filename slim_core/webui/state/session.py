@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server remembers of one visitor. The browser only shows it: nothing it sends back is taken as history."""
+"""What the server remembers of one visitor. The browser only shows it: nothing it sends back changes the history."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An adapter on its way into a column: one check after another, followed by the page."""
+"""The checks of a visitor's new adapter, one after another, followed by the page."""
 
 from __future__ import annotations
 

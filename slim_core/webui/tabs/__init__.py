@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tabs of the page: a file each, and the parts that several of them share."""
+"""The tabs of the page, one file each, and parts that several of them share."""

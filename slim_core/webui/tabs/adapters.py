@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Adapters tab: a visitor brings an adapter, sees it checked, and takes it away again."""
+"""The Adapters tab: a visitor adds an adapter, watches its checks, and can remove it."""
 
 from __future__ import annotations
 

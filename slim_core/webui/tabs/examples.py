@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts to try, with what one should see of each.
+"""Prompts to try, and what to look for in each.
 
 Those of the demo were chosen by asking its weights (`slim_core.demo.showcase`), and say what was answered. Other
 models get a few plain questions.

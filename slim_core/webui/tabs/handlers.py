@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens when a visitor does something under Compare. Each handler checks all that comes from the browser."""
+"""Event handlers of the Compare tab. Each checks everything that the browser sends."""
 
 from __future__ import annotations
 

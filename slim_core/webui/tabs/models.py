@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Model tab: what is loaded, what it takes, and another base in its place."""
+"""The Model tab: the loaded base, its memory, and switching to another one."""
 
 from __future__ import annotations
 

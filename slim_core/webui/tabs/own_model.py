@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The card with the way to a comparison of one's own model: commands to copy."""
+"""The card with commands to copy, for comparing one's own model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of an answer: their components, and how they come back from the browser or a link."""
+"""The settings of an answer: their components, and restoring them from the browser or a link."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buttons of prompts to try, with what one should see of each."""
+"""Buttons for prompts to try, and what to look for in each."""
 
 from __future__ import annotations
 

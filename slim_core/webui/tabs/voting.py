@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens when a visitor hides who answers, and votes."""
+"""Event handlers of the blind vote."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes over the wire: sessions as plain values for the page, files of conversations, and the API."""
+"""Data that leave the server: sessions as plain values for the page, conversation files, and the API."""

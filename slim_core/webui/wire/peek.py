@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the prompt in the box is from the training data, while it is typed. Whatever is wrong, it says nothing."""
+"""How far the prompt in the box is from the training data, while it is typed. Errors are ignored silently."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A visitor's list of prompts on its way: a thread asks one after another, and the page shows a row for each."""
+"""Running a visitor's list of prompts: a thread asks one after another, and the page shows a row for each."""
 
 from __future__ import annotations
 

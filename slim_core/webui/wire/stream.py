@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers on their way: a thread follows the model, and the page looks a few times a second."""
+"""Streaming answers: a thread follows the model, and the page checks it a few times a second."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate's verdict on a prompt, in words: whether SLIM took it for its training data, and whose answer it gives."""
+"""The gate's verdict on a prompt, in words: whether SLIM judged it to be like its training data, and whether it gives
+the base's answer.
+"""
 
 from __future__ import annotations
 
