@@ -104,7 +104,7 @@ def adapted_linears(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     if not targets:
         refuse(
             "target_modules",
-            f"together together together with the other fields leaves no Linear of {shown(base.name, 120)} to adapt",
+            f"together with the other fields leaves no Linear of {shown(base.name, 120)} to adapt",
         )
     return targets
 

@@ -55,7 +55,7 @@ def own_rows(config: RowConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
         if table is None:
             refuse(field, f"names {shown(name)}; it can name {_tables(base)} of {shown(base.name, 120)}")
         if table in base.biased:
-            refuse(field, f"names `{table}`, which adds a bias that PEFT would drop; train without it it it")
+            refuse(field, f"names `{table}`, which adds a bias that PEFT would drop; train without it")
         if max(tokens) >= base.tables[table][0]:
             refuse(field, f"names token {max(tokens)}, but {shown(base.name, 120)} knows {base.tables[table][0]:,}")
         tokens_by_table[table] = tuple(tokens)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes to base modules for an adapter's rows: DoRA magnitudes, its own head, embedding or token rows, or the outputs
-of a method of `slim_core.baselines`.
+"""Changes to base modules for an adapter's rows: DoRA magnitudes, its own head, embedding or token rows, or the
+outputs of a method of `slim_core.baselines`.
 
 Each is a hook on one module of the base. It changes only the rows of its adapter, so that every other row stays bit
 for bit what the base computed. Modules are neither wrapped nor copied, and without such an adapter nothing is hooked.

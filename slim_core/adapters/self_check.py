@@ -55,8 +55,8 @@ def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> 
     if not found:
         first = f"{PREFIX}model.layers.0.mlp.up_proj.{experts.prefix}{experts.keys[0]}"
         raise AdapterError(
-            f"{WEIGHTS}: no tensor has a name that belongs here: the first is {shown(next(iter(header)), 160)}, "
-            f"expected are names such as '{first}'; save the adapter with PEFT's `save_pretrained`."
+            f"{WEIGHTS}: no tensor has an expected name: the first is {shown(next(iter(header)), 160)}, but names "
+            f"look like '{first}'; save the adapter with PEFT's `save_pretrained`."
         )
     blocks = experts.blocks(config) or blocks_of(found)
     places, sizes = [], {}
@@ -71,7 +71,7 @@ def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> 
         if block_of(module) >= blocks:
             raise AdapterError(
                 f"{WEIGHTS}: it holds tensors of {shown(module, 160)}, but by the config the base has {blocks:,} "
-                "blocks; the two files are not of one adapter."
+                "blocks; the two files belong to different adapters."
             )
         places.append(Place(module, kind, c_in, c_out, block_of(module), blocks))
         sizes[module] = (c_in, c_out)

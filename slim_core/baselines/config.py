@@ -29,7 +29,7 @@ class ExpertsConfig(PeftConfig):
             Names of the modules to adapt, a regular expression, or `"all-linear"`. Unset means where the method's
             paper puts it.
         exclude_modules (`Union[list[str], str]`, *optional*):
-            Names (or a regular expression) of modules that are left alone although they match `target_modules`.
+            Names (or a regular expression) of modules that are not adapted although they match `target_modules`.
         modules_to_save (`list[str]`, *optional*):
             Other modules to train and save whole.
         trainable_token_indices (`Union[list[int], dict[str, list[int]]]`, *optional*):

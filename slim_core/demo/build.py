@@ -32,7 +32,7 @@ from .verify import FORMAT, QUESTIONS, WEIGHTS, verify
 
 
 BASE_QUESTIONS = 400  # validation questions of each task for the base
-ENOUGH = 0.95  # share share of sums, facts and choices that the base must answer before anything is trained on it
+ENOUGH = 0.95  # share of sums, facts and choices that the base must answer before anything is trained on it
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ def check_number(name: str, value: object, least: float, below: float | None = N
 
 
 def _is_finite(value: float) -> bool:
-    """Whether it is a number that a float can be. Python compares whole numbers of any length, but converts few."""
+    """Whether a float can represent the number. Python compares integers of any length but cannot convert all of
+    them.
+    """
     return abs(value) <= sys.float_info.max
 
 
@@ -33,7 +35,7 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
 
 
 def shown(value: object) -> str:
-    """A value as it may stand in a sentence, not long: Python itself writes no number of many thousand digits."""
+    """A value for use in a sentence, shortened: Python itself refuses to print numbers with many thousand digits."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return "one of more than 40 digits"
     text = repr(value)

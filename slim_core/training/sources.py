@@ -61,7 +61,7 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
     try:
         # `datasets` runs no code of a data set since version 4.
         dataset = load_dataset(name, subset, split=split, revision=revision)
-    except Exception as error:  # `datasets` raises a dozen kinds of errors of errors
+    except Exception as error:  # `datasets` raises a dozen kinds of errors
         raise DataError(_not_loaded(name, split, error)) from None
     if not len(dataset):
         raise DataError(f"The split {split} of {name} is empty; name another with --split.")
