@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations by ticket: to Gradio a page that is loaded again is a new one; with its ticket it continues, and the
-visitor's adapters stay."""
+"""Conversations by ticket: for Gradio a reloaded page is a new one; with its ticket it continues, and the visitor's
+adapters stay.
+"""
 
 from __future__ import annotations
 
