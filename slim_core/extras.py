@@ -7,7 +7,14 @@ from importlib.util import find_spec
 
 
 # The extra of this distribution that brings a package.
-EXTRAS = {"gradio": "app", "datasets": "train", "pyarrow": "train", "bitsandbytes": "quant"}
+EXTRAS = {
+    "gradio": "app",
+    "fastapi": "api",
+    "uvicorn": "api",
+    "datasets": "train",
+    "pyarrow": "train",
+    "bitsandbytes": "quant",
+}
 
 
 def lacking(package: str, what: str) -> str | None:

@@ -18,6 +18,7 @@ LAYERS = [
     {"base"},
     {"adapters"},
     {"inference"},
+    {"serving"},
     {"training"},
     {"many"},
     {"evaluation"},

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m slim_core serve`: the app in the browser."""
+"""`python -m slim_core serve`: the app in the browser, and answers for programs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import refuse, warn
+from .console import refuse, screen, warn
+
+
+if TYPE_CHECKING:
+    from ..webui.config import Config
 
 
 LIMITS = "Limits"
@@ -38,6 +42,9 @@ def serve(
     auth_user: Annotated[
         str | None, typer.Option(help="User name for signing in; set SLIM_AUTH_PASSWORD as well.")
     ] = None,
+    api_only: Annotated[
+        bool, typer.Option("--api-only", help="Serve the OpenAI-compatible API alone, without the page.")
+    ] = False,
     queue_size: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Maximum number of queued requests. (default: 32)")
     ] = None,
@@ -92,20 +99,26 @@ def serve(
 ) -> None:
     """Open the app: one prompt, three answers side by side, and which expert handled which token.
 
-    Every flag is also an environment variable (SLIM_BASE, SLIM_PORT, …); a flag takes precedence. The password is read
-    only from SLIM_AUTH_PASSWORD, since everyone on the machine can read a command line.
+    Programs find an OpenAI-compatible API at /v1, beside the page or alone.
+
+    Every flag except --api-only is also an environment variable (SLIM_BASE, SLIM_PORT, …); a flag takes precedence. The
+    password and the key of the API are read only from SLIM_AUTH_PASSWORD and SLIM_API_KEY, since everyone on the
+    machine can read a command line.
     """
-    flags = dict(locals())
+    flags = {name: value for name, value in locals().items() if name != "api_only"}
     from ..webui.config import Config, ConfigError
     from ..webui.ready import check_start
 
     try:
-        config = Config.read(**flags)
-        for warning in check_start(config):
+        config = Config.read(page=not api_only, **flags)
+        for warning in check_start(config, page=not api_only):
             warn(warning)
     except ConfigError as error:
         refuse(error)
         raise typer.Exit(1) from None
+    if api_only:
+        _serve_api(config)
+        return
     # Importing torch, transformers and Gradio is slow, so everything that can be checked without them was checked
     # first.
     from ..inference import EngineError
@@ -115,3 +128,20 @@ def serve(
         launch(open_app(config), config)
     except (ConfigError, EngineError) as error:
         refuse(error)
+
+
+def _serve_api(config: Config) -> None:
+    from ..inference import EngineError, open_base
+    from ..paths import DEMO
+    from ..serving.protocol import EngineService
+    from ..serving.server import serve_alone
+    from ..webui.state.choices import first_choice
+
+    try:
+        engine = open_base(first_choice(config, DEMO), config.device or None)
+    except EngineError as error:
+        refuse(error)
+    service = EngineService(engine, config.concurrency, config.max_new_tokens)
+    names = ", ".join(variant.name for variant in engine.variants)
+    screen().print(f"Models {names} at http://{config.host}:{config.port}/v1")
+    serve_alone(service, config.api_key or None, config.host, config.port)

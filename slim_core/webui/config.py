@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app's settings. Every field is an environment variable and, except for the password, a flag of `serve`."""
+"""The app's settings. Every field is an environment variable and, except for secrets, a flag of `serve`."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ class Config:
         port: to serve at.
         auth_user: name to sign in with; empty lets everyone in.
         auth_password: its password.
+        api_key: what programs must send to the OpenAI-compatible endpoint; empty lets every program in, or none where
+            people must sign in.
         queue_size: most requests that wait; more are turned away.
         concurrency: maximum number of prompts running or queued; more are turned away.
         max_new_tokens: the longest answer that a visitor may ask for.
@@ -85,6 +87,7 @@ class Config:
     port: int = 7860
     auth_user: str = ""
     auth_password: str = ""
+    api_key: str = ""
     queue_size: int = 32
     concurrency: int = 16
     max_new_tokens: int = 1024
@@ -141,14 +144,26 @@ class Config:
         """In the form that Gradio expects."""
         return (self.auth_user, self.auth_password) if self.auth_user else None
 
+    @property
+    def api_closed(self) -> str | None:
+        """Why the OpenAI-compatible endpoint answers nobody; None if it does."""
+        if self.auth_user and not self.api_key:
+            return "People must sign in here, and programs have no key: whoever runs the app can set SLIM_API_KEY."
+        return None
+
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ, **flags: Any) -> Config:
+    def read(cls, environment: Mapping[str, str] = os.environ, *, page: bool = True, **flags: Any) -> Config:
         """Read settings: from flags if given, else from the environment, else the defaults.
+
+        Args:
+            environment: the variables.
+            page: whether the page is served, which needs Gradio.
+            flags: by field; None where one is not given.
 
         Raises:
             ConfigError: with a sentence that names the variable, or the package that is not here.
         """
-        if sentence := lacking("gradio", "The app"):
+        if sentence := lacking("gradio", "The app") if page else lacking("fastapi", "The API"):
             raise ConfigError(sentence)
         for name, near in unknown(environment).items():
             if near:

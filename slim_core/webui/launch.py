@@ -12,12 +12,14 @@ import gradio as gr
 
 from ..inference import BaseSwitch, Engine, open_base
 from ..paths import DEMO
+from ..serving.openai_api import openai_api
 from .backend import Backend
 from .config import Config, ConfigError
 from .http.folder import UploadFolder
 from .http.interface import Interface
 from .http.log_lines import keep_quiet, one_line
 from .http.process_folder import process_folder
+from .http.programs import Programs
 from .http.request_guard import guarded_requests
 from .layout import LEAD, build
 from .ready import SCRIPTS, STYLES, check_address, web_asset
@@ -36,7 +38,10 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
     Raises:
         EngineError: if something cannot be loaded; its message is one sentence.
     """
-    return build(open_backend(config, demo, gpu), config, stored_results(config, demo))
+    backend = open_backend(config, demo, gpu)
+    found = build(backend, config, stored_results(config, demo))
+    found.programs = openai_api(Programs(backend, config.max_new_tokens), config.api_key or None, config.api_closed)
+    return found
 
 
 def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:

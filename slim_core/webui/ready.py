@@ -39,13 +39,14 @@ DEPTH, MOST_JSON, MOST_HEADER = 64, 200_000_000, 100_000_000
 FOLDER = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 
 
-def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS) -> list[str]:
+def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS, *, page: bool = True) -> list[str]:
     """Check everything that users can change before torch, transformers and Gradio are imported, which is slow.
 
     Args:
         config: the settings.
         demo: the demo's folder.
         assets: the folder of the page's parts.
+        page: whether the page is served.
 
     Returns:
         Sentences on what is odd and keeps nothing from starting.
@@ -54,11 +55,12 @@ def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS) -> lis
         ConfigError: with a sentence on the first thing that is wrong.
     """
     check_address(config)
-    process_folder(config.upload_seconds)
-    for name in (*(f"{name}.css" for name in STYLES), *(f"{name}.js" for name in SCRIPTS)):
-        web_asset(name, assets)
-    if "</svg>" not in _text(assets / FIGURE, AGAIN)[-20:]:
-        raise ConfigError(f"{assets / FIGURE} is truncated; {AGAIN}.")
+    if page:
+        process_folder(config.upload_seconds)
+        for name in (*(f"{name}.css" for name in STYLES), *(f"{name}.js" for name in SCRIPTS)):
+            web_asset(name, assets)
+        if "</svg>" not in _text(assets / FIGURE, AGAIN)[-20:]:
+            raise ConfigError(f"{assets / FIGURE} is truncated; {AGAIN}.")
     if config.base:
         _check_named(config)
     elif (demo / "base").is_dir():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from ...outside.errors import shown
 from .bodies import parameters
@@ -24,9 +25,11 @@ class Interface(gr.Blocks):
 
     Attributes:
         folder: where the files are that visitors send; None before it is served.
+        programs: what is served at `/v1`; None serves nothing there.
     """
 
     folder: UploadFolder | None = None
+    programs: FastAPI | None = None
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> dict[str, Any]:
         """Gradio's own method, with checks of the inputs before it and of errors after it.

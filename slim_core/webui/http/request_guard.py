@@ -15,10 +15,12 @@ import gradio as gr
 from gradio import route_utils
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Mount
 
 from ...outside.errors import megabytes
 from .bodies import PREFIX, check_address, check_body, is_checked
 from .folder import LEAST, FileError, UploadFolder
+from .interface import Interface
 from .log_lines import unexpected
 from .refusal import Refusal
 
@@ -289,8 +291,10 @@ def _headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def guarded_requests(demo: gr.Blocks, folder: UploadFolder, max_upload: int) -> Callable[[Any], Any]:
+def guarded_requests(demo: Interface, folder: UploadFolder, max_upload: int) -> Callable[[Any], Any]:
     """Put the guard in front of all of Gradio's own layers when the server starts, and clean up while it runs.
+
+    What the interface has for programs is served before Gradio's own addresses, which take all that are left.
 
     Args:
         demo: the interface that is served.
@@ -303,6 +307,8 @@ def guarded_requests(demo: gr.Blocks, folder: UploadFolder, max_upload: int) -> 
 
     @asynccontextmanager
     async def lifespan(app: Any) -> Any:
+        if demo.programs is not None:
+            app.router.routes.insert(0, Mount("/v1", demo.programs))
         app.middleware_stack = RequestGuard(app.middleware_stack, demo, folder, max_upload)
         sweeper = asyncio.create_task(_sweep(demo, folder))
         try:

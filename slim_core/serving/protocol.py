@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server asks of whoever answers: an engine of its own, or the app's with the places of its visitors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+from ..base.messages import Message
+from ..inference.stops import Stops
+from ..inference.types import ModelInfo, Row, Sampling, Step, Variant
+
+
+class BusyError(Exception):
+    """Nobody can be taken in now. The message is the whole sentence."""
+
+
+class DescribedEngine(Protocol):
+    """What a server needs to know of an engine."""
+
+    info: ModelInfo
+    variants: tuple[Variant, ...]
+
+    def count_tokens(self, messages: Sequence[Message]) -> int: ...
+
+
+class AnsweringEngine(DescribedEngine, Protocol):
+    """What it needs of an engine that it calls itself, as `slim_core.inference.Engine`."""
+
+    def answer(
+        self, rows: Sequence[Row], sampling: Sampling, stops: Stops | None = None
+    ) -> Generator[Step, None, None]: ...
+
+
+class Service(Protocol):
+    """An engine with a number of places. Any thread may call any method.
+
+    Attributes:
+        max_new_tokens: the most tokens that an answer may have.
+    """
+
+    max_new_tokens: int
+
+    @property
+    def engine(self) -> DescribedEngine:
+        """The engine that answers now; another one after the base was switched."""
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Those that may be named as a model: the base first."""
+
+    def enter(self) -> None:
+        """Take a place; whoever has one must `leave`. Raises BusyError if there is none."""
+
+    def leave(self) -> None:
+        """Give the place back."""
+
+    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Stops) -> Generator[Step, None, None]:
+        """As `Engine.answer`."""
+
+
+class EngineService:
+    """An engine that nobody else uses.
+
+    Args:
+        engine: the model with its variants.
+        places: how many requests are answered or wait in line at once.
+        max_new_tokens: the most tokens that an answer may have.
+    """
+
+    def __init__(self, engine: AnsweringEngine, places: int, max_new_tokens: int) -> None:
+        self.engine = engine
+        self.max_new_tokens = max_new_tokens
+        self._places, self._count = threading.BoundedSemaphore(places), places
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All of the engine's."""
+        return self.engine.variants
+
+    def enter(self) -> None:
+        """Take a place. Raises BusyError if there is none."""
+        if not self._places.acquire(blocking=False):
+            raise BusyError(f"{self._count} requests are being answered or wait in line. Try again in a few seconds.")
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self._places.release()
+
+    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Stops) -> Generator[Step, None, None]:
+        """As `Engine.answer`."""
+        return self.engine.answer(rows, sampling, stops)

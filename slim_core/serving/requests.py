@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client may ask in OpenAI's protocol. A field that would change the answer is honoured or refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ..base.messages import Message, Role
+from ..inference.types import Sampling
+
+
+# They change nothing of one answer.
+IGNORED = {
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "tool_choice",
+    "user",
+}
+# By field, what asks for nothing. Anything else is refused.
+NOTHING: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none", "auto"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "modalities": (None, ["text"]),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "suffix": (None, ""),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "web_search_options": (None,),
+}
+MOST_CHOICES = 8
+MOST_STOPS = 16
+ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+StopText = Annotated[str, Field(min_length=1, max_length=1000)]
+# Not unions: an error would be told of the branch that was not meant.
+StopTexts = Annotated[
+    list[StopText], Field(max_length=MOST_STOPS), BeforeValidator(lambda g: [g] if isinstance(g, str) else g)
+]
+
+
+class TextPart(BaseModel):
+    """A piece of a message's text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+def _parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["developer", "system", "user", "assistant"]
+    content: Annotated[list[TextPart], BeforeValidator(_parts)]
+    name: None = None
+    refusal: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @property
+    def message(self) -> Message:
+        """As the engine reads it."""
+        return Message(ROLES[self.role], "".join(part.text for part in self.content))
+
+
+class StreamOptions(BaseModel):
+    """How an answer is streamed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class _Request(BaseModel):
+    """What both kinds of request have. `top_k` and what follows are not OpenAI's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StopTexts | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    slim_strength: Annotated[float, Field(ge=0, le=1e6)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            raise ValueError("The request must be a JSON object")
+        for name, nothing in NOTHING.items():
+            if name in given and given[name] not in nothing:
+                raise ValueError(f"This server does not know how to honour {name}; leave it out")
+        return {name: value for name, value in given.items() if name not in IGNORED and name not in NOTHING}
+
+    @property
+    def choices(self) -> int:
+        """How many answers are wanted."""
+        return self.n or 1
+
+    @property
+    def usage_at_end(self) -> bool:
+        """Whether a stream ends with the number of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, max_new_tokens: int, seed: int) -> Sampling:
+        """How tokens are chosen. As in OpenAI's API the temperature is 1 where none is named."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            max_new_tokens=max_new_tokens,
+            stop=tuple(self.stop or ()),
+            seed=seed,
+        )
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The longest answer that is wanted; None for as long as may be."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

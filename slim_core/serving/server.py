@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API as a process of its own."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from .openai_api import alone
+from .protocol import Service
+
+
+# Connections beyond this are refused at once; each may hold a request that waits.
+MOST_CONNECTIONS = 1000
+
+
+def serve_alone(service: Service, key: str | None, host: str, port: int) -> None:
+    """Serve until the process is told to end.
+
+    Args:
+        service: who answers.
+        key: that clients must send; None asks for none.
+        host: address to serve at.
+        port: to serve at.
+    """
+    uvicorn.run(
+        alone(service, key),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=5,
+    )

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The app's engine as the OpenAI-compatible API asks for it. Programs share the places and the line with visitors."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import cast
+
+from ...inference.stops import Stops
+from ...inference.types import Row, Sampling, Step, Variant
+from ...serving.protocol import BusyError
+from ..backend import AppEngine, Backend, Job
+from ..limits import LimitError
+
+
+class Programs:
+    """A `Service` on the app's backend. Visitors' own adapters are not among its models.
+
+    Args:
+        backend: the app's.
+        max_new_tokens: the most tokens that an answer may have.
+    """
+
+    def __init__(self, backend: Backend, max_new_tokens: int) -> None:
+        self._backend = backend
+        self.max_new_tokens = max_new_tokens
+
+    @property
+    def engine(self) -> AppEngine:
+        """The engine that answers now."""
+        return self._backend.engine
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The app's own."""
+        return self._backend.variants
+
+    def enter(self) -> None:
+        """Take one of the app's places. Raises BusyError if there is none."""
+        try:
+            self._backend.enter()
+        except LimitError as error:
+            raise BusyError(str(error)) from None
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self._backend.leave()
+
+    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Stops) -> Generator[Step, None, None]:
+        """As `Engine.answer`."""
+        # Nobody reads the base's answer, so there is no drift among the steps.
+        return cast("Generator[Step, None, None]", self._backend.run(Job(tuple(rows), sampling), stops))

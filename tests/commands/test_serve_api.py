@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m slim_core serve --api-only`, up to where the server would start."""
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.serving import server
+
+
+@pytest.fixture
+def served(monkeypatch):
+    found = []
+    monkeypatch.setattr(server.uvicorn, "run", lambda api, **options: found.append((api, options)))
+    return found
+
+
+def run(*arguments, **environment):
+    return CliRunner().invoke(app, ["serve", "--api-only", *arguments], env=environment)
+
+
+def test_the_demo_is_served_to_programs_alone(served):
+    result = run("--port", "7999", "--max-new-tokens", "50", SLIM_API_KEY="a key")
+    assert result.exit_code == 0, result.output
+    assert "Models base, lora, slim at http://127.0.0.1:7999/v1" in result.stdout
+    ((api, options),) = served
+    assert (options["host"], options["port"]) == ("127.0.0.1", 7999)
+    client = TestClient(api)
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/v1/models").status_code == 401
+    question = {"model": "slim", "temperature": 0, "messages": [{"role": "user", "content": "What is 7 + 8?"}]}
+    found = client.post("/v1/chat/completions", json=question, headers={"Authorization": "Bearer a key"})
+    assert "15" in found.json()["choices"][0]["message"]["content"]
+    # The page is not there.
+    assert client.get("/").status_code == 404
+
+
+def test_what_is_wrong_is_one_sentence(served):
+    result = run("--lora", "somewhere")
+    assert result.exit_code == 1 and result.stderr.strip() == "Error: An adapter needs its base model: set SLIM_BASE."
+    assert not served

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenAI's client gets from this server what it gets from OpenAI's: answers, streams, and errors of its own kinds."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import httpx
+import openai
+import pytest
+
+from slim_core.inference import Message, Row, Sampling
+from tests.serving.conftest import KEY
+from tests.ui.scripted import FAIL
+from tests.waiting import until
+
+
+HELLO = [{"role": "user", "content": "Hello there"}]
+
+
+def ask(client, messages=HELLO, model="slim", **options):
+    return client.chat.completions.create(model=model, messages=messages, **({"temperature": 0} | options))
+
+
+def test_the_models_are_the_variants(serve, engine):
+    client = serve(engine).client()
+    assert [model.id for model in client.models.list()] == ["base", "lora", "slim"]
+    assert client.models.retrieve("lora").id == "lora"
+    with pytest.raises(openai.NotFoundError, match="There is no model 'gpt-4o' here; there are base, lora, slim"):
+        client.models.retrieve("gpt-4o")
+
+
+def test_an_answer_and_what_it_took(serve, engine):
+    found = ask(serve(engine).client(), seed=5)
+    assert found.object == "chat.completion" and found.model == "slim" and found.id.startswith("chatcmpl-")
+    (choice,) = found.choices
+    assert choice.message.role == "assistant" and choice.finish_reason == "stop"
+    assert choice.message.content.startswith("SLIM says: turn1 seed5 Hello there")
+    assert found.usage.completion_tokens == engine.length
+    assert found.usage.total_tokens == found.usage.prompt_tokens + engine.length
+
+
+def test_a_stream_says_the_same_in_pieces(serve, engine):
+    client = serve(engine).client()
+    whole = ask(client, seed=5)
+    pieces = list(ask(client, seed=5, stream=True, stream_options={"include_usage": True}))
+    deltas = [piece.choices[0].delta for piece in pieces if piece.choices]
+    assert deltas[0].role == "assistant"
+    assert len([delta for delta in deltas if delta.content]) > 3
+    assert "".join(delta.content or "" for delta in deltas) == whole.choices[0].message.content
+    assert [p.choices[0].finish_reason for p in pieces if p.choices and p.choices[0].finish_reason] == ["stop"]
+    assert pieces[-1].usage == whole.usage and all(piece.usage is None for piece in pieces[:-1])
+    assert {piece.object for piece in pieces} == {"chat.completion.chunk"} and len({p.id for p in pieces}) == 1
+
+
+def test_several_choices_have_seeds_of_their_own(serve, engine):
+    client = serve(engine).client()
+    found = ask(client, n=3, seed=7)
+    assert [choice.index for choice in found.choices] == [0, 1, 2]
+    assert [choice.message.content.split()[3] for choice in found.choices] == ["seed7", "seed8", "seed9"]
+    assert found.usage.completion_tokens == 3 * engine.length
+    texts = {0: "", 1: ""}
+    for piece in ask(client, n=2, seed=7, stream=True):
+        texts[piece.choices[0].index] += piece.choices[0].delta.content or ""
+    assert [text.split()[3] for text in texts.values()] == ["seed7", "seed8"]
+
+
+def test_the_shapes_that_clients_send(serve, engine):
+    messages = [
+        {"role": "developer", "content": "Be short."},
+        {"role": "user", "content": [{"type": "text", "text": "One "}, {"type": "text", "text": "two"}]},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Three"},
+    ]
+    client = serve(engine).client()
+    # What changes nothing is taken, as some clients send all of it.
+    idle = {"user": "me", "tools": [], "logit_bias": {}, "presence_penalty": 0, "response_format": {"type": "text"}}
+    found = ask(client, messages, "base", extra_body=idle, max_completion_tokens=9, stop=["never"])
+    assert found.choices[0].message.content.startswith("Base says: turn2")
+    assert found.usage.completion_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "param", "sentence"),
+    [
+        ({"model": "gpt-4o"}, 404, "model", "There is no model 'gpt-4o' here; there are base, lora, slim."),
+        ({"model": 3}, 400, "model", "model: Input should be a valid string. 3 was given."),
+        ({"temperature": 3}, 400, "temperature", "temperature: Input should be less than or equal to 2. 3 was given."),
+        ({"top_p": 0}, 400, "top_p", "top_p: Input should be greater than 0. 0 was given."),
+        ({"n": 100}, 400, "n", "n: Input should be less than or equal to 8. 100 was given."),
+        ({"max_tokens": 1000}, 400, "max_tokens", "An answer here has at most 64 tokens; 1000 were asked for."),
+        ({"stop": [""]}, 400, "stop[0]", "stop[0]: String should have at least 1 character. '' was given."),
+        ({"tools": [{"type": "function"}]}, 400, None, "This server does not know how to honour tools; leave it out."),
+        ({"logit_bias": {"5": 100}}, 400, None, "This server does not know how to honour logit_bias; leave it out."),
+        ({"temprature": 0}, 400, "temprature", "temprature is not a field that this server knows."),
+        ({"messages": []}, 400, "messages", "messages: List should have at least 1 item after validation, not 0. []"),
+        ({"messages": None}, 400, "messages", "messages: Input should be a valid list. None was given."),
+        (
+            {"messages": [{"role": "user"}]},
+            400,
+            "messages[0].content",
+            "messages[0].content is missing.",
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            400,
+            "messages[0].role",
+            "messages[0].role: Input should be 'developer', 'system', 'user' or 'assistant'. 'tool' was given.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            400,
+            "messages[0].content[0].type",
+            "messages[0].content[0].type: Input should be 'text'. 'image_url' was given.",
+        ),
+        (
+            {"model": "lora", "slim_strength": 0},
+            400,
+            "slim_strength",
+            "lora has no gate, so slim_strength means nothing to it.",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_is_a_sentence(serve, engine, given, status, param, sentence):
+    body = {"model": "slim", "messages": HELLO} | given
+    found = httpx.post(f"{serve(engine).url}/chat/completions", json=body)
+    error = found.json()["error"]
+    assert found.status_code == status
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert error["message"].startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"{", "The body of the request is not JSON."),
+        (b"\xff", "The body of the request is not JSON."),
+        (b"[" * 100_000, "The body of the request is not JSON."),
+        (b"[]", "The request must be a JSON object."),
+        (b'"' + b"x" * 5_000_000 + b'"', "The request has more than 4.0 MB; that is too much."),
+    ],
+)
+def test_a_body_that_is_no_request(serve, engine, body, sentence):
+    found = httpx.post(f"{serve(engine).url}/chat/completions", content=body)
+    assert found.json()["error"]["message"].startswith(sentence)
+    assert found.status_code == (413 if len(body) > 4_000_000 else 400)
+
+
+def test_addresses_that_are_not_there(serve, engine):
+    url = serve(engine).url
+    for method, path in (("GET", "/embeddings"), ("GET", "/chat/completions"), ("DELETE", "/models")):
+        found = httpx.request(method, url + path)
+        assert found.status_code in (404, 405)
+        assert "is not part of this API" in found.json()["error"]["message"]
+
+
+def test_a_key_is_asked_for(serve, engine):
+    server = serve(engine, key=KEY)
+    assert ask(server.client()).choices
+    with pytest.raises(openai.AuthenticationError, match="The API key is missing or wrong"):
+        ask(server.client("another"))
+    assert httpx.get(f"{server.url}/models").status_code == 401
+
+
+def test_when_all_places_are_taken(serve, engine):
+    engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.2)
+    client = serve(engine, places=1).client()
+    stream = ask(client, stream=True)
+    next(stream)
+    with pytest.raises(openai.RateLimitError, match="1 requests are being answered") as caught:
+        ask(client)
+    assert caught.value.response.headers["retry-after"] == "2"
+    stream.close()
+    # The place is free again, and so is the model.
+    until(lambda: engine.closed == engine.runs)
+    engine.delay = {}
+    assert ask(client).choices
+
+
+def test_a_client_that_leaves_frees_the_model(serve, engine):
+    engine.delay, engine.length = {"slim": 0.05}, 200
+    server = serve(engine, max_new_tokens=1000)
+    with pytest.raises(openai.APITimeoutError):
+        ask(server.client().with_options(timeout=0.5))
+    until(lambda: engine.closed == engine.runs == 1)
+
+
+def test_a_model_that_fails(serve, engine):
+    client = serve(engine).client()
+    with pytest.raises(openai.InternalServerError, match="The memory is used up"):
+        ask(client, [{"role": "user", "content": FAIL}])
+    # Its stream fails before it begins, so its status says so too.
+    with pytest.raises(openai.InternalServerError, match="The memory is used up"):
+        ask(client, [{"role": "user", "content": FAIL}], stream=True)
+
+
+def test_a_conversation_that_is_too_long(serve, engine):
+    engine.info = replace(engine.info, context_length=20)
+    with pytest.raises(openai.BadRequestError, match="reads and writes at most 20: shorten it") as caught:
+        ask(serve(engine).client(), [{"role": "user", "content": "word " * 100}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_the_tokens_are_the_engine_s(serve, real_engine):
+    question = "What does the cat see"
+    sampling = Sampling(temperature=0.8, max_new_tokens=12, seed=11)
+    client = serve(real_engine).client()
+    expected, found, threads = {}, {}, []
+    for name in ("base", "lora", "slim"):
+        *_, step = real_engine.answer([Row(name, (Message("user", question),))], sampling)
+        expected[name] = step.rows[0].text
+        messages = [{"role": "user", "content": question}]
+
+        def run(name=name, messages=messages):
+            got = ask(client, messages, name, temperature=0.8, max_tokens=12, seed=11)
+            found[name] = got.choices[0].message.content
+
+        threads.append(threading.Thread(target=run))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
