@@ -77,9 +77,9 @@ def test_every_setting_is_in_the_docs_and_no_other():
     assert set(settings_in_docs()) == {variable(field.name) for field in fields(Config)}
 
 
-def test_every_setting_is_a_flag_but_for_the_password():
+def test_every_setting_is_a_flag_but_for_secrets():
     # A command line can be read by everyone on the machine.
-    assert set(flags_of_serve()) == {field.name for field in fields(Config)} - {"auth_password"}
+    assert set(flags_of_serve()) == {field.name for field in fields(Config)} - {"auth_password", "api_key"}
 
 
 def test_stated_defaults_are_the_defaults():
