@@ -101,8 +101,8 @@ def serve(
 
     Programs find an OpenAI-compatible API at /v1, beside the page or alone.
 
-    Every flag except --api-only is also an environment variable (SLIM_BASE, SLIM_PORT, …); a flag takes precedence. The
-    password and the key of the API are read only from SLIM_AUTH_PASSWORD and SLIM_API_KEY, since everyone on the
+    Every flag except --api-only is also an environment variable (SLIM_BASE, SLIM_PORT, …); a flag takes precedence.
+    The password and the key of the API are read only from SLIM_AUTH_PASSWORD and SLIM_API_KEY, since everyone on the
     machine can read a command line.
     """
     flags = {name: value for name, value in locals().items() if name != "api_only"}
