@@ -168,7 +168,7 @@ def test_wrong_rows_are_refused_in_a_sentence(name):
     model = adapted(name)
     with pytest.raises(ValueError, match="non-existing adapter"):
         logits(model, adapter_names=["default", "nobody", "default"])
-    with pytest.raises(ValueError, match="no multiple of it"):
+    with pytest.raises(ValueError, match="not a multiple of it"):
         logits(model, adapter_names=["default"] * 2)
     model.train()
     with pytest.raises(ValueError, match="training mode"):
