@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods to compare SLIM with. Importing this package makes PEFT know those that are not its own."""
+"""Methods to compare SLIM with. Importing this package registers those that PEFT does not have itself."""
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the configurations of all methods here share."""
+"""Fields shared by the configurations of all methods in this package."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ExpertsConfig(PeftConfig):
 
     @property
     def title(self) -> str:
-        """What people call the method."""
+        """The display name of the method."""
         raise NotImplementedError
 
     @property
@@ -104,7 +104,7 @@ class ExpertsConfig(PeftConfig):
 
 
 def check_routing(num_experts: int, top_k: int) -> None:
-    """Raises ValueError if so many experts cannot be chosen."""
+    """Raises ValueError if that many experts cannot be chosen."""
     check_integer("num_experts", num_experts, 1)
     check_integer("top_k", top_k, 1)
     if top_k > num_experts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the registry knows of a method."""
+"""What the registry knows about a method."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Method:
     options: tuple[str, ...] | None = None
 
     def option_names(self) -> set[str]:
-        """What may be set for this method alone."""
+        """Options that apply only to this method."""
         if self.options is not None:
             return set(self.options)
         return {field.name for field in fields(self.config_cls)} - GIVEN
@@ -68,12 +68,14 @@ SHARED = (
 
 
 def named_targets(slim: SlimConfig) -> set[str] | None:
-    """The Linears that the user named; None if nobody did."""
+    """The Linears that the user named; None if there are none."""
     return None if slim.target_modules == "all-linear" else slim.target_modules  # type: ignore[return-value]
 
 
 def common_fields(slim: SlimConfig) -> dict[str, Any]:
-    """What every method of this package takes from SLIM's configuration: rank and factor of an expert, and where."""
+    """Settings that every method in this package takes from SLIM's configuration: rank and factor of an expert, and
+    targets.
+    """
     return {name: getattr(slim, name) for name in SHARED} | {
         "task_type": "CAUSAL_LM",
         "r": slim.r,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method is at one place of a base: its tensors, how they begin, and what it makes of an input.
+"""A method at one place in a base: its tensors, their initial values, and its forward.
 
 The PEFT layer that trains it (`layer.py`), the row of the engine that answers with it, and the checks of its files all
 ask the same object.
@@ -28,7 +28,7 @@ def _call(module: nn.Module, x: Tensor) -> Tensor:
 
 @dataclass
 class Running:
-    """What a method is told of the running forward.
+    """What a method knows about the current forward.
 
     Attributes:
         learning: whether the adapter is being trained by it.
@@ -43,7 +43,7 @@ class Running:
 
 
 class Noted(NamedTuple):
-    """What one place noted of a training forward.
+    """What one place recorded in a training forward.
 
     Attributes:
         place: which.
@@ -85,11 +85,11 @@ class Experts(Generic[C]):
     # -- tensors -------------------------------------------------------------------------------------------------
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor that it has here."""
+        """The shape of each of its tensors here."""
         raise NotImplementedError
 
     def start(self, tensors: Tensors) -> None:
-        """Draw the first values, in place: A as a Linear begins, B = 0, so that a new adapter changes nothing."""
+        """Initialise in place: A like a Linear, B = 0, so that a new adapter changes nothing."""
         for key, tensor in tensors.items():
             if key.endswith("B") and self.config.init_weights:
                 nn.init.zeros_(tensor)
@@ -98,12 +98,12 @@ class Experts(Generic[C]):
                 nn.init.kaiming_uniform_(tensor.flatten(0, -2), a=5**0.5)
 
     def prepared(self, tensors: Tensors) -> Tensors:
-        """What answers need of the tensors, computed once; for inference alone."""
+        """Tensors prepared once for inference."""
         return tensors
 
     @classmethod
     def size(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Kind, int, int]:
-        """What place it was, from the shapes of its tensors: its kind, and its channels as in `Place`.
+        """The kind of place and its channels (as in `Place`), from the shapes of its tensors.
 
         Raises:
             KeyError, IndexError: if a tensor is missing, or has too few dimensions.
@@ -131,23 +131,23 @@ class Experts(Generic[C]):
         return (result + added).to(result.dtype)
 
     def added(self, tensors: Tensors, tokens: Tensor, now: Running) -> Tensor:
-        """(T, C_out) what a Linear's output gets from (T, C_in) tokens."""
+        """(T, C_out) what is added to a Linear's output for (T, C_in) tokens."""
         raise NotImplementedError
 
     def dropped(self, x: Tensor, now: Running) -> Tensor:
-        """The experts' input: with dropout where they learn."""
+        """The experts' input, with dropout in training."""
         return F.dropout(x, self.config.dropout) if now.learning and self.config.dropout else x
 
     # -- losses --------------------------------------------------------------------------------------------------
 
     @classmethod
     def wants_losses(cls, config: C) -> bool:
-        """Whether it adds something to the loss of the task."""
+        """Whether it adds a term to the task's loss."""
         return False
 
     @classmethod
     def losses(cls, config: C, noted: list[Noted], adapters: Iterable[tuple[Experts, Tensors]]) -> dict[str, Tensor]:
-        """What it adds to the loss of a forward, by name, multiplied by its coefficients; () float32 each.
+        """Its terms in the loss of a forward, by name, multiplied by their coefficients; () float32 each.
 
         Args:
             config: of the adapter.
@@ -160,24 +160,24 @@ class Experts(Generic[C]):
 
     @classmethod
     def refused(cls, config: C) -> tuple[str, str] | None:
-        """A field of a configuration that a row cannot follow, and what to say of it; None if all is well."""
+        """A field of a configuration that rows do not support, with a message; None if there is none."""
         return None
 
     @classmethod
     def blocks(cls, config: C) -> int | None:
-        """How many decoder blocks the base of a saved configuration has; None if it does not say."""
+        """The number of decoder blocks of a saved configuration's base; None if unknown."""
         return None
 
     @classmethod
     def updates(cls, key: str) -> bool:
-        """Whether a tensor that is 0 everywhere leaves the base as it is."""
+        """Whether a tensor of zeros leaves the base unchanged."""
         return key.endswith("B")
 
     # -- settings ------------------------------------------------------------------------------------------------
 
     @classmethod
     def default_targets(cls, linears: Mapping[str, tuple[int, int]]) -> set[str] | str:
-        """`target_modules` where none are named.
+        """`target_modules` if none are named.
 
         Args:
             linears: (C_in, C_out) of the base's Linears, but for its head, by name.
@@ -189,7 +189,7 @@ class Experts(Generic[C]):
 
     @classmethod
     def resolve(cls, config: C, blocks: int) -> None:
-        """Complete a configuration for a base of so many decoder blocks, in place.
+        """Complete a configuration in place for a base with this many decoder blocks.
 
         Raises:
             ValueError: if it was made for another number.
@@ -202,7 +202,7 @@ def router_probabilities(router: Tensor, tokens: Tensor) -> Tensor:
 
 
 def shares(noted: Noted, k: int) -> Tensor:
-    """What load balances are made of, padding left out.
+    """The terms of load balances, without padding.
 
     Args:
         noted: of a router.
@@ -219,6 +219,6 @@ def shares(noted: Noted, k: int) -> Tensor:
     if valid is None or len(valid) != len(probabilities):
         return torch.cat([sent.mean(0), probabilities.mean(0, keepdim=True)])
     count = valid.sum().clamp(min=1)
-    # Not a product: what stands in padding may be no number.
+    # Not a product, since values in padding may be NaN.
     kept = torch.where(valid.unsqueeze(-1), probabilities, 0).sum(0, keepdim=True)
     return torch.cat([(sent * valid.view(-1, 1, 1)).sum(0), kept]) / count

@@ -93,7 +93,7 @@ class ExpertsLayer(nn.Module, BaseTunerLayer):
         return result
 
     def _of_adapters(self, names: list[str], x: Tensor) -> Tensor:
-        """All of them at once: what each of them changes is added up."""
+        """All adapters at once: their changes are added up."""
         result = self._of_adapter(names[0], x, None)
         if len(names) == 1:
             return result

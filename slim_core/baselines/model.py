@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The PEFT tuner that all methods here share; each has a class of its own, which names its layer."""
+"""The PEFT tuner shared by all methods in this package; each has a subclass that names its layer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ExpertsModel(RowsModel):
             whole = next((above for above in mlps if above in self._places and name.startswith(above + ".")), None)
             if whole is not None:
                 raise ValueError(
-                    f"`target_modules` names `{name}` and `{whole}`, of which it is a part; leave one of them out."
+                    f"`target_modules` names `{name}` and `{whole}`, which contains it; leave one of them out."
                 )
 
     def _place(self, name: str, module: nn.Module, mlps: dict[str, tuple[int, int]], blocks: int) -> Place:
@@ -150,7 +150,7 @@ class ExpertsModel(RowsModel):
 
 
 def _linears(modules: dict[str, nn.Module]) -> dict[str, tuple[nn.Module, tuple[int, int]]]:
-    """A base's Linears by name with their sizes, also those of an MLP that has an adapter as a whole."""
+    """A base's Linears by name with their sizes, including those inside an adapted MLP."""
     found = {}
     for name, module in modules.items():
         parts = {name: module}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the layers of one model note of a training forward, for the losses that are added when it ends."""
+"""What the layers of one model record in a training forward, for the losses that are added at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .experts import Noted
 
 
 class Notes:
-    """Of the last training forward that noted anything.
+    """Records of the last training forward that noted anything.
 
     Attributes:
         types: (B,) kinds of the samples of the running forward, 0 or 1; None if nobody said them.
@@ -27,13 +27,13 @@ class Notes:
         return {"types": None, "_forward": None, "_noted": {}}
 
     def add(self, forward: int, adapter_name: str, noted: Noted) -> None:
-        """Note something of a forward; what an earlier one noted goes."""
+        """Record something of a forward; records of an earlier one are dropped."""
         if forward != self._forward:
             self._forward, self._noted = forward, {}
         self._noted.setdefault(adapter_name, []).append(noted)
 
     def of(self, adapter_name: str) -> list[Noted]:
-        """What was noted for an adapter."""
+        """The records for an adapter."""
         return self._noted.get(adapter_name, [])
 
     def forget(self, adapter_name: str) -> None:

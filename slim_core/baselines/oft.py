@@ -20,7 +20,7 @@ MOST_TERMS = 100
 
 
 class OftExperts(Experts[OFTConfig]):
-    """Blocks of the input are rotated before the base's Linear reads it; the tensor is PEFT's, half a block each."""
+    """Blocks of the input are rotated before the base's Linear; the tensor is PEFT's, with half a matrix per block."""
 
     prefix = "oft_"
     keys = ("R.weight",)
@@ -30,7 +30,7 @@ class OftExperts(Experts[OFTConfig]):
 
     @property
     def block(self) -> int:
-        """Channels of a block, as PEFT chooses them where the configured size does not divide the input."""
+        """Channels per block, chosen like PEFT does if the configured size does not divide the input."""
         size, c_in = self.config.oft_block_size, self.place.c_in
         if c_in % size == 0 and size <= c_in:
             return size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a method sits in a base model: on Linears, or on whole MLPs."""
+"""Where a method is attached to a base model: on Linears, or on whole MLPs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def block_of(name: str) -> int:
 
 
 def blocks_of(names: Iterable[str]) -> int:
-    """How many decoder blocks the modules of these names are in."""
+    """The number of decoder blocks that contain the modules of these names."""
     return max(map(block_of, names), default=0) + 1
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PEFT has itself: LoRA, on all Linears or on the MLPs alone, rewound or without intruders, DoRA, and OFT."""
+"""PEFT's own methods: LoRA (on all Linears or only on MLPs, rewound, or without intruders), DoRA, and OFT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INTRUDERS = {"top_k": 10, "threshold": 0.5, "share": 0.75}
 
 
 def _lora(slim: SlimConfig, options: Mapping[str, Any], linears: Linears, dora: bool = False) -> LoraConfig:
-    """At SLIM's total rank, and with its factor alpha / r."""
+    """With SLIM's total rank and its factor alpha / r."""
     shared = {name: getattr(slim, name) for name in SHARED if name != "dropout"}
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -41,13 +41,13 @@ def _lora(slim: SlimConfig, options: Mapping[str, Any], linears: Linears, dora: 
 
 
 def _lora_mlp(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> LoraConfig:
-    """On the Linears of the MLPs alone. In PEFT's own comparison of methods it learned more and forgot less."""
+    """Only on the Linears of the MLPs. In PEFT's own comparison of methods this learned more and forgot less."""
     if slim.target_modules != "all-linear":
         raise ValueError("lora-mlp names its Linears itself; leave --target out, or choose lora.")
     found = _lora(slim, options, linears)
     found.target_modules = mlp_linears(linears)  # type: ignore[assignment]  # as PEFT itself keeps a list
     if not found.target_modules:
-        raise ValueError("lora-mlp adapts the Linears of MLPs, and this base has none that are known here.")
+        raise ValueError("lora-mlp adapts the Linears of MLPs, and this base has none that are recognised.")
     return found
 
 
@@ -57,7 +57,7 @@ def _rewound(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> 
 
 
 def rewind(model: PeftModel, options: Mapping[str, Any]) -> None:
-    """Multiply what a trained LoRA adds by `scale`, in its alpha: towards the base it regains what it forgot."""
+    """Scale what a trained LoRA adds by `scale`, through its alpha: closer to the base it regains what it forgot."""
     scale = options.get("scale", REWOUND)
     for name in model.active_adapters:
         config = cast(LoraConfig, model.peft_config[name])
@@ -76,7 +76,7 @@ def _without_intruders(slim: SlimConfig, options: Mapping[str, Any], linears: Li
 
 @torch.no_grad()
 def reduce_intruders(model: PeftModel, options: Mapping[str, Any]) -> None:
-    """Take from a trained LoRA directions that the base does not have (Shuttleworth et al., arXiv 2410.21228).
+    """Reduce directions of a trained LoRA that the base does not have (Shuttleworth et al., arXiv 2410.21228).
 
     Raises:
         ValueError: if the base is quantised, so that its directions cannot be computed.
@@ -107,7 +107,7 @@ def _layers(model: nn.Module) -> list[LoraLayer]:
 
 
 def _oft(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> OFTConfig:
-    """Blocks of 32, PEFT's own default. It has no rank that could be set to SLIM's."""
+    """Blocks of 32, PEFT's default. OFT has no rank that could be set to SLIM's."""
     shared = {name: getattr(slim, name) for name in SHARED if name not in ("dropout", "trainable_token_indices")}
     if slim.trainable_token_indices:
         raise ValueError("PEFT trains no single tokens beside OFT; leave --train-closing-token out.")

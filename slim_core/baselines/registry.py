@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All methods. A new one is a folder and a line here."""
+"""All methods. A new one needs a folder and a line here."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ for _method in _ALL:
 
 
 def experts_of(peft_type: object) -> type[Experts] | None:
-    """What computes the rows of a kind of adapter; None if it is none of this package."""
+    """The class that computes rows of a type of adapter; None if the type is not from this package."""
     method = KINDS.get(str(getattr(peft_type, "value", peft_type)))
     return None if method is None else method.experts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experts of one Linear as two stacked tensors, and what they give to tokens: matrix products, no loop over either.
+"""Experts of one Linear as two stacked tensors, applied to tokens by matrix products without loops.
 
 E experts of rank r are A (E, r, C_in) and B (E, C_out, r). What an expert adds is B_e A_e x.
 """
@@ -57,7 +57,7 @@ def side_by_side(b: Tensor) -> Tensor:
 
 
 def _kept(hidden: Tensor, wanted: Tensor) -> Tensor:
-    # Not a product: what an expert makes of a token that is not its own may be infinite in half precision.
+    # Not a product, since an expert's output for a token that is not routed to it may be infinite in half precision.
     return hidden.masked_fill(~wanted.unsqueeze(-1), 0)
 
 

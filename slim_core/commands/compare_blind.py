@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`compare --blind`: answers under letters, in an order that nobody knows, until a person has chosen the best."""
+"""`compare --blind`: answers under letters in random order, until the best has been chosen."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class BlindVote:
     def __init__(self, variants: Sequence[Variant]) -> None:
         ballot = shuffled([variant.name for variant in variants])
         if ballot is None:
-            raise EngineError("--blind has one answer alone to choose from; name an adapter with --lora or --slim.")
+            raise EngineError("--blind has only one answer to choose from; name an adapter with --lora or --slim.")
         self._ballot: Ballot = ballot
         self._variants = {variant.name: variant for variant in variants}
         self.letters = LETTERS[: len(ballot.order)]
 
     def view(self, rows: Sequence[RowStep]) -> Table:
-        """The answers without names, and without the numbers that would tell them."""
+        """The answers without names, and without numbers that would reveal them."""
         found = {row.variant: row for row in rows}
         covered = [
             replace(self._variants[name], label=letter, detail="")
@@ -47,7 +47,7 @@ class BlindVote:
         return answers_view(covered, [found[name] for name in self._ballot.order], numbers=False)
 
     def ask(self, console: Console) -> None:
-        """Let a person choose, if there is one at the terminal."""
+        """Ask the user to choose, if there is a terminal."""
         if not at_terminal():
             return
         question = f"Which answer is the best? {', '.join(self.letters)}, or {NO_DIFFERENCE} for no difference"
@@ -61,7 +61,7 @@ class BlindVote:
 
     @property
     def sentence(self) -> str:
-        """Who was who, and what was chosen."""
+        """A sentence that reveals the names and the choice."""
         labels = {name: variant.label for name, variant in self._variants.items()}
         pairs = zip(self.letters, self._ballot.order, strict=True)
         who = ", ".join(f"{letter} is {labels[name]}" for letter, name in pairs)
@@ -77,5 +77,5 @@ class BlindVote:
 
 
 def at_terminal() -> bool:
-    """Whether a person can be asked."""
+    """Whether standard input and output are a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means with their intervals, and what two models' answers to the same questions say about their difference.
+"""Means with their intervals, and tests of the difference of two models on the same questions.
 
 The marks of a task are a string with "1" for each question that was answered rightly and "0" for each other one. What
 is measured on a scale, such as a loss, is a sequence with a number for each item; items stand in the same order for
@@ -82,7 +82,7 @@ def mean_score(outcomes: Outcomes, tasks: Sequence[str]) -> Score:
 
 
 def difference(first: Outcomes, second: Outcomes, tasks: Sequence[str]) -> Score:
-    """How much the first model has more, by the mean of the tasks' means, with a paired bootstrap over items."""
+    """How much higher the first model is in the mean of the tasks' means, with a paired bootstrap over items."""
     means = _resampled([[_array(first[task]), _array(second[task])] for task in tasks])
     return Score(_mean(first, tasks) - _mean(second, tasks), *_interval(means[:, 0] - means[:, 1]))
 
@@ -111,7 +111,7 @@ def mcnemar(first: Marks, second: Marks, tasks: Sequence[str]) -> McNemar:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """p-values of several tests, raised so that all of them together err in 5 % of cases (Holm 1979).
+    """p-values of several tests, adjusted so that all of them together have an error rate of 5 % (Holm 1979).
 
     Args:
         chances: m p-values.
@@ -127,7 +127,7 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 
 def power(n: int, discordant: float, gap: float) -> float:
-    """How often McNemar's test at 5 % finds a difference that is there (Connor 1987, equation 2).
+    """Power of McNemar's test at 5 % (Connor 1987, equation 2).
 
     Args:
         n: items that both models answered.
@@ -140,7 +140,7 @@ def power(n: int, discordant: float, gap: float) -> float:
 
 
 def detectable(n: int, discordant: float) -> float | None:
-    """The smallest difference of two shares that n items show four times in five (`power` of 80 %).
+    """The smallest difference of two shares that n items detect with a `power` of 80 %.
 
     Args:
         n: items that both models answered.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PEFT tuner whose batches may have rows of several adapters, and whose forwards tell its layers what they read."""
+"""A PEFT tuner whose batches may mix adapters, and whose layers know the tokens of each forward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .context import ForwardContext, context_of
 
 
 class RowsModel(BaseTuner):
-    """What SLIM and the methods beside it share: one context for all layers, and rows of one batch.
+    """Base class of SLIM and the other methods: one context for all layers, and rows of one batch.
 
     Attributes:
         context: what a forward tells its layers; shared by them all.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter of the lowest validation loss, kept while training goes on."""
+"""Keeping the adapter with the lowest validation loss."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-# It warns that the best adapter is not loaded at the end. `KeepBest` does that, without another checkpoint.
+# It warns that the best adapter is not loaded at the end; `KeepBest` does that without another checkpoint.
 logging.getLogger("transformers.trainer_callback").addFilter(
     lambda record: "EarlyStoppingCallback without load_best_model_at_end" not in str(record.msg)
 )
 
 
 class KeepBest(TrainerCallback):
-    """Keeps a copy of what is trained, on the CPU, as it was at the lowest validation loss of this run.
+    """Keeps a CPU copy of the trained tensors from the lowest validation loss of this run.
 
     What an interrupted run had found is not in its checkpoints: a run that goes on from one begins to look anew.
 
@@ -50,7 +50,7 @@ class KeepBest(TrainerCallback):
             self._kept = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What is trained, and what adapters remember of their training."""
+        """Trained tensors and training statistics of adapters."""
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         assert isinstance(model, PeftModel)
         names = tuple(f".{name}" for name in model.active_adapters)
@@ -62,9 +62,9 @@ class KeepBest(TrainerCallback):
         }
 
     def restored(self) -> str:
-        """Put the best back, and say which it is."""
+        """Restore the best adapter and return a sentence about it."""
         if not self._kept:
             return "There was no validation, so the adapter is that of the last step."
-        # Not tensor by tensor: SLIM's layers must hear that their clusters are others.
+        # Not tensor by tensor: SLIM's layers must be notified that their clusters have changed.
         self._trainer.accelerator.unwrap_model(self._trainer.model).load_state_dict(self._kept, strict=False)
         return f"The adapter is that of step {self._step}, whose validation loss of {self._loss:.4f} was the lowest."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of the task that forget less than cross entropy, and combine with any method.
+"""Task losses that forget less than cross entropy and can be combined with any method.
 
 They take the place of the loss that the model itself computes in a training forward, so that whatever a method adds to
 it is still added. In evaluation the loss is the cross entropy.
@@ -68,7 +68,7 @@ def mask_the_target(logits: Tensor, targets: Tensor, base: Tensor | None, weight
     out = F.one_hot(targets, logits.shape[-1]).bool()
     log_q = logits.masked_fill(out, -math.inf).log_softmax(-1)
     log_p = base.float().masked_fill(out, -math.inf).log_softmax(-1)
-    # Where both are -inf their difference is no number.
+    # If both are -inf, their difference is NaN.
     kl = (log_p.exp() * (log_p - log_q).masked_fill(out, 0)).sum(-1)
     return cross_entropy(logits, targets, base, weight) + weight * kl
 
@@ -96,7 +96,7 @@ LOSSES = {
 
 
 class TaskLoss:
-    """Another loss in place of a model's own in training forwards.
+    """Replaces the model's own loss in training forwards.
 
     Args:
         model: with its adapter.
@@ -129,7 +129,7 @@ class TaskLoss:
 
     @contextmanager
     def knowing_the_base(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Inside, the base's logits for these inputs are known, if the loss asks for them."""
+        """Within this context, the base's logits for these inputs are available if the loss needs them."""
         if self._loss.needs_base and self._module.training:
             kept, _ = _learned(inputs["labels"])
             given = {name: value for name, value in inputs.items() if name != "labels"}

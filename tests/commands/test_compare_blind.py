@@ -114,7 +114,7 @@ REFUSED = [
     (["--blind", "--prompts", "some.txt"], "--blind asks which answer to one question is the best; leave"),
     (
         ["Lima?", "--blind", "--base", "BASE", "--device", "cpu"],
-        "--blind has one answer alone to choose from; name an",
+        "--blind has only one answer to choose from; name an",
     ),
 ]
 

@@ -32,7 +32,7 @@ class DiselModel(ExpertsModel):
 
 
 def _configure(slim: SlimConfig, options: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> DiselConfig:
-    """At SLIM's total rank, and its factor alpha / r."""
+    """With SLIM's total rank and its factor alpha / r."""
     own = {"r": slim.num_experts * slim.r, "alpha": slim.num_experts * slim.alpha}
     return DiselConfig(**(common_fields(slim) | own | dict(options)))
 

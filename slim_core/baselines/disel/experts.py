@@ -12,7 +12,7 @@ from .config import DiselConfig
 
 
 class DiselExperts(Experts[DiselConfig]):
-    """Each rank is an expert of its own, whose weight is a sigmoid: any number of them may answer a token."""
+    """Each rank is a separate expert whose weight is a sigmoid; any number of them may be active for a token."""
 
     prefix = "disel_"
     keys = ("A", "B", "gate", "gate_bias")
@@ -26,7 +26,7 @@ class DiselExperts(Experts[DiselConfig]):
         nn.init.constant_(tensors["gate_bias"], self.config.gate_bias)
 
     def added(self, tensors: Tensors, tokens: Tensor, now: Running) -> Tensor:
-        # The gates see what the experts see, dropout included, as in the authors' code.
+        # The gates get the same input as the experts, including dropout, as in the authors' code.
         x = self.dropped(tokens.to(tensors["A"].dtype), now)
         gates = torch.sigmoid(F.linear(x, tensors["gate"], tensors["gate_bias"]))
         return self.scale * F.linear(gates * F.linear(x, tensors["A"]), tensors["B"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRAMoE: every expert answers every token, weighted by a router of each Linear."""
+"""LoRAMoE: all experts are active for every token, weighted by a router per Linear."""
 
 from __future__ import annotations
 

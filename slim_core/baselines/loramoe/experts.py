@@ -17,7 +17,7 @@ from .config import LoramoeConfig
 
 
 class LoramoeExperts(Experts[LoramoeConfig]):
-    """All experts answer every token, weighted by a router of each Linear; by default at the Linears of MLPs.
+    """All experts are active for every token, weighted by a router per Linear; by default on the Linears of MLPs.
 
     The authors' code counts padding into the balance and cannot switch an adapter off; this does neither.
     """
@@ -58,7 +58,7 @@ class LoramoeExperts(Experts[LoramoeConfig]):
     def default_targets(cls, linears: Mapping[str, tuple[int, int]]) -> set[str] | str:
         found = mlp_linears(linears)
         if not found:
-            raise ValueError("LoRAMoE adapts the Linears of MLPs, and this base has none that are known here.")
+            raise ValueError("LoRAMoE adapts the Linears of MLPs, and this base has none that are recognised.")
         return found
 
 
@@ -90,7 +90,7 @@ def uneven(noted: Noted, offset: float) -> Tensor:
 
 @contextmanager
 def sample_types(model: nn.Module, types: Tensor) -> Iterator[None]:
-    """Inside, the samples of training forwards are of these kinds.
+    """Within this context, the samples of training forwards have these types.
 
     Args:
         model: with LoRAMoE adapters.
@@ -101,7 +101,7 @@ def sample_types(model: nn.Module, types: Tensor) -> Iterator[None]:
     """
     notes = next((m.notes for m in model.modules() if isinstance(m, ExpertsLayer)), None)
     if notes is None:
-        raise ValueError("The model has no LoRAMoE adapter, so its samples need no kinds.")
+        raise ValueError("The model has no LoRAMoE adapter, so sample types have no effect.")
     notes.types = types
     try:
         yield

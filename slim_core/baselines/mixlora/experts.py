@@ -24,7 +24,7 @@ PARTS = ("gate", "up", "down")
 
 
 class MixloraExperts(Experts[MixloraConfig]):
-    """On an MLP: E experts that answer one token by two, on the base's own weights; on a Linear: one LoRA.
+    """On an MLP: E experts on the base's own weights, two active per token; on a Linear: one LoRA.
 
     With W1, W3, W2 the base's gate, up and down projections, and h_e = act(W1 x + s B1e A1e x) * (W3 x + s B3e A3e x):
 
@@ -97,7 +97,7 @@ class MixloraExperts(Experts[MixloraConfig]):
             + scale * chosen(read, factors[f"{part}_A"], factors[f"{part}_B"], experts)
             for part, base in (("gate", of_gate), ("up", of_up))
         )
-        # (T, K, C between): what each of the K experts makes of the token.
+        # (T, K, C between): the output of each of the K experts for the token.
         inner = module.act_fn(gates) * ups  # type: ignore[operator]
         weighting = weights.to(inner.dtype).unsqueeze(-1)
         flat = plain.reshape(len(tokens), -1)
@@ -116,7 +116,7 @@ class MixloraExperts(Experts[MixloraConfig]):
         return self.scale / (1 - self.config.mask_rate) if rescaled else self.scale
 
     def _merged(self, tensors: Tensors, learning: bool) -> Tensors:
-        """The factors without the rows and columns that are dropped: others in each training step, for each expert."""
+        """The factors without dropped rows and columns, which differ in each training step and for each expert."""
         if not self.config.mask_rate:
             return tensors
         generator = None

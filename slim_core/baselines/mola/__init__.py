@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoLA: a router of each Linear, and more experts in some blocks than in others."""
+"""MoLA: a router per Linear, and more experts in some blocks than in others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class MolaModel(ExpertsModel):
 
 
 def _configure(slim: SlimConfig, options: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> MolaConfig:
-    """Experts in the authors' proportions, one to four quarters, of a rank that gives SLIM's total rank on average."""
+    """Experts in the authors' proportions, one to four quarters, with a rank that gives SLIM's total rank on
+    average.
+    """
     blocks = blocks_of(linears)
     k = min(slim.top_k, slim.num_experts)
     counts = [max(k, round(slim.num_experts * part / 4)) for part in (1, 2, 3, 4)]

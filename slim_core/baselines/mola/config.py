@@ -53,7 +53,7 @@ class MolaConfig(ExpertsConfig):
         check_number("balance_coefficient", self.balance_coefficient, 0)
 
     def experts_of(self, block: int, blocks: int) -> int:
-        """Experts per Linear of one of so many blocks."""
+        """Number of experts per Linear in one of the blocks."""
         return self.num_experts[block * len(self.num_experts) // blocks]
 
     @property

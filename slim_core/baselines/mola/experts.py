@@ -14,7 +14,7 @@ from .config import MolaConfig
 
 
 class MolaExperts(Experts[MolaConfig]):
-    """A router of each Linear keeps the best K experts, and their weights are divided by their sum.
+    """A router per Linear keeps the best K experts and normalises their weights.
 
     The authors' code moves its balance loss to the first GPU, so that it cannot be trained elsewhere, and counts
     padding; this does neither.
@@ -25,7 +25,7 @@ class MolaExperts(Experts[MolaConfig]):
 
     @property
     def number(self) -> int:
-        """Experts of this Linear."""
+        """Number of experts in this Linear."""
         return self.config.experts_of(self.place.block, self.place.blocks)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
