@@ -53,7 +53,7 @@ class _Finder:
 def _hush_bitsandbytes() -> None:
     """PEFT imports bitsandbytes, which on some processors warns that it could not fetch machine code from the Hub.
 
-    Nobody asked for it: nothing is lost without, and no code of the Hub is run here.
+    The warning is irrelevant: nothing depends on it, and no code from the Hub is run here.
     """
     import logging
 

@@ -37,7 +37,7 @@ class Adapter:
         sha256: of that file, in hex.
         trained_on: the base that its config names, or None. Only ever shown.
         warnings: sentences about what is unusual but allowed.
-        ends_with: the text with which it learned to end its answers; None where the base's token ends them.
+        ends_with: the text with which it learned to end its answers; None if the base's own token ends them.
     """
 
     kind: str

@@ -46,7 +46,7 @@ def read_base_config(name: str | Path, revision: str | None = None) -> PreTraine
 
     Raises:
         BaseConfigError: if a number in it is out of its range.
-        Exception: whatever transformers raises where there is none, or none that it knows.
+        Exception: whatever transformers raises if the config is missing or unknown.
     """
     raw, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     for field, number, in_list in _numbers(raw):

@@ -51,7 +51,7 @@ def read_untrusted(folder: Path, label: str) -> Prompts:
         label: what it is called in sentences.
 
     Raises:
-        EngineError: if there is no tokenizer, or none that can be trusted to end.
+        EngineError: if there is no tokenizer, or one that may never end.
     """
     if not (folder / TOKENIZER).is_file():
         raise EngineError(f"{label} has no {TOKENIZER}; other tokenizer files are not opened.")

@@ -26,7 +26,7 @@ class Method:
         title: what people call it.
         peft_type: what its files say it is.
         configure: makes its configuration, from SLIM's of the same run, which has the budget; the user's options for
-            this method; and (C_in, C_out) of the base's Linears, but for its head, by name. Raises ValueError or
+            this method; and (C_in, C_out) of the base's Linears except its head, by name. Raises ValueError or
             TypeError for what cannot be.
         config_cls: of its configuration.
         tuner: the PEFT tuner, where it is one of this package.

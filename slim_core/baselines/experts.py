@@ -32,7 +32,7 @@ class Running:
 
     Attributes:
         learning: whether the adapter is being trained by it.
-        note: takes a router's (T, E) probabilities, for the method's losses; None where nobody adds them. They are
+        note: takes a router's (T, E) probabilities, for the method's losses; None if they are not added. They are
             computed from it when the forward ends: a checkpoint's second forward must compute what its first did.
         call: how modules of the base are called.
     """
@@ -180,7 +180,7 @@ class Experts(Generic[C]):
         """`target_modules` if none are named.
 
         Args:
-            linears: (C_in, C_out) of the base's Linears, but for its head, by name.
+            linears: (C_in, C_out) of the base's Linears except its head, by name.
 
         Raises:
             ValueError: if the base has none of them.

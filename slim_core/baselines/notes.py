@@ -14,7 +14,7 @@ class Notes:
     """Records of the last training forward that noted anything.
 
     Attributes:
-        types: (B,) kinds of the samples of the running forward, 0 or 1; None if nobody said them.
+        types: (B,) kinds of the samples of the running forward, 0 or 1; None if not set.
     """
 
     def __init__(self) -> None:

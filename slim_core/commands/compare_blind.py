@@ -23,7 +23,7 @@ class BlindVote:
     """A vote on the answers of some variants.
 
     Args:
-        variants: who answers.
+        variants: the variants that answer.
 
     Raises:
         EngineError: if there is nothing to choose from.

@@ -54,7 +54,7 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float |
         label: of the variant.
         verdict: on it.
         same: whether its answer is the base's.
-        strength: that the gate was told to have; None as trained.
+        strength: the gate's requested strength; None as trained.
     """
     numbers = (
         f"{verdict.identity:.1%} past LoRA; distance {verdict.distance:.2f}, up to {verdict.reference:.2f} is like "

@@ -88,7 +88,7 @@ def greedy_ids(model: Model, tokenizer: PreTrainedTokenizerBase, ids: Tensor, ma
         model: in evaluation mode.
         tokenizer: whose padding token follows an answer that has ended.
         ids: (B, T) int64 prompts, padded on the left.
-        mask: (B, T) 0 where there is padding.
+        mask: (B, T) 0 for padding.
     """
     # The annotation of `generate` names a class that no model is.
     generated = cast("GenerationMixin", model).generate(  # type: ignore[misc]

@@ -118,8 +118,8 @@ class Recipe(Training):
 class Conversations(Training):
     """How the base then learns conversations of several turns.
 
-    It goes on from the rounded weights, first with what the last phase of the questions taught, so that nothing is
-    lost, then with the answers alone and more of the general tasks.
+    It continues from the rounded weights, first with the mixture of the last question phase, so that nothing is lost,
+    then with answers only and more of the general tasks.
     """
 
     phases: tuple[Phase, ...] = (

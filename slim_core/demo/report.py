@@ -66,7 +66,7 @@ def tables(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> list[
 
     Args:
         results: `results.json`.
-        build: `build.json`; None where the demo was not built in one go.
+        build: `build.json`; None if the demo was not built in one go.
     """
     measured = [_tasks(results), _pairs(results, build), _plane(results, build), _identity(results), *_forms(results)]
     return [*([] if build is None else [_base(build), _sweep(build)]), *measured]

@@ -91,7 +91,7 @@ def ratio(first: Outcomes, second: Outcomes, tasks: Sequence[str]) -> Score | No
     """The mean of the tasks' means of the first model, divided by the second's; a paired bootstrap over items.
 
     Returns:
-        None where the second has nothing in any resample, so that there is no ratio.
+        None if the second's mean is 0 in any resample, so that there is no ratio.
     """
     means = _resampled([[_array(first[task]), _array(second[task])] for task in tasks])
     below = _mean(second, tasks)

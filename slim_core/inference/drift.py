@@ -139,7 +139,7 @@ def answer_to_read(step: Step, reading: Reading, base: str) -> tuple[int, ...]:
 
     Args:
         step: the end of the answers.
-        reading: who reads them.
+        reading: which variants read them.
         base: the base's name among the rows.
     """
     for row in step.rows:

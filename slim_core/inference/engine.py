@@ -170,7 +170,7 @@ class Engine:
         It waits until they have. Callers in the queue, and later ones, get the sentence.
 
         Args:
-            sentence: why there is no answer, and when there will be.
+            sentence: why there is no answer, and until when.
         """
         self._closed = sentence
         with self._queue.turn():
@@ -435,7 +435,7 @@ class Engine:
 
         Args:
             passages: the words, each with what comes before.
-            variants: names of those who read them.
+            variants: names of the variants that read them.
             strengths: of the gate of each, as `Row.strength`; empty for their own.
             routing: whether the shares that went past LoRA are wanted.
 
@@ -467,7 +467,7 @@ class Engine:
         Args:
             messages: the conversation that the base answered.
             answer_ids: T tokens of its answer (`RowStep.token_ids`).
-            variants: names of those who read it.
+            variants: names of the variants that read it.
             strengths: of the gate of each, as `Row.strength`; empty for their own.
 
         Raises:

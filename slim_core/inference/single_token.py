@@ -48,7 +48,7 @@ def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
         result: of its base layer.
 
     Returns:
-        `result` with the rows' experts, in place if it is float32; None where this is not made for the rows, the
+        `result` with the rows' experts, in place if it is float32; None if this kernel does not support the rows, the
         device, the dtype or the mode.
     """
     context = layer.context

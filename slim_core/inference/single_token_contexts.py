@@ -35,7 +35,7 @@ class TokenContexts(NamedTuple):
     Attributes:
         counts: tokens that each context is the mean of.
         buckets: of the counts.
-        goes_on: (B, 1) bool, False where the token begins a context; None if all go on.
+        goes_on: (B, 1) bool, False if the token begins a context; None if all continue one.
         own: (B, 1) bool, False for padding; None if every token counts.
         latest: by adapter, for its routers that read the same input one after the other.
     """

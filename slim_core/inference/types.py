@@ -85,8 +85,9 @@ class Variant:
         bytes: memory of these.
         detail: a few words such as "rank 16, 8 + 2 experts, top-2".
         strength: yield strength that it was trained with; None if it has no gate.
-        measure: how it measures distances; None where there is nothing to route.
-        ends_with: the text with which it learned to end its answers, at which they end here; None where a token does.
+        measure: how it measures distances; None without routing.
+        ends_with: the text with which it learned to end its answers, at which they end here; None if a token ends
+        them.
     """
 
     name: str
@@ -126,7 +127,7 @@ class RowStep:
     """The state of one answer.
 
     Attributes:
-        variant: who answers.
+        variant: the variant that answers.
         state: what is happening.
         text: the answer so far.
         tokens: how many tokens it has.
@@ -169,7 +170,7 @@ class RoutingRecord:
         weights: (L, T, E + I) float32.
         distance: (L, T) float32; 0 for a LoRA.
         cluster: (L, T) int64; -1 for a LoRA.
-        gate: (L, T) float32 share of the LoRA experts' weights that the gate lets through; 1 where there is none.
+        gate: (L, T) float32 share of the LoRA experts' weights that the gate lets through; 1 without a gate.
             Where it is 0 the Linear's output is the base's, bit for bit.
         reference: (L, T) float32 distance that still counts as in domain; 0 for a LoRA.
         turn: index of the first token that belongs to the context of the last user's turn.
@@ -269,7 +270,7 @@ class VariantDrift:
     """How one variant reads the base's answer, T tokens.
 
     Attributes:
-        variant: who reads.
+        variant: the variant that reads.
         log_ratio: (T,) float32, log p_base(token) - log p_variant(token), in nats: how much less likely it finds it.
         kl: (T,) float32, KL(base || variant) of the whole distribution at each token, in nats.
     """
@@ -334,8 +335,8 @@ class MemoryUse:
     Attributes:
         model: of the base's weights.
         adapters: by variant name.
-        free: what is free now; None where the machine does not say.
-        total: of the device; None where the machine does not say.
+        free: bytes that are free now; None if unknown.
+        total: bytes of the device; None if unknown.
     """
 
     model: int

@@ -23,7 +23,7 @@ class Respondent:
     """A variant that is asked, with its column.
 
     Attributes:
-        column: its name in tables, unique among those who are asked; "base" for the base.
+        column: its name in tables, unique among the respondents; "base" for the base.
         variant: of the engine.
         strength: of its gate, as `Row.strength`.
     """
@@ -44,11 +44,11 @@ class PromptAnswer:
         text: the answer.
         tokens: how many it has.
         finish_reason: why it ended.
-        error: a sentence, where there is none.
+        error: a sentence, if there is no answer.
         identity: mean share of the answer's tokens, over all Linears, that went past LoRA; None for the base, and
             where there is no answer.
-        strength: that its gate was told to have; None as trained, or where it has none.
-        verdict: how its gate judged the prompt; None where it has none.
+        strength: its gate's requested strength; None as trained, or if it has no gate.
+        verdict: how its gate judged the prompt; None without a gate.
         log_ratio: log p_base(base's answer) - log p_variant(the same), in nats; None for the base, and where it was
             not measured.
         mean_kl: KL(base || variant) in nats, mean over the tokens of the base's answer; None likewise.
@@ -76,7 +76,7 @@ class PromptResult:
         number: of the prompt, counted from 1.
         place: where it stands.
         messages: what was asked.
-        answers: one for each who was asked; empty where the prompt failed.
+        answers: one for each respondent; empty if the prompt failed.
         error: a sentence on why it failed.
     """
 
@@ -108,7 +108,7 @@ class PromptProgress:
 
     Attributes:
         rows: what the engine is asked for.
-        reading: who reads the base's answer afterwards; None where nobody does.
+        reading: which variants read the base's answer afterwards; None for no reading.
         step: how far the answers are.
     """
 
@@ -216,7 +216,7 @@ class DriftGroup:
     """Mean drift of prompts with the same verdict.
 
     Attributes:
-        kind: the verdict on them; None where nobody has a gate.
+        kind: the verdict on them; None without a gate.
         prompts: how many.
         means: mean over the prompts of `PromptAnswer.mean_kl`, by label.
     """

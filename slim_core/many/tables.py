@@ -34,7 +34,7 @@ def to_csv(results: Iterable[PromptResult], askers: Sequence[Respondent]) -> str
 
     Args:
         results: in the order of the lines.
-        askers: who was asked, in the order of the columns.
+        askers: the respondents, in the order of the columns.
 
     Returns:
         With a byte order mark, without which Excel reads no UTF-8.
@@ -106,7 +106,7 @@ def to_json(
         results: what was answered.
         prompts: how many were to be.
         base: the base model's name.
-        askers: who was asked.
+        askers: the respondents.
         sampling: how tokens were chosen.
     """
     table = {

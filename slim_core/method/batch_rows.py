@@ -46,7 +46,7 @@ class BatchRows:
             device: where index tensors go.
 
         Raises:
-            ValueError: if `length` is no multiple of the number of rows.
+            ValueError: if `length` is not a multiple of the number of rows.
         """
         key = (length, device)
         if key not in self._of_length:
@@ -82,7 +82,7 @@ def check_names(adapter_names: list[str], known: Collection[str], training: bool
     """Whether rows may have these names.
 
     Raises:
-        TypeError: if it is no list.
+        TypeError: if it is not a list.
         ValueError: if the model is in training mode, or a name is not among the `known` ones.
     """
     if not isinstance(adapter_names, (list, tuple)):

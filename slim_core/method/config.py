@@ -94,7 +94,7 @@ class SlimConfig(PeftConfig):
             tokens. Where I >= K, most tokens then keep identity experts only and teach the router nothing.
         carry_up (`bool`, *optional*):
             Whether LoRA experts give way to the mean excess of all routers that have run so far in the forward, or to
-            that of their own router alone. A context that most routers refuse lies within the reference at some; with
+            only that of their own router. A context that most routers reject is within the reference at some; with
             the mean, most of these close too. Unset means yes, and no in adapters of formats 1 and 2. For contexts
             only, and not with `"paper"`.
         yield_strength (`float`):
@@ -114,7 +114,7 @@ class SlimConfig(PeftConfig):
             each turn is judged by itself. `slim_core.turn_opening(tokenizer)` finds them in a chat template, and the
             training command sets them. Unset means that contexts run through.
         router_hidden (`int`):
-            Width of a residual block before the router's linear map; 0 for the linear map alone.
+            Width of a residual block before the router's linear map; 0 for only the linear map.
         router_scope (`"linear"` or `"block"`):
             One router per target Linear, or one for the Linears that read the same input (q/k/v; gate/up).
         merge (`"fast"`, `"dare"` or `"none"`):

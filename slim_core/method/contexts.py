@@ -116,7 +116,7 @@ def running_sums(x: Tensor, spans: Spans, before: Tensor | None) -> Tensor:
     """Sum of the tokens of each token's context.
 
     Args:
-        x: (B, T, C) float32, zero where there is padding.
+        x: (B, T, C) float32, zero for padding.
         spans: of these rows.
         before: (B, C) sums of the contexts that are open from earlier forwards; None if none are.
 
@@ -185,9 +185,9 @@ class Sequences:
         batch: B.
         tokens: T.
         device: where the tokens are.
-        ids: (B, T) token ids; None where the model was given embeddings, so that no turn can be seen to open.
+        ids: (B, T) token ids; None if the model was given embeddings, so that turn openings cannot be found.
         valid: (B, T) bool, False for padding; None if every token counts.
-        positions: (B, T) or (1, T) positions; None where the model counts them itself.
+        positions: (B, T) or (1, T) positions; None if the model counts them itself.
         state: what the cache remembers; None if nothing was read before.
         unknown: why the contexts of what was read before are not known; None if they are.
         keeps: whether a later forward may continue from this one.

@@ -70,7 +70,7 @@ def add_to_loss(
         model: the model that was adapted.
         given: its arguments by name.
         output: a dictionary with a `"loss"`, or a tuple that begins with it where labels were given.
-        terms: what is told that the losses were added.
+        terms: the object that is notified that the losses were added.
         compute: gives the losses by name, () each, multiplied by their coefficients.
     """
     if isinstance(output, dict):

@@ -36,7 +36,7 @@ class SlimLayer(BaseTunerLayer):
     Attributes:
         slim_A: (E r, C_in) stacked first factors.
         slim_B: (C_out, E r) stacked second factors.
-        slim_router: (E + I, C_in) router weight, absent where there is nothing to route or a sibling's router is
+        slim_router: (E + I, C_in) router weight, absent if there is no routing or a sibling's router is
             shared; next to it `slim_router_bias`, and `slim_router_down` and `slim_router_up` with `router_hidden`.
         slim_center: (N, C_in) float32 cluster centres; next to it `slim_var` and `slim_count` (N,) int64.
         slim_token_mean: (1, C_in) float32 running mean of the tokens, and `slim_token_var` their variance, by which

@@ -32,7 +32,7 @@ class Routing(NamedTuple):
         distance: (T,) d, how far the token, or its context, is from its cluster.
         cluster: (T,) int64 index of the nearest cluster.
         z: (T, C) the token, or its context, normalised by its cluster.
-        gate: (T,) g by which the LoRA experts' weights were multiplied; 1 where there is no gate.
+        gate: (T,) g by which the LoRA experts' weights were multiplied; 1 without a gate.
         reference: (T,) the distance up to which nothing yields; 0 with the paper's yielding.
         excess: (T,) the part of this router's distance that is beyond the reference.
     """
@@ -160,7 +160,7 @@ def yield_weights(logits: Tensor, distance: Tensor, strength: float | Tensor, nu
 def soft_top_k(w: Tensor, k: int) -> Tensor:
     """Softmax, keep the `k` largest, divide by their sum; (T, E + I) to (T, E + I) with zeros.
 
-    The softmax over the kept ones alone is the same number and cannot divide by an underflown sum.
+    A softmax over only the kept ones gives the same numbers and cannot divide by an underflown sum.
     """
     if k == w.shape[-1]:
         return w.softmax(-1)

@@ -50,11 +50,11 @@ class SequenceState:
     """Sums and counts after the latest tokens of every row.
 
     Attributes:
-        length: tokens in the cache, padding included; None where a compiled forward added some.
+        length: tokens in the cache, padding included; None if a compiled forward added some.
         sums: by router, (B, k, C) float32 sums of the context after each of the latest k tokens.
         counts: by opening, (B, k, 1) float32 tokens that these are the sums of.
         tail: (B, K) ids of the latest tokens, -1 where there was none; None if the model was given embeddings.
-        adapters: the adapter of each row; None where the active adapters answered every row.
+        adapters: the adapter of each row; None if the active adapters were used for every row.
         read: tokens of the latest forward that are left.
         earlier: what it was before that and the forwards before it, the latest last; for one row.
     """

@@ -47,7 +47,7 @@ class PendingSums(NamedTuple):
         forward: the training forward that made them.
         sums: over its tokens.
         counted: (N,) what the clusters had counted before it, by which one sees whether the sums are in them.
-        tokens: the same over tokens, as one cluster; None where the clusters are those of tokens.
+        tokens: the same over tokens, as one cluster; None if the clusters are those of tokens.
         folded: whether they are, as far as this rank knows.
     """
 

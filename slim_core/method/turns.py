@@ -26,7 +26,7 @@ def turn_opening(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
         tokenizer: with its chat template.
 
     Returns:
-        None if there is no template, or if it marks no turn in a way that token ids show.
+        None if there is no template, or if it does not mark turns by token ids.
     """
     if not tokenizer.chat_template:
         return None

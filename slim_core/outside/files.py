@@ -149,7 +149,7 @@ def private_folder() -> Path:
     """A new folder that nobody else can read.
 
     Raises:
-        AdapterError: if there is no place for one.
+        AdapterError: if it cannot be created.
     """
     try:
         return Path(tempfile.mkdtemp(prefix="slim-adapter-"))

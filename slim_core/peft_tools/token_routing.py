@@ -10,7 +10,7 @@ class TokenRouting(NamedTuple):
     """How one token was routed.
 
     Attributes:
-        weights: of the E + I experts, zero for those that were not kept.
+        weights: of the E + I experts, zero for experts that were not kept.
         distance: d.
         cluster: index of the nearest cluster.
         sent: the LoRA experts that it was sent to, each with its weight.

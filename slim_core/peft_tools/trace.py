@@ -32,7 +32,7 @@ class RowRouting(NamedTuple):
         distance: (L, T) float32 distance d of the token's context, or of the token, from its cluster; 0 for a plain
             LoRA.
         cluster: (L, T) int64 nearest cluster; -1 for a plain LoRA.
-        gate: (L, T) float32 g by which the LoRA experts' weights were multiplied; 1 where there is no gate.
+        gate: (L, T) float32 g by which the LoRA experts' weights were multiplied; 1 without a gate.
         reference: (L, T) float32 distance up to which nothing yields; 0 for a plain LoRA.
     """
 

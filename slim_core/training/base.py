@@ -68,7 +68,7 @@ def adapter_config(
     Args:
         method: which.
         settings: of the run.
-        linears: (C_in, C_out) of the base's Linears, but for its head, by name.
+        linears: (C_in, C_out) of the base's Linears except its head, by name.
         opening: the token ids that open a user's turn, unless the settings name others.
         own_tokens: by module name, ids of tokens whose rows are trained too.
     """

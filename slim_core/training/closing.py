@@ -61,7 +61,7 @@ def unlearnable_sentence(closing: str, others: int, mark: str | None) -> str:
 
     Args:
         closing: the token that closes an answer.
-        others: how many tokens it cannot be told from.
+        others: number of tokens from which it cannot be distinguished.
         mark: with which all answers in the data end; None if they do not.
     """
     if mark is None:

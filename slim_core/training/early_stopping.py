@@ -21,7 +21,7 @@ logging.getLogger("transformers.trainer_callback").addFilter(
 class KeepBest(TrainerCallback):
     """Keeps a CPU copy of the trained tensors from the lowest validation loss of this run.
 
-    What an interrupted run had found is not in its checkpoints: a run that goes on from one begins to look anew.
+    The best adapter of an interrupted run is not in its checkpoints: a resumed run starts looking from scratch.
 
     Args:
         trainer: of the adapter.

@@ -24,7 +24,7 @@ class EncodedExample(NamedTuple):
 
     Attributes:
         input_ids: T token ids.
-        labels: T ids; -100 where there is no loss.
+        labels: T ids; -100 for tokens without loss.
         place: where it stands in the data.
     """
 

@@ -110,7 +110,7 @@ def content_text(value: Any, where: str, name: str) -> str:
     """The text of a message, which may be given in parts. None counts as empty.
 
     Raises:
-        DataError: if it is no text.
+        DataError: if it is not text.
     """
     if value is None or isinstance(value, str):
         return value or ""

@@ -125,7 +125,7 @@ def check_space(settings: TrainSettings, sizes: Sequence[int | None]) -> None:
 
     Args:
         settings: the run.
-        sizes: bytes of each adapter that is still to be trained; None where they are not known.
+        sizes: bytes of each adapter still to be trained; None if unknown.
 
     Raises:
         TrainingError: if it is not enough.

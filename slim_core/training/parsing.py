@@ -124,7 +124,7 @@ def json_items(text: str, name: str) -> list[tuple[Any, int]]:
         name: of the file.
 
     Raises:
-        json.JSONDecodeError: if it is no such array.
+        json.JSONDecodeError: if it is not such an array.
         DataError: if an element cannot be worked with, or the object has several lists.
     """
     begin = _skip(text, 0)

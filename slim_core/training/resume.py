@@ -56,7 +56,7 @@ class PreviousRun:
 
     Attributes:
         record: None if it had not begun.
-        checkpoints: to go on from.
+        checkpoints: to resume from.
     """
 
     record: TrainingRecord | None = None

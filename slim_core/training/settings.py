@@ -104,7 +104,8 @@ class TrainSettings:
         bf16: multiply in bfloat16; None means yes if the device is a GPU that supports it. Some CPUs have it too.
         gradient_checkpointing: recompute activations, for less memory.
         group_by_length: put examples of like length into the same step. Less padding, so faster where lengths differ.
-        early_stopping: end after so many validations without a lower loss, and keep the adapter of the lowest; None to
+        early_stopping: end after this many validations without a lower loss, and keep the adapter of the lowest; None
+        to
             train to the end.
         validate_every: steps between validations; None for once in each epoch.
         log_every, save_every: in optimiser steps.

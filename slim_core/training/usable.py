@@ -26,7 +26,7 @@ def check_usable(
 
     Args:
         settings: the run.
-        methods: those that are still to be trained.
+        methods: methods still to be trained.
         config: of the base model.
         closing: the token that closes an answer; None if there is none.
 

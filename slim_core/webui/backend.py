@@ -57,7 +57,7 @@ class Job:
         rows: the answers that are wanted.
         sampling: how their tokens are chosen.
         batched: all at once, or one after another.
-        reading: who reads the base's answer afterwards.
+        reading: which variants read the base's answer afterwards.
         adapters: the visitor's adapters that it needs, by the names of their variants.
     """
 
@@ -73,9 +73,9 @@ class Backend:
 
     Args:
         engine: the model with its variants.
-        gpu: a decorator that lends a GPU for the time of one call, as `spaces.GPU`; None where the model runs here.
+        gpu: a decorator that assigns a GPU for one call, such as `spaces.GPU`; None if the model runs here.
         limits: how many adapters of visitors are held.
-        switch: changes the engine; None where it stays.
+        switch: changes the engine; None if it cannot be changed.
         choices: what visitors may change it to.
         places: maximum number of prompts, of visitors and programs, that are running or queued.
 

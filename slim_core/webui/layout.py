@@ -39,7 +39,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
     Args:
         backend: the model.
         config: limits and the like.
-        results: what is stored on forgetting; None where there is nothing.
+        results: stored scores on forgetting; None if there are none.
     """
     empty, info, visits = Session(), backend.engine.info, Visits(backend.visitor_adapters.leave)
     with Interface(title=TITLE, fill_width=True, analytics_enabled=False) as demo:

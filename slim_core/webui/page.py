@@ -26,7 +26,7 @@ class Page:
     Attributes:
         backend: the model.
         config: the app's settings.
-        results: what is stored on forgetting; None where there is nothing.
+        results: stored scores on forgetting; None if there are none.
         uploads: files that visitors sent.
         visits: the sessions of all pages.
         session: the visitor's `Session`, on the server.

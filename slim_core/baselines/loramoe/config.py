@@ -31,7 +31,7 @@ class LoramoeConfig(ExpertsConfig):
             and without it their users saw no gain over LoRA. 0.01 is this project's choice, the size of MixLoRA's.
         balance_offset (`float`):
             How uneven the two kinds of experts are to be used by the two kinds of samples, delta of the paper, 0 to
-            below 1. It matters only where samples are told apart; see `sample_types`. 0.1 is this project's choice.
+            below 1. It matters only if sample types are set; see `sample_types`. 0.1 is this project's choice.
     """
 
     num_experts: int = field(default=8, metadata={"help": "Experts per Linear; all answer every token."})

@@ -67,7 +67,7 @@ def uneven(noted: Noted, offset: float) -> Tensor:
 
     Q is the sum of the gates over the tokens of a sample. I is 1 + offset for the experts of the sample's own kind,
     the first half of them for samples of kind 1 and the second for those of kind 0, and 1 - offset for the others; 1
-    where nobody told the kinds. As in the authors' code the mean is squared; the paper divides by the mean itself.
+    if no types are set. As in the authors' code the mean is squared; the paper divides by the mean itself.
 
     Args:
         noted: the gates, what is padding, how many sequences the tokens are, and of which kinds.

@@ -229,7 +229,7 @@ class _Bounded:
         seconds: the whole body may take.
 
     Attributes:
-        refusal: why it was cut off; None where it was not.
+        refusal: why it was cut off; None if it was not.
     """
 
     def __init__(

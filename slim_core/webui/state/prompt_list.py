@@ -23,7 +23,7 @@ class ListRun:
         sampling: how tokens are chosen.
         batched: all answers of a prompt at once, or one after another.
         base: the base's name.
-        own_variants: the visitor's adapters among those who are asked, by column.
+        own_variants: the visitor's adapters among the respondents, by column.
         results: of the prompts that are done.
         place: place in the queue of the prompt that is being asked.
         crowded: whether it waits for one of the places for prompts.
@@ -80,7 +80,7 @@ class PromptList:
     """A visitor's list of prompts.
 
     Attributes:
-        file: the name of the file that was sent, and its prompts; None where the box counts.
+        file: the name of the uploaded file, and its prompts; None if the box is used.
         run: the latest run; None before the first.
     """
 

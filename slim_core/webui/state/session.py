@@ -34,12 +34,12 @@ class Answer:
     """One column's answer to one prompt.
 
     Attributes:
-        variant: who answered; the column may show another one by now.
+        variant: the variant that answered; the column may show another one by now.
         step: how far it is.
         sampling: how its tokens were chosen.
         token_ids: of the answer, so that other variants can read exactly it.
         routing: the whole routing record so far.
-        strength: how strongly the gate was told to close; None as it was trained.
+        strength: the gate's requested strength; None as it was trained.
         gated: whether the record says what a gate did.
         packer: what the page already has of it.
     """
@@ -86,7 +86,7 @@ class Turn:
         system: the system prompt it was asked with; may be empty.
         answers: by column.
         drift: how the adapters read the base's answer, by column, once it is known.
-        ballot: the blind vote on it; None where there is none.
+        ballot: the blind vote on it; None if there is none.
     """
 
     id: int
@@ -120,7 +120,7 @@ class Run:
         stops: the engine's stop flags.
         rows: the columns that answer, in the engine's row order.
         ended: set when the last answer has ended and the model is free.
-        stopping: whether all of them were told to end.
+        stopping: whether all of them were asked to stop.
         deserted: whether that was because nobody was watching.
     """
 
@@ -168,7 +168,7 @@ class Session:
     """One visitor's conversation and adapters.
 
     Attributes:
-        ticket: nobody can guess it: with it a page that is loaded again finds its conversation.
+        ticket: an unguessable key with which a reloaded page finds its conversation.
         user: the name that the visitor signed in with, if they had to.
         pages: how many pages show it, or did within the last hour: a page that was loaded again is another one.
         owner: whose the adapters are that the visitor brings; empty where no page was opened.
@@ -186,7 +186,7 @@ class Session:
         strengths: how strongly gates close for this visitor, by the names of variants; the others as trained.
         meter: what may be asked of the prompt that is being typed.
         blind: whether the page hides who answers until there is a vote.
-        votes: of conversations that are gone, by the name of who got them.
+        votes: votes of past conversations, by the label of the winner.
     """
 
     def __init__(self) -> None:

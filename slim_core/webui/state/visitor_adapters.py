@@ -57,7 +57,7 @@ class VisitorAdapters:
         """Add a visitor's checked adapter and attach it; waits for the model.
 
         Raises:
-            AdapterError: if there is no room. The adapter still belongs to the caller.
+            AdapterError: if there is not enough memory. The adapter still belongs to the caller.
             EngineError: if the model cannot carry it. It is deleted, and no other adapter was removed for it.
         """
         carried: list[Variant] = []
@@ -95,7 +95,7 @@ class VisitorAdapters:
         """Empty the columns whose adapters are gone.
 
         Returns:
-            Sentences for the visitor, each told once.
+            Sentences for the visitor, each returned once.
         """
         present = {held.key for held in self._store.of(session.owner)}
         gone = {column: variant for column, variant in session.own_variants.items() if variant.name not in present}

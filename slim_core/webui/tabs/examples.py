@@ -38,7 +38,7 @@ class Gallery:
 
     Attributes:
         pairs: of one fact each, in the form that was trained and in the base's own.
-        alone: number of single prompts, in the base's own form.
+        alone: single prompts, in the base's own form.
     """
 
     pairs: tuple[tuple[ExamplePrompt, ExamplePrompt], ...]

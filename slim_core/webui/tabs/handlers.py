@@ -104,7 +104,7 @@ class Handlers:
 
         Args:
             session: the visitor's.
-            more: told to the script that keeps it.
+            more: passed to the script that saves it.
         """
         shown: Updates = {self.page.detail: None, self.controls.hide: session.blind}
         return self.frame(session) | self.buttons(session) | shown | self.keep(session, **more)

@@ -18,7 +18,7 @@ def build(prefix: str, gallery: Gallery, alone: bool = True) -> Buttons:
     Args:
         prefix: of the elements' ids.
         gallery: what there is to try.
-        alone: whether the number of single prompts come as well.
+        alone: whether to show the single prompts too.
 
     Returns:
         Each button with its prompt.

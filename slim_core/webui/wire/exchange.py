@@ -123,7 +123,7 @@ def load(
 
     Args:
         path: of the file.
-        base: name of the base model, as it is now.
+        base: name of the current base model.
         loaded: the variants by column, as they are now.
         max_bytes: the most that is read.
         next_id: numbers the turns.

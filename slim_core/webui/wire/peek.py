@@ -37,7 +37,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
 
     Returns:
         Its "kind" and "word", the "share" past LoRA and how "far" it is in words, "distance" and "reference";
-        {"busy": True} where it may be asked again in a moment; an empty one where there is nothing to say.
+        {"busy": True} if it may be asked again in a moment; empty if there is nothing to say.
     """
     chosen = gated(session, backend)
     if chosen is None or backend.zero_gpu:

@@ -27,8 +27,8 @@ class Point:
         what: what distinguishes it from the method's other points; empty for what ships.
         general: score on what should not be forgotten.
         downstream: score on what was trained.
-        strength: of SLIM's gate; None where it is not about that.
-        scale: factor of what LoRA adds; None where it is not about that.
+        strength: of SLIM's gate; None if it does not apply.
+        scale: factor of what LoRA adds; None if it does not apply.
     """
 
     method: str

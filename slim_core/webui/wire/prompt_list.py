@@ -287,7 +287,7 @@ def table(listed: PromptList, loaded: Sequence[Variant]) -> dict[str, list[Any]]
 
     Args:
         listed: the visitor's.
-        loaded: who would answer now, for the headers before there is a run.
+        loaded: the variants that would answer now, for the headers before there is a run.
     """
     run = listed.run
     if run is None:

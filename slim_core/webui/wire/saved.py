@@ -35,7 +35,7 @@ class SavedConversation:
         turns: the conversation, oldest first.
         other_base: the name of the base that it is with, if that is another one, else "".
         strengths: how strongly gates close, by column.
-        asked: what the latest turn still waits for; None where all have answered.
+        asked: the unfinished request of the latest turn; None if all have answered.
         blind: whether names were hidden until there is a vote.
         own: names of the adapters that the visitor had brought, by column.
     """
@@ -99,7 +99,7 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
 
     Args:
         text: anything.
-        base: name of the base model, as it is now.
+        base: name of the current base model.
         loaded: the variants by column, as they are now.
         next_id: numbers the turns.
 
