@@ -75,7 +75,7 @@ def with_default_targets(config: RowConfig, base: BaseShapes) -> RowConfig:
                 "target_modules",
                 f"is not set and has no default for {shown(base.name, 120)}; list names such as 'q_proj'",
             )
-        config.target_modules = set(defaults)  # type: ignore[assignment]  # as PEFT itself keeps a list
+        config.target_modules = set(defaults)  # as PEFT itself keeps a list
     return config
 
 

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.intruders import reduce_intruder_dimension
 from torch import nn
 
-from ..method import SlimConfig, SlimModel, check_integer, check_number
+from ..method import SlimConfig, SlimModel, as_list, check_integer, check_number
 from .entry import SHARED, Configure, Method
 from .oft import OftExperts
 from .places import mlp_linears
@@ -34,7 +34,7 @@ def _lora(slim: SlimConfig, options: Mapping[str, Any], linears: Linears, dora: 
         r=slim.num_experts * slim.r,
         lora_alpha=slim.num_experts * slim.alpha,  # type: ignore[arg-type]  # a factor, which PEFT calls an int
         lora_dropout=slim.dropout,
-        target_modules=slim.target_modules,
+        target_modules=as_list(slim.target_modules),
         use_dora=dora,
         **shared,
     )
@@ -111,7 +111,7 @@ def _oft(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> OFTC
     shared = {name: getattr(slim, name) for name in SHARED if name not in ("dropout", "trainable_token_indices")}
     if slim.trainable_token_indices:
         raise ValueError("PEFT trains no single tokens beside OFT; leave --train-closing-token out.")
-    return OFTConfig(task_type="CAUSAL_LM", target_modules=slim.target_modules, **(shared | dict(options)))
+    return OFTConfig(task_type="CAUSAL_LM", target_modules=as_list(slim.target_modules), **(shared | dict(options)))
 
 
 def _slim(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> SlimConfig:

@@ -27,7 +27,7 @@ from .quantised import guard_cpu_4bit
 from .routing import ClusterTables, Router, Routing
 from .rows_model import RowsModel, check_name
 from .sequence_state import drop_padding
-from .targets import base_modules, is_supported
+from .targets import as_list, base_modules, is_supported
 from .turns import opening_of, turn_opening
 
 
@@ -48,6 +48,7 @@ __all__ = [
     "SlimModel",
     "SlimType",
     "add_to_loss",
+    "as_list",
     "base_modules",
     "check_choice",
     "check_integer",
@@ -72,10 +73,11 @@ __all__ = [
     "turn_opening",
 ]
 
-# `register_peft_method` accepts members of PEFT's own enum only. These are the tables it fills.
-PEFT_TYPE_TO_CONFIG_MAPPING[SlimType.SLIM] = SlimConfig
-PEFT_TYPE_TO_TUNER_MAPPING[SlimType.SLIM] = SlimModel
-PEFT_TYPE_TO_PREFIX_MAPPING[SlimType.SLIM] = SlimModel.prefix
+# `register_peft_method` accepts members of PEFT's own enum only. These are the tables it fills. They are declared for
+# that enum alone, but PEFT looks a method up by any string that equals its name.
+PEFT_TYPE_TO_CONFIG_MAPPING[SlimType.SLIM] = SlimConfig  # type: ignore[index]  # no member of PEFT's closed enum
+PEFT_TYPE_TO_TUNER_MAPPING[SlimType.SLIM] = SlimModel  # type: ignore[index]  # the same
+PEFT_TYPE_TO_PREFIX_MAPPING[SlimType.SLIM] = SlimModel.prefix  # type: ignore[index]  # the same
 
 
 def __getattr__(name: str) -> Any:

@@ -97,7 +97,7 @@ class AdapterRouter:
         # The sequences of the last training forward, and which of its tokens clusters learn from; None if all.
         self._sequences: Sequences | None = None
         self._valid: Tensor | None = None
-        self._below_of: KeptBelow | None = None
+        self._below_of = KeptBelow(None, [])
         self._tables: KeptTables | None = None
         self._shared: SharedRouting | None = None
 
@@ -155,7 +155,7 @@ class AdapterRouter:
                 yielding=self._yielding(reference, contexts, below, len(x)),
                 context=None if contexts is None else contexts.mean,
             )
-            if below is not None and not repeated:
+            if below is not None and sequences is not None and not repeated:
                 rows = self._rows_of_batch(sequences.batch, x.device)
                 sequences.excess_of(self.name).add(rows, routing.excess)
             if learning:
@@ -191,7 +191,7 @@ class AdapterRouter:
 
     def _below(self, sequences: Sequences | None, learning: bool, repeated: bool) -> Below | None:
         """What the adapter's routers before this one have found; None if each router follows its own excess."""
-        if not self.config.carries_up:
+        if sequences is None or not self.config.carries_up:
             return None
         kept = self._below_of
         if repeated:
@@ -201,7 +201,7 @@ class AdapterRouter:
         below = sequences.excess_of(self.name).below(rows, self.clusters.center.device)
         if learning:
             running = self._context.forward_number
-            if kept is None or running is None or kept.forward != running:
+            if running is None or kept.forward != running:
                 kept = self._below_of = KeptBelow(running, [])
             kept.calls.append(below)
         return below
@@ -219,10 +219,11 @@ class AdapterRouter:
         if reference is not None and reference.dim():
             reference = reference[0] if contexts is None else reference[contexts.bucket]
         if contexts is not None and config.context_warmup:
-            closed = contexts.count <= config.context_warmup
+            closed = contexts.length <= config.context_warmup
         strength: float | Tensor = config.yield_strength
         if self._context.rows is not None:
-            strength = self._context.rows.strengths_of(self.name, strength, self.clusters.center.device)
+            device = self.clusters.center.device
+            strength = self._context.rows.strengths_of(self.name, config.yield_strength, device)
         if isinstance(strength, Tensor):
             strength = strength.repeat_interleave(tokens // len(strength))
         return Yielding(config.yield_mode, strength, reference, closed, below)
@@ -241,8 +242,10 @@ class AdapterRouter:
         In evaluation they are kept from one decoding step to the next while what they are made from does not change.
         """
         clusters = self.clusters
-        weights = (entry(container, self.name) for container in self._weights.values())
-        router = Router(*weights, clusters.token_mean, clusters.token_var)
+        name, weights = self.name, self._weights
+        weight, bias = weights["slim_router"][name], weights["slim_router_bias"][name]
+        down, up = entry(weights["slim_router_down"], name), entry(weights["slim_router_up"], name)
+        router = Router(weight, bias, down, up, clusters.token_mean, clusters.token_var)
         center = clusters.center
         if training or torch.compiler.is_compiling() or center.is_inference():
             return *clusters.tables(), router
@@ -253,7 +256,7 @@ class AdapterRouter:
         versions = (folds, self.config.yield_quantile, *known)
         kept = self._tables
         same = kept is not None and all(a is b for a, b in zip(kept.sources, sources, strict=True))
-        if not same or kept.versions != versions:
+        if kept is None or not same or kept.versions != versions:
             # Usable for a later forward with gradients too, whatever mode this one runs in.
             with torch.inference_mode(False), torch.no_grad():
                 made = *clusters.tables(), Router(*router.folded()) if folds else router

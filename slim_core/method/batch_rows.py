@@ -61,7 +61,7 @@ class BatchRows:
                 f"`adapter_names` has {len(names)} names, but a layer got {length} rows, which is not a multiple of "
                 "it: this layer cannot tell which adapter each row belongs to."
             )
-        found = {}
+        found: dict[str, slice | Tensor] = {}
         for name in dict.fromkeys(n for n in names if n != BASE_ROW):
             index = [i * repeat + j for i, n in enumerate(names) if n == name for j in range(repeat)]
             if index[-1] - index[0] + 1 == len(index):

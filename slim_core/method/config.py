@@ -146,11 +146,11 @@ class SlimConfig(PeftConfig):
     alpha: float = field(default=32.0, metadata={"help": "LoRA scaling numerator; the factor is alpha / r."})
     use_rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(r) instead of alpha / r."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the LoRA experts' input while training."})
-    target_modules: Optional[Union[list[str], str]] = field(
+    target_modules: Optional[Union[list[str], set[str], str]] = field(
         default=None,
         metadata={"help": "Names of the Linears to adapt, a regular expression, or 'all-linear'."},
     )
-    exclude_modules: Optional[Union[list[str], str]] = field(
+    exclude_modules: Optional[Union[list[str], set[str], str]] = field(
         default=None, metadata={"help": "Names, or a regular expression, of modules to leave alone."}
     )
     modules_to_save: Optional[list[str]] = field(
@@ -235,7 +235,7 @@ class SlimConfig(PeftConfig):
         metadata={"help": "Names and shapes of the adapted Linears of the base. Set by the library."},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = SlimType.SLIM
         if isinstance(self.target_modules, (list, tuple)):
@@ -264,7 +264,9 @@ class SlimConfig(PeftConfig):
     @property
     def carries_up(self) -> bool:
         """Whether a router's excess is carried to the routers above it."""
-        return self.carry_up and self.distance_scope == "context" and self.yield_mode != "paper"
+        if not self.carry_up:
+            return False
+        return self.distance_scope == "context" and self.yield_mode != "paper"
 
     @property
     def routed(self) -> bool:
@@ -334,10 +336,10 @@ class SlimConfig(PeftConfig):
         check_integer("mask_seed", self.mask_seed, 0)
         if self.mask_seed >= 2**31:
             raise ValueError(f"`mask_seed` must be below 2**31, not {shown(self.mask_seed)}.")
-        for pattern, value in self.rank_pattern.items():
-            check_integer(f"rank_pattern[{pattern!r}]", value, 1)
-        for pattern, value in self.alpha_pattern.items():
-            check_number(f"alpha_pattern[{pattern!r}]", value, 0, strict=True)
+        for pattern, rank in self.rank_pattern.items():
+            check_integer(f"rank_pattern[{pattern!r}]", rank, 1)
+        for pattern, alpha in self.alpha_pattern.items():
+            check_number(f"alpha_pattern[{pattern!r}]", alpha, 0, strict=True)
 
     def _check_turn_opening(self) -> None:
         if self.turn_opening is None:

@@ -221,7 +221,7 @@ class ForwardContext:
         if self._reading or self.forward_number is None:
             return None
         self._end_training_forward()
-        if self.losses.expected and output is not None:
+        if self.losses.expected and self._add_losses is not None and output is not None:
             return self._add_losses(model, given, output)
         return None
 
@@ -287,7 +287,9 @@ class ForwardContext:
             self.trace = None
 
 
-def _choose_copies(module: nn.Module, args: tuple, kwargs: dict[str, Any], names: list[str]):
+def _choose_copies(
+    module: AuxiliaryTrainingWrapper, args: tuple, kwargs: dict[str, Any], names: list[str]
+) -> tuple[tuple, dict[str, Any]]:
     # Modules trained whole choose their copy by row the way PEFT's own layers do. With beams a batch is a multiple of
     # the names.
     repeat = max(1, len(args[0]) // len(names)) if args else 1

@@ -38,18 +38,24 @@ class Spans(NamedTuple):
     Attributes:
         inside: (B, n, L, L) float32; entry (t, s) is 1 where token s of the block counts for the context of token t.
         open_before: (B, n, L) float32; 1 where the context of token t began before its block.
-        count: (B, T) float32, number of tokens that a context is the mean of.
+        length: (B, T) float32, number of tokens that a context is the mean of.
         share: (B, T, 1) float32, what each of them counts in it.
-        bucket: (B, T) int64, which of `LENGTH_BUCKETS` the count is in.
+        bucket: (B, T) int64, which of `LENGTH_BUCKETS` the length is in.
         before: (B,) float32, tokens of the contexts that earlier forwards have begun; None if there are none.
     """
 
     inside: Tensor
     open_before: Tensor
-    count: Tensor
+    length: Tensor
     share: Tensor
     bucket: Tensor
     before: Tensor | None
+
+    def of_rows(self, rows: slice | Tensor) -> Spans:
+        """Those of some rows of the batch."""
+        before = None if self.before is None else self.before[rows]
+        inside, open_before = self.inside[rows], self.open_before[rows]
+        return Spans(inside, open_before, self.length[rows], self.share[rows], self.bucket[rows], before)
 
 
 def opens_turn(ids: Tensor, opening: Opening, tail: Tensor | None) -> Tensor:
@@ -93,11 +99,11 @@ def spans(begins: Tensor, valid: Tensor | None, before: Tensor | None) -> Spans:
 
 
 def _laid_out(inside: Tensor, open_before: Tensor, before: Tensor | None, tokens: int) -> Spans:
-    count = _from_block_to_block(inside.sum(-1, keepdim=True), open_before, before, 1).flatten(1)[:, :tokens]
-    count = count.contiguous()
-    edges = 2 ** torch.arange(1, LENGTH_BUCKETS, device=count.device)
-    share = count.clamp(min=1).reciprocal().unsqueeze(-1)
-    return Spans(inside, open_before, count, share, torch.bucketize(count, edges, right=True), before)
+    length = _from_block_to_block(inside.sum(-1, keepdim=True), open_before, before, 1).flatten(1)[:, :tokens]
+    length = length.contiguous()
+    edges = 2 ** torch.arange(1, LENGTH_BUCKETS, device=length.device)
+    share = length.clamp(min=1).reciprocal().unsqueeze(-1)
+    return Spans(inside, open_before, length, share, torch.bucketize(length, edges, right=True), before)
 
 
 def _from_block_to_block(sums: Tensor, open_before: Tensor, before: Tensor | None, channels: int) -> Tensor:
@@ -139,43 +145,48 @@ class Contexts(NamedTuple):
 
     Attributes:
         mean: (rows T, C) float32.
-        count: (rows T,) float32 number of tokens that each is the mean of.
-        bucket: (rows T,) int64 bucket of the count.
+        length: (rows T,) float32 number of tokens that each is the mean of.
+        bucket: (rows T,) int64 bucket of the length.
     """
 
     mean: Tensor
-    count: Tensor
+    length: Tensor
     bucket: Tensor
 
 
-class _Shared(NamedTuple):
-    """Sums and contexts of the input used last.
+class _Asked(NamedTuple):
+    """What a router asks for: the key of shared sums and contexts.
 
     Attributes:
         x: the Linear's whole input, and `version`, by which one sees that it was written to since.
-        opening, rows: what was asked for.
-        sums: (rows, T, C).
-        contexts: of these rows.
+        opening: the ids that open a turn.
+        rows: which rows of the batch; None for all.
     """
 
     x: Tensor
     version: int
     opening: Opening
     rows: slice | Tensor | None
-    sums: Tensor | None = None
-    contexts: Contexts | None = None
 
     @classmethod
-    def of(cls, x: Tensor | None, opening: Opening, rows: slice | Tensor | None) -> _Shared | None:
+    def of(cls, x: Tensor | None, opening: Opening, rows: slice | Tensor | None) -> _Asked | None:
         """The caller's key; None if inputs cannot be distinguished."""
         if x is None or torch.compiler.is_compiling():
             return None
         return cls(x, 0 if x.is_inference() else x._version, opening, rows)
 
-    def is_same(self, other: _Shared) -> bool:
+    def is_same(self, other: _Asked) -> bool:
         """Whether both refer to the same input. Rows are the same object or equal slices."""
         same_rows = self.rows is other.rows or (isinstance(self.rows, slice) and self.rows == other.rows)
         return self.x is other.x and self.version == other.version and self.opening == other.opening and same_rows
+
+
+class _Shared(NamedTuple):
+    """Sums, (rows, T, C), and contexts of what was asked for last."""
+
+    asked: _Asked
+    sums: Tensor
+    contexts: Contexts
 
 
 class Sequences:
@@ -241,16 +252,16 @@ class Sequences:
         if self.taught is None or not opening or self.ids is None:
             return self.flat_valid
         if opening not in self._learned:
-            self._learned[opening] = self._in_taught_turns(opening)
+            self._learned[opening] = self._in_taught_turns(opening, self.ids, self.taught)
         return self._learned[opening]
 
-    def _in_taught_turns(self, opening: Opening) -> Tensor:
-        turns = opens_turn(self.ids, opening, None)
+    def _in_taught_turns(self, opening: Opening, ids: Tensor, with_loss: Tensor) -> Tensor:
+        turns = opens_turn(ids, opening, None)
         number = self._begins(opening).cumsum(-1)
         # By context: whether something in it is learned, and whether a turn opens it. One more than there may be.
         taught, turn = (
             number.new_zeros(self.batch, self.tokens + 2).scatter_reduce_(1, number, found.long(), "amax").bool()
-            for found in (self.taught, turns)
+            for found in (with_loss, turns)
         )
         taught[:, :-1] |= taught[:, 1:] & ~turn[:, :-1]
         found = taught.gather(1, number)
@@ -265,7 +276,7 @@ class Sequences:
             found = spans(self._begins(opening), self.valid, before)
             self._spans[opening] = found
             if self.ended is not None:
-                counts = found.count.unsqueeze(-1)
+                counts = found.length.unsqueeze(-1)
                 earlier = None if before is None else before.unsqueeze(-1)
                 self.ended.counts[opening] = with_steps(earlier, counts, self.trail)
         return found
@@ -304,15 +315,15 @@ class Sequences:
         """
         key = self.key_of_call(key)
         before = None if self.state is None else self.state.sum_of(key, rows)
-        shared = _Shared.of(whole_x, opening, rows)
-        if shared is None or self._shared is None or not shared.is_same(self._shared):
+        asked = _Asked.of(whole_x, opening, rows)
+        if asked is None or self._shared is None or not asked.is_same(self._shared.asked):
             sums, found = self._sum_up(opening, x, rows, before)
             # Only the latest: neighbouring layers ask one after the other.
-            self._shared = None if shared is None else shared._replace(sums=sums, contexts=found)
+            self._shared = None if asked is None else _Shared(asked, sums, found)
         else:
             sums, found = self._shared.sums, self._shared.contexts
         if self.ended is not None:
-            self._remember(key, sums, before, rows)
+            self.ended.sums[key] = self._kept_steps(sums, before, rows)
         return found
 
     def _sum_up(
@@ -324,7 +335,7 @@ class Sequences:
             # An overflow times 0 would be in every sum of its block, those before it too.
             x = torch.nan_to_num(x, nan=FAR, posinf=FAR, neginf=-FAR)
         if rows is not None:
-            layout = Spans(*(None if part is None else part[rows] for part in layout))
+            layout = layout.of_rows(rows)
         if self.valid is not None:
             # Not a product, since values in padding may be infinite.
             own = self.valid if rows is None else self.valid[rows]
@@ -332,7 +343,7 @@ class Sequences:
         sums = running_sums(x, layout, before)
         # In place if nothing continues from the sums: an extra buffer costs more than the product.
         mean = sums * layout.share if self.ended is not None else sums.mul_(layout.share)
-        return sums, Contexts(mean.flatten(0, 1), layout.count.reshape(-1), layout.bucket.reshape(-1))
+        return sums, Contexts(mean.flatten(0, 1), layout.length.reshape(-1), layout.bucket.reshape(-1))
 
     def key_of_call(self, key: str) -> str:
         """A separate key for each call in one forward: a router runs twice if blocks share their weights."""
@@ -359,13 +370,14 @@ class Sequences:
             return self.memory[1]
         return self if self.fits(x) else None
 
-    def _remember(self, key: str, sums: Tensor, before: Tensor | None, rows: slice | Tensor | None) -> None:
+    def _kept_steps(self, sums: Tensor, before: Tensor | None, rows: slice | Tensor | None) -> Tensor:
+        """The (B, k, C) sums that a cache remembers."""
         steps = with_steps(before, sums, self.trail)
         if rows is not None:
             of_all = steps.new_zeros(self.batch, *steps.shape[1:])
             of_all[rows] = steps
-            steps = of_all
-        self.ended.sums[key] = steps
+            return of_all
+        return steps
 
     def state_after(self) -> SequenceState | None:
         """The state that the cache should remember after this forward; None if nothing continues it."""

@@ -140,4 +140,4 @@ def _share_of_step(model: nn.Module, given: dict[str, Any]) -> float | Tensor:
 def _shifts_labels(model: nn.Module) -> bool:
     """Whether the model's loss leaves the first label of each row out, as transformers' Trainer determines it."""
     is_encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss and not is_encoder_decoder
+    return LOSS_MAPPING.get(getattr(model, "loss_type", "")) is ForCausalLMLoss and not is_encoder_decoder

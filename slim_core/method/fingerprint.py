@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
+
+from .targets import features, is_supported
 
 
 Fingerprint = dict[str, str]
@@ -19,15 +20,17 @@ def fingerprint(targets: list[str], modules: dict[str, nn.Module]) -> Fingerprin
 
     Args:
         targets: names of the adapted Linears.
-        modules: all modules of the base model by name. Those with the name of a target in another block count too, so
-            that a base with more blocks differs even if the adapter names its blocks one by one.
+        modules: all modules of the base model by name. Linears with the name of a target in another block count too,
+            so that a base with more blocks differs even if the adapter names its blocks one by one.
 
     Returns:
         For each name how many there are of which shape, such as `"32 x (4096 -> 1024)"`, inputs first.
     """
     patterns = {_pattern(name) for name in targets}
     named = {name: module for name, module in modules.items() if _pattern(name) in patterns}
-    return fingerprint_of_shapes(targets, {name: _get_in_out_features(module) for name, module in named.items()})
+    # In a base whose blocks are of several kinds the same name may be that of something else.
+    linears = {name: features(module) for name, module in named.items() if is_supported(module)}
+    return fingerprint_of_shapes(targets, linears)
 
 
 def fingerprint_of_shapes(targets: Iterable[str], linears: Mapping[str, tuple[int, int]]) -> Fingerprint:

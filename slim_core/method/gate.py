@@ -38,9 +38,8 @@ def set_gate(
             "The model has no SLIM adapter with a gate"
             + ("." if adapter_name is None else f" named {adapter_name!r}.")
         )
-    changes = {"yield_strength": strength, "yield_quantile": quantile}
-    changes = {name: value for name, value in changes.items() if value is not None}
     for config in configs.values():
-        dataclasses.replace(config, **changes)  # checks them
-        for name, value in changes.items():
-            setattr(config, name, value)
+        new_strength = config.yield_strength if strength is None else strength
+        new_quantile = config.yield_quantile if quantile is None else quantile
+        dataclasses.replace(config, yield_strength=new_strength, yield_quantile=new_quantile)  # checks them
+        config.yield_strength, config.yield_quantile = new_strength, new_quantile

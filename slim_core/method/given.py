@@ -80,7 +80,7 @@ def sequences_of(
     if isinstance(memory, Tensor) and memory.dim() == 3:
         mask = given.get("encoder_attention_mask")
         valid = mask != 0 if isinstance(mask, Tensor) and mask.shape == memory.shape[:2] else None
-        found.memory = (memory, Sequences(*memory.shape[:2], memory.device, valid=valid))
+        found.memory = (memory, Sequences(memory.shape[0], memory.shape[1], memory.device, valid=valid))
     return found
 
 

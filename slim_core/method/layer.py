@@ -8,7 +8,7 @@ from typing import Optional
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import resolve_quantization_backend
 from torch import nn
 
@@ -17,6 +17,7 @@ from .adapter_router import AdapterRouter
 from .config import SlimConfig
 from .context import ForwardContext
 from .sliding_clusters import SlidingClusters, StatisticDict
+from .targets import features
 
 
 NO_MERGE = (
@@ -53,6 +54,12 @@ class SlimLayer(BaseTunerLayer):
     slim_router_bias: nn.ParameterDict
     slim_router_down: nn.ParameterDict
     slim_router_up: nn.ParameterDict
+    slim_center: StatisticDict
+    slim_var: StatisticDict
+    slim_count: StatisticDict
+    slim_token_mean: StatisticDict
+    slim_token_var: StatisticDict
+    slim_reference: StatisticDict
     # One flat ParameterDict for each tensor: PEFT takes adapter names out of the keys of a file only there.
     router_names: tuple[str, ...] = ("slim_router", "slim_router_bias", "slim_router_down", "slim_router_up")
     adapter_layer_names: tuple[str, ...] = ("slim_A", "slim_B", *router_names)
@@ -74,7 +81,7 @@ class SlimLayer(BaseTunerLayer):
         self.context = context
         self.module_name = module_name
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        self.in_features, self.out_features = features(self.get_base_layer())
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict({}))
         for name in self.statistic_names:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -178,7 +179,7 @@ class Linear(nn.Module, SlimLayer):
             self.slim_B[name].chunk(config.num_experts, dim=1),
             strict=True,
         )
-        total = 0
+        total: Tensor | int = 0
         for i, (a, b) in enumerate(experts):
             mask = merging.dare_mask(
                 self.out_features,
@@ -191,13 +192,13 @@ class Linear(nn.Module, SlimLayer):
             total = total + (delta if weights is None else delta * weights[:, i : i + 1].to(delta.dtype))
         return (result + total * self.scaling[name]).to(result.dtype)
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         # Called before the statistics' own containers save: what the last forward saw must be in the file.
         for name in self.slim_center:
             self.routers[name].clusters.fold()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         for name in self.slim_center:
             if f"{prefix}slim_center.{name}" in state_dict:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Optional
 
+from peft.config import PeftConfig
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
@@ -66,20 +67,22 @@ class SlimModel(RowsModel):
 
     # -- building ------------------------------------------------------------------------------------------------
 
-    def _prepare_adapter_config(self, peft_config: SlimConfig, model_config: dict) -> SlimConfig:
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> SlimConfig:
+        peft_config = _of_slim(peft_config)
         if peft_config.target_modules is None:
             peft_config.target_modules = "all-linear"
         return peft_config
 
-    def _prepare_model(self, peft_config: SlimConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Check everything that can be wrong before the first module is replaced."""
+        peft_config = _of_slim(peft_config)
         guard_cpu_4bit(model)
         modules = base_modules(model)
         if str(peft_config.target_modules).lower() == "all-linear":
             peft_config._asked_for_all_linear = True
             _maybe_include_all_linear_layers(peft_config, model)
             # It also names what is inside of modules that another adapter saves whole.
-            peft_config.target_modules &= set(modules)
+            peft_config.target_modules = set(peft_config.target_modules or ()) & set(modules)
         targets = [name for name in modules if self._check_target_module_exists(peft_config, name)]
         for name in targets:
             if not is_supported(modules[name]):
@@ -99,7 +102,7 @@ class SlimModel(RowsModel):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         check_name(adapter_name)
-        given = self.peft_config[adapter_name]
+        given = _of_slim(self.peft_config[adapter_name])
         if given.base_fingerprint is not None:
             completed = self._completed(given, model)
             # Not by their names of the Linears: PEFT shortens these once there are many.
@@ -123,7 +126,7 @@ class SlimModel(RowsModel):
 
     def _create_and_replace(
         self,
-        config: SlimConfig,
+        peft_config: PeftConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -131,8 +134,9 @@ class SlimModel(RowsModel):
         current_key: str,
         parameter_name: Optional[str] = None,
     ) -> None:
-        r = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), current_key), config.r)
-        alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), current_key), config.alpha)
+        config = _of_slim(peft_config)
+        r = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), current_key), config.r)
+        alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), current_key), config.alpha)
         shared = _router_of_sibling(config, adapter_name, target, target_name, parent)
         if isinstance(target, SlimLayer):
             target.update_layer(adapter_name, config, r, alpha, shared)
@@ -153,7 +157,7 @@ class SlimModel(RowsModel):
     def _get_adapter_state_dict(
         cls,
         model: nn.Module,
-        config: SlimConfig,
+        config: PeftConfig,
         adapter_name: str,
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
@@ -173,6 +177,13 @@ class SlimModel(RowsModel):
             "SLIM adapters cannot be combined into one: each has a router of its own. Activate several with "
             "`set_adapter`, or export them with `slim_core.export_lora` and combine the LoRAs."
         )
+
+
+def _of_slim(config: PeftConfig) -> SlimConfig:
+    """PEFT declares a tuner's methods for any config. Whoever builds the tuner by hand may give it another's."""
+    if not isinstance(config, SlimConfig):
+        raise TypeError(f"SlimModel takes a SlimConfig, not a {type(config).__name__}.")
+    return config
 
 
 def _router_of_sibling(

@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from torch import nn
+
+
+@runtime_checkable
+class _Repacking(Protocol):
+    """A 4-bit Linear of bitsandbytes that repacks its weight if the processor can use it."""
+
+    support_avx512bf16_for_cpu: bool
 
 
 def guard_cpu_4bit(model: nn.Module) -> None:
@@ -17,15 +26,16 @@ def guard_cpu_4bit(model: nn.Module) -> None:
     Raises:
         RuntimeError: if a weight is already repacked.
     """
-    for name, module in model.named_modules():
-        if not hasattr(module, "support_avx512bf16_for_cpu"):
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for name, module in modules.items():
+        if not isinstance(module, _Repacking):
             continue
-        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+        if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
             raise RuntimeError(
                 f"The 4-bit weight of `{name}` was repacked for this CPU by a forward before the adapter was "
                 "attached; bitsandbytes can neither train through it nor save it. Load the base model again and "
                 "attach the adapter before its first forward."
             )
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+    for module in modules.values():
+        if isinstance(module, _Repacking):
             module.support_avx512bf16_for_cpu = False

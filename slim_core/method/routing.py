@@ -67,16 +67,18 @@ class Router(NamedTuple):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """(E + I, C) weight and (E + I,) bias for tokens as they are: the normalisation is part of them."""
+        if self.mean is None or self.var is None:
+            return self.weight, self.bias
         weight = self.weight.to(self.var.dtype) * (self.var + VARIANCE_EPS).rsqrt()
         return weight, self.bias.to(weight.dtype) - (weight * self.mean).sum(-1)
 
     def logits(self, z: Tensor) -> Tensor:
         """(T, C) to (T, E + I), in the dtype of `z` whatever the dtype of the weights."""
-        if self.mean is not None:
+        if self.mean is not None and self.var is not None:
             if self.down is None:
                 return F.linear(z, *self.folded())
             z = (z - self.mean) * (self.var + VARIANCE_EPS).rsqrt()
-        if self.down is not None:
+        if self.down is not None and self.up is not None:
             z = z + F.linear(F.silu(F.linear(z, self.down.to(z.dtype))), self.up.to(z.dtype))
         return F.linear(z, self.weight.to(z.dtype), self.bias.to(z.dtype))
 

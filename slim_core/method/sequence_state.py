@@ -8,7 +8,7 @@ as well.
 
 from __future__ import annotations
 
-from functools import cache as remembered
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -108,7 +108,7 @@ class SequenceState:
                 since += state.read
             self.earlier = tuple(reversed(kept))
 
-    def _change(self, of_rows) -> None:
+    def _change(self, of_rows: Callable[[Tensor], Tensor]) -> None:
         self.sums = {key: of_rows(kept) for key, kept in self.sums.items()}
         self.counts = {key: of_rows(kept) for key, kept in self.counts.items()}
         if self.tail is not None:
@@ -168,14 +168,16 @@ def longer_tail(tail: Tensor | None, ids: Tensor | None, batch: int, tokens: int
     return F.pad(ids[:, -width:], (max(0, width - ids.shape[1]), 0), value=-1)
 
 
-class _Remembering:
+class _Remembering(Cache):
     """Applies each operation on the cache to the state as well."""
 
-    def __reduce__(self):
+    slim_sequences: SequenceState
+
+    def __reduce__(self) -> tuple[Any, ...]:
         # Under its name is the class that it was made of.
         return _empty, (type(self).__bases__[1],), self.__dict__
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self.slim_sequences.select(beam_idx)
 
@@ -200,9 +202,14 @@ class _Remembering:
         self.slim_sequences = SequenceState()
 
 
-@remembered
+_made: dict[type[Cache], type[Cache]] = {}
+
+
 def _remembering(kind: type[Cache]) -> type[Cache]:
-    return type(kind.__name__, (_Remembering, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    if kind not in _made:
+        names = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        _made[kind] = type(kind.__name__, (_Remembering, kind), names)
+    return _made[kind]
 
 
 def _empty(kind: type[Cache]) -> Cache:

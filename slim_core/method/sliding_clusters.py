@@ -10,7 +10,7 @@ evaluation, save   in between: folded as well, but with other ranks about they s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,12 +30,12 @@ class StatisticDict(BufferDict):
     def __init__(self) -> None:
         super().__init__({}, persistent=True)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatisticDict:
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers[name]
-            if new.dtype != old.dtype:
+            if old is not None and new is not None and new.dtype != old.dtype:
                 self._buffers[name] = old.to(new.device)
         return self
 
@@ -74,7 +74,7 @@ def entry(container: nn.ParameterDict | BufferDict, adapter_name: str) -> Tensor
     return container[adapter_name] if adapter_name in container else None  # noqa: SIM401
 
 
-def _take(first: tuple[Tensor, Tensor] | None, into: list[Tensor]) -> bool:
+def _take(first: tuple[Tensor, Tensor] | None, into: Sequence[Tensor]) -> bool:
     """Copy a first mean and variance, if there are any. Returns whether there were."""
     for old, new in zip(into, first or (), strict=False):
         old.copy_(new)
@@ -120,18 +120,17 @@ class SlidingClusters:
         contextual = config.distance_scope == "context"
         # A first batch replaces the zeros; until then a token is its own z.
         center = torch.randn(shape) if config.cluster_init == "random" else torch.zeros(shape)
-        made = [center, torch.ones(shape), torch.zeros(config.num_clusters, dtype=torch.int64)]
-        made += [torch.zeros(1, channels), torch.ones(1, channels)] if contextual else [None, None]
-        if config.yield_mode == "paper":
-            made.append(None)
-        elif config.format_version == 1:
-            made.append(torch.zeros(()))
-        else:
+        count = torch.zeros(config.num_clusters, dtype=torch.int64)
+        made = {"slim_center": center, "slim_var": torch.ones(shape), "slim_count": count}
+        if contextual:
+            made |= {"slim_token_mean": torch.zeros(1, channels), "slim_token_var": torch.ones(1, channels)}
+        if config.format_version == 1 and config.yield_mode != "paper":
+            made["slim_reference"] = torch.zeros(())
+        elif config.yield_mode != "paper":
             buckets = LENGTH_BUCKETS if contextual else 1
-            made.append(torch.full((len(clusters.LEVELS), buckets), clusters.UNSEEN))
-        for name, tensor in zip(self.NAMES, made, strict=True):
-            if tensor is not None:
-                self._containers[name][self._name] = tensor
+            made["slim_reference"] = torch.full((len(clusters.LEVELS), buckets), clusters.UNSEEN)
+        for name, tensor in made.items():
+            self._containers[name][self._name] = tensor
 
     def _entry(self, name: str) -> Tensor | None:
         return entry(self._containers[name], self._name)
@@ -162,6 +161,12 @@ class SlidingClusters:
         return self._entry("slim_token_var")
 
     @property
+    def _of_tokens(self) -> tuple[Tensor, Tensor] | None:
+        """The tokens' mean and variance; None where the clusters are those of tokens."""
+        mean, var = self.token_mean, self.token_var
+        return None if mean is None or var is None else (mean, var)
+
+    @property
     def reference(self) -> Tensor | None:
         """Running quantiles of the distance: (levels, buckets) float32, () in format 1, None with the paper's."""
         return self._entry("slim_reference")
@@ -189,9 +194,11 @@ class SlidingClusters:
     def _start(self, x: Tensor, contexts: Contexts | None, valid: Tensor | None) -> bool:
         if self.count.any():
             return True
-        started, shared = True, []
-        if contexts is not None:
-            started = _take(clusters.first_mean(x, valid, self._add_up), [self.token_mean, self.token_var])
+        started = True
+        shared: list[Tensor] = []
+        of_tokens = self._of_tokens
+        if of_tokens is not None:
+            started = _take(clusters.first_mean(x, valid, self._add_up), of_tokens)
         if self._config.cluster_init == "data":
             # A separate generator: a forward that draws from torch's global one cannot be repeated exactly by a
             # checkpoint.
@@ -213,23 +220,24 @@ class SlidingClusters:
     def learn(self, routing: Routing, x: Tensor, contexts: Contexts | None, valid: Tensor | None) -> None:
         """Remember the sums of these tokens for `fold`. `x`, `contexts` and `valid` are as in `start`."""
         reference = self.reference
-        several = reference is not None and reference.dim() == 2
-        bucket = None
-        if several:
+        quantile, bucket, buckets = None, None, 0
+        if reference is not None and reference.dim() == 2:
             bucket = torch.zeros_like(routing.cluster) if contexts is None else contexts.bucket
+            buckets = reference.shape[1]
+        elif reference is not None:
+            quantile = self._config.yield_quantile
         sums = clusters.sum_tokens(
             routing.z,
             routing.distance,
             routing.cluster,
             valid,
             self._config.num_clusters,
-            None if reference is None or several else self._config.yield_quantile,
+            quantile,
             bucket,
-            reference.shape[1] if several else 0,
+            buckets,
         )
-        tokens = None
-        if contexts is not None:
-            tokens = clusters.sum_about(x, self.token_mean, self.token_var, valid)
+        of_tokens = self._of_tokens
+        tokens = None if of_tokens is None else clusters.sum_about(x, *of_tokens, valid)
         if self._pending is None:
             self._pending = PendingSums(self._context.forward_number, sums, self.count.clone(), tokens)
             self._context.note_learned(self._pending.tensors)
@@ -249,27 +257,29 @@ class SlidingClusters:
         if learning and running is not None and pending.forward == running:
             return
         if learning or not pending.folded:
-            self._fold(for_good=learning)
+            self._fold(pending, for_good=learning)
 
     def fold(self) -> None:
         """Fold in the sums of the last forward, if that has not been done, before the clusters are saved."""
-        if self._pending is not None and not self._pending.folded:
-            self._fold(for_good=False)
+        pending = self._pending
+        if pending is not None and not pending.folded:
+            self._fold(pending, for_good=False)
 
-    def _fold(self, for_good: bool) -> None:
-        """Fold the sums of the last training forward into the clusters.
+    def _fold(self, pending: PendingSums, for_good: bool) -> None:
+        """Fold the pending sums of the last training forward into the clusters.
 
         Data-parallel ranks fold together at their next training forward (`for_good`). A rank that saves or evaluates
         before that folds for itself, and DistributedDataParallel then overwrites its clusters with the first rank's,
         or the other way round. So the sums are kept until then, and folded again only if they are not counted yet.
         """
-        pending, self._pending = self._pending, None
+        self._pending = None
         missing = (self.count == pending.counted).all()
         momentum = self._config.cluster_momentum
-        if pending.tokens is not None:
-            mean, var = self.token_mean, self.token_var
+        of_tokens = self._of_tokens
+        if of_tokens is not None and pending.tokens is not None:
             seen = clusters.ClusterSums(*(tensor * missing for tensor in pending.tokens))
-            clusters.slide(mean, var, torch.zeros(1, dtype=torch.int64, device=mean.device), None, seen, momentum)
+            uncounted = torch.zeros(1, dtype=torch.int64, device=missing.device)
+            clusters.slide(*of_tokens, uncounted, None, seen, momentum)
         seen = clusters.ClusterSums(*(tensor * missing for tensor in pending.sums))
         clusters.slide(self.center, self.var, self.count, self.reference, seen, momentum)
         if not for_good and data_parallel.is_shared(self._context.process_group):

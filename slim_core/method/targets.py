@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from peft.utils import resolve_quantization_backend
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -30,6 +30,23 @@ def is_supported(module: nn.Module) -> bool:
     if backend is not None:
         return backend.layer_type == "linear"
     return isinstance(module, (nn.Linear, Conv1D))
+
+
+def as_list(names: list[str] | set[str] | str | None) -> list[str] | str | None:
+    """Names of modules as PEFT's own configs are declared to take them: SLIM's keeps a set."""
+    return sorted(names) if isinstance(names, set) else names
+
+
+def features(linear: nn.Module) -> tuple[int, int]:
+    """C_in and C_out of a Linear.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    c_in, c_out = _get_in_out_features(linear)
+    if c_in is None or c_out is None:
+        raise TypeError(f"A {type(linear).__name__} is no Linear.")
+    return c_in, c_out
 
 
 def check_heads(model: nn.Module, targets: dict[str, nn.Module]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,7 +30,12 @@ def turn_opening(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
     """
     if not tokenizer.chat_template:
         return None
-    return opening_of(lambda messages: tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        ids = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=False)
+        return cast("list[int]", ids)  # one conversation, tokenised, and no dict
+
+    return opening_of(encode)
 
 
 def opening_of(encode: Callable[[Sequence[Message]], list[int]]) -> list[int] | None:
@@ -40,11 +45,13 @@ def opening_of(encode: Callable[[Sequence[Message]], list[int]]) -> list[int] | 
         encode: conversations of roles "system", "user" and "assistant" to ids; may raise for what it does not know.
     """
     prefixes: list[list[int]] = []
-    conversations: list[list[int]] = []
-    for system in ([], [{"role": "system", "content": SYSTEM}]):
+    conversations: list[tuple[list[int], int]] = []
+    systems: tuple[list[Message], ...] = ([], [{"role": "system", "content": SYSTEM}])
+    for system in systems:
         for earlier in (0, 1, 2):
-            found = [_try(encode, _messages(system, earlier, content)) for content in CONTENTS]
-            if any(ids is None for ids in found):
+            tried = [_try(encode, _messages(system, earlier, content)) for content in CONTENTS]
+            found = [ids for ids in tried if ids is not None]
+            if len(found) < len(tried):
                 if not system and earlier == 0:
                     return None
                 continue

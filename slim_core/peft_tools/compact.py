@@ -45,7 +45,7 @@ def fold_masks(model: nn.Module, adapter_name: str) -> None:
 
 
 def _layers_with(model: nn.Module, adapter_name: str) -> list[SlimLayer]:
-    layers = [m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A]
+    layers: list[SlimLayer] = [m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A]
     if not layers:
         raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
     return layers

@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils import ModelOutput
 
-from ..method import SlimConfig, SlimLayer
+from ..method import SlimConfig, SlimLayer, as_list
 from .lora_import import lora_to_slim
 from .scopes import trace_routing
 
@@ -63,8 +63,9 @@ def export_lora(
             products have no low rank.
     """
     config = model.peft_config.get(adapter_name)
-    layers = {m.module_name: m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A}
-    if config is None or not layers:
+    found = (m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A)
+    layers: dict[str, SlimLayer] = {layer.module_name: layer for layer in found}
+    if not isinstance(config, SlimConfig) or not layers:
         raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
     if config.merge == "dare" and config.mask_rate > 0:
         raise ValueError(
@@ -78,7 +79,7 @@ def export_lora(
         weights = _mean_weights(model, adapter_name, batches)
         state_dict = _lora_state_dict(model, adapter_name, layers, weights)
         lora = _lora_config(config, layers, adapter_name)
-        report = _divergence(model, adapter_name, lora, state_dict, batches)
+        difference = _divergence(model, adapter_name, lora, state_dict, batches)
     finally:
         for module, training in modes:
             module.training = training
@@ -86,13 +87,13 @@ def export_lora(
     directory.mkdir(parents=True, exist_ok=True)
     lora.save_pretrained(str(directory))
     save_file(state_dict, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    return LoraExport(directory, **report, weights=weights)
+    return LoraExport(directory, *difference, weights)
 
 
-def _run(model: PeftModel, adapter_name: str, batch: Mapping[str, Tensor]) -> ModelOutput:
-    """One batch, every row with the adapter."""
+def _run(model: PeftModel, adapter_name: str, batch: Mapping[str, Tensor]) -> Tensor:
+    """(B, T, vocabulary) logits of one batch, every row with the adapter."""
     moved = {key: value.to(model.device) for key, value in batch.items()}
-    return model(**moved, adapter_names=[adapter_name] * len(next(iter(moved.values()))))
+    return model(**moved, adapter_names=[adapter_name] * len(next(iter(moved.values())))).logits
 
 
 def _mean_weights(model: PeftModel, adapter_name: str, batches: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -139,8 +140,8 @@ def _lora_config(config: SlimConfig, layers: dict[str, SlimLayer], adapter_name:
         lora_alpha=rank,
         rank_pattern=other,
         alpha_pattern=dict(other),
-        target_modules=config.target_modules,
-        exclude_modules=config.exclude_modules,
+        target_modules=as_list(config.target_modules),
+        exclude_modules=as_list(config.exclude_modules),
         modules_to_save=config.modules_to_save,
         trainable_token_indices=config.trainable_token_indices,
         layers_to_transform=config.layers_to_transform,
@@ -151,13 +152,22 @@ def _lora_config(config: SlimConfig, layers: dict[str, SlimLayer], adapter_name:
     )
 
 
+class _Difference(NamedTuple):
+    """As in `LoraExport`."""
+
+    tokens: int
+    mean_kl: float
+    max_kl: float
+    same_top1: float
+
+
 def _divergence(
     model: PeftModel,
     adapter_name: str,
     lora: LoraConfig,
     state_dict: dict[str, Tensor],
     batches: list[Mapping[str, Tensor]],
-) -> dict[str, float]:
+) -> _Difference:
     """Compare routed and exported adapter on the calibration text, with the export temporarily a row of the same
     model.
     """
@@ -167,23 +177,18 @@ def _divergence(
     try:
         set_peft_model_state_dict(model, converted, name)
         model.eval()
-        kl, same = [], []
+        divergences: list[Tensor] = []
+        agreements: list[Tensor] = []
         for batch in batches:
-            routed, static = (
-                _run(model, which, batch).logits.float().log_softmax(-1) for which in (adapter_name, name)
-            )
+            routed, static = (_run(model, which, batch).float().log_softmax(-1) for which in (adapter_name, name))
             mask = batch.get("attention_mask")
             valid = torch.ones(routed.shape[:-1]) if mask is None else mask
             valid = valid.to(routed.device, torch.bool)
             # Never negative, except by rounding.
-            kl.append(F.kl_div(static, routed, log_target=True, reduction="none").sum(-1).clamp(min=0)[valid])
-            same.append((routed.argmax(-1) == static.argmax(-1))[valid])
+            kl = F.kl_div(static, routed, log_target=True, reduction="none").sum(-1).clamp(min=0)
+            divergences.append(kl[valid])
+            agreements.append((routed.argmax(-1) == static.argmax(-1))[valid])
     finally:
         model.delete_adapter(name)
-    kl, same = torch.cat(kl), torch.cat(same)
-    return {
-        "tokens": len(kl),
-        "mean_kl": kl.mean().item(),
-        "max_kl": kl.max().item(),
-        "same_top1": same.float().mean().item(),
-    }
+    kl, same = torch.cat(divergences), torch.cat(agreements)
+    return _Difference(len(kl), kl.mean().item(), kl.max().item(), same.float().mean().item())

@@ -83,7 +83,8 @@ def _names_of(model: nn.Module) -> set[str]:
 
 def _slim_of(model: nn.Module) -> tuple[ForwardContext | None, dict[str, SlimConfig]]:
     """The context of a model's SLIM layers, None if it has none, and the configs of its adapters."""
-    context, configs = None, {}
+    context: ForwardContext | None = None
+    configs: dict[str, SlimConfig] = {}
     for module in model.modules():
         if isinstance(module, SlimLayer):
             context = module.context

@@ -109,6 +109,7 @@ class RoutingTrace:
         """
         batch_size = self._batch_size or length
         repeat = length // batch_size
+        index: Sequence[int]
         if rows is None:
             index = range(batch_size)
         else:
@@ -174,9 +175,16 @@ class RoutingTrace:
     def _join(self, row: int, pieces: list[tuple[_Piece, int] | _Token]) -> tuple[Tensor, ...]:
         """Weights, distances, clusters, gates and references of one Linear, each (tokens, ...), on the CPU."""
         parts: tuple[list[Tensor], ...] = ([], [], [], [], [])
-        for alone, run in groupby(pieces, lambda piece: isinstance(piece, _Token)):
-            read = self._of_tokens if alone else self._of_pieces
-            for part, fields in zip(parts, read(row, list(run)), strict=True):
+        for _, run in groupby(pieces, lambda piece: isinstance(piece, _Token)):
+            alone: list[_Token] = []
+            several: list[tuple[_Piece, int]] = []
+            for piece in run:
+                if isinstance(piece, _Token):
+                    alone.append(piece)
+                else:
+                    several.append(piece)
+            read = self._of_tokens(row, alone) if alone else self._of_pieces(row, several)
+            for part, fields in zip(parts, read, strict=True):
                 part.extend(fields)
         # One transfer for all: on a GPU each waits for what runs there.
         return tuple(torch.cat(part).cpu() for part in parts)

@@ -56,7 +56,7 @@ def test_running_sums_and_counts_are_those_of_loops(forward):
                 total, count = torch.zeros_like(total), 0
             total, count = total + x[b, t].double(), count + (1 if valid is None else int(valid[b, t]))
             torch.testing.assert_close(sums[b, t].double(), total, atol=1e-4, rtol=1e-5)
-            assert int(layout.count[b, t]) == count
+            assert int(layout.length[b, t]) == count
             assert int(layout.bucket[b, t]) == reference.bucket_of(count)
 
 

@@ -7,14 +7,11 @@ import json
 
 import pytest
 import torch
-from peft import (
-    PeftModel,
-    get_peft_model,
-)
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from slim_core import SlimConfig
-from slim_core.method import SlimLayer
+from slim_core.method import SlimLayer, SlimModel
 from tests.conftest import build, tiny_llama
 from tests.method.small import assert_untouched, logits, slim, tensors_of, trained
 
@@ -123,3 +120,25 @@ def test_a_config_that_a_model_has_is_completed_anew_for_another_kind(tmp_path):
     for model, family in ((first, "llama"), (other, "gpt2")):
         model.save_pretrained(tmp_path / family)
         PeftModel.from_pretrained(build(family), tmp_path / family)
+
+
+def test_something_else_by_the_name_of_a_target_is_none_of_the_bases_linears(tmp_path, ids):
+    """As in a base whose blocks are of several kinds."""
+
+    def base() -> nn.Module:
+        made = build("llama")
+        made.model.layers[1].self_attn.q_proj = nn.Identity()
+        return made
+
+    model = get_peft_model(base(), slim(target_modules=["q_proj"], layers_to_transform=[0]))
+    assert model.peft_config["default"].base_fingerprint == {"model.layers.*.self_attn.q_proj": "1 x (32 -> 32)"}
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(base(), tmp_path), ids), logits(model, ids))
+
+
+def test_the_config_of_another_method_is_refused(ids):
+    base = build("llama")
+    before = logits(base, ids)
+    with pytest.raises(TypeError, match=r"^SlimModel takes a SlimConfig, not a LoraConfig\.$"):
+        SlimModel(base, LoraConfig(target_modules=["q_proj"]), "default")
+    assert_untouched(base, before, ids)

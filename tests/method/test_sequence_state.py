@@ -301,7 +301,7 @@ def test_a_cache_that_was_filled_while_the_adapter_was_off_is_refused(ids):
     with model.disable_adapter():
         cache = filled(model, ids)
         read(model, ids, [6, 6])  # the base itself goes on
-    refuses(model, ids, cache, "other code|the adapter that is to go on")
+    refuses(model, ids, cache, "other code|the adapter that should continue")
 
 
 def test_a_cache_that_another_adapter_filled_is_refused(ids):
