@@ -15,6 +15,7 @@ from .commands.bench_compare import bench_compare
 from .commands.compare import compare
 from .commands.console import refuse, screen
 from .commands.estimate import estimate
+from .commands.evaluate import EvaluateCommand, evaluate
 from .commands.pairs import pairs
 from .commands.serve import serve
 from .noise import hush
@@ -76,6 +77,7 @@ def bench(
 
 app.command()(compare)
 app.command()(estimate)
+app.command(cls=EvaluateCommand)(evaluate)
 app.command("bench-compare")(bench_compare)
 app.command()(serve)
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
@@ -21,6 +19,7 @@ from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_
 from ..many.prompts import guessed
 from ..outside.errors import reason
 from .console import printable, screen
+from .files import write_whole
 from .many_view import results_view, summary
 
 
@@ -119,7 +118,7 @@ class Many:
 
     def _save(self, text: Callable[[str], str]) -> None:
         if self.output is not None:
-            _write(self.output, text(self.output.suffix.lower()))
+            write_whole(self.output, text(self.output.suffix.lower()))
 
     def _report(self, done: int, interrupted: bool) -> None:
         """Say where the answers are, and how many there are if the list was interrupted."""
@@ -182,23 +181,3 @@ def _check_output(path: Path) -> None:
         path.unlink()
     except OSError as error:
         raise EngineError(f"{shown} cannot be written: {reason(error)}; name another file with --output.") from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file in one step: anyone who reads it meanwhile gets the complete old one."""
-    try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with open(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-            # With the permissions the file would have had without the temporary one.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(beside, 0o666 & ~mask)
-            os.replace(beside, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(beside)
-            raise
-    except OSError as error:
-        raise EngineError(f"{printable(str(path))} cannot be written: {reason(error)}.") from None

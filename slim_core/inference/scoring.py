@@ -53,7 +53,7 @@ def likelihoods(
     Args:
         model: the base model with its adapters, or without any, in evaluation mode.
         passages: for each the P > 0 tokens before it, and its own T > 0 tokens.
-        variants: V names; KL is measured against "base" if it is among them.
+        variants: V names, of which some may come twice; KL is measured against "base" if it is among them.
         strengths: of their gates, as `Row.strength`; empty for their own.
         routing: whether the shares past LoRA are recorded.
 
@@ -136,12 +136,11 @@ def _read(
             picked = of_text.gather(-1, words.expand(len(variants), -1).unsqueeze(-1)).squeeze(-1)
             shares = {}
             if trace is not None:
-                traced = set(trace.rows)
                 at = place * len(variants)
                 shares = {
-                    name: _by_block(trace.row(at + i), len(texts[index].before))
-                    for i, name in enumerate(variants)
-                    if at + i in traced
+                    row - at: _by_block(trace.row(row), len(texts[index].before))
+                    for row in trace.rows
+                    if at <= row < at + len(variants)
                 }
             yield (
                 index,

@@ -255,14 +255,14 @@ class Likelihood:
         greedy: (V, T) bool, whether it is the likeliest there.
         kl: (V, T) float32 KL(base || variant) of the whole distribution at each token, in nats; None if the base is
             not among the variants.
-        identity: by variant that has a routing, for each block the mean share of what is before the words that went
-            past LoRA; empty if it was not asked for.
+        identity: by the place of each variant that has a routing, for each block the mean share of what is before the
+            words that went past LoRA; empty if it was not asked for.
     """
 
     log_probs: Tensor
     greedy: Tensor
     kl: Tensor | None
-    identity: dict[str, tuple[float, ...]]
+    identity: dict[int, tuple[float, ...]]
 
 
 @dataclass(frozen=True)

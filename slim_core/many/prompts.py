@@ -134,7 +134,10 @@ def _read_csv(name: str, content: bytes) -> list[ListedPrompt]:
         raise DataError(
             f"{name}, line 1: there is no column `prompt`, only {columns}; rename the column that has the prompts."
         )
-    return [_item({key: r.fields[key] for key in ("prompt", "system") if r.fields.get(key)}, r.place) for r in records]
+    return [
+        listed_prompt({key: r.fields[key] for key in ("prompt", "system") if r.fields.get(key)}, r.place)
+        for r in records
+    ]
 
 
 def _read_json(name: str, content: bytes) -> list[ListedPrompt]:
@@ -146,13 +149,13 @@ def _read_json(name: str, content: bytes) -> list[ListedPrompt]:
             f"{name}, line {error.lineno}: this is not a JSON list ({error.msg} at character {error.colno}); write "
             f"[…], with each prompt as {EXAMPLE}."
         ) from None
-    return [_item(value, f"{name}, line {line}") for value, line in items]
+    return [listed_prompt(value, f"{name}, line {line}") for value, line in items]
 
 
 def _read_jsonl(name: str, content: bytes) -> list[ListedPrompt]:
     lines = enumerate(utf8_text(name, content).split("\n"), 1)
     places = ((line, f"{name}, line {number}") for number, line in lines if line.strip())
-    return [_item(parse_json(line, place, f"each line must be {EXAMPLE}"), place) for line, place in places]
+    return [listed_prompt(parse_json(line, place, f"each line must be {EXAMPLE}"), place) for line, place in places]
 
 
 KINDS: dict[str, Callable[[str, bytes], list[ListedPrompt]]] = {
@@ -163,8 +166,12 @@ KINDS: dict[str, Callable[[str, bytes], list[ListedPrompt]]] = {
 }
 
 
-def _item(value: Any, place: str) -> ListedPrompt:
-    """One element of a list, one line, or one row."""
+def listed_prompt(value: Any, place: str) -> ListedPrompt:
+    """The prompt of one element of a list, one line, or one row.
+
+    Raises:
+        DataError: with its place, if it cannot be asked.
+    """
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):

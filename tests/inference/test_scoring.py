@@ -93,9 +93,9 @@ def test_gates_and_shares_past_lora(engine):
     expected = [
         record.identity[[i for i, b in enumerate(record.blocks) if b == block]].mean().item() for block in blocks
     ]
-    assert own.identity["slim"] == pytest.approx(expected, abs=1e-5)
-    assert own.kl is None and own.identity["slim"] != opened.identity["slim"]
-    assert engine.score([passage], NAMES, routing=True)[0].identity.keys() == {"lora", "slim"}
+    assert own.identity[0] == pytest.approx(expected, abs=1e-5)
+    assert own.kl is None and own.identity[0] != opened.identity[0]
+    assert engine.score([passage], NAMES, routing=True)[0].identity.keys() == {1, 2}
 
 
 def test_words_that_cannot_be_read(engine):

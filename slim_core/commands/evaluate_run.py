@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `evaluate` does: adapters onto the base, items through the engine, results into files."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..adapters import OPERATOR, AdapterError, named_source, open_adapter
+from ..base.choice import demo_choice
+from ..demo.tasks import NAMES, demo_tasks
+from ..evaluation.errors import EvaluationError
+from ..evaluation.journal import Journal
+from ..evaluation.report import answers_page, report_page
+from ..evaluation.results import Evaluation, Participant, evaluated, label_of, to_json
+from ..evaluation.run import Unit, fingerprint_of, run_tasks, units_of
+from ..evaluation.tasks import Asking, Task, load_tasks
+from ..inference import Engine, EngineError, Sampling
+from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file
+from ..many import to_json as answers_json
+from ..outside.errors import reason
+from ..paths import DEMO
+from .console import printable, screen
+from .evaluate_view import show
+from .files import write_whole
+
+
+NAME = re.compile(r"[\w.-]{1,40}(?:@\d{1,9})?", re.ASCII)
+# Variants that an evaluation may have: each is a row of every batch.
+MOST = 64
+
+
+@dataclass(frozen=True)
+class Named:
+    """A base and adapters as the command line names them.
+
+    Attributes:
+        base: folder or Hub id.
+        adapters: source by name.
+    """
+
+    base: str
+    adapters: dict[str, str]
+
+
+def adapters_of(base: str | None, adapters: Sequence[str]) -> Named:
+    """What was named, or the demo.
+
+    Raises:
+        EvaluationError: if a name is none or comes twice, or there is no adapter.
+    """
+    if base is None:
+        demo = demo_choice(DEMO, "--base and --adapters")
+        own = {name: source for name, source in (("lora", demo.lora), ("slim", demo.slim)) if source is not None}
+        return Named(demo.base, _by_name(adapters) or own)
+    found = _by_name(adapters)
+    if not found:
+        raise EvaluationError("No adapter was named; name one or more with --adapters.")
+    return Named(base, found)
+
+
+def _by_name(adapters: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in adapters:
+        before, equals, after = text.partition("=")
+        # A folder may have = in its name.
+        given = bool(equals) and NAME.fullmatch(before) is not None and not Path(text).exists()
+        name, source = (before, after) if given else (re.sub(r"[^\w.@-]+", "-", Path(text).name), text)
+        if not source.strip():
+            raise EvaluationError(f"{text!r} names no adapter; write NAME=FOLDER, or a folder or Hub id.")
+        if not NAME.fullmatch(name) or name == "base":
+            raise EvaluationError(
+                f"{name!r} cannot be an adapter's name; write NAME=FOLDER, with letters, digits, - and _ in the name."
+            )
+        if name in found:
+            raise EvaluationError(f"There are two adapters named {name}; write another name before one: NAME=FOLDER.")
+        found[name] = source
+    return found
+
+
+def chosen_tasks(
+    base: str | None, names: Sequence[str], asking: Asking, data_dir: Path | None, trained_form: str
+) -> list[Task]:
+    """The tasks of these names; the demo's where there are none.
+
+    Raises:
+        EvaluationError: if there is none, or one cannot be read.
+    """
+    if not names and base is not None:
+        raise EvaluationError("No task was named; name one or more with --tasks, such as openbookqa or my.jsonl.")
+    return load_tasks(
+        names or ["demo"],
+        asking,
+        data_dir=data_dir,
+        trained_form=trained_form,
+        others=demo_tasks(),
+        groups={"demo": NAMES},
+    )
+
+
+def attach(engine: Engine, named: Named, strengths: Sequence[float]) -> list[Participant]:
+    """Attach the adapters; the base and all of them take part, those with a gate at further strengths too.
+
+    Raises:
+        EngineError: if an adapter cannot be used with this base, or a strength is none.
+    """
+    found = [Participant(Respondent("base", engine.variants[0]), named.base)]
+    for name, source in named.adapters.items():
+        try:
+            adapter = open_adapter(named_source(source), engine.shapes, limits=OPERATOR)
+        except AdapterError as error:
+            raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
+        try:
+            variant = engine.attach(adapter, name=name, label=name)
+        except EngineError as error:
+            raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
+        finally:
+            adapter.delete()
+        found.append(Participant(Respondent(name, variant), source, adapter.sha256))
+    gated = [participant for participant in found if participant.respondent.variant.strength is not None]
+    if strengths and not gated:
+        raise EvaluationError("No adapter here has a gate, so --strengths has nothing to change.")
+    for strength in dict.fromkeys(strengths):
+        if not 0 <= strength < math.inf:
+            raise EvaluationError(f"--strengths has {strength:g}; it must be 0 or more.")
+        for one in gated:
+            own = one.respondent
+            found.append(
+                Participant(
+                    Respondent(f"{own.column}, gate {strength:g}", own.variant, strength), one.source, one.sha256
+                )
+            )
+    if len(found) > MOST:
+        raise EvaluationError(f"There are {len(found)} variants; at most {MOST} can be compared at once.")
+    return found
+
+
+def new_files(output: Path) -> tuple[Path, Path]:
+    """The files for results and report.
+
+    Raises:
+        EvaluationError: if they could not be written once the results are there.
+    """
+    shown = printable(str(output))
+    if output.suffix.lower() != ".json":
+        raise EvaluationError(f"--output is {shown}; it must end in .json.")
+    files = (output, output.with_suffix(".html"))
+    for path in files:
+        name = printable(str(path))
+        if path.exists() or path.is_symlink():
+            raise EvaluationError(f"There is {name} already; name a new file with --output.")
+        try:
+            path.touch(exist_ok=False)
+            path.unlink()
+        except OSError as error:
+            raise EvaluationError(
+                f"{name} cannot be written: {reason(error)}; name another file with --output."
+            ) from None
+    return files
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """Tasks to be solved.
+
+    Attributes:
+        tasks: what is solved.
+        results, report: new files.
+        resume: whether to go on where it was ended.
+        sequence: whether the adapters are stages of one training.
+        size: items that are solved together.
+    """
+
+    tasks: tuple[Task, ...]
+    results: Path
+    report: Path
+    resume: bool
+    sequence: bool
+    size: int
+
+    @classmethod
+    def prepare(cls, tasks: Sequence[Task], output: Path, resume: bool, sequence: bool, size: int) -> TaskRun:
+        """Check what can be checked before the model is loaded.
+
+        Raises:
+            EvaluationError: if something is wrong.
+        """
+        run = cls(tuple(tasks), *new_files(output), resume, sequence, size)
+        if not resume and run.journal.exists():
+            raise EvaluationError(
+                f"{printable(str(run.journal))} is from an evaluation that was ended; go on with --resume, or delete "
+                "it."
+            )
+        return run
+
+    @property
+    def journal(self) -> Path:
+        """Where finished items are kept until the results are written."""
+        return self.results.with_name(f"{self.results.name}.partial")
+
+    def run(self, engine: Engine, participants: Sequence[Participant]) -> None:
+        """Solve, write and show.
+
+        Raises:
+            EngineError: if something fails.
+            typer.Exit: with 130 if a person ended it; what is solved is kept.
+        """
+        self._check_sequence(participants)
+        respondents = [participant.respondent for participant in participants]
+        hashes = {participant.respondent.column: participant.sha256 for participant in participants}
+        journal = Journal(
+            self.journal, fingerprint_of(engine, respondents, hashes, self.tasks, self.size), self.resume
+        )
+        try:
+            with _Shown(len(units_of(self.tasks, self.size))) as shown:
+                samples = run_tasks(engine, respondents, self.tasks, journal, self.size, shown.next)
+        except KeyboardInterrupt:
+            screen(stderr=True, soft_wrap=True).print(
+                f"Interrupted; what is solved is in {printable(str(self.journal))}. Go on with --resume.",
+                highlight=False,
+            )
+            raise typer.Exit(130) from None
+        finally:
+            journal.close()
+        found = evaluated(engine.info, participants, self.tasks, samples, self.sequence)
+        self._write(found)
+        journal.delete()
+        show(found, screen())
+        written = f"{printable(str(self.results))} and {printable(str(self.report))}"
+        screen(stderr=True, soft_wrap=True).print(f"Results and report: {written}.", highlight=False)
+
+    def _check_sequence(self, participants: Sequence[Participant]) -> None:
+        stages = len(participants) - 1
+        counts = [
+            sum(task.kind == "downstream" and task.scoring == scoring for task in self.tasks)
+            for scoring in {task.scoring for task in self.tasks}
+        ]
+        if self.sequence and (stages < 2 or stages not in counts):
+            raise EvaluationError(
+                f"--sequence needs two adapters or more and as many downstream tasks that are scored in one way, in "
+                f"their order; there are {stages} adapters and {max(counts)} such tasks."
+            )
+
+    def _write(self, found: Evaluation) -> None:
+        # The report first: the results are there only when all is.
+        write_whole(self.report, report_page(found))
+        write_whole(self.results, to_json(found) + "\n")
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """Prompts without right answers.
+
+    Attributes:
+        prompts: what is asked.
+        results, report: new files.
+        system: for prompts that bring none of their own.
+        max_new_tokens: of an answer.
+    """
+
+    prompts: tuple[ListedPrompt, ...]
+    results: Path
+    report: Path
+    system: str
+    max_new_tokens: int
+
+    @classmethod
+    def read(cls, prompts: Path, output: Path, system: str, max_new_tokens: int) -> Prompting:
+        """Read the prompts before the model is loaded.
+
+        Raises:
+            EngineError: if one cannot be asked, or a file cannot be written.
+        """
+        return cls(tuple(read_prompt_file(prompts)), *new_files(output), system, max_new_tokens)
+
+    def run(self, engine: Engine, participants: Sequence[Participant]) -> None:
+        """Ask and write.
+
+        Raises:
+            EngineError: if something fails.
+            typer.Exit: with 130 if a person ended it; what was answered is written.
+        """
+        respondents = [participant.respondent for participant in participants]
+        if any(respondent.strength is not None for respondent in respondents):
+            raise EvaluationError("--strengths is for tasks; with --prompts each adapter answers once.")
+        sampling = Sampling(max_new_tokens=self.max_new_tokens)
+        results: list[PromptResult] = []
+        interrupted = False
+        try:
+            with _Shown(len(self.prompts)) as shown:
+                for result in ask_all(self.prompts, respondents, self.system, engine.answer, sampling):
+                    results.append(result)
+                    shown.next(result)
+        except KeyboardInterrupt:
+            interrupted = True
+        labels = {respondent.column: label_of(respondent) for respondent in respondents}
+        write_whole(self.report, answers_page(results, labels))
+        text = answers_json(results, len(self.prompts), engine.info.name, respondents, sampling)
+        write_whole(self.results, text + "\n")
+        said = f"{len(results)} of {len(self.prompts)} prompts are answered"
+        screen(stderr=True, soft_wrap=True).print(
+            f"{'Interrupted: ' if interrupted else ''}{said}; they are in {printable(str(self.results))} and "
+            f"{printable(str(self.report))}.",
+            highlight=False,
+        )
+        if interrupted:
+            raise typer.Exit(130)
+        if all(result.failed for result in results):
+            raise typer.Exit(1)
+
+
+class _Shown:
+    """How far it is, on standard error: a bar in a terminal, else a line from time to time."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._console = screen(stderr=True, soft_wrap=True)
+        self._bar = None
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(
+                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True
+            )
+            self._task = self._bar.add_task("Items", total=total)
+
+    def __enter__(self) -> _Shown:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def next(self, what: Unit | PromptResult) -> None:
+        """One more is there."""
+        self._done += 1
+        name = what.task.title if isinstance(what, Unit) else what.place
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=printable(name))
+        # About a hundred lines, however long it is.
+        elif self._done == self._total or self._done % max(1, self._total // 100) == 0:
+            self._console.print(printable(f"{self._done} of {self._total}, {name}"), highlight=False)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How commands write files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from ..base.errors import EngineError
+from ..outside.errors import reason
+from .console import printable
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a text in the place of the file at once: whoever reads it meanwhile has the old one whole.
+
+    Raises:
+        EngineError: if it cannot be written.
+    """
+    try:
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with open(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            # As the file would have been without the other one: readable by whom the system's settings say.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(beside, 0o666 & ~mask)
+            os.replace(beside, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(beside)
+            raise
+    except OSError as error:
+        raise EngineError(f"{printable(str(path))} cannot be written: {reason(error)}.") from None

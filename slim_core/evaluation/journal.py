@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is finished, kept on disk while an evaluation runs, so that it can go on where it was ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..outside.errors import reason
+from .errors import EvaluationError
+from .solving import Sample
+
+
+FORMAT = "slim-evaluation-journal"
+
+
+class Journal:
+    """Finished units, a line each. A line that a power cut tore is none.
+
+    Args:
+        path: of the file.
+        fingerprint: of everything that decides about the samples.
+        resume: whether to go on with a file that is there.
+
+    Attributes:
+        done: samples of the finished units, by task and number of the unit.
+
+    Raises:
+        EvaluationError: if it cannot be read or written, is there though nobody wants to go on, or is of another
+            evaluation.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, resume: bool) -> None:
+        self.path = path
+        self.done: dict[tuple[str, int], list[Sample]] = {}
+        try:
+            whole = self._read(fingerprint, resume) if path.exists() else 0
+            self._file: TextIO = path.open("r+" if whole else "w", encoding="utf-8", newline="\n")
+            if whole:
+                # What is behind the last whole line is torn.
+                os.truncate(path, whole)
+                self._file.seek(whole)
+            else:
+                self._write({"format": FORMAT, "fingerprint": fingerprint})
+        except OSError as error:
+            raise EvaluationError(
+                f"{path} cannot be written: {reason(error)}; name another file with --output."
+            ) from None
+
+    def _read(self, fingerprint: str, resume: bool) -> int:
+        """Take what is finished. Returns the bytes of all whole lines."""
+        if not resume:
+            raise EvaluationError(
+                f"{self.path} is from an evaluation that was ended; go on with --resume, or delete it."
+            )
+        content = self.path.read_bytes()
+        lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+        whole = 0
+        for number, line in enumerate(lines):
+            try:
+                found = json.loads(line)
+            except ValueError:
+                break
+            if number == 0:
+                if found.get("format") != FORMAT:
+                    raise EvaluationError(f"{self.path} is no journal of an evaluation; name another --output.")
+                if found["fingerprint"] != fingerprint:
+                    raise EvaluationError(
+                        f"{self.path} is from an evaluation of other adapters, tasks or settings; go on with those, "
+                        "or delete it."
+                    )
+            else:
+                self.done[found["task"], found["unit"]] = found["samples"]
+            whole += len(line)
+        return whole
+
+    def add(self, task: str, unit: int, samples: list[Sample]) -> None:
+        """A unit is finished, and on disk when this returns.
+
+        Raises:
+            EvaluationError: if it cannot be written.
+        """
+        try:
+            self._write({"task": task, "unit": unit, "samples": samples})
+        except OSError as error:
+            raise EvaluationError(f"{self.path} cannot be written: {reason(error)}; make room.") from None
+        # As it will be read again, so that a run that was ended and one that was not give the same.
+        self.done[task, unit] = json.loads(json.dumps(samples))
+
+    def _write(self, value: Any) -> None:
+        self._file.write(json.dumps(value, ensure_ascii=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """The file stays."""
+        self._file.close()
+
+    def delete(self) -> None:
+        """The results are in their own file."""
+        self.close()
+        self.path.unlink(missing_ok=True)

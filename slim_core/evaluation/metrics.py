@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of learning and forgetting, in numbers with a definition and a source each.
+
+R[i][j] is the score on task j after stage i of training; stage 0 is the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean, stdev
+
+from .statistics import LEVEL, McNemar, Outcomes, Score, auc, detectable, difference, holm, mcnemar, mean_score, ratio
+
+
+SOLVES = "solves more than"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one variant stands in one kind of tasks, all scored in the same way.
+
+    Attributes:
+        variant: its name.
+        mean: of the tasks' mean scores, as SLIM's tables and GEM's average accuracy have it (Lopez-Paz and Ranzato
+            2017, arXiv 1706.08840).
+        change: this mean minus the base's, paired over items. For general tasks its negative is the drop, TRACE's
+            general ability delta (Wang and others 2023, arXiv 2310.06762).
+        retention: this mean divided by the base's; None for the base, and where the base solves nothing.
+    """
+
+    variant: str
+    mean: Score
+    change: Score | None
+    retention: Score | None
+
+
+def standings(outcomes: Mapping[str, Outcomes], tasks: Sequence[str], base: str = "base") -> list[Standing]:
+    """Where the variants stand.
+
+    Args:
+        outcomes: by variant.
+        tasks: that are averaged, each with the same weight.
+        base: the variant that all others are compared with.
+    """
+    found = []
+    for variant, own in outcomes.items():
+        compared = variant != base and base in outcomes
+        found.append(
+            Standing(
+                variant,
+                mean_score(own, tasks),
+                difference(own, outcomes[base], tasks) if compared else None,
+                ratio(own, outcomes[base], tasks) if compared else None,
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two variants on the same questions.
+
+    Attributes:
+        first, second: their names.
+        gap: the first one's mean minus the second one's, with a paired bootstrap interval.
+        test: McNemar's, over all questions of the tasks.
+        p: its p-value after Holm's correction for all pairs that were compared together.
+        n: questions.
+        detectable: the smallest difference in the share of right answers that so many questions show four times in
+            five, given how often the two disagree; None where they show none.
+    """
+
+    first: str
+    second: str
+    gap: Score
+    test: McNemar
+    p: float
+    n: int
+    detectable: float | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a difference: significant at 5 % after the correction."""
+        return self.p < LEVEL
+
+
+def comparisons(marks: Mapping[str, Mapping[str, str]], tasks: Sequence[str]) -> list[Comparison]:
+    """Every two variants on the same questions.
+
+    Args:
+        marks: by variant and task.
+        tasks: that are compared together.
+    """
+    pairs = list(combinations(marks, 2))
+    tests = [mcnemar(marks[first], marks[second], tasks) for first, second in pairs]
+    adjusted = holm([test.p for test in tests])
+    n = sum(len(next(iter(marks.values()))[task]) for task in tasks) if marks else 0
+    return [
+        Comparison(
+            first,
+            second,
+            difference(marks[first], marks[second], tasks),
+            test,
+            p,
+            n,
+            detectable(n, (test.only_first + test.only_second) / n),
+        )
+        for (first, second), test, p in zip(pairs, tests, adjusted, strict=True)
+    ]
+
+
+def comparison_sentence(found: Comparison, first: str, second: str, more: str = SOLVES) -> str:
+    """What may be said of two variants. A difference that is not significant is not called one.
+
+    Args:
+        found: the comparison.
+        first, second: their names for people.
+        more: what a higher share means.
+    """
+    if found.shown:
+        better, worse = (first, second) if found.gap.score > 0 else (second, first)
+        return f"{better} {more} {worse}: {_points(abs(found.gap.score))} points, p = {found.p:.2g}."
+    if found.detectable is None:
+        return (
+            f"No difference between {first} and {second} is shown; they disagree too rarely on {found.n:,} questions "
+            "to show any."
+        )
+    return (
+        f"No difference between {first} and {second} is shown (p = {found.p:.2g}); {found.n:,} questions show one of "
+        f"{_points(found.detectable)} points or more four times in five."
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+# -- several stages ----------------------------------------------------------------------------------------------
+
+
+def average_accuracy(scores: Sequence[Sequence[float]]) -> float:
+    """mean_j R[T][j]: what is known of all tasks at the end (GEM's ACC, TRACE's overall performance).
+
+    Args:
+        scores: R, T + 1 rows of T scores.
+    """
+    return fmean(_square(scores)[-1])
+
+
+def backward_transfer(scores: Sequence[Sequence[float]]) -> float | None:
+    """1 / (T - 1) sum_{j < T} (R[T][j] - R[j][j]), by GEM's definition: what later stages did to earlier tasks.
+
+    TRACE divides by T and sums j = T too, whose difference is 0.
+
+    Args:
+        scores: R, T + 1 rows of T scores.
+
+    Returns:
+        None for a single stage.
+    """
+    table = _square(scores)
+    stages = len(table) - 1
+    if stages < 2:
+        return None
+    return sum(table[-1][j] - table[j + 1][j] for j in range(stages - 1)) / (stages - 1)
+
+
+def forgetting(scores: Sequence[Sequence[float]]) -> float | None:
+    """1 / (T - 1) sum_{j < T} (max_{1 <= l < T} R[l][j] - R[T][j]) (Chaudhry and others 2018, arXiv 1801.10112).
+
+    Args:
+        scores: R, T + 1 rows of T scores.
+
+    Returns:
+        None for a single stage.
+    """
+    table = _square(scores)
+    stages = len(table) - 1
+    if stages < 2:
+        return None
+    best = [max(table[stage][j] for stage in range(1, stages)) for j in range(stages - 1)]
+    return sum(high - table[-1][j] for j, high in enumerate(best)) / (stages - 1)
+
+
+def _square(scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    tasks = len(scores) - 1
+    if tasks < 1 or any(len(row) != tasks for row in scores):
+        raise ValueError(f"a table of T stages has T + 1 rows of T scores, not {[len(row) for row in scores]}")
+    return scores
+
+
+# -- routing, seeds ----------------------------------------------------------------------------------------------
+
+
+def router_auc(trained: Sequence[Sequence[float]], foreign: Sequence[Sequence[float]]) -> tuple[list[float], float]:
+    """How well the shares past LoRA tell trained prompts from foreign ones: areas under ROC curves.
+
+    1 is perfect, 0.5 is a coin. Ties count half (Hanley and McNeil 1982).
+
+    Args:
+        trained: for each prompt of a trained task the share past LoRA in each block.
+        foreign: likewise of other prompts.
+
+    Returns:
+        The area for each block from the first to the last, and that of the prompts' means over blocks.
+    """
+    blocks = [auc(low, high) for low, high in zip(zip(*trained, strict=True), zip(*foreign, strict=True), strict=True)]
+    return blocks, auc([fmean(shares) for shares in trained], [fmean(shares) for shares in foreign])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The same thing from several training seeds.
+
+    Attributes:
+        seeds: how many.
+        mean, low, high: of the seeds' values.
+        deviation: sample standard deviation; None for a single seed.
+    """
+
+    seeds: int
+    mean: float
+    low: float
+    high: float
+    deviation: float | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Sum up one value from each seed."""
+    return Spread(len(values), fmean(values), min(values), max(values), stdev(values) if len(values) > 1 else None)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pieces of HTML. Every text is escaped where it is put in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from ..statistics import Score
+
+
+# One colour a variant, told apart by people who see fewer colours too (Okabe and Ito).
+COLOURS = ("#555555", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4a9e")
+STYLE = """
+:root{color-scheme:light dark;--line:#8885;--dim:#777}
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.5rem}h3{font-size:1.05rem}
+table{border-collapse:collapse;margin:.75rem 0;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto}
+th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;white-space:nowrap}
+th:first-child,td:first-child,td.text,th.text{text-align:left;white-space:normal}
+td.text{white-space:pre-wrap;overflow-wrap:anywhere;min-width:10rem}
+tr.all td{font-weight:600}
+small,.dim{color:var(--dim)}
+details{border-bottom:1px solid var(--line);padding:.35rem 0}
+summary{cursor:pointer;overflow-wrap:anywhere}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0}
+svg text{fill:currentColor;font:12px system-ui,sans-serif}
+.yes{color:#0a7d33}.no{color:#b3261e}
+@media (prefers-color-scheme:dark){.yes{color:#6fd08c}.no{color:#ff8a80}}
+"""
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """A whole page.
+
+    Args:
+        title: plain text.
+        parts: HTML.
+    """
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        # Whatever an answer says, the page loads and runs nothing.
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """A paragraph of plain text."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int] = (), last: int = 0) -> str:
+    """A table of plain texts.
+
+    Args:
+        head: names of the columns.
+        rows: the cells.
+        text: columns of long texts.
+        last: how many of the last rows stand out.
+    """
+    found = list(rows)
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        marked = (' class="text"' if place in text else "" for place in range(len(row)))
+        return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marked, row, strict=True))
+
+    lines = [f"<thead><tr>{cells(head, 'th')}</tr></thead><tbody>"]
+    for number, row in enumerate(found):
+        kind = ' class="all"' if number >= len(found) - last else ""
+        lines.append(f"<tr{kind}>{cells(row, 'td')}</tr>")
+    return '<div class="wide"><table>' + "\n".join(lines) + "</tbody></table></div>"
+
+
+def percent(share: float) -> str:
+    """A share in %, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def interval(found: Score) -> str:
+    """A share with its interval, in %."""
+    return f"{percent(found.score)} ({percent(found.low)}–{percent(found.high)})"
+
+
+def signed(found: Score) -> str:
+    """A difference with its interval, in points."""
+    return f"{100 * found.score:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def plain_interval(found: Score, sign: bool = False) -> str:
+    """A number with its interval, such as nats."""
+    form = "+.3f" if sign else ".3f"
+    between = " to " if sign else "–"
+    return f"{found.score:{form}} ({found.low:{form}}{between}{found.high:{form}})"

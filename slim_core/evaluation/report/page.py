@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of an evaluation: tables, the plane, and single items with everybody's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..metrics import SOLVES, comparison_sentence
+from ..results import Evaluation
+from ..summary import BASE, Group, KindSummary
+from .items import items_of
+from .markup import interval, page, paragraph, percent, plain_interval, signed, table
+from .plane import Point, plane
+
+
+SCORINGS = {
+    "letters": "By letter: the likeliest label of the options that the prompt lists",
+    "likelihood": "By likelihood: the likeliest text of the options",
+    "written": "Written: the option, number or words that an answer has",
+    "rules": "By rules: whether an answer has the form that was asked for",
+    "captured": "Format capture: open questions answered in the trained form; less is better",
+    "loss": "Loss in nats per token; less is better",
+}
+# What more of it means, where it is not more that is solved.
+MORE = {"captured": "falls into the trained form more often than"}
+KINDS = {"downstream": "downstream (what was trained)", "general": "general (what the base knew before)"}
+
+
+def report_page(found: Evaluation) -> str:
+    """The whole page."""
+    return page("What was learned and what was forgotten", _parts(found))
+
+
+def _parts(found: Evaluation) -> Iterator[str]:
+    labels = found.labels
+    yield paragraph(
+        "Scores are in % with 95 % intervals. All variants solved the same items, in one batch on one copy of the "
+        "base. What is scored in different ways is never put into one table or mean. A difference that is not "
+        "significant is not called one."
+    )
+    yield table(
+        ("variant", "kind", "from", "details"),
+        [
+            (
+                labels[p.respondent.column],
+                p.respondent.variant.kind,
+                p.source,
+                f"{p.respondent.variant.detail} {p.sha256[:12]}".strip(),
+            )
+            for p in found.participants
+        ],
+        text=(2, 3),
+    )
+    for group in found.groups:
+        yield from _group(group, found, labels)
+    yield "<h2>Items</h2>"
+    yield paragraph("Where the variants differ first. The result file has all items.", "dim")
+    for task in found.tasks:
+        yield from items_of(task, found.samples[task.name], labels)
+
+
+def _group(group: Group, found: Evaluation, labels: Mapping[str, str]) -> Iterator[str]:
+    yield f"<h2>{SCORINGS[group.scoring]}</h2>"
+    yield _scores(group, labels)
+    yield from map(paragraph, notes(group))
+    if group.scoring == "loss":
+        yield _losses(group, labels)
+    if {"downstream", "general"} <= group.kinds.keys() and group.scoring != "loss":
+        yield "<h3>Learning and forgetting</h3>"
+        yield plane(_points(group, labels), labels.get(BASE, BASE))
+        yield paragraph("Dashed: the base. A line joins the best points of one method.", "dim")
+    for kind, summary in group.kinds.items():
+        yield from _kind(kind, summary, labels, MORE.get(group.scoring, SOLVES))
+    if group.auc:
+        yield from _router(group, labels)
+    if group.seeds:
+        yield "<h3>Training seeds</h3>"
+        yield table(
+            ("method", "kind", "seeds", "mean", "lowest–highest", "standard deviation"),
+            [
+                (
+                    method,
+                    kind,
+                    str(own.seeds),
+                    percent(own.mean),
+                    f"{percent(own.low)}–{percent(own.high)}",
+                    "" if own.deviation is None else percent(own.deviation),
+                )
+                for method, kinds in group.seeds.items()
+                for kind, own in kinds.items()
+            ],
+        )
+    if stages := found.stages.get(group.scoring):
+        yield "<h3>The adapters as stages of one training</h3>"
+        yield table(
+            ("average accuracy", "backward transfer", "forgetting"),
+            [["" if value is None else f"{100 * value:+.1f}" for value in stages.values()]],
+        )
+
+
+def _scores(group: Group, labels: Mapping[str, str]) -> str:
+    show = plain_interval if group.scoring == "loss" else interval
+    rows = [
+        (task.title, task.kind, str(task.n), *(show(task.scores[column]) for column in labels)) for task in group.tasks
+    ]
+    means = [
+        (f"all {kind}", "", "", *(interval(standing.mean) for standing in summary.standings))
+        for kind, summary in group.kinds.items()
+        if len(summary.tasks) > 1 and summary.standings
+    ]
+    return table(("task", "kind", "n", *labels.values()), [*rows, *means], last=len(means))
+
+
+def notes(group: Group) -> Iterator[str]:
+    """What a reader of the scores must know, in sentences."""
+    for task in group.tasks:
+        if task.left_out:
+            items = task.n + task.left_out
+            yield f"{task.title}: {task.left_out} of {items} items could not be solved and are left out."
+        if task.at_chance and task.chance is not None:
+            yield (
+                f"{task.title}: the base is not shown to be better than guessing ({percent(task.chance)} %), so this "
+                "task cannot show forgetting."
+            )
+
+
+def _losses(group: Group, labels: Mapping[str, str]) -> str:
+    rows = [
+        (
+            task.title,
+            *("" if column not in task.changes else plain_interval(task.changes[column], True) for column in labels),
+        )
+        for task in group.tasks
+    ]
+    return "<h3>Rise of the loss over the base's</h3>" + table(("text", *labels.values()), rows)
+
+
+def _points(group: Group, labels: Mapping[str, str]) -> list[Point]:
+    kept = {standing.variant: standing.mean for standing in group.kinds["general"].standings}
+    learned = {standing.variant: standing.mean for standing in group.kinds["downstream"].standings}
+    return [Point(labels[column], kept[column], learned[column]) for column in labels]
+
+
+def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str) -> Iterator[str]:
+    if not summary.standings and not summary.kl:
+        return
+    yield f"<h3>{KINDS[kind].capitalize()}</h3>"
+    standings = {standing.variant: standing for standing in summary.standings}
+    rows = []
+    for column, label in labels.items():
+        own, kl = standings.get(column), summary.kl.get(column)
+        rows.append(
+            (
+                label,
+                "" if own is None else interval(own.mean),
+                "" if own is None or own.change is None else signed(own.change),
+                "" if own is None or own.retention is None or kind != "general" else interval(own.retention),
+                "" if kl is None else plain_interval(kl),
+            )
+        )
+    yield table(
+        ("variant", "mean", "change to the base, points", "retention, %", "KL(base ‖ variant), nats a token"), rows
+    )
+    if summary.comparisons:
+        sentences = [comparison_sentence(c, labels[c.first], labels[c.second], more) for c in summary.comparisons]
+        yield (
+            "<details><summary>Every two variants on the same items: McNemar's exact test, with Holm's correction"
+            "</summary>"
+        )
+        yield table(
+            ("compared", "difference, points", "only first", "only second", "p", "in words"),
+            [
+                (
+                    f"{labels[c.first]} – {labels[c.second]}",
+                    signed(c.gap),
+                    str(c.test.only_first),
+                    str(c.test.only_second),
+                    f"{c.p:.2g}",
+                    sentence,
+                )
+                for c, sentence in zip(summary.comparisons, sentences, strict=True)
+            ],
+            text=(5,),
+        )
+        yield "</details>"
+
+
+def _router(group: Group, labels: Mapping[str, str]) -> Iterator[str]:
+    yield "<h3>Whether the router tells general from trained prompts</h3>"
+    yield paragraph("Area under the ROC curve of the prompts' shares past LoRA: 1 is perfect, 0.5 is a coin.", "dim")
+    blocks = max(len(own) for own, _ in group.auc.values())
+    yield table(
+        ("variant", *(f"block {number}" for number in range(blocks)), "all"),
+        [
+            (labels[column], *(f"{one:.3f}" for one in own), f"{whole:.3f}")
+            for column, (own, whole) in group.auc.items()
+        ],
+    )

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plane of learning and forgetting (Biderman and others 2024, arXiv 2405.09673), as SVG.
+
+To the right more is kept of what the base knew, upwards more is known of what was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from ..statistics import Score
+from ..summary import SEEDED
+from .markup import COLOURS, percent
+
+
+WIDTH, HEIGHT = 640, 440
+LEFT, RIGHT, TOP, BOTTOM = 60, 150, 20, 50
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant on the plane.
+
+    Attributes:
+        name: of the variant.
+        kept: its mean over the general tasks.
+        learned: over the downstream tasks.
+    """
+
+    name: str
+    kept: Score
+    learned: Score
+
+
+def method_of(name: str) -> str:
+    """The method of a variant: its name without the seed and without the strength of its gate."""
+    match = SEEDED.fullmatch(name)
+    return (match["method"] if match else name).split(", gate ")[0]
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Those at which nothing more can be kept without knowing less of what was trained, from left to right."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.kept.score, -p.learned.score)):
+        if not found or point.learned.score > found[-1].learned.score:
+            found.append(point)
+    return found[::-1]
+
+
+def plane(points: Sequence[Point], base: str) -> str:
+    """The plane.
+
+    Args:
+        points: the variants.
+        base: name of the one whose lines are dashed.
+    """
+    across = _Axis([p.kept for p in points], LEFT, WIDTH - RIGHT)
+    up = _Axis([p.learned for p in points], HEIGHT - BOTTOM, TOP)
+    methods = list(dict.fromkeys(method_of(point.name) for point in points))
+    colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
+    parts = [_axes(across, up)]
+    for point in points:
+        if point.name == base:
+            parts.append(_dashed(across.at(point.kept.score), up.at(point.learned.score)))
+    for method in methods:
+        line = frontier([point for point in points if method_of(point.name) == method])
+        if len(line) > 1:
+            places = " ".join(f"{across.at(p.kept.score):.1f},{up.at(p.learned.score):.1f}" for p in line)
+            parts.append(f'<polyline points="{places}" fill="none" stroke="{colours[method]}" stroke-width="1.5"/>')
+    parts += [_point(point, across, up, colours[method_of(point.name)]) for point in points]
+    parts.append(_legend(methods, colours))
+    said = "; ".join(f"{p.name}: kept {percent(p.kept.score)}, learned {percent(p.learned.score)}" for p in points)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%" role="img">'
+        f"<title>{escape(said)}</title>{''.join(parts)}</svg>"
+    )
+
+
+class _Axis:
+    """From shares to places on the page, with room around all intervals.
+
+    Args:
+        scores: what must be seen.
+        begin, end: where the lowest and the highest lie.
+    """
+
+    def __init__(self, scores: Sequence[Score], begin: float, end: float) -> None:
+        low, high = min(score.low for score in scores), max(score.high for score in scores)
+        room = max(0.02, (high - low) * 0.08)
+        self.low, self.high = max(0.0, low - room), min(1.0, high + room)
+        self._begin, self._end = begin, end
+
+    def at(self, share: float) -> float:
+        return self._begin + (share - self.low) / (self.high - self.low) * (self._end - self._begin)
+
+    @property
+    def ticks(self) -> list[float]:
+        step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2) if (self.high - self.low) / s <= 8)
+        first = -int(-self.low // step)  # the next multiple from below
+        return [number * step for number in range(first, int(self.high / step) + 1)]
+
+
+def _axes(across: _Axis, up: _Axis) -> str:
+    floor, wall = HEIGHT - BOTTOM, LEFT
+    parts = [
+        f'<path d="M{wall} {TOP}V{floor}H{WIDTH - RIGHT}" fill="none" stroke="currentColor" opacity=".6"/>',
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle">'
+        "general: what the base knew before, %</text>",
+        f'<text transform="translate(16 {(TOP + floor) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        "downstream: what was trained, %</text>",
+    ]
+    for tick in across.ticks:
+        x = across.at(tick)
+        parts.append(f'<path d="M{x:.1f} {floor}v5" stroke="currentColor" opacity=".6"/>')
+        parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{100 * tick:.0f}</text>')
+    for tick in up.ticks:
+        y = up.at(tick)
+        parts.append(f'<path d="M{wall - 5} {y:.1f}h5" stroke="currentColor" opacity=".6"/>')
+        parts.append(f'<text x="{wall - 9}" y="{y + 4:.1f}" text-anchor="end">{100 * tick:.0f}</text>')
+    return "".join(parts)
+
+
+def _dashed(x: float, y: float) -> str:
+    return (
+        f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}M{LEFT} {y:.1f}H{WIDTH - RIGHT}" fill="none" '
+        'stroke="currentColor" stroke-dasharray="5 4" opacity=".5"/>'
+    )
+
+
+def _point(point: Point, across: _Axis, up: _Axis, colour: str) -> str:
+    x, y = across.at(point.kept.score), up.at(point.learned.score)
+    # Towards the middle, where there is room.
+    side, anchor = (-1, "end") if x > (LEFT + WIDTH - RIGHT) / 2 else (1, "start")
+    whiskers = (
+        f"M{across.at(point.kept.low):.1f} {y:.1f}H{across.at(point.kept.high):.1f}"
+        f"M{x:.1f} {up.at(point.learned.low):.1f}V{up.at(point.learned.high):.1f}"
+    )
+    return (
+        f'<path d="{whiskers}" stroke="{colour}" fill="none" opacity=".7"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"><title>{escape(point.name)}</title></circle>'
+        f'<text x="{x + side * 8:.1f}" y="{y - 7:.1f}" text-anchor="{anchor}">{escape(point.name)}</text>'
+    )
+
+
+def _legend(methods: Sequence[str], colours: Mapping[str, str]) -> str:
+    x = WIDTH - RIGHT + 20
+    return "".join(
+        f'<circle cx="{x}" cy="{TOP + 8 + 18 * i}" r="4.5" fill="{colours[method]}"/>'
+        f'<text x="{x + 10}" y="{TOP + 12 + 18 * i}">{escape(method)}</text>'
+        for i, method in enumerate(methods)
+    )

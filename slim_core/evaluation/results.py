@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An evaluation as one JSON file: what was asked and answered, by whom, and what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..inference import ModelInfo
+from ..many import Respondent
+from .metrics import average_accuracy, backward_transfer, forgetting
+from .solving import Sample
+from .summary import BASE, Group, summarise
+from .tasks import Question, Request, Task, asked
+
+
+FORMAT, VERSION = "slim-evaluation", 1
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A variant with where it is from.
+
+    Attributes:
+        respondent: who answers.
+        source: folder or Hub id of its adapter; the base's of the base.
+        sha256: of the adapter's weights; empty for the base.
+    """
+
+    respondent: Respondent
+    source: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that came out.
+
+    Attributes:
+        base: what it was measured on.
+        participants: who answered, the base first.
+        tasks: what was solved.
+        samples: by task.
+        groups: what they say.
+        stages: by scoring, metrics of a sequence of adapters; empty where they are none.
+    """
+
+    base: ModelInfo
+    participants: tuple[Participant, ...]
+    tasks: tuple[Task, ...]
+    samples: dict[str, list[Sample]]
+    groups: tuple[Group, ...]
+    stages: dict[str, dict[str, float | None]]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The names for people, by column."""
+        return {p.respondent.column: label_of(p.respondent) for p in self.participants}
+
+
+def label_of(respondent: Respondent) -> str:
+    """What a variant is called: an adapter by the name that the person who runs this gave it."""
+    return "Base" if respondent.column == BASE else respondent.column
+
+
+def evaluated(
+    base: ModelInfo,
+    participants: Sequence[Participant],
+    tasks: Sequence[Task],
+    samples: dict[str, list[Sample]],
+    sequence: bool,
+) -> Evaluation:
+    """Sum up what was answered.
+
+    Args:
+        base: the base.
+        participants: who answered.
+        tasks: what was solved.
+        samples: of each task.
+        sequence: whether the adapters are the stages of one training, each on the downstream task of the same place.
+    """
+    columns = [participant.respondent.column for participant in participants]
+    groups = summarise(tasks, samples, columns)
+    stages: dict[str, dict[str, float | None]] = {}
+    for group in groups:
+        if sequence and _fits(group, columns):
+            stages[group.scoring] = _stages(group, columns)
+    return Evaluation(base, tuple(participants), tuple(tasks), samples, tuple(groups), stages)
+
+
+def _fits(group: Group, columns: Sequence[str]) -> bool:
+    return sum(task.kind == "downstream" for task in group.tasks) == len(columns) - 1
+
+
+def _stages(group: Group, columns: Sequence[str]) -> dict[str, float | None]:
+    table = [[task.scores[column].score for task in group.tasks if task.kind == "downstream"] for column in columns]
+    return {
+        "average_accuracy": average_accuracy(table),
+        "backward_transfer": backward_transfer(table),
+        "forgetting": forgetting(table),
+    }
+
+
+def to_json(found: Evaluation) -> str:
+    """The whole of it. Times are not in it, so that the same evaluation gives the same file."""
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "base": asdict(found.base),
+            "variants": [
+                asdict(p.respondent.variant)
+                | {"name": p.respondent.column, "strength_used": p.respondent.strength}
+                | {"source": p.source, "sha256": p.sha256}
+                for p in found.participants
+            ],
+            "tasks": [_task(task) for task in found.tasks],
+            "summary": [_plain(asdict(group)) for group in found.groups],
+            "stages": found.stages,
+            "samples": {task.name: [_sample(task, one) for one in found.samples[task.name]] for task in found.tasks},
+        },
+        ensure_ascii=False,
+        indent=1,
+        allow_nan=False,
+    )
+
+
+def _task(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "title": task.title,
+        "kind": task.kind,
+        "scoring": task.scoring,
+        "metric": task.metric,
+        "items": len(task.items),
+        "chance": task.chance,
+        "source": task.source,
+        "sha256": task.fingerprint,
+    }
+
+
+def _sample(task: Task, sample: Sample) -> Sample:
+    item = task.items[sample["id"]]
+    told: dict[str, Any] = {"id": sample["id"], "asked": asked(item)}
+    if isinstance(item, Question):
+        told |= {"options": list(item.shown), "right": list(item.right)}
+    elif isinstance(item, Request):
+        told |= {"expected": _plain(asdict(item.expected))}
+    return told | sample
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no infinity, and named tuples are lists there."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An evaluation from its first item to its last, through the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..inference import Engine
+from ..many import Respondent
+from .errors import EvaluationError
+from .journal import Journal
+from .solving import Sample, solve
+from .tasks import Task
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Items that are solved together. They do not depend on what is finished, so that numbers do not either."""
+
+    task: Task
+    number: int
+    ids: tuple[int, ...]
+
+
+def units_of(tasks: Sequence[Task], size: int) -> list[Unit]:
+    """The units of tasks, in order.
+
+    Args:
+        tasks: what is to be solved.
+        size: items of a unit.
+    """
+    found = []
+    for task in tasks:
+        places = range(len(task.items))
+        found += [Unit(task, at // size, tuple(places[at : at + size])) for at in range(0, len(places), size)]
+    return found
+
+
+def fingerprint_of(
+    engine: Engine, respondents: Sequence[Respondent], sources: dict[str, str], tasks: Sequence[Task], size: int
+) -> str:
+    """SHA-256 of everything that decides about the samples.
+
+    Args:
+        engine: with the base.
+        respondents: who solves the tasks.
+        sources: the hash of each adapter, by variant.
+        tasks: what is solved.
+        size: items of a unit.
+    """
+    told: Any = (
+        asdict(engine.info),
+        [(r.column, r.variant.name, r.strength) for r in respondents],
+        sources,
+        [(task.name, task.fingerprint) for task in tasks],
+        size,
+    )
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_tasks(
+    engine: Engine,
+    respondents: Sequence[Respondent],
+    tasks: Sequence[Task],
+    journal: Journal,
+    size: int,
+    on_progress: Callable[[Unit], None] = lambda unit: None,
+) -> dict[str, list[Sample]]:
+    """Solve what is not finished yet.
+
+    Args:
+        engine: with the variants.
+        respondents: who solves the tasks, the base first.
+        tasks: what is solved.
+        journal: what is finished; each unit is added to it.
+        size: items of a unit.
+        on_progress: called with each unit that is finished, those of the journal too.
+
+    Returns:
+        The samples of each task, in the order of its items.
+
+    Raises:
+        EngineError: if the model fails.
+        EvaluationError: if no item of a task could be solved, or the journal cannot be written.
+    """
+    samples: dict[str, list[Sample]] = {task.name: [] for task in tasks}
+    for unit in units_of(tasks, size):
+        key = (unit.task.name, unit.number)
+        if key not in journal.done:
+            journal.add(*key, solve(engine, respondents, unit.task, unit.ids))
+        samples[unit.task.name] += journal.done[key]
+        on_progress(unit)
+    for name, found in samples.items():
+        if all("error" in sample for sample in found):
+            raise EvaluationError(f"No item of {name} could be solved: {found[0]['error']}")
+    return samples

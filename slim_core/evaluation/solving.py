@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Some items of a task, solved by all variants as the rows of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..base.errors import EngineError
+from ..inference import Engine, Likelihood, Passage, Row, RowStep, Sampling
+from ..many import Respondent
+from .rules import Rules
+from .tasks import Item, Question, Request, Task, Text
+
+
+# What is kept of one item, ready for JSON: "id", and either "answers", by column, or "error", a sentence.
+Sample = dict[str, Any]
+DIGITS = 6  # behind the point
+
+
+def solve(engine: Engine, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
+    """Solve items. An item that cannot be solved, such as one that is too long, gets a sentence and stops no other.
+
+    Args:
+        engine: with the variants.
+        respondents: who solves them; the base first, against which KL is measured.
+        task: whose items they are.
+        ids: their places in it.
+
+    Raises:
+        EngineError: if the model fails at every one of several items.
+    """
+    try:
+        return _solved(engine, respondents, task, ids)
+    except EngineError as error:
+        if len(ids) == 1:
+            return [{"id": ids[0], "error": str(error)}]
+    found = [sample for one in ids for sample in solve(engine, respondents, task, [one])]
+    sentences = {sample.get("error") for sample in found}
+    if None not in sentences and len(sentences) == 1:
+        raise EngineError(str(sentences.pop()))
+    return found
+
+
+def _solved(engine: Engine, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
+    items = [task.items[one] for one in ids]
+    requests = [item for item in items if isinstance(item, Request)]
+    found = _written(engine, respondents, task, requests) if requests else _read(engine, respondents, task, items)
+    return [{"id": one} | sample for one, sample in zip(ids, found, strict=True)]
+
+
+def _names(respondents: Sequence[Respondent]) -> tuple[list[str], list[float | None]]:
+    return [r.variant.name for r in respondents], [r.strength for r in respondents]
+
+
+def _known(read: Likelihood, place: int) -> dict[str, Any]:
+    """What a likelihood says besides: KL(base || variant) per token, and the shares past LoRA by block."""
+    found: dict[str, Any] = {}
+    if read.kl is not None:
+        found["kl"] = _round(float(read.kl[place].double().mean()))
+    if place in read.identity:
+        found["identity"] = [_round(share) for share in read.identity[place]]
+    return found
+
+
+def _round(number: float) -> float:
+    return round(number, DIGITS)
+
+
+# -- read --------------------------------------------------------------------------------------------------------
+
+
+def _read(engine: Engine, respondents: Sequence[Respondent], task: Task, items: Sequence[Item]) -> list[Sample]:
+    """Questions by the likelihood of their options, and texts by their loss."""
+    passages = [passage for item in items for passage in _passages(item)]
+    reads = engine.score(passages, *_names(respondents), routing=True)
+    found, at = [], 0
+    for item in items:
+        own = reads[at : at + len(_passages(item))]
+        at += len(own)
+        make = _chosen if isinstance(item, Question) else _lost
+        found.append({"answers": {r.column: make(task, item, own, i) for i, r in enumerate(respondents)}})
+    return found
+
+
+def _passages(item: Item) -> tuple[Passage, ...]:
+    if isinstance(item, Question):
+        return item.options
+    assert isinstance(item, Text)  # requests are written
+    return (item.passage,)
+
+
+def _chosen(task: Task, item: Item, reads: Sequence[Likelihood], place: int) -> dict[str, Any]:
+    """The option that a variant finds likeliest, and what it knows of each."""
+    assert isinstance(item, Question)
+    sums = [float(read.log_probs[place].double().sum()) for read in reads]
+    scores = [total / max(1, len(text)) for total, text in zip(sums, item.shown, strict=True)]
+    ranked = scores if task.metric == "acc_norm" else sums
+    chosen = max(range(len(ranked)), key=ranked.__getitem__)
+    return {
+        "mark": float(chosen in item.right),
+        "chosen": chosen,
+        "log_probs": [_round(total) for total in sums],
+        "greedy": [bool(read.greedy[place].all()) for read in reads],
+        **_known(reads[item.right[0]], place),
+    }
+
+
+def _lost(task: Task, item: Item, reads: Sequence[Likelihood], place: int) -> dict[str, Any]:
+    (read,) = reads
+    loss = -float(read.log_probs[place].double().mean())
+    return {"loss": _round(loss), "tokens": read.log_probs.shape[1], **_known(read, place)}
+
+
+# -- written -----------------------------------------------------------------------------------------------------
+
+
+def _written(engine: Engine, respondents: Sequence[Respondent], task: Task, items: Sequence[Request]) -> list[Sample]:
+    """Greedy answers; then all variants read the base's own, whose KL says how far they are from it."""
+    rows = [_row(r, item) for item in items for r in respondents]
+    sampling = Sampling(max_new_tokens=task.max_new_tokens, stop=task.until)
+    *_, step = engine.answer(rows, sampling)
+    found = []
+    for number, item in enumerate(items):
+        steps = step.rows[number * len(respondents) :][: len(respondents)]
+        errors = [row.error for row in steps if row.error is not None]
+        if errors:
+            raise EngineError(errors[0])
+        answers = {r.column: _answer(item, row) for r, row in zip(respondents, steps, strict=True)}
+        read = _reading(engine, respondents, Passage(item.prompt, steps[0].text))
+        if read is not None:
+            for place, r in enumerate(respondents):
+                answers[r.column] |= _known(read, place)
+        found.append({"answers": answers})
+    return found
+
+
+def _reading(engine: Engine, respondents: Sequence[Respondent], own: Passage) -> Likelihood | None:
+    """How all read the base's own answer; None where it said nothing, or too much to be read once more."""
+    if not own.words.strip():
+        return None
+    try:
+        return engine.score([own], *_names(respondents), routing=True)[0]
+    except EngineError:
+        # Read as text it may have more tokens than it was written with. The answers stand all the same.
+        return None
+
+
+def _row(respondent: Respondent, item: Request) -> Row:
+    name, strength = respondent.variant.name, respondent.strength
+    if isinstance(item.prompt, str):
+        return Row(name, (), strength=strength, text=item.prompt)
+    return Row(name, item.prompt, strength=strength)
+
+
+def _answer(item: Request, row: RowStep) -> dict[str, Any]:
+    expected = item.expected
+    found: dict[str, Any] = {"mark": expected.mark(row.text), "text": row.text, "tokens": row.tokens}
+    if isinstance(expected, Rules):
+        return found | {"rules": [rule.holds(row.text) for rule in expected.rules]}
+    return found | ({"taken": expected.taken(row.text)} if expected.filters else {})

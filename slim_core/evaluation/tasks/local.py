@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sets of the paper as files in a folder, with the columns that they have on the Hub."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...training.errors import DataError
+from ...training.files import Record, read_file, utf8_text
+
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a set lies in the folder, and how it is read.
+
+    Attributes:
+        where: the files, for people.
+        read: the records of a split in a folder.
+    """
+
+    where: str
+    read: Callable[[Path, str], list[Record]]
+
+
+def _path(folder: Path, *parts: str) -> Path:
+    path = folder.joinpath(*parts)
+    if not path.is_file():
+        raise DataError(f"There is no {'/'.join(parts)} in {folder}.")
+    return path
+
+
+def _lines(path: Path) -> list[str]:
+    # Not splitlines(), which also breaks at characters that stand inside of a text.
+    return utf8_text(path.name, path.read_bytes()).rstrip("\n").replace("\r\n", "\n").split("\n")
+
+
+def _records(path: Path, change: Callable[[Fields], Fields] = lambda fields: fields) -> list[Record]:
+    """The records of a file, with other columns."""
+    found = []
+    for fields, place in read_file(path).records:
+        try:
+            found.append(Record(change(fields), place))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise DataError(f"{place}: this is not a record of the set that was expected ({error!r}).") from None
+    return found
+
+
+def _labelled(folder: Path, texts: tuple[str, ...], labels: tuple[str, ...], column: str) -> list[Record]:
+    """Records whose labels stand line by line in a file of their own."""
+    records, right = read_file(_path(folder, *texts)).records, _lines(_path(folder, *labels))
+    if len(records) != len(right):
+        raise DataError(f"{'/'.join(texts)} has {len(records)} records, but {'/'.join(labels)} has {len(right)}.")
+    if not all(label.strip().isdecimal() for label in right):
+        raise DataError(f"{'/'.join(labels)} must have a number a line.")
+    pairs = zip(records, right, strict=True)
+    return [Record(fields | {column: int(label)}, place) for (fields, place), label in pairs]
+
+
+def _choices(texts: list[str], labels: list[str]) -> Fields:
+    return {"text": texts, "label": labels}
+
+
+# -- OpenBookQA: tab-separated, "(A) … (B) …" in one column ------------------------------------------------------
+
+
+def _openbookqa(folder: Path, split: str) -> list[Record]:
+    file = {"validation": "dev"}.get(split, split) + ".tsv"
+    found = []
+    lines = _lines(_path(folder, "openbookqa", file))
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        parts = re.split(r"\s*\(([A-D])\)\s*", cells[2]) if len(cells) == 5 else []
+        if len(parts) != 9:
+            raise DataError(f"{file}, line {number}: this is no question of OpenBookQA with options (A) to (D).")
+        options = _choices(parts[2::2], parts[1::2])
+        fields = {"id": cells[0], "question_stem": cells[1], "choices": options, "answerKey": cells[4].strip()}
+        found.append(Record(fields, f"{file}, line {number}"))
+    return found
+
+
+# -- ARC, and BoolQ without its passages, in the form of LLM-Adapters --------------------------------------------
+
+ASKED = re.compile(
+    r".*?question: (?P<question>.*?)\s*\n\s*(?P<options>Answer1: .*?)\s*\n\s*Answer format: .*", re.DOTALL
+)
+
+
+def _arc_fields(fields: Fields) -> Fields:
+    match = ASKED.fullmatch(fields["instruction"])
+    if match is None:
+        raise ValueError("no question with Answer1, Answer2, …")
+    parts = re.split(r"\s*Answer(\d): ", match["options"])
+    return {
+        "question": match["question"].strip(),
+        "choices": _choices([part.strip() for part in parts[2::2]], parts[1::2]),
+        "answerKey": fields["answer"].removeprefix("answer"),
+    }
+
+
+def _arc(name: str, folder: Path, split: str) -> list[Record]:
+    return _records(_path(folder, "llm-adapters", name, f"{split}.json"), _arc_fields)
+
+
+def _boolq_fields(fields: Fields) -> Fields:
+    answer = fields["answer"]
+    return fields | {"answer": answer if isinstance(answer, bool) else {"True": True, "False": False}[answer]}
+
+
+# -- the others --------------------------------------------------------------------------------------------------
+
+
+def _mmlu(folder: Path, split: str) -> list[Record]:
+    part = {"validation": "val"}.get(split, split)
+    place = folder / "mmlu" / "data" / part
+    files = sorted(place.glob(f"*_{part}.csv"))
+    if not files:
+        raise DataError(f"There is no mmlu/data/{part} with files such as anatomy_{part}.csv in {folder}.")
+    return [record for file in files for record in _mmlu_file(file, file.name.removesuffix(f"_{part}.csv"))]
+
+
+def _mmlu_file(file: Path, subject: str) -> Iterator[Record]:
+    rows = csv.reader(io.StringIO(utf8_text(file.name, file.read_bytes()), newline=""))
+    for number, row in enumerate(rows, 1):
+        if len(row) != 6 or row[5] not in ("A", "B", "C", "D"):
+            raise DataError(f"{file.name}, record {number}: it must be a question, four options and a letter.")
+        fields = {"question": row[0], "subject": subject, "choices": row[1:5], "answer": "ABCD".index(row[5])}
+        yield Record(fields, f"{file.name}, record {number}")
+
+
+def _csqa_fields(fields: Fields) -> Fields:
+    asked = fields["question"]
+    options = _choices([one["text"] for one in asked["choices"]], [one["label"] for one in asked["choices"]])
+    return {"question": asked["stem"], "choices": options, "answerKey": fields["answerKey"]}
+
+
+# The Hub has the beginning in two parts, of which the second is a sentence that breaks off.
+BEGUN = re.compile(r"(?P<whole>.*[.!?])\s+(?P<begun>[a-z][^.!?]*)", re.DOTALL)
+
+
+def _hellaswag_fields(fields: Fields) -> Fields:
+    match = BEGUN.fullmatch(fields["ctx"].strip())
+    parts = (fields["ctx"], "") if match is None else match.group("whole", "begun")
+    return {"ctx_a": parts[0], "ctx_b": parts[1]} | fields | {"label": int(fields["label"])}
+
+
+LAYOUTS: dict[str, Layout] = {
+    "openbookqa": Layout("openbookqa/test.tsv", _openbookqa),
+    "arc_easy": Layout("llm-adapters/ARC-Easy/test.json", partial(_arc, "ARC-Easy")),
+    "arc_challenge": Layout("llm-adapters/ARC-Challenge/test.json", partial(_arc, "ARC-Challenge")),
+    "boolq": Layout(
+        "boolq-with-passage/dev.jsonl",
+        lambda folder, split: _records(_path(folder, "boolq-with-passage", "dev.jsonl"), _boolq_fields),
+    ),
+    "hellaswag": Layout(
+        "hellaswag/hellaswag_val.jsonl",
+        lambda folder, split: _records(_path(folder, "hellaswag", "hellaswag_val.jsonl"), _hellaswag_fields),
+    ),
+    "winogrande": Layout(
+        "winogrande/dev.jsonl", lambda folder, split: _records(_path(folder, "winogrande", "dev.jsonl"))
+    ),
+    "piqa": Layout(
+        "piqa/valid.jsonl and valid-labels.lst",
+        lambda folder, split: _labelled(folder, ("piqa", "valid.jsonl"), ("piqa", "valid-labels.lst"), "label"),
+    ),
+    "social_iqa": Layout(
+        "socialiqa/dev.jsonl and dev-labels.lst",
+        lambda folder, split: _labelled(folder, ("socialiqa", "dev.jsonl"), ("socialiqa", "dev-labels.lst"), "label"),
+    ),
+    "commonsense_qa": Layout(
+        "commonsenseqa/dev_rand_split.jsonl",
+        lambda folder, split: _records(_path(folder, "commonsenseqa", "dev_rand_split.jsonl"), _csqa_fields),
+    ),
+    "mmlu": Layout("mmlu/data/test/*_test.csv", _mmlu),
+    "gsm8k": Layout("gsm8k/test.jsonl", lambda folder, split: _records(_path(folder, "gsm8k", f"{split}.jsonl"))),
+}

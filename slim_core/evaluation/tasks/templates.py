@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates of task files: jinja in a sandbox, with the meaning that lm-evaluation-harness gives them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ...outside.errors import first_line
+from ..errors import EvaluationError
+
+
+Document = Mapping[str, Any]
+
+
+def _regex_replace(text: str, pattern: str, by: str, count: int = 0) -> str:
+    return re.sub(pattern, by, text, count=count)
+
+
+# A template may read a record and compute with it. It reaches no attribute that begins with _, and changes nothing.
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+_ENVIRONMENT.filters["regex_replace"] = _regex_replace
+
+
+@lru_cache(maxsize=256)
+def _compiled(source: str) -> Template:
+    return _ENVIRONMENT.from_string(source)
+
+
+def render(source: str, document: Document, place: str) -> str:
+    """A template with the columns of a record in it.
+
+    Args:
+        source: the template.
+        document: the record.
+        place: to name it with.
+
+    Raises:
+        EvaluationError: if the template is none, is refused by the sandbox, or needs what the record has not.
+    """
+    try:
+        return _compiled(source).render(**document)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, re.error) as error:
+        raise EvaluationError(f"{place}: the template {_shown(source)} fails: {first_line(error)}.") from None
+
+
+def text_or_number(source: str, document: Document, place: str, has_choices: bool) -> Any:
+    """`doc_to_text`, or a `doc_to_target`: a column's value, a text, or the number of an option.
+
+    Args:
+        source: a column's name, or a template.
+        document: the record.
+        place: to name it with.
+        has_choices: whether the task has options, so that digits are the number of one.
+    """
+    if source in document:
+        return document[source]
+    text = render(source, document, place)
+    return int(text) if has_choices and text.isdecimal() else text
+
+
+def target(source: Any, document: Document, place: str, has_choices: bool) -> Any:
+    """`doc_to_target`: a text, the number of an option, or a list of either."""
+    if not isinstance(source, str):
+        return source
+    found = text_or_number(source, document, place, has_choices)
+    if isinstance(found, str) and source not in document and found[:1] == "[" and found[-1:] == "]":
+        try:
+            return ast.literal_eval(found)
+        except (ValueError, SyntaxError):
+            return found
+    return found
+
+
+def choices(source: Any, document: Document, place: str) -> list[str]:
+    """`doc_to_choice`: the texts of the options.
+
+    Raises:
+        EvaluationError: if they are not a list of texts.
+    """
+    if isinstance(source, str):
+        if source in document:
+            found = document[source]
+        else:
+            text = render(source, document, place)
+            try:
+                found = ast.literal_eval(text)  # a list as Python writes it, and nothing that runs
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                raise EvaluationError(
+                    f"{place}: `doc_to_choice` must give a list such as {{{{choices.text}}}}, not {_shown(text)}."
+                ) from None
+    else:
+        found = list(source.values()) if isinstance(source, Mapping) else source
+    if not isinstance(found, list | tuple) or len(found) < 2 or not all(isinstance(one, str) for one in found):
+        raise EvaluationError(f"{place}: `doc_to_choice` must give two texts or more, not {_shown(str(found))}.")
+    return list(found)
+
+
+def _shown(text: str) -> str:
+    short = text if len(text) <= 60 else text[:59] + "…"
+    return repr(short)

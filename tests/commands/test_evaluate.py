@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`evaluate` as a person calls it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.commands import evaluate_run
+from tests.inference.conftest import folders, save_lora, tiny_base
+
+
+__all__ = ["folders"]
+QUESTIONS = [
+    {"prompt": "What is the capital of Peru?", "choices": ["Lima", "the sea"], "answer": "Lima"},
+    {"prompt": "The sea is <script>alert(1)</script>", "choices": ["blue", "red", "so"], "answer": 0},
+    {"prompt": "They say", "choices": ["it is", "the sun"], "answer": 1},
+]
+
+
+def run(*arguments):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("trained", "known"):
+        lines = "".join(json.dumps(question) + "\n" for question in QUESTIONS)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "text.txt").write_text("The sea is blue.\nThe sun is red.\n", encoding="utf-8")
+    return tmp_path
+
+
+def named(folders, files):
+    known = f"general:{files / 'known.jsonl'}"
+    adapters = ("--base", folders.base, "--adapters", f"lora@1={folders.lora}", f"lora@2={folders.lora}", folders.slim)
+    return (*adapters, "--tasks", files / "trained.jsonl", known, files / "text.txt", "--batch-size", 2)
+
+
+def test_results_and_report(folders, files):
+    output = files / "out.json"
+    result = run(*named(folders, files), "--strengths", 0, 8, "--output", output)
+    assert result.exit_code == 0, result.output
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert (found["format"], found["version"]) == ("slim-evaluation", 1)
+    columns = ["base", "lora@1", "lora@2", "slim", "slim, gate 0", "slim, gate 8"]
+    assert [variant["name"] for variant in found["variants"]] == columns
+    assert [(t["name"], t["kind"], t["scoring"]) for t in found["tasks"]] == [
+        ("trained", "downstream", "likelihood"), ("known", "general", "likelihood"), ("text", "general", "loss")
+    ]  # fmt: skip
+    for name in ("trained", "known"):
+        assert [sample["id"] for sample in found["samples"][name]] == [0, 1, 2]
+        assert all(list(sample["answers"]) == columns for sample in found["samples"][name])
+    likely, lost = found["summary"]
+    assert [task["name"] for task in likely["tasks"]] == ["trained", "known"] and lost["scoring"] == "loss"
+    marks = [sample["answers"]["base"]["mark"] for sample in found["samples"]["trained"]]
+    assert likely["tasks"][0]["scores"]["base"][0] == pytest.approx(sum(marks) / 3)
+    # The same weights twice are two seeds without a spread.
+    assert likely["seeds"]["lora"]["general"]["seeds"] == 2
+    assert likely["seeds"]["lora"]["general"]["deviation"] == 0.0
+    assert set(likely["auc"]) >= {"slim"} and "base" not in likely["auc"] and "lora@1" not in likely["auc"]
+    assert "likelihood of" in words(result.stdout) or "By likelihood" in words(result.stdout)
+    assert "Results and report:" in words(result.stderr)
+    assert sorted(path.name for path in files.iterdir()) == [
+        "known.jsonl", "out.html", "out.json", "text.txt", "trained.jsonl"
+    ]  # fmt: skip
+
+
+def test_the_report_needs_nothing_and_runs_nothing(folders, files):
+    output = files / "out.json"
+    assert run(*named(folders, files), "--output", output).exit_code == 0
+    page = (files / "out.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script" not in page
+    assert not re.search(r"(?:src|href)\s*=|url\(|@import|https?://", page)
+    assert "default-src 'none'" in page
+    assert page.count("<svg") == 1 and "stroke-dasharray" in page
+    for part in ("By likelihood", "Loss in nats per token", "McNemar", "retention", "past LoRA, by block", "lora@2"):
+        assert part in page, part
+
+
+def test_a_run_that_was_ended_goes_on_to_the_same_file(folders, files, monkeypatch):
+    whole, part = files / "whole.json", files / "part.json"
+    assert run(*named(folders, files), "--output", whole).exit_code == 0
+    nothing = evaluate_run._Shown.next
+    seen = []
+
+    def ended(self, unit):
+        seen.append(unit)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        nothing(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_run._Shown, "next", ended)
+        result = run(*named(folders, files), "--output", part)
+    assert result.exit_code == 130 and "Go on with --resume." in words(result.stderr)
+    assert not part.exists() and (files / "part.json.partial").exists()
+    again = run(*named(folders, files), "--output", part)
+    assert again.exit_code == 1 and "is from an evaluation that was ended; go on with --resume" in words(again.stderr)
+    other = run(*named(folders, files), "--limit", 2, "--resume", "--output", part)
+    assert other.exit_code == 1 and "is from an evaluation of other adapters, tasks or settings" in words(other.stderr)
+    assert run(*named(folders, files), "--resume", "--output", part).exit_code == 0
+    assert part.read_bytes() == whole.read_bytes()
+    assert part.with_suffix(".html").read_bytes() == whole.with_suffix(".html").read_bytes()
+    assert not (files / "part.json.partial").exists()
+
+
+def test_stages_of_one_training(folders, files):
+    output = files / "out.json"
+    how = ("--base", folders.base, "--adapters", f"first={folders.lora}", f"second={folders.slim}", "--sequence")
+    result = run(*how, "--tasks", files / "trained.jsonl", f"downstream:{files / 'known.jsonl'}", "--output", output)
+    assert result.exit_code == 0, result.output
+    found = json.loads(output.read_text(encoding="utf-8"))
+    scores = [
+        [task["scores"][name][0] for task in found["summary"][0]["tasks"]] for name in ("base", "first", "second")
+    ]
+    stages = found["stages"]["likelihood"]
+    assert stages["average_accuracy"] == pytest.approx(sum(scores[2]) / 2)
+    assert stages["backward_transfer"] == pytest.approx(scores[2][0] - scores[1][0])
+    assert stages["forgetting"] == pytest.approx(scores[1][0] - scores[2][0])
+    assert "stages of one training" in (files / "out.html").read_text(encoding="utf-8")
+
+
+def test_prompts_without_right_answers(folders, files):
+    prompts, output = files / "p.txt", files / "out.json"
+    prompts.write_text("What is the capital of Peru?\n<b>Lima</b>\n", encoding="utf-8")
+    how = ("--base", folders.base, "--adapters", f"mine={folders.slim}", "--max-new-tokens", 5)
+    result = run(*how, "--prompts", prompts, "--output", output)
+    assert result.exit_code == 0, result.output
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert [r["messages"][-1]["content"] for r in found["results"]] == ["What is the capital of Peru?", "<b>Lima</b>"]
+    assert found["results"][0]["answers"]["mine"]["mean_kl"] is not None
+    page = (files / "out.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;Lima&lt;/b&gt;" in page and "<b>Lima" not in page and "mine" in page
+    assert "2 of 2 prompts are answered" in words(result.stderr)
+
+
+def test_an_adapter_of_another_base(folders, files):
+    save_lora(files / "foreign", tiny_base(hidden_size=64, intermediate_size=96))
+    for adapter in (files / "foreign", files / "none"):
+        how = ("--base", folders.base, "--adapters", adapter, "--tasks", files / "text.txt")
+        result = run(*how, "--output", files / "out.json")
+        assert result.exit_code == 1 and result.stdout == ""
+        assert words(result.stderr).startswith("Error: The adapter ") and "Traceback" not in result.stderr
+    assert not (files / "out.json.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--adapters", "{slim}"), "No task was named; name one or more with --tasks"),
+        (("--tasks", "{text}"), "No adapter was named; name one or more with --adapters."),
+        (("--adapters", "{slim}", "{slim}", "--tasks", "{text}"), "There are two adapters named slim; write another"),
+        (("--adapters", "base={slim}", "--tasks", "{text}"), "'base' cannot be an adapter's name"),
+        (("--adapters", "a=", "--tasks", "{text}"), "'a=' names no adapter"),
+        (("--adapters", "{slim}", "--tasks", "made_up"), "There is no task 'made_up'"),
+        (("--adapters", "{slim}", "--tasks", "piqa", "--data-dir", "{here}"), "There is no piqa/valid.jsonl in"),
+        (
+            ("--adapters", "{slim}", "--tasks", "{text}", "--output", "a.csv"),
+            "--output is a.csv; it must end in .json.",
+        ),
+        (("--adapters", "{slim}", "--tasks", "{text}", "--prompts", "{text}"), "Name --tasks or --prompts, not both."),
+        (
+            ("--adapters", "{lora}", "--tasks", "{text}", "--strengths", 0),
+            "No adapter here has a gate, so --strengths",
+        ),
+        (
+            ("--adapters", "{slim}", "--tasks", "{text}", "--strengths", -1),
+            "--strengths has -1; it must be 0 or more.",
+        ),
+        (("--adapters", "{slim}", "--tasks", "{text}", "--sequence"), "--sequence needs two adapters or more and as"),
+        (("--adapters", "{slim}", "--tasks", "demo_obqa", "--scoring", "letters"), "leave --scoring out."),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(folders, files, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(files)
+    places = {"slim": folders.slim, "lora": folders.lora, "text": files / "text.txt", "here": files}
+    result = run("--base", folders.base, *(str(one).format(**places) for one in arguments))
+    assert result.exit_code == 1 and sentence in words(result.stderr), result.output
+    assert "Traceback" not in result.output and result.stdout == ""
+    assert not list(files.glob("*.json")) and not list(files.glob("*.html"))
