@@ -37,6 +37,8 @@ FORMAT = 3
 DEPTH, MOST_JSON, MOST_HEADER = 64, 200_000_000, 100_000_000
 # How an operator writes a folder that may be missing.
 FOLDER = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
+HUB = "https://huggingface.co/"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS, *, page: bool = True) -> list[str]:
@@ -122,6 +124,8 @@ def _check_demo(demo: Path) -> None:
     for folder, names in (("base", BASE), ("lora", ADAPTER), ("slim", ADAPTER)):
         for name in names:
             _check_file(demo / folder / name, again)
+    for folder in ("lora", "slim"):
+        _check_kind(demo / folder / ADAPTER[0], again)
     version = json.loads((demo / "slim" / ADAPTER[0]).read_text("utf-8")).get("format_version", 1)
     if not isinstance(version, int) or version > FORMAT:
         raise ConfigError(
@@ -147,6 +151,12 @@ def _folder(setting: str, named: str) -> Path | None:
         raise ConfigError(
             f"{setting} is {shown(named, 200)}, but there is no folder of that name; name a folder or a Hub id."
         )
+    if named and not HUB_ID.fullmatch(named):
+        page = named.removeprefix(HUB).strip("/")
+        meant = page if named.startswith(HUB) and HUB_ID.fullmatch(page) else "Qwen/Qwen3-0.6B"
+        raise ConfigError(
+            f"{setting} is {shown(named, 200)}, which is neither a folder nor a Hub id; a Hub id is like {meant}."
+        )
     return None
 
 
@@ -156,6 +166,8 @@ def _check_parts(folder: Path, names: tuple[str, ...], must: str) -> None:
             raise ConfigError(f"{folder} has no {name}; {must}.")
         if (folder / name).exists():
             _check_file(folder / name, "save or fetch it again")
+            if name == ADAPTER[0]:
+                _check_kind(folder / name, "save or fetch it again")
 
 
 def _check_file(path: Path, again: str) -> None:
@@ -190,6 +202,12 @@ def _check_json(path: Path, again: str) -> None:
         read_object(_bytes(path, MOST_JSON, again), str(path), DEPTH)
     except AdapterError as error:
         raise ConfigError(f"{str(error).rstrip('.')}; {again}.") from None
+
+
+def _check_kind(path: Path, again: str) -> None:
+    """Check that an adapter's config, which can be read, says which kind of adapter it is."""
+    if not isinstance(json.loads(path.read_text("utf-8")).get("peft_type"), str):
+        raise ConfigError(f"{path} has no `peft_type`, so it is not the config of an adapter of PEFT; {again}.")
 
 
 def _check_weights(path: Path, again: str) -> None:

@@ -139,6 +139,8 @@ FILES = [
     (put(DEMO + "slim/adapter_model.safetensors", "\2\0\0\0\0\0\0\0[]"), "its header is invalid"),
     (cut(DEMO + "slim/adapter_config.json"), "adapter_config.json is not valid JSON"),
     (put(DEMO + "lora/adapter_config.json", "[]"), "adapter_config.json must be a JSON object"),
+    (put(DEMO + "lora/adapter_config.json", '{"r": 8}'), "lora/adapter_config.json has no `peft_type`, so it is not"),
+    (put(DEMO + "slim/adapter_config.json", '{"peft_type": 5}'), "slim/adapter_config.json has no `peft_type`"),
     (gone(DEMO + "lora/adapter_config.json"), "adapter_config.json cannot be read"),
     (cut(DEMO + "base/tokenizer.json"), "tokenizer.json is not valid JSON"),
     (put(DEMO + "base/config.json"), "config.json is empty"),
@@ -177,6 +179,17 @@ SETTINGS = [
     (
         {"SLIM_BASE": "/nothing"},
         "SLIM_BASE is '/nothing', but there is no folder of that name; name a folder or a Hub id.",
+    ),
+    (
+        {"SLIM_BASE": "https://huggingface.co/org/model-1.5/"},
+        "which is neither a folder nor a Hub id; a Hub id is like org/model-1.5.",
+    ),
+    ({"SLIM_BASE": "https://example.org/model"}, "which is neither a folder nor a Hub id; a Hub id is like Qwen/"),
+    ({"SLIM_BASE": "a/b/c"}, "SLIM_BASE is 'a/b/c', which is neither a folder nor a Hub id"),
+    ({"SLIM_BASE": "my model"}, "SLIM_BASE is 'my model', which is neither a folder nor a Hub id"),
+    (
+        {"SLIM_BASE": "a/b", "SLIM_SLIM": "hf.co/a/b"},
+        "SLIM_SLIM is 'hf.co/a/b', which is neither a folder nor a Hub id",
     ),
     ({"SLIM_BASE": "./app.py"}, "SLIM_BASE is './app.py', which is a file; name the folder that holds it."),
     ({"SLIM_BASE": "assets"}, "has no config.json; SLIM_BASE must be a folder of a base model."),
@@ -231,6 +244,7 @@ def test_own_folders_are_checked_like_the_demo(checkout):
     own = {"SLIM_BASE": "base", "SLIM_LORA": "lora", "SLIM_SLIM": "slim"}
     assert STARTED in start(checkout, "app", **own).stderr
     for change, sentence in (
+        (put("slim/adapter_config.json", '{"r": 8}'), "slim/adapter_config.json has no `peft_type`"),
         (put("lora/results.json", "{"), "lora/results.json is not valid JSON"),
         (
             gone("lora/adapter_config.json"),
