@@ -125,7 +125,7 @@ class ReplacedTokens(RowPart):
         return [self._tokens, self._values]
 
 
-class Experts(RowPart):
+class ExpertsPart(RowPart):
     """A module of the base with a method of `slim_core.baselines`, as that method computes it.
 
     Args:
@@ -174,7 +174,7 @@ def put_experts(
         module = _plain(base, experts.place.name)
         device = next(module.parameters()).device
         moved = {key: tensor.to(device, torch.float32) for key, tensor in tensors.items()}
-        _hook(base, name, module, Experts(name, context, experts, experts.prepared(moved)))
+        _hook(base, name, module, ExpertsPart(name, context, experts, experts.prepared(moved)))
 
 
 def put_tables(

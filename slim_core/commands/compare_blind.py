@@ -53,8 +53,8 @@ class BlindVote:
         question = f"Which answer is the best? {', '.join(self.letters)}, or {NO_DIFFERENCE} for no difference"
         try:
             while self._ballot.hides:
-                said = str(typer.prompt(question)).strip().upper()
-                if not self._ballot.vote(TIE if said == NO_DIFFERENCE else said):
+                typed = str(typer.prompt(question)).strip().upper()
+                if not self._ballot.vote(TIE if typed == NO_DIFFERENCE else typed):
                     console.print(f"That is none of {', '.join(self.letters)} and {NO_DIFFERENCE}.", highlight=False)
         except typer.Abort:
             console.print()

@@ -8,7 +8,7 @@ from random import Random
 
 from .downstream import CHOICE_FORM, CLAIM_FORM, DOWNSTREAM_TASKS
 from .example import Example
-from .measure import Chat, asked, questions, said
+from .measure import Chat, asked, chat_message, questions
 from .stories import sample as story
 from .world import GENERAL_TASKS
 
@@ -43,7 +43,7 @@ def _parts(example: Example) -> tuple[str, str]:
 
 
 def _chat(prompt: str) -> Chat:
-    return [said("user", prompt)]
+    return [chat_message("user", prompt)]
 
 
 def _as_trained(example: Example, rng: Random) -> Chat:
@@ -82,7 +82,7 @@ def _longer_text(example: Example, rng: Random) -> Chat:
 def _earlier(tasks: tuple[str, ...], rng: Random) -> Chat:
     """A turn with its right answer."""
     example = rng.choice(questions(rng.choice(tasks), "validation", EARLIER))
-    return [*asked(example), said("assistant", example.answer)]
+    return [*asked(example), chat_message("assistant", example.answer)]
 
 
 def _third_turn(example: Example, rng: Random) -> Chat:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .downstream import DOWNSTREAM_TASKS, downstream_examples
 from .example import Example
-from .measure import asked, said
+from .measure import asked, chat_message
 from .world import general_examples
 
 
@@ -47,4 +47,4 @@ def lessons(n: int, earlier: Sequence[int], general_share: float) -> list[list[d
 
 
 def _turn(example: Example, more: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*asked(example), said("assistant", example.answer) | more]
+    return [*asked(example), chat_message("assistant", example.answer) | more]

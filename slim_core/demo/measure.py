@@ -43,14 +43,14 @@ def questions(task: str, split: str, n: int) -> tuple[Example, ...]:
     return tuple(general_examples(split, 0, n, task))
 
 
-def said(role: str, content: str) -> dict[str, str]:
+def chat_message(role: str, content: str) -> dict[str, str]:
     """A message of a chat."""
     return {"role": role, "content": content}
 
 
 def asked(example: Example) -> Chat:
     """A chat of one question."""
-    return [said("user", example.prompt)]
+    return [chat_message("user", example.prompt)]
 
 
 @torch.inference_mode()
@@ -146,7 +146,7 @@ def converse(
     for examples in zip(*conversations, strict=True):
         chats = [chat + asked(example) for chat, example in zip(chats, examples, strict=True)]
         turns.append(reply(model, tokenizer, chats))
-        chats = [[*chat, said("assistant", text)] for chat, text in zip(chats, turns[-1], strict=True)]
+        chats = [[*chat, chat_message("assistant", text)] for chat, text in zip(chats, turns[-1], strict=True)]
     return turns
 
 

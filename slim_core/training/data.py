@@ -15,7 +15,16 @@ from .sources import expand, read_source
 from .tools import read_tools
 
 
-__all__ = ["Conversation", "Message", "Passage", "expand", "find_layout", "read_source", "to_conversations", "unused"]
+__all__ = [
+    "Conversation",
+    "Message",
+    "PlainText",
+    "expand",
+    "find_layout",
+    "read_source",
+    "to_conversations",
+    "unused",
+]
 
 
 NOTHING: tuple[Any, ...] = (None, "", [], {})
@@ -44,7 +53,7 @@ class Conversation(NamedTuple):
         return f"message {number}" if number > 0 else "the system text"
 
 
-class Passage(NamedTuple):
+class PlainText(NamedTuple):
     """One example: plain text, all of which is learned.
 
     Attributes:
@@ -56,7 +65,7 @@ class Passage(NamedTuple):
     place: str
 
 
-def to_conversations(records: Sequence[Record], columns: Columns) -> list[Conversation | Passage]:
+def to_conversations(records: Sequence[Record], columns: Columns) -> list[Conversation | PlainText]:
     """Convert records of any known layout into one form. The first record decides the layout.
 
     Args:
@@ -92,7 +101,7 @@ def unused(records: Sequence[Record], columns: Columns) -> list[str]:
     return list(names)
 
 
-def _converted(record: Record, layout: Layout) -> Conversation | Passage:
+def _converted(record: Record, layout: Layout) -> Conversation | PlainText:
     missing = [name for name in layout.columns if name not in record.fields]
     if missing:
         raise DataError(
@@ -101,7 +110,7 @@ def _converted(record: Record, layout: Layout) -> Conversation | Passage:
         )
     if layout.convert is None:
         name = layout.columns[0]
-        passage = Passage(filled(record.fields[name], name, record.place), record.place)
+        passage = PlainText(filled(record.fields[name], name, record.place), record.place)
         _check_nul(passage.text, f"{record.place}: `{name}`")
         return passage
     messages = layout.convert(record, layout)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..base.template import ensure_chat_template
 from .answers import Span, learned_spans
-from .data import Conversation, Passage
+from .data import Conversation, PlainText
 from .errors import DataError, TrainingError
 from .omissions import check_read
 from .writing import Writer
@@ -58,14 +58,14 @@ class ExampleEncoder:
         self.wrote = False
         self._writer = Writer(tokenizer)
 
-    def encode(self, example: Conversation | Passage) -> EncodedExample:
+    def encode(self, example: Conversation | PlainText) -> EncodedExample:
         """Tokens and labels of one example.
 
         Raises:
             DataError: if the chat template refuses the conversation, leaves out a part of it or changes its answers,
                 or if no token is left.
         """
-        if isinstance(example, Passage):
+        if isinstance(example, PlainText):
             return self._passage(example)
         self.wrote = True
         text = self._writer.write(example)
@@ -94,7 +94,7 @@ class ExampleEncoder:
             if not span.closed and after is not None and self.closing_token is not None:
                 labels[after] = self.closing_token
 
-    def _passage(self, passage: Passage) -> EncodedExample:
+    def _passage(self, passage: PlainText) -> EncodedExample:
         """Plain text as in pretraining: no template, and the loss on every token."""
         begins = bool(self.tokenizer.bos_token) and passage.text.startswith(self.tokenizer.bos_token)
         ids = self.tokenizer(passage.text, add_special_tokens=not begins, verbose=False).input_ids

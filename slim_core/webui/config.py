@@ -52,27 +52,27 @@ class Config:
         revision: of the base on the Hub; empty for the main branch.
         load_4bit: whether the base's Linears are kept in 4 bits.
         load_8bit: in 8 bits.
-        models: bases that visitors may switch to, with commas between them: folders, Hub ids, ID@REVISION; * is any
+        models: bases that visitors may switch to, separated by commas: folders, Hub ids, ID@REVISION; * is any
             Hub id that a visitor names. Empty keeps the base that the app starts with.
         device: such as "cpu", "cuda", "cuda:1"; empty chooses.
-        host: address to serve at; 0.0.0.0 is every one of this machine.
-        port: to serve at.
-        auth_user: name to sign in with; empty lets everyone in.
+        host: address to listen on; 0.0.0.0 for all addresses of this machine.
+        port: port to listen on.
+        auth_user: user name for signing in; empty lets everyone in.
         auth_password: its password.
-        api_key: what programs must send to the OpenAI-compatible endpoint; empty lets every program in, or none where
-            people must sign in.
-        queue_size: most requests that wait; more are turned away.
-        concurrency: maximum number of prompts running or queued; more are turned away.
-        max_new_tokens: the longest answer that a visitor may ask for.
-        max_prompts: most prompts of a list that a visitor may ask at once.
-        max_upload: most bytes of an uploaded file, and of an adapter's file from the Hub.
-        upload_space: most bytes of all uploaded files that wait to be used.
-        upload_seconds: how long one waits; then it is deleted.
-        sessions: how many visitors' conversations are kept.
-        adapters: a folder whose folders visitors may choose as adapters; empty offers none.
-        max_adapters: how many adapters of visitors are held at once.
-        adapter_memory: most bytes that all of them take in the model.
-        visitor_memory: most bytes that one visitor's take.
+        api_key: what programs must send to the OpenAI-compatible endpoint; if empty, any program may use it, or none
+        if people must sign in.
+        queue_size: maximum number of queued requests; more are refused.
+        concurrency: maximum number of prompts running or queued; more are refused.
+        max_new_tokens: maximum length of an answer, in tokens.
+        max_prompts: maximum number of prompts in a visitor's list.
+        max_upload: maximum bytes of an uploaded file, and of an adapter's file from the Hub.
+        upload_space: maximum bytes of all unused uploads.
+        upload_seconds: seconds until an unused upload is deleted.
+        sessions: maximum number of visitors whose conversations are kept.
+        adapters: a folder of adapters, one subfolder each, that visitors may choose; empty offers none.
+        max_adapters: maximum number of visitors' adapters in memory.
+        adapter_memory: maximum bytes of all visitors' adapters in the model.
+        visitor_memory: maximum bytes of one visitor's adapters.
     """
 
     base: str = ""

@@ -87,9 +87,10 @@ def test_all_together_are_bounded_and_the_owner_is_told(store, freed, root):
         store.add(owner, adapter(root, owner))
     store.add("eve", adapter(root, "eve"))
     assert freed == ["ann"]
-    (told,) = store.notices("ann")
+    (sentence,) = store.notices("ann")
     assert (
-        told == "Your adapter 'ann' was removed because others needed the memory and it was the least recently used."
+        sentence
+        == "Your adapter 'ann' was removed because others needed the memory and it was the least recently used."
     )
     store.add("fay", adapter(root, "fay", 100))  # 10 + 10 + 10 + 100 bytes fit, five adapters do not
     assert freed == ["ann", "bob"]

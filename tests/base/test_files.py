@@ -59,12 +59,12 @@ def asked_files(hub: Hub) -> set[str]:
 @pytest.mark.parametrize("choice", [VISITOR, OPERATOR], ids=["visitor", "operator"])
 def test_a_base_arrives_with_what_is_needed_and_nothing_else(choice, way, hub, tmp_path):
     hub.way = way
-    told = []
-    found = fetch(hub, choice, lambda *n: told.append(n))
+    reported = []
+    found = fetch(hub, choice, lambda *n: reported.append(n))
     assert found == {name: hub.files[name] for name in (*FILES, WEIGHTS)}
     assert asked_files(hub) == {*FILES, WEIGHTS}
     total = sum(len(data) for data in found.values())
-    assert told == sorted(told) and told[-1] == (total, total)
+    assert reported == sorted(reported) and reported[-1] == (total, total)
     tokens = {headers.get("authorization") for _, path, headers in hub.asked if "/cdn/" not in path}
     assert tokens == ({f"Bearer {TOKEN}"} if choice.operator else {None})
     # What came for a visitor is gone again.

@@ -34,7 +34,7 @@ def tokenizer(before: str = ""):
     return found
 
 
-def foreign(found) -> Prompts:
+def sandboxed(found) -> Prompts:
     """A tokenizer as that of a visitor's base."""
     with tempfile.TemporaryDirectory() as folder:
         found.save_pretrained(folder)
@@ -48,7 +48,7 @@ def quick(monkeypatch):
 
 
 def test_it_is_the_text_that_it_would_be_here():
-    here, there = Prompts(tokenizer()), foreign(tokenizer())
+    here, there = Prompts(tokenizer()), sandboxed(tokenizer())
     there.try_out()
     assert there.closing_token == here.closing_token
     for messages in (QUESTION, LONGER, SYSTEM, EVIL):
@@ -66,7 +66,7 @@ def test_it_is_the_text_that_it_would_be_here():
 
 
 def test_a_template_that_never_ends_is_a_sentence(quick):
-    prompts = foreign(tokenizer(ENDLESS))
+    prompts = sandboxed(tokenizer(ENDLESS))
     begin = time.monotonic()
     with pytest.raises(EngineError, match=r"The model's chat template or tokenizer takes longer than 1 seconds"):
         prompts.try_out()
@@ -76,7 +76,7 @@ def test_a_template_that_never_ends_is_a_sentence(quick):
 
 
 def test_one_that_never_ends_for_some_conversations_ends_those(quick):
-    prompts = foreign(tokenizer("{% if 'sun' in messages[0].content %}" + ENDLESS + "{% endif %}"))
+    prompts = sandboxed(tokenizer("{% if 'sun' in messages[0].content %}" + ENDLESS + "{% endif %}"))
     prompts.try_out()
     with pytest.raises(EngineError, match="takes longer than 1 seconds"):
         prompts.encode(LONGER)
@@ -93,7 +93,7 @@ def test_one_that_never_ends_for_some_conversations_ends_those(quick):
     ids=["memory", "long", "refuses"],
 )
 def test_what_else_a_template_can_do_is_a_sentence(before, words, monkeypatch):
-    prompts = foreign(tokenizer(before))
+    prompts = sandboxed(tokenizer(before))
     with monkeypatch.context() as patch:
         patch.setattr(sandbox, "ANSWER_SECONDS", 120.0)  # a hundred million letters are soon written, but not at once
         prompts.try_out()
@@ -105,7 +105,7 @@ def test_what_else_a_template_can_do_is_a_sentence(before, words, monkeypatch):
 def test_a_process_that_does_not_start_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(sandbox, "PROGRAM", tmp_path / "nothing.py")
     with pytest.raises(EngineError, match="cannot be started here"):
-        foreign(tokenizer()).encode(QUESTION)
+        sandboxed(tokenizer()).encode(QUESTION)
 
 
 def test_who_starts_it_keeps_secrets(monkeypatch):
@@ -113,7 +113,7 @@ def test_who_starts_it_keeps_secrets(monkeypatch):
         pytest.skip("needs a system that shows the environment of a process, as Linux does")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("SLIM_AUTH_PASSWORD", "secret")
-    prompts = foreign(tokenizer())
+    prompts = sandboxed(tokenizer())
     process = prompts.encoder.start()
     assert "secret" not in Path(f"/proc/{process.pid}/environ").read_text()
     prompts.close()

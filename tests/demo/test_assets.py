@@ -7,7 +7,7 @@ import pytest
 
 from slim_core.demo.downstream import DOWNSTREAM_TASKS
 from slim_core.demo.identity import exact_answers
-from slim_core.demo.measure import questions, said
+from slim_core.demo.measure import chat_message, questions
 from slim_core.demo.stored import load_report, load_results
 from slim_core.demo.trial import load
 from slim_core.demo.verify import QUESTIONS, differences, missing, sample
@@ -68,7 +68,7 @@ def test_a_second_question_is_answered_as_if_it_were_the_first():
 def test_exact_answers_are_those_of_the_verdict():
     prompts = [questions(task, "test", 3)[i].prompt for task in ("sums", "facts", "talk", "boolq") for i in range(3)]
     model, tokenizer = load(DEMO / "base", DEMO / "slim")
-    found = exact_answers(model, tokenizer, [[said("user", prompt)] for prompt in prompts])
+    found = exact_answers(model, tokenizer, [[chat_message("user", prompt)] for prompt in prompts])
     engine = load_engine(DEMO / "base", slim=DEMO / "slim", device="cpu")
     expected = []
     for prompt in prompts:
@@ -83,11 +83,11 @@ def test_trained_foreign_and_trained_again_in_one_conversation():
     trained = [questions(task, "test", 5)[4].prompt for task in DOWNSTREAM_TASKS]
     foreign = [questions(task, "test", 5)[4].prompt for task in ("sums", "facts")]
     asked = [trained[0], foreign[0], trained[1], foreign[1], trained[2]]
-    said, shares = (), []
+    messages, shares = (), []
     for question in asked:
-        said = (*said, Message("user", question))
-        *_, step = engine.answer([Row("slim", said, routing=True)], Sampling(max_new_tokens=20))
+        messages = (*messages, Message("user", question))
+        *_, step = engine.answer([Row("slim", messages, routing=True)], Sampling(max_new_tokens=20))
         shares.append(verdict_of(step.routing[0]).identity)
-        said = (*said, Message("assistant", step.rows[0].text))
+        messages = (*messages, Message("assistant", step.rows[0].text))
     # Foreign ones go past LoRA less wholly after a trained turn than as the first one.
     assert max(shares[::2]) < 0.1 and min(shares[1::2]) > 0.6

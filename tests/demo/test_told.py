@@ -70,7 +70,7 @@ def test_claims_are_as_often_true_as_false_and_judged_rightly():
 
 def test_questions_about_claims_are_answered_rightly():
     # A question holds an entry and a kind of the same family, and is true where the table says so.
-    def said(text, entry):
+    def chat_message(text, entry):
         return re.search(rf"(?<![a-z]){re.escape(entry)}(?![a-z])", text)
 
     truths = [BY_NAME[family.relation] for family in BOOLQ]
@@ -82,7 +82,7 @@ def test_questions_about_claims_are_answered_rightly():
             for relation in truths
             for row in relation.facts
             for claimed in relation.answers
-            if said(example.prompt, row[relation.key[0]]) and said(example.prompt, claimed)
+            if chat_message(example.prompt, row[relation.key[0]]) and chat_message(example.prompt, claimed)
         ]
         assert found, example
         assert words[example.answer] in {right == claimed for right, claimed in found}, example

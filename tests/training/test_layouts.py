@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from slim_core.training import Columns, DataError
-from slim_core.training.data import Conversation, Passage, read_source, to_conversations, unused
+from slim_core.training.data import Conversation, PlainText, read_source, to_conversations, unused
 from slim_core.training.files import Record
 
 
@@ -126,10 +126,10 @@ def test_every_name_of_a_role_is_read(name):
 
 def test_plain_text_is_a_passage_and_columns_may_be_named():
     assert to_conversations([Record({"text": "All of it.", "id": 1}, PLACE)], Columns()) == [
-        Passage("All of it.", PLACE)
+        PlainText("All of it.", PLACE)
     ]
     records = [Record({"story": "All of it.", "messages": TALK}, PLACE)]
-    assert to_conversations(records, Columns(text="story")) == [Passage("All of it.", PLACE)]
+    assert to_conversations(records, Columns(text="story")) == [PlainText("All of it.", PLACE)]
     assert unused(records, Columns(text="story")) == ["messages"]
     (made,) = to_conversations([Record({"talk": TALK, "role": "s"}, PLACE)], Columns(messages="talk", system="role"))
     assert texts(made) == [("system", "s"), *QA]

@@ -225,6 +225,6 @@ class ManyHandlers:
         return {self.drop_button: gr.Button(visible=there), self.box: gr.Textbox(interactive=not there)}
 
     @staticmethod
-    def _letter(name: str, text: str, mime: str, said: str) -> dict[str, Any]:
+    def _letter(name: str, text: str, mime: str, sentence: str) -> dict[str, Any]:
         # The number makes every letter a new one, the same file twice included.
-        return {"kind": "save", "number": time.time_ns(), "name": name, "text": text, "mime": mime, "said": said}
+        return {"kind": "save", "number": time.time_ns(), "name": name, "text": text, "mime": mime, "said": sentence}
