@@ -144,3 +144,24 @@ def test_a_lora_is_trained_without_slims_losses_and_routing(tmp_path):
     made = trainer(tmp_path, LoraConfig(r=2, target_modules="all-linear"))
     made.train()
     assert not {"loss_l1", "identity_share", "distance"} & {key for e in made.state.log_history for key in e}
+
+
+def test_disels_gates_have_a_rate_of_their_own_and_no_weight_decay(tmp_path):
+    from slim_core.baselines import METHODS
+    from slim_core.baselines.disel import DiselConfig
+
+    config = DiselConfig(r=4, gate_rate=5.0, target_modules=["q_proj"])
+    made = trainer(tmp_path, config)
+    made._rates = METHODS["disel"].rates(config)
+    made.args.weight_decay = 0.1
+    optimizer = made.create_optimizer()
+    made.create_scheduler(10, optimizer)
+    names = {id(p): name for name, p in made.model.named_parameters()}
+    seen = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[id(parameter)]] = (group["initial_lr"] / made.args.learning_rate, group["weight_decay"])
+    assert len(seen) == sum(p.requires_grad for p in made.model.parameters())
+    for name, (rate, decay) in seen.items():
+        gate = "disel_gate" in name
+        assert rate == pytest.approx(5 if gate else 1) and decay == (0 if gate else 0.1), name

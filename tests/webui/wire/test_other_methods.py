@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters of other methods as columns of the page: uploaded, named, asked, and without a routing."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from slim_core.adapters import Folder, Limits
+from slim_core.inference import Sampling
+from slim_core.webui.backend import Backend
+from slim_core.webui.state.columns import columns
+from slim_core.webui.state.session import Session, Turn
+from slim_core.webui.state.wizard import Wizard
+from slim_core.webui.wire import exchange, views
+from slim_core.webui.wire.stream import start
+from tests.baselines.small import configured, stir
+from tests.inference.conftest import engine, folders, tiny_base
+from tests.waiting import until
+
+
+__all__ = ["engine", "folders"]
+# Kind, and what the page calls it.
+NAMES = {"mola": "MoLA", "mixlora": "MixLoRA", "disel": "DISeL", "oft": "OFT", "loramoe": "LoRAMoE"}
+
+
+@pytest.fixture
+def backend(engine) -> Backend:
+    return Backend(engine)
+
+
+def upload(backend: Backend, kind: str, folder) -> Wizard:
+    base = tiny_base()
+    options = {"num_experts": [2, 3]} if kind == "mola" else {}
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(base, configured(kind, base, **options))
+    stir(model)
+    model.save_pretrained(folder)
+    one = Wizard(backend.visitor_adapters, "ann", Folder(folder), "Mine", Limits(weights_bytes=10**7))
+    for _ in one.run():
+        pass
+    return one
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_an_upload_is_a_column_with_an_answer_a_drift_and_no_routing(kind, backend, tmp_path):
+    one = upload(backend, kind, tmp_path)
+    rows = one.view()["rows"]
+    assert [row["state"] for row in rows] == ["passed"] * 7, rows
+    assert rows[-1]["sentence"].startswith(f"{NAMES[kind]}, ")
+    session = Session()
+    session.owner = "ann"
+    session.own_variants["lora"] = one.variant
+    turn = Turn(session.next_id(), "What is the capital of Peru?", "", {})
+    session.turns.append(turn)
+    shown = list(columns(session, backend))
+    run = start(backend, session, turn, shown, Sampling(max_new_tokens=3), batched=True)
+    until(run.ended.is_set)
+    answers = turn.answers
+    assert all(answer.step.error is None for answer in answers.values())
+    assert answers["lora"].routing is None and answers["slim"].routing is not None
+    column = next(c for c in views.transcript(session, backend)["columns"] if c["name"] == "lora")
+    assert (column["kind"], column["what"], column["own"]) == (kind, NAMES[kind], True)
+    card = next(c for c in views.shelf(session, backend) if c["name"] == "lora")
+    assert card["what"] == NAMES[kind] and card["warnings"] == []
+    assert views.routing(session, backend)["column"] == "slim"
+    # A conversation that was saved with it can be read again.
+    assert kind in exchange.ALL_KINDS
