@@ -16,9 +16,19 @@ from .losses import LOSSES
 
 
 DEFAULT_LENGTH = 2048
-# SlimConfig's fields that have their own setting or are not meant for users.
+# SlimConfig's fields that have a flag of their own.
+OWN_FLAGS = {
+    "r": "--rank",
+    "num_experts": "--experts",
+    "num_identity": "--identity",
+    "top_k": "--top-k",
+    "alpha": "--alpha",
+    "dropout": "--dropout",
+    "target_modules": "--target",
+}
+# Those too, and fields that are not meant for users.
 NOT_EXTRA = {
-    *("r", "num_experts", "num_identity", "top_k", "alpha", "dropout", "target_modules"),
+    *OWN_FLAGS,
     *("peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"),
     *(
         "trainable_token_indices",
@@ -233,6 +243,8 @@ class TrainSettings:
         """
         allowed = {f.name for f in fields(SlimConfig)} - NOT_EXTRA
         unknown = [name for name in self.slim if name not in allowed]
+        if unknown and unknown[0] in OWN_FLAGS:
+            raise TrainingError(f"--slim {unknown[0]}: pass {OWN_FLAGS[unknown[0]]} instead, for all methods alike.")
         if unknown:
             raise TrainingError(f"--slim has no field {unknown[0]!r}; there are {', '.join(sorted(allowed))}.")
         try:

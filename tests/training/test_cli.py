@@ -15,6 +15,7 @@ from contextlib import suppress
 import pytest
 from typer.testing import CliRunner
 
+from slim_core.baselines.registry import METHODS
 from slim_core.cli import app
 from slim_core.training import Outcome, TrainSettings
 
@@ -72,9 +73,10 @@ def test_the_defaults_are_the_papers(tmp_path, monkeypatch):
     assert (given.learning_rate, given.epochs, given.batch_size) == (3e-4, 2.0, 16)
 
 
+NAMES = ", ".join(METHODS)
 BAD = [
     (["--data", "missing.jsonl"], "Error: There is no file missing.jsonl"),
-    (["--method", "qlora"], "Error: --method must be one of lora, dora, slim, not qlora"),
+    (["--method", "qlora"], f"Error: --method must be one of {NAMES}, not qlora"),
     (["--slim", "clusters=3"], "Error: --slim has no field 'clusters'"),
     (["--prompt-column", "prompt"], "Error: Name both --prompt-column and --completion-column"),
     (["--resume"], "Error: There is no run to resume in"),
@@ -84,7 +86,7 @@ BAD = [
     (["--base", "[bold]:train:"], "Error: The base model [bold]:train: cannot be loaded"),
     (["--data", ":train:[red].jsonl"], "Error: No file matches the pattern :train:[red].jsonl"),
     (["--data", "a\nb\x1b.jsonl"], "Error: There is no file a\\nb\\x1b.jsonl"),
-    (["--method", ":train:"], "Error: --method must be one of lora, dora, slim, not :train:"),
+    (["--method", ":train:"], f"Error: --method must be one of {NAMES}, not :train:"),
 ]
 
 
