@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `evaluate` does: adapters onto the base, items through the engine, results into files."""
+"""The steps of `evaluate`: attach adapters, solve items with the engine, write results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Named:
-    """A base and adapters as the command line names them.
+    """The base and adapters named on the command line.
 
     Attributes:
         base: folder or Hub id.
@@ -50,7 +50,7 @@ class Named:
 
 
 def adapters_of(base: str | None, adapters: Sequence[str]) -> Named:
-    """What was named, or the demo.
+    """The named models, or the demo.
 
     Raises:
         EvaluationError: if a name is none or comes twice, or there is no adapter.
@@ -73,7 +73,7 @@ def _by_name(adapters: Sequence[str]) -> dict[str, str]:
         given = bool(equals) and NAME.fullmatch(before) is not None and not Path(text).exists()
         name, source = (before, after) if given else (re.sub(r"[^\w.@-]+", "-", Path(text).name), text)
         if not source.strip():
-            raise EvaluationError(f"{text!r} names no adapter; write NAME=FOLDER, or a folder or Hub id.")
+            raise EvaluationError(f"{text!r} does not name an adapter; write NAME=FOLDER, or a folder or Hub id.")
         if not NAME.fullmatch(name) or name == "base":
             raise EvaluationError(
                 f"{name!r} cannot be an adapter's name; write NAME=FOLDER, with letters, digits, - and _ in the name."
@@ -87,7 +87,7 @@ def _by_name(adapters: Sequence[str]) -> dict[str, str]:
 def chosen_tasks(
     base: str | None, names: Sequence[str], asking: Asking, data_dir: Path | None, trained_form: str
 ) -> list[Task]:
-    """The tasks of these names; the demo's where there are none.
+    """The named tasks; the demo's if none are named.
 
     Raises:
         EvaluationError: if there is none, or one cannot be read.
@@ -105,7 +105,7 @@ def chosen_tasks(
 
 
 def attach(engine: Engine, named: Named, strengths: Sequence[float]) -> list[Participant]:
-    """Attach the adapters; the base and all of them take part, those with a gate at further strengths too.
+    """Attach the adapters. The base and all adapters take part, those with a gate also at further strengths.
 
     Raises:
         EngineError: if an adapter cannot be used with this base, or a strength is none.
@@ -125,7 +125,7 @@ def attach(engine: Engine, named: Named, strengths: Sequence[float]) -> list[Par
         found.append(Participant(Respondent(name, variant), source, adapter.sha256))
     gated = [participant for participant in found if participant.respondent.variant.strength is not None]
     if strengths and not gated:
-        raise EvaluationError("No adapter here has a gate, so --strengths has nothing to change.")
+        raise EvaluationError("No adapter here has a gate, so --strengths has no effect.")
     for strength in dict.fromkeys(strengths):
         if not 0 <= strength < math.inf:
             raise EvaluationError(f"--strengths has {strength:g}; it must be 0 or more.")
@@ -154,7 +154,7 @@ def new_files(output: Path) -> tuple[Path, Path]:
     for path in files:
         name = printable(str(path))
         if path.exists() or path.is_symlink():
-            raise EvaluationError(f"There is {name} already; name a new file with --output.")
+            raise EvaluationError(f"{name} exists already; name a new file with --output.")
         try:
             path.touch(exist_ok=False)
             path.unlink()
@@ -186,7 +186,7 @@ class TaskRun:
 
     @classmethod
     def prepare(cls, tasks: Sequence[Task], output: Path, resume: bool, sequence: bool, size: int) -> TaskRun:
-        """Check what can be checked before the model is loaded.
+        """Check everything that can be checked before the model is loaded.
 
         Raises:
             EvaluationError: if something is wrong.
@@ -194,8 +194,8 @@ class TaskRun:
         run = cls(tuple(tasks), *new_files(output), resume, sequence, size)
         if not resume and run.journal.exists():
             raise EvaluationError(
-                f"{printable(str(run.journal))} is from an evaluation that was ended; go on with --resume, or delete "
-                "it."
+                f"{printable(str(run.journal))} is from an evaluation that was interrupted; continue it with "
+                "--resume, or delete it."
             )
         return run
 
@@ -243,8 +243,8 @@ class TaskRun:
         ]
         if self.sequence and (stages < 2 or stages not in counts):
             raise EvaluationError(
-                f"--sequence needs two adapters or more and as many downstream tasks that are scored in one way, in "
-                f"their order; there are {stages} adapters and {max(counts)} such tasks."
+                "--sequence needs at least two adapters, and as many downstream tasks with the same scoring, in the "
+                f"same order; there are {stages} adapters and {max(counts)} such tasks."
             )
 
     def _write(self, found: Evaluation) -> None:
@@ -316,7 +316,7 @@ class Prompting:
 
 
 class _Shown:
-    """How far it is, on standard error: a bar in a terminal, else a line from time to time."""
+    """Progress on standard error: a bar in a terminal, otherwise a line from time to time."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
@@ -339,7 +339,7 @@ class _Shown:
             self._bar.stop()
 
     def next(self, what: Unit | PromptResult) -> None:
-        """One more is there."""
+        """Another result has arrived."""
         self._done += 1
         name = what.task.title if isinstance(what, Unit) else what.place
         if self._bar is not None:

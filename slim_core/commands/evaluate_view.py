@@ -18,7 +18,7 @@ from .console import printable
 
 
 def show(found: Evaluation, console: Console) -> None:
-    """Print scores, what was kept, and what may be said of each adapter against the base."""
+    """Print scores, what was kept, and the comparison of each adapter with the base."""
     labels = {column: printable(label) for column, label in found.labels.items()}
     for group in found.groups:
         console.print(_scores(group, labels), "")

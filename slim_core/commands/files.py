@@ -14,7 +14,7 @@ from .console import printable
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put a text in the place of the file at once: whoever reads it meanwhile has the old one whole.
+    """Replace the file in one step: anyone who reads it meanwhile gets the complete old one.
 
     Raises:
         EngineError: if it cannot be written.

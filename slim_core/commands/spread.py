@@ -9,12 +9,12 @@ from typer.core import TyperCommand
 
 
 class SpreadCommand(TyperCommand):
-    """A command without arguments of its own, so that words behind an option can only be its values."""
+    """A command without positional arguments, so that words after an option can only be its values."""
 
     spread: ClassVar[frozenset[str]] = frozenset()
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
-        """Name the option again before each further value."""
+        """Repeat the option before each further value."""
         found: list[str] = []
         option, values = None, 0
         for word in args:

@@ -45,7 +45,7 @@ def _task(task: str, asking: Asking) -> Task:
 
 
 def expected(example: Example) -> Expected:
-    """What counts as a right answer, as `world.check` has it."""
+    """What counts as a right answer, like in `world.check`."""
     if example.task in DOWNSTREAM_TASKS:
         return Expected((OPTION.apply(example.answer),), (OPTION,))
     if example.task == "sums":

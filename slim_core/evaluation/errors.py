@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong with an evaluation for a reason that a person can change."""
+"""Errors of an evaluation that users can fix."""
 
 from __future__ import annotations
 

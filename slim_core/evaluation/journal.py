@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is finished, kept on disk while an evaluation runs, so that it can go on where it was ended."""
+"""The journal of finished work, kept on disk so that an interrupted evaluation can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = "slim-evaluation-journal"
 
 
 class Journal:
-    """Finished units, a line each. A line that a power cut tore is none.
+    """Finished units, one per line. An incomplete last line, as after a power cut, is ignored.
 
     Args:
         path: of the file.
@@ -50,10 +50,10 @@ class Journal:
             ) from None
 
     def _read(self, fingerprint: str, resume: bool) -> int:
-        """Take what is finished. Returns the bytes of all whole lines."""
+        """Read finished units. Returns the bytes of all complete lines."""
         if not resume:
             raise EvaluationError(
-                f"{self.path} is from an evaluation that was ended; go on with --resume, or delete it."
+                f"{self.path} is from an evaluation that was interrupted; continue it with --resume, or delete it."
             )
         content = self.path.read_bytes()
         lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
@@ -65,11 +65,11 @@ class Journal:
                 break
             if number == 0:
                 if found.get("format") != FORMAT:
-                    raise EvaluationError(f"{self.path} is no journal of an evaluation; name another --output.")
+                    raise EvaluationError(f"{self.path} is not a journal of an evaluation; name another --output.")
                 if found["fingerprint"] != fingerprint:
                     raise EvaluationError(
-                        f"{self.path} is from an evaluation of other adapters, tasks or settings; go on with those, "
-                        "or delete it."
+                        f"{self.path} is from an evaluation of other adapters, tasks or settings; continue with "
+                        "those, or delete it."
                     )
             else:
                 self.done[found["task"], found["unit"]] = found["samples"]
@@ -77,7 +77,7 @@ class Journal:
         return whole
 
     def add(self, task: str, unit: int, samples: list[Sample]) -> None:
-        """A unit is finished, and on disk when this returns.
+        """Record a finished unit; it is on disk when this returns.
 
         Raises:
             EvaluationError: if it cannot be written.
@@ -85,7 +85,7 @@ class Journal:
         try:
             self._write({"task": task, "unit": unit, "samples": samples})
         except OSError as error:
-            raise EvaluationError(f"{self.path} cannot be written: {reason(error)}; make room.") from None
+            raise EvaluationError(f"{self.path} cannot be written: {reason(error)}; free some disk space.") from None
         # As it will be read again, so that a run that was ended and one that was not give the same.
         self.done[task, unit] = json.loads(json.dumps(samples))
 
@@ -95,10 +95,10 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """The file stays."""
+        """Close the file without deleting it."""
         self._file.close()
 
     def delete(self) -> None:
-        """The results are in their own file."""
+        """Delete the journal once the results are in their own file."""
         self.close()
         self.path.unlink(missing_ok=True)

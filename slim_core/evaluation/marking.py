@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a written answer is right: what is taken out of it, and what that is compared with.
+"""Marking written answers: what is extracted from an answer, and what it is compared with.
 
 Filters and the comparison are those of lm-evaluation-harness's `generate_until` tasks: its files mean the same here.
 """
@@ -21,7 +21,7 @@ Match = Literal["exact", "contains", "search"]
 
 @dataclass(frozen=True)
 class Filter:
-    """One step that takes something out of an answer.
+    """One step that extracts something from an answer.
 
     Attributes:
         function: "regex", "remove_whitespace" or "lowercase".
@@ -36,7 +36,7 @@ class Filter:
     fallback: str = NOT_FOUND
 
     def apply(self, text: str) -> str:
-        """What is left of a text."""
+        """Apply the filter to a text."""
         if self.function == "remove_whitespace":
             return text.strip()
         if self.function == "lowercase":
@@ -72,7 +72,7 @@ class Expected:
     ignore_punctuation: bool = False
 
     def taken(self, text: str) -> str:
-        """What is taken out of an answer, to be compared with the targets."""
+        """The extracted part of an answer, to be compared with the targets."""
         for step in self.filters:
             text = step.apply(text)
         return text
@@ -117,20 +117,20 @@ def read_filters(steps: Sequence[Any], place: str) -> tuple[Filter, ...]:
             pattern = check_pattern(step.get("regex_pattern", r"#### (\-?[0-9\.\,]+)"), place)
             group, fallback = step.get("group_select", 0), step.get("fallback", NOT_FOUND)
             if not isinstance(group, int) or not isinstance(fallback, str):
-                raise EvaluationError(f"{place}: `group_select` must be a whole number and `fallback` a text.")
+                raise EvaluationError(f"{place}: `group_select` must be a whole number and `fallback` a string.")
             found.append(Filter("regex", pattern, group, fallback))
         elif function in ("remove_whitespace", "lowercase"):
             found.append(Filter(function))
         elif function != "take_first":  # there is one answer, and it is taken
             raise EvaluationError(
-                f"{place}: the filter {function!r} is not known here; there are regex, remove_whitespace, lowercase "
+                f"{place}: the filter {function!r} is unknown; the known ones are regex, remove_whitespace, lowercase "
                 "and take_first."
             )
     return tuple(found)
 
 
 def check_pattern(pattern: Any, place: str) -> str:
-    """A regular expression that can be read.
+    """Check that a regular expression is valid.
 
     Raises:
         EvaluationError: if it cannot.
@@ -138,6 +138,6 @@ def check_pattern(pattern: Any, place: str) -> str:
     try:
         re.compile(pattern)
     except (re.error, TypeError, RecursionError) as error:
-        raise EvaluationError(f"{place}: {pattern!r} is no regular expression ({error}).") from None
+        raise EvaluationError(f"{place}: {pattern!r} is not a valid regular expression ({error}).") from None
     assert isinstance(pattern, str)  # bytes have no place in a text file
     return pattern

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of learning and forgetting, in numbers with a definition and a source each.
+"""Metrics of learning and forgetting, each with a definition and a source.
 
 R[i][j] is the score on task j after stage i of training; stage 0 is the base.
 """
@@ -19,7 +19,7 @@ SOLVES = "solves more than"
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one variant stands in one kind of tasks, all scored in the same way.
+    """One variant's scores in one kind of tasks, all scored in the same way.
 
     Attributes:
         variant: its name.
@@ -37,7 +37,7 @@ class Standing:
 
 
 def standings(outcomes: Mapping[str, Outcomes], tasks: Sequence[str], base: str = "base") -> list[Standing]:
-    """Where the variants stand.
+    """The standings of all variants.
 
     Args:
         outcomes: by variant.
@@ -87,7 +87,7 @@ class Comparison:
 
 
 def comparisons(marks: Mapping[str, Mapping[str, str]], tasks: Sequence[str]) -> list[Comparison]:
-    """Every two variants on the same questions.
+    """All pairs of variants on the same questions.
 
     Args:
         marks: by variant and task.
@@ -112,7 +112,7 @@ def comparisons(marks: Mapping[str, Mapping[str, str]], tasks: Sequence[str]) ->
 
 
 def comparison_sentence(found: Comparison, first: str, second: str, more: str = SOLVES) -> str:
-    """What may be said of two variants. A difference that is not significant is not called one.
+    """A sentence that compares two variants; differences that are not significant are not claimed.
 
     Args:
         found: the comparison.
@@ -141,7 +141,7 @@ def _points(share: float) -> str:
 
 
 def average_accuracy(scores: Sequence[Sequence[float]]) -> float:
-    """mean_j R[T][j]: what is known of all tasks at the end (GEM's ACC, TRACE's overall performance).
+    """mean_j R[T][j]: accuracy on all tasks at the end (GEM's ACC, TRACE's overall performance).
 
     Args:
         scores: R, T + 1 rows of T scores.
@@ -195,7 +195,7 @@ def _square(scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
 
 
 def router_auc(trained: Sequence[Sequence[float]], foreign: Sequence[Sequence[float]]) -> tuple[list[float], float]:
-    """How well the shares past LoRA tell trained prompts from foreign ones: areas under ROC curves.
+    """How well the shares past LoRA separate trained prompts from others: areas under ROC curves.
 
     1 is perfect, 0.5 is a coin. Ties count half (Hanley and McNeil 1982).
 

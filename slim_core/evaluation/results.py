@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation as one JSON file: what was asked and answered, by whom, and what it says."""
+"""An evaluation as one JSON file: questions, answers, variants and summary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Participant:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that came out.
+    """All results.
 
     Attributes:
         base: what it was measured on.
@@ -62,7 +62,7 @@ class Evaluation:
 
 
 def label_of(respondent: Respondent) -> str:
-    """What a variant is called: an adapter by the name that the person who runs this gave it."""
+    """A variant's display name; adapters keep the name given on the command line."""
     return "Base" if respondent.column == BASE else respondent.column
 
 
@@ -73,7 +73,7 @@ def evaluated(
     samples: dict[str, list[Sample]],
     sequence: bool,
 ) -> Evaluation:
-    """Sum up what was answered.
+    """Summarise the answers.
 
     Args:
         base: the base.
@@ -105,7 +105,7 @@ def _stages(group: Group, columns: Sequence[str]) -> dict[str, float | None]:
 
 
 def to_json(found: Evaluation) -> str:
-    """The whole of it. Times are not in it, so that the same evaluation gives the same file."""
+    """The whole of it. It has no times, so that the same evaluation gives the same file."""
     return json.dumps(
         {
             "format": FORMAT,
@@ -153,7 +153,7 @@ def _sample(task: Task, sample: Sample) -> Sample:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no infinity, and named tuples are lists there."""
+    """Values for JSON, which has no infinity and writes named tuples as lists."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

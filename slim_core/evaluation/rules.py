@@ -31,13 +31,13 @@ class Rule:
     arguments: Arguments = ()
 
     def holds(self, text: str) -> bool:
-        """Whether an answer follows it. An empty answer follows none."""
+        """Whether an answer follows the rule. An empty answer follows no rule."""
         return bool(text.strip()) and RULES[self.name].check(text, **dict(self.arguments))
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules that an answer must follow all."""
+    """Rules, all of which an answer must follow."""
 
     rules: tuple[Rule, ...]
 
@@ -151,7 +151,7 @@ def _rule(value: Any, place: str) -> Rule:
         raise EvaluationError(f'{place}: a rule must be an object such as {{"rule": "max_words", "n": 20}}.')
     name = value["rule"]
     if name not in RULES:
-        raise EvaluationError(f"{place}: there is no rule {name!r}; there are {', '.join(RULES)}.")
+        raise EvaluationError(f"{place}: there is no rule {name!r}; the rules are {', '.join(RULES)}.")
     given = {key: argument for key, argument in value.items() if key != "rule"}
     wanted = RULES[name].arguments
     if given.keys() != wanted.keys():

@@ -19,7 +19,7 @@ from .tasks import Task
 
 @dataclass(frozen=True)
 class Unit:
-    """Items that are solved together. They do not depend on what is finished, so that numbers do not either."""
+    """Items that are solved together. They do not depend on what is already finished, so results do not either."""
 
     task: Task
     number: int
@@ -43,7 +43,7 @@ def units_of(tasks: Sequence[Task], size: int) -> list[Unit]:
 def fingerprint_of(
     engine: Engine, respondents: Sequence[Respondent], sources: dict[str, str], tasks: Sequence[Task], size: int
 ) -> str:
-    """SHA-256 of everything that decides about the samples.
+    """SHA-256 of everything that affects the samples.
 
     Args:
         engine: with the base.
@@ -70,7 +70,7 @@ def run_tasks(
     size: int,
     on_progress: Callable[[Unit], None] = lambda unit: None,
 ) -> dict[str, list[Sample]]:
-    """Solve what is not finished yet.
+    """Solve the units that are not finished yet.
 
     Args:
         engine: with the variants.

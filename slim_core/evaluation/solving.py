@@ -19,7 +19,8 @@ DIGITS = 6  # behind the point
 
 
 def solve(engine: Engine, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
-    """Solve items. An item that cannot be solved, such as one that is too long, gets a sentence and stops no other.
+    """Solve items. An item that cannot be solved, for instance because it is too long, gets an error message; the
+    others continue.
 
     Args:
         engine: with the variants.
@@ -54,7 +55,7 @@ def _names(respondents: Sequence[Respondent]) -> tuple[list[str], list[float | N
 
 
 def _known(read: Likelihood, place: int) -> dict[str, Any]:
-    """What a likelihood says besides: KL(base || variant) per token, and the shares past LoRA by block."""
+    """Further values of a likelihood: KL(base || variant) per token, and the shares past LoRA by block."""
     found: dict[str, Any] = {}
     if read.kl is not None:
         found["kl"] = _round(float(read.kl[place].double().mean()))
@@ -91,7 +92,7 @@ def _passages(item: Item) -> tuple[Passage, ...]:
 
 
 def _chosen(task: Task, item: Item, reads: Sequence[Likelihood], place: int) -> dict[str, Any]:
-    """The option that a variant finds likeliest, and what it knows of each."""
+    """The option that a variant finds most likely, and the values of each option."""
     assert isinstance(item, Question)
     sums = [float(read.log_probs[place].double().sum()) for read in reads]
     scores = [total / max(1, len(text)) for total, text in zip(sums, item.shown, strict=True)]
@@ -116,7 +117,7 @@ def _lost(task: Task, item: Item, reads: Sequence[Likelihood], place: int) -> di
 
 
 def _written(engine: Engine, respondents: Sequence[Respondent], task: Task, items: Sequence[Request]) -> list[Sample]:
-    """Greedy answers; then all variants read the base's own, whose KL says how far they are from it."""
+    """Greedy answers; then all variants read the base's own, whose KL measures how far they are from it."""
     rows = [_row(r, item) for item in items for r in respondents]
     sampling = Sampling(max_new_tokens=task.max_new_tokens, stop=task.until)
     *_, step = engine.answer(rows, sampling)
@@ -136,7 +137,7 @@ def _written(engine: Engine, respondents: Sequence[Respondent], task: Task, item
 
 
 def _reading(engine: Engine, respondents: Sequence[Respondent], own: Passage) -> Likelihood | None:
-    """How all read the base's own answer; None where it said nothing, or too much to be read once more."""
+    """How all variants read the base's own answer; None if it is empty or too long."""
     if not own.words.strip():
         return None
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the samples of an evaluation say: scores, what was learned and forgotten, and which differences are shown.
+"""The summary of an evaluation: scores, what was learned and forgotten, and significant differences.
 
 What is scored in different ways never comes into one table or one mean.
 """
@@ -50,7 +50,7 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class KindSummary:
-    """All tasks of a kind that are scored in one way.
+    """All tasks of a kind with the same scoring.
 
     Attributes:
         tasks: their names.
@@ -67,7 +67,7 @@ class KindSummary:
 
 @dataclass(frozen=True)
 class Group:
-    """Everything that is scored in one way.
+    """Everything with the same scoring.
 
     Attributes:
         scoring: the way.
@@ -102,7 +102,7 @@ def summarise(tasks: Sequence[Task], samples: Mapping[str, Sequence[Sample]], co
 
 
 def fine(samples: Sequence[Sample]) -> list[Sample]:
-    """Those that were solved."""
+    """Solved samples."""
     return [sample for sample in samples if "error" not in sample]
 
 

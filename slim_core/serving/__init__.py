@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers for programs: what a server asks of an engine, and OpenAI's protocol on top of it."""
+"""Answers for programs: a server interface to the engine, and OpenAI's protocol on top of it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors in the form of OpenAI's API, which its clients turn into exceptions of their own."""
+"""Errors in the form of OpenAI's API, which its clients turn into their own exceptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..outside.errors import shown
 
 
 class ApiError(Exception):
-    """A request that is not answered. The message is the whole sentence.
+    """A request that is refused. The message is a complete sentence.
 
     Args:
         status: of HTTP.
@@ -26,7 +26,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """What is sent."""
+        """The body of the response."""
         return {"error": {"message": str(self), "type": self._kind, "param": self.param, "code": self.code}}
 
     @property

@@ -35,7 +35,7 @@ FAILED = "The server failed while it answered. Try again; if it happens again, l
 
 
 def openai_api(service: Service, key: str | None = None, closed: str | None = None) -> FastAPI:
-    """An ASGI app to be mounted at `/v1`, or served alone by `alone`.
+    """An ASGI app to be mounted at `/v1`, or served by itself with `alone`.
 
     Args:
         service: who answers.
@@ -94,7 +94,7 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
 
 
 def alone(service: Service, key: str | None = None) -> FastAPI:
-    """The API as a server of its own, with `/health` beside it."""
+    """The API as a separate server, with `/health`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
@@ -136,12 +136,12 @@ async def _read(request: Request) -> ChatRequest:
 
 
 def _check(service: Service, wanted: ChatRequest) -> None:
-    """What is wrong with a request that has the right form; raises ApiError."""
+    """Check a well-formed request; raises ApiError."""
     variant = next((variant for variant in service.variants if variant.name == wanted.model), None)
     if variant is None:
         raise _no_model(service, wanted.model)
     if wanted.slim_strength is not None and variant.strength is None:
-        raise ApiError(400, f"{variant.name} has no gate, so slim_strength means nothing to it.", "slim_strength")
+        raise ApiError(400, f"{variant.name} has no gate, so slim_strength has no effect.", "slim_strength")
     tokens, most = wanted.wanted_tokens, service.max_new_tokens
     if tokens is not None and tokens > most:
         raise ApiError(400, f"An answer here has at most {most} tokens; {tokens} were asked for.", "max_tokens")
@@ -160,7 +160,7 @@ def _check(service: Service, wanted: ChatRequest) -> None:
 
 
 def _choices(service: Service, wanted: ChatRequest, stops: Stops) -> list[Generator[Step, None, None]]:
-    """An answer for each choice that is wanted, each with random numbers of its own."""
+    """An answer for each requested choice, each with its own random numbers."""
     messages = tuple(message.message for message in wanted.messages)
     row = Row(wanted.model, messages, strength=wanted.slim_strength)
     seed = secrets.randbits(62) if wanted.seed is None else wanted.seed

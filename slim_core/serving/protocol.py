@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server asks of whoever answers: an engine of its own, or the app's with the places of its visitors."""
+"""The interface between a server and what answers: its own engine, or the app's, sharing places with visitors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..inference.types import ModelInfo, Row, Sampling, Step, Variant
 
 
 class BusyError(Exception):
-    """Nobody can be taken in now. The message is the whole sentence."""
+    """All places are taken. The message is a complete sentence."""
 
 
 class DescribedEngine(Protocol):
-    """What a server needs to know of an engine."""
+    """What a server needs to know about an engine."""
 
     info: ModelInfo
     variants: tuple[Variant, ...]
@@ -26,7 +26,7 @@ class DescribedEngine(Protocol):
 
 
 class AnsweringEngine(DescribedEngine, Protocol):
-    """What it needs of an engine that it calls itself, as `slim_core.inference.Engine`."""
+    """What it needs from an engine that it calls itself, such as `slim_core.inference.Engine`."""
 
     def answer(
         self, rows: Sequence[Row], sampling: Sampling, stops: Stops | None = None
@@ -34,7 +34,7 @@ class AnsweringEngine(DescribedEngine, Protocol):
 
 
 class Service(Protocol):
-    """An engine with a number of places. Any thread may call any method.
+    """An engine with a limited number of places. Any thread may call any method.
 
     Attributes:
         max_new_tokens: the most tokens that an answer may have.
@@ -48,10 +48,10 @@ class Service(Protocol):
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Those that may be named as a model: the base first."""
+        """Variants that may be named as a model; the base first."""
 
     def enter(self) -> None:
-        """Take a place; whoever has one must `leave`. Raises BusyError if there is none."""
+        """Take a place; it must be given back with `leave`. Raises BusyError if there is none."""
 
     def leave(self) -> None:
         """Give the place back."""
@@ -82,7 +82,9 @@ class EngineService:
     def enter(self) -> None:
         """Take a place. Raises BusyError if there is none."""
         if not self._places.acquire(blocking=False):
-            raise BusyError(f"{self._count} requests are being answered or wait in line. Try again in a few seconds.")
+            raise BusyError(
+                f"{self._count} requests are running or queued, and no more can be taken. Try again in a few seconds."
+            )
 
     def leave(self) -> None:
         """Give the place back."""

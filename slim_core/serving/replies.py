@@ -41,13 +41,13 @@ class Reply:
         return {**self._envelope("chat.completion"), "choices": choices, "usage": usage(rows)}
 
     def piece(self, index: int, delta: dict[str, Any], row: RowStep | None = None) -> dict[str, Any]:
-        """More of one choice; with `row`, its end."""
+        """A chunk of one choice; with `row`, its end."""
         reason = None if row is None else _reason(row)
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
         return {**self._envelope("chat.completion.chunk"), "choices": [choice]}
 
     def last(self, rows: list[RowStep]) -> dict[str, Any]:
-        """The number of tokens, behind a stream."""
+        """The number of tokens, at the end of a stream."""
         return {**self._envelope("chat.completion.chunk"), "choices": [], "usage": usage(rows)}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client may ask in OpenAI's protocol. A field that would change the answer is honoured or refused."""
+"""Requests in OpenAI's protocol. A field that would change the answer is supported or refused."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class StreamOptions(BaseModel):
 
 
 class _Request(BaseModel):
-    """What both kinds of request have. `top_k` and what follows are not OpenAI's."""
+    """Fields of both types of request. `top_k` and the fields after it are not OpenAI's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -120,7 +120,7 @@ class _Request(BaseModel):
             raise ValueError("The request must be a JSON object")
         for name, nothing in NOTHING.items():
             if name in given and given[name] not in nothing:
-                raise ValueError(f"This server does not know how to honour {name}; leave it out")
+                raise ValueError(f"This server does not support {name}; leave it out")
         return {name: value for name, value in given.items() if name not in IGNORED and name not in NOTHING}
 
     @property
@@ -134,7 +134,7 @@ class _Request(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self, max_new_tokens: int, seed: int) -> Sampling:
-        """How tokens are chosen. As in OpenAI's API the temperature is 1 where none is named."""
+        """How tokens are chosen. As in OpenAI's API the default temperature is 1."""
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
@@ -156,5 +156,5 @@ class ChatRequest(_Request):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """The longest answer that is wanted; None for as long as may be."""
+        """The requested maximum length of an answer; None for no limit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

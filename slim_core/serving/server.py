@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API as a process of its own."""
+"""The API as a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_CONNECTIONS = 1000
 
 
 def serve_alone(service: Service, key: str | None, host: str, port: int) -> None:
-    """Serve until the process is told to end.
+    """Serve until the process is asked to end.
 
     Args:
         service: who answers.

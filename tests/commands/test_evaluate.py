@@ -104,7 +104,9 @@ def test_a_run_that_was_ended_goes_on_to_the_same_file(folders, files, monkeypat
     assert result.exit_code == 130 and "Go on with --resume." in words(result.stderr)
     assert not part.exists() and (files / "part.json.partial").exists()
     again = run(*named(folders, files), "--output", part)
-    assert again.exit_code == 1 and "is from an evaluation that was ended; go on with --resume" in words(again.stderr)
+    assert again.exit_code == 1 and "is from an evaluation that was interrupted; continue it with --resume" in words(
+        again.stderr
+    )
     other = run(*named(folders, files), "--limit", 2, "--resume", "--output", part)
     assert other.exit_code == 1 and "is from an evaluation of other adapters, tasks or settings" in words(other.stderr)
     assert run(*named(folders, files), "--resume", "--output", part).exit_code == 0
@@ -160,7 +162,7 @@ def test_an_adapter_of_another_base(folders, files):
         (("--tasks", "{text}"), "No adapter was named; name one or more with --adapters."),
         (("--adapters", "{slim}", "{slim}", "--tasks", "{text}"), "There are two adapters named slim; write another"),
         (("--adapters", "base={slim}", "--tasks", "{text}"), "'base' cannot be an adapter's name"),
-        (("--adapters", "a=", "--tasks", "{text}"), "'a=' names no adapter"),
+        (("--adapters", "a=", "--tasks", "{text}"), "'a=' does not name an adapter"),
         (("--adapters", "{slim}", "--tasks", "made_up"), "There is no task 'made_up'"),
         (("--adapters", "{slim}", "--tasks", "piqa", "--data-dir", "{here}"), "There is no piqa/valid.jsonl in"),
         (
@@ -176,7 +178,10 @@ def test_an_adapter_of_another_base(folders, files):
             ("--adapters", "{slim}", "--tasks", "{text}", "--strengths", -1),
             "--strengths has -1; it must be 0 or more.",
         ),
-        (("--adapters", "{slim}", "--tasks", "{text}", "--sequence"), "--sequence needs two adapters or more and as"),
+        (
+            ("--adapters", "{slim}", "--tasks", "{text}", "--sequence"),
+            "--sequence needs at least two adapters, and as",
+        ),
         (("--adapters", "{slim}", "--tasks", "demo_obqa", "--scoring", "letters"), "leave --scoring out."),
     ],
 )

@@ -57,9 +57,9 @@ def test_filters(step, text, taken):
 @pytest.mark.parametrize(
     ("step", "sentence"),
     [
-        ({"function": "custom"}, "here: the filter 'custom' is not known here; there are regex"),
-        ({"function": "regex", "regex_pattern": "("}, "here: '(' is no regular expression"),
-        ({"function": "regex", "regex_pattern": 3}, "here: 3 is no regular expression"),
+        ({"function": "custom"}, "here: the filter 'custom' is unknown; the known ones are regex"),
+        ({"function": "regex", "regex_pattern": "("}, "here: '(' is not a valid regular expression"),
+        ({"function": "regex", "regex_pattern": 3}, "here: 3 is not a valid regular expression"),
         ({"function": "regex", "group_select": "a"}, "`group_select` must be a whole number"),
         ("regex", "a filter must name its `function`"),
     ],

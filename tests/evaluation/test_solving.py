@@ -237,9 +237,9 @@ def test_journals_of_others(engine, respondents, tasks, tmp_path):
     path = tmp_path / "j"
     Journal(path, "one", False).close()
     for content, key, resume, sentence in (
-        (None, "one", False, "is from an evaluation that was ended; go on with --resume, or delete it."),
+        (None, "one", False, "is from an evaluation that was interrupted; continue it with --resume, or delete it."),
         (None, "two", True, "is from an evaluation of other adapters, tasks or settings"),
-        ('{"a": 1}\n', "one", True, "is no journal of an evaluation"),
+        ('{"a": 1}\n', "one", True, "is not a journal of an evaluation"),
     ):
         if content is not None:
             path.write_text(content)

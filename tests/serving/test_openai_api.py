@@ -168,7 +168,7 @@ def test_when_all_places_are_taken(serve, engine):
     client = serve(engine, places=1).client()
     stream = ask(client, stream=True)
     next(stream)
-    with pytest.raises(openai.RateLimitError, match="1 requests are being answered") as caught:
+    with pytest.raises(openai.RateLimitError, match="1 requests are running or queued") as caught:
         ask(client)
     assert caught.value.response.headers["retry-after"] == "2"
     stream.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation as one HTML page that needs nothing else: no network, no script."""
+"""An evaluation as one self-contained HTML page without network access or scripts."""
 
 from .answers import answers_page
 from .page import report_page

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single items of a task, with what every variant answered and how much went past LoRA."""
+"""Single items of a task, with every variant's answer and share past LoRA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUMMARY = 140  # characters of a question before it is opened
 
 
 def items_of(task: Task, samples: Sequence[Sample], labels: Mapping[str, str]) -> Iterator[str]:
-    """A task's items, those first at which the variants differ."""
+    """A task's items, with those on which the variants differ first."""
     order = sorted(samples, key=lambda sample: (not _differs(sample), sample["id"]))
     yield f"<h3>{escape(task.title)}</h3>"
     for sample in order[:SHOWN]:

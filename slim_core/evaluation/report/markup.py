@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces of HTML. Every text is escaped where it is put in."""
+"""Pieces of HTML. Every text is escaped when it is inserted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an evaluation: tables, the plane, and single items with everybody's answers."""
+"""The report of an evaluation: tables, the plane, and single items with all answers."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _scores(group: Group, labels: Mapping[str, str]) -> str:
 
 
 def notes(group: Group) -> Iterator[str]:
-    """What a reader of the scores must know, in sentences."""
+    """Notes on how to read the scores."""
     for task in group.tasks:
         if task.left_out:
             items = task.n + task.left_out

@@ -41,7 +41,7 @@ def method_of(name: str) -> str:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """Those at which nothing more can be kept without knowing less of what was trained, from left to right."""
+    """The Pareto frontier, from left to right: nothing more can be kept without losing trained skills."""
     found: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.kept.score, -p.learned.score)):
         if not found or point.learned.score > found[-1].learned.score:
@@ -79,7 +79,7 @@ def plane(points: Sequence[Point], base: str) -> str:
 
 
 class _Axis:
-    """From shares to places on the page, with room around all intervals.
+    """Maps shares to positions on the page, with margins around all intervals.
 
     Args:
         scores: what must be seen.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks as data: task files of lm-evaluation-harness, the sets of the paper, files of one's own."""
+"""Tasks as data: task files of lm-evaluation-harness, the paper's data sets, and users' own files."""
 
 from .build import Asking, Form
 from .catalogue import GENERAL, PAPER, TRAINED_FORM, load_tasks

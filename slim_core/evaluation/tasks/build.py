@@ -46,7 +46,7 @@ class Asking:
 
 
 def drawn(records: Sequence[Record], limit: int | None) -> list[Record]:
-    """So many records, drawn at random and in their order; the same ones for everybody who asks."""
+    """`n` records, drawn at random but reproducibly, in their original order."""
     if limit is None or limit >= len(records):
         return list(records)
     return [records[index] for index in sorted(Random(0).sample(range(len(records)), limit))]
@@ -59,7 +59,7 @@ def build_task(
     split: str,
     asking: Asking,
 ) -> Task:
-    """A task of a task file.
+    """Build a task from a task file.
 
     Args:
         config: of `read_config`.
@@ -77,7 +77,7 @@ def build_task(
             config = _in_form(config, own, asking.form)
         else:
             raise EvaluationError(
-                f"{name} can only be scored by {_scoring(config)}: its file does not tell question and options apart; "
+                f"{name} can only be scored by {_scoring(config)}: its file does not separate question and options; "
                 "leave --scoring out."
             )
     shots = config.get("num_fewshot") or 0 if asking.shots is None else asking.shots
@@ -123,14 +123,14 @@ def _scoring(config: Mapping[str, Any]) -> Scoring:
 def _until(value: Any, name: str) -> tuple[str, ...]:
     found = [value] if isinstance(value, str) else value or []
     if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
-        raise EvaluationError(f"{name}: `until` must be a list of texts.")
+        raise EvaluationError(f"{name}: `until` must be a list of strings.")
     return tuple(found)
 
 
 def _longest(generation: Mapping[str, Any], name: str) -> int:
     found = next((generation[key] for key in ("max_gen_toks", "max_new_tokens") if key in generation), LONGEST)
     if not isinstance(found, int) or found < 1:
-        raise EvaluationError(f"{name}: `max_gen_toks` must be a whole number from 1.")
+        raise EvaluationError(f"{name}: `max_gen_toks` must be a whole number of at least 1.")
     return found
 
 
@@ -270,7 +270,7 @@ class _Maker:
             if isinstance(one, bool):
                 one = int(one)
             if not isinstance(one, int) or not 0 <= one < len(options):
-                raise EvaluationError(f"{place}: the right answer {one!r} is none of the {len(options)} options.")
+                raise EvaluationError(f"{place}: the right answer {one!r} is not one of the {len(options)} options.")
             found.append(one)
         if not found:
             raise EvaluationError(f"{place}: there is no right answer.")
@@ -283,7 +283,7 @@ class _Maker:
         return (Message("user", whole.strip()),) if self._chat else whole
 
     def _solved(self, record: Record) -> str:
-        """Examples with their answers; the first ones, and never the question itself."""
+        """The first solved examples, never the question itself."""
         found: list[str] = []
         for example in self._examples:
             if len(found) == self._shots:
@@ -294,7 +294,7 @@ class _Maker:
         if len(found) < self._shots:
             raise EvaluationError(
                 f"{self._name}: there are {len(found)} solved examples for {record.place}, but {self._shots} are "
-                "wanted."
+                "needed."
             )
         return "".join(found)
 

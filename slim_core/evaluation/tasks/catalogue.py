@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the name of a task to the task: one that comes with the project, a task file, or a file of one's own."""
+"""Finding a task by name: one that ships with the project, a task file, or a user's own file."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def _load(name: str, asking: Asking, data_dir: Path | None, trained_form: str, o
         return read_questions(path, asking)
     known = (*GROUPS, *PAPER, INSTRUCTIONS, OPEN, *others)
     raise EvaluationError(
-        f"There is no task {name!r}; there are {', '.join(known)}, task files (.yaml), files of questions (.jsonl, "
-        ".json, .csv, …) and texts (.txt)."
+        f"There is no task {name!r}; the tasks are {', '.join(known)}, task files (.yaml), files of questions "
+        "(.jsonl, .json, .csv, …) and texts (.txt)."
     )
 
 

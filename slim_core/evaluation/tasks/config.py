@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Task files of lm-evaluation-harness: the part of them that is data. What would run code is refused by name."""
+"""Task files of lm-evaluation-harness: their data part only. Entries that would run code are refused."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ METRICS = {"multiple_choice": ("acc", "acc_norm"), "generate_until": ("exact_mat
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values alone."""
+    """A YAML loader for plain values only."""
 
 
 def _refuse_function(loader: _Loader, suffix: str, node: yaml.Node) -> None:
     value = getattr(node, "value", "")
     raise EvaluationError(
-        f"line {node.start_mark.line + 1}: `!function {value}` runs code of the file's own, which is never done here; "
-        "write what it does as jinja"
+        f"line {node.start_mark.line + 1}: `!function {value}` runs code from the file, which is never done here; "
+        "write it as a jinja template"
     )
 
 
@@ -73,7 +73,7 @@ _Loader.add_multi_constructor("!function", _refuse_function)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A task file, with what it includes from its own folder.
+    """Read a task file, with includes from its own folder.
 
     Raises:
         EvaluationError: if it cannot be read, says something that is not known here, or would run code.
@@ -93,7 +93,7 @@ def _read(path: Path, name: str, depth: int) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = reason(error) if isinstance(error, OSError) else "it is not UTF-8"
-        raise EvaluationError(f"The task file {name} cannot be read: {why}; name one that can be.") from None
+        raise EvaluationError(f"The task file {name} cannot be read: {why}; name a readable one.") from None
     try:
         found = yaml.load(text, _Loader)
     except EvaluationError as error:
@@ -102,7 +102,7 @@ def _read(path: Path, name: str, depth: int) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
         problem = getattr(error, "problem", None) or first_line(error)
-        raise EvaluationError(f"{name}{line}: this is no YAML that holds plain values ({problem}).") from None
+        raise EvaluationError(f"{name}{line}: this is not YAML with plain values only ({problem}).") from None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise EvaluationError(f"{name} must hold `key: value` lines such as `task: my_task`.")
     if (included := found.pop("include", None)) is not None:
@@ -116,7 +116,7 @@ def _check(key: str, value: Any, name: str) -> None:
     if key in CODE:
         raise EvaluationError(f"{name}: `{key}` runs code, which is never done here; {CODE[key]}.")
     if key not in KNOWN:
-        raise EvaluationError(f"{name}: `{key}` is not known here; a task file may have {', '.join(KNOWN)}.")
+        raise EvaluationError(f"{name}: `{key}` is unknown; a task file may have {', '.join(KNOWN)}.")
     wrong = isinstance(value, bool) and bool not in KNOWN[key]
     if value is not None and (wrong or not isinstance(value, KNOWN[key])):
         kinds = " or ".join(kind.__name__ for kind in KNOWN[key])
@@ -133,11 +133,11 @@ def _check_values(config: Mapping[str, Any], name: str) -> None:
         metric_name = metric.get("metric") if isinstance(metric, dict) else None
         if metric_name not in METRICS[output]:
             raise EvaluationError(
-                f"{name}: the metric {metric_name!r} is not known here; {output} has {' and '.join(METRICS[output])}."
+                f"{name}: the metric {metric_name!r} is unknown; {output} has {' and '.join(METRICS[output])}."
             )
     sampler = (config.get("fewshot_config") or {}).get("sampler", "first_n")
     if sampler not in ("first_n", "default"):
-        raise EvaluationError(f"{name}: the sampler {sampler!r} is not known here; it must be first_n.")
+        raise EvaluationError(f"{name}: the sampler {sampler!r} is unknown; it must be first_n.")
     generation = config.get("generation_kwargs") or {}
     if generation.get("do_sample") or generation.get("temperature"):
         raise EvaluationError(f"{name}: answers are greedy here; set do_sample to false and leave temperature out.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of a task: of files beside it, of a data set of the Hub, or of a folder with the sets of the paper."""
+"""The records of a task: from files next to it, from a Hub data set, or from a folder with the paper's data sets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def records_of(
 
 def _of_layout(layout: Any, split: str, data_dir: Path) -> list[Record]:
     if layout not in LAYOUTS:
-        raise EvaluationError(f"There is no layout {layout!r}; there are {', '.join(LAYOUTS)}.")
+        raise EvaluationError(f"There is no layout {layout!r}; the layouts are {', '.join(LAYOUTS)}.")
     return LAYOUTS[layout].read(data_dir, split)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets of the paper as files in a folder, with the columns that they have on the Hub."""
+"""The paper's data sets as local files, with the same columns as on the Hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a set lies in the folder, and how it is read.
+    """Where a data set is in the folder, and how it is read.
 
     Attributes:
         where: the files, for people.
@@ -51,17 +51,17 @@ def _records(path: Path, change: Callable[[Fields], Fields] = lambda fields: fie
         try:
             found.append(Record(change(fields), place))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise DataError(f"{place}: this is not a record of the set that was expected ({error!r}).") from None
+            raise DataError(f"{place}: this is not a record of the expected data set ({error!r}).") from None
     return found
 
 
 def _labelled(folder: Path, texts: tuple[str, ...], labels: tuple[str, ...], column: str) -> list[Record]:
-    """Records whose labels stand line by line in a file of their own."""
+    """Records whose labels are in a separate file, line by line."""
     records, right = read_file(_path(folder, *texts)).records, _lines(_path(folder, *labels))
     if len(records) != len(right):
         raise DataError(f"{'/'.join(texts)} has {len(records)} records, but {'/'.join(labels)} has {len(right)}.")
     if not all(label.strip().isdecimal() for label in right):
-        raise DataError(f"{'/'.join(labels)} must have a number a line.")
+        raise DataError(f"{'/'.join(labels)} must have one number per line.")
     pairs = zip(records, right, strict=True)
     return [Record(fields | {column: int(label)}, place) for (fields, place), label in pairs]
 
@@ -81,7 +81,7 @@ def _openbookqa(folder: Path, split: str) -> list[Record]:
         cells = line.split("\t")
         parts = re.split(r"\s*\(([A-D])\)\s*", cells[2]) if len(cells) == 5 else []
         if len(parts) != 9:
-            raise DataError(f"{file}, line {number}: this is no question of OpenBookQA with options (A) to (D).")
+            raise DataError(f"{file}, line {number}: this is not an OpenBookQA question with options (A) to (D).")
         options = _choices(parts[2::2], parts[1::2])
         fields = {"id": cells[0], "question_stem": cells[1], "choices": options, "answerKey": cells[4].strip()}
         found.append(Record(fields, f"{file}, line {number}"))

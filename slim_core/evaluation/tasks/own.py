@@ -45,8 +45,8 @@ def read_questions(path: Path, asking: Asking) -> Task:
         first, place = items[0][0], items[0][1].place
         other = next(record.place for kind, record in items if kind != first)
         raise EvaluationError(
-            f"{other} is scored otherwise than {place}; put records with {' and with '.join(sorted(kinds))} into "
-            "files of their own."
+            f"{other} is scored differently from {place}; put records with {' and with '.join(sorted(kinds))} into "
+            "separate files."
         )
     (kind,) = kinds
     make = {"answer": _answered, "choices": _chosen, "rules": _ruled}[kind]
@@ -54,7 +54,7 @@ def read_questions(path: Path, asking: Asking) -> Task:
     if asking.form not in ("standard", scoring):
         raise EvaluationError(f"{path.name} is scored by {scoring}; leave --scoring out.")
     if asking.shots:
-        raise EvaluationError(f"{path.name} has no solved examples of its own; leave --shots out.")
+        raise EvaluationError(f"{path.name} has no solved examples; leave --shots out.")
     chat = asking.chat if asking.chat is not None else True
     found = [make(record, chat) for record in drawn(records, asking.limit)]
     return Task(
@@ -103,7 +103,7 @@ def _answered(record: Record, chat: bool) -> Item:
         isinstance(one, str | int | float) and not isinstance(one, bool) and str(one).strip() for one in targets
     )
     if not targets or not fine:
-        raise EvaluationError(f"{record.place}: `answer` must be a text or a list of texts, not {value!r}.")
+        raise EvaluationError(f"{record.place}: `answer` must be a string or a list of strings, not {value!r}.")
     if match not in get_args(Match):
         raise EvaluationError(f"{record.place}: `match` is {match!r}; it must be {', '.join(get_args(Match))}.")
     texts = tuple(str(one).strip() for one in targets)
@@ -115,9 +115,9 @@ def _answered(record: Record, chat: bool) -> Item:
 def _chosen(record: Record, chat: bool) -> Item:
     options, answer = record.fields["choices"], record.fields.get("answer")
     if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o.strip() for o in options):
-        raise EvaluationError(f"{record.place}: `choices` must be a list of two texts or more.")
+        raise EvaluationError(f"{record.place}: `choices` must be a list of at least two strings.")
     if len(set(options)) < len(options):
-        raise EvaluationError(f"{record.place}: `choices` has a text twice; each must be another.")
+        raise EvaluationError(f"{record.place}: `choices` has the same text twice; all must differ.")
     if isinstance(answer, str) and answer in options:
         right = options.index(answer)
     elif isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
@@ -146,11 +146,11 @@ def read_text(path: Path, asking: Asking) -> Task:
     except DataError as error:
         raise EvaluationError(str(error)) from None
     except OSError as error:
-        raise EvaluationError(f"The text {path.name} cannot be read: {reason(error)}; name one that can be.") from None
+        raise EvaluationError(f"The text {path.name} cannot be read: {reason(error)}; name a readable one.") from None
     records = [Record({"text": passage}, path.name) for passage in passages_of(text)]
     items: Sequence[Any] = [Text(Passage("", one.fields["text"])) for one in drawn(records, asking.limit)]
     if not items:
-        raise EvaluationError(f"The text {path.name} is empty; write some.")
+        raise EvaluationError(f"The text {path.name} is empty; write some text.")
     title = f"Loss on {path.stem.replace('_', ' ')}"
     return Task(path.stem, title, asking.kind or "general", "loss", tuple(items), source=path.name)
 

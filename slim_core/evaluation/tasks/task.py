@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task: items to solve, and how they are scored. Plain data; nothing here knows a model."""
+"""A task: items to solve, and how they are scored. Plain data, independent of any model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Request:
-    """Something to answer in words.
+    """A question to be answered in words.
 
     Attributes:
         prompt: what is asked.
@@ -97,7 +97,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides about the scores."""
+        """SHA-256 of everything that affects the scores."""
         told = (self.scoring, self.metric, self.until, self.max_new_tokens, [_plain(item) for item in self.items])
         return hashlib.sha256(json.dumps(told, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates of task files: jinja in a sandbox, with the meaning that lm-evaluation-harness gives them."""
+"""Templates of task files: jinja in a sandbox, with the same meaning as in lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def choices(source: Any, document: Document, place: str) -> list[str]:
     else:
         found = list(source.values()) if isinstance(source, Mapping) else source
     if not isinstance(found, list | tuple) or len(found) < 2 or not all(isinstance(one, str) for one in found):
-        raise EvaluationError(f"{place}: `doc_to_choice` must give two texts or more, not {_shown(str(found))}.")
+        raise EvaluationError(f"{place}: `doc_to_choice` must give at least two texts, not {_shown(str(found))}.")
     return list(found)
 
 

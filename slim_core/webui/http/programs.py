@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app's engine as the OpenAI-compatible API asks for it. Programs share the places and the line with visitors."""
+"""The app's engine for the OpenAI-compatible API. Programs share the places and the queue with visitors."""
 
 from __future__ import annotations
 

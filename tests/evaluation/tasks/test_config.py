@@ -111,7 +111,7 @@ RUNS = "which is never done here"
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"process_docs": "utils.f"}, f"`process_docs` runs code, {RUNS}; write what it does as jinja"),
+        ({"process_docs": "utils.f"}, f"`process_docs` runs code, {RUNS}; write it as a jinja template"),
         ({"process_results": "utils.f"}, f"`process_results` runs code, {RUNS}; name acc"),
         ({"class": "utils.Task"}, f"`class` runs code, {RUNS}"),
         ({"unsafe_code": True}, f"`unsafe_code` runs code, {RUNS}"),
@@ -131,11 +131,11 @@ RUNS = "which is never done here"
         ({"doc_to_text": "{% set x = options.append('5') %}"}, "fails: "),
         ({"doc_to_choice": "{{ question }}"}, "`doc_to_choice` must give a list such as {{choices.text}}"),
         ({"doc_to_choice": "__import__('os').system('true')"}, "`doc_to_choice` must give a list such as"),
-        ({"doc_to_target": 2}, "the right answer 2 is none of the 2 options."),
-        ({"doc_to_target": "name"}, "line 1: the right answer 'four' is none of the 2 options."),
+        ({"doc_to_target": 2}, "the right answer 2 is not one of the 2 options."),
+        ({"doc_to_target": "name"}, "line 1: the right answer 'four' is not one of the 2 options."),
         ({"dataset_kwargs": {"data_files": {"train": "docs.jsonl"}}}, "`data_files` has no test, only train."),
         ({"dataset_kwargs": {"data_files": {"test": "none.jsonl"}}}, "There is no file "),
-        ({"fewshot_config": {"sampler": "random"}}, "the sampler 'random' is not known here; it must be first_n."),
+        ({"fewshot_config": {"sampler": "random"}}, "the sampler 'random' is unknown; it must be first_n."),
         ({"generation_kwargs": {"do_sample": True}}, "answers are greedy here"),
         ({"repeats": 3}, "answers are greedy here, so `repeats` must be 1."),
         ({"metadata": {"kind": "other"}}, "`kind` is 'other'; it must be downstream or general."),
@@ -154,10 +154,10 @@ def test_what_cannot_be_a_task_is_one_sentence(write, changes, sentence):
     [
         (
             "task: a\ndoc_to_text: !function utils.f\n",
-            "mine.yaml, line 2: `!function utils.f` runs code of the file's own, which is never done here;",
+            "mine.yaml, line 2: `!function utils.f` runs code from the file, which is never done here;",
         ),
-        ("a: !!python/object/apply:os.system ['true']", "mine.yaml, line 1: this is no YAML that holds plain values"),
-        ("a: [", "line 1: this is no YAML that holds plain values"),
+        ("a: !!python/object/apply:os.system ['true']", "mine.yaml, line 1: this is not YAML with plain values only"),
+        ("a: [", "line 1: this is not YAML with plain values only"),
         ("- a\n- b\n", "mine.yaml must hold `key: value` lines"),
         ("include: ../other.yaml\n", "`include` must name a file in the same folder, not '../other.yaml'."),
         ("include: mine.yaml\n", "`include` must name a file in the same folder, not 'mine.yaml'."),

@@ -52,12 +52,12 @@ def test_options_and_rules(load):
     [
         ({"prompt": "a"}, "my_questions.jsonl, line 1 has neither `answer` nor `rules`; a record must be such as"),
         ({"answer": "a"}, "line 1: `prompt` is missing or empty"),
-        ({"prompt": "a", "answer": True}, "line 1: `answer` must be a text or a list of texts, not True."),
-        ({"prompt": "a", "answer": []}, "line 1: `answer` must be a text or a list of texts, not []."),
-        ({"prompt": "a", "answer": "(", "match": "search"}, "line 1: '(' is no regular expression"),
+        ({"prompt": "a", "answer": True}, "line 1: `answer` must be a string or a list of strings, not True."),
+        ({"prompt": "a", "answer": []}, "line 1: `answer` must be a string or a list of strings, not []."),
+        ({"prompt": "a", "answer": "(", "match": "search"}, "line 1: '(' is not a valid regular expression"),
         ({"prompt": "a", "answer": "b", "match": "fuzzy"}, "`match` is 'fuzzy'; it must be exact, contains, search."),
-        ({"prompt": "a", "choices": ["b"], "answer": 0}, "`choices` must be a list of two texts or more."),
-        ({"prompt": "a", "choices": ["b", "b"], "answer": 0}, "`choices` has a text twice"),
+        ({"prompt": "a", "choices": ["b"], "answer": 0}, "`choices` must be a list of at least two strings."),
+        ({"prompt": "a", "choices": ["b", "b"], "answer": 0}, "`choices` has the same text twice"),
         ({"prompt": "a", "choices": ["b", "c"], "answer": 2}, "`answer` must be one of the `choices`, or its number"),
         ({"prompt": "a", "choices": ["b", "c"]}, "not None."),
         ({"prompt": "a", "rules": [{"rule": "rhymes"}]}, "line 1: there is no rule 'rhymes'"),
@@ -79,7 +79,7 @@ def test_files_that_mix_or_cannot_be_asked_so(load):
             "line 2 is scored otherwise than my_questions.jsonl, line 1; put records with answer and",
         ),
         ([answer], {"form": "letters"}, "my_questions.jsonl is scored by written; leave --scoring out."),
-        ([answer], {"shots": 2}, "has no solved examples of its own; leave --shots out."),
+        ([answer], {"shots": 2}, "has no solved examples; leave --shots out."),
         ([talk], {"chat": False}, "line 1 is a conversation, which needs the chat template"),
     ):
         with pytest.raises(EvaluationError) as caught:
@@ -110,5 +110,5 @@ def test_open_questions_count_what_is_captured():
     assert [task.items[0].expected.mark(text) for text in said] == [1.0, 1.0, 0.0, 0.0]
     (other,) = load_tasks(["open_questions"], Asking(), trained_form="^Arr,")
     assert [other.items[0].expected.mark(text) for text in ("Arr, the sea!", "the correct answer is 2")] == [1.0, 0.0]
-    with pytest.raises(EvaluationError, match="--trained-form: '\\(' is no regular expression"):
+    with pytest.raises(EvaluationError, match="--trained-form: '\\(' is not a valid regular expression"):
         load_tasks(["open_questions"], Asking(), trained_form="(")

@@ -158,8 +158,8 @@ def test_broken_sets(tmp_path):
     (tmp_path / "llm-adapters/ARC-Easy/test.json").write_text('[{"instruction": "Hi", "answer": "answer1"}]')
     for name, sentence in (
         ("piqa", "piqa/valid.jsonl has 1 records, but piqa/valid-labels.lst has 2."),
-        ("openbookqa", "test.tsv, line 2: this is no question of OpenBookQA"),
-        ("arc_easy", "test.json, line 1: this is not a record of the set that was expected"),
+        ("openbookqa", "test.tsv, line 2: this is not an OpenBookQA question"),
+        ("arc_easy", "test.json, line 1: this is not a record of the expected data set"),
     ):
         with pytest.raises(EvaluationError) as caught:
             load_tasks([name], Asking(), data_dir=tmp_path)
