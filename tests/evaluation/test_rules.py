@@ -64,7 +64,7 @@ def test_all_rules_must_hold():
         ("max_words", "here: `rules` must be a list such as"),
         ([], "here: `rules` must be a list such as"),
         (["max_words"], "here: a rule must be an object such as"),
-        ([{"rule": "rhymes"}], "here: there is no rule 'rhymes'; there are min_words,"),
+        ([{"rule": "rhymes"}], "here: there is no rule 'rhymes'; the rules are min_words,"),
         ([{"rule": "max_words"}], "here: the rule max_words takes `n`, not nothing."),
         ([{"rule": "one_line", "n": 3}], "here: the rule one_line takes nothing else, not n."),
         ([{"rule": "max_words", "n": "3"}], "here: `n` of the rule max_words must be a whole number from 0, not '3'."),

@@ -46,7 +46,7 @@ KNOWN: dict[str, tuple[type, ...]] = {
 NEEDED = ("dataset_path", "doc_to_text", "doc_to_target")
 # These name functions of the file's own.
 CODE = {
-    "process_docs": "write what it does as jinja in doc_to_text, doc_to_target and doc_to_choice",
+    "process_docs": "write it as jinja templates in doc_to_text, doc_to_target and doc_to_choice",
     "process_results": "name acc, acc_norm or exact_match in metric_list",
     "custom_dataset": "name a file or a data set in dataset_path",
     "class": "write the task as data",

@@ -111,14 +111,14 @@ RUNS = "which is never done here"
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"process_docs": "utils.f"}, f"`process_docs` runs code, {RUNS}; write it as a jinja template"),
+        ({"process_docs": "utils.f"}, f"`process_docs` runs code, {RUNS}; write it as jinja templates"),
         ({"process_results": "utils.f"}, f"`process_results` runs code, {RUNS}; name acc"),
         ({"class": "utils.Task"}, f"`class` runs code, {RUNS}"),
         ({"unsafe_code": True}, f"`unsafe_code` runs code, {RUNS}"),
         ({"dataset_kwargs": {"trust_remote_code": True}}, f"`trust_remote_code` runs code, {RUNS}; leave it out."),
-        ({"metric_list": [{"metric": "bleu"}]}, "the metric 'bleu' is not known here; multiple_choice has acc and"),
+        ({"metric_list": [{"metric": "bleu"}]}, "the metric 'bleu' is unknown; multiple_choice has acc and"),
         ({"output_type": "loglikelihood_rolling"}, "it must be multiple_choice or generate_until."),
-        ({"made_up": 1}, "`made_up` is not known here; a task file may have task,"),
+        ({"made_up": 1}, "`made_up` is unknown; a task file may have task,"),
         ({"num_fewshot": "five"}, "`num_fewshot` must be of type int, not str."),
         ({"doc_to_text": None}, "mine.yaml has no `doc_to_text`; a task needs dataset_path, doc_to_text"),
         ({"doc_to_choice": None}, "mine.yaml has no `doc_to_choice`"),
@@ -139,7 +139,7 @@ RUNS = "which is never done here"
         ({"generation_kwargs": {"do_sample": True}}, "answers are greedy here"),
         ({"repeats": 3}, "answers are greedy here, so `repeats` must be 1."),
         ({"metadata": {"kind": "other"}}, "`kind` is 'other'; it must be downstream or general."),
-        ({"num_fewshot": 5}, "there are 1 solved examples for docs.jsonl, line 1, but 5 are wanted."),
+        ({"num_fewshot": 5}, "there are 1 solved examples for docs.jsonl, line 1, but 5 are needed."),
     ],
 )
 def test_what_cannot_be_a_task_is_one_sentence(write, changes, sentence):
@@ -173,8 +173,8 @@ def test_files_that_are_no_task_files(write, text, sentence):
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["made_up"], "There is no task 'made_up'; there are paper, commonsense_qa,"),
-        (["none.yaml"], "The task file none.yaml cannot be read: no such file or directory; name one that can be."),
+        (["made_up"], "There is no task 'made_up'; the tasks are paper, commonsense_qa,"),
+        (["none.yaml"], "The task file none.yaml cannot be read: no such file or directory; name a readable one."),
         (["none.jsonl"], "There is no file none.jsonl; check the path"),
         (["none.txt"], "The text none.txt cannot be read: no such file or directory"),
         (["instructions", "instructions"], "There are two tasks named instructions; name each once."),

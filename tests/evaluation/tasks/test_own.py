@@ -76,7 +76,7 @@ def test_files_that_mix_or_cannot_be_asked_so(load):
         (
             [answer, rules],
             {},
-            "line 2 is scored otherwise than my_questions.jsonl, line 1; put records with answer and",
+            "line 2 is scored differently from my_questions.jsonl, line 1; put records with answer and",
         ),
         ([answer], {"form": "letters"}, "my_questions.jsonl is scored by written; leave --scoring out."),
         ([answer], {"shots": 2}, "has no solved examples; leave --shots out."),
