@@ -33,7 +33,8 @@ class TaskScores:
         chance: score of guessing; None where nothing can be guessed.
         scores: of each variant. Of marks with Wilson's interval, of a loss with a bootstrap.
         changes: of a loss, its difference to the base's; paired.
-        at_chance: whether the base is no better than guessing, so that there is nothing to forget.
+        unforgettable: of a general task, whether the base is not shown to be better than guessing, or solves nothing,
+            so that there is nothing to forget.
     """
 
     name: str
@@ -45,7 +46,7 @@ class TaskScores:
     chance: float | None
     scores: dict[str, Score]
     changes: dict[str, Score] = field(default_factory=dict)
-    at_chance: bool = False
+    unforgettable: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def _scores(task: Task, samples: Sequence[Sample], columns: Sequence[str]) -> Ta
         changes = {c: difference(losses[c], losses[BASE], [task.name]) for c in columns if c != BASE}
     else:
         scores = {column: score(marks_of(samples, column)) for column in columns}
-    guessed = task.chance is not None and BASE in scores and scores[BASE].low <= task.chance
+    known = task.kind == "general" and task.scoring not in ("loss", "captured")
+    unforgettable = known and BASE in scores and scores[BASE].low <= (task.chance or 0.0)
     return TaskScores(
         task.name,
         task.title,
@@ -147,7 +149,7 @@ def _scores(task: Task, samples: Sequence[Sample], columns: Sequence[str]) -> Ta
         task.chance,
         scores,
         changes,
-        guessed,
+        unforgettable,
     )
 
 

@@ -43,12 +43,26 @@ def test_a_summary_by_hand():
     assert group.kinds["general"].kl["slim"].score == pytest.approx(0.1)
     # Every general prompt sends more past LoRA in the first block; in the second all are alike.
     assert group.auc == {"slim": ([1.0, 0.5], 1.0)}
-    # Guessing gives one half, and the base is not shown to be better than that on either task.
-    assert (new.at_chance, old.at_chance) == (True, False)
-    assert list(notes(group)) == [
-        "New: 1 of 4 items could not be solved and are left out.",
-        "New: the base is not shown to be better than guessing (50.0 %), so this task cannot show forgetting.",
-    ]
+    assert list(notes(group)) == ["New: 1 of 4 items could not be solved and are left out."]
+
+
+@pytest.mark.parametrize(
+    ("task", "marks", "sentence"),
+    [
+        # Guessing gives one half. Four of four are more than that (Wilson's interval begins at 0.51), three are not.
+        (choice("old", "general", 4), "1111", None),
+        (choice("old", "general", 4), "1110", "the base is not shown to beat guessing (50.0 %), so this task cannot"),
+        (choice("old", "downstream", 4), "0000", None),
+        (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 4), "0000", "solves none of it"),
+        (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 4), "0001", None),
+        (Task("old", "Old", "general", "captured", (Request("q", Expected(("a",))),) * 4), "0000", None),
+    ],
+)
+def test_where_nothing_can_be_forgotten(task, marks, sentence):
+    samples = {"old": [sample(i, (int(mark), 1)) for i, mark in enumerate(marks)]}
+    (group,) = summarise([task], samples, ["base", "slim"])
+    found = list(notes(group))
+    assert len(found) == (sentence is not None) and (sentence is None or sentence in found[0])
 
 
 def test_what_is_scored_in_different_ways_is_never_averaged():

@@ -117,11 +117,13 @@ def notes(group: Group) -> Iterator[str]:
         if task.left_out:
             items = task.n + task.left_out
             yield f"{task.title}: {task.left_out} of {items} items could not be solved and are left out."
-        if task.at_chance and task.chance is not None:
-            yield (
-                f"{task.title}: the base is not shown to be better than guessing ({percent(task.chance)} %), so this "
-                "task cannot show forgetting."
+        if task.unforgettable:
+            why = (
+                "solves none of it"
+                if task.chance is None
+                else f"is not shown to beat guessing ({percent(task.chance)} %)"
             )
+            yield f"{task.title}: the base {why}, so this task cannot show forgetting."
 
 
 def _losses(group: Group, labels: Mapping[str, str]) -> str:
