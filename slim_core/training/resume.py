@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -236,9 +236,10 @@ def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> No
 
 def _default(name: str) -> Any:
     found = next(each for each in fields(TrainSettings) if each.name == name)
-    if found.default_factory is not MISSING:
-        return _as_json(found.default_factory())
-    return None if found.default is MISSING else _as_json(found.default)
+    value = found.default if found.default_factory is MISSING else found.default_factory()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)  # as the record holds it
+    return None if value is MISSING else _as_json(value)
 
 
 def check_same_data(earlier: PreviousRun, now: TrainingRecord) -> None:

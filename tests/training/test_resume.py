@@ -232,7 +232,6 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_sentence_says_why(damage, w
 def test_a_renamed_checkpoint_is_not_started_over(name, again):
     checkpoints = again.output / "checkpoints"
     (checkpoints / "checkpoint-4").rename(checkpoints / name)
-    # Where another is there, it is nobody's business.
     (earlier,) = read_previous_runs(again).values()
     assert going_on("slim", earlier.checkpoints) == "slim continues from checkpoint-2."
     shutil.rmtree(checkpoints / "checkpoint-2")
