@@ -41,8 +41,8 @@ def deep(folder: Path) -> Path:
 # Root too is stopped by each of these.
 IMPOSSIBLE = {
     "a file": (lambda f: f / "file", "--output .*file is a file; name a folder"),
-    "under a file": (lambda f: f / "file" / "out", "cannot be written: .*file is a file; name a folder that can"),
-    "far under a file": (lambda f: f / "file" / "a" / "b", "cannot be written: .*file is a file; name a folder that"),
+    "under a file": (lambda f: f / "file" / "out", "cannot be written: .*file is a file; name a writable folder"),
+    "far under a file": (lambda f: f / "file" / "a" / "b", "cannot be written: .*file is a file; name a writable"),
     "a device": (lambda f: Path("/dev/full"), "--output /dev/full is a file; name a folder"),
     "under a device": (lambda f: Path("/dev/full/out"), "cannot be written: /dev/full is a file"),
     "proc": (lambda f: Path("/proc/slim/out"), "--output /proc/slim/out cannot be written: no such file or directory"),
@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_when_it_is_tried_is_a_sentence(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(TrainingError, match="cannot be written: no space left on device; name a folder that can"):
+    with pytest.raises(TrainingError, match="cannot be written: no space left on device; name a writable folder"):
         try_output(settings(tmp_path, tmp_path, tmp_path / "out"))
     assert not list(tmp_path.iterdir())
 

@@ -229,7 +229,7 @@ def test_bad_files_are_a_sentence_each_and_the_column_stays(open_visit, demo, ma
         "Fits this base": [(files(made / "other base"), "made for another base or rank")],
         "Weights finite": [(files(made / "not finite"), "not finite (NaN or infinity)")],
     }
-    bad["Readable"].append(([made / "mine" / CONFIG, tmp_path / "adapter_model.bin"], "can run code and is never"))
+    bad["Readable"].append(([made / "mine" / CONFIG, tmp_path / "adapter_model.bin"], "can run code, so it is never"))
     for name, cases in bad.items():
         for paths, sentence in cases:
             # Gradio keeps equal files as one: those of the check before go first, or they would take these along.
