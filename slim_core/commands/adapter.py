@@ -59,7 +59,7 @@ def check_command(
         for last in check(named_source(source, revision), shapes, limits=OPERATOR):
             console.print(f"{last.state:8}", style=STYLES[last.state], end="")
             console.print(f"{last.name}: {printable(last.sentence)}", highlight=False)
-    assert last is not None  # there is one check at least
+    assert last is not None  # there is at least one check
     if last.adapter:
         last.adapter.delete()
     if last.state == "failed":

@@ -92,7 +92,7 @@ def evaluate(
     from .evaluate_run import Prompting, TaskRun, adapters_of, attach, chosen_tasks
 
     try:
-        # What is wrong with a file is known before the model is loaded.
+        # Errors in a file are reported before the model is loaded.
         named = adapters_of(base, adapters)
         if prompts is not None:
             if tasks:

@@ -32,7 +32,7 @@ from .files import write_whole
 
 
 NAME = re.compile(r"[\w.-]{1,40}(?:@\d{1,9})?", re.ASCII)
-# Variants that an evaluation may have: each is a row of every batch.
+# Maximum number of variants in an evaluation: each is a row of every batch.
 MOST = 64
 
 
@@ -248,7 +248,7 @@ class TaskRun:
             )
 
     def _write(self, found: Evaluation) -> None:
-        # The report first: the results are there only when all is.
+        # The report is written first, so that the results exist only when everything is complete.
         write_whole(self.report, report_page(found))
         write_whole(self.results, to_json(found) + "\n")
 
@@ -344,6 +344,6 @@ class _Shown:
         name = what.task.title if isinstance(what, Unit) else what.place
         if self._bar is not None:
             self._bar.update(self._task, advance=1, description=printable(name))
-        # About a hundred lines, however long it is.
+        # About a hundred lines, whatever the length.
         elif self._done == self._total or self._done % max(1, self._total // 100) == 0:
             self._console.print(printable(f"{self._done} of {self._total}, {name}"), highlight=False)

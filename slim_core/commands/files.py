@@ -24,7 +24,7 @@ def write_whole(path: Path, text: str) -> None:
         try:
             with open(handle, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
-            # As the file would have been without the other one: readable by whom the system's settings say.
+            # With the permissions the file would have had without the temporary one.
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(beside, 0o666 & ~mask)

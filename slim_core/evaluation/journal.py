@@ -39,7 +39,7 @@ class Journal:
             whole = self._read(fingerprint, resume) if path.exists() else 0
             self._file: TextIO = path.open("r+" if whole else "w", encoding="utf-8", newline="\n")
             if whole:
-                # What is behind the last whole line is torn.
+                # Anything after the last complete line is incomplete.
                 os.truncate(path, whole)
                 self._file.seek(whole)
             else:
@@ -86,7 +86,7 @@ class Journal:
             self._write({"task": task, "unit": unit, "samples": samples})
         except OSError as error:
             raise EvaluationError(f"{self.path} cannot be written: {reason(error)}; free some disk space.") from None
-        # As it will be read again, so that a run that was ended and one that was not give the same.
+        # In the form in which it will be read again, so that resumed and uninterrupted runs give the same result.
         self.done[task, unit] = json.loads(json.dumps(samples))
 
     def _write(self, value: Any) -> None:

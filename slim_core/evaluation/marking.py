@@ -139,5 +139,5 @@ def check_pattern(pattern: Any, place: str) -> str:
         re.compile(pattern)
     except (re.error, TypeError, RecursionError) as error:
         raise EvaluationError(f"{place}: {pattern!r} is not a valid regular expression ({error}).") from None
-    assert isinstance(pattern, str)  # bytes have no place in a text file
+    assert isinstance(pattern, str)  # bytes cannot be written to a text file
     return pattern

@@ -159,7 +159,7 @@ def _rule(value: Any, place: str) -> Rule:
         raise EvaluationError(f"{place}: the rule {name} takes {takes}, not {', '.join(given) or 'nothing'}.")
     for key, kind in wanted.items():
         argument = given[key]
-        # True is an int, and is none that was meant.
+        # True is an int too, but is not meant here.
         fine = bool(argument.strip()) if isinstance(argument, str) else type(argument) is int and argument >= 0
         if not (fine and isinstance(argument, kind)):
             what = "a text" if kind is str else "a whole number from 0"

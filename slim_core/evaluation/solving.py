@@ -143,7 +143,7 @@ def _reading(engine: Engine, respondents: Sequence[Respondent], own: Passage) ->
     try:
         return engine.score([own], *_names(respondents), routing=True)[0]
     except EngineError:
-        # Read as text it may have more tokens than it was written with. The answers stand all the same.
+        # Read as text it may have more tokens than were generated. The answers still count.
         return None
 
 

@@ -180,7 +180,7 @@ def _router(
             answers = [sample["answers"][column] for sample in fine(samples[task.name])]
             shares[task.kind] += [answer["identity"] for answer in answers if "identity" in answer]
         trained, foreign = shares["downstream"], shares["general"]
-        # A LoRA sends nothing past itself, so there is nothing to tell apart.
+        # With a LoRA nothing bypasses it, so there is nothing to compare.
         if trained and foreign and any(any(share) for share in trained + foreign):
             found[column] = router_auc(trained, foreign)
     return found

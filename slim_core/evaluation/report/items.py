@@ -16,7 +16,7 @@ from .markup import table
 
 
 SHOWN = 100  # items of a task on the page
-SUMMARY = 140  # characters of a question before it is opened
+SUMMARY = 140  # characters of a question shown before it is expanded
 
 
 def items_of(task: Task, samples: Sequence[Sample], labels: Mapping[str, str]) -> Iterator[str]:

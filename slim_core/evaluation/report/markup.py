@@ -9,7 +9,7 @@ from html import escape
 from ..statistics import Score
 
 
-# One colour a variant, told apart by people who see fewer colours too (Okabe and Ito).
+# One colour per variant, distinguishable with colour blindness too (Okabe and Ito).
 COLOURS = ("#555555", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4a9e")
 STYLE = """
 :root{color-scheme:light dark;--line:#8885;--dim:#777}
@@ -41,7 +41,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        # Whatever an answer says, the page loads and runs nothing.
+        # Whatever an answer contains, the page loads and runs nothing.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
         f"<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"

@@ -131,7 +131,7 @@ def _dashed(x: float, y: float) -> str:
 
 def _point(point: Point, across: _Axis, up: _Axis, colour: str) -> str:
     x, y = across.at(point.kept.score), up.at(point.learned.score)
-    # Towards the middle, where there is room.
+    # Towards the middle, where there is space.
     side, anchor = (-1, "end") if x > (LEFT + WIDTH - RIGHT) / 2 else (1, "start")
     whiskers = (
         f"M{across.at(point.kept.low):.1f} {y:.1f}H{across.at(point.kept.high):.1f}"

@@ -21,7 +21,7 @@ from .task import Item, Kind, Prompt, Question, Request, Scoring, Task
 # standard: as the task file says.
 Form = Literal["standard", "letters", "likelihood", "written"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Options that are mere labels of what the prompt lists.
+# Options that are only labels of options listed in the prompt.
 LABEL = re.compile(r"\s*\(?(?:[A-Z]|\d|[a-z])\)?\.?\s*")
 LONGEST = 256
 
@@ -177,7 +177,7 @@ class _Maker:
         self._config, self._name, self._chat = config, name, chat
         self._shots, self._examples, self._by = shots, examples, by
         self._choosing = config.get("output_type") == "multiple_choice"
-        # Behind a chat template the answer begins without a blank.
+        # After a chat template the answer begins without a space.
         self._delimiter = "" if chat else config.get("target_delimiter", " ")
         filters = config.get("filter_list") or []
         self._filters = read_filters(filters[0].get("filter") or [], name) if filters else ()
@@ -216,7 +216,7 @@ class _Maker:
     def _question(self, record: Record, place: str) -> Question:
         text, options = self._text(record, place), self._options(record, place)
         if isinstance(text, int) and not isinstance(text, bool):
-            # The options are what comes before; the words behind them are the same for all.
+            # The options are different contexts; the words after them are the same for all.
             words = f"{self._delimiter}{self._target(record, place)}"
             passages = [Passage(self._prompt(option, record), words) for option in options]
             return Question(tuple(passages), self._indices(text, options, place), tuple(options))
@@ -264,7 +264,7 @@ class _Maker:
         for one in target if isinstance(target, list | tuple) else [target]:
             if isinstance(one, str) and one in options:
                 one = options.index(one)
-            # An answer key that is a letter, where the options are others.
+            # An answer key that is a letter, while the options are texts.
             elif isinstance(one, str) and len(one) == 1 and one in LETTERS[: len(options)]:
                 one = LETTERS.index(one)
             if isinstance(one, bool):

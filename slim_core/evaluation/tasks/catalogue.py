@@ -34,10 +34,10 @@ PAPER = (*DOWNSTREAM, *GENERAL)
 INSTRUCTIONS, OPEN = "instructions", "open_questions"
 # A name for several.
 GROUPS: dict[str, tuple[str, ...]] = {"paper": PAPER}
-# As LLM-Adapters' fine-tuning data has it, which the demo's adapters were trained on too.
+# As in LLM-Adapters' fine-tuning data, on which the demo's adapters were trained too.
 TRAINED_FORM = r"the correct answer is|\b(?:answer|solution|ending|option)\d\b"
 
-# Tasks that somebody else has, by name.
+# Tasks provided elsewhere, by name.
 Others = Mapping[str, Callable[[Asking], Task]]
 
 

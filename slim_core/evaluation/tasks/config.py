@@ -13,7 +13,7 @@ from ...outside.errors import first_line, reason
 from ..errors import EvaluationError
 
 
-# What a task file may say, and of what type it is.
+# The entries of a task file and their types.
 KNOWN: dict[str, tuple[type, ...]] = {
     "task": (str,),
     "task_alias": (str,),
@@ -44,7 +44,7 @@ KNOWN: dict[str, tuple[type, ...]] = {
     "metadata": (dict,),
 }
 NEEDED = ("dataset_path", "doc_to_text", "doc_to_target")
-# These name functions of the file's own.
+# These entries name functions in the file.
 CODE = {
     "process_docs": "write it as jinja templates in doc_to_text, doc_to_target and doc_to_choice",
     "process_results": "name acc, acc_norm or exact_match in metric_list",

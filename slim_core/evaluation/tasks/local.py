@@ -143,7 +143,7 @@ def _csqa_fields(fields: Fields) -> Fields:
     return {"question": asked["stem"], "choices": options, "answerKey": fields["answerKey"]}
 
 
-# The Hub has the beginning in two parts, of which the second is a sentence that breaks off.
+# The Hub's data have the beginning in two parts, the second of which is an incomplete sentence.
 BEGUN = re.compile(r"(?P<whole>.*[.!?])\s+(?P<begun>[a-z][^.!?]*)", re.DOTALL)
 
 

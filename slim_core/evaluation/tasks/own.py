@@ -98,7 +98,7 @@ def _prompt(record: Record, chat: bool) -> Prompt:
 def _answered(record: Record, chat: bool) -> Item:
     value, match = record.fields["answer"], record.fields.get("match") or "contains"
     targets = value if isinstance(value, list) else [value]
-    # Numbers are what people write into such files, and truth values are not texts.
+    # Numbers are common in such files; booleans are not texts.
     fine = all(
         isinstance(one, str | int | float) and not isinstance(one, bool) and str(one).strip() for one in targets
     )

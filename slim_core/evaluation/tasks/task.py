@@ -17,9 +17,9 @@ from ..rules import Rules
 
 # What the adapters were trained on, and what the base knew before.
 Kind = Literal["downstream", "general"]
-# letters: the likeliest label of an option that the prompt lists. likelihood: the likeliest text of an option.
-# written: an answer is written, and the option or number that it names counts. rules: it is written, and rules are
-# checked. captured: it is written, and counts where it has the form of trained answers. loss: nats per token of texts.
+# letters: the most likely label of the options in the prompt. likelihood: the most likely option text. written: the
+# option or number named in a written answer. rules: rules are checked on a written answer. captured: whether a written
+# answer has the form of trained answers. loss: nats per token of texts.
 Scoring = Literal["letters", "likelihood", "written", "rules", "captured", "loss"]
 WRITTEN = ("written", "rules", "captured")
 # A conversation, or plain text.

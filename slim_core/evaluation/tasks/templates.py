@@ -23,7 +23,7 @@ def _regex_replace(text: str, pattern: str, by: str, count: int = 0) -> str:
     return re.sub(pattern, by, text, count=count)
 
 
-# A template may read a record and compute with it. It reaches no attribute that begins with _, and changes nothing.
+# A template may read a record and compute with it. It cannot reach attributes that begin with _, nor change anything.
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 _ENVIRONMENT.filters["regex_replace"] = _regex_replace
 
@@ -90,7 +90,7 @@ def choices(source: Any, document: Document, place: str) -> list[str]:
         else:
             text = render(source, document, place)
             try:
-                found = ast.literal_eval(text)  # a list as Python writes it, and nothing that runs
+                found = ast.literal_eval(text)  # a Python list literal, which runs no code
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise EvaluationError(
                     f"{place}: `doc_to_choice` must give a list such as {{{{choices.text}}}}, not {_shown(text)}."
