@@ -31,8 +31,8 @@ class SlimConfig(PeftConfig):
     """Configuration of SLIM, the soft mixture of LoRA and identity experts (Han et al., NAACL 2025).
 
     One target Linear gets `num_experts` LoRA experts of rank `r`, `num_identity` experts that contribute nothing, and
-    a router that keeps the best `top_k` of them for each token. The defaults are the paper's where it states one;
-    where it is silent the default is what measured best here.
+    a router that keeps the best `top_k` of them for each token. The defaults are the paper's where it states them;
+    otherwise the default is what measured best here.
 
     Args:
         r (`int`):
@@ -41,8 +41,8 @@ class SlimConfig(PeftConfig):
             Number of LoRA experts, E. With `num_experts=1` and `num_identity=0` there is nothing to route: the layer
             is a plain LoRA, without router and clusters.
         num_identity (`int`):
-            Number of identity experts, I. An identity expert contributes zero (Eq. 2). With 0 there is none to yield
-            to, and the distance changes nothing.
+            Number of identity experts, I. An identity expert contributes zero (Eq. 2). With 0 there is nothing to
+            yield to, and the distance has no effect.
         top_k (`int`):
             Experts kept per token, K, out of E + I.
         alpha (`float`):
@@ -52,8 +52,8 @@ class SlimConfig(PeftConfig):
         dropout (`float`):
             Dropout on the input of the LoRA experts while training. The router sees the input unchanged.
         target_modules (`Union[list[str], str]`, *optional*):
-            Names of the Linears to adapt, a regular expression, or `"all-linear"`: every Linear but the output head,
-            as in the paper. Unset means `"all-linear"`.
+            Names of the Linears to adapt, a regular expression, or `"all-linear"`: every Linear except the output
+            head, as in the paper. Unset means `"all-linear"`.
         exclude_modules (`Union[list[str], str]`, *optional*):
             Names (or a regular expression) of modules that are not adapted although they match `target_modules`.
         modules_to_save (`list[str]`, *optional*):
@@ -79,40 +79,41 @@ class SlimConfig(PeftConfig):
             Share of the old centre and variance that one training forward keeps, 0 <= momentum < 1.
         distance_scope (`"context"` or `"token"`, *optional*):
             Whose distance counts. `"context"`: that of the running mean of the Linear's input over the sequence so
-            far, the paper's sample made causal. It distinguishes another task from the trained one, which the distance
-            of a single token (`"token"`) cannot: most tokens of any text occur in training. Unset means `"context"`,
-            and `"token"` in adapters of format 1.
+            far, the causal counterpart of the paper's sample. It distinguishes another task from the trained one,
+            which the distance of a single token (`"token"`) cannot: most tokens of any text occur in training. Unset
+            means `"context"`, and `"token"` in adapters of format 1.
         distance (`"rms"` or `"max"`):
             Statistic of |z| over the channels: the root of the mean square, which a few outlier channels do not
             dominate, or the maximum (the paper's).
         yield_mode (`"gate"`, `"calibrated"` or `"paper"`):
             How LoRA experts give way to a distance d. `"gate"` multiplies their weights by
-            g = clamp(1 - yield_strength * relu(d - reference), 0, 1); the identity experts take the rest. Where g is 0
+            g = clamp(1 - yield_strength * relu(d - reference), 0, 1); the identity experts get the rest. Where g is 0
             the Linear's output is the base's, bit for bit. The other two subtract from the LoRA experts' logits:
-            `"calibrated"` the same excess times `yield_strength`, `"paper"` `yield_strength * d`. A steep router
-            outweighs what is subtracted. With the paper's, LoRA experts start behind by the usual distance of training
-            tokens. Where I >= K, most tokens then keep identity experts only and teach the router nothing.
+            `"calibrated"` the same excess times `yield_strength`, `"paper"` `yield_strength * d`. A router with large
+            logits can outweigh what is subtracted. With the paper's mode, LoRA experts start at a disadvantage equal
+            to the usual distance of training tokens. If I >= K, most tokens then keep only identity experts, and the
+            router learns nothing from them.
         carry_up (`bool`, *optional*):
             Whether LoRA experts give way to the mean excess of all routers that have run so far in the forward, or to
             only that of their own router. A context that most routers reject is within the reference at some; with
-            the mean, most of these close too. Unset means yes, and no in adapters of formats 1 and 2. For contexts
-            only, and not with `"paper"`.
+            the mean, most of these close too. Unset means yes, but no in adapters of formats 1 and 2. It applies only
+            to contexts, and not with `"paper"`.
         yield_strength (`float`):
             Factor in front of the distance. The paper's is 1; a gate of strength 0 is always open. See
             `slim_core.set_gate` to change it at inference. Logits grow with z too: with `"calibrated"` and `"paper"` a
-            far token is sure to yield only where this exceeds the sum of |w_i - w_j| over the channels (with `"rms"`,
+            distant token is sure to yield only if this exceeds the sum of |w_i - w_j| over the channels (with `"rms"`,
             sqrt(C_in) times the norm), for router weights w_i of LoRA and w_j of identity experts.
         yield_quantile (`float`):
             The quantile of the training distances that counts as in domain, by the length of the context. Not used by
             `"paper"`.
         context_warmup (`int`):
-            Tokens at the beginning of a context for which the gate is closed, in training too: they say nothing of
-            what is to come. The first is the same for every text, the begin token or the end of a turn's opening; with
-            it open, no answer could be the base's to the bit.
+            Tokens at the beginning of a context for which the gate is closed, in training too: they carry no
+            information about what follows. The first is the same for every text, the begin token or the end of a
+            turn's opening; if the gate were open there, no answer could equal the base's bit for bit.
         turn_opening (`list[int]`, *optional*):
             Token ids that open a user's turn. A new context begins at the last of them, so that in a conversation
             each turn is judged by itself. `slim_core.turn_opening(tokenizer)` finds them in a chat template, and the
-            training command sets them. Unset means that contexts run through.
+            training command sets them. Unset means that contexts span all turns.
         router_hidden (`int`):
             Width of a residual block before the router's linear map; 0 for only the linear map.
         router_scope (`"linear"` or `"block"`):
@@ -129,7 +130,7 @@ class SlimConfig(PeftConfig):
             Seed of the masks used at inference.
         l1_coefficient (`float`):
             Factor of the L1 loss on the factors, which makes dropping harmless. See `slim_core.extra_losses`. The
-            paper has one but does not say how large; 0 leaves it out.
+            paper has one but does not say how large it is; 0 leaves it out.
         balance_coefficient (`float`):
             Factor of a load-balance loss over the LoRA experts, mean over layers of E * sum_e f_e P_e, which is 1 when
             they are used evenly. Not in the paper.
