@@ -22,7 +22,7 @@ def test_back_and_forward_go_from_tab_to_tab(visit):
         v.page.wait_for_function("fragment => location.hash === fragment", arg=fragment)
     # One entry for each tab that was opened; the open one again is none.
     v.tab("Compare")
-    v.page.wait_for_timeout(300)
+    v.stands_still()
     assert v.page.evaluate("history.length") == before + 3
     for name, fragment in (("Drift", "#tab=drift"), ("Routing", "#tab=routing"), ("Compare", "")):
         v.page.go_back()

@@ -6,11 +6,8 @@ from playwright.sync_api import expect
 
 def set_seed(v, seed):
     v.open_settings()
-    field = v.page.get_by_label("Seed")
-    field.fill(str(seed))
-    field.press("Tab")
-    v.page.wait_for_timeout(300)
-    expect(field).to_have_value(str(seed))
+    v.set("Seed", str(seed))
+    expect(v.page.get_by_label("Seed")).to_have_value(str(seed))
 
 
 def test_each_variant_goes_on_with_its_own_history(visit, site):

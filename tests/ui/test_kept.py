@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from playwright.sync_api import expect
@@ -17,6 +16,7 @@ from slim_core.webui.state import session
 from tests.ui.conftest import Site
 from tests.ui.scripted import RESULTS, ScriptedEngine
 from tests.ui.visit import Visit
+from tests.waiting import until
 
 
 NAMES = ("base", "lora", "slim")
@@ -61,6 +61,13 @@ def records(v):
 def kept(v):
     """The latest prompt of each conversation that the browser keeps, oldest first."""
     return [json.loads(record["text"])["turns"][-1]["prompt"] for record in records(v)]
+
+
+def drafts(v):
+    """What the browser keeps of what was typed."""
+    script = """() => Object.entries(localStorage).filter(([key]) => key.startsWith("slim-draft-"))
+        .map(([, value]) => JSON.parse(value).text)"""
+    return sorted(v.page.evaluate(script))
 
 
 def restart(v, mortal):
@@ -112,14 +119,11 @@ def test_answers_that_ended_for_nobody_are_asked_for_again(visit, site, monkeypa
     slow(site)
     v = visit()
     v.open_settings()
-    v.page.get_by_label("Seed").fill("7")
-    v.page.get_by_label("Seed").blur()
+    v.set("Seed", "7")
     v.send("One")
     expect(v.state("base")).to_have_text("writing")
     v.page.goto("about:blank")
-    end = time.monotonic() + 60
-    while not site.engine.closed and time.monotonic() < end:
-        time.sleep(0.1)
+    until(lambda: site.engine.closed, 60)
     assert site.engine.closed == 1
     slow(site, seconds=0, length=80)
     v.page.go_back()
@@ -137,7 +141,7 @@ def test_a_restart_of_the_server_loses_nothing(visit, mortal):
     v.ask("Two")
     answers = [v.text(name, 0).inner_text() for name in NAMES]
     v.prompt.press_sequentially("a dra")
-    v.page.wait_for_timeout(400)
+    until(lambda: drafts(v) == ["a dra"])
     restart(v, mortal)
     expect(v.prompt).to_have_value("a dra")
     expect(v.page.locator(".slim-turn")).to_have_count(0)
@@ -158,9 +162,8 @@ def test_an_answer_that_a_restart_cut_off_is_asked_for_again(visit, mortal):
     slow(mortal)
     v = visit(url=mortal.url)
     v.open_settings()
-    for label, value in (("Seed", "11"), ("System prompt", "Be brief.")):
-        v.page.get_by_label(label).fill(value)
-        v.page.get_by_label(label).blur()
+    v.set("Seed", "11")
+    v.set("System prompt", "Be brief.")
     v.send("One")
     expect(v.state("base")).to_have_text("writing")
     v.page.evaluate("localStorage.removeItem('slim-compare-settings')")
@@ -217,15 +220,13 @@ def test_a_new_conversation_empties_what_is_kept(visit, mortal):
     assert kept(v) == ["One"]
     v.button("New conversation").click()
     expect(v.page.locator(".slim-turn")).to_have_count(0)
-    v.page.wait_for_timeout(500)
-    assert kept(v) == []
+    until(lambda: kept(v) == [])
     restart(v, mortal)
     expect(bar(v)).to_be_hidden()
     v.ask("Two")
     v.button("Undo").click()
     expect(v.page.locator(".slim-turn")).to_have_count(0)
-    v.page.wait_for_timeout(500)
-    assert kept(v) == []
+    until(lambda: kept(v) == [])
 
 
 @pytest.mark.nightly
@@ -234,7 +235,7 @@ def test_a_second_tab_leaves_the_first_alone(visit, mortal):
     v.ask("First")
     tab = v.page.context.new_page()
     other = Visit.of(tab, mortal.url)
-    # What another tab shows is not offered.
+    # What another tab shows is not offered, and nothing tells when the page has asked the other tabs.
     other.page.wait_for_timeout(600)
     expect(bar(other)).to_be_hidden()
     expect(other.page.locator(".slim-turn")).to_have_count(0)
@@ -242,8 +243,7 @@ def test_a_second_tab_leaves_the_first_alone(visit, mortal):
     assert kept(v) == ["First", "Second"]
     other.button("New conversation").click()
     expect(other.page.locator(".slim-turn")).to_have_count(0)
-    other.page.wait_for_timeout(500)
-    assert kept(v) == ["First"]
+    until(lambda: kept(v) == ["First"])
     reload(v)
     expect(v.page.locator(".slim-bubble")).to_have_text("First")
     # The first is closed: the next tab offers what it left.
@@ -271,7 +271,7 @@ def test_a_duplicated_tab_is_another_one(visit):
 def test_typed_text_of_a_tab_that_was_closed_is_offered(visit):
     v = visit()
     v.prompt.press_sequentially("half a thou")
-    v.page.wait_for_timeout(400)
+    until(lambda: drafts(v) == ["half a thou"])
     v.page.evaluate("sessionStorage.clear()")
     reload(v)
     expect(v.prompt).to_have_value("")
@@ -287,7 +287,7 @@ def test_a_prompt_that_the_server_never_got_comes_back(visit):
     v.page.route("**/queue/join*", lambda route: None if lost else route.continue_())
     v.send("One")
     expect(v.prompt).to_have_value("")
-    v.page.wait_for_timeout(400)
+    until(lambda: drafts(v) == ["One"])
     lost.clear()
     reload(v)
     expect(v.prompt).to_have_value("One")
@@ -298,19 +298,19 @@ def test_a_prompt_that_the_server_never_got_comes_back(visit):
 def test_a_link_comes_before_what_was_typed_and_both_stay(visit):
     v = visit()
     v.prompt.press_sequentially("a draft")
-    v.page.wait_for_timeout(400)
+    until(lambda: drafts(v) == ["a draft"])
     v.go(prompt="From the link")
     expect(v.prompt).to_have_value("From the link")
     expect(bar(v)).to_contain_text("“a draft”")
     v.prompt.press("End")
     v.prompt.press_sequentially(", changed")
-    v.page.wait_for_timeout(400)
+    until(lambda: drafts(v) == ["From the link, changed", "a draft"])
     reload(v)
     expect(v.prompt).to_have_value("From the link, changed")
     bar(v).get_by_role("button", name="Restore").click()
     expect(v.prompt).to_have_value("From the link, changed\n\na draft")
     v.prompt.fill("")
-    v.page.wait_for_timeout(400)
+    until(lambda: drafts(v) == [])
     v.go(prompt="From the link")
     v.prompt.press("Enter")
     v.done()
@@ -344,7 +344,7 @@ def test_what_is_kept_is_checked_like_a_file(visit, mortal, change, sentence):
     )
     restart(v, mortal)
     if isinstance(broken, str):
-        v.page.wait_for_timeout(600)
+        v.page.wait_for_timeout(600)  # nothing tells when the page has looked
         expect(bar(v)).to_be_hidden()
         return
     bar(v).get_by_role("button", name="Restore").click()

@@ -59,7 +59,7 @@ def test_a_refused_prompt_overwrites_no_draft(visit, slow):
     v.send("word " * 4100)
     v.page.keyboard.type("Two")
     expect(v.warning).to_contain_text("this model reads at most 4,096")
-    v.page.wait_for_timeout(300)
+    v.stands_still()
     expect(v.prompt).to_have_value("Two")
 
 
@@ -85,7 +85,7 @@ def test_undo_and_a_new_conversation_leave_a_draft_alone(visit):
     expect(v.page.locator(".slim-turn")).to_have_count(1)
     v.button("New conversation").click()
     expect(v.page.locator(".slim-turn")).to_have_count(0)
-    v.page.wait_for_timeout(300)
+    v.stands_still()
     expect(v.prompt).to_have_value("A draft")
     v.prompt.press("Enter")
     expect(v.page.locator(".slim-bubble")).to_have_text("A draft")

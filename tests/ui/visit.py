@@ -25,6 +25,33 @@ ARGUMENTS = [
 ]
 # Milliseconds.
 SECONDS = 1000 * PATIENCE
+# What the browser has stored of the settings.
+STORED = 'localStorage.getItem("slim-compare-settings")'
+# Until ten frames in a row have drawn the same page and nothing moves that ever ends.
+STANDS_STILL = """async () => {
+    const said = (field) => field.value + field.checked;
+    const fields = () => [...document.querySelectorAll("input, textarea")].map(said).join();
+    const ends = (animation) => Number.isFinite(animation.effect.getComputedTiming().endTime);
+    const moves = () => document.getAnimations().some((one) => one.playState === "running" && ends(one));
+    let changed = false, before = fields();
+    const observer = new MutationObserver(() => { changed = true; });
+    observer.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+    for (let calm = 0, frames = 0; calm < 10; calm++) {
+        await new Promise(requestAnimationFrame);
+        if (++frames > 1800) throw new Error("the page never stands still");
+        const now = fields();
+        if (changed || now !== before || moves()) calm = -1;
+        [changed, before] = [false, now];
+    }
+    observer.disconnect();
+}"""
+# Notes whether anything of the conversation changes.
+WATCH = """() => {
+    window.slimChanged = false;
+    const observer = new MutationObserver(() => { window.slimChanged = true; observer.disconnect(); });
+    const all = { subtree: true, childList: true, attributes: true, characterData: true };
+    observer.observe(document.querySelector(".slim-compare"), all);
+}"""
 
 
 class Pages:
@@ -154,7 +181,26 @@ class Visit:
         """Open the settings, and wait until what they hold stands still: it is put in place after they are open."""
         self.page.get_by_text("Settings: sampling").click()
         expect(self.page.get_by_label("Seed")).to_be_visible()
-        self.page.wait_for_timeout(500)
+        self.stands_still()
+
+    def set(self, label: str, value: str) -> None:
+        """Change a field of the settings, and wait until the browser has stored it."""
+        before = self.page.evaluate(STORED)
+        self.page.get_by_label(label).fill(value)
+        self.page.get_by_label(label).blur()
+        self.page.wait_for_function(f"before => {STORED} !== before", arg=before)
+        self.stands_still()
+
+    def stands_still(self) -> None:
+        """Wait until the page does, in its own frames: on a busy machine they are rarer."""
+        self.page.evaluate(STANDS_STILL)
+
+    def again(self, name: str) -> None:
+        """Click a button that lets answers be written again, and wait until they are; that may be over at once."""
+        self.page.evaluate(WATCH)
+        self.button(name).click()
+        self.page.wait_for_function("window.slimChanged")
+        self.done()
 
     def upload(self, path: Path) -> None:
         with self.page.expect_file_chooser() as chooser:

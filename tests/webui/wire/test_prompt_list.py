@@ -2,7 +2,6 @@
 """A list of prompts in the app: its run beside those of others, and what the page shows of it."""
 
 import copy
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from slim_core.webui.state.prompt_list import PromptList
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import prompt_list as wire
 from tests.ui.scripted import FAIL, FOREIGN, TRAINED
+from tests.waiting import until
 from tests.webui.conftest import ask
 from tests.webui.wire.test_stream import NAMES, begin
 
@@ -91,9 +91,7 @@ def test_it_takes_one_place_at_a_time_and_waits_for_it(engine):
     backend = Backend(engine, places=1)
     _, other = begin(Session(), backend)
     listed, run = start(backend, "one\ntwo")
-    end = time.monotonic() + 10
-    while not run.crowded and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: run.crowded)
     assert wire.shown(listed)["line"].startswith("0 of 2 answered; all places for prompts are taken")
     engine.delay, engine.length = {}, 12
     other.stop()
