@@ -381,8 +381,7 @@ class Handlers:
         session.renew(self.backend.generation)
 
     def lost(self, session: Session, request: gr.Request, hidden: Any = False) -> bool:
-        """Whether the page was opened with a session that is not there any more; says so once. What it hid is hidden
-        on."""
+        """Whether the page's session is gone; says so once. Names that the page hid stay hidden."""
         if session.opened:
             return False
         self.adopt(session, request)
