@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A faster kernel for rows of one token each on a CPU, as in generation, with the same results.
 
-There, reading a number from a tensor costs no wait. So the few numbers of a token's routing are Python's, and what its
-weights leave out is not computed: of E experts at most K are read from memory, and none for a token that goes past
-them all. The vectors are so short that beginning an operation costs more than the operation, most of all in a small
-model, whose weights push the code of the one before out of the cache: NumPy begins with the least.
-What this replaces is in `method/linear.py` and `method/routing.py`; the results differ only by rounding.
+On a CPU, reading a number from a tensor needs no synchronisation. So the few numbers of a token's routing are plain
+Python numbers, and experts without weight are not computed: of E experts at most K are read from memory, and none for
+a token that bypasses them all. The vectors are so short that starting an operation costs more than the operation
+itself, especially in a small model, whose weights evict the code from the cache; NumPy has the lowest overhead. The
+replaced code is in `method/linear.py` and `method/routing.py`; the results differ only by rounding.
 
 Importing `slim_core.inference` installs it, for the engine and for everything else in the process that sets rows:
 `model.generate(..., adapter_names=...)` of a `PeftModel` too. Without that import the same rows are computed by torch.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contexts: the running mean of a Linear's input over the sequence so far, by which SLIM distinguishes tasks.
 
-The paper clusters *samples*. A sample made causal is the mean of the tokens x_1 .. x_t of one sequence, without
-padding: the context of token t. A new context begins where a sequence of a packed batch begins, and where a user's
-turn opens.
+The paper clusters *samples*. The causal counterpart of a sample is the mean of the tokens x_1 .. x_t of one sequence,
+without padding: the context of token t. A new context begins where a sequence of a packed batch begins, and where a
+user's turn opens.
 
 Shapes: B rows of the batch, T tokens of the running forward, C channels, L tokens of a block, n = T / L blocks.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far beyond the training data a token's context was at the routers so far.
 
-A single Linear is a poor judge: a context that most of them refuse lies within the reference at some. So each gate
+A single Linear is a poor judge: a context that most of them reject is within the reference at some. So each gate
 follows the mean excess of its own router and of those that ran before it. The mean belongs to one token in one
-forward; no cache has to remember it.
+forward, so no cache has to store it.
 """
 
 from __future__ import annotations

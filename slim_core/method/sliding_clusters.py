@@ -4,8 +4,8 @@
 training forward   sums over its tokens become pending; over all ranks, when the model's forward ends
 backward           a checkpointed forward is repeated and sees the same clusters; nothing is added up
 next training      the pending sums are folded into the clusters, on every rank alike, and forgotten
-evaluation, save   in between: folded as well, but with other ranks about they stay pending, marked as folded,
-                   since DistributedDataParallel may take the clusters back to what another rank has
+evaluation, save   in between: folded as well, but with other ranks present they stay pending, marked as folded,
+                   since DistributedDataParallel may reset the clusters to another rank's
 """
 
 from __future__ import annotations
