@@ -74,7 +74,7 @@ def number(server: Server, name: str) -> int:
     ("name", "data", "sentence"),
     [
         ("compare", [], "compare needs a value for prompt."),
-        ("compare", ["hi", *[0] * 11], "compare takes at most 11 values; 12 came."),
+        ("compare", ["hi", *[0] * 11], "compare takes at most 11 values; 12 were sent."),
         ("compare", [None], "The prompt must be text."),
         ("compare", [{"text": "hi"}], "The prompt must be text."),
         ("compare", ["hi", "", 0, 1, 0, 0, 1, 513], "Longest answer must be between 1 and 512; it is 513."),
@@ -88,7 +88,7 @@ def number(server: Server, name: str) -> int:
         ("compare", [file("/uploads/" + "a" * 64 + "/" + "x" * 5000)], "There is no uploaded file"),
         ("routing", ["hi", "nobody"], "There is no adapter 'nobody'"),
         ("routing", [], "routing needs a value for prompt."),
-        ("models", [1], "models takes at most 0 values; 1 came."),
+        ("models", [1], "models takes at most 0 values; 1 were sent."),
     ],
 )
 def test_values_that_cannot_be_are_sentences_in_the_event(server, name, data, sentence):
