@@ -37,7 +37,7 @@ def test_a_verdict_above_the_answers(visit):
     for prompt, kind, sentence in (
         ("A foreign prompt", "unlike", "gives the base’s own answer, token for token."),
         ("A trained prompt", "like", "Like the training data: SLIM answers with its LoRA experts."),
-        ("Something", "mixed", "Partly like the training data: SLIM let"),
+        ("Something", "mixed", "Partly like the training data: SLIM sent"),
     ):
         v.ask(prompt)
         expect(verdict(v)).to_have_attribute("data-verdict", kind)
