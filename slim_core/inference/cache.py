@@ -8,15 +8,20 @@ model spends more time on that than on its attention.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from ..method import RowsOf, put_together
+
 
 # Number of tokens by which the buffer grows.
 ROOM = 128
 PIECE = 512
+# The same while others wait for their next token.
+SHARED_PIECE = 128
 
 
 class GrowingLayer(DynamicLayer):
@@ -35,6 +40,24 @@ class GrowingLayer(DynamicLayer):
         self.keys = self._keys.append(self.keys, key_states, held)
         self.values = self._values.append(self.values, value_states, held)
         return self.keys, self.values
+
+    def take(self, parts: Sequence[tuple[RowsOf, GrowingLayer]], rows: int, length: int) -> None:
+        """Hold rows of others, which stay as they are; columns are added or cut off in front, where padding is.
+
+        Args:
+            parts: which rows of which layers, and where they come.
+            rows: how many there are.
+            length: columns.
+        """
+        keys = [(part, layer.keys) for part, layer in parts if layer.keys is not None]
+        values = [(part, layer.values) for part, layer in parts if layer.values is not None]
+        self.lazy_initialization(keys[0][1], values[0][1])
+        self.keys, self.values = self._keys.take(keys, rows, length), self._values.take(values, rows, length)
+
+    def cut(self, length: int) -> None:
+        """Hold the first `length` columns alone."""
+        if self.keys is not None and self.values is not None and self.get_seq_length() > length:
+            self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
 
 
 class _Growing:
@@ -56,17 +79,37 @@ class _Growing:
         self._shown = self._buffer.narrow(-2, 0, end)
         return self._shown
 
+    def take(self, parts: Sequence[tuple[RowsOf, Tensor]], rows: int, length: int) -> Tensor:
+        """As `GrowingLayer.take`, with room for more."""
+        first = parts[0][1]
+        room = -(-(length + 1) // ROOM) * ROOM
+        # Zeros where padding will be: it is masked, but what is not a number would be in every sum.
+        self._buffer = first.new_zeros(rows, first.shape[1], room, first.shape[-1])
+        for part, held in parts:
+            kept = min(length, held.shape[-2])
+            source = held.narrow(-2, held.shape[-2] - kept, kept).index_select(0, part.rows.to(held.device))
+            self._buffer.narrow(-2, length - kept, kept).index_copy_(0, part.places.to(held.device), source)
+        self._shown = self._buffer.narrow(-2, 0, length)
+        return self._shown
 
-def longest_piece(config: PreTrainedConfig) -> int:
+
+def longest_piece(config: PreTrainedConfig, shared: bool = False) -> int:
     """How many tokens of a prompt one forward reads: a long prompt takes minutes, and may be stopped meanwhile.
 
+    Fewer where the model is `shared`, so that the answers of others go on between two pieces.
     All, where the length of what is read so far changes how positions are written: keys of earlier pieces would keep
     the positions of a shorter text.
     """
+    if positions_vary(config):
+        return sys.maxsize
+    return min(PIECE, SHARED_PIECE) if shared else PIECE
+
+
+def positions_vary(config: PreTrainedConfig) -> bool:
+    """Whether the longest text of a batch changes how the positions of all its texts are written."""
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    whole = any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
-    return sys.maxsize if whole else PIECE
+    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
 
 
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:
@@ -74,3 +117,31 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def is_growing(cache: DynamicCache) -> bool:
+    """Whether all its layers grow by a column for each token, so that rows of several caches can be put together."""
+    return all(isinstance(layer, GrowingLayer) for layer in cache.layers)
+
+
+def joined_cache(config: PreTrainedConfig, parts: Sequence[RowsOf], rows: int, length: int) -> DynamicCache:
+    """A growing cache of rows of several, which stay as they are.
+
+    Args:
+        config: of the model.
+        parts: which rows of which caches, and where they come.
+        rows: how many there are.
+        length: columns; the parts' are added or cut off in front.
+    """
+    whole = growing_cache(config)
+    for index, layer in enumerate(whole.layers):
+        assert isinstance(layer, GrowingLayer)  # `is_growing`
+        layer.take([(part, part.cache.layers[index]) for part in parts], rows, length)
+    put_together(whole, parts, rows, length)
+    return whole
+
+
+def bytes_of(cache: DynamicCache) -> int:
+    """Memory of what a cache holds, without the room for more."""
+    found = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(part.numel() * part.element_size() for part in found if isinstance(part, Tensor))

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
-from ..base.prompts import Prompts
-from ..method import BASE_ROW, context_of
-from ..outside.errors import first_line
-from ..peft_tools import adapter_rows
+from ..method import BASE_ROW
+from ..peft_tools import RowScopes
 from .cache import growing_cache, longest_piece
 from .forward import forward_arguments
-from .types import Drift, Reading, Step, VariantDrift
+from .types import Reading, Step
 from .variants import peft_name
 
 
@@ -25,117 +23,151 @@ from .variants import peft_name
 LOGITS_AT_ONCE = 2**25
 
 
-class StoppedReading(Exception):
-    """The reading is no longer wanted."""
+@dataclass(frozen=True, eq=False)
+class AnswerReading:
+    """An answer of the base that variants read, in one batch with the base itself.
 
-
-@torch.inference_mode()
-def read_answer(
-    model: PreTrainedModel,
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    rows: int,
-    stopped: Callable[[], bool] = lambda: False,
-) -> tuple[Tensor, Tensor]:
-    """Let every row of the batch read the same answer, and compare each with row 0.
-
-    The caller has set whose rows they are. The answer is read in pieces on a KV cache, so that the logits of a long
-    answer over a large vocabulary are never there all at once.
-
-    Args:
-        model: the base model with its adapters.
-        prompt: P token ids before the answer.
-        answer: T > 0 token ids.
-        rows: B, how many read it.
-        stopped: asked before each piece.
-
-    Returns:
-        (B, T) float32 log p_0(token) - log p_b(token), and (B, T) float32 KL(p_0 || p_b); on the CPU.
-
-    Raises:
-        StoppedReading: if it was stopped.
-    """
-    ratios, divergences = [], []
-    start = 0
-    for logits in _logits_of(model, prompt, answer, rows, stopped):
-        log_p = logits.float().log_softmax(-1)
-        tokens = torch.tensor(answer[start : start + logits.shape[1]], device=logits.device)
-        start += logits.shape[1]
-        picked = log_p.gather(-1, tokens.expand(rows, -1).unsqueeze(-1)).squeeze(-1)
-        ratios.append((picked[:1] - picked).cpu())
-        base = log_p[0]
-        p = base.exp()
-        # Row by row, so that no second tensor over rows and vocabulary is made. Rounding may leave a tiny negative.
-        kl = [torch.where(p > 0, p * (base - other), 0).sum(-1).clamp_min_(0) for other in log_p]
-        divergences.append(torch.stack(kl).cpu())
-    return torch.cat(ratios, dim=1), torch.cat(divergences, dim=1)
-
-
-def drift_of(
-    model: PreTrainedModel,
-    prompts: Prompts,
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    variants: Sequence[str],
-    strengths: Sequence[float | None],
-    stopped: Callable[[], bool],
-) -> Drift:
-    """Let the variants read an answer of the base, in one batch with the base itself.
-
-    Args:
-        model: the base model with its adapters, or without any.
-        prompts: how tokens are written.
+    Attributes:
         prompt: P token ids before the answer.
         answer: T > 0 token ids.
         variants: names of the readers.
         strengths: of their gates; empty for their own.
-        stopped: asked before each piece.
-
-    Raises:
-        StoppedReading: if it was stopped.
-        EngineError: if memory runs out or the model fails.
+        stopped: whether nobody wants to know any more.
     """
-    readers = [BASE_ROW, *map(peft_name, variants)]
-    own = [None, *strengths] if any(strength is not None for strength in strengths) else None
-    adapted = context_of(model) is not None
-    try:
-        with adapter_rows(model, readers, own) if adapted else nullcontext():
-            ratios, divergences = read_answer(model, prompt, answer, len(readers), stopped)
-    except StoppedReading:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise EngineError(out_of_memory_sentence(model.device, len(readers))) from None
-        raise EngineError(f"The model failed while it read the answer: {first_line(error)}.") from error
-    read = zip(variants, ratios[1:], divergences[1:], strict=True)
-    return Drift(prompts.token_texts(answer), tuple(VariantDrift(name, ratio, kl) for name, ratio, kl in read))
+
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    variants: Sequence[str]
+    strengths: Sequence[float | None] = ()
+    stopped: Callable[[], bool] = lambda: False
+
+    @property
+    def rows(self) -> list[tuple[str, float | None]]:
+        """PEFT names and strengths of the base and of the readers."""
+        own = self.strengths or [None for _ in self.variants]
+        return [(BASE_ROW, None), *((peft_name(name), s) for name, s in zip(self.variants, own, strict=True))]
+
+    @property
+    def length(self) -> int:
+        """Tokens that are read; the last one predicts nothing that was said."""
+        return len(self.prompt) + len(self.answer) - 1
 
 
-def _logits_of(
-    model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], rows: int, stopped: Callable[[], bool]
-) -> Iterator[Tensor]:
-    """(B, t, V) logits that predict t tokens of the answer, piece by piece."""
-    piece = max(1, LOGITS_AT_ONCE // (rows * model.config.get_text_config().vocab_size))
-    # The last token predicts nothing in the answer.
-    ids = torch.tensor([*prompt, *answer[:-1]], device=model.device).expand(rows, -1)
-    cache, silent, most = growing_cache(model.config), len(prompt) - 1, longest_piece(model.config)
+# (R, T) float32 log p_base(token) - log p_reader(token), and (R, T) float32 KL(p_base || p_reader); on the CPU.
+Found = tuple[Tensor, Tensor]
+
+
+@torch.inference_mode()
+def read_answers(
+    model: PreTrainedModel, scopes: RowScopes, readings: Sequence[AnswerReading]
+) -> Generator[None, None, list[Found | None]]:
+    """Let variants read answers, all of them in one batch. Each yield is a forward.
+
+    They are read in pieces on a KV cache, so that the logits of a long answer over a large vocabulary are never there
+    all at once.
+
+    Args:
+        model: the base model with its adapters, or without any.
+        scopes: of the model.
+        readings: at least one; several where a model takes padding.
+
+    Returns:
+        For each what its readers make of it; None where it was stopped.
+    """
+    rows, found = _rows_of(readings), [_Comparison(reading) for reading in readings]
+    names, strengths = [row.name for row in rows], [row.strength for row in rows]
+    in_order = sorted(range(len(rows)), key=lambda at: rows[at].place)
+    places = [[at for at in in_order if rows[at].reading == number] for number in range(len(readings))]
+    own = all(strength is None for strength in strengths)
+    whose = scopes.rows(names, None if own else strengths) if scopes.adapted else None
+    width, answered = max(reading.length for reading in readings), max(len(reading.answer) for reading in readings)
+    padding = [width - readings[row.reading].length for row in rows]
+    # The last of an answer's tokens stands at the end of each row, as does the prediction of it.
+    texts = [[*reading.prompt, *reading.answer[:-1]] for reading in readings]
+    ids = torch.tensor(
+        [[0] * p + texts[row.reading] for p, row in zip(padding, rows, strict=True)], device=model.device
+    )
+    starts = torch.tensor(padding, device=model.device).unsqueeze(1)
+    columns = torch.arange(width, device=model.device)
+    positions, mask = (columns - starts).clamp_min(0), (columns >= starts).long() if any(padding) else None
+    piece = max(1, LOGITS_AT_ONCE // (len(rows) * model.config.get_text_config().vocab_size))
+    cache, silent, most = growing_cache(model.config), width - answered, longest_piece(model.config)
     done = 0
-    while done < ids.shape[1]:
-        if stopped():
-            raise StoppedReading
+    while done < width:
+        if all(reading.stopped() for reading in readings):
+            break
         # Pieces of the prompt that predict nothing of the answer; then the rest of it with the first of the answer.
-        upto = done + most if silent - done > most else min(max(done, silent) + piece, ids.shape[1])
+        upto = done + most if silent - done > most else min(max(done, silent) + piece, width)
         wanted = max(0, upto - max(done, silent))
-        positions = torch.arange(done, upto, device=model.device).expand(rows, -1)
-        arguments = forward_arguments(model, ids[:, done:upto], positions, None, cache, keep=max(1, wanted))
-        logits = model(**arguments).logits
+        part = None if mask is None else mask[:, :upto]
+        arguments = forward_arguments(
+            model, ids[:, done:upto], positions[:, done:upto], part, cache, keep=max(1, wanted)
+        )
+        with scopes.answering(whose):
+            logits = model(**arguments).logits
         if wanted:
-            yield logits[:, -wanted:]
+            for number, comparison in enumerate(found):
+                comparison.add(logits[places[number], -wanted:], width - upto)
         done = upto
+        yield
+    return [comparison.found for comparison in found]
+
+
+class _Row(NamedTuple):
+    """A row of the batch: whose it is, the place of its reader in which reading, and its strength."""
+
+    name: str
+    reading: int
+    place: int
+    strength: float | None
+
+
+def _rows_of(readings: Sequence[AnswerReading]) -> list[_Row]:
+    """The rows of all readings. Where they are several, those of one adapter are neighbours."""
+    rows = [
+        _Row(name, number, place, strength)
+        for number, reading in enumerate(readings)
+        for place, (name, strength) in enumerate(reading.rows)
+    ]
+    return sorted(rows, key=lambda row: row.name) if len(readings) > 1 else rows
+
+
+class _Comparison:
+    """What the readers of one answer make of it so far."""
+
+    def __init__(self, reading: AnswerReading) -> None:
+        self._reading = reading
+        self._ratios: list[Tensor] = []
+        self._divergences: list[Tensor] = []
+
+    def add(self, logits: Tensor, behind: int) -> None:
+        """(1 + R, t, V) logits of the base and the readers at some columns, behind which there are so many more."""
+        answer = self._reading.answer
+        end = len(answer) - behind
+        begin = max(0, end - logits.shape[1])
+        if end <= begin:
+            return  # another answer is longer
+        log_p = logits[:, begin - end :].float().log_softmax(-1)
+        tokens = torch.tensor(answer[begin:end], device=logits.device)
+        picked = log_p.gather(-1, tokens.expand(len(log_p), -1).unsqueeze(-1)).squeeze(-1)
+        self._ratios.append((picked[:1] - picked).cpu())
+        base = log_p[0]
+        p = base.exp()
+        # Row by row, so that no second tensor over rows and vocabulary is made. Rounding may leave a tiny negative.
+        kl = [torch.where(p > 0, p * (base - other), 0).sum(-1).clamp_min_(0) for other in log_p]
+        self._divergences.append(torch.stack(kl).cpu())
+
+    @property
+    def found(self) -> Found | None:
+        parts = (self._ratios, self._divergences)
+        if self._reading.stopped() or not self._ratios:
+            return None
+        ratios, divergences = (torch.cat(part, dim=1)[1:] for part in parts)
+        return ratios, divergences
 
 
 def answer_to_read(step: Step, reading: Reading, base: str) -> tuple[int, ...]:
-    """The tokens to read when the answers are finished; empty if there is nothing to read.
+    """The tokens that are to be read when the answers are there; none if there is nothing to read.
 
     Args:
         step: the end of the answers.

@@ -4,30 +4,30 @@
 from __future__ import annotations
 
 import gc
-import logging
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import cast, overload
+from typing import overload
 
 import torch
 from transformers import PreTrainedModel
 
-from ..adapters import OPERATOR, Adapter, AdapterError, describe_base, named_source, open_adapter
+from ..adapters import Adapter, describe_base
 from ..base.devices import device_memory
 from ..base.errors import EngineError, is_failure
 from ..base.messages import Message
 from ..base.prompts import Prompts
 from ..outside.errors import first_line
+from ..peft_tools import RowRouting
 from .cpu_linear import use_onednn
-from .decode import Draft, decode, read_prompt
 from .describe import bytes_by_device, describe, end_tokens
-from .detokenise import AnswerText, decoder_of
-from .drift import StoppedReading, answer_to_read, drift_of
-from .fair_queue import FairQueue
+from .draft import Draft, Work
+from .drift import answer_to_read
+from .questions import Questions, check_strengths, end_unknown
 from .records import routing_of
-from .sampling import Sampler, check_sampling
+from .sampling import check_sampling
+from .scheduler import Scheduler
 from .scoring import likelihoods
 from .stops import Stops
 from .types import (
@@ -39,15 +39,15 @@ from .types import (
     Reading,
     RoutingRecord,
     Row,
-    RowStep,
     Sampling,
     Step,
     Variant,
+    VariantDrift,
+    waiting_step,
 )
-from .variants import BASE, Adapters, free_name, peft_name
+from .variants import BASE, Adapters, check_variants, free_name, opened_adapter
 
 
-log = logging.getLogger(__name__)
 # How often waiting callers are told their place, in seconds.
 WAITING_SECONDS = 0.5
 
@@ -55,8 +55,9 @@ WAITING_SECONDS = 0.5
 class Engine:
     """Answers of a base model and its adapters, several at a time as the rows of one batch.
 
-    Any thread may call any method. What needs the model waits in one line, first come, first served; an open `answer`
-    generator holds the model, so finish or close it before asking for more in the same thread.
+    Any thread may call any method. Answers of several callers are rows of shared batches (`scheduler`); whoever finds
+    no room, and whoever needs the model alone, waits in one line, first come, first served. An `answer` generator that
+    is open takes its room, so finish or close it before attaching or detaching in the same thread.
 
     Args:
         model: the base model without adapters, in evaluation mode.
@@ -74,13 +75,12 @@ class Engine:
     def __init__(self, model: PreTrainedModel, prompts: Prompts, name: str) -> None:
         self._model = model.requires_grad_(False).eval()
         self._prompts = prompts
-        self._decode = decoder_of(prompts.tokenizer)
         self._adapters = Adapters(model)
-        self._queue = FairQueue()
+        self._scheduler = Scheduler(self._model)
         self.shapes = describe_base(model, name)
         use_onednn(model)
         self._device = model.device
-        self._known = cast("int", model.get_input_embeddings().num_embeddings)
+        self._questions = Questions(model, prompts)
         self._closed: str | None = None
         self.end_tokens = end_tokens(model, self._prompts)
         self.info = describe(model, self._prompts, name)
@@ -113,7 +113,7 @@ class Engine:
         """
         if isinstance(adapter, Adapter):
             return self._attach(adapter, name, kind, label)
-        opened = self._open(adapter)
+        opened = opened_adapter(adapter, self.shapes)
         try:
             return self._attach(opened, name, kind, label)
         except EngineError as error:
@@ -121,25 +121,17 @@ class Engine:
         finally:
             opened.delete()
 
-    def _open(self, source: str | Path) -> Adapter:
-        try:
-            found = open_adapter(named_source(source), self.shapes, limits=OPERATOR)
-        except AdapterError as error:
-            raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
-        for sentence in found.warnings:
-            log.warning("%s: %s", source, sentence)
-        return found
-
     def _attach(self, adapter: Adapter, name: str | None, kind: Kind | None, label: str | None) -> Variant:
         if kind is not None and kind != adapter.kind:
             raise EngineError(f"It is a {adapter.kind} adapter, not {kind}.")
-        with self._queue.turn():
+        with self._scheduler.alone():
             self._check_open()
             taken = {variant.name for variant in self.variants}
             name = free_name(adapter.kind, taken) if name is None else name
             if name in taken:
                 raise EngineError(f"There is a variant named {name!r} already: choose another name.")
             self._adapters.attach(adapter, name)
+            self._scheduler.refresh()
             variant = self._adapters.variant(adapter, name, label or adapter.title)
             self.variants = (*self.variants, variant)
             self.held = bytes_by_device(self._model)
@@ -151,11 +143,12 @@ class Engine:
         Raises:
             EngineError: if there is no adapter of that name.
         """
-        with self._queue.turn():
+        with self._scheduler.alone():
             self._check_open()
             if name == BASE or name not in {variant.name for variant in self.variants}:
                 raise EngineError(f"There is no adapter named {name!r}.")
             self._adapters.detach(name)
+            self._scheduler.refresh()
             self.variants = tuple(variant for variant in self.variants if variant.name != name)
             self.held = bytes_by_device(self._model)
 
@@ -173,9 +166,10 @@ class Engine:
             sentence: why there is no answer, and until when.
         """
         self._closed = sentence
-        with self._queue.turn():
+        with self._scheduler.alone():
             # After `_check_open` nobody reads them.
             self._model = self._adapters = None  # type: ignore[assignment]
+            self._scheduler.close()
         self._prompts.close()
         # Adapters and the hooks on the model hold each other.
         gc.collect()
@@ -208,18 +202,17 @@ class Engine:
         Raises:
             EngineError: if the variant is unknown, the prompt is empty or too long, or the model fails.
         """
-        ticket = self._queue.join_if_free()
+        ticket = self._scheduler.alone_if_free()
         if ticket is None:
             return None
         try:
             self._check_open()
-            answer = self._prepare(0, replace(row, routing=True), Sampling(max_new_tokens=1))
+            (answer,) = self._prepare([replace(row, routing=True)], Sampling(max_new_tokens=1))
+            check_variants([row.variant], self.variants)
             if answer.error is not None:
                 raise EngineError(answer.error)
-            read_prompt(self._model, answer)
-            if not answer.records:
-                return None
-            return routing_of(row.variant, answer, self._prompts, self._adapters.opening(row.variant))
+            self._scheduler.read_prompt(answer)
+            return self._record(row.variant, answer.prompt, [], answer.records) if answer.records else None
         except BaseException as error:
             if isinstance(error, EngineError) or not is_failure(error):
                 raise
@@ -264,9 +257,9 @@ class Engine:
         """Answer all rows.
 
         The generator joins the queue at its first step. While it waits it yields about twice a second; then once when
-        the prompts are read, after every token, and at the end. Closing it frees the model at once. What is wrong
-        with one row (its prompt is empty or too long, its numbers are not finite, memory ran out) ends that row with
-        a sentence and no other.
+        the prompts are read, after every token, and at the end. Where others are answered too, several tokens may have
+        come between two steps. Closing it frees its room at once. What is wrong with one row (its prompt is empty or
+        too long, its numbers are not finite, memory ran out) ends that row with a sentence and no other.
 
         Args:
             rows: the answers that are wanted.
@@ -274,8 +267,8 @@ class Engine:
             stops: flags with which rows are stopped; one for each row.
             batched: all at once; False writes one after the other, with the same tokens.
             routing_every: seconds between two fillings of `Step.routing`.
-            reading: which variants read the base's answer afterwards, before the model is given up. Where there is
-                one, the last that is yielded is its drift.
+            reading: which variants read the base's answer afterwards, without waiting again. Where there is one, the
+                last that is yielded is its drift.
 
         Raises:
             EngineError: if there is no row, a setting is out of its range, or the model fails; after the answers, as
@@ -300,126 +293,73 @@ class Engine:
         def stopped(row: int) -> bool:
             return self._closed is not None or (stops is not None and stops.stopped(row))
 
-        ticket = self._queue.join()
+        ticket = self._scheduler.join()
+        work: Work | None = None
         try:
+            self._check_open()
+            work = Work(self._prepare(rows, sampling), sampling, self.end_tokens, stopped, batched, routing_every)
+            # While it waits, adapters may go; from then on none does.
+            check = partial(end_unknown, rows, work.drafts, lambda: self.variants)
             seconds = 0.0
-            while not ticket.wait(seconds):
+            while not self._scheduler.enter(ticket, work, seconds, check):
                 self._check_open()
-                waiting = tuple(
-                    RowStep(row.variant, "done", finish_reason="stopped") if stopped(index) else RowStep(row.variant)
-                    for index, row in enumerate(rows)
-                )
-                if all(row.state == "done" for row in waiting):
-                    yield Step(waiting)
+                # Those who are answered are before it in any case.
+                step = waiting_step(rows, stopped, ticket.place + 1)
+                yield step
+                if step.done:
                     return
-                yield Step(waiting, place=max(1, ticket.place))
                 seconds = WAITING_SECONDS
             self._check_open()
-            end = yield from self._write(rows, sampling, stopped, batched, routing_every)
-            last: Step | Drift = end
-            if reading is not None and (ids := answer_to_read(end, reading, BASE)):
+            while not work.written:
+                yield from self._advanced(rows, work)
+            last: Step | Drift = self._step(rows, work, True)
+            assert isinstance(last, Step)
+            if reading is not None and (ids := answer_to_read(last, reading, BASE)):
                 # What was written of a stopped answer is read; a stop that comes from now on ends the reading.
                 wanted = [index for index in range(len(rows)) if not stopped(index)]
                 yield last
                 self._check_open()
-                with suppress(StoppedReading):
-                    last = self._read(
-                        reading.messages,
-                        ids,
-                        reading.variants,
-                        reading.strengths,
-                        lambda: self._closed is not None or (bool(wanted) and all(map(stopped, wanted))),
-                    )
+
+                def unwanted() -> bool:
+                    return self._closed is not None or (bool(wanted) and all(map(stopped, wanted)))
+
+                last = self._read(work, ids, reading, unwanted) or last
         finally:
-            ticket.leave()
+            self._scheduler.leave(ticket, work)
         # After the `finally`, since a caller that sees the last step may ask for more in the same thread.
         yield last
 
-    def _write(
-        self,
-        rows: tuple[Row, ...],
-        sampling: Sampling,
-        stopped: Callable[[int], bool],
-        batched: bool,
-        routing_every: float,
-    ) -> Generator[Step, None, Step]:
-        """Yields steps until all rows are done; returns the last one."""
-        answers = [self._prepare(index, row, sampling) for index, row in enumerate(rows)]
-        live = [answer for answer in answers if answer.state != "done"]
-        for group in [live] if batched else [[answer] for answer in live]:
-            for answer in group:
-                if stopped(answer.index):
-                    answer.end("stopped")
-            group = [answer for answer in group if answer.state != "done"]
-            if not group:
-                continue
-            try:
-                steps = decode(self._model, group, Sampler(sampling), self.end_tokens, stopped, routing_every)
-                with closing(steps):
-                    for new_routing in steps:
-                        for answer in answers:
-                            if answer.state == "waiting" and stopped(answer.index):
-                                answer.end("stopped")
-                        if any(answer.state != "done" for answer in answers):
-                            yield self._step(rows, answers, new_routing)
-            except BaseException as error:
-                if not is_failure(error):
-                    raise
-                raise EngineError(f"The model failed while it answered: {first_line(error)}.") from error
-        return self._step(rows, answers, True)
+    def _advanced(self, rows: tuple[Row, ...], work: Work) -> Iterator[Step]:
+        """The next step, if something has changed and it is not the last one."""
+        self._scheduler.advance(work)
+        if work.failure is not None:
+            raise EngineError(f"The model failed while it answered: {first_line(work.failure)}.") from work.failure
+        if not work.written:
+            yield self._step(rows, work, work.new_routing)
 
-    def _prepare(self, index: int, row: Row, sampling: Sampling) -> Draft:
-        """Prepare a row for the decoding loop; an invalid row is already finished, with its error."""
-        own = [v.ends_with for v in self.variants if v.name == row.variant and v.ends_with is not None]
-        text = AnswerText(self._decode, (*sampling.stop, *own))
-        answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
-        try:
-            self._check_variants([row.variant])
-            answer.prompt = (
-                self._prompts.encode(row.messages) if row.text is None else self._prompts.encode_plain(row.text)
-            )
-            self._check_known(answer.prompt)
-            answer.limit = min(sampling.max_new_tokens, self._room(len(answer.prompt)))
-        except EngineError as error:
-            answer.end("error", str(error))
-        return answer
+    def _prepare(self, rows: Sequence[Row], sampling: Sampling) -> list[Draft]:
+        ends = {variant.name: variant.ends_with for variant in self.variants}
+        return [
+            self._questions.draft(i, row, sampling, ends.get(row.variant), self.info.context_length)
+            for i, row in enumerate(rows)
+        ]
 
-    def _room(self, tokens: int) -> int:
-        """How many tokens may follow a prompt of `tokens` tokens."""
-        room = self.info.context_length - tokens
-        if room < 1:
-            raise EngineError(
-                f"The conversation has {tokens} tokens, but the model reads and writes at most "
-                f"{self.info.context_length}: shorten it, or start a new one."
-            )
-        return room
-
-    def _check_known(self, tokens: Sequence[int]) -> None:
-        """Check token ids: a tokenizer may have more tokens than its model, and on a GPU such an id would crash the
-        process.
-        """
-        if max(tokens, default=0) >= self._known:
-            raise EngineError(
-                f"The chat template writes token {max(tokens)}, but the model knows {self._known}: use the tokenizer "
-                "that belongs to this model."
-            )
-
-    def _check_variants(self, names: Sequence[str]) -> None:
-        known = {variant.name for variant in self.variants}
-        for name in names:
-            if name not in known:
-                raise EngineError(f"There is no variant named {name!r}: it may have been removed.")
-
-    def _step(self, rows: tuple[Row, ...], answers: list[Draft], with_routing: bool) -> Step:
-        states = tuple(answer.shown(row.variant) for row, answer in zip(rows, answers, strict=True))
+    def _step(self, rows: tuple[Row, ...], work: Work, with_routing: bool) -> Step:
+        with self._scheduler.line.changed:
+            states = tuple(draft.shown(row.variant) for row, draft in zip(rows, work.drafts, strict=True))
+            recorded = work.recorded() if with_routing else {}
         routing = {}
-        if with_routing:
-            routing = {
-                answer.index: routing_of(row.variant, answer, self._prompts, self._adapters.opening(row.variant))
-                for row, answer in zip(rows, answers, strict=True)
-                if answer.records
-            }
+        # Without the lock: a record takes longer than a token.
+        for index, records in recorded.items():
+            draft, variant = work.drafts[index], rows[index].variant
+            routing[index] = self._record(variant, draft.prompt, states[index].token_ids, records)
         return Step(states, routing=routing)
+
+    def _record(
+        self, variant: str, prompt: Sequence[int], ids: Sequence[int], records: list[RowRouting]
+    ) -> RoutingRecord:
+        opening = self._adapters.opening(variant)
+        return routing_of(variant, prompt, ids, records, self._prompts, opening)
 
     # -- likelihood ----------------------------------------------------------------------------------------------
 
@@ -442,15 +382,11 @@ class Engine:
         Raises:
             EngineError: if a passage is empty or too long, a variant is unknown, memory runs out, or the model fails.
         """
-        if strengths and len(strengths) != len(variants):
-            raise EngineError(f"There are {len(variants)} readers but {len(strengths)} strengths.")
-        with self._queue.turn():
+        check_strengths(variants, strengths)
+        with self._scheduler.alone():
             self._check_open()
-            self._check_variants(variants)
-            pairs = [self._prompts.encode_passage(passage.before, passage.words) for passage in passages]
-            for before, words in pairs:
-                self._check_known([*before, *words])
-                self._room(len(before) + len(words) - 1)
+            check_variants(variants, self.variants)
+            pairs = [self._questions.passage(passage, self.info.context_length) for passage in passages]
             return likelihoods(self._model, pairs, variants, strengths, routing)
 
     # -- drift ---------------------------------------------------------------------------------------------------
@@ -473,27 +409,26 @@ class Engine:
         Raises:
             EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
         """
-        with self._queue.turn():
+        reading = Reading(tuple(variants), tuple(messages), strengths=tuple(strengths))
+        ticket, work = self._scheduler.join(), Work([], Sampling())
+        try:
+            while not self._scheduler.enter(ticket, work, WAITING_SECONDS):
+                self._check_open()
             self._check_open()
-            return self._read(messages, answer_ids, variants, strengths, lambda: False)
+            found = self._read(work, answer_ids, reading, lambda: False)
+            assert found is not None  # nobody stops it
+            return found
+        finally:
+            self._scheduler.leave(ticket, work)
 
     def _read(
-        self,
-        messages: Sequence[Message],
-        answer_ids: Sequence[int],
-        variants: Sequence[str],
-        strengths: Sequence[float | None],
-        stopped: Callable[[], bool],
-    ) -> Drift:
-        answer = list(answer_ids)
-        if not answer:
-            raise EngineError("The base's answer is empty, so there is nothing to read.")
-        for token in answer:
-            if not 0 <= token < self._known:
-                raise EngineError(f"The model has no token {token}, so the model did not write this answer.")
-        prompt = self._prompts.encode(messages)
-        self._room(len(prompt) + len(answer) - 1)
-        self._check_variants(variants)
-        if strengths and len(strengths) != len(variants):
-            raise EngineError(f"There are {len(variants)} readers but {len(strengths)} strengths.")
-        return drift_of(self._model, self._prompts, prompt, answer, variants, strengths, stopped)
+        self, work: Work, answer_ids: Sequence[int], reading: Reading, stopped: Callable[[], bool]
+    ) -> Drift | None:
+        """What the readers make of an answer; None if they were stopped. The work was let in."""
+        check_variants(reading.variants, self.variants)
+        wanted = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
+        found = self._scheduler.read(work, wanted)
+        if found is None:
+            return None
+        drifts = tuple(VariantDrift(name, ratio, kl) for name, ratio, kl in zip(reading.variants, *found, strict=True))
+        return Drift(self._prompts.token_texts(wanted.answer), drifts)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -14,13 +14,16 @@ class FairQueue:
     """A queue for the model: who may use it now, and who waits. Places belong to tickets, not to threads.
 
     A generator is often driven by another thread at each step, so a lock that belongs to a thread would not do.
+
+    Attributes:
+        changed: notified whenever somebody leaves; also the lock of whoever waits for more than a turn.
     """
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
         self._places: deque[QueuePlace] = deque()
         self._process = os.getpid()
 
@@ -30,7 +33,7 @@ class FairQueue:
             # The parent's callers do not exist in a forked process and could never leave.
             self._start()
         ticket = QueuePlace(self)
-        with self._changed:
+        with self.changed:
             self._places.append(ticket)
         return ticket
 
@@ -41,6 +44,10 @@ class FairQueue:
             return ticket
         ticket.leave()
         return None
+
+    def __len__(self) -> int:
+        """How many are in line."""
+        return len(self._places)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -62,21 +69,25 @@ class QueuePlace:
     @property
     def place(self) -> int:
         """How many places are ahead of this one; 0 when it is its turn."""
-        with self._queue._changed:
+        with self._queue.changed:
             return self._queue._places.index(self)
 
-    def wait(self, seconds: float | None) -> bool:
+    def wait(self, seconds: float | None, ready: Callable[[], bool] = lambda: True) -> bool:
         """Wait for the turn, at most `seconds`; None waits without a limit.
+
+        Args:
+            seconds: how long.
+            ready: what else has to be so; asked under the lock when somebody has left or `changed` was notified.
 
         Returns:
             Whether it is this one's turn.
         """
-        with self._queue._changed:
-            return self._queue._changed.wait_for(lambda: self._queue._places[0] is self, seconds)
+        with self._queue.changed:
+            return self._queue.changed.wait_for(lambda: self._queue._places[0] is self and ready(), seconds)
 
     def leave(self) -> None:
         """Give up the place. Calling it again does nothing."""
-        with self._queue._changed:
+        with self._queue.changed:
             if self in self._queue._places:
                 self._queue._places.remove(self)
-                self._queue._changed.notify_all()
+                self._queue.changed.notify_all()

@@ -10,7 +10,6 @@ import torch
 
 from ..base.prompts import Prompts
 from ..peft_tools import RowRouting
-from .decode import Draft
 from .types import RoutingRecord
 
 
@@ -18,22 +17,33 @@ from .types import RoutingRecord
 BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 
 
-def routing_of(variant: str, answer: Draft, prompts: Prompts, opening: Sequence[int]) -> RoutingRecord:
-    """Everything recorded of an answer so far. The pieces are merged, so that the next call is as fast.
+def routing_of(
+    variant: str,
+    prompt: Sequence[int],
+    ids: Sequence[int],
+    records: list[RowRouting],
+    prompts: Prompts,
+    opening: Sequence[int],
+) -> RoutingRecord:
+    """Everything recorded of an answer so far.
 
     Args:
         variant: whose answer it is.
-        answer: with its records.
+        prompt: token ids of the conversation.
+        ids: of the answer so far, or a token more.
+        records: its records; they become one, so that the next time is as fast.
         prompts: how tokens are written.
         opening: the token ids that open a user's turn for this variant; empty if none do.
     """
-    joined = joined_records(answer.records)
-    answer.records[:] = [joined]
+    known = len(records)
+    joined = joined_records(records[:known])
+    # Whoever makes the next forward may have added one meanwhile.
+    records[:known] = [joined]
     tokens = joined.weights.shape[1]
     return RoutingRecord(
         variant=variant,
-        tokens=prompts.token_texts([*answer.prompt, *answer.ids][:tokens]),
-        prompt_tokens=len(answer.prompt),
+        tokens=prompts.token_texts([*prompt, *ids][:tokens]),
+        prompt_tokens=len(prompt),
         modules=tuple(joined.modules),
         blocks=tuple(block_of(name) for name in joined.modules),
         num_experts=joined.num_experts,
@@ -42,7 +52,7 @@ def routing_of(variant: str, answer: Draft, prompts: Prompts, opening: Sequence[
         cluster=joined.cluster,
         gate=joined.gate,
         reference=joined.reference,
-        turn=_last_turn(answer.prompt, opening),
+        turn=_last_turn(prompt, opening),
     )
 
 

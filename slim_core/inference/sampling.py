@@ -71,6 +71,11 @@ class Sampler:
                 processors.append(MinPLogitsWarper(float(sampling.min_p)))
         self._processors = processors
 
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the most likely token, whatever came before."""
+        return self._dice is None and not self._processors
+
     def choose(self, logits: Tensor, seen: Tensor | None = None) -> tuple[Tensor, list[int], list[bool]]:
         """One step for all rows.
 
@@ -90,7 +95,12 @@ class Sampler:
             # would beat even an excluded token.
             waits = torch.empty(scores.shape[-1]).exponential_(generator=self._dice).clamp_min_(1e-30)
             scores = scores - waits.log_().to(scores.device)
-        best, tokens = scores.max(-1)
-        # One transfer for both; a token id is exact in float64, and a maximum over a NaN is NaN.
-        values, ids = torch.stack([best.double(), tokens.double()]).tolist()
-        return tokens, [int(token) for token in ids], [math.isfinite(value) for value in values]
+        return most_likely(scores)
+
+
+def most_likely(scores: Tensor) -> tuple[Tensor, list[int], list[bool]]:
+    """The best token of each row of (B, V) scores, as `Sampler.choose` returns it."""
+    best, tokens = scores.max(-1)
+    # One transfer for both; a token id is exact in float64, and a maximum over a NaN is NaN.
+    values, ids = torch.stack([best.double(), tokens.double()]).tolist()
+    return tokens, [int(token) for token in ids], [math.isfinite(value) for value in values]

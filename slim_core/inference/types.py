@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -214,6 +215,15 @@ class Step:
     def done(self) -> bool:
         """Whether every row has ended."""
         return all(row.state == "done" for row in self.rows)
+
+
+def waiting_step(rows: Sequence[Row], stopped: Callable[[int], bool], place: int) -> Step:
+    """What is told of rows that wait in line; where all were stopped, that they are done."""
+    states = tuple(
+        RowStep(row.variant, "done", finish_reason="stopped") if stopped(index) else RowStep(row.variant)
+        for index, row in enumerate(rows)
+    )
+    return Step(states, place=0 if all(state.state == "done" for state in states) else place)
 
 
 @dataclass(frozen=True)

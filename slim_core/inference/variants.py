@@ -3,20 +3,35 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from itertools import count
+from pathlib import Path
 from typing import Literal, cast
 
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..adapters import Adapter, AdapterError, attach, detach, part_tensors, try_out
+from ..adapters import (
+    OPERATOR,
+    Adapter,
+    AdapterError,
+    BaseShapes,
+    attach,
+    detach,
+    named_source,
+    open_adapter,
+    part_tensors,
+    try_out,
+)
 from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from ..method import BASE_ROW, SlimConfig, SlimLayer
 from ..peft_tools import fold_masks
 from .types import Kind, Measure, Variant
 
 
+log = logging.getLogger(__name__)
 BASE = "base"
 
 
@@ -27,12 +42,35 @@ def free_name(kind: Kind, taken: set[str]) -> str:
     return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
 
 
+def check_variants(names: Iterable[str], known: Iterable[Variant]) -> None:
+    """Raises EngineError if one of the names is no variant's."""
+    there = {variant.name for variant in known}
+    for name in names:
+        if name not in there:
+            raise EngineError(f"There is no variant named {name!r}: it may have been removed.")
+
+
 def peft_name(variant: str) -> str:
     """A variant's name in `adapter_names`, which is also its adapter's name in PEFT.
 
     PEFT allows neither dots nor a part of a tuner's prefix, such as "slim".
     """
     return BASE_ROW if variant == BASE else "variant-" + variant.replace("~", "~0").replace(".", "~1")
+
+
+def opened_adapter(source: str | Path, shapes: BaseShapes) -> Adapter:
+    """An operator's adapter, checked, in files of its own.
+
+    Raises:
+        EngineError: if a check fails.
+    """
+    try:
+        found = open_adapter(named_source(source), shapes, limits=OPERATOR)
+    except AdapterError as error:
+        raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
+    for sentence in found.warnings:
+        log.warning("%s: %s", source, sentence)
+    return found
 
 
 class Adapters:

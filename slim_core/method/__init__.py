@@ -26,7 +26,7 @@ from .model import SAME_INPUT, SlimModel
 from .quantised import guard_cpu_4bit
 from .routing import ClusterTables, Router, Routing
 from .rows_model import RowsModel, check_name
-from .sequence_state import drop_padding
+from .sequence_state import RowsOf, put_together
 from .targets import as_list, base_modules, is_supported
 from .turns import opening_of, turn_opening
 
@@ -43,6 +43,7 @@ __all__ = [
     "Router",
     "Routing",
     "RowsModel",
+    "RowsOf",
     "SlimConfig",
     "SlimLayer",
     "SlimModel",
@@ -58,7 +59,6 @@ __all__ = [
     "context_of",
     "difference",
     "drop_context",
-    "drop_padding",
     "extra_losses",
     "fast_masks",
     "fingerprint_of_shapes",
@@ -68,6 +68,7 @@ __all__ = [
     "keep_context",
     "module_seed",
     "opening_of",
+    "put_together",
     "set_gate",
     "shown",
     "turn_opening",

@@ -8,7 +8,7 @@ as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache
 
+from .batch_rows import BASE_ROW
 from .config import LONGEST_OPENING
 
 
@@ -227,12 +228,59 @@ def state_on(cache: Any) -> SequenceState | None:
     return getattr(part_with_tokens(cache), _ATTRIBUTE, None)
 
 
-def drop_padding(cache: Any, columns: int) -> None:
-    """Note that padding columns were cut off the front of a cache: no context counted them."""
-    state = state_on(cache)
-    if state is not None and state.length is not None:
-        state.length -= columns
-        state.earlier = ()
+class RowsOf(NamedTuple):
+    """Some rows of a cache, for a cache that is put together of several.
+
+    Attributes:
+        cache: the cache.
+        rows: (n,) int64 which of its rows, on the CPU.
+        places: (n,) int64 where they come, on the CPU.
+    """
+
+    cache: Any
+    rows: Tensor
+    places: Tensor
+
+
+def put_together(cache: Any, parts: Sequence[RowsOf], rows: int, length: int) -> None:
+    """Let a cache that was put together remember what its parts do; it cannot be cropped to what was before.
+
+    Args:
+        cache: the new one.
+        parts: where its rows come from.
+        rows: how many it has.
+        length: tokens in it, padding included; the parts may have had more or less padding.
+    """
+    found = [(part, state) for part in parts if (state := state_on(part.cache)) is not None]
+    if not found:
+        return
+    whole = SequenceState()
+    whole.length = length
+    # Rows that a router has not read are not its own.
+    for key in dict.fromkeys(key for _, state in found for key in state.sums):
+        latest = [(part, state.sums[key][:, -1:]) for part, state in found if key in state.sums]
+        whole.sums[key] = _rows_of(latest, rows, 0)
+    for opening in dict.fromkeys(opening for _, state in found for opening in state.counts):
+        latest = [(part, state.counts[opening][:, -1:]) for part, state in found if opening in state.counts]
+        whole.counts[opening] = _rows_of(latest, rows, 0)
+    tails = [(part, state.tail) for part, state in found if state.tail is not None]
+    if tails:
+        whole.tail = _rows_of(tails, rows, -1)
+    names = [BASE_ROW] * rows
+    for part, state in found:
+        for row, place in zip(part.rows.tolist(), part.places.tolist(), strict=True):
+            names[place] = names[place] if state.adapters is None else state.adapters[row]
+    whole.adapters = tuple(names)
+    put_state(cache, whole)
+
+
+def _rows_of(parts: Sequence[tuple[RowsOf, Tensor]], rows: int, rest: int) -> Tensor:
+    """(rows, ...) the parts' rows at their places, and `rest` elsewhere."""
+    first = parts[0][1]
+    whole = first.new_full((rows, *first.shape[1:]), rest)
+    for part, kept in parts:
+        whole[part.places.to(kept.device)] = kept[part.rows.to(kept.device)]
+    return whole
 
 
 def put_state(cache: Any, state: SequenceState) -> None:

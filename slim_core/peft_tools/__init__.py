@@ -6,7 +6,7 @@ only.
 from .compact import fold_masks, slice_factors
 from .export import LoraExport, export_lora
 from .lora_import import PLAIN_STARTS, load_lora, lora_to_slim
-from .scopes import adapter_rows, trace_routing, traceable_adapters
+from .scopes import RowScopes, adapter_rows, trace_routing, traceable_adapters
 from .token_routing import TokenRouting
 from .trace import RoutingTrace, RowRouting, identity_share
 
@@ -15,6 +15,7 @@ __all__ = [
     "PLAIN_STARTS",
     "LoraExport",
     "RoutingTrace",
+    "RowScopes",
     "RowRouting",
     "TokenRouting",
     "adapter_rows",

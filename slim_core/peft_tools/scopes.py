@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -33,13 +33,62 @@ def adapter_rows(
             model is in training mode.
         RuntimeError: if a batch with `adapter_names` is running already.
     """
-    context = context_of(model)
-    if context is None:
+    scopes = RowScopes(model)
+    if not scopes.adapted:
         raise ValueError("The model has no adapter whose rows could be told apart: attach one first.")
-    check_names(adapter_names, _names_of(model) | context.guests, model.training)
-    saved_whole = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
-    with context.answering(BatchRows(adapter_names, strengths), saved_whole):
+    with scopes.answering(scopes.rows(adapter_names, strengths)):
         yield
+
+
+class RowScopes:
+    """`adapter_rows` for a loop whose rows change often: it looks through the modules once.
+
+    It is out of date when an adapter has come or gone.
+
+    Args:
+        model: as `adapter_rows` takes it; it need not have adapters.
+
+    Attributes:
+        adapted: whether the model has adapters whose rows can be told apart.
+        traceable: adapters whose routing can be traced.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._context, self._configs = context_of(model), _slim_of(model)[1]
+        self._known = set() if self._context is None else _names_of(model) | self._context.guests
+        self._saved_whole = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        self.adapted = self._context is not None
+        self.traceable = set(self._configs)
+
+    def rows(self, adapter_names: list[str], strengths: Sequence[float | None] | None = None) -> BatchRows:
+        """Rows for `answering`; raises as `adapter_rows`."""
+        check_names(adapter_names, self._known, self._model.training)
+        return BatchRows(adapter_names, strengths)
+
+    def trace(self, rows: Sequence[int] | None) -> RoutingTrace:
+        """A trace of some rows for `answering`; None records all."""
+        return RoutingTrace(rows, {name: config.num_experts for name, config in self._configs.items()})
+
+    @contextmanager
+    def answering(self, rows: BatchRows | None, trace: RoutingTrace | None = None) -> Iterator[None]:
+        """Inside, every forward has these rows, and is recorded where there is a trace; the same ones may come again.
+
+        Args:
+            rows: of `rows`; None for a model without adapters.
+            trace: of `trace`.
+
+        Raises:
+            RuntimeError: if other rows or another trace are set.
+        """
+        if self._context is None or rows is None:
+            yield
+            return
+        with ExitStack() as scopes:
+            scopes.enter_context(self._context.answering(rows, self._saved_whole))
+            if trace is not None:
+                scopes.enter_context(self._context.recording(trace))
+            yield
 
 
 @contextmanager

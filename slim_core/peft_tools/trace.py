@@ -5,7 +5,7 @@ off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -91,6 +91,49 @@ class RoutingTrace:
     def clear(self) -> None:
         """Forget what was recorded so far."""
         self._valid, self._pieces, self._adapters = [], {}, {}
+
+    @property
+    def forwards(self) -> int:
+        """How many forwards were recorded since it was cleared."""
+        return len(self._valid)
+
+    def forget_since(self, forwards: int) -> None:
+        """Forget all forwards but the first ones: one of them has failed.
+
+        Args:
+            forwards: how many are kept.
+        """
+        for row, of_row in list(self._pieces.items()):
+            for module, pieces in list(of_row.items()):
+                of_row[module] = [p for p in pieces if (p if isinstance(p, _Token) else p[0]).forward < forwards]
+                if not of_row[module]:
+                    del of_row[module]
+            if not of_row:
+                del self._pieces[row], self._adapters[row]
+        del self._valid[forwards:]
+
+    def moved(self, places: Mapping[int, int], wanted: Sequence[int]) -> RoutingTrace:
+        """A trace that goes on with some rows of this one in a batch of other rows.
+
+        What was recorded so far must be single tokens, none of them padding.
+
+        Args:
+            places: where the rows stand now, by where they stood.
+            wanted: the rows to record.
+        """
+        found = RoutingTrace(wanted, self._num_experts)
+        found._pieces = {places[row]: pieces for row, pieces in self._pieces.items() if row in places}
+        found._adapters = {places[row]: name for row, name in self._adapters.items() if row in places}
+        found._valid = [None for _ in self._valid] if found._pieces else []
+        return found
+
+    def take(self, row: int) -> RowRouting:
+        """`row`, and forget it."""
+        found = self.row(row)
+        del self._pieces[row], self._adapters[row]
+        if not self._pieces:
+            self.clear()
+        return found
 
     def begin_forward(self, batch_size: int, mask: Tensor | None) -> None:
         """A forward of the model starts, with this many rows and this flattened padding mask."""

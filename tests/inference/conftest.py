@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from slim_core import SlimConfig
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import Engine, Message, Row, Sampling, Step, load_engine
-from slim_core.inference.decode import _Batch
+from slim_core.inference.batch import Batch
 from tests.conftest import tiny_llama
 
 
@@ -107,23 +107,14 @@ def ids(step: Step) -> list[tuple[int, ...]]:
 def logits_of(engine: Engine, wanted: list[Row], monkeypatch, tokens: int = 10) -> list[dict[int, torch.Tensor]]:
     """Logits of every step of one call, each (V,), by whose they are."""
     found = []
-    original = _Batch.forward
+    original = Batch.forward
 
     def forward(self):
-        before = [answer.index for answer in self.answers]
-        choose = self._sampler.choose
-
-        def record(logits, seen):
-            found.append(dict(zip(before, logits.clone(), strict=True)))
-            return choose(logits, seen)
-
-        self._sampler.choose = record
-        try:
-            return original(self)
-        finally:
-            self._sampler.choose = choose
+        logits = original(self)
+        found.append({answer.index: row.clone() for answer, row in zip(self.answers, logits, strict=True)})
+        return logits
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Batch, "forward", forward)
+        patch.setattr(Batch, "forward", forward)
         last(engine, wanted, Sampling(max_new_tokens=tokens))
     return found

@@ -60,12 +60,22 @@ class EngineProbe:
 
     def join(self) -> QueuePlace:
         """Get in line before the model."""
-        return self._engine._queue.join()
+        return self._engine._scheduler.join()
+
+    def one_at_a_time(self) -> None:
+        """Nobody shares a batch; all others wait in line."""
+        self.most_rows(0)
+
+    def most_rows(self, rows: int, tokens: float | None = None) -> None:
+        """Let so many rows be written at once, and caches hold so many tokens."""
+        scheduler = self._engine._scheduler
+        scheduler.most_rows = rows
+        scheduler._most_bytes = None if tokens is None else tokens * scheduler._column_bytes
 
     @property
     def in_line(self) -> int:
         """How many have the model or wait for it."""
-        return in_line(self._engine._queue)
+        return self._engine._scheduler.busy
 
 
 def file_of(stops: Stops) -> str:
@@ -86,4 +96,4 @@ def listen(switch: BaseSwitch, told: list[tuple]) -> None:
 
 def in_line(queue: FairQueue) -> int:
     """How many are in a line, with the one whose turn it is."""
-    return len(queue._places)
+    return len(queue)

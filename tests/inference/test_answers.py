@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slim_core.inference import EngineError, Message, Row, Sampling, Stops
-from slim_core.inference.decode import _Batch
+from slim_core.inference.batch import Batch
 from slim_core.peft_tools import trace_routing
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
 from tests.inference.probe import EngineProbe
@@ -77,7 +77,7 @@ def test_a_row_whose_numbers_are_no_longer_finite_ends_alone(engine):
 
 def test_out_of_memory_is_a_sentence_and_the_engine_lives(engine, monkeypatch):
     expected = ids(last(engine, rows(QUESTION)))
-    original, calls = _Batch.forward, []
+    original, calls = Batch.forward, []
 
     def forward(self):
         calls.append(1)
@@ -85,7 +85,7 @@ def test_out_of_memory_is_a_sentence_and_the_engine_lives(engine, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return original(self)
 
-    monkeypatch.setattr(_Batch, "forward", forward)
+    monkeypatch.setattr(Batch, "forward", forward)
     step = last(engine, rows(QUESTION))
     for row, whole in zip(step.rows, expected, strict=True):
         assert row.finish_reason == "error" and "is used up: compare fewer answers" in row.error
@@ -95,7 +95,7 @@ def test_out_of_memory_is_a_sentence_and_the_engine_lives(engine, monkeypatch):
 
 def test_a_failing_model_is_an_error_and_the_engine_lives(engine, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(_Batch, "forward", lambda self: 1 / 0)
+        patch.setattr(Batch, "forward", lambda self: 1 / 0)
         with pytest.raises(EngineError, match="The model failed while it answered: division by zero"):
             last(engine, rows(QUESTION))
     assert last(engine, rows(QUESTION)).rows[0].error is None

@@ -8,7 +8,10 @@ import torch
 from transformers import DynamicCache, LlamaConfig, MistralConfig
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from slim_core.inference.cache import ROOM, GrowingLayer, growing_cache
+from slim_core.inference.cache import ROOM, GrowingLayer, growing_cache, joined_cache
+from slim_core.method import RowsOf
+from slim_core.peft_tools import adapter_rows
+from tests.method.small import learned
 
 
 CONFIG = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
@@ -86,3 +89,45 @@ def test_layers_with_a_window_stay_as_they_are():
     config = MistralConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, sliding_window=8)
     assert {type(layer) for layer in growing_cache(config).layers} == {DynamicSlidingWindowLayer}
     assert {type(layer) for layer in growing_cache(CONFIG).layers} == {GrowingLayer}
+
+
+@torch.no_grad()
+def test_rows_of_several_caches_go_on_as_each_alone():
+    """One has the first half of a turn's opening read, and another one's padding is cut off."""
+    model = learned(turn_opening=[5, 7], context_warmup=1)
+    base, dice = model.get_base_model(), torch.Generator().manual_seed(1)
+    texts = torch.randint(10, model.config.vocab_size, (3, 12), generator=dice)
+    texts[0, 4:6] = texts[1, 7:9] = torch.tensor([5, 7])
+    begins, names = [0, 0, 2], ["default", "__base__", "default"]
+
+    def read(cache, upto: int, tokens: int, rows: list[int], padding: list[int]):
+        """The next tokens of some rows up to a column, as they stand in a cache with so much padding."""
+        ids = torch.stack([texts[row, upto - tokens : upto] for row in rows])
+        behind = torch.tensor([begins[row] for row in rows])[:, None]
+        positions = (torch.arange(upto - tokens, upto) - behind).clamp(min=0)
+        held = cache.get_seq_length() + tokens
+        mask = (torch.arange(held) >= torch.tensor(padding)[:, None]).long()
+        with adapter_rows(base, [names[row] for row in rows]):
+            return base(
+                input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+            ).logits[:, -1]
+
+    first, second = growing_cache(model.config), growing_cache(model.config)
+    read(first, 5, 5, [0, 1], [0, 0])
+    # The text begins behind two columns of padding; a row that will leave is beside it.
+    read(second, 5, 5, [2, 0], [2, 0])
+    short = joined_cache(model.config, [RowsOf(second, torch.tensor([0]), torch.tensor([0]))], 1, 3)
+    parts = [
+        RowsOf(first, torch.tensor([1, 0]), torch.tensor([0, 2])),
+        RowsOf(short, torch.tensor([0]), torch.tensor([1])),
+    ]
+    whole = joined_cache(model.config, parts, 3, 5)
+    order = [1, 2, 0]
+    for upto in range(6, 12):
+        found = read(whole, upto, 1, order, [0, 2, 0])
+        for place, row in enumerate(order):
+            with adapter_rows(base, [names[row]]):
+                expected = base(input_ids=texts[row : row + 1, begins[row] : upto], use_cache=False).logits[0, -1]
+            torch.testing.assert_close(found[place], expected, rtol=1e-4, atol=1e-4)
+    # What was put together stays as it was.
+    assert first.get_seq_length() == 5 and short.get_seq_length() == 3

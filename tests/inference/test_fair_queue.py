@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several callers: one line, first come, first served; flags that stop rows from elsewhere."""
+"""Several callers where none finds room beside another: one line; flags that stop rows from elsewhere."""
 
 import gc
 import multiprocessing
@@ -25,6 +25,13 @@ WAITING = (("b", LONGER, 150), ("c", SHORT, 7))
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(engine_module, "WAITING_SECONDS", 0.02)
+
+
+@pytest.fixture
+def engine(engine):
+    """It answers one caller at a time."""
+    EngineProbe(engine).one_at_a_time()
+    return engine
 
 
 def test_those_who_wait_know_their_place_and_get_their_own_answers(engine):
@@ -91,7 +98,7 @@ def test_after_the_last_step_the_model_is_free(engine):
             engine.drift(QUESTION, step.rows[0].token_ids, ["slim"])
 
 
-def test_the_reading_of_the_answer_is_in_the_same_turn(engine):
+def test_the_reading_of_the_answer_does_not_wait_again(engine):
     reading = Reading(("lora", "slim"), QUESTION)
     first = engine.answer(rows(QUESTION), Sampling(max_new_tokens=5), reading=reading)
     next(first)

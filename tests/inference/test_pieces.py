@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaConfig, Phi3Config
 
 from slim_core.inference import Drift, Row, Sampling, Step, Stops, cache
+from slim_core.inference.batch import Batch
 from slim_core.inference.cache import longest_piece
-from slim_core.inference.decode import _Batch
 from slim_core.inference.types import Reading
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
 
@@ -23,16 +23,16 @@ SAMPLING = Sampling(max_new_tokens=12, temperature=1.0, repetition_penalty=1.2, 
 def pieces(monkeypatch) -> list[int]:
     """Pieces of four tokens; how many rows each piece had."""
     found = []
-    read = _Batch.read_piece
+    read = Batch.read_piece
 
-    def counted(self) -> bool:
+    def counted(self, shared: bool = False) -> bool:
         count = len(self.answers)
-        there = read(self)
+        there = read(self, shared)
         found.extend([count] * there)
         return there
 
     monkeypatch.setattr(cache, "PIECE", 4)
-    monkeypatch.setattr(_Batch, "read_piece", counted)
+    monkeypatch.setattr(Batch, "read_piece", counted)
     return found
 
 

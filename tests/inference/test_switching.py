@@ -99,6 +99,7 @@ def test_answers_that_are_being_written_end_and_those_who_wait_are_told(world, o
             told.append(str(error))
 
     old = world.engine
+    EngineProbe(old).one_at_a_time()
     threads = [threading.Thread(target=write), threading.Thread(target=wait_in_line)]
     threads[0].start()
     assert running.wait(60)

@@ -9,6 +9,7 @@ from slim_core.base.errors import EngineError
 from slim_core.inference import Message, Row, Sampling, verdict_of
 from slim_core.many import Respondent, ask_all, read_lines, read_prompts
 from tests.inference.conftest import QUESTION, engine, folders, ids, last, rows
+from tests.inference.probe import EngineProbe
 
 
 __all__ = ["engine", "folders"]
@@ -74,6 +75,7 @@ def test_gates_systems_and_conversations_reach_the_engine(engine):
 
 def test_others_are_answered_between_two_prompts(engine):
     """Somebody who gets in line while the first prompt is answered comes before the second."""
+    EngineProbe(engine).one_at_a_time()
     order, waits = [], threading.Event()
 
     def other():

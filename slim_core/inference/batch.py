@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of one batch: their prompts are read a piece at a time, then one token of each in a forward; rows come and go.
+
+Rows stand with their ends below each other, so padding is on the left. Those of one adapter are neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..method import RowsOf
+from ..peft_tools import RowScopes
+from .cache import GrowingLayer, bytes_of, growing_cache, is_growing, joined_cache, longest_piece
+from .draft import Draft
+from .forward import forward_arguments
+
+
+class Batch:
+    """The rows that are being written, and all tensors that belong to them.
+
+    Args:
+        model: the base model with its adapters, in evaluation mode.
+        scopes: of the model.
+        answers: with a prompt each; at least one.
+
+    Attributes:
+        answers: the B rows.
+        width: columns of the cache, and of what is to be read next.
+        unread: how many of these columns are not in the cache yet.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: PreTrainedModel, scopes: RowScopes, answers: Sequence[Draft]) -> None:
+        self._model, self._scopes = model, scopes
+        self.answers = in_order(answers)
+        self.width = self.unread = max(len(answer.prompt) for answer in answers)
+        self._padding = [self.width - len(answer.prompt) for answer in self.answers]
+        device = model.device
+        # Which token stands for padding does not matter: it is masked.
+        ids = [[0] * p + a.prompt for p, a in zip(self._padding, self.answers, strict=True)]
+        self._next = torch.tensor(ids, device=device)
+        starts = torch.tensor(self._padding, device=device).unsqueeze(1)
+        self._positions = (torch.arange(self.width, device=device) - starts).clamp_min_(0)
+        self._cache = growing_cache(model.config)
+        self._trace = scopes.trace(self._wanted()) if self._wanted() else None
+        # Whether what is traced are single tokens, none of them padding.
+        self._traces_tokens = True
+        self._set_rows()
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows can join it."""
+        return is_growing(self._cache)
+
+    @property
+    def column_bytes(self) -> float:
+        """Memory of one token of one row in the cache; 0 while it is empty."""
+        read = self.width - self.unread
+        return bytes_of(self._cache) / (len(self.answers) * read) if read else 0.0
+
+    @property
+    def lengths(self) -> list[int]:
+        """(B,) tokens of each row, with those that are to be read next."""
+        return [self.width - padding for padding in self._padding]
+
+    def _wanted(self) -> list[int]:
+        """The rows whose routing is recorded."""
+        return [
+            i for i, answer in enumerate(self.answers) if answer.routing and answer.peft_name in self._scopes.traceable
+        ]
+
+    def _go_on_tracing(
+        self, parts: Sequence[tuple[Batch, Sequence[int]]], found: Sequence[tuple[int, int, Draft]]
+    ) -> None:
+        """Take the trace of the first part along; what others have recorded goes to the answers."""
+        first, wanted = parts[0][0], self._wanted()
+        self._trace, self._traces_tokens = None, True
+        for number, (batch, _) in enumerate(parts):
+            if number or not batch._traces_tokens:
+                batch.read_routing()
+        if not wanted:
+            return
+        if first._trace is None:
+            self._trace = self._scopes.trace(wanted)
+        else:
+            places = {row: place for place, (part, row, _) in enumerate(found) if part == 0}
+            self._trace = first._trace.moved(places, wanted)
+
+    def _set_rows(self) -> None:
+        names = [answer.peft_name for answer in self.answers]
+        strengths = [answer.strength for answer in self.answers]
+        own = all(strength is None for strength in strengths)
+        self._rows = self._scopes.rows(names, None if own else strengths) if self._scopes.adapted else None
+        self._mask: Tensor | None = None
+        if any(self._padding):
+            # As long as the longest answer may get, so that a step takes a slice of it.
+            room = max(answer.limit - len(answer.ids) for answer in self.answers)
+            columns = torch.arange(self.width + room, device=self.device)
+            self._mask = (columns >= torch.tensor(self._padding, device=self.device).unsqueeze(1)).long()
+
+    # -- forwards ------------------------------------------------------------------------------------------------
+
+    def read_piece(self, shared: bool = False) -> bool:
+        """Read the next piece of the prompts, if `forward` would otherwise read more than one piece at once.
+
+        Args:
+            shared: whether answers of others wait meanwhile, so that it is to be short.
+
+        Returns:
+            Whether there was such a piece.
+        """
+        piece = longest_piece(self._model.config, shared)
+        if not self.answers or self.unread <= piece:
+            return False
+        self._read(piece)
+        self._next, self._positions = self._next[:, piece:], self._positions[:, piece:]
+        return True
+
+    def forward(self) -> Tensor:
+        """Read the next tokens of all rows; (B, V) logits of those that follow, which `append` is given."""
+        return self._read(self.unread)
+
+    @torch.inference_mode()
+    def append(self, tokens: Tensor) -> None:
+        """The (B,) tokens that come next, on the model's device."""
+        self._next = tokens.unsqueeze(1)
+        self._positions = self._positions[:, -1:] + 1
+        self.width += 1
+        self.unread = 1
+
+    @torch.inference_mode()
+    def _read(self, count: int) -> Tensor:
+        """Read `count` of the unread columns; returns (B, V) logits of the last one."""
+        ids, positions = self._next[:, :count], self._positions[:, :count]
+        before = self.width - self.unread
+        mask = None if self._mask is None else self._mask[:, : before + count]
+        arguments = forward_arguments(self._model, ids, positions, mask, self._cache, keep=1)
+        if self._trace is not None and count > 1:
+            self._traces_tokens = False
+        recorded = 0 if self._trace is None else self._trace.forwards
+        try:
+            with self._scopes.answering(self._rows, self._trace):
+                output = self._model(**arguments)
+        except BaseException:
+            self._take_back(before, recorded)
+            raise
+        self.unread -= count
+        return output.logits[:, -1]
+
+    def _take_back(self, length: int, recorded: int) -> None:
+        """A forward has failed: the layers that it came to hold its tokens already."""
+        for layer in self._cache.layers:
+            if isinstance(layer, GrowingLayer):
+                layer.cut(length)
+        if self._trace is not None:
+            self._trace.forget_since(recorded)
+
+    # -- routing -------------------------------------------------------------------------------------------------
+
+    def read_routing(self, rows: Collection[Draft] | None = None) -> None:
+        """Hand what was recorded since the last time to some answers, or to all."""
+        if self._trace is None:
+            return
+        for row in self._trace.rows:
+            if rows is None or self.answers[row] in rows:
+                self.answers[row].records.append(self._trace.take(row))
+        self._traces_tokens = self._traces_tokens or not self._trace.rows
+
+
+@torch.inference_mode()
+def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
+    """One batch of rows of others, which are not to be used any more. Padding that nobody needs goes.
+
+    Args:
+        parts: batches, and which of their rows; at least one row in all. Where they are several, rows can join each of
+            them, and all prompts have been read.
+    """
+    found = [(number, row, batch.answers[row]) for number, (batch, rows) in enumerate(parts) for row in rows]
+    found.sort(key=lambda each: each[2].peft_name)
+    first = parts[0][0]
+    whole = Batch.__new__(Batch)
+    whole._model, whole._scopes, whole.unread = first._model, first._scopes, first.unread
+    whole.answers = [answer for _, _, answer in found]
+    lengths = [parts[number][0].lengths[row] for number, row, _ in found]
+    # A window counts its own columns, and so does a prompt that is being read: there the padding stays.
+    trimmed = first.joins and first.unread == 1
+    whole.width = max(lengths) if trimmed else first.width
+    whole._padding = [whole.width - length for length in lengths]
+    own = [
+        RowsOf(
+            batch._cache,
+            torch.tensor([row for part, row, _ in found if part == number]),
+            torch.tensor([place for place, (part, _, _) in enumerate(found) if part == number]),
+        )
+        for number, (batch, _) in enumerate(parts)
+    ]
+    # By place: the rows of all parts, one part behind the other.
+    behind = torch.cat([part.places for part in own]).argsort()
+    for name in ("_next", "_positions"):
+        rows = [getattr(batch, name)[part.rows] for (batch, _), part in zip(parts, own, strict=True)]
+        setattr(whole, name, torch.cat(rows)[behind])
+    held = whole.width - whole.unread
+    if not first.joins:
+        whole._cache = first._cache
+        whole._cache.batch_select_indices(own[0].rows)
+    elif held:
+        whole._cache = joined_cache(whole._model.config, [part for part in own if len(part.rows)], len(found), held)
+    else:
+        whole._cache = growing_cache(whole._model.config)
+    whole._go_on_tracing(parts, found)
+    whole._set_rows()
+    return whole
+
+
+def in_order(answers: Sequence[Draft]) -> list[Draft]:
+    """Rows of one adapter next to each other."""
+    return sorted(answers, key=lambda answer: answer.peft_name)

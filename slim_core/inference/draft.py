@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers in the making, and what one caller has asked for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..peft_tools import RowRouting
+from .detokenise import AnswerText
+from .drift import AnswerReading, Found
+from .sampling import Sampler
+from .types import FinishReason, RowStep, Sampling, State
+
+
+# Beyond every vocabulary, which a repetition penalty takes for no token.
+NO_TOKEN = 2**40
+
+
+@dataclass(eq=False)
+class Draft:
+    """One answer in the making.
+
+    Attributes:
+        index: its place among the rows that were asked for.
+        peft_name: of its variant, in `adapter_names`.
+        prompt: token ids of the conversation.
+        limit: most tokens that it may have.
+        text: its text.
+        routing: whether its routing is recorded.
+        strength: of its gate; None for its adapter's own.
+        ids: its tokens.
+        records: its routing so far, in pieces that follow each other.
+    """
+
+    index: int
+    peft_name: str
+    prompt: list[int]
+    limit: int
+    text: AnswerText
+    routing: bool = False
+    strength: float | None = None
+    ids: list[int] = field(default_factory=list)
+    records: list[RowRouting] = field(default_factory=list)
+    state: State = "waiting"
+    started: float = 0.0
+    first: float | None = None
+    latest: float = 0.0
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    _read: Tensor | None = None
+
+    def begin(self) -> None:
+        self.state = "reading"
+        self.started = self.latest = time.perf_counter()
+
+    def end(self, reason: FinishReason, error: str | None = None) -> None:
+        self.text.finish()
+        self.state, self.finish_reason, self.error = "done", reason, error
+        if self.started:
+            self.latest = time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        return self.state == "done"
+
+    def seen(self, device: torch.device) -> Tensor:
+        """(S,) int64 tokens of prompt and answer."""
+        if self._read is None:
+            self._read = torch.tensor(self.prompt, device=device)
+        return torch.cat([self._read, torch.tensor(self.ids, dtype=torch.int64, device=device)])
+
+    def shown(self, variant: str) -> RowStep:
+        """How it is told as the answer of a variant."""
+        now = time.perf_counter() if self.state in ("reading", "writing") else self.latest
+        writing = 0.0 if self.first is None else self.latest - self.first
+        return RowStep(
+            variant=variant,
+            state=self.state,
+            text=self.text.text,
+            tokens=len(self.ids),
+            prompt_tokens=len(self.prompt),
+            first_token_seconds=None if self.first is None else self.first - self.started,
+            tokens_per_second=(len(self.ids) - 1) / writing if len(self.ids) > 1 and writing > 0 else None,
+            seconds=now - self.started,
+            finish_reason=self.finish_reason,
+            error=self.error,
+            token_ids=tuple(self.ids),
+        )
+
+    def take(self, token: int, end_tokens: frozenset[int]) -> None:
+        """The model has chosen a token."""
+        self.latest = time.perf_counter()
+        if self.first is None:
+            self.first, self.state = self.latest, "writing"
+        if token in end_tokens:
+            self.end("end")
+            return
+        self.ids.append(token)
+        if self.text.push(token):
+            self.end("stop_string")
+        elif len(self.ids) >= self.limit:
+            self.end("length")
+
+
+class Work:
+    """What one caller has asked for: answers, and a reading of one when they are there.
+
+    The scheduler changes it under its lock; the caller looks at it under the same.
+
+    Args:
+        drafts: the answers; those that something is wrong with are done already.
+        sampling: how tokens are chosen.
+        end_tokens: tokens that end an answer.
+        stopped: whether the row of an index was stopped by a person.
+        batched: all at once, or one after another.
+        routing_every: seconds between readings of the routing records.
+
+    Attributes:
+        writing: the drafts that are being written now.
+        reading: what the model reads once the answers are there.
+        found: what came of it; None if it was stopped.
+        changed: whether there is something that the caller has not seen.
+        new_routing: whether routing records are part of it.
+        failure: why it ended, where the model failed.
+    """
+
+    def __init__(
+        self,
+        drafts: Sequence[Draft],
+        sampling: Sampling,
+        end_tokens: frozenset[int] = frozenset(),
+        stopped: Callable[[int], bool] = lambda row: False,
+        batched: bool = True,
+        routing_every: float = 0.4,
+    ) -> None:
+        self.drafts, self.end_tokens, self.stopped = drafts, end_tokens, stopped
+        self._sampling, self._every = sampling, routing_every
+        self.sampler = Sampler(sampling)
+        live = [draft for draft in drafts if not draft.done]
+        self._waiting = deque([live] if batched else [[draft] for draft in live])
+        self.writing: list[Draft] = []
+        self.reading: AnswerReading | None = None
+        self.found: Found | None = None
+        self.changed = self.new_routing = False
+        self.failure: BaseException | None = None
+        self._read_at = 0.0
+
+    @property
+    def rows(self) -> int:
+        """How many answers may be written at once."""
+        return max((len(group) for group in (*self._waiting, self.writing)), default=0)
+
+    @property
+    def columns(self) -> int:
+        """The most tokens that a row of it may take in the cache."""
+        return max((len(draft.prompt) + draft.limit for draft in self.drafts if not draft.done), default=0)
+
+    @property
+    def written(self) -> bool:
+        """Whether all answers are there."""
+        return all(draft.done for draft in self.drafts)
+
+    def begin(self) -> list[Draft]:
+        """The next drafts to be written; none while others are, or if there are no more."""
+        while self._waiting and not self.writing:
+            self._end_stopped()
+            self.writing = [draft for draft in self._waiting.popleft() if not draft.done]
+            self.sampler, self._read_at = Sampler(self._sampling), 0.0
+            for draft in self.writing:
+                draft.begin()
+            self.changed = True
+        return self.writing
+
+    def settle(self) -> None:
+        """After a forward: who is done leaves, and who was stopped before it began is done."""
+        self._end_stopped()
+        self.writing = [draft for draft in self.writing if not draft.done]
+        self.changed = True
+
+    def _end_stopped(self) -> None:
+        for group in self._waiting:
+            for draft in group:
+                if not draft.done and self.stopped(draft.index):
+                    draft.end("stopped")
+
+    def wants_routing(self, leaving: bool) -> bool:
+        """Whether the routing records are to be read now; asked after each token."""
+        now = time.perf_counter()
+        # The clock begins with the first token.
+        self._read_at = self._read_at or now
+        if not leaving and now - self._read_at < self._every:
+            return False
+        self._read_at = now
+        return True
+
+    def recorded(self) -> dict[int, list[RowRouting]]:
+        """The routing records so far, by index, for the caller, who has seen them then."""
+        self.new_routing = False
+        return {draft.index: draft.records for draft in self.drafts if draft.records}
+
+    def end(self, error: BaseException) -> None:
+        """The model has failed."""
+        self.failure, self.changed = error, True
+        self.writing, self.reading = [], None
+        self._waiting.clear()

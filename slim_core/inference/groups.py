@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which texts share a batch. All get the width of the longest, and what a shorter one lacks is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from . import cache
+from .draft import Work
+
+
+# Below this many tokens nobody minds padding; above it, no text is so many times as long as another.
+SHORT = 256
+LONGER = 2
+
+
+def alike(lengths: Sequence[int]) -> bool:
+    """Whether texts are about as long, so that little of their batch is padding."""
+    return max(lengths) <= max(SHORT, LONGER * min(lengths))
+
+
+def in_groups(works: Sequence[Work], lengths: Callable[[Work], list[int]]) -> Iterator[list[Work]]:
+    """Works whose texts are read as one: about as long, and together not more than a piece.
+
+    Args:
+        works: at least a text each.
+        lengths: of the texts of a work.
+    """
+    group: list[Work] = []
+    for work in sorted(works, key=lambda work: max(lengths(work))):
+        all_lengths = [length for one in (*group, work) for length in lengths(one)]
+        if group and not (alike(all_lengths) and max(all_lengths) * len(all_lengths) <= cache.PIECE):
+            yield group
+            group = []
+        group.append(work)
+    if group:
+        yield group

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The next token of all rows of a batch, whose callers want theirs chosen in different ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .draft import NO_TOKEN, Draft, Work
+from .sampling import most_likely
+
+
+@torch.inference_mode()
+def choose(works: Sequence[Work], answers: Sequence[Draft], logits: Tensor) -> tuple[Tensor, list[int], list[bool]]:
+    """The next token of each row, as its caller wants it chosen; see `Sampler.choose`."""
+    # All who take the most likely token are one.
+    rows: dict[Work | None, list[int]] = {}
+    for row, work in enumerate(works):
+        rows.setdefault(None if work.sampler.plain else work, []).append(row)
+    tokens = torch.empty(len(works), dtype=torch.int64, device=logits.device)
+    ids, finite = [0] * len(works), [False] * len(works)
+    for chooser, own in rows.items():
+        scores = logits if len(rows) == 1 else logits[own]
+        if chooser is None:
+            found = most_likely(scores.float())
+        else:
+            seen = None
+            if chooser.sampler.counts_repetitions:
+                texts = [answers[row].seen(logits.device) for row in own]
+                seen = pad_sequence(texts, batch_first=True, padding_value=NO_TOKEN)
+            found = chooser.sampler.choose(scores, seen)
+        tokens[own] = found[0]
+        for row, token, fine in zip(own, *found[1:], strict=True):
+            ids[row], finite[row] = token, fine
+    return tokens, ids, finite

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From conversations to what the model is given. What is wrong with one is a sentence, before the model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from transformers import PreTrainedModel
+
+from ..base.errors import EngineError
+from ..base.prompts import Prompts
+from .detokenise import AnswerText, decoder_of
+from .draft import Draft
+from .drift import AnswerReading
+from .types import Passage, Reading, Row, Sampling, Variant
+from .variants import check_variants, peft_name
+
+
+class Questions:
+    """Reads what callers ask for.
+
+    Args:
+        model: the base model.
+        prompts: how it reads conversations.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompts: Prompts) -> None:
+        self._prompts = prompts
+        self._decode = decoder_of(prompts.tokenizer)
+        self._known = cast("int", model.get_input_embeddings().num_embeddings)
+
+    def draft(self, index: int, row: Row, sampling: Sampling, ends_with: str | None, context: int) -> Draft:
+        """A row as it is written; done already if something is wrong with it.
+
+        Args:
+            index: its place among the rows that were asked for.
+            row: whether its variant is there is not asked.
+            sampling: how its tokens are chosen.
+            ends_with: the text with which its variant ends answers; None where a token does.
+            context: most tokens that the model reads and writes.
+        """
+        text = AnswerText(self._decode, (*sampling.stop, *([] if ends_with is None else [ends_with])))
+        answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
+        try:
+            answer.prompt = (
+                self._prompts.encode(row.messages) if row.text is None else self._prompts.encode_plain(row.text)
+            )
+            self._check_known(answer.prompt)
+            answer.limit = min(sampling.max_new_tokens, _room(len(answer.prompt), context))
+        except EngineError as error:
+            answer.end("error", str(error))
+        return answer
+
+    def reading(
+        self, reading: Reading, answer_ids: Sequence[int], context: int, stopped: Callable[[], bool]
+    ) -> AnswerReading:
+        """A conversation and the answer that is to be read.
+
+        Raises:
+            EngineError: if the answer is empty, too long or not the model's own, or a strength is missing.
+        """
+        answer = list(answer_ids)
+        if not answer:
+            raise EngineError("The base's answer is empty, so there is nothing to read.")
+        for token in answer:
+            if not 0 <= token < self._known:
+                raise EngineError(f"The model has no token {token}, so the model did not write this answer.")
+        prompt = self._prompts.encode(reading.messages)
+        _room(len(prompt) + len(answer) - 1, context)
+        check_strengths(reading.variants, reading.strengths)
+        return AnswerReading(prompt, answer, reading.variants, reading.strengths, stopped)
+
+    def passage(self, passage: Passage, context: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Token ids of what comes before some words, and of the words.
+
+        Raises:
+            EngineError: if there are no words, or too many.
+        """
+        before, words = self._prompts.encode_passage(passage.before, passage.words)
+        self._check_known([*before, *words])
+        _room(len(before) + len(words) - 1, context)
+        return before, words
+
+    def _check_known(self, tokens: Sequence[int]) -> None:
+        """Check token ids: a tokenizer may have more tokens than its model, and on a GPU such an id would crash the
+        process.
+        """
+        if max(tokens, default=0) >= self._known:
+            raise EngineError(
+                f"The chat template writes token {max(tokens)}, but the model knows {self._known}: use the tokenizer "
+                "that belongs to this model."
+            )
+
+
+def check_strengths(variants: Sequence[str], strengths: Sequence[float | None]) -> None:
+    """Raises EngineError unless there is a strength for each variant, or none at all."""
+    if strengths and len(strengths) != len(variants):
+        raise EngineError(f"There are {len(variants)} readers but {len(strengths)} strengths.")
+
+
+def end_unknown(rows: Sequence[Row], drafts: Sequence[Draft], known: Callable[[], Sequence[Variant]]) -> None:
+    """End the drafts of rows whose variants are not there."""
+    for row, draft in zip(rows, drafts, strict=True):
+        try:
+            check_variants([row.variant], known())
+        except EngineError as error:
+            draft.end("error", str(error))
+
+
+def _room(tokens: int, context: int) -> int:
+    """How many tokens may follow a prompt of so many."""
+    room = context - tokens
+    if room < 1:
+        raise EngineError(
+            f"The conversation has {tokens} tokens, but the model reads and writes at most "
+            f"{context}: shorten it, or start a new one."
+        )
+    return room
