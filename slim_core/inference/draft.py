@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..base.errors import EngineError
+from ..outside.errors import first_line
 from ..peft_tools import RowRouting
 from .detokenise import AnswerText
 from .drift import AnswerReading, Found
@@ -166,16 +168,18 @@ class Work:
         """Whether all answers are there."""
         return all(draft.done for draft in self.drafts)
 
-    def begin(self) -> list[Draft]:
-        """The next drafts to be written; none while others are, or if there are no more."""
+    def begin(self) -> bool:
+        """Begin the next drafts, unless others are being written. Whether there were any, be they stopped by now."""
+        if self.writing or not self._waiting:
+            return False
+        self._end_stopped()
         while self._waiting and not self.writing:
-            self._end_stopped()
             self.writing = [draft for draft in self._waiting.popleft() if not draft.done]
-            self.sampler, self._read_at = Sampler(self._sampling), 0.0
-            for draft in self.writing:
-                draft.begin()
-            self.changed = True
-        return self.writing
+        self.sampler, self._read_at = Sampler(self._sampling), 0.0
+        for draft in self.writing:
+            draft.begin()
+        self.changed = True
+        return True
 
     def settle(self) -> None:
         """After a forward: who is done leaves, and who was stopped before it began is done."""
@@ -199,10 +203,16 @@ class Work:
         self._read_at = now
         return True
 
-    def recorded(self) -> dict[int, list[RowRouting]]:
-        """The routing records so far, by index, for the caller, who has seen them then."""
+    def recorded(self) -> list[int]:
+        """Which of the drafts have routing records, for the caller, who reads them then."""
         self.new_routing = False
-        return {draft.index: draft.records for draft in self.drafts if draft.records}
+        return [draft.index for draft in self.drafts if draft.records]
+
+    def check(self) -> None:
+        """Raises EngineError if the model has failed."""
+        if self.failure is not None:
+            sentence = f"The model failed while it answered: {first_line(self.failure)}."
+            raise EngineError(sentence) from self.failure
 
     def end(self, error: BaseException) -> None:
         """The model has failed."""

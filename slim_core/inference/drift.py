@@ -15,7 +15,7 @@ from ..method import BASE_ROW
 from ..peft_tools import RowScopes
 from .cache import growing_cache, longest_piece
 from .forward import forward_arguments
-from .types import Reading, Step
+from .types import Drift, Reading, Step, VariantDrift
 from .variants import peft_name
 
 
@@ -164,6 +164,18 @@ class _Comparison:
             return None
         ratios, divergences = (torch.cat(part, dim=1)[1:] for part in parts)
         return ratios, divergences
+
+
+def drift_of(variants: Sequence[str], tokens: tuple[str, ...], found: Found) -> Drift:
+    """What readers make of an answer, as it is shown.
+
+    Args:
+        variants: names of the readers.
+        tokens: texts of the answer's tokens.
+        found: of `read_answers`.
+    """
+    read = zip(variants, *found, strict=True)
+    return Drift(tokens, tuple(VariantDrift(name, ratio, kl) for name, ratio, kl in read))
 
 
 def answer_to_read(step: Step, reading: Reading, base: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,10 @@ from ..base.errors import EngineError, is_failure
 from ..base.messages import Message
 from ..base.prompts import Prompts
 from ..outside.errors import first_line
-from ..peft_tools import RowRouting
 from .cpu_linear import use_onednn
 from .describe import bytes_by_device, describe, end_tokens
 from .draft import Draft, Work
-from .drift import answer_to_read
+from .drift import answer_to_read, drift_of
 from .questions import Questions, check_strengths, end_unknown
 from .records import routing_of
 from .sampling import check_sampling
@@ -42,10 +41,9 @@ from .types import (
     Sampling,
     Step,
     Variant,
-    VariantDrift,
     waiting_step,
 )
-from .variants import BASE, Adapters, check_variants, free_name, opened_adapter
+from .variants import BASE, Adapters, check_variants, new_name, opened_adapter
 
 
 # How often waiting callers are told their place, in seconds.
@@ -126,15 +124,13 @@ class Engine:
             raise EngineError(f"It is a {adapter.kind} adapter, not {kind}.")
         with self._scheduler.alone():
             self._check_open()
-            taken = {variant.name for variant in self.variants}
-            name = free_name(adapter.kind, taken) if name is None else name
-            if name in taken:
-                raise EngineError(f"There is a variant named {name!r} already: choose another name.")
-            self._adapters.attach(adapter, name)
-            self._scheduler.refresh()
-            variant = self._adapters.variant(adapter, name, label or adapter.title)
-            self.variants = (*self.variants, variant)
-            self.held = bytes_by_device(self._model)
+            name = new_name(name, adapter.kind, self.variants)
+            try:
+                self._adapters.attach(adapter, name)
+                variant = self._adapters.variant(adapter, name, label or adapter.title)
+                self.variants = (*self.variants, variant)
+            finally:
+                self._modules_changed()
         return variant
 
     def detach(self, name: str) -> None:
@@ -148,9 +144,12 @@ class Engine:
             if name == BASE or name not in {variant.name for variant in self.variants}:
                 raise EngineError(f"There is no adapter named {name!r}.")
             self._adapters.detach(name)
-            self._scheduler.refresh()
             self.variants = tuple(variant for variant in self.variants if variant.name != name)
-            self.held = bytes_by_device(self._model)
+            self._modules_changed()
+
+    def _modules_changed(self) -> None:
+        self._scheduler.refresh()
+        self.held = bytes_by_device(self._model)
 
     def memory(self) -> MemoryUse:
         """Used and free memory on the model's device; for a model on several devices, on the first."""
@@ -212,7 +211,7 @@ class Engine:
             if answer.error is not None:
                 raise EngineError(answer.error)
             self._scheduler.read_prompt(answer)
-            return self._record(row.variant, answer.prompt, [], answer.records) if answer.records else None
+            return self._record(row, answer, []) if answer.records else None
         except BaseException as error:
             if isinstance(error, EngineError) or not is_failure(error):
                 raise
@@ -311,7 +310,10 @@ class Engine:
                 seconds = WAITING_SECONDS
             self._check_open()
             while not work.written:
-                yield from self._advanced(rows, work)
+                self._scheduler.advance(work)
+                work.check()
+                if not work.written:
+                    yield self._step(rows, work, work.new_routing)
             last: Step | Drift = self._step(rows, work, True)
             assert isinstance(last, Step)
             if reading is not None and (ids := answer_to_read(last, reading, BASE)):
@@ -329,37 +331,19 @@ class Engine:
         # After the `finally`, since a caller that sees the last step may ask for more in the same thread.
         yield last
 
-    def _advanced(self, rows: tuple[Row, ...], work: Work) -> Iterator[Step]:
-        """The next step, if something has changed and it is not the last one."""
-        self._scheduler.advance(work)
-        if work.failure is not None:
-            raise EngineError(f"The model failed while it answered: {first_line(work.failure)}.") from work.failure
-        if not work.written:
-            yield self._step(rows, work, work.new_routing)
-
     def _prepare(self, rows: Sequence[Row], sampling: Sampling) -> list[Draft]:
-        ends = {variant.name: variant.ends_with for variant in self.variants}
-        return [
-            self._questions.draft(i, row, sampling, ends.get(row.variant), self.info.context_length)
-            for i, row in enumerate(rows)
-        ]
+        return self._questions.drafts(rows, sampling, self.variants, self.info.context_length)
 
-    def _step(self, rows: tuple[Row, ...], work: Work, with_routing: bool) -> Step:
+    def _step(self, rows: Sequence[Row], work: Work, with_routing: bool) -> Step:
         with self._scheduler.line.changed:
             states = tuple(draft.shown(row.variant) for row, draft in zip(rows, work.drafts, strict=True))
             recorded = work.recorded() if with_routing else {}
-        routing = {}
         # Without the lock: a record takes longer than a token.
-        for index, records in recorded.items():
-            draft, variant = work.drafts[index], rows[index].variant
-            routing[index] = self._record(variant, draft.prompt, states[index].token_ids, records)
-        return Step(states, routing=routing)
+        return Step(states, routing={i: self._record(rows[i], work.drafts[i], states[i].token_ids) for i in recorded})
 
-    def _record(
-        self, variant: str, prompt: Sequence[int], ids: Sequence[int], records: list[RowRouting]
-    ) -> RoutingRecord:
-        opening = self._adapters.opening(variant)
-        return routing_of(variant, prompt, ids, records, self._prompts, opening)
+    def _record(self, row: Row, draft: Draft, ids: Sequence[int]) -> RoutingRecord:
+        opening = self._adapters.opening(row.variant)
+        return routing_of(row.variant, draft.prompt, ids, draft.records, self._prompts, opening)
 
     # -- likelihood ----------------------------------------------------------------------------------------------
 
@@ -428,7 +412,4 @@ class Engine:
         check_variants(reading.variants, self.variants)
         wanted = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
         found = self._scheduler.read(work, wanted)
-        if found is None:
-            return None
-        drifts = tuple(VariantDrift(name, ratio, kl) for name, ratio, kl in zip(reading.variants, *found, strict=True))
-        return Drift(self._prompts.token_texts(wanted.answer), drifts)
+        return None if found is None else drift_of(reading.variants, self._prompts.token_texts(wanted.answer), found)

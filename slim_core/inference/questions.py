@@ -30,16 +30,21 @@ class Questions:
         self._decode = decoder_of(prompts.tokenizer)
         self._known = cast("int", model.get_input_embeddings().num_embeddings)
 
-    def draft(self, index: int, row: Row, sampling: Sampling, ends_with: str | None, context: int) -> Draft:
-        """A row as it is written; done already if something is wrong with it.
+    def drafts(
+        self, rows: Sequence[Row], sampling: Sampling, variants: Sequence[Variant], context: int
+    ) -> list[Draft]:
+        """Rows as they are written; done already where something is wrong with one.
 
         Args:
-            index: its place among the rows that were asked for.
-            row: whether its variant is there is not asked.
-            sampling: how its tokens are chosen.
-            ends_with: the text with which its variant ends answers; None where a token does.
+            rows: whether their variants are there is not asked.
+            sampling: how their tokens are chosen.
+            variants: those that are there.
             context: most tokens that the model reads and writes.
         """
+        ends = {variant.name: variant.ends_with for variant in variants}
+        return [self._draft(i, row, sampling, ends.get(row.variant), context) for i, row in enumerate(rows)]
+
+    def _draft(self, index: int, row: Row, sampling: Sampling, ends_with: str | None, context: int) -> Draft:
         text = AnswerText(self._decode, (*sampling.stop, *([] if ends_with is None else [ends_with])))
         answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
         try:

@@ -205,7 +205,7 @@ class Scheduler:
     def _step(self) -> None:
         """At most one forward."""
         with self.line.changed:
-            begun = [work for work in self._works if not work.writing and work.begin()]
+            begun = [work for work in self._works if work.begin()]
         self._begun += begun
         if begun:
             return  # so that their callers hear that they are read; meanwhile others may come

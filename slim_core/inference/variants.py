@@ -35,11 +35,18 @@ log = logging.getLogger(__name__)
 BASE = "base"
 
 
-def free_name(kind: Kind, taken: set[str]) -> str:
-    """A free name for a variant, if none was chosen."""
-    if kind not in taken:
-        return kind
-    return next(name for n in count(2) if (name := f"{kind}-{n}") not in taken)
+def new_name(name: str | None, kind: Kind, known: Iterable[Variant]) -> str:
+    """The name of a variant that comes; a free one if none was chosen.
+
+    Raises:
+        EngineError: if it is another one's.
+    """
+    taken = {variant.name for variant in known}
+    if name is None:
+        return kind if kind not in taken else next(new for n in count(2) if (new := f"{kind}-{n}") not in taken)
+    if name in taken:
+        raise EngineError(f"There is a variant named {name!r} already: choose another name.")
+    return name
 
 
 def check_variants(names: Iterable[str], known: Iterable[Variant]) -> None:
