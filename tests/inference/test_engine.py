@@ -142,7 +142,7 @@ def test_a_base_that_cannot_be_loaded_is_a_sentence(folders, tmp_path):
         load_engine(tmp_path)
     with pytest.raises(EngineError, match="is an adapter; --base must name the model"):
         load_engine(folders.lora)
-    with pytest.raises(EngineError, match="4 or in 8 bits"):
+    with pytest.raises(EngineError, match="in 4 bits or in 8 bits"):
         load_engine(folders.base, four_bit=True, eight_bit=True)
 
 
