@@ -238,7 +238,9 @@ def print_comparison(console: Console, records: Sequence[TrainingRecord]) -> Non
     """One row for each method."""
     table = Table(title=TITLE, caption=CAPTION)
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "method" else "right")
+        # A name that is cut short could be that of another method.
+        is_name = column == "method"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for record in records:
         table.add_row(*_cells(record))
     console.print(table)

@@ -391,3 +391,18 @@ def test_only_what_the_run_wrote_makes_room(tmp_path):
     assert newest.path == folders[0]
     newest.delete()
     assert not folders[0].exists() and folders[1].exists() and newest.path is None
+
+
+def test_a_record_of_an_earlier_version_had_what_it_does_not_name_by_default(base, pairs, tmp_path):
+    from slim_core.training.report import TrainingRecord, describe_arguments
+    from slim_core.training.resume import _check_same_settings
+
+    asked = settings(base, pairs, tmp_path / "out")
+    arguments = json.loads(json.dumps(describe_arguments(asked)))
+    for name in ("loss", "options", "columns", "early_stopping"):
+        del arguments[name]
+    _check_same_settings(TrainingRecord("slim", arguments, {}), asked)
+    with pytest.raises(TrainingError, match="had loss = 'cross-entropy', now it is 'eaft'"):
+        _check_same_settings(
+            TrainingRecord("slim", arguments, {}), settings(base, pairs, tmp_path / "out", loss="eaft")
+        )
