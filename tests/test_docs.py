@@ -105,7 +105,7 @@ def test_links_lead_somewhere(page):
 def test_what_needs_a_network_or_a_card_says_so(page):
     for block in blocks(page, "bash") + blocks(page, "python"):
         assert not ONLINE.search(block.text) or "network" in block.before, block.text
-        assert not ON_A_CARD.search(block.text) or "card" in block.before, block.text
+        assert not ON_A_CARD.search(block.text) or "needs a GPU" in block.before, block.text
 
 
 # ---- commands
