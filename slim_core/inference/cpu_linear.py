@@ -35,7 +35,7 @@ class OneDnnLinear(nn.Linear):
 
 def use_onednn(model: nn.Module) -> None:
     """Let large float32 Linears of `model` on an x86 processor go through oneDNN, where PyTorch has it."""
-    if not _works():
+    if not has_operator():
         return
     for module in model.modules():
         if type(module) is nn.Linear:
@@ -53,7 +53,8 @@ def _is_intel() -> bool:
 
 
 @cache
-def _works() -> bool:
+def has_operator() -> bool:
+    """Whether this PyTorch multiplies through oneDNN on this processor, in the way that is asked for here."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
     # The operator is internal to PyTorch: another version may not have it, or with another signature.

@@ -13,7 +13,7 @@ from slim_core.inference.cpu_linear import OneDnnLinear, use_onednn
 from tests.inference.conftest import LONGER, QUESTION, SHORT, TEXTS, ids, last, rows, save_lora, save_slim, tiny_base
 
 
-needs_onednn = pytest.mark.skipif(not cpu_linear._works(), reason="this PyTorch has no oneDNN for x86")
+needs_onednn = pytest.mark.skipif(not cpu_linear.has_operator(), reason="this PyTorch has no oneDNN for x86")
 
 
 @needs_onednn
@@ -39,18 +39,18 @@ def test_the_result_is_the_same(bias, tokens, intel, monkeypatch):
 
 
 def test_without_the_operator_nothing_changes(monkeypatch):
-    monkeypatch.setattr(cpu_linear, "_works", lambda: False)
+    monkeypatch.setattr(cpu_linear, "has_operator", lambda: False)
     model = nn.ModuleList([nn.Linear(512, 640)])
     use_onednn(model)
     assert type(model[0]) is nn.Linear
 
 
 def test_an_operator_of_another_form_is_not_used(monkeypatch):
-    cpu_linear._works.cache_clear()
+    cpu_linear.has_operator.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(cpu_linear, "_onednn", lambda *_: torch.ops.mkldnn._no_such_operator())
-        assert not cpu_linear._works()
-    cpu_linear._works.cache_clear()
+        assert not cpu_linear.has_operator()
+    cpu_linear.has_operator.cache_clear()
 
 
 @needs_onednn

@@ -168,17 +168,29 @@ def test_a_coloured_answer_is_whole(visit, most):
 
 
 def test_a_coloured_answer_is_whole_while_it_is_written(visit, site):
-    site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.03), 60
+    site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.03), 2000
     v = visit()
     v.send("Hello")
     v.page.get_by_label("Coloured by routing").check()
     expect(v.answer("slim").get_by_role("option").nth(3)).to_be_visible()
-    for _ in range(10):
-        shown, text = v.answer("slim").evaluate(
-            "node => [node.querySelector('.slim-strip').textContent, node.querySelector('.slim-text').textContent]"
-        )
-        assert shown == text
-        v.page.wait_for_timeout(100)
+    # Whenever anything changes.
+    looks, faults = v.answer("slim").evaluate(
+        """node => new Promise((tell) => {
+            const faults = [];
+            let looks = 0;
+            const look = () => {
+                looks++;
+                const [shown, text] = ["strip", "text"].map((name) => node.querySelector(`.slim-${name}`).textContent);
+                if (shown !== text) faults.push([shown, text]);
+                if (looks === 30) { observer.disconnect(); tell([looks, faults]); }
+            };
+            const observer = new MutationObserver(look);
+            observer.observe(node, { subtree: true, childList: true, attributes: true, characterData: true });
+            look();
+        })"""
+    )
+    assert looks == 30 and faults == []
+    v.button("Stop all").click()
     v.done()
 
 
@@ -299,9 +311,10 @@ def test_html_in_prompts_and_answers_stays_text(visit):
     expect(v.text("base")).to_contain_text("onerror")
     for label in ("Differences from base", "Coloured by routing"):
         v.page.get_by_label(label).check()
-        v.page.wait_for_timeout(300)
+        v.stands_still()
+        assert v.page.locator("img[src=x]").count() == 0
     for tab in ("Routing", "Drift"):
         v.tab(tab)
-        v.page.wait_for_timeout(300)
+        v.stands_still()
+        assert v.page.locator("img[src=x]").count() == 0
     assert v.page.evaluate("window.hacked") is None
-    assert v.page.locator("img[src=x]").count() == 0

@@ -78,23 +78,27 @@ def test_the_meter_follows_what_is_typed(visit, site):
     expect(meter(v)).to_contain_text("Like the training data")
     v.prompt.fill("")
     expect(meter(v)).to_be_hidden()
+    before = site.engine.peeks
     v.prompt.fill("fail please")
-    v.page.wait_for_timeout(1500)
+    until(lambda: site.engine.peeks > before)
+    v.stands_still()
     expect(meter(v)).to_be_hidden()
     expect(v.page.locator(".toast-body")).to_have_count(0)
 
 
 def test_the_meter_waits_for_answers(visit, site):
-    site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.05), 80
+    site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.05), 2000
     v, other = visit(), visit()
     v.send("A long story")
     expect(v.state("base")).to_have_text("writing")
-    other.prompt.fill("A foreign prompt")
-    v.prompt.fill("A foreign prompt")
-    v.page.wait_for_timeout(1200)
+    for one in (other, v):
+        with one.page.expect_response("**/run/predict*"):  # the server is asked, and says that it is busy
+            one.prompt.fill("A foreign prompt")
+    other.stands_still()
     assert site.engine.peeks == 0
     expect(meter(v)).to_be_hidden()
     expect(meter(other)).to_be_hidden()
+    v.button("Stop all").click()
     v.done()
     for one in (v, other):
         expect(meter(one)).to_contain_text("Unlike the training data")
@@ -228,7 +232,7 @@ def test_an_adapter_without_a_gate(browser, visit):
     try:
         v = visit(url=site.url)
         v.prompt.fill("A foreign prompt")
-        v.page.wait_for_timeout(1000)
+        v.page.wait_for_timeout(700)  # longer than typing has to rest before the meter asks
         expect(meter(v)).to_be_hidden()
         v.prompt.fill("")
         v.ask("A foreign prompt")
@@ -314,7 +318,6 @@ def test_the_plane_of_learning_and_forgetting(visit):
     v.tab("Compare")
     v.button("Open").click()
     expect(v.button("Open")).to_have_attribute("aria-pressed", "true")
-    v.page.wait_for_timeout(800)
     v.tab("Forgetting")
     expect(plane).to_have_attribute("aria-label", re.compile("Where you are, now: strength 0"))
     assert float(ring.get_attribute("cx")) < before

@@ -4,7 +4,6 @@
 import csv
 import io
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tests.ui.conftest import Site
 from tests.ui.scripted import FAIL, FOREIGN, ScriptedEngine
 from tests.ui.test_access import open_tab
 from tests.ui.visit import SECONDS
+from tests.waiting import until
 
 
 # In the form in which the demo's adapters were trained.
@@ -216,9 +216,7 @@ def test_a_reload_ends_the_list(many, site):
     expect(line(v)).to_contain_text("0 of 2 answered")
     v.page.reload()
     v.ready()
-    end = time.monotonic() + 60
-    while site.engine.closed == 0 and time.monotonic() < end:
-        v.page.wait_for_timeout(100)
+    until(lambda: site.engine.closed, 60)
     assert (site.engine.runs, site.engine.closed) == (1, 1)
 
 
