@@ -17,7 +17,7 @@ def test_who_leaves_while_they_wait_stops_nobody_else():
     demo = build(Backend(ScriptedEngine()), config)
     launch(demo, config, prevent_thread_lock=True, quiet=True)
     try:
-        queue = demo._queue
+        queue = demo._queue  # Gradio's, which has no public name
         fn = next(fn for fn in demo.fns.values() if fn.api_name == "compare")
         # Two events of a session whose messages are gone: as the first is started, the second still waits.
         gone = [Event("gone", fn, None, None) for _ in range(2)]

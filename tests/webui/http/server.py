@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import until
+
 
 ROOT = Path(__file__).parents[3]
 JSON = {"Content-Type": "application/json"}
@@ -41,10 +43,8 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        end = time.monotonic() + 500
-        while "Running on local URL" not in self.log:
-            assert self.process.poll() is None and time.monotonic() < end, self.log
-            time.sleep(0.2)
+        until(lambda: self.process.poll() is not None or "Running on local URL" in self.log, 500)
+        assert self.process.poll() is None, self.log
 
     @property
     def log(self) -> str:
@@ -82,7 +82,7 @@ class Server:
         with socket.create_connection(("127.0.0.1", self.port), timeout=wait) as connection:
             connection.sendall(data)
             if leave:
-                time.sleep(0.5)
+                time.sleep(0.5)  # nothing tells when the server has read them
                 return ""
             with suppress(TimeoutError, ConnectionResetError):
                 while piece := connection.recv(65536):
