@@ -168,12 +168,10 @@ def _base(build: Mapping[str, Any]) -> Table:
 def _sweep(build: Mapping[str, Any]) -> Table:
     """For each rate, the mean over the seeds with the lowest and highest value."""
     rows = build["sweep"]
-    seeds = len({row["seed"] for row in rows})
     table = Table(
-        f"Sweep: {build['validation_questions']} validation questions of each task, "
-        + ("one seed, in %" if seeds == 1 else f"mean of {seeds} seeds in % (lowest–highest)")
-        + "; × are factors of what LoRA adds, first seed",
-        ("method", "rate", *reversed(KINDS), *(f"× {scale:g}" for scale in _scales(rows))),
+        f"Sweep: {build['validation_questions']} validation questions of each task, mean (range) over seeds in %; "
+        "× are factors of what LoRA adds, first seed",
+        ("method", "rate", "seeds", *reversed(KINDS), *(f"× {scale:g}" for scale in _scales(rows))),
     )
     for method in build["chosen"]:
         for rate in dict.fromkeys(row["rate"] for row in rows):
@@ -184,6 +182,7 @@ def _sweep(build: Mapping[str, Any]) -> Table:
             table.add(
                 _label(method),
                 f"{rate:g}",
+                str(len(matching)),
                 *(_spread([row[kind] for row in matching]) for kind in reversed(KINDS)),
                 *(_rewound(rewound.get(scale)) for scale in _scales(rows)),
                 bold=build["chosen"][method]["rate"] == rate,
