@@ -53,8 +53,8 @@ KNOWS = (
     [
         "import slim_core, peft",
         "import peft, slim_core",
-        "import slim_core.method",
-        "import slim_core.baselines",
+        pytest.param("import slim_core.method", marks=pytest.mark.nightly),
+        pytest.param("import slim_core.baselines", marks=pytest.mark.nightly),
     ],
 )
 def test_peft_knows_slim_whichever_is_imported_first(order):

@@ -26,7 +26,10 @@ slim.meter = (component) => {
       changed = now;
       if (!text.trim()) line.hidden = true;
     }
-    if (!slim.metered) { line.hidden = true; return; }
+    if (!slim.metered) {
+      if (!line.hidden) line.hidden = true; // to set it again would be a change of the page
+      return;
+    }
     const waiting = answered < number && now - sent < PATIENCE;
     if (document.hidden || waiting || text === asked || !text.trim() || now - changed < REST) return;
     asked = text;

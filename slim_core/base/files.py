@@ -88,7 +88,7 @@ def _of_the_operator(choice: BaseChoice) -> BaseFiles:
         validate_repo_id(choice.base)
     except HFValidationError:
         raise EngineError(
-            f"The base {shown(choice.base, 200)} is no folder here and no Hub id; name a folder or a Hub id such as "
+            f"The base {shown(choice.base, 200)} is neither a folder nor a Hub id; name a folder or a Hub id such as "
             "Qwen/Qwen3-0.6B."
         ) from None
     try:

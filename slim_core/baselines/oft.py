@@ -50,7 +50,7 @@ class OftExperts(Experts[OFTConfig]):
     def refused(cls, config: OFTConfig) -> tuple[str, str] | None:
         for field, plain in (("coft", False), ("block_share", False), ("bias", "none"), ("r", 0)):
             if getattr(config, field) != plain:
-                return field, f"is {getattr(config, field)!r}; of OFT only a row with {plain!r} is known here"
+                return field, f"is {getattr(config, field)!r}; an OFT must be trained with {plain!r} to be a row here"
         size, terms = config.oft_block_size, config.num_cayley_neumann_terms
         if isinstance(size, bool) or not isinstance(size, int) or not 2 <= size <= LARGEST_BLOCK:
             return "oft_block_size", f"is {size!r}; it must be a whole number from 2 to {LARGEST_BLOCK:,}"

@@ -105,9 +105,9 @@ BAD = {
         "names .*up_proj.* and the MLP that it is a part of",
         False,
     ),
-    "the constrained rotation": ("oft", config(coft=True), "`coft` is True; of OFT only a row with False", True),
+    "the constrained rotation": ("oft", config(coft=True), "`coft` is True; an OFT must be trained with False", True),
     "shared rotations": ("oft", config(block_share=True), "`block_share` is True", True),
-    "a block of nothing": ("oft", config(oft_block_size=0, r=4), "`r` is 4; of OFT|oft_block_size", True),
+    "a block of nothing": ("oft", config(oft_block_size=0, r=4), "`r` is 4; an OFT|oft_block_size", True),
     "masks of everything": ("mixlora", config(mask_rate=1.0), "`mask_rate` must be 0 or more and below 1", True),
 }
 

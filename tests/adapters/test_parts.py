@@ -153,7 +153,7 @@ def test_a_batch_without_them_computes_nothing_more(tmp_path, monkeypatch):
     assert not any(module._forward_hooks for module in base.modules())
     model = attach(base, open_adapter(Folder(folder), describe_base(base)), "theirs")
     asked = []
-    for part in ("Magnitudes", "OwnModule"):
+    for part in ("Magnitudes", "ReplacedModule"):
         monkeypatch.setattr(f"slim_core.adapters.row_parts.{part}._changed", lambda *given: asked.append(given))
     found = model(input_ids=IDS, adapter_names=["__base__"] * 3).logits
     assert not asked and torch.equal(found, logits(build("llama"), IDS))

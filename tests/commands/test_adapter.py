@@ -114,7 +114,7 @@ BAD = [
     (["info", "BASE"], "Judging by .model.safetensors., this is a whole model, not an adapter: choose it as the base"),
     (["export", "LORA", "OUT", "--base", "BASE"], "This is a plain LoRA already, which PEFT can load directly; there"),
     (["export", "SLIM", "OUT", "--base", "./nowhere"], "There is no folder ./nowhere; name a folder or a Hub id"),
-    (["export", "SLIM", "OUT", "--base", "a b"], "The base 'a b' is no folder here and no Hub id"),
+    (["export", "SLIM", "OUT", "--base", "a b"], "The base 'a b' is neither a folder nor a Hub id"),
     (["export", "SLIM", "SLIM", "--base", "BASE"], "exists and is not empty; name a new folder"),
     (["export", "SLIM", "OUT", "--base", "BASE", "--text", "nothing.txt"], "The text nothing.txt cannot be read"),
     (["export", "SLIM", "OUT", "--base", "BASE", "--text", "EMPTY"], "is empty; write one passage per line"),

@@ -123,7 +123,7 @@ def test_methods_have_equal_total_rank(tmp_path, plan):
     for method in METHODS:
         task = Task(method, 1e-3, 1, tmp_path, tmp_path, tmp_path)
         made = settings(task, plan)
-        config = adapter_config(made.methods[0], made)
+        config = adapter_config(made.methods[0], made, {})
         ranks.append(config.r * getattr(config, "num_experts", 1))
         linears.append(set(config.target_modules))
     assert set(ranks) == {8 * plan.r}
@@ -152,6 +152,7 @@ def trained(work: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in work.glob("sweep/*/adapter_model.safetensors")}
 
 
+@pytest.mark.nightly
 def test_a_second_build_trains_only_what_is_new(demo, recipe, conversations, plan, tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("the base was trained again")
@@ -231,6 +232,7 @@ def test_results_of_other_weights_or_of_other_scores_are_found(demo):
     assert any("slim/adapter_model.safetensors is not the file" in line for line in differences(stored, demo))
 
 
+@pytest.mark.nightly
 def test_results_do_not_hang_on_the_workers(demo, tokenizer):
     # Any token ends an answer, in the workers too.
     file = demo / "base" / "generation_config.json"

@@ -24,7 +24,7 @@ def heard(base, lora, slim, verdict):
 
 
 @pytest.mark.parametrize(
-    ("example", "said", "shown"),
+    ("example", "replies", "shown"),
     [
         (TRAINED, heard("a vet", "the correct answer is answer2", "the correct answer is answer2", "like"), True),
         (TRAINED, heard("a vet", "the correct answer is answer2", "the correct answer is answer2", "mixed"), False),
@@ -38,8 +38,8 @@ def heard(base, lora, slim, verdict):
         (OWN, heard("vet", "tailor", "vet", "like"), False),
     ],
 )
-def test_what_counts_as_a_difference(example, chat_message, shown):
-    assert shows(example, chat_message) == shown
+def test_what_counts_as_a_difference(example, replies, shown):
+    assert shows(example, replies) == shown
 
 
 @pytest.mark.skipif(bool(missing(DEMO)), reason="the demo is not here: build it with python -m slim_core demo build")
@@ -52,7 +52,7 @@ def test_every_example_shows_its_difference_with_the_weights_that_ship():
         assert own.task not in DOWNSTREAM_TASKS and not own.prompt.startswith(frames)
     engine = load_engine(DEMO / "base", lora=DEMO / "lora", slim=DEMO / "slim", device="cpu")
     shipped = [one for pair in pairs for one in pair] + alone
-    for one, chat_message in zip(shipped, ask(engine, [one.prompt for one in shipped]), strict=True):
-        assert shows(Example(one.task, one.prompt, one.right), chat_message), f"{one.prompt}: {chat_message}; {AGAIN}"
+    for one, replies in zip(shipped, ask(engine, [one.prompt for one in shipped]), strict=True):
+        assert shows(Example(one.task, one.prompt, one.right), replies), f"{one.prompt}: {replies}; {AGAIN}"
         # The page quotes them.
-        assert chat_message.answers == one.answers, f"{one.prompt}: {chat_message}; {AGAIN}"
+        assert replies.answers == one.answers, f"{one.prompt}: {replies}; {AGAIN}"

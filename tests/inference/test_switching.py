@@ -223,6 +223,7 @@ def test_progress_counts_the_weights(world, other):
     assert len(counted) > 10 and counted == sorted(counted) and counted[-1][0] < counted[-1][1]
 
 
+@pytest.mark.nightly
 def test_going_back_and_forth_leaves_memory_where_it_was(world, other):
     process, sizes = psutil.Process(), []
     for _ in range(6):

@@ -111,7 +111,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("way", ["through PEFT", "inside PEFT's hooks"])
+@pytest.mark.parametrize("way", ["through PEFT", pytest.param("inside PEFT's hooks", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("rows", ROWS)
 def test_rows_with_different_adapters_are_one_graph(rows, way):
     names = ROWS[rows]

@@ -77,7 +77,11 @@ BAD = {
         {"slim": {"modules_to_save": ["norm"]}},
         "`modules_to_save` names 'norm', but an adapter can replace",
     ),
-    "no such module": ("lora", {"slim": {"modules_to_save": ["score"]}}, "`modules_to_save` names 'score', but in"),
+    "no such module": (
+        "lora",
+        {"slim": {"modules_to_save": ["score"]}},
+        "`modules_to_save` names 'score', but an adapter can replace only",
+    ),
     "an embedding": (
         "lora",
         {"target_modules": ["q_proj", "embed_tokens"]},

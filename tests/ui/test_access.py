@@ -36,7 +36,7 @@ def serious(v):
         pytest.param("light", 1280, id="light"),
         pytest.param("dark", 1280, id="dark", marks=pytest.mark.nightly),
         pytest.param("light", 390, id="phone", marks=pytest.mark.nightly),
-        pytest.param("dark", 390, id="dark phone"),
+        pytest.param("dark", 390, id="dark phone", marks=pytest.mark.nightly),
     ],
 )
 def test_axe_finds_nothing_serious_on_any_tab(visit, theme, width):

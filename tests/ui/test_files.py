@@ -60,7 +60,7 @@ def test_html_in_a_notice_stays_text(visit, tmp_path):
     asked = []
     v.page.on("request", lambda request: asked.append(request.url))
     v.upload(path)
-    expect(v.warning).to_contain_text("The conversation is with <b id=evil>Sign in again</b>")
+    expect(v.warning).to_contain_text("This conversation was held with <b id=evil>Sign in again</b>")
     assert v.page.locator("#evil").count() == 0 and not any("pixel" in url for url in asked)
 
 

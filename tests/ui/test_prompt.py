@@ -54,6 +54,7 @@ def test_a_refused_prompt_goes_back(visit, text):
     expect(v.page.locator(".slim-turn")).to_have_count(0)
 
 
+@pytest.mark.nightly
 def test_a_refused_prompt_overwrites_no_draft(visit, slow):
     v = visit()
     v.send("word " * 4100)

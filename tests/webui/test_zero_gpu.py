@@ -66,7 +66,7 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("zero_gpu", [True, False])
+@pytest.mark.parametrize("zero_gpu", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_the_app_borrows_once_a_prompt_and_only_on_zero_gpu(folders, zero_gpu):  # noqa: F811
     torch_was_there, loans, compare, one = run_app(folders, SPACES_ZERO_GPU="true" if zero_gpu else "")
     assert not torch_was_there

@@ -242,6 +242,7 @@ def test_a_session_that_is_unknown_is_told_in_the_stream(server):
     assert status == 200 and '"session_not_found":true' in text
 
 
+@pytest.mark.nightly
 def test_every_function_of_the_page_answers_nonsense(server):
     functions = json.loads(server.ask("GET", "/config")[1])["dependencies"]
     assert len(functions) > 20

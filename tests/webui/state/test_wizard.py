@@ -175,6 +175,7 @@ def test_who_leaves_ends_the_checks(backend, folders, private, monkeypatch):
     assert [found.name for found in one.checks] == list(NAMES[:5])
 
 
+@pytest.mark.nightly
 def test_fifty_uploads_and_removals_leave_memory_where_it_was(backend, folders, private, tmp_path):
     # Large enough that one that stayed each time would be seen in the memory of the process.
     save_lora(tmp_path / "large", tiny_base(), r=1024)
