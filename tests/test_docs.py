@@ -110,10 +110,26 @@ def test_what_needs_a_network_or_a_card_says_so(page):
 
 # ---- commands
 
+PROGRAMS = {"python", "pip", "docker", "curl", "pre-commit", ".ci/run"}
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The lines of the bash blocks; one that goes on in the next is one."""
+    return "\n".join(block.text for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+
+
+@pages
+def test_a_line_of_a_shell_block_is_one_command(page):
+    for line in shell_lines(page):
+        for command in line.split("&&"):
+            words = shlex.split(command, comments=True)
+            # What was wrapped like prose begins with a flag, or holds another command.
+            assert not words or (words[0] in PROGRAMS and words[1:].count("python") == 0), line
+
 
 def commands_of(page: Path) -> list[list[str]]:
     """Words after `python -m slim_core`, in bash blocks and in code between words."""
-    shown = "\n".join(block.text for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    shown = shell_lines(page)
     shown += re.findall(r"`([^`\n]+)`", prose(page))
     words = [shlex.split(line, comments=True) for line in shown if re.match(r"(python -m slim_core|slim) ", line)]
     return [line[line.index("slim_core") + 1 :] if "slim_core" in line else line[1:] for line in words]

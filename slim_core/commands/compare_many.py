@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..inference import Engine, EngineError, Sampling
 from ..inference.sampling import check_sampling
@@ -21,6 +20,7 @@ from ..outside.errors import reason
 from .console import printable, screen
 from .files import write_whole
 from .many_view import results_view, summary
+from .progress import CountedProgress
 
 
 STDIN = "-"
@@ -106,10 +106,10 @@ class Many:
     ) -> None:
         """Collect results; the file is rewritten from time to time."""
         saved = time.monotonic()
-        with closing(coming), _Shown(len(self.prompts)) as shown:
+        with closing(coming), CountedProgress("Prompts", len(self.prompts)) as progress:
             for result in coming:
                 results.append(result)
-                shown.next(result)
+                progress.next(result.place, f": {result.error}" if result.error else "")
                 if time.monotonic() - saved >= SAVE_SECONDS:
                     # It is tried once more at the end, and then reported.
                     with suppress(EngineError):
@@ -136,37 +136,6 @@ def _show(results: list[PromptResult], askers: Sequence[Respondent]) -> None:
     console.print(results_view(results, askers))
     for line in summary(results):
         console.print(line, soft_wrap=True, highlight=False)
-
-
-class _Shown:
-    """Progress on standard error: a bar in a terminal, otherwise one line per prompt."""
-
-    def __init__(self, prompts: int) -> None:
-        self._prompts = prompts
-        self._console = screen(stderr=True, soft_wrap=True)
-        self._bar = None
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
-            self._task = self._bar.add_task("Prompts", total=prompts)
-
-    def __enter__(self) -> _Shown:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def next(self, result: PromptResult) -> None:
-        """Another result has arrived."""
-        if self._bar is not None:
-            self._bar.advance(self._task)
-            return
-        why = f": {result.error}" if result.error else ""
-        line = printable(f"{result.number} of {self._prompts}, {result.place}{why}")
-        self._console.print(line, highlight=False)
 
 
 def _check_output(path: Path) -> None:

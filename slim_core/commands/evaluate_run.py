@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..adapters import OPERATOR, AdapterError, named_source, open_adapter
 from ..base.choice import demo_choice
@@ -19,7 +18,7 @@ from ..evaluation.errors import EvaluationError
 from ..evaluation.journal import Journal
 from ..evaluation.report import answers_page, report_page
 from ..evaluation.results import Evaluation, Participant, evaluated, label_of, to_json
-from ..evaluation.run import Unit, fingerprint_of, run_tasks, units_of
+from ..evaluation.run import fingerprint_of, run_tasks, units_of
 from ..evaluation.tasks import Asking, Task, load_tasks
 from ..inference import Engine, EngineError, Sampling
 from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file
@@ -29,11 +28,14 @@ from ..paths import DEMO
 from .console import printable, screen
 from .evaluate_view import show
 from .files import write_whole
+from .progress import CountedProgress
 
 
 NAME = re.compile(r"[\w.-]{1,40}(?:@\d{1,9})?", re.ASCII)
 # Maximum number of variants in an evaluation: each is a row of every batch.
 MOST = 64
+# Lines of progress where there is no terminal.
+MOST_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -218,8 +220,10 @@ class TaskRun:
             self.journal, fingerprint_of(engine, respondents, hashes, self.tasks, self.size), self.resume
         )
         try:
-            with _Shown(len(units_of(self.tasks, self.size))) as shown:
-                samples = run_tasks(engine, respondents, self.tasks, journal, self.size, shown.next)
+            with CountedProgress("Items", len(units_of(self.tasks, self.size)), MOST_LINES) as progress:
+                samples = run_tasks(
+                    engine, respondents, self.tasks, journal, self.size, lambda unit: progress.next(unit.task.title)
+                )
         except KeyboardInterrupt:
             screen(stderr=True, soft_wrap=True).print(
                 f"Interrupted; what is solved is in {printable(str(self.journal))}. Go on with --resume.",
@@ -293,10 +297,10 @@ class Prompting:
         results: list[PromptResult] = []
         interrupted = False
         try:
-            with _Shown(len(self.prompts)) as shown:
+            with CountedProgress("Prompts", len(self.prompts), MOST_LINES) as progress:
                 for result in ask_all(self.prompts, respondents, self.system, engine.answer, sampling):
                     results.append(result)
-                    shown.next(result)
+                    progress.next(result.place)
         except KeyboardInterrupt:
             interrupted = True
         labels = {respondent.column: label_of(respondent) for respondent in respondents}
@@ -313,37 +317,3 @@ class Prompting:
             raise typer.Exit(130)
         if all(result.failed for result in results):
             raise typer.Exit(1)
-
-
-class _Shown:
-    """Progress on standard error: a bar in a terminal, otherwise a line from time to time."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
-        self._console = screen(stderr=True, soft_wrap=True)
-        self._bar = None
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            self._bar = Progress(
-                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True
-            )
-            self._task = self._bar.add_task("Items", total=total)
-
-    def __enter__(self) -> _Shown:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def next(self, what: Unit | PromptResult) -> None:
-        """Another result has arrived."""
-        self._done += 1
-        name = what.task.title if isinstance(what, Unit) else what.place
-        if self._bar is not None:
-            self._bar.update(self._task, advance=1, description=printable(name))
-        # About a hundred lines, whatever the length.
-        elif self._done == self._total or self._done % max(1, self._total // 100) == 0:
-            self._console.print(printable(f"{self._done} of {self._total}, {name}"), highlight=False)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 
 class FairQueue:
@@ -37,27 +36,9 @@ class FairQueue:
             self._places.append(ticket)
         return ticket
 
-    def join_if_free(self) -> QueuePlace | None:
-        """Join the queue if it is empty; None if it is not."""
-        ticket = self.join()
-        if ticket.place == 0:
-            return ticket
-        ticket.leave()
-        return None
-
     def __len__(self) -> int:
         """How many are in line."""
         return len(self._places)
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for the model and use it for the duration of a `with` block."""
-        ticket = self.join()
-        try:
-            ticket.wait(None)
-            yield
-        finally:
-            ticket.leave()
 
 
 class QueuePlace:

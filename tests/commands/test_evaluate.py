@@ -89,17 +89,17 @@ def test_the_report_needs_nothing_and_runs_nothing(folders, files):
 def test_a_run_that_was_ended_goes_on_to_the_same_file(folders, files, monkeypatch):
     whole, part = files / "whole.json", files / "part.json"
     assert run(*named(folders, files), "--output", whole).exit_code == 0
-    nothing = evaluate_run._Shown.next
+    nothing = evaluate_run.CountedProgress.next
     seen = []
 
-    def ended(self, unit):
-        seen.append(unit)
+    def ended(self, name):
+        seen.append(name)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        nothing(self, unit)
+        nothing(self, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_run._Shown, "next", ended)
+        patch.setattr(evaluate_run.CountedProgress, "next", ended)
         result = run(*named(folders, files), "--output", part)
     assert result.exit_code == 130 and "Go on with --resume." in words(result.stderr)
     assert not part.exists() and (files / "part.json.partial").exists()

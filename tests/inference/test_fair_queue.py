@@ -15,6 +15,7 @@ from slim_core.inference import engine as engine_module
 from slim_core.inference.fair_queue import FairQueue
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
 from tests.inference.probe import EngineProbe, file_of, in_line
+from tests.queueing import turn
 from tests.waiting import until
 
 
@@ -223,7 +224,7 @@ def test_a_turn_is_given_in_order():
     threads = []
 
     def take(number):
-        with line.turn():
+        with turn(line):
             order.append(number)
 
     for number in range(4):

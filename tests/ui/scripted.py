@@ -28,6 +28,7 @@ from slim_core.inference.types import (
     Variant,
     VariantDrift,
 )
+from tests.queueing import turn
 
 
 VARIANTS = (
@@ -119,13 +120,13 @@ class ScriptedEngine:
         self.queue = FairQueue()
 
     def attach(self, adapter: Adapter, *, name: str, label: str) -> Variant:
-        with self.queue.turn():
+        with turn(self.queue):
             added = Variant(name, adapter.kind, label, adapter.parameters, adapter.row_bytes, adapter.detail)
             self.variants = (*self.variants, added)
         return added
 
     def detach(self, name: str) -> None:
-        with self.queue.turn():
+        with turn(self.queue):
             if name not in {variant.name for variant in self.variants}:
                 raise EngineError(f"There is no adapter named {name!r}.")
             self.variants = tuple(variant for variant in self.variants if variant.name != name)
@@ -217,8 +218,9 @@ class ScriptedEngine:
         return next(v.kind for v in self.variants if v.name == row.variant)
 
     def peek(self, row: Row) -> RoutingRecord | None:
-        ticket = self.queue.join_if_free()
-        if ticket is None:
+        ticket = self.queue.join()
+        if not ticket.wait(0):
+            ticket.leave()
             return None
         try:
             self.peeks += 1

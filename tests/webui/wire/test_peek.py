@@ -11,6 +11,7 @@ from slim_core.webui.state import meter as module
 from slim_core.webui.state.meter import FIRST_TOKENS, Meter
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire.peek import MOST_CHARACTERS, peek
+from tests.queueing import turn
 from tests.waiting import until
 from tests.webui.conftest import ask
 
@@ -46,7 +47,7 @@ def test_nothing_on_a_lent_gpu_and_without_a_gate(engine):
 
 def test_an_answer_goes_first(engine, backend):
     session = Session()
-    with engine.queue.turn():
+    with turn(engine.queue):
         assert peek(session, backend, "Hello") == {"busy": True}
     assert engine.peeks == 0
     assert peek(session, backend, "Hello")["kind"] == "mixed"
