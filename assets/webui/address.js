@@ -5,16 +5,20 @@ slim.address = (component) => {
   const FIRST = "compare", TABS = ["compare", "many", "adapters", "routing", "drift", "forgetting", "model", "about"];
   const here = () => new URLSearchParams(location.hash.slice(1)).get("tab") ?? FIRST;
   const address = (tab) => `${location.pathname}${location.search}${tab === FIRST ? "" : `#tab=${tab}`}`;
-  // Tabs that the address asked for and that are not open yet: where Back is pressed twice, the first may open late.
-  const asked = new Set();
   let shown = FIRST, begun = false;
+  // The tab that Back or Forward asked for, until Gradio has opened it: until then nothing that it says is somebody's
+  // choice.
+  let asked = null;
   Object.assign(slim.address, {
     // A tab is open: because somebody chose it, or because the address says so.
     at(tab) {
       if (!begun) return; // Gradio says it of the first one too, before it looks at the address.
+      // Gradio may say it late, after it has opened another one. A phone's menu of more tabs marks none as selected.
+      const selected = document.querySelector("#slim-tabs [role=tab][aria-selected=true]");
+      if (selected && selected.dataset.tabId !== tab) return;
       shown = tab;
-      if (tab === here()) asked.clear();
-      else if (!asked.delete(tab)) history.pushState(null, "", address(tab));
+      if (tab === here()) asked = null;
+      else if (asked === null) history.pushState(null, "", address(tab));
     },
     // The tab that Gradio should open.
     wanted: () => ({ __type__: "update", selected: here() }),
@@ -22,9 +26,11 @@ slim.address = (component) => {
   const follow = () => {
     // An unknown tab is ignored: the address shows the open one.
     if (!TABS.includes(here())) history.replaceState(null, "", address(shown));
-    else if (here() !== shown) { asked.add(here()); component.trigger("open_tab"); }
+    else if (asked !== null || here() !== shown) { asked = here(); component.trigger("open_tab"); }
   };
   for (const name of ["popstate", "hashchange"]) addEventListener(name, follow);
+  // Where the asked tab is open already, Gradio says nothing. Whoever clicks or types now chooses for themselves.
+  for (const name of ["click", "keydown"]) addEventListener(name, () => { asked = null; }, true);
   addEventListener("slim-turns", () => { begun = true; follow(); }, { once: true });
 };
 /* The end of a part of SLIM's page 1. */
