@@ -156,7 +156,9 @@ def _row(respondent: Respondent, item: Request) -> Row:
 
 def _answer(item: Request, row: RowStep) -> dict[str, Any]:
     expected = item.expected
-    found: dict[str, Any] = {"mark": expected.mark(row.text), "text": row.text, "tokens": row.tokens}
+    # What goes on from plain text often begins with the space behind it.
+    text = row.text.removeprefix(" ")
+    found: dict[str, Any] = {"mark": expected.mark(text), "text": text, "tokens": row.tokens}
     if isinstance(expected, Rules):
-        return found | {"rules": [rule.holds(row.text) for rule in expected.rules]}
-    return found | ({"taken": expected.taken(row.text)} if expected.filters else {})
+        return found | {"rules": [rule.holds(text) for rule in expected.rules]}
+    return found | ({"taken": expected.taken(text)} if expected.filters else {})

@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 
 from ..method import RowsOf
 from ..peft_tools import RowScopes
-from .cache import GrowingLayer, bytes_of, growing_cache, is_growing, joined_cache, longest_piece
+from .cache import GrowingLayer, bytes_of, growing_cache, is_growing, joined_cache, longest_piece, positions_vary
 from .draft import Draft
+from .drift import LOGITS_AT_ONCE
 from .forward import forward_arguments
+from .log_probs import add_of_prompt
 
 
 class Batch:
@@ -117,12 +119,28 @@ class Batch:
         Returns:
             Whether there was such a piece.
         """
-        piece = longest_piece(self._model.config, shared)
+        piece = self._longest_piece(shared)
         if not self.answers or self.unread <= piece:
             return False
         self._read(piece)
         self._next, self._positions = self._next[:, piece:], self._positions[:, piece:]
         return True
+
+    def _longest_piece(self, shared: bool) -> int:
+        config = self._model.config
+        piece = longest_piece(config, shared)
+        if self._scored() and not positions_vary(config):
+            # All its logits are there at once.
+            piece = min(piece, max(1, LOGITS_AT_ONCE // (len(self.answers) * config.get_text_config().vocab_size)))
+        return piece
+
+    def _scored(self) -> list[int]:
+        """The rows of whose prompts log-probabilities are still to be recorded."""
+        return [
+            row
+            for row, answer in enumerate(self.answers)
+            if answer.scores_prompt and len(answer.prompt_log_probs) < len(answer.prompt)
+        ]
 
     def forward(self) -> Tensor:
         """Read the next tokens of all rows; (B, V) logits of those that follow, which `append` is given."""
@@ -142,7 +160,8 @@ class Batch:
         ids, positions = self._next[:, :count], self._positions[:, :count]
         before = self.width - self.unread
         mask = None if self._mask is None else self._mask[:, : before + count]
-        arguments = forward_arguments(self._model, ids, positions, mask, self._cache, keep=1)
+        scored = self._scored()
+        arguments = forward_arguments(self._model, ids, positions, mask, self._cache, keep=count if scored else 1)
         if self._trace is not None and count > 1:
             self._traces_tokens = False
         recorded = 0 if self._trace is None else self._trace.forwards
@@ -153,6 +172,13 @@ class Batch:
             self._take_back(before, recorded)
             raise
         self.unread -= count
+        for row in scored:
+            # Columns of the text itself; those before it are padding.
+            first = max(before, self._padding[row])
+            if first < before + count:
+                add_of_prompt(
+                    self.answers[row], output.logits[row, first - before - count :], first - self._padding[row]
+                )
         return output.logits[:, -1]
 
     def _take_back(self, length: int, recorded: int) -> None:

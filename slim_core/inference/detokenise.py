@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 
 HALF = "\ufffd"
+# Enough for any character and the space before it.
+TOKENS_BEFORE = 8
 Decode = Callable[[list[int]], str]
 
 
@@ -32,17 +34,20 @@ class AnswerText:
     Args:
         decode: ids to text.
         stop: texts that end the answer.
+        before: tokens of plain text that it continues, so that the space between them is part of it; empty for an
+            answer, which begins without one.
     """
 
-    def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Decode, stop: Sequence[str] = (), before: Sequence[int] = ()) -> None:
         self._decode = decode
         self._stop = [text for text in stop if text]
-        self._window: list[int] = []
-        self._known = 0
-        self._known_text = ""
+        self._window = [*before[-TOKENS_BEFORE:]]
+        self._known = len(self._window)
+        # Half a character may be completed.
+        self._known_text = decode(self._window).rstrip(HALF) if before else ""
         self._text = ""
         self._held = 0
-        self._begun = False
+        self._begun = bool(before)
 
     @property
     def text(self) -> str:

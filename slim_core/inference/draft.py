@@ -17,7 +17,7 @@ from ..peft_tools import RowRouting
 from .detokenise import AnswerText
 from .drift import AnswerReading, Found
 from .sampling import Sampler
-from .types import FinishReason, RowStep, Sampling, State
+from .types import FinishReason, RowStep, Sampling, State, TokenLogProb
 
 
 # Beyond every vocabulary, which a repetition penalty takes for no token.
@@ -36,7 +36,11 @@ class Draft:
         text: its text.
         routing: whether its routing is recorded.
         strength: of its gate; None for its adapter's own.
+        likeliest: how many of the likeliest tokens are recorded beside each; None records no log-probabilities.
+        scores_prompt: whether those of the prompt are recorded too.
         ids: its tokens.
+        log_probs: of its tokens, and of the one that ended it.
+        prompt_log_probs: of the prompt's tokens, as far as it was read.
         records: its routing so far, in pieces that follow each other.
     """
 
@@ -47,7 +51,11 @@ class Draft:
     text: AnswerText
     routing: bool = False
     strength: float | None = None
+    likeliest: int | None = None
+    scores_prompt: bool = False
     ids: list[int] = field(default_factory=list)
+    log_probs: list[TokenLogProb] = field(default_factory=list)
+    prompt_log_probs: list[TokenLogProb] = field(default_factory=list)
     records: list[RowRouting] = field(default_factory=list)
     state: State = "waiting"
     started: float = 0.0
@@ -93,10 +101,14 @@ class Draft:
             finish_reason=self.finish_reason,
             error=self.error,
             token_ids=tuple(self.ids),
+            log_probs=tuple(self.log_probs),
+            prompt_log_probs=tuple(self.prompt_log_probs),
         )
 
-    def take(self, token: int, end_tokens: frozenset[int]) -> None:
+    def take(self, token: int, end_tokens: frozenset[int], log_prob: TokenLogProb | None = None) -> None:
         """The model has chosen a token."""
+        if log_prob is not None:
+            self.log_probs.append(log_prob)
         self.latest = time.perf_counter()
         if self.first is None:
             self.first, self.state = self.latest, "writing"

@@ -181,13 +181,17 @@ class Engine:
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Number of tokens in a conversation, up to where the answer begins.
+    def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
+        """Number of tokens in a conversation, up to where the answer begins, in plain text, or of token ids.
 
         Raises:
-            EngineError: if there is no question in it or the chat template refuses it.
+            EngineError: if there is nothing in it, the chat template refuses it, or the model has no such token.
         """
-        return len(self._prompts.encode(messages))
+        return len(self._questions.encode(prompt))
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself; partial characters are shown as such, special tokens by name."""
+        return self._prompts.token_texts(ids)
 
     def peek(self, row: Row) -> RoutingRecord | None:
         """The routing of a prompt, without an answer. It delays an answer by one reading at most.

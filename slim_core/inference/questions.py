@@ -9,11 +9,12 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from ..base.errors import EngineError
+from ..base.messages import Message
 from ..base.prompts import Prompts
 from .detokenise import AnswerText, decoder_of
 from .draft import Draft
 from .drift import AnswerReading
-from .types import Passage, Reading, Row, Sampling, Variant
+from .types import Passage, Reading, Row, Sampling, TokenLogProb, Variant
 from .variants import check_variants, peft_name
 
 
@@ -44,14 +45,34 @@ class Questions:
         ends = {variant.name: variant.ends_with for variant in variants}
         return [self._draft(i, row, sampling, ends.get(row.variant), context) for i, row in enumerate(rows)]
 
+    def encode(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
+        """The token ids of a conversation up to where the answer begins, or of plain text; or these ids, checked.
+
+        Raises:
+            EngineError: if there is nothing to answer, the chat template refuses it, or the model has no such token.
+        """
+        if isinstance(prompt, str):
+            ids = self._prompts.encode_plain(prompt)
+        elif prompt and isinstance(prompt[0], int):
+            ids = list(cast("Sequence[int]", prompt))
+            for token in ids:
+                if not 0 <= token < self._known:
+                    raise EngineError(f"The model has no token {token}: its tokens are 0 to {self._known - 1}.")
+        else:
+            ids = self._prompts.encode(cast("Sequence[Message]", prompt))
+        self._check_known(ids)
+        return ids
+
     def _draft(self, index: int, row: Row, sampling: Sampling, ends_with: str | None, context: int) -> Draft:
-        text = AnswerText(self._decode, (*sampling.stop, *([] if ends_with is None else [ends_with])))
-        answer = Draft(index, peft_name(row.variant), [], 0, text, row.routing, row.strength)
+        stop = (*sampling.stop, *([] if ends_with is None else [ends_with]))
+        answer = Draft(index, peft_name(row.variant), [], 0, AnswerText(self._decode, stop), row.routing, row.strength)
+        answer.likeliest, answer.scores_prompt = row.log_probs, row.prompt_log_probs
         try:
-            answer.prompt = (
-                self._prompts.encode(row.messages) if row.text is None else self._prompts.encode_plain(row.text)
-            )
-            self._check_known(answer.prompt)
+            answer.prompt = self.encode(row.messages if row.text is None else row.text)
+            if row.prompt_log_probs:
+                answer.prompt_log_probs.append(TokenLogProb(answer.prompt[0], None, ()))
+            if row.text is not None:
+                answer.text = AnswerText(self._decode, stop, answer.prompt)
             answer.limit = min(sampling.max_new_tokens, _room(len(answer.prompt), context))
         except EngineError as error:
             answer.end("error", str(error))

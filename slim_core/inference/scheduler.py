@@ -26,8 +26,10 @@ from .draft import Draft, Work
 from .drift import AnswerReading, Found
 from .fair_queue import FairQueue, QueuePlace
 from .groups import alike, in_groups
+from .log_probs import of_chosen
 from .next_token import choose
 from .readings import Readings
+from .types import TokenLogProb
 
 
 NOT_A_NUMBER = (
@@ -334,16 +336,18 @@ class Scheduler:
 
     def _next_token(self, batch: Batch, writers: dict[Draft, Work]) -> None:
         works = [writers[answer] for answer in batch.answers]
-        tokens, ids, finite = choose(works, batch.answers, batch.forward())
+        logits = batch.forward()
+        tokens, ids, finite = choose(works, batch.answers, logits)
+        log_probs = of_chosen(batch.answers, logits, ids)
         batch.append(tokens)
         with self.line.changed:
-            for answer, work, token, fine in zip(batch.answers, works, ids, finite, strict=True):
+            for answer, work, token, fine, log_prob in zip(batch.answers, works, ids, finite, log_probs, strict=True):
                 if not fine:
                     answer.end("error", NOT_A_NUMBER)
                 elif work.stopped(answer.index):
                     answer.end("stopped")
                 else:
-                    _take(answer, token, work)
+                    _take(answer, token, work, log_prob)
             for work in dict.fromkeys(works):
                 if work.wants_routing(any(draft.done for draft in work.writing)):
                     batch.read_routing(work.writing)
@@ -370,9 +374,9 @@ class Scheduler:
         self._batches.append(batch)
 
 
-def _take(answer: Draft, token: int, work: Work) -> None:
+def _take(answer: Draft, token: int, work: Work, log_prob: TokenLogProb | None) -> None:
     try:
-        answer.take(token, work.end_tokens)
+        answer.take(token, work.end_tokens, log_prob)
     except BaseException as error:  # a tokenizer may panic over one token
         if not is_failure(error):
             raise

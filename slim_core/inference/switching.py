@@ -84,7 +84,10 @@ class UnavailableEngine:
     def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:
         self._refuse()
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
+        self._refuse()
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         self._refuse()
 
     def peek(self, row: Row) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,15 +112,34 @@ class Row:
         routing: whether its routing is recorded.
         strength: how strongly SLIM's gate closes with the distance, in place of its adapter's `yield_strength`; 0
             forces the gate open. None leaves it as it was trained. Other variants have no gate.
-        text: plain text that the variant continues, instead of a conversation in the chat template; None for the
-            messages.
+        text: plain text that the variant continues, or its token ids, instead of a conversation in the chat template;
+            None for the messages.
+        log_probs: with how many of the likeliest tokens the log-probability of each token is recorded; None records
+            no log-probabilities.
+        prompt_log_probs: whether those of the prompt are recorded too.
     """
 
     variant: str
     messages: tuple[Message, ...]
     routing: bool = False
     strength: float | None = None
-    text: str | None = None
+    text: str | tuple[int, ...] | None = None
+    log_probs: int | None = None
+    prompt_log_probs: bool = False
+
+
+class TokenLogProb(NamedTuple):
+    """How likely the variant found a token, by its own logits, before temperature and penalties change them.
+
+    Attributes:
+        token: its id.
+        log_prob: in nats; None for the first token of a prompt, before which there is nothing.
+        likeliest: ids and log-probabilities of the likeliest tokens there, the best one first.
+    """
+
+    token: int
+    log_prob: float | None
+    likeliest: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +158,8 @@ class RowStep:
         finish_reason: why it ended; None while it has not.
         error: the sentence for `finish_reason == "error"`.
         token_ids: the answer's tokens, without the one that ended it; what `Engine.drift` reads.
+        log_probs: of these tokens, and of the one that ended it; empty where they were not asked for.
+        prompt_log_probs: of the prompt's tokens, as far as they were read.
     """
 
     variant: str
@@ -152,6 +173,8 @@ class RowStep:
     finish_reason: FinishReason | None = None
     error: str | None = None
     token_ids: tuple[int, ...] = ()
+    log_probs: tuple[TokenLogProb, ...] = ()
+    prompt_log_probs: tuple[TokenLogProb, ...] = ()
 
 
 @dataclass(frozen=True)

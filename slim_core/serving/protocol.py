@@ -22,7 +22,9 @@ class DescribedEngine(Protocol):
     info: ModelInfo
     variants: tuple[Variant, ...]
 
-    def count_tokens(self, messages: Sequence[Message]) -> int: ...
+    def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int: ...
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]: ...
 
 
 class AnsweringEngine(DescribedEngine, Protocol):

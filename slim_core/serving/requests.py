@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..base.messages import Message, Role
-from ..inference.types import Sampling
+from ..inference.types import Row, Sampling
 
 
 # They change nothing of one answer.
@@ -31,7 +33,6 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
     "logit_bias": (None, {}),
-    "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "prediction": (None,),
     "presence_penalty": (None, 0),
@@ -39,16 +40,22 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tools": (None, []),
-    "top_logprobs": (None, 0),
     "web_search_options": (None,),
 }
 MOST_CHOICES = 8
 MOST_STOPS = 16
+MOST_PROMPTS = 64
+MOST_LIKELIEST = 20
+# As OpenAI's.
+COMPLETION_TOKENS = 16
+# What an answer follows: a conversation, plain text, or token ids.
+Prompt = tuple[Message, ...] | str | tuple[int, ...]
 ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
+Likeliest = Annotated[int, Field(ge=0, le=MOST_LIKELIEST)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 # Not unions: an error would be told of the branch that was not meant.
 StopTexts = Annotated[
@@ -95,8 +102,8 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = False
 
 
-class _Request(BaseModel):
-    """Fields of both types of request. `top_k` and the fields after it are not OpenAI's."""
+class Request(BaseModel):
+    """What both types of request have. `top_k` and the fields after it are not OpenAI's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -124,8 +131,34 @@ class _Request(BaseModel):
         return {name: value for name, value in given.items() if name not in IGNORED and name not in NOTHING}
 
     @property
+    def prompts(self) -> Sequence[Prompt]:
+        """What is to be answered; at least one."""
+        raise NotImplementedError
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The requested maximum length of an answer; None for no limit."""
+        raise NotImplementedError
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens are wanted beside each; None if no log-probabilities are."""
+        raise NotImplementedError
+
+    def row(self, prompt: Prompt) -> Row:
+        """An answer, as the engine is asked for it."""
+        plain = isinstance(prompt, str) or isinstance(prompt[0], int)
+        return Row(
+            self.model,
+            () if plain else cast("tuple[Message, ...]", prompt),
+            strength=self.slim_strength,
+            text=cast("str | tuple[int, ...]", prompt) if plain else None,
+            log_probs=self.likeliest,
+        )
+
+    @property
     def choices(self) -> int:
-        """How many answers are wanted."""
+        """How many answers are wanted to each prompt."""
         return self.n or 1
 
     @property
@@ -147,14 +180,72 @@ class _Request(BaseModel):
         )
 
 
-class ChatRequest(_Request):
+class ChatRequest(Request):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Likeliest | None = None
+
+    @model_validator(mode="after")
+    def _has_logprobs(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs has no effect without logprobs: set logprobs to true")
+        return self
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """The conversation."""
+        return [tuple(message.message for message in self.messages)]
 
     @property
     def wanted_tokens(self) -> int | None:
         """The requested maximum length of an answer; None for no limit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens are wanted beside each; None if no log-probabilities are."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def _ids(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(type(token) is int for token in given)
+
+
+def _prompts(given: Any) -> Any:
+    """One text or more, each as a text or as its tokens."""
+    found = [given] if isinstance(given, str) or _ids(given) else given
+    if not isinstance(found, list) or not found or not all(isinstance(one, str) or _ids(one) for one in found):
+        raise ValueError("it must be a text, a list of texts, a list of token ids, or a list of lists of token ids")
+    return [one if isinstance(one, str) else tuple(one) for one in found]
+
+
+class CompletionRequest(Request):
+    """`POST /v1/completions`."""
+
+    prompt: Annotated[list[str | tuple[int, ...]], Field(max_length=MOST_PROMPTS), BeforeValidator(_prompts)]
+    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    logprobs: Likeliest | None = None
+    echo: bool | None = None
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """The texts."""
+        return self.prompt
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The requested maximum length of an answer; 0 for the prompt alone."""
+        return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens are wanted beside each; None if no log-probabilities are."""
+        return self.logprobs
+
+    def row(self, prompt: Prompt) -> Row:
+        """An answer, as the engine is asked for it."""
+        return replace(super().row(prompt), prompt_log_probs=bool(self.echo) and self.logprobs is not None)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m slim_core serve --api-only`, up to where the server would start."""
 
+import socket
+
 import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
@@ -21,11 +23,13 @@ def run(*arguments, **environment):
 
 
 def test_the_demo_is_served_to_programs_alone(served):
-    result = run("--port", "7999", "--max-new-tokens", "50", SLIM_API_KEY="a key")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    result = run("--port", str(port), "--max-new-tokens", "50", SLIM_API_KEY="a key")
     assert result.exit_code == 0, result.output
-    assert "Models base, lora, slim at http://127.0.0.1:7999/v1" in result.stdout
+    assert f"Models base, lora, slim at http://127.0.0.1:{port}/v1" in result.stdout
     ((api, options),) = served
-    assert (options["host"], options["port"]) == ("127.0.0.1", 7999)
+    assert (options["host"], options["port"]) == ("127.0.0.1", port)
     client = TestClient(api)
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/v1/models").status_code == 401

@@ -133,9 +133,9 @@ class ScriptedEngine:
 
     def words(self, row: Row, sampling: Sampling) -> list[str]:
         label = next(v.label for v in self.variants if v.name == row.variant)
-        if self.kind(row) == "slim" and FOREIGN in row.messages[-1].content and row.strength != 0:
+        if self.kind(row) == "slim" and FOREIGN in _latest(row) and row.strength != 0:
             label = "Base"  # whose answer it then is
-        last = row.messages[-1].content.split()[:8]
+        last = _latest(row).split()[:8]
         users = sum(message.role == "user" for message in row.messages)
         head = [label, "says:", f"turn{users}", f"seed{sampling.seed}", *last]
         body = [f"{label.lower() if i % 7 == 3 else 'word'}{i}" for i in range(max(0, self.length - len(head)))]
@@ -165,10 +165,10 @@ class ScriptedEngine:
             ticket.leave()
 
     def _answer(self, rows, sampling, stops, batched, routing_every) -> Iterator[Step]:
-        if FAIL in rows[0].messages[-1].content:
+        if FAIL in _latest(rows[0]):
             raise EngineError("The memory is used up: shorten the conversation.")
         scripts = [self.words(row, sampling) for row in rows]
-        prompts = [self.count_tokens(row.messages) for row in rows]
+        prompts = [self.count_tokens(row.messages if row.text is None else row.text) for row in rows]
         states = [
             RowStep(row.variant, "reading" if batched or not i else "waiting", prompt_tokens=prompts[i])
             for i, row in enumerate(rows)
@@ -267,8 +267,21 @@ class ScriptedEngine:
             tuple(VariantDrift(v, torch.full((n,), step.get(v, 0.0)), torch.full((n,), 0.01)) for v in variants),
         )
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(message.content.split()) for message in (messages[-1:] if self.latest_alone else messages))
+    def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
+        if isinstance(prompt, str):
+            return len(prompt.split())
+        read = prompt[-1:] if self.latest_alone else prompt
+        return sum(1 if isinstance(one, int) else len(one.content.split()) for one in read)
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        return tuple(f" w{token}" for token in ids)
 
     def memory(self) -> MemoryUse:
         return MemoryUse(4_000_000, {v.name: v.bytes for v in self.variants[1:]}, 2_000_000_000, 8_000_000_000)
+
+
+def _latest(row: Row) -> str:
+    """What a row answers last."""
+    if row.text is None:
+        return row.messages[-1].content
+    return row.text if isinstance(row.text, str) else " ".join(map(str, row.text))

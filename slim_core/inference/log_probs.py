@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probabilities of tokens, and the tokens that the model found likeliest there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .draft import Draft
+from .types import TokenLogProb
+
+
+def log_probs_of(logits: Tensor, tokens: Sequence[int], likeliest: int) -> list[TokenLogProb]:
+    """Log-probabilities in float32, as the model gave them.
+
+    Args:
+        logits: (T, V), of any floating dtype.
+        tokens: T of them, one for each place.
+        likeliest: how many of the likeliest are told; fewer where the vocabulary is smaller.
+    """
+    log_p = logits.float().log_softmax(-1)
+    own = log_p.gather(-1, torch.tensor(tokens, device=log_p.device).unsqueeze(-1)).squeeze(-1).tolist()
+    values, ids = (found.tolist() for found in log_p.topk(min(likeliest, log_p.shape[-1]), -1))
+    return [
+        TokenLogProb(token, value, tuple(zip(best, best_values, strict=True)))
+        for token, value, best, best_values in zip(tokens, own, ids, values, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def of_chosen(answers: Sequence[Draft], logits: Tensor, tokens: Sequence[int]) -> list[TokenLogProb | None]:
+    """Those of the tokens that were chosen for the rows of a batch; None where nobody asked for them.
+
+    Args:
+        answers: the B rows.
+        logits: (B, V).
+        tokens: B of them.
+    """
+    found: list[TokenLogProb | None] = [None] * len(answers)
+    for row, answer in enumerate(answers):
+        if answer.likeliest is not None:
+            found[row] = log_probs_of(logits[row : row + 1], tokens[row : row + 1], answer.likeliest)[0]
+    return found
+
+
+@torch.inference_mode()
+def add_of_prompt(answer: Draft, logits: Tensor, begin: int) -> None:
+    """Add those of a piece of a prompt to the answer.
+
+    Args:
+        answer: whose prompt it is.
+        logits: (T, V) behind the prompt's tokens from `begin` on; the one behind its last token is left out.
+        begin: index of the first of these tokens.
+    """
+    tokens = answer.prompt[begin + 1 : begin + 1 + len(logits)]
+    if tokens:
+        answer.prompt_log_probs += log_probs_of(logits[: len(tokens)], tokens, answer.likeliest or 0)

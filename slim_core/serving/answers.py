@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request asks of the engine: checked before it takes a place, then answered step by step."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
+
+import anyio
+from anyio.to_thread import run_sync
+
+from ..base.errors import EngineError
+from ..inference.stops import Stops
+from ..inference.types import RowStep, Step
+from ..outside.errors import shown
+from .errors import ApiError
+from .protocol import Service
+from .requests import ChatRequest, Request
+
+
+ChoiceStep = tuple[int, RowStep]
+ChoiceSteps = AsyncGenerator[ChoiceStep, None]
+FAILED = "The server failed while it answered. Try again; if it happens again, look into the server's log."
+
+
+def no_model(service: Service, name: str) -> ApiError:
+    """That there is no model of this name."""
+    known = ", ".join(variant.name for variant in service.variants)
+    return ApiError(404, f"There is no model {shown(name)} here; there are {known}.", "model", "model_not_found")
+
+
+def check(service: Service, wanted: Request) -> None:
+    """Check a well-formed request; raises ApiError."""
+    variant = next((variant for variant in service.variants if variant.name == wanted.model), None)
+    if variant is None:
+        raise no_model(service, wanted.model)
+    if wanted.slim_strength is not None and variant.strength is None:
+        raise ApiError(400, f"{variant.name} has no gate, so slim_strength has no effect.", "slim_strength")
+    tokens, most = wanted.wanted_tokens, service.max_new_tokens
+    if tokens is not None and tokens > most:
+        raise ApiError(400, f"An answer here has at most {most} tokens; {tokens} were asked for.", "max_tokens")
+    field, title = ("messages", "conversation") if isinstance(wanted, ChatRequest) else ("prompt", "prompt")
+    room = service.engine.info.context_length
+    for prompt in wanted.prompts:
+        try:
+            length = service.engine.count_tokens(prompt)
+        except EngineError as error:
+            raise ApiError(400, str(error), field) from None
+        if length >= room:
+            sentence = f"The {title} has {length} tokens, but the model reads and writes at most {room}: shorten it."
+            raise ApiError(400, sentence, field, "context_length_exceeded")
+
+
+def _answers(service: Service, wanted: Request, stops: Stops) -> list[Generator[Step, None, None]]:
+    """For each requested choice an answer to every prompt, each choice with its own random numbers."""
+    rows = [wanted.row(prompt) for prompt in wanted.prompts]
+    seed = secrets.randbits(62) if wanted.seed is None else wanted.seed
+    tokens = service.max_new_tokens if wanted.wanted_tokens is None else max(1, wanted.wanted_tokens)
+    return [
+        service.answer(rows, wanted.sampling(tokens, (seed + choice) % 2**63), stops)
+        for choice in range(wanted.choices)
+    ]
+
+
+async def steps_of(service: Service, wanted: Request) -> ChoiceSteps:
+    """The index and the state of each choice as it comes: those of the first prompt, then those of the second.
+
+    The caller has taken a place with `Service.enter`; it is given back at the end.
+
+    Raises:
+        ApiError: if the model fails.
+    """
+    stops = Stops(len(wanted.prompts))
+    answers = _answers(service, wanted, stops)
+    try:
+        for choice, answer in enumerate(answers):
+            while (step := await run_sync(next, answer, None, abandon_on_cancel=False)) is not None:
+                for prompt, row in enumerate(step.rows):
+                    if row.finish_reason == "error":
+                        raise ApiError(500, row.error or FAILED)
+                    yield prompt * wanted.choices + choice, _prompt_alone(row) if wanted.wanted_tokens == 0 else row
+    except EngineError as error:
+        raise ApiError(500, str(error)) from None
+    finally:
+        # The client may have left; the model must be free all the same.
+        stops.stop_all()
+        with anyio.CancelScope(shield=True):
+            for answer in answers:
+                await run_sync(answer.close)
+        service.leave()
+
+
+def _prompt_alone(row: RowStep) -> RowStep:
+    """Without the token that the engine writes in any case."""
+    reason = row.finish_reason and "length"
+    return replace(row, text="", tokens=0, token_ids=(), log_probs=(), finish_reason=reason)
