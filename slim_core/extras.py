@@ -14,6 +14,7 @@ EXTRAS = {
     "datasets": "train",
     "pyarrow": "train",
     "bitsandbytes": "quant",
+    "gguf": "gguf",
 }
 
 

@@ -10,7 +10,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +20,7 @@ from .console import printable, refuse, screen
 
 if TYPE_CHECKING:
     from ..adapters import Adapter, Check
+    from ..peft_tools import LoraExport
 
 
 app = typer.Typer(no_args_is_help=True, help="Check, describe and export adapters.")
@@ -26,6 +28,8 @@ app = typer.Typer(no_args_is_help=True, help="Check, describe and export adapter
 SOURCE = typer.Argument(metavar="DIR|ID", help="Folder, or Hub id.")
 STYLES = {"passed": "green", "warning": "yellow", "failed": "red"}
 BATCH, LENGTH = 8, 128
+# The exported file for llama.cpp.
+GGUF = "adapter.gguf"
 # Everyday English of several kinds, for users who have no text of the adapter's domain.
 SENTENCES = (
     "The train leaves at half past seven, so we should be at the station a little earlier.",
@@ -86,6 +90,10 @@ def export(
     text: Annotated[
         Path | None, typer.Option(help="Calibration text, one passage per line. (default: eight sentences)")
     ] = None,
+    form: Annotated[
+        Literal["peft", "gguf"],
+        typer.Option("--format", help="peft, or gguf for llama.cpp and Ollama, which takes a LoRA as well."),
+    ] = "peft",
     revision: Annotated[str | None, typer.Option(help="Revision of an adapter on the Hub.")] = None,
     base_revision: Annotated[str | None, typer.Option(help="Revision of the base.")] = None,
 ) -> None:
@@ -93,44 +101,84 @@ def export(
 
     Use text like what the LoRA will read: the routing is frozen at its mean over that text.
     """
-    from safetensors import SafetensorError
-
     from ..adapters import OPERATOR, AdapterError, describe_base, load_whole, named_source, open_adapter, try_out
+    from ..extras import lacking
     from ..method import SlimConfig
-    from ..peft_tools import export_lora
 
+    console = screen(soft_wrap=True, highlight=False)
     with _exit_on_refusal(), _new_folder(output):
         _check_named(base)
+        if form == "gguf" and (missing := lacking("gguf", "The GGUF format")) is not None:
+            raise AdapterError(missing)
         passages = _passages(text)
         model, tokenizer = _load(base, base_revision)
         adapter = open_adapter(named_source(source, revision), describe_base(model, base), limits=OPERATOR)
         try:
             config = adapter.config
             if not isinstance(config, SlimConfig):
-                what = "plain LoRA" if adapter.title == "LoRA" else adapter.title
-                if adapter.kind != "lora":
-                    raise AdapterError(f"This is a {what} adapter; only SLIM's can be exported.")
-                raise AdapterError(
-                    f"This is a {what} already, which PEFT can load directly; there is no routing to freeze."
-                )
+                _check_converted(adapter, form)
+                _write_gguf(config, adapter.tensors(), model.config, output)
+                console.print(f"The LoRA is in {printable(str(output / GGUF))}.")
+                return
             model = load_whole(model, adapter, "exported")
             try_out(model, "exported")
         finally:
             adapter.delete()
         model.peft_config["exported"].base_model_name_or_path = base
-        try:
-            report = export_lora(model, "exported", _batches(tokenizer, passages), output)
-        except ValueError as error:
-            raise AdapterError(str(error)) from None
-        except (OSError, SafetensorError) as error:
-            raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
-    console = screen(soft_wrap=True, highlight=False)
-    console.print(f"A plain LoRA of rank {config.num_experts * config.r} is in {printable(str(output))}.")
+        report = _write_frozen(model, _batches(tokenizer, passages), output, form)
+    where = output / GGUF if form == "gguf" else output
+    console.print(f"A plain LoRA of rank {config.num_experts * config.r} is in {printable(str(where))}.")
     console.print(
         f"Its next-token distribution differs from the routed adapter's by {report.mean_kl:.4f} nats on average and "
         f"{report.max_kl:.4f} at most, over {report.tokens} tokens; {report.same_top1:.1%} have the same most likely "
         "next token."
     )
+
+
+def _check_converted(adapter: Adapter, form: str) -> None:
+    """Refuse an adapter that has no routing to freeze, except a LoRA that is to be converted."""
+    from ..adapters import AdapterError
+
+    what = "plain LoRA" if adapter.title == "LoRA" else adapter.title
+    if adapter.kind != "lora":
+        raise AdapterError(f"This is a {what} adapter; only SLIM's can be exported.")
+    if form == "peft":
+        raise AdapterError(f"This is a {what} already, which PEFT can load directly; there is no routing to freeze.")
+
+
+def _write_frozen(model: Any, batches: Iterator[dict[str, Any]], output: Path, form: str) -> LoraExport:
+    """Export the adapter named `exported`; the GGUF file is made from what PEFT would load."""
+    from peft import LoraConfig
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ..adapters import AdapterError
+    from ..outside.files import WEIGHTS
+    from ..peft_tools import export_lora
+
+    try:
+        if form == "peft":
+            return export_lora(model, "exported", batches, output)
+        with TemporaryDirectory() as folder:
+            report = export_lora(model, "exported", batches, folder)
+            _write_gguf(LoraConfig.from_pretrained(folder), load_file(Path(folder, WEIGHTS)), model.config, output)
+            return report
+    except ValueError as error:
+        raise AdapterError(str(error)) from None
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
+
+
+def _write_gguf(config: Any, tensors: dict[str, Any], base: Any, output: Path) -> None:
+    from ..adapters import AdapterError
+    from ..peft_tools import lora_to_gguf
+
+    try:
+        lora_to_gguf(config, tensors, base, output / GGUF)
+    except ValueError as error:
+        raise AdapterError(str(error)) from None
+    except OSError as error:
+        raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
 
 
 @contextmanager
@@ -187,7 +235,7 @@ def _new_folder(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for name in (CONFIG, WEIGHTS):  # half an adapter is useless
+        for name in (CONFIG, WEIGHTS, GGUF):  # half an adapter is useless
             with suppress(OSError):
                 (path / name).unlink()
         _remove_empty(made)

@@ -5,6 +5,7 @@ only.
 
 from .compact import fold_masks, slice_factors
 from .export import LoraExport, export_lora
+from .lora_gguf import lora_to_gguf
 from .lora_import import PLAIN_STARTS, load_lora, lora_to_slim
 from .scopes import RowScopes, adapter_rows, trace_routing, traceable_adapters
 from .token_routing import TokenRouting
@@ -23,6 +24,7 @@ __all__ = [
     "fold_masks",
     "identity_share",
     "load_lora",
+    "lora_to_gguf",
     "lora_to_slim",
     "slice_factors",
     "trace_routing",

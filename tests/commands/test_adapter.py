@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,47 @@ def test_export_writes_a_plain_lora_and_its_divergence(with_text, world, tmp_pat
     assert run("check", tmp_path / "out", "--base", world / "base").exit_code == 0
     plain = logits(AutoModelForCausalLM.from_pretrained(world / "base"), torch.arange(8)[None])
     assert not torch.allclose(logits(exported, torch.arange(8)[None]), plain)
+
+
+def test_export_in_gguf_holds_what_peft_would_load(world, tmp_path):
+    pytest.importorskip("gguf", reason='needs gguf: pip install "slim-core[gguf]"')
+    from tests.peft_tools.gguf_files import read_gguf
+
+    run("export", world / "slim", tmp_path / "peft", "--base", world / "base")
+    result = run("export", world / "slim", tmp_path / "out", "--base", world / "base", "--format", "gguf")
+    assert result.exit_code == 0, result.output
+    assert f"A plain LoRA of rank 6 is in {tmp_path / 'out' / 'adapter.gguf'}." in result.output
+    assert "nats on average" in result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["adapter.gguf"]
+    fields, tensors = read_gguf(tmp_path / "out" / "adapter.gguf")
+    peft = load_file(tmp_path / "peft" / WEIGHTS)
+    assert fields["adapter.lora.alpha"] == 6.0 and len(tensors) == len(peft) == 28
+    for which in "AB":
+        key = f"base_model.model.model.layers.1.mlp.down_proj.lora_{which}.weight"
+        assert torch.equal(tensors[f"blk.1.ffn_down.weight.lora_{which.lower()}"], peft[key])
+
+
+def test_a_lora_can_be_written_as_gguf(world, tmp_path):
+    pytest.importorskip("gguf", reason='needs gguf: pip install "slim-core[gguf]"')
+    result = run("export", world / "lora", tmp_path / "out", "--base", world / "base", "--format", "gguf")
+    assert (result.exit_code, result.output) == (0, f"The LoRA is in {tmp_path / 'out' / 'adapter.gguf'}.\n")
+
+
+def test_gguf_needs_a_package(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    result = run("export", world / "lora", tmp_path / "out", "--base", world / "base", "--format", "gguf")
+    sentence = 'Error: The GGUF format needs gguf; install it with: pip install "slim-core[gguf]"\n'
+    assert (result.exit_code, result.output) == (1, sentence)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_that_gguf_cannot_hold_leaves_nothing(world, tmp_path):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(world / "base"), lora(use_dora=True))
+    model.save_pretrained(tmp_path / "dora")
+    result = run("export", tmp_path / "dora", tmp_path / "out", "--base", world / "base", "--format", "gguf")
+    assert result.exit_code == 1
+    assert result.output == "Error: This LoRA sets `use_dora` to True, which an adapter of llama.cpp cannot express.\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_warning_is_shown_and_passes(world, tmp_path):
