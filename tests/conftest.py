@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("real_data")
         if item.get_closest_marker("real_data") and not os.environ.get("SLIM_TEST_DATA"):
             item.add_marker(pytest.mark.skip(reason=NO_DATA))
+
+
+def pytest_collection_finish() -> None:
+    # Half a million objects of torch, transformers and Gradio are there to stay. Whatever closes a model collects
+    # garbage, and would look at each of them every time.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
