@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Callable
+
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
@@ -98,10 +102,34 @@ def tensors_of(model: nn.Module, adapter_name: str = "default") -> dict[str, tor
     return found
 
 
+def made_once(make: Callable[..., PeftModel]) -> Callable[..., PeftModel]:
+    """The same arguments make a model once. Everyone gets a copy of it, and the random numbers that come after it."""
+    kept: dict[str, tuple[PeftModel, torch.Tensor]] = {}
+
+    @functools.wraps(make)
+    def copied(*families: str, **changes) -> PeftModel:
+        key = repr((families, sorted(changes.items())))
+        if key not in kept:
+            kept[key] = make(*families, **changes), torch.get_rng_state()
+        model, random = kept[key]
+        torch.set_rng_state(random)
+        return copy.deepcopy(model)
+
+    return copied
+
+
 def learned(family: str = "llama", base: nn.Module | None = None, **changes) -> PeftModel:
     """A model whose statistics and router are at work, and whose gate is neither open nor closed on random tokens."""
+    return _learned(family, **changes) if base is None else _on(base, **changes)
+
+
+@made_once
+def _learned(family: str, **changes) -> PeftModel:
+    return _on(small_base(family), **changes)
+
+
+def _on(base: nn.Module, **changes) -> PeftModel:
     start = {"target_modules": "all-linear", "yield_quantile": 0.6, "yield_strength": 2.0, "num_identity": 2}
-    base = small_base(family) if base is None else base
     torch.manual_seed(2)
     model = get_peft_model(base, slim(**(start | changes)))
     learn(model)

@@ -21,12 +21,15 @@ VARIANTS = {
     "paper": {"yield_mode": "paper"},
     "no merging": {"merge": "none"},
     "calibrated": {"yield_mode": "calibrated", "yield_quantile": 0.5},
-    "block router": {"router_scope": "block"},
+    "block router": {"router_scope": "block", "target_modules": "all-linear"},
     "hidden router, max": {"router_hidden": 5, "distance": "max"},
     "tokens": {"distance_scope": "token"},
     "turns": {"turn_opening": [7, 8], "context_warmup": 1},
 }
+# Two that read the same tensor, and one of other sizes: each Linear takes a compiler a third of a second.
+FEW = ["q_proj", "v_proj", "down_proj"]
 SIZES = {"r": 2, "num_experts": 3, "num_identity": 1, "num_clusters": 4, "init_weights": False, "mask_rate": 0.4}
+SIZES |= {"target_modules": FEW}
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from slim_core.method.layer import SlimLayer
 from slim_core.method.linear import Linear
 from tests.conftest import TINY, build
 from tests.method import reference
-from tests.method.small import router_layer
+from tests.method.small import made_once, router_layer
 
 
 FAMILIES = [*TINY, "stories"]
@@ -48,7 +48,8 @@ def words(family: str, ids: torch.Tensor) -> torch.Tensor:
     return ids + 300 if family == "stories" else ids
 
 
-def trained(family: str, **changes):
+@made_once
+def trained(family: str, **changes) -> PeftModel:
     """A model whose SLIM adapter has seen data: clusters, router and factors are all at work."""
     model = get_peft_model(build(family), slim_config(**changes))
     model.train()
@@ -168,7 +169,9 @@ def test_padding_changes_nothing(family, side, ids):
 
 @pytest.mark.parametrize(
     ("family", "variant"),
-    [(f, "default") for f in FAMILIES] + [(f, v) for f in ("llama", "stories") for v in VARIANTS if v != "default"],
+    [(f, "default") for f in FAMILIES]
+    + [("llama", v) for v in VARIANTS if v != "default"]
+    + [pytest.param("stories", v, marks=pytest.mark.nightly) for v in VARIANTS if v != "default"],
 )
 def test_prefill_equals_decoding_token_by_token(family, variant, ids):
     model, ids = trained(family, **VARIANTS[variant]), words(family, ids)
