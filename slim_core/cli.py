@@ -6,12 +6,11 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from .commands import adapter, demo
-from .commands.bench_compare import bench_compare
+from .commands import adapter, bench, demo
 from .commands.compare import compare
 from .commands.console import refuse, screen
 from .commands.estimate import estimate
@@ -23,6 +22,7 @@ from .noise import hush
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SLIM: fine-tune without forgetting.")
 app.add_typer(adapter.app, name="adapter")
+app.add_typer(bench.app, name="bench")
 app.add_typer(demo.app, name="demo")
 
 
@@ -36,49 +36,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-@app.command()
-def bench(
-    width: Annotated[list[int], typer.Option(help="Sizes of the Linear; repeat for several.")] = [1024, 4096],  # noqa: B006
-    tokens: Annotated[list[int], typer.Option(help="Tokens per forward; repeat for several.")] = [1, 16, 512],  # noqa: B006
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds per variant; the median is reported.")] = 7,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or all: every device there is.")] = "all",
-    merge: Annotated[Literal["fast", "none"], typer.Option(help="Dynamic merging.")] = "fast",
-) -> None:
-    """Time one adapted Linear: base, PEFT LoRA of equal total rank, SLIM, and a loop over experts, side by side."""
-    import torch
-    from rich.table import Table
-
-    from .evaluation.speed import describe_machine, settings, time_setting
-    from .method import SlimConfig
-
-    available = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    if device != "all" and device not in available:
-        raise typer.BadParameter(f"{device!r} is not available; choose all, {' or '.join(available)}.")
-    # Yielding is switched off, so that LoRA experts handle every token of the random input; it is only an elementwise
-    # step.
-    config = SlimConfig(merge=merge, yield_strength=0.0)
-    console = screen()
-    console.print(describe_machine())
-    console.print(
-        f"{config.num_experts} experts of rank {config.r}, {config.num_identity} identity, top-{config.top_k}, "
-        f"merge={merge}, p={config.mask_rate}; LoRA of rank {config.num_experts * config.r}; "
-        f"medians of {rounds} rounds"
-    )
-    for setting in settings(available if device == "all" else [device], width, tokens):
-        pass_name = "forward + backward" if setting.backward else "forward"
-        dtype = str(setting.dtype).removeprefix("torch.")
-        table = Table(title=f"{setting.device} {dtype}, C = {setting.width}, {setting.tokens} tokens, {pass_name}")
-        for column in ("variant", "µs", "× base", "× PEFT LoRA"):
-            table.add_column(column, justify="left" if column == "variant" else "right")
-        for t in time_setting(setting, config, rounds):
-            table.add_row(t.variant, f"{t.microseconds:.0f}", f"{t.to_base:.2f}", f"{t.to_lora:.2f}")
-        console.print(table)
-
-
 app.command()(compare)
 app.command()(estimate)
 app.command(cls=EvaluateCommand)(evaluate)
-app.command("bench-compare")(bench_compare)
 app.command()(serve)
 
 

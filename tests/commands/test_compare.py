@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`compare` and `bench-compare` as a person calls them."""
+"""`compare` as a person calls it."""
 
 import json
 import math
@@ -167,17 +167,3 @@ def test_the_drift_sentence():
         "The base's own answer is, compared with the base, 8.0 times less likely for LoRA and 2.0 times more likely "
         "for SLIM and exactly as likely for T. Mean drift in nats a token: LoRA 1.000, SLIM 0.125, T 0.000."
     )
-
-
-def test_bench_compare(folders):
-    arguments = ["--base", folders.base, "--lora", folders.lora, "--slim", folders.slim, "--tokens", 3, "--rounds", 1]
-    result = CliRunner().invoke(app, ["bench-compare", *map(str, arguments)])
-    assert result.exit_code == 0, result.output
-    for words in ("base alone", "all in one batch", "one after another"):
-        assert words in result.stdout
-
-
-def test_bench_compare_on_a_random_model():
-    arguments = ["--width", "32", "--layers", "1", "--tokens", "2", "--rounds", "1"]
-    result = CliRunner().invoke(app, ["bench-compare", *arguments])
-    assert result.exit_code == 0 and "random Llama, width 32" in result.stdout

@@ -52,7 +52,7 @@ def test_a_name_is_text(name, capsys):
         ("estimate",),
         ("demo", "report", "--demo"),
         ("compare", "hello", "--base"),
-        ("bench-compare", "--base"),
+        ("bench", "compare", "--base"),
     ],
 )
 def test_the_commands_refuse_in_one_line_that_holds_the_name(arguments, name):

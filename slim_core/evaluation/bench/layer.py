@@ -1,15 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of one adapted Linear: base, PEFT LoRA of equal total rank, SLIM, and a loop over experts, side by side.
-
-The variants take turns within one run, so that a drift of the machine's speed meets them all alike. What counts is the
-ratio within a round; the report gives the median over the rounds.
-"""
+"""Speed of one adapted Linear: base, PEFT LoRA of equal total rank, SLIM, and a loop over experts, side by side."""
 
 from __future__ import annotations
 
-import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,12 +14,13 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from ..method import Linear, SlimConfig
-from ..peft_tools import slice_factors, trace_routing
+from ...method import Linear, SlimConfig
+from ...peft_tools import slice_factors, trace_routing
+from .machine import dtype_of
+from .turns import Measured, repeated, summary, take_turns
 
 
-# Long enough that clock resolution and a single interruption do not matter.
-ROUND_SECONDS = 0.1
+BASE, LORA = "base", "peft lora"
 
 
 @dataclass
@@ -38,16 +32,6 @@ class Setting:
     width: int
     tokens: int
     backward: bool
-
-
-@dataclass
-class Timing:
-    """One variant in one setting. Ratios are medians over rounds of the ratio within the round."""
-
-    variant: str
-    microseconds: float
-    to_base: float
-    to_lora: float
 
 
 class LoopedLinear(Linear):
@@ -109,8 +93,8 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
             return traced(x)
 
     variants: dict[str, Callable[[Tensor], Tensor]] = {
-        "base": model(None),
-        "peft lora": model(lora).train(setting.backward),
+        BASE: model(None),
+        LORA: model(lora).train(setting.backward),
         "slim": slim(),
         "slim, trace on": run_traced,
         "slim, token distance": slim(distance_scope="token"),
@@ -124,15 +108,14 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
     return variants
 
 
-def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Timing]:
-    """Time all variants of one setting in turn.
+def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Measured]:
+    """Time all variants of one setting in turn, compared with the base and with the LoRA.
 
     Args:
         setting: the case.
         config: SLIM's sizes; the LoRA gets rank E r.
         rounds: how often each variant has its turn.
     """
-    variants = variants_of(setting, config)
     # One sequence, as in a prompt.
     x = torch.randn(1, setting.tokens, setting.width, device=setting.device, dtype=setting.dtype)
     x.requires_grad_(setting.backward)
@@ -145,51 +128,14 @@ def time_setting(setting: Setting, config: SlimConfig, rounds: int) -> list[Timi
             y.backward(grad)
             x.grad = None
 
-    repeats = {name: _repeats(partial(once, run), setting.device) for name, run in variants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            seconds[name].append(_seconds(partial(once, run), repeats[name], setting.device))
-    return [
-        Timing(
-            name,
-            1e6 * statistics.median(times),
-            statistics.median(t / b for t, b in zip(times, seconds["base"], strict=True)),
-            statistics.median(t / b for t, b in zip(times, seconds["peft lora"], strict=True)),
-        )
-        for name, times in seconds.items()
-    ]
+    variants = variants_of(setting, config)
+    ways = {name: repeated(partial(once, run), setting.device) for name, run in variants.items()}
+    return summary(take_turns(ways, rounds), (BASE, LORA))
 
 
-def _seconds(run: Callable[[], None], repeats: int, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
-
-
-def _repeats(run: Callable[[], None], device: str) -> int:
-    _seconds(run, 3, device)
-    return max(1, round(ROUND_SECONDS / _seconds(run, 2, device)))
-
-
-def describe_machine() -> str:
-    """The machine on which the numbers were measured."""
-    parts = [f"torch {torch.__version__}", f"{torch.get_num_threads()} CPU threads", platform.machine()]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    return ", ".join(parts)
-
-
-def settings(devices: list[str], widths: list[int], tokens: list[int]) -> Iterator[Setting]:
-    """Every case of a run: float32 on the CPU, bfloat16 on CUDA."""
-    for device in devices:
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        for backward in (False, True):
-            for width in widths:
-                for count in tokens:
-                    yield Setting(device, dtype, width, count, backward)
+def settings(device: str, widths: list[int], tokens: list[int]) -> Iterator[Setting]:
+    """Every case of a run."""
+    for backward in (False, True):
+        for width in widths:
+            for count in tokens:
+                yield Setting(device, dtype_of(device), width, count, backward)

@@ -7,7 +7,13 @@ from typer.testing import CliRunner
 
 from slim_core import SlimConfig, trace_routing
 from slim_core.cli import app
-from slim_core.evaluation.speed import LoopedLinear, Setting, settings, time_setting, variants_of
+from slim_core.evaluation.bench import turns
+from slim_core.evaluation.bench.layer import LoopedLinear, Setting, settings, time_setting, variants_of
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(turns, "LEAST_SECONDS", 1e-3)
 
 
 @pytest.mark.parametrize("merge", ["fast", "none"])
@@ -43,25 +49,26 @@ def test_the_loop_learns_like_slim():
 
 def test_ratios_are_to_the_base_and_to_lora():
     setting = Setting("cpu", torch.float32, width=32, tokens=4, backward=False)
-    timings = {t.variant: t for t in time_setting(setting, SlimConfig(r=2), rounds=1)}
-    assert timings["base"].to_base == timings["peft lora"].to_lora == 1
-    assert all(t.microseconds > 0 for t in timings.values())
+    timings = {t.way: t for t in time_setting(setting, SlimConfig(r=2), rounds=1)}
+    assert timings["base"].ratios["base"] == timings["peft lora"].ratios["peft lora"] == 1
+    assert all(t.seconds > 0 for t in timings.values())
 
 
 def test_every_case_is_run_forward_and_backward():
-    cases = list(settings(["cpu"], [1024, 4096], [1, 512]))
+    cases = list(settings("cpu", [1024, 4096], [1, 512]))
     assert {(c.width, c.tokens, c.backward) for c in cases} == {
         (w, t, b) for w in (1024, 4096) for t in (1, 512) for b in (False, True)
     }
 
 
 def test_the_command_prints_a_table_for_each_case():
-    result = CliRunner().invoke(app, ["bench", "--width", "32", "--tokens", "2", "--rounds", "1", "--device", "cpu"])
+    arguments = ["--width", "32", "--tokens", "2", "--rounds", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["bench", "layer", *arguments])
     assert result.exit_code == 0, result.output
     assert result.output.count("loop over experts") == 2 and "LoRA of rank 128" in result.output
 
 
 @pytest.mark.parametrize("wrong", [["--merge", "dare"], ["--device", "tpu"], ["--rounds", "0"]])
 def test_wrong_options_are_refused_without_a_traceback(wrong):
-    result = CliRunner().invoke(app, ["bench", *wrong])
+    result = CliRunner().invoke(app, ["bench", "layer", *wrong])
     assert result.exit_code == 2 and "Traceback" not in result.output

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of measurements, and their JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from .console import printable, refuse, screen
+from .files import write_whole
+
+
+if TYPE_CHECKING:
+    from ..evaluation.bench.clients import Served
+    from ..evaluation.bench.turns import Measured
+
+
+class Report:
+    """One run of a bench: shown as it comes, saved at the end.
+
+    Args:
+        bench: its name.
+        device: that is measured.
+        file: new one for the JSON; None for none.
+        settings: what was asked for.
+    """
+
+    def __init__(self, bench: str, device: str, file: Path | None, **settings: Any) -> None:
+        from ..evaluation.bench.machine import describe_machine, sentence_of
+
+        if file is not None and file.exists():
+            refuse(f"{file} exists already: name a new file.")
+        if file is not None and not file.parent.is_dir():
+            refuse(f"There is no folder {file.parent}: make it first.")
+        self._file, self._console = file, screen()
+        machine = describe_machine(device)
+        self._found: dict[str, Any] = {"bench": bench, "machine": machine, "settings": settings, "cases": []}
+        self.say(printable(sentence_of(machine)))
+
+    def say(self, sentence: str) -> None:
+        """Print a line."""
+        self._console.print(sentence, highlight=False)
+
+    def put(self, **facts: Any) -> None:
+        """Keep facts for the file."""
+        self._found.update(facts)
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Say what was not measured."""
+        self._found.setdefault("left_out", {})[name] = reason
+        self.say(f"{name} was left out: {printable(reason)}")
+
+    def add(self, title: str, measured: Sequence[Measured]) -> None:
+        """Show and keep a case, ratios first."""
+        self._found["cases"].append({"title": title, "rows": [one.plain() for one in measured]})
+        for measure in dict.fromkeys(one.measure for one in measured):
+            rows = [one for one in measured if one.measure == measure]
+            references = list(dict.fromkeys(name for one in rows for name in one.ratios))
+            facts = list(dict.fromkeys(name for one in rows for name in one.facts))
+            table = Table(title=title if measure == "run" else f"{title}: {measure}", title_justify="left")
+            for column in ("", *(f"× {name}" for name in references), "ms", "quartiles", *facts):
+                table.add_column(column.replace("_", " "), justify="right" if column else "left")
+            for one in rows:
+                ratios = [f"{one.ratios[name]:.2f}" if name in one.ratios else "" for name in references]
+                known = [_shown(name, one.facts[name]) if name in one.facts else "" for name in facts]
+                spread = f"{_ms(one.low)} – {_ms(one.high)}"
+                table.add_row(one.way, *ratios, _ms(one.seconds), spread, *known)
+            self._console.print(table)
+
+    def add_clients(self, title: str, served: Sequence[Served]) -> None:
+        """Show and keep what clients got."""
+        self._found["cases"].append({"title": title, "rows": [one.plain() for one in served]})
+        table = Table(title=printable(title), title_justify="left")
+        times = ("clients", "× 1st", "answers/s", "least – most", "p50 s", "p99 s")
+        for column in (*times, "answered", "refused", "lost"):
+            table.add_column(column, justify="right")
+        for one in served:
+            ratio = one.answers_per_second / served[0].answers_per_second if served[0].answers_per_second else 0.0
+            low, high = one.spread
+            rates = (f"{ratio:.2f}", f"{one.answers_per_second:.1f}", f"{low:.1f} – {high:.1f}")
+            counts = (str(one.answers), str(one.refused), str(one.lost))
+            table.add_row(str(one.clients), *rates, _seconds(one.p50), _seconds(one.p99), *counts)
+        self._console.print(table)
+
+    def save(self) -> None:
+        """Write the file, if one was named."""
+        if self._file is not None:
+            write_whole(self._file, json.dumps(self._found, indent=1, allow_nan=False) + "\n")
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 0.1 else f"{1e3 * seconds:.0f}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f}"
+
+
+def _shown(name: str, value: float) -> str:
+    if name.startswith("share"):
+        return f"{100 * value:.0f} %"
+    return f"{value / 1e6:,.1f} MB" if name.endswith("bytes") else f"{value:,.0f}"

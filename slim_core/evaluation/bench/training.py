@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training step: forward, backward and the optimiser, of SLIM and of a PEFT LoRA of equal total rank."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from peft import PeftConfig
+from transformers import PreTrainedModel
+
+from .machine import bytes_of
+from .shapes import adapted, lora_config, slim_config
+from .turns import Measured, Measures, Way, summary, synchronise, take_turns
+
+
+LORA = "PEFT: LoRA"
+
+
+class _Step:
+    """One model in training."""
+
+    def __init__(self, base: PreTrainedModel, config: PeftConfig, ids: torch.Tensor, checkpointing: bool) -> None:
+        self._model, self._ids = adapted(base, config).train(), ids
+        if checkpointing:
+            self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self._model.enable_input_require_grads()
+        own = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.AdamW(own, lr=1e-4)
+        self.peak: int | None = None
+
+    def __call__(self) -> Measures:
+        device = self._ids.device
+        counts = device.type == "cuda"
+        synchronise(device)
+        before = torch.cuda.memory_allocated(device) if counts else 0
+        if counts:
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        self._model(input_ids=self._ids, labels=self._ids).loss.backward()
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        synchronise(device)
+        seconds = time.perf_counter() - start
+        if counts:
+            # The other models are there too; their own memory does not count.
+            state = (t for s in self._optimiser.state.values() for t in s.values() if isinstance(t, torch.Tensor))
+            held = bytes_of([*self._model.parameters(), *self._model.buffers()]) + bytes_of(state)
+            self.peak = torch.cuda.max_memory_allocated(device) - before + held
+        return {"step": seconds}
+
+
+def time_training(
+    base: PreTrainedModel, *, rank: int, experts: int, batch: int, length: int, rounds: int
+) -> list[Measured]:
+    """Time a step of both in turn, with and without gradient checkpointing.
+
+    Args:
+        base: random weights, whose parameters take no gradient.
+        rank: of each expert; the LoRA has this times `experts`.
+        experts: number of LoRA experts.
+        batch: examples of a step.
+        length: tokens of an example.
+        rounds: how often each has its turn.
+    """
+    ids = torch.randint(5, base.config.vocab_size, (batch, length), device=base.device)
+    configs: dict[str, PeftConfig] = {LORA: lora_config(rank * experts), "SLIM": slim_config(rank, experts)}
+    steps = {name: _Step(base, config, ids, False) for name, config in configs.items()}
+    steps |= {f"{name}, checkpointing": _Step(base, config, ids, True) for name, config in configs.items()}
+    ways: dict[str, Way] = dict(steps)
+
+    def facts(way: str, measure: str, seconds: float) -> dict[str, float]:
+        peak = steps[way].peak
+        found = {"tokens_per_second": batch * length / seconds}
+        return found if peak is None else found | {"peak_bytes": peak}
+
+    return summary(take_turns(ways, rounds), (LORA, f"{LORA}, checkpointing"), facts)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench` as a person calls it, on models of no size; what is in its file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.evaluation.bench import turns
+from tests.inference.conftest import folders
+from tests.serving.conftest import KEY, engine, serve
+
+
+__all__ = ["engine", "folders", "serve"]
+TINY = ("--shape", "tiny", "--rank", "2", "--rounds", "1", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(turns, "LEAST_SECONDS", 1e-3)
+
+
+def bench(tmp_path, name, *arguments, **environment):
+    file = tmp_path / "found.json"
+    options = [name, *map(str, arguments), "--json", str(file)]
+    result = CliRunner().invoke(app, ["bench", *options], env={"COLUMNS": "200", **environment})
+    assert result.exit_code == 0, result.output
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["bench"] == name and found["machine"]["date"] and found["settings"]["rounds"] == 1
+    return found, result.stdout
+
+
+def by_way(case, measure):
+    return {row["way"]: row for row in case["rows"] if row["measure"] == measure}
+
+
+def test_decode(tmp_path):
+    numbers = ("--prompt", 6, "--tokens", 3, "--experts", 3, "--experts", 5)
+    found, said = bench(tmp_path, "decode", *TINY, *numbers)
+    (case,) = found["cases"]
+    ways = by_way(case, "token")
+    ours = {"base", "lora", "slim", "slim, 5 experts", "slim, gate closed", "all in one batch"}
+    plain = {"transformers: base", "PEFT: LoRA, unmerged", "PEFT: SLIM", "PEFT: X-LoRA, no cache", "PEFT: Arrow"}
+    assert ways.keys() == ours | plain and "left_out" not in found
+    assert by_way(case, "answer").keys() == ways.keys() | {"one after another"}
+    moved = {way: row["facts"]["bytes"] for way, row in ways.items()}
+    assert moved["base"] == moved["slim, gate closed"] < min(moved["lora"], moved["slim"])
+    assert moved["all in one batch"] == moved["lora"] + moved["slim"] - moved["base"]
+    base = ways["base"]
+    share = base["facts"]["bytes"] / base["seconds"] / found["copy_bandwidth"]
+    assert base["facts"]["share_of_copy_bandwidth"] == pytest.approx(share)
+    assert base["ratios"]["base"] == 1 and set(base["ratios"]) == {"base", "PEFT: LoRA, unmerged"}
+    assert all(name in said for name in ways)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_compare(tmp_path, folders, own):
+    where = ("--base", folders.base, "--lora", folders.lora, "--slim", folders.slim) if own else TINY[:4]
+    found, said = bench(tmp_path, "compare", *where, "--tokens", 3, "--rounds", 1, "--device", "cpu")
+    (case,) = found["cases"]
+    ways = by_way(case, "token")
+    assert {"base alone", "slim alone", "all in one batch", "one after another"} <= ways.keys()
+    assert all(way in said for way in ways)
+    assert ways["base alone"]["ratios"]["base alone"] == 1
+    assert found["experts_used"]["lora"] == 1 and found["dtype"] == "float32"
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_train(tmp_path):
+    found, _ = bench(tmp_path, "train", *TINY, "--batch", 1, "--length", 8)
+    ways = by_way(found["cases"][0], "step")
+    assert list(ways) == ["PEFT: LoRA", "SLIM", "PEFT: LoRA, checkpointing", "SLIM, checkpointing"]
+    for row in ways.values():
+        assert row["facts"]["tokens_per_second"] == pytest.approx(8 / row["seconds"])
+
+
+def test_load(tmp_path):
+    numbers = ("--clients", 1, "--clients", 3, "--questions", 3, "--tokens", 2)
+    found, _ = bench(tmp_path, "load", *TINY, *numbers)
+    rows = found["cases"][0]["rows"]
+    assert [(row["clients"], row["answers"], row["lost"]) for row in rows] == [(1, 3, 0), (3, 3, 0)]
+
+
+def test_serve(tmp_path, serve, engine):
+    server = serve(engine, places=1, key=KEY)
+    engine.length, engine.delay = 3, dict.fromkeys(("base", "lora", "slim"), 0.02)
+    arguments = ("--url", server.url, "--clients", 1, "--clients", 2, "--questions", 4, "--rounds", 1)
+    found, _ = bench(tmp_path, "serve", *arguments, SLIM_API_KEY=KEY)
+    assert found["models"] == ["base", "lora", "slim"]
+    one, two = found["cases"][0]["rows"]
+    assert (one["answers"], one["refused"], one["lost"]) == (4, 0, 0)
+    # There is one place, so one of two who ask at once is turned away.
+    assert two["refused"] > 0 == two["lost"] and two["answers"] + two["refused"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("serve", "--url", "http://127.0.0.1:9/v1"), "No server that speaks OpenAI's protocol answers at http://127"),
+        (("train", "--json", "{file}"), "exists already: name a new file."),
+        (("train", "--json", "{file}.d/new.json"), "make it first."),
+        (("compare", "--base", "nowhere/at-all"), "nowhere/at-all"),
+    ],
+)
+def test_what_cannot_be_measured_is_a_sentence(tmp_path, arguments, sentence):
+    file = tmp_path / "there"
+    file.write_text("mine", encoding="utf-8")
+    result = CliRunner().invoke(app, ["bench", *(argument.format(file=file) for argument in arguments)])
+    assert result.exit_code == 1 and sentence in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.output and file.read_text(encoding="utf-8") == "mine"
