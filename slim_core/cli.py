@@ -15,6 +15,7 @@ from .commands.compare import compare
 from .commands.console import refuse, screen
 from .commands.estimate import estimate
 from .commands.evaluate import EvaluateCommand, evaluate
+from .commands.gate_proxy import gate_proxy
 from .commands.pairs import pairs
 from .commands.serve import serve
 from .noise import hush
@@ -40,6 +41,7 @@ app.command()(compare)
 app.command()(estimate)
 app.command(cls=EvaluateCommand)(evaluate)
 app.command()(serve)
+app.command("gate-proxy")(gate_proxy)
 
 
 DATA, ADAPTER, BUDGET, MACHINE = "Data", "Adapter", "Budget", "Machine"

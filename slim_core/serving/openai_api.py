@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -13,18 +12,15 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
-from ..outside.errors import megabytes, shown
 from . import answers
 from .errors import ApiError, of_validation
+from .http import LAST_EVENT, event, new_api, read_json
 from .protocol import BusyError, Service
 from .replies import ChatReply, CompletionReply, Reply, model_entry
 from .requests import ChatRequest, CompletionRequest
 
 
-# Bytes of a request.
-MOST_BYTES = 4_000_000
 Wanted = TypeVar("Wanted", ChatRequest, CompletionRequest)
 
 
@@ -44,17 +40,7 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
             sentence = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
             raise ApiError(401, sentence, code="invalid_api_key")
 
-    # A page of documentation would load its scripts from elsewhere.
-    api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(check_key)])
-
-    @api.exception_handler(ApiError)
-    async def tell(request: Request, error: ApiError) -> JSONResponse:
-        return _refusal(error)
-
-    @api.exception_handler(HTTPException)
-    async def tell_of_address(request: Request, error: HTTPException) -> JSONResponse:
-        place = f"{request.method} {request.url.path}"
-        return _refusal(ApiError(error.status_code, f"{shown(place, 200)} is not part of this API."))
+    api = new_api(dependencies=[Depends(check_key)])
 
     @api.get("/models")
     async def models() -> dict[str, Any]:
@@ -83,7 +69,7 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
 
 def alone(service: Service, key: str | None = None) -> FastAPI:
     """The API as a separate server, with `/health`."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = new_api()
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -98,24 +84,12 @@ def _has_key(request: Request, key: str) -> bool:
     return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
 
 
-def _refusal(error: ApiError) -> JSONResponse:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "2"}}.get(error.status)
-    return JSONResponse(error.body, error.status, headers)
-
-
 async def _read(request: Request, kind: type[Wanted]) -> Wanted:
-    """The request's body; raises ApiError with what is wrong with it."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise ApiError(413, f"The request has more than {megabytes(MOST_BYTES)}; that is too much.")
+    """A well-formed request; raises ApiError with what is wrong with it."""
     try:
-        return kind.model_validate(json.loads(body))
+        return kind.model_validate(await read_json(request))
     except ValidationError as error:
         raise of_validation(error) from None
-    except (ValueError, RecursionError):
-        raise ApiError(400, "The body of the request is not JSON.") from None
 
 
 async def _answer(service: Service, wanted: answers.Request, reply: Reply, request: Request) -> Response:
@@ -153,19 +127,15 @@ async def _stream(
     try:
         async with aclosing(steps):
             for piece in reply.pieces(*first):
-                yield _event(piece)
+                yield event(piece)
             async for index, row in steps:
                 rows[index] = row
                 for piece in reply.pieces(index, row):
-                    yield _event(piece)
+                    yield event(piece)
     except ApiError as error:
         # The status has gone out long ago.
-        yield _event(error.body)
+        yield event(error.body)
     else:
         if usage:
-            yield _event(reply.last(rows))
-    yield "data: [DONE]\n\n"
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+            yield event(reply.last(rows))
+    yield LAST_EVENT

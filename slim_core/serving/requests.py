@@ -215,7 +215,7 @@ def _ids(given: Any) -> bool:
     return isinstance(given, list) and bool(given) and all(type(token) is int for token in given)
 
 
-def _prompts(given: Any) -> Any:
+def prompts_given(given: Any) -> Any:
     """One text or more, each as a text or as its tokens."""
     found = [given] if isinstance(given, str) or _ids(given) else given
     if not isinstance(found, list) or not found or not all(isinstance(one, str) or _ids(one) for one in found):
@@ -226,7 +226,7 @@ def _prompts(given: Any) -> Any:
 class CompletionRequest(Request):
     """`POST /v1/completions`."""
 
-    prompt: Annotated[list[str | tuple[int, ...]], Field(max_length=MOST_PROMPTS), BeforeValidator(_prompts)]
+    prompt: Annotated[list[str | tuple[int, ...]], Field(max_length=MOST_PROMPTS), BeforeValidator(prompts_given)]
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     logprobs: Likeliest | None = None
     echo: bool | None = None

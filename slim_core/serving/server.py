@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uvicorn
+from fastapi import FastAPI
 
 from .openai_api import alone
 from .protocol import Service
@@ -14,7 +15,7 @@ MOST_CONNECTIONS = 1000
 
 
 def serve_alone(service: Service, key: str | None, host: str, port: int) -> None:
-    """Serve until the process is asked to end.
+    """Serve an engine until the process is asked to end.
 
     Args:
         service: who answers.
@@ -22,8 +23,19 @@ def serve_alone(service: Service, key: str | None, host: str, port: int) -> None
         host: address to serve at.
         port: to serve at.
     """
+    serve_app(alone(service, key), host, port)
+
+
+def serve_app(app: FastAPI, host: str, port: int) -> None:
+    """Serve an app until the process is asked to end.
+
+    Args:
+        app: what answers.
+        host: address to serve at.
+        port: to serve at.
+    """
     uvicorn.run(
-        alone(service, key),
+        app,
         host=host,
         port=port,
         log_level="warning",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import openai
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from slim_core.serving.openai_api import alone
 from slim_core.serving.protocol import EngineService
@@ -22,15 +23,14 @@ KEY = "a key of ours"
 
 
 class Server:
-    """Serves a service until it is stopped.
+    """Serves an app until it is stopped.
 
     Attributes:
         url: where the API is.
     """
 
-    def __init__(self, service: EngineService, key: str | None) -> None:
-        config = uvicorn.Config(alone(service, key), host="127.0.0.1", port=0, log_level="warning", lifespan="off")
-        self._server = uvicorn.Server(config)
+    def __init__(self, app: FastAPI) -> None:
+        self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         until(lambda: self._server.started)
@@ -46,17 +46,27 @@ class Server:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """Starts servers, which end with the test."""
+def serve_app() -> Iterator[Callable[[FastAPI], Server]]:
+    """Starts servers of apps, which end with the test."""
     running = []
 
-    def start(engine, places: int = 4, max_new_tokens: int = 64, key: str | None = None) -> Server:
-        running.append(Server(EngineService(engine, places, max_new_tokens), key))
+    def start(app: FastAPI) -> Server:
+        running.append(Server(app))
         return running[-1]
 
     yield start
-    for server in running:
+    for server in reversed(running):
         server.stop()
+
+
+@pytest.fixture
+def serve(serve_app) -> Callable[..., Server]:
+    """Starts servers of engines."""
+
+    def start(engine, places: int = 4, max_new_tokens: int = 64, key: str | None = None) -> Server:
+        return serve_app(alone(EngineService(engine, places, max_new_tokens), key))
+
+    return start
 
 
 @pytest.fixture
