@@ -25,6 +25,13 @@ from transformers import (
 )
 
 
+# With the mark by which scripts/gpu_check.sh finds them.
+needs_cuda = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+
 # Real data sets are no part of the repository.
 NO_DATA = "needs real data: set SLIM_TEST_DATA to a folder that holds what CONTRIBUTING.md lists"
 STORIES = "lm-stories260K/hf"

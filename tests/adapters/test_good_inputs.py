@@ -20,7 +20,7 @@ from slim_core.adapters.layout import expected_layout
 from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.families import FAMILIES, family
 from tests.adapters.small import IDS, config, fill_statistics, lora, save, save_slim, tensors
-from tests.conftest import build, tiny_llama
+from tests.conftest import build, every_device, tiny_llama
 from tests.method.small import logits, slim, slim_layers, tensors_of
 
 
@@ -148,10 +148,7 @@ def test_a_base_in_half_precision(tmp_path):
     same_as_peft(tmp_path, lambda: build("llama").bfloat16())
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@every_device
 @pytest.mark.parametrize("kind", ["nf4-double", "int8"])
 def test_a_quantised_base_has_the_same_shapes(kind, device, tmp_path):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")

@@ -23,6 +23,7 @@ from slim_core.base.loading import plan, quantisation_config, read_model
 from slim_core.demo.chat import train_tokenizer
 from slim_core.inference import EngineError, Row, load_engine
 from slim_core.inference.describe import bytes_by_device
+from tests.conftest import every_device
 from tests.inference.conftest import (
     LONGER,
     QUESTION,
@@ -41,8 +42,6 @@ from tests.inference.probe import EngineProbe
 
 CPU = torch.device("cpu")
 MEGABYTE = 1_000_000
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 # How far the quantised logits of the model below are from those in full precision: the mean of the absolute
 # differences over the spread of the logits.
 DISTANCE = {4: 0.3, 8: 0.03}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from slim_core.peft_tools import adapter_rows
-from tests.conftest import TINY, build
+from tests.conftest import TINY, build, needs_cuda
 from tests.method.small import learned, slim, small_base
 from tests.method.test_sequence_state import TURNS, learned_t5
 
@@ -127,16 +127,15 @@ def test_looking_candidates_up_in_the_prompt_changes_nothing_that_is_said(family
 
 
 @pytest.mark.parametrize("way", ["greedy", "sampling", "beams"])
-@pytest.mark.parametrize("kind", ["static", "dynamic", "offloaded", "quantized"])
+@pytest.mark.parametrize("kind", ["static", "dynamic", pytest.param("offloaded", marks=needs_cuda), "quantized"])
 def test_every_kind_of_cache_changes_nothing_that_is_said(kind, way, ids):
     if kind == "quantized" and not any(importlib.util.find_spec(n) for n in ("optimum", "hqq")):
         pytest.skip("a quantised cache needs optimum-quanto or hqq")
-    if kind == "offloaded" and not torch.cuda.is_available():
-        pytest.skip("an offloaded cache needs a GPU")
-    model = talkative()
-    found = say(model, ids[:, :8], cache_implementation=kind, **WAYS[way])
+    device = "cuda" if kind == "offloaded" else "cpu"
+    model, prompt = talkative().to(device), ids[:, :8].to(device)
+    found = say(model, prompt, cache_implementation=kind, **WAYS[way])
     if kind != "quantized":  # which rounds keys and values
-        assert torch.equal(found, say(model, ids[:, :8], use_cache=False, **WAYS[way]))
+        assert torch.equal(found, say(model, prompt, use_cache=False, **WAYS[way]))
 
 
 def test_a_static_cache_knows_padding(ids):

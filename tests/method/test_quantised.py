@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from slim_core import SlimConfig
 from slim_core.method import SlimLayer
-from tests.conftest import tiny_llama
+from tests.conftest import every_device, tiny_llama
 
 
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
@@ -26,9 +26,7 @@ KINDS = {
 }
 UNROUTED = {"num_experts": 1, "num_identity": 0, "top_k": 1, "merge": "none"}
 BACKENDS = {"nf4": "bnb 4bit", "nf4-double": "bnb 4bit", "int8": "bnb 8bit"}
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 
 
 only_where_repacked = pytest.mark.skipif(

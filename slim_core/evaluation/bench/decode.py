@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from peft import ArrowConfig, PeftConfig, XLoraConfig, create_arrow_model, get_peft_model
@@ -18,7 +17,7 @@ from ...inference import Engine, Row
 from ...method import SlimConfig
 from ...outside.errors import first_line
 from .compare import answer
-from .machine import Limits, bytes_of, read_per_token
+from .machine import Limits, read_per_token
 from .shapes import adapted, lora_config, random_engine, saved, sharing, slim_config
 from .turns import Measured, Measures, Way, summary, take_turns
 
@@ -26,6 +25,7 @@ from .turns import Measured, Measures, Way, summary, take_turns
 BASE, PEFT_BASE, PEFT_LORA = "base", "transformers: base", "PEFT: LoRA, unmerged"
 TOGETHER, RUNS = "all in one batch", "one after another"
 CLOSED = "slim, gate closed"
+FACTOR_BYTES = 4
 
 
 def time_decoding(
@@ -80,7 +80,7 @@ def time_decoding(
             left_out[name] = f"{type(error).__name__}: {first_line(error)}"
     ways |= {name: _way(model, ids, tokens, cached) for name, (model, cached) in models.items()}
     read = read_per_token(base)
-    sizes = {name: adapter_bytes(base, config) for name, config in configs.items()}
+    sizes = {v.name: adapter_bytes(base, configs[v.name], v.bytes) for v in engine.variants[1:]}
 
     def facts(way: str, measure: str, seconds: float) -> dict[str, float]:
         if measure == "first token":
@@ -108,14 +108,20 @@ def _adapters_of(way: str, configs: dict[str, PeftConfig]) -> list[str]:
     return [way] if way in configs and way != CLOSED else []
 
 
-def adapter_bytes(base: PreTrainedModel, config: PeftConfig) -> int:
-    """Bytes of an adapter's weights that a token needs: all of a LoRA; of SLIM the router, and K of E experts."""
-    model = adapted(base, config)
-    own = [(name, p) for name, p in model.named_parameters() if "slim_" in name or "lora_" in name]
+def adapter_bytes(base: PreTrainedModel, config: PeftConfig, held: int) -> int:
+    """Bytes of an adapter's weights that a token needs: all of a LoRA; of SLIM the router, and K of E experts.
+
+    Args:
+        base: all whose Linears but the head are adapted.
+        config: of the adapter.
+        held: bytes of all its weights.
+    """
     if not isinstance(config, SlimConfig):
-        return bytes_of(p for _, p in own)
-    experts = bytes_of(p for name, p in own if "slim_A" in name or "slim_B" in name)
-    return bytes_of(p for _, p in own) - experts + experts * config.top_k // config.num_experts
+        return held
+    linears = [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+    wide = sum(linear.in_features + linear.out_features for linear in linears)
+    # The engine keeps them in float32.
+    return held - FACTOR_BYTES * config.r * wide * (config.num_experts - config.top_k)
 
 
 def _engine_ways(engine: Engine, ids: tuple[int, ...], tokens: int) -> dict[str, Way]:
@@ -157,17 +163,18 @@ def _written(model: nn.Module, ids: Tensor, tokens: int, cached: bool) -> Measur
 
 def _xlora(base: PreTrainedModel, expert: PeftConfig, experts: int) -> nn.Module:
     """PEFT's X-LoRA over plain LoRAs; it takes no cache."""
-    with saved(base, {str(number): expert for number in range(experts)}) as folders, warnings.catch_warnings():
+    with saved(base, {"expert": expert}) as folders, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = sharing(base)
         model.config.use_cache = False
-        paths = {name: str(folder) for name, folder in folders.items()}
+        # That they are the same changes nothing of the work.
+        paths = {str(number): str(folders["expert"]) for number in range(experts)}
         config = XLoraConfig(task_type="CAUSAL_LM", hidden_size=base.config.hidden_size, adapters=paths)
         return get_peft_model(model, config).eval()
 
 
 def _arrow(base: PreTrainedModel, expert: PeftConfig, experts: int) -> nn.Module:
     """PEFT's Arrow router over the same LoRAs, two of which each token gets."""
-    with saved(base, {str(number): expert for number in range(experts)}) as folders:
-        paths = [str(Path(folder)) for folder in folders.values()]
+    with saved(base, {"expert": expert}) as folders:
+        paths = [str(folders["expert"])] * experts
         return create_arrow_model(sharing(base), paths, ArrowConfig(top_k=2)).eval()

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ...base.prompts import Prompts
 from ...inference import Engine
@@ -51,10 +52,20 @@ def random_base(shape: str, device: str, dtype: torch.dtype, vocabulary: int = 0
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=tied,
     )
-    torch.manual_seed(0)
-    with torch.device(device):
+    # Made without weights, since each class would draw its own first, which takes minutes where they are many.
+    with torch.device("meta"):
         model = LlamaForCausalLM._from_config(config, dtype=dtype)
-    return model.eval().requires_grad_(False)
+    model = model.to_empty(device=device).eval()
+    model.tie_weights()
+    model.requires_grad_(False)
+    model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=config.initializer_range)
+        else:
+            parameter.fill_(1.0)
+    return model
 
 
 def slim_config(rank: int, experts: int) -> SlimConfig:
@@ -82,7 +93,7 @@ def adapted(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
     model = cast(PeftModel, get_peft_model(sharing(base), copy.deepcopy(config)))
     if isinstance(config, SlimConfig):
         with torch.no_grad():
-            model.train()(torch.randint(5, base.config.vocab_size, (8, 32), device=base.device))
+            model.train()(torch.randint(5, base.config.vocab_size, (2, 32), device=base.device))
     return model.eval()
 
 
