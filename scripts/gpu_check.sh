@@ -84,7 +84,7 @@ done >"$out/data.jsonl"
 
 step tests 200 "$python" -m pytest -q -m gpu -p no:cacheprovider --junitxml "$out/tests.xml" tests
 bench decode 150 decode --shape "$large" --prompt 512 --tokens 32 --rounds 3
-bench layer 40 layer --width "$width" --tokens 1 --tokens 512 --rounds 5
+bench layer 60 layer --width "$width" --tokens 1 --tokens 512 --rounds 3
 bench experts 60 decode --shape "$middle" --prompt 64 --tokens 16 --experts 8 --experts 64 --rounds 3
 bench compare 60 compare --shape "$large" --rank 16 --tokens 32 --rounds 3
 bench train 60 train --shape "$middle" --rounds 3
