@@ -52,6 +52,9 @@ def test_decode(tmp_path):
     base = ways["base"]
     share = base["facts"]["bytes"] / base["seconds"] / found["copy_bandwidth"]
     assert base["facts"]["share_of_copy_bandwidth"] == pytest.approx(share)
+    reading = by_way(case, "first token")["base"]
+    work = 2 * 6 * (4 * 32 * 32 + 3 * 32 * 64)
+    assert reading["facts"]["share_of_matrix_rate"] == pytest.approx(work / reading["seconds"] / found["matrix_rate"])
     assert base["ratios"]["base"] == 1 and set(base["ratios"]) == {"base", "PEFT: LoRA, unmerged"}
     assert all(name in said for name in ways)
 

@@ -84,8 +84,8 @@ def time_decoding(
 
     def facts(way: str, measure: str, seconds: float) -> dict[str, float]:
         if measure == "first token":
-            # Two operations a weight and token.
-            work = 2 * prompt * sum(p.numel() for p in base.parameters())
+            # Two operations a weight and token; the head reads the last token alone.
+            work = 2 * prompt * sum(linear.weight.numel() for linear in _linears(base))
             return {"share_of_matrix_rate": work / seconds / limits.matrix_rate} if way in (BASE, PEFT_BASE) else {}
         if measure != "token":
             return {}
@@ -108,6 +108,11 @@ def _adapters_of(way: str, configs: dict[str, PeftConfig]) -> list[str]:
     return [way] if way in configs and way != CLOSED else []
 
 
+def _linears(base: PreTrainedModel) -> list[nn.Linear]:
+    """All but the head."""
+    return [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+
+
 def adapter_bytes(base: PreTrainedModel, config: PeftConfig, held: int) -> int:
     """Bytes of an adapter's weights that a token needs: all of a LoRA; of SLIM the router, and K of E experts.
 
@@ -118,8 +123,7 @@ def adapter_bytes(base: PreTrainedModel, config: PeftConfig, held: int) -> int:
     """
     if not isinstance(config, SlimConfig):
         return held
-    linears = [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
-    wide = sum(linear.in_features + linear.out_features for linear in linears)
+    wide = sum(linear.in_features + linear.out_features for linear in _linears(base))
     # The engine keeps them in float32.
     return held - FACTOR_BYTES * config.r * wide * (config.num_experts - config.top_k)
 
