@@ -73,10 +73,12 @@ gigabytes = torch.cuda.get_device_properties(0).total_memory / 1e9
 print("8B" if gigabytes > 45 else "3B" if gigabytes > 22 else "1B")')
     middle=1B
     width=4096
+    length=256
 else
     large=tiny
     middle=tiny
     width=64
+    length=16
 fi
 for number in $(seq 40); do
     printf '{"prompt": "What is %d + 8?", "completion": "%d"}\n' "$number" "$((number + 8))"
@@ -87,7 +89,7 @@ bench decode 150 decode --shape "$large" --prompt 512 --tokens 32 --rounds 3
 bench layer 60 layer --width "$width" --tokens 1 --tokens 512 --rounds 3
 bench experts 60 decode --shape "$middle" --prompt 64 --tokens 16 --experts 8 --experts 64 --rounds 3
 bench compare 60 compare --shape "$large" --rank 16 --tokens 32 --rounds 3
-bench train 60 train --shape "$middle" --rounds 3
+bench train 60 train --shape "$middle" --length "$length" --rounds 3
 bench load 60 load --shape "$middle" --clients 1 --clients 16 --clients 64 --questions 64 --rounds 1
 train train
 train train-4bit --four-bit

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from slim_core.cli import app
 from slim_core.evaluation.bench import turns
 from tests.inference.conftest import folders
-from tests.serving.conftest import KEY, engine, serve
+from tests.serving.conftest import KEY, engine, serve, serve_app
 
 
-__all__ = ["engine", "folders", "serve"]
+__all__ = ["engine", "folders", "serve", "serve_app"]
 TINY = ("--shape", "tiny", "--rank", "2", "--rounds", "1", "--device", "cpu")
 
 
