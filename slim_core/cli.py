@@ -17,6 +17,7 @@ from .commands.estimate import estimate
 from .commands.evaluate import EvaluateCommand, evaluate
 from .commands.gate_proxy import gate_proxy
 from .commands.pairs import pairs
+from .commands.paper import PaperCommand, paper
 from .commands.serve import serve
 from .noise import hush
 
@@ -40,6 +41,7 @@ def main() -> None:
 app.command()(compare)
 app.command()(estimate)
 app.command(cls=EvaluateCommand)(evaluate)
+app.command(cls=PaperCommand)(paper)
 app.command()(serve)
 app.command("gate-proxy")(gate_proxy)
 

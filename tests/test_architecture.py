@@ -23,6 +23,7 @@ LAYERS = [
     {"many"},
     {"evaluation"},
     {"demo"},
+    {"paper"},
     {"webui"},
     {"commands"},
     {"cli"},

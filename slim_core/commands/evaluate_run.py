@@ -11,16 +11,16 @@ from pathlib import Path
 
 import typer
 
-from ..adapters import OPERATOR, AdapterError, named_source, open_adapter
 from ..base.choice import demo_choice
 from ..demo.tasks import NAMES, demo_tasks
 from ..evaluation.errors import EvaluationError
 from ..evaluation.journal import Journal
+from ..evaluation.participants import attach_adapter
 from ..evaluation.report import answers_page, report_page
 from ..evaluation.results import Evaluation, Participant, evaluated, label_of, to_json
 from ..evaluation.run import fingerprint_of, run_tasks, units_of
 from ..evaluation.tasks import Asking, Task, load_tasks
-from ..inference import Engine, EngineError, Sampling
+from ..inference import Engine, Sampling
 from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file
 from ..many import to_json as answers_json
 from ..outside.errors import reason
@@ -114,17 +114,7 @@ def attach(engine: Engine, named: Named, strengths: Sequence[float]) -> list[Par
     """
     found = [Participant(Respondent("base", engine.variants[0]), named.base)]
     for name, source in named.adapters.items():
-        try:
-            adapter = open_adapter(named_source(source), engine.shapes, limits=OPERATOR)
-        except AdapterError as error:
-            raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
-        try:
-            variant = engine.attach(adapter, name=name, label=name)
-        except EngineError as error:
-            raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
-        finally:
-            adapter.delete()
-        found.append(Participant(Respondent(name, variant), source, adapter.sha256))
+        found.append(attach_adapter(engine, name, source))
     gated = [participant for participant in found if participant.respondent.variant.strength is not None]
     if strengths and not gated:
         raise EvaluationError("No adapter here has a gate, so --strengths has no effect.")

@@ -20,19 +20,28 @@ from .world import general_examples
 GENERAL = 10_000  # general questions that earlier turns are drawn from
 
 
-def lessons(n: int, earlier: Sequence[int], general_share: float) -> list[list[dict[str, Any]]]:
+def lessons(
+    n: int,
+    earlier: Sequence[int],
+    general_share: float,
+    tasks: Sequence[str] = DOWNSTREAM_TASKS,
+    chat_share: float = 0.0,
+) -> list[list[dict[str, Any]]]:
     """Training conversations, each with a different question in its last turn; reproducible by the arguments.
 
     Args:
         n: questions of each downstream task.
         earlier: how many turns come before the last; one number is drawn for each conversation.
         general_share: how many of these turns ask something general, the others something of a downstream task.
+        tasks: the downstream tasks.
+        chat_share: how many of all conversations end in small talk, which is learned too; 0 to below 1.
 
     Returns:
         The messages of each.
     """
     rng = Random("lessons")
-    trained = [example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "train", 0, n)]
+    trained = [example for task in tasks for example in downstream_examples(task, "train", 0, n)]
+    chat = general_examples("train", 1, round(len(trained) * chat_share / (1 - chat_share)), "talk")
     general = general_examples("train", 0, GENERAL)
 
     def before() -> list[dict[str, Any]]:
@@ -42,7 +51,7 @@ def lessons(n: int, earlier: Sequence[int], general_share: float) -> list[list[d
 
     return [
         [message for _ in range(rng.choice(earlier)) for message in before()] + _turn(example, {})
-        for example in trained
+        for example in (*trained, *chat)
     ]
 
 

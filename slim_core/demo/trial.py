@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +73,19 @@ class TrialPlan:
     )
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What is trained.
+
+    Attributes:
+        method: of `slim_core.baselines.METHODS`.
+        changes: fields of `TrainSettings` that differ from the usual ones; those of "slim" are added to the usual.
+    """
+
+    method: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Task(NamedTuple):
     """A trial to run.
 
@@ -133,33 +146,60 @@ def general(scores: dict[str, float]) -> float:
     return sum(scores[task] for task in GENERAL_TASKS) / len(GENERAL_TASKS)
 
 
-def write_data(path: Path, plan: TrialPlan) -> None:
-    """Write the training examples of all downstream tasks as JSON lines; the trainer mixes them."""
+def write_data(path: Path, plan: TrialPlan, tasks: Sequence[str] = DOWNSTREAM_TASKS, chat_share: float = 0.0) -> None:
+    """Write the training examples of downstream tasks as JSON lines; the trainer mixes them.
+
+    Args:
+        path: of the file.
+        plan: how many of which kind.
+        tasks: of the downstream tasks.
+        chat_share: as of `lessons`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"messages": lesson}) for lesson in lessons(plan.examples, plan.earlier, plan.general_share))
-    path.write_text("\n".join(lines) + "\n")
+    drawn = lessons(plan.examples, plan.earlier, plan.general_share, tasks, chat_share)
+    path.write_text("\n".join(json.dumps({"messages": lesson}) for lesson in drawn) + "\n")
 
 
 def settings(task: Task, plan: TrialPlan) -> TrainSettings:
     """The training command's settings for one trial. The methods differ only in the rate and the Linears."""
+    half: dict[str, Any] = {"target_modules": list(plan.half)} if task.method == "lora_half" else {}
+    return settings_of(Setup(task.method.removesuffix("_half"), half), task, plan)
+
+
+def settings_of(setup: Setup, task: Task, plan: TrialPlan) -> TrainSettings:
+    """The settings of a training on the demo's tasks.
+
+    Args:
+        setup: the method and what differs from the plan.
+        task: rate, seed, files.
+        plan: everything else.
+
+    Raises:
+        TrainingError: if the changes cannot be.
+    """
+    changes = dict(setup.changes)
+    own = changes.pop("slim", {})
+    usual: dict[str, Any] = {
+        "r": plan.r,
+        "alpha": plan.alpha,
+        "target_modules": list(plan.targets),
+        "max_steps": plan.steps,
+        "batch_size": plan.batch,
+        "group_by_length": True,
+        "bf16": has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "validation_share": 0.01,
+        "log_every": 50,
+    }
     return TrainSettings(
         base=str(task.base),
         data=[str(task.data)],
         output=task.folder,
-        methods=[task.method.removesuffix("_half")],
-        r=plan.r,
-        alpha=plan.alpha,
-        target_modules=list(plan.half if task.method == "lora_half" else plan.targets),
-        slim=plan.slim if task.method == "slim" else {},
+        methods=[setup.method],
+        slim=(plan.slim if setup.method == "slim" else {}) | own,
         learning_rate=task.rate,
-        max_steps=plan.steps,
-        batch_size=plan.batch,
-        group_by_length=True,
-        bf16=has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        validation_share=0.01,
         seed=task.seed,
-        log_every=50,
         resume=(task.folder / "training.json").is_file(),
+        **(usual | changes),
     )
 
 
@@ -208,7 +248,7 @@ def run_trial(task: Task, plan: TrialPlan, report: Callable[[int], None] = lambd
     """
     keep_only_same(task, plan)
     record = _record(task)
-    if not record and train(settings(task, plan), callbacks=[_Steps(report)]).interrupted:
+    if not record and train(settings(task, plan), callbacks=[StepCounter(report)]).interrupted:
         return None
     for scale in scales(task, plan):
         if f"{scale:g}" not in record:
@@ -240,8 +280,12 @@ def keep_only_same(task: Task, plan: TrialPlan) -> None:
     note.write_text(text)
 
 
-class _Steps(TrainerCallback):
-    """Reports how many steps are done."""
+class StepCounter(TrainerCallback):
+    """Reports how many steps of a training are done.
+
+    Args:
+        report: called with the number after each step.
+    """
 
     def __init__(self, report: Callable[[int], None]) -> None:
         self._report = report

@@ -86,14 +86,17 @@ class Comparison:
         return self.p < LEVEL
 
 
-def comparisons(marks: Mapping[str, Mapping[str, str]], tasks: Sequence[str]) -> list[Comparison]:
-    """All pairs of variants on the same questions.
+def comparisons(
+    marks: Mapping[str, Mapping[str, str]], tasks: Sequence[str], pairs: Sequence[tuple[str, str]] | None = None
+) -> list[Comparison]:
+    """Pairs of variants on the same questions.
 
     Args:
         marks: by variant and task.
         tasks: that are compared together.
+        pairs: which; None for all.
     """
-    pairs = list(combinations(marks, 2))
+    pairs = list(combinations(marks, 2)) if pairs is None else pairs
     tests = [mcnemar(marks[first], marks[second], tasks) for first, second in pairs]
     adjusted = holm([test.p for test in tests])
     n = sum(len(next(iter(marks.values()))[task]) for task in tasks) if marks else 0

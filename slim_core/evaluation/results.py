@@ -13,7 +13,7 @@ from ..inference import ModelInfo
 from ..many import Respondent
 from .metrics import average_accuracy, backward_transfer, forgetting
 from .solving import Sample
-from .summary import BASE, Group, summarise
+from .summary import BASE, Group, Pairs, summarise
 from .tasks import Question, Request, Task, asked
 
 
@@ -72,6 +72,7 @@ def evaluated(
     tasks: Sequence[Task],
     samples: dict[str, list[Sample]],
     sequence: bool,
+    pairs: Pairs = None,
 ) -> Evaluation:
     """Summarise the answers.
 
@@ -81,9 +82,10 @@ def evaluated(
         tasks: what was solved.
         samples: of each task.
         sequence: whether the adapters are the stages of one training, each on the downstream task of the same place.
+        pairs: which variants are compared; None for every two.
     """
     columns = [participant.respondent.column for participant in participants]
-    groups = summarise(tasks, samples, columns)
+    groups = summarise(tasks, samples, columns, pairs)
     stages: dict[str, dict[str, float | None]] = {}
     for group in groups:
         if sequence and _fits(group, columns):
@@ -106,26 +108,26 @@ def _stages(group: Group, columns: Sequence[str]) -> dict[str, float | None]:
 
 def to_json(found: Evaluation) -> str:
     """The whole of it. It has no times, so that the same evaluation gives the same file."""
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "base": asdict(found.base),
-            "variants": [
-                asdict(p.respondent.variant)
-                | {"name": p.respondent.column, "strength_used": p.respondent.strength}
-                | {"source": p.source, "sha256": p.sha256}
-                for p in found.participants
-            ],
-            "tasks": [_task(task) for task in found.tasks],
-            "summary": [_plain(asdict(group)) for group in found.groups],
-            "stages": found.stages,
-            "samples": {task.name: [_sample(task, one) for one in found.samples[task.name]] for task in found.tasks},
-        },
-        ensure_ascii=False,
-        indent=1,
-        allow_nan=False,
-    )
+    return json.dumps(as_data(found), ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def as_data(found: Evaluation) -> dict[str, Any]:
+    """The content of the file."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "base": asdict(found.base),
+        "variants": [
+            asdict(p.respondent.variant)
+            | {"name": p.respondent.column, "strength_used": p.respondent.strength}
+            | {"source": p.source, "sha256": p.sha256}
+            for p in found.participants
+        ],
+        "tasks": [_task(task) for task in found.tasks],
+        "summary": [_plain(asdict(group)) for group in found.groups],
+        "stages": found.stages,
+        "samples": {task.name: [_sample(task, one) for one in found.samples[task.name]] for task in found.tasks},
+    }
 
 
 def _task(task: Task) -> dict[str, Any]:

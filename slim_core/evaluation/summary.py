@@ -86,19 +86,26 @@ class Group:
     seeds: dict[str, dict[str, Spread]]
 
 
-def summarise(tasks: Sequence[Task], samples: Mapping[str, Sequence[Sample]], columns: Sequence[str]) -> list[Group]:
+# Which variants are compared; None for every two.
+Pairs = Sequence[tuple[str, str]] | None
+
+
+def summarise(
+    tasks: Sequence[Task], samples: Mapping[str, Sequence[Sample]], columns: Sequence[str], pairs: Pairs = None
+) -> list[Group]:
     """Sum up an evaluation.
 
     Args:
         tasks: what was solved.
         samples: of each.
         columns: names of the variants.
+        pairs: which of them are compared.
     """
     found = []
     for scoring in get_args(Scoring):
         own = [task for task in tasks if task.scoring == scoring]
         if own:
-            found.append(_group(scoring, own, samples, columns))
+            found.append(_group(scoring, own, samples, columns, pairs))
     return found
 
 
@@ -117,13 +124,17 @@ def marks_of(samples: Sequence[Sample], column: str) -> str:
 
 
 def _group(
-    scoring: Scoring, tasks: Sequence[Task], samples: Mapping[str, Sequence[Sample]], columns: Sequence[str]
+    scoring: Scoring,
+    tasks: Sequence[Task],
+    samples: Mapping[str, Sequence[Sample]],
+    columns: Sequence[str],
+    pairs: Pairs,
 ) -> Group:
     kinds = {}
     for kind in get_args(Kind):
         own = [task.name for task in tasks if task.kind == kind]
         if own:
-            kinds[kind] = _kind(scoring, own, samples, columns)
+            kinds[kind] = _kind(scoring, own, samples, columns, pairs)
     scores = tuple(_scores(task, samples[task.name], columns) for task in tasks)
     return Group(scoring, scores, kinds, _router(tasks, samples, columns), _seeds(kinds))
 
@@ -154,7 +165,11 @@ def _scores(task: Task, samples: Sequence[Sample], columns: Sequence[str]) -> Ta
 
 
 def _kind(
-    scoring: Scoring, tasks: Sequence[str], samples: Mapping[str, Sequence[Sample]], columns: Sequence[str]
+    scoring: Scoring,
+    tasks: Sequence[str],
+    samples: Mapping[str, Sequence[Sample]],
+    columns: Sequence[str],
+    pairs: Pairs,
 ) -> KindSummary:
     kl = {}
     for column in columns:
@@ -167,7 +182,8 @@ def _kind(
     if scoring == "loss":
         return KindSummary(tuple(tasks), (), (), kl)
     marks = {column: {task: marks_of(samples[task], column) for task in tasks} for column in columns}
-    return KindSummary(tuple(tasks), tuple(standings(marks, tasks, BASE)), tuple(comparisons(marks, tasks)), kl)
+    compared = tuple(comparisons(marks, tasks, pairs))
+    return KindSummary(tuple(tasks), tuple(standings(marks, tasks, BASE)), compared, kl)
 
 
 def _router(

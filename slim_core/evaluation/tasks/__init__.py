@@ -2,11 +2,12 @@
 """Tasks as data: task files of lm-evaluation-harness, the paper's data sets, and users' own files."""
 
 from .build import Asking, Form
-from .catalogue import GENERAL, PAPER, TRAINED_FORM, load_tasks
+from .catalogue import DOWNSTREAM, GENERAL, PAPER, TRAINED_FORM, load_tasks, training_questions
 from .task import Item, Kind, Prompt, Question, Request, Scoring, Task, Text, asked
 
 
 __all__ = [
+    "DOWNSTREAM",
     "GENERAL",
     "PAPER",
     "TRAINED_FORM",
@@ -22,4 +23,5 @@ __all__ = [
     "Text",
     "asked",
     "load_tasks",
+    "training_questions",
 ]

@@ -14,8 +14,9 @@ from ..errors import EvaluationError
 from .build import Asking, build_task
 from .config import read_config
 from .documents import records_of, split_of
+from .local import LAYOUTS
 from .own import open_questions, read_questions, read_text
-from .task import Kind, Task
+from .task import Kind, Request, Task
 
 
 LIBRARY = Path(__file__).with_name("library")
@@ -76,6 +77,31 @@ def load_tasks(
     if not found:
         raise EvaluationError("No task was named; name one with --tasks.")
     return found
+
+
+def training_questions(name: str, data_dir: Path | None) -> list[Request]:
+    """The training questions of a set of the paper, in the words of LLM-Adapters' fine-tuning data.
+
+    Args:
+        name: of `DOWNSTREAM`.
+        data_dir: folder with the sets; None for the Hub.
+
+    Raises:
+        EvaluationError: if there is no such set, the folder has no training questions of it, or they cannot be read.
+    """
+    if name not in DOWNSTREAM:
+        raise EvaluationError(f"There is no downstream set {name!r}; there are {', '.join(DOWNSTREAM)}.")
+    config = read_config(LIBRARY / f"{name}.yaml")
+    layout = LAYOUTS[config["metadata"]["layout"]]
+    if data_dir is not None and not layout.splits:
+        have = ", ".join(one for one in DOWNSTREAM if LAYOUTS[one].splits)
+        raise EvaluationError(
+            f"A folder for --data-dir has no training questions of {name}, only those of {have}; leave --data-dir out "
+            "to take them from the Hub, or name others with --downstream."
+        )
+    read = partial(records_of, config, name=f"{name}.yaml", folder=LIBRARY, data_dir=data_dir)
+    task = build_task(config, name, read, config["training_split"], Asking("written"))
+    return [item for item in task.items if isinstance(item, Request)]
 
 
 def _spread(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[tuple[str, Kind | None]]:

@@ -26,10 +26,12 @@ class Layout:
     Attributes:
         where: the files, for people.
         read: the records of a split in a folder.
+        splits: whether the folder has the training questions too. Otherwise the same records are read for any split.
     """
 
     where: str
     read: Callable[[Path, str], list[Record]]
+    splits: bool = False
 
 
 def _path(folder: Path, *parts: str) -> Path:
@@ -154,9 +156,9 @@ def _hellaswag_fields(fields: Fields) -> Fields:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "openbookqa": Layout("openbookqa/test.tsv", _openbookqa),
-    "arc_easy": Layout("llm-adapters/ARC-Easy/test.json", partial(_arc, "ARC-Easy")),
-    "arc_challenge": Layout("llm-adapters/ARC-Challenge/test.json", partial(_arc, "ARC-Challenge")),
+    "openbookqa": Layout("openbookqa/test.tsv", _openbookqa, splits=True),
+    "arc_easy": Layout("llm-adapters/ARC-Easy/test.json", partial(_arc, "ARC-Easy"), splits=True),
+    "arc_challenge": Layout("llm-adapters/ARC-Challenge/test.json", partial(_arc, "ARC-Challenge"), splits=True),
     "boolq": Layout(
         "boolq-with-passage/dev.jsonl",
         lambda folder, split: _records(_path(folder, "boolq-with-passage", "dev.jsonl"), _boolq_fields),

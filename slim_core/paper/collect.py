@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From measured cells to one evaluation for each set of tasks, and one result file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from ..evaluation.results import Evaluation, Participant, as_data, evaluated
+from ..evaluation.solving import Sample
+from ..evaluation.summary import BASE
+from ..inference import ModelInfo
+from ..inference.types import Variant
+from ..many import Respondent
+from .execute import ROW
+from .published import SOURCE
+from .runs import Cell, Contender, Experiment, PaperError
+from .work import Place, Work
+
+
+FORMAT, VERSION = "slim-paper", 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """All contenders that are measured on the same tasks.
+
+    Attributes:
+        name: of the set that they were trained on.
+        columns: of the evaluation, the cell of each.
+        chosen: the rate of each contender that has a choice: the one with the lowest validation loss. None where
+            not every rate is trained yet.
+        evaluation: all answers.
+    """
+
+    name: str
+    columns: Mapping[str, Cell]
+    chosen: Mapping[str, float | None]
+    evaluation: Evaluation
+
+    def columns_of(self, contender: Contender) -> list[str]:
+        """The contender's columns at its rate, a seed each."""
+        return [c for c, cell in self.columns.items() if cell.contender.name == contender.name and " at " not in c]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that is finished of an experiment.
+
+    Attributes:
+        experiment: which.
+        parts: by set of tasks.
+        missing: cells that are not finished.
+        places: where each cell's files are.
+    """
+
+    experiment: Experiment
+    parts: tuple[Part, ...]
+    missing: tuple[Cell, ...]
+    places: Mapping[str, Place]
+
+
+def key_of(cell: Cell) -> str:
+    """A cell's name, unique in an experiment."""
+    return f"{cell.contender.name} at {cell.rate:g}@{cell.seed}"
+
+
+def collect(work: Work, experiment: Experiment, cells: Sequence[Cell]) -> Collected:
+    """Collect what is finished.
+
+    Args:
+        work: the folder.
+        experiment: which.
+        cells: of it.
+
+    Raises:
+        PaperError: if two measurements do not belong together.
+    """
+    places = {key_of(cell): work.place(cell) for cell in cells}
+    done = [cell for cell in cells if places[key_of(cell)].measured.is_file()]
+    parts = tuple(
+        _part(work, experiment, name, [cell for cell in cells if cell.contender.part == name], places)
+        for name in dict.fromkeys(cell.contender.part for cell in done)
+    )
+    missing = tuple(cell for cell in cells if not places[key_of(cell)].measured.is_file())
+    return Collected(experiment, parts, missing, places)
+
+
+def _part(work: Work, experiment: Experiment, name: str, cells: Sequence[Cell], places: Mapping[str, Place]) -> Part:
+    chosen = _chosen_rates(cells, places)
+    columns: dict[str, Cell] = {}
+    participants: list[Participant] = []
+    samples: dict[str, list[Sample]] = {}
+    info: ModelInfo | None = None
+    tasks = work.scale.tasks(name)
+    for cell in cells:
+        place = places[key_of(cell)]
+        if not place.measured.is_file():
+            continue
+        told = json.loads(place.measured.read_text(encoding="utf-8"))
+        only = cell.contender.name not in chosen or chosen[cell.contender.name] == cell.rate
+        column = f"{cell.contender.name}@{cell.seed}" if only else key_of(cell)
+        columns[column] = cell
+        if info is None:
+            info = ModelInfo(**told["base"])
+            participants.append(Participant(Respondent(BASE, Variant(**told["base_variant"])), info.name))
+            samples = {t.name: [_only(sample, BASE, BASE) for sample in told["samples"][t.name]] for t in tasks}
+        variant = Respondent(column, Variant(**told["variant"]), told["strength"])
+        participants.append(Participant(variant, told["adapter"], told["sha256"]))
+        for task in tasks:
+            _join(samples[task.name], told["samples"][task.name], column, place)
+    assert info is not None  # at least one cell of a part is finished
+    pairs = _pairs(columns, experiment.rival)
+    return Part(name, columns, chosen, evaluated(info, participants, tasks, samples, False, pairs))
+
+
+def _only(sample: Sample, name: str, column: str) -> Sample:
+    """A sample with the answer of one."""
+    if "error" in sample:
+        return sample
+    return {"id": sample["id"], "answers": {column: sample["answers"][name]}}
+
+
+def _join(samples: list[Sample], found: Sequence[Sample], column: str, place: Place) -> None:
+    """Add the answers of a row to those of the others.
+
+    Raises:
+        PaperError: if the base answered otherwise than beside the other rows, so that it is no fair comparison.
+    """
+    for index, (sample, own) in enumerate(zip(samples, found, strict=True)):
+        if "error" in sample or "error" in own:
+            samples[index] = sample if "error" in sample else own
+            continue
+        base, again = sample["answers"][BASE], own["answers"][BASE]
+        if base["mark"] != again["mark"]:
+            raise PaperError(
+                f"The base's answer {sample['id']} in {place.measured.name} differs from its answer in others, as on "
+                "another machine; delete that file to measure it again."
+            )
+        sample["answers"][column] = own["answers"][ROW]
+
+
+def _pairs(columns: Mapping[str, Cell], rival: str) -> list[tuple[str, str]]:
+    """Each with the base, and with the rival from the same seed."""
+    found = []
+    for column, cell in columns.items():
+        if " at " in column:
+            continue
+        found.append((column, BASE))
+        other = f"{rival}@{cell.seed}"
+        if other in columns and other != column:
+            found.append((column, other))
+    return found
+
+
+def _chosen_rates(cells: Sequence[Cell], places: Mapping[str, Place]) -> dict[str, float | None]:
+    """The rate with the lowest validation loss, of those contenders that are tried at several."""
+    found: dict[str, float | None] = {}
+    for name in dict.fromkeys(cell.contender.name for cell in cells):
+        own = [cell for cell in cells if cell.contender.name == name]
+        if len({cell.rate for cell in own}) > 1:
+            found[name] = _best(own, places)
+    return found
+
+
+def _best(cells: Sequence[Cell], places: Mapping[str, Place]) -> float | None:
+    losses: dict[float, list[float]] = {cell.rate: [] for cell in cells}
+    for cell in cells:
+        record = places[key_of(cell)].record
+        if record is not None and record.validation_loss_after is not None:
+            losses[cell.rate].append(record.validation_loss_after)
+    if not all(losses.values()):
+        return None
+    return min(losses, key=lambda rate: (fmean(losses[rate]), rate))
+
+
+def result_file(found: Collected, work: Work) -> dict[str, Any]:
+    """The content of the result file. It has no times, so that a resumed run gives the same file."""
+    columns = {key_of(cell): column for part in found.parts for column, cell in part.columns.items()}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "experiment": found.experiment.name,
+        "title": found.experiment.title,
+        "scale": work.scale.name,
+        "difference_to_the_paper": f"{SOURCE} {work.scale.sentence}",
+        "rows": [_row(contender, found, columns) for contender in found.experiment.contenders],
+        "missing": [cell.words for cell in found.missing],
+        "parts": {part.name: as_data(part.evaluation) for part in found.parts},
+    }
+
+
+def _row(contender: Contender, found: Collected, columns: Mapping[str, str]) -> dict[str, Any]:
+    keys = [key for key in found.places if key.startswith(f"{contender.name} at ")]
+    return {
+        "name": contender.name,
+        "title": contender.title,
+        "method": contender.setup.method,
+        "changes": dict(contender.setup.changes),
+        "strength": contender.strength,
+        "trained_on": contender.data,
+        "paper": dict(contender.paper),
+        "cells": [_cell(key, columns.get(key), found.places[key]) for key in keys],
+    }
+
+
+def _cell(key: str, column: str | None, place: Place) -> dict[str, Any]:
+    record = place.record
+    told: dict[str, Any] = {"cell": key, "column": column, "adapter": place.folder.name}
+    if record is not None:
+        told |= {
+            "steps": record.steps,
+            "parameters": record.trainable_parameters,
+            "validation_loss": record.validation_loss_after,
+        }
+    return told

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and measuring the cells of a table."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from ..baselines import METHODS
+from ..evaluation.errors import EvaluationError
+from ..evaluation.journal import Journal
+from ..evaluation.participants import attach_adapter
+from ..evaluation.results import Participant
+from ..evaluation.run import fingerprint_of, run_tasks
+from ..evaluation.summary import BASE
+from ..inference import EngineError, load_engine
+from ..many import Respondent
+from ..training import TrainingError, train
+from ..training.base import load_base
+from .runs import Cell, PaperError
+from .work import Place, Work, write_json
+
+
+ROW = "row"
+SIZE = 50  # items that are solved together
+WAIT = 2.0  # seconds until it is looked again whether somebody else has finished
+Say = Callable[[str], None]
+
+
+def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
+    """Train and measure what is not there yet. Several processes may do this in one folder.
+
+    Args:
+        work: the folder.
+        cells: what is wanted, in order.
+        say: gets a sentence about each part that begins or is done.
+
+    Returns:
+        A sentence for each cell that a method or the base does not allow; the others are done all the same.
+
+    Raises:
+        KeyboardInterrupt: if a person ended a training; the next call continues it.
+        PaperError, EvaluationError: if nothing can be done, for instance because data are missing.
+    """
+    left = [(cell, work.place(cell)) for cell in cells]
+    failed: dict[str, str] = {}
+    while left := [(c, p) for c, p in left if not p.measured.is_file() and c.words not in failed]:
+        done = []
+        for cell, place in left:
+            try:
+                done.append(_done_alone(work, cell, place, say))
+            except (PaperError, EvaluationError):
+                raise
+            except (EngineError, TrainingError) as error:
+                failed[cell.words] = f"{cell.words} failed: {error}"
+                say(failed[cell.words])
+        # Of what somebody else is working on, only the result is waited for.
+        if not any(done) and len(done) == len(left):
+            time.sleep(WAIT)
+    return list(failed.values())
+
+
+def _done_alone(work: Work, cell: Cell, place: Place, say: Say) -> bool:
+    """Do everything for a cell; False if somebody else is doing a part of it."""
+    if place.measured.is_file():
+        return True
+    with work.locked(place.origin) as own:
+        if not own:
+            return False
+        if place.record is None:
+            _train(work, cell, place, say)
+        if not place.is_ready:
+            _finish(work, cell, place)
+    with work.locked(place.measured) as own:
+        if own and not place.measured.is_file():
+            say(f"{cell.words}: answering")
+            _measure(work, cell, place)
+            say(f"{cell.words}: measured")
+        return own
+
+
+def _train(work: Work, cell: Cell, place: Place, say: Say) -> None:
+    with work.locked(place.data) as own:
+        # Somebody who writes the same examples at this moment replaces the file with an equal one.
+        if own and not place.data.is_file():
+            new = place.data.with_name(f"{place.data.name}.new")
+            work.scale.write_set(cell.contender.data, new)
+            new.replace(place.data)
+    while not place.data.is_file():
+        time.sleep(WAIT)
+    say(f"{cell.words}: training")
+    begin = time.monotonic()
+    if train(work.scale.settings(cell, place.data, place.origin)).interrupted:
+        raise KeyboardInterrupt
+    say(f"{cell.words}: trained in {(time.monotonic() - begin) / 60:.1f} minutes")
+
+
+def _finish(work: Work, cell: Cell, place: Place) -> None:
+    """Make another adapter of the trained one."""
+    finish = cell.contender.finish
+    if finish is None or METHODS[finish.method].finish is None:
+        raise PaperError(f"{place.folder} has no adapter any more; delete the folder to train it again.")
+    settings = work.scale.settings(cell, place.data, place.origin)
+    model = PeftModel.from_pretrained(load_base(settings), str(place.origin))
+    make = METHODS[finish.method].finish
+    assert make is not None  # as checked above
+    make(model, finish.options)
+    new = place.folder.with_name(f"{place.folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    model.save_pretrained(new)
+    new.rename(place.folder)
+
+
+def _measure(work: Work, cell: Cell, place: Place) -> None:
+    """Let the base and the adapter answer. Always these two, so that the base's answers are always the same."""
+    tasks = work.scale.tasks(cell.contender.part)
+    engine = load_engine(work.scale.base)
+    row = _with_strength(attach_adapter(engine, ROW, str(place.folder)), cell.contender.strength)
+    base = Participant(Respondent(BASE, engine.variants[0]), work.scale.base)
+    respondents = [base.respondent, row.respondent]
+    mark = fingerprint_of(engine, respondents, {ROW: row.sha256}, tasks, SIZE)
+    place.measured.parent.mkdir(parents=True, exist_ok=True)
+    journal = _journal(place.measured.with_name(f"{place.measured.name}.partial"), mark)
+    try:
+        samples = run_tasks(engine, respondents, tasks, journal, SIZE)
+    finally:
+        journal.close()
+    told = {
+        "base": asdict(engine.info) | {"name": Path(work.scale.base).name},
+        "base_variant": asdict(base.respondent.variant),
+        "variant": asdict(row.respondent.variant),
+        "strength": row.respondent.strength,
+        "adapter": place.folder.name,
+        "sha256": row.sha256,
+        "samples": samples,
+    }
+    write_json(place.measured, told)
+    journal.delete()
+    del engine
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _with_strength(participant: Participant, strength: float | None) -> Participant:
+    if strength is None:
+        return participant
+    if participant.respondent.variant.strength is None:
+        raise EvaluationError("An adapter without a gate cannot answer at another strength.")
+    return replace(participant, respondent=replace(participant.respondent, strength=strength))
+
+
+def _journal(path: Path, fingerprint: str) -> Journal:
+    """What is finished of a measurement; from the beginning if the adapter has changed since."""
+    try:
+        return Journal(path, fingerprint, resume=True)
+    except EvaluationError:
+        path.unlink(missing_ok=True)
+        return Journal(path, fingerprint, resume=False)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables and figures, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..baselines import METHODS
+from ..demo.trial import Setup
+from .published import paper_means
+from .runs import MIXED, Contender, Experiment, Finish
+
+
+# They say themselves which modules they adapt.
+OWN_PLACES = ("lora-mlp", "mixlora", "mixlora-dy")
+# Registered methods that are a trained LoRA with something done to it.
+AFTERWARDS = ("lora-rewound", "lora-intruders")
+REWOUND = (0.75, 0.5, 0.25)
+LOSSES = {"eaft": "EAFT", "mask-the-target": "Mask-the-Target"}
+EARLY = {"early_stopping": 3, "validate_every": 50}
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+MLP = ["gate_proj", "up_proj", "down_proj"]
+MASK_RATES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+EXPERTS = (1, 2, 4, 8, 16)
+STRENGTHS = (0.5, 1.0, 2.0, 8.0)
+
+
+def setup(method: str, **changes: Any) -> Setup:
+    """A method with changes to the usual settings."""
+    return Setup(method, ({"target_modules": []} if method in OWN_PLACES else {}) | changes)
+
+
+def slim(**fields: Any) -> Setup:
+    """SLIM with changed fields of its configuration."""
+    return setup("slim", slim=fields)
+
+
+def contender(method: str, data: str = MIXED, name: str | None = None, steps: int | None = None) -> Contender:
+    """A registered method with the usual settings."""
+    return Contender(
+        name or method, METHODS[method].title, setup(method), data=data, steps=steps, paper=paper_means(method)
+    )
+
+
+def _methods() -> tuple[Contender, ...]:
+    """All methods of the registry; LoRA first, SLIM last."""
+    trained = [name for name in METHODS if name not in (*AFTERWARDS, "slim")]
+    lora = setup("lora")
+    return (
+        *map(contender, trained),
+        *(
+            Contender(f"lora-rewound-{scale:g}", f"LoRA × {scale:g}", lora, Finish("lora-rewound", {"scale": scale}))
+            for scale in REWOUND
+        ),
+        Contender("lora-intruders", METHODS["lora-intruders"].title, lora, Finish("lora-intruders")),
+        Contender("lora-early", "LoRA, stopped early", setup("lora", **EARLY)),
+        *(Contender(f"lora-{loss}", f"LoRA, {title}", setup("lora", loss=loss)) for loss, title in LOSSES.items()),
+        *(Contender(f"slim-{loss}", f"SLIM, {title}", setup("slim", loss=loss)) for loss, title in LOSSES.items()),
+        Contender("slim-early", "SLIM, stopped early", setup("slim", **EARLY)),
+        contender("slim"),
+    )
+
+
+def table1(sets: Sequence[str]) -> Experiment:
+    """Each downstream task trained alone, and all together."""
+    methods = ("lora", "dora", "loramoe", "mixlora", "mixlora-dy", "mola", "slim")
+    rows = [contender(method) for method in methods]
+    rows += [contender(method, data=one, name=f"{method}-{one}") for one in sets for method in methods]
+    return Experiment("table1", "What is learned: all downstream tasks together, and each alone", tuple(rows))
+
+
+def table2(sets: Sequence[str]) -> Experiment:
+    """What is learned and forgotten by every method."""
+    return Experiment("table2", "What is learned and what is forgotten, all methods", _methods())
+
+
+def ablation(sets: Sequence[str]) -> Experiment:
+    """SLIM with one thing changed."""
+    usual = setup("slim")
+    rows = (
+        contender("lora"),
+        contender("slim"),
+        Contender("no-identity", "no identity experts", setup("slim", num_identity=0)),
+        Contender("identity-1", "1 identity expert", setup("slim", num_identity=1)),
+        Contender("gate-forced-open", "gate forced open when answering", usual, strength=0.0),
+        Contender("gate-open", "gate open, in training too", slim(yield_strength=0.0)),
+        Contender("gate-token", "gate by the token, not by the context", slim(distance_scope="token")),
+        Contender("yield-calibrated", "yielding in the logits", slim(yield_mode="calibrated")),
+        Contender(
+            "yield-paper",
+            "yielding as in the paper",
+            slim(yield_mode="paper", distance="max", distance_scope="token", yield_strength=1.0),
+        ),
+        Contender("merge-none", "no dynamic merging", slim(merge="none")),
+        Contender("merge-exact", "dynamic merging, exact", slim(merge="dare")),
+        Contender("l1-0.1", "L1 loss × 0.1", slim(l1_coefficient=0.1)),
+        Contender("l1-1", "L1 loss × 1", slim(l1_coefficient=1.0)),
+        Contender("all-linears", "on attention and MLPs", setup("slim", target_modules=[])),
+        Contender("attention", "on attention alone", setup("slim", target_modules=ATTENTION)),
+        Contender("mlps", "on the MLPs alone", setup("slim", target_modules=MLP)),
+        *(
+            Contender(f"strength-{strength:g}", f"strength {strength:g} when answering", usual, strength=strength)
+            for strength in STRENGTHS
+        ),
+        *(Contender(f"clusters-{n}", f"{n} clusters", slim(num_clusters=n)) for n in (1, 4, 16, 256)),
+        *(Contender(f"momentum-{m:g}", f"momentum {m:g}", slim(cluster_momentum=m)) for m in (0.5, 0.99)),
+    )
+    return Experiment("ablation", "SLIM with one thing changed", rows, rival="slim")
+
+
+def masking(sets: Sequence[str]) -> Experiment:
+    """How much dynamic merging drops."""
+    rows = [Contender(f"mask-{rate:g}", f"SLIM, mask rate {rate:g}", slim(mask_rate=rate)) for rate in MASK_RATES]
+    return Experiment("masking", "SLIM by the share that dynamic merging drops", (contender("lora"), *rows))
+
+
+def experts(sets: Sequence[str]) -> Experiment:
+    """How many LoRA experts."""
+    rows = [
+        Contender(f"experts-{n}", f"SLIM, {n} experts" if n > 1 else "SLIM, 1 expert", setup("slim", num_experts=n))
+        for n in EXPERTS
+    ]
+    note = "Each expert has the usual rank, so more experts have more parameters."
+    return Experiment("experts", "SLIM by the number of its LoRA experts", (contender("lora"), *rows), note)
+
+
+def steps_of(steps: Sequence[int]) -> Callable[[Sequence[str]], Experiment]:
+    """The experiment with these numbers of training steps."""
+
+    def build(sets: Sequence[str]) -> Experiment:
+        rows = [
+            Contender(f"{method}-{n}", f"{METHODS[method].title}, {n} steps", setup(method), steps=n, paper={})
+            for n in steps
+            for method in ("lora", "slim")
+        ]
+        note = "Each number of steps is a training of its own, whose rate falls to 0 at its end."
+        return Experiment("steps", "Forgetting over training steps", tuple(rows), note, f"lora-{max(steps)}")
+
+    return build
+
+
+def case_study(sets: Sequence[str]) -> Experiment:
+    """Single questions with everybody's answer."""
+    rows = [contender(method) for method in ("lora", "dora", "loramoe", "mixlora", "mola", "disel", "slim")]
+    return Experiment("case-study", "Single questions with all answers", tuple(rows))
+
+
+def noise(sets: Sequence[str]) -> Experiment:
+    """General chat among the training examples."""
+    rows = []
+    for method in ("lora", "disel", "slim"):
+        title = METHODS[method].title
+        rows.append(contender(method))
+        rows.append(Contender(f"{method}-noisy", f"{title}, 5 % chat", setup(method), data="noisy", scored_as=MIXED))
+    note = "The question is whether the gate opens for chat too once chat is among what it was trained on."
+    return Experiment("noise", "5 % general chat among the training examples", tuple(rows), note)
+
+
+def overhead(sets: Sequence[str]) -> Experiment:
+    """What each method costs."""
+    rows = tuple(map(contender, (name for name in METHODS if name not in AFTERWARDS)))
+    return Experiment("overhead", "Parameters and training time", rows)
+
+
+EXPERIMENTS: Mapping[str, Callable[[Sequence[str]], Experiment]] = {
+    "table1": table1,
+    "table2": table2,
+    "ablation": ablation,
+    "masking": masking,
+    "experts": experts,
+    "case-study": case_study,
+    "noise": noise,
+    "overhead": overhead,
+}

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an experiment is done on: the demo's world on a CPU, or a base and the data sets of the paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ..demo.downstream import DOWNSTREAM_TASKS
+from ..demo.tasks import demo_tasks
+from ..demo.trial import Task as Trained
+from ..demo.trial import TrialPlan, settings_of, sha256, write_data
+from ..demo.world import GENERAL_TASKS
+from ..evaluation.tasks import GENERAL, Asking, Request, Task, load_tasks, training_questions
+from ..training import TrainSettings
+from .runs import MIXED, Cell, PaperError
+
+
+NOISY = "noisy"
+CHAT_SHARE = 0.05
+# Fields of a training's settings that say where it is, not what it is.
+PLACES = ("base", "data", "output", "resume", "bf16")
+
+
+class Scale(Protocol):
+    """What an experiment is done on.
+
+    Attributes:
+        name: of the command line.
+        base: folder or Hub id of the base.
+        rates, seeds, steps: that are used where nothing else is said.
+        sets: names of the downstream tasks, each of which is a set of training examples too.
+        sentence: how it differs from the paper's experiment.
+    """
+
+    name: ClassVar[str]
+    base: str
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def sets(self) -> tuple[str, ...]: ...
+
+    @property
+    def sentence(self) -> str: ...
+
+    def identity(self, data: str) -> dict[str, Any]:
+        """What decides about a training beside its settings: the base, and the set of examples."""
+        ...
+
+    def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
+        """The settings of a cell's training."""
+        ...
+
+    def write_set(self, name: str, path: Path) -> None:
+        """Write a set of training examples as JSON lines."""
+        ...
+
+    def tasks(self, part: str) -> list[Task]:
+        """The tasks that a contender trained on this set is measured on."""
+        ...
+
+
+def unknown_set(name: str, sets: Sequence[str]) -> PaperError:
+    """There is no such set."""
+    return PaperError(f"There is no set of training examples {name!r}; there are {MIXED}, {NOISY}, {', '.join(sets)}.")
+
+
+@dataclass(frozen=True)
+class DemoScale:
+    """The demo's base and its world.
+
+    Attributes:
+        folder: of the base.
+        plan: how adapters are trained.
+        questions: test questions of each task.
+    """
+
+    name: ClassVar[str] = "demo"
+    folder: Path
+    plan: TrialPlan = field(default_factory=TrialPlan)
+    questions: int = 200
+    rates: tuple[float, ...] = (3e-3,)
+    seeds: tuple[int, ...] = (42, 43, 44)
+    steps: tuple[int, ...] = (50, 100, 200, 400, 700)
+
+    @property
+    def base(self) -> str:
+        return str(self.folder)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        return DOWNSTREAM_TASKS
+
+    @property
+    def sentence(self) -> str:
+        return (
+            "Here a base of 2.3 million parameters learned three tasks of the demo's world in the paper's forms, in "
+            f"{self.plan.steps} steps of {self.plan.batch}, and the general tasks are the demo's own five; only the "
+            "order of the methods can be compared, not the numbers."
+        )
+
+    def identity(self, data: str) -> dict[str, Any]:
+        own = {name: getattr(self.plan, name) for name in ("examples", "earlier", "general_share")}
+        return {"base": sha256(self.folder / "model.safetensors"), "set": data} | own
+
+    def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
+        steps = self.plan.steps if cell.contender.steps is None else cell.contender.steps
+        task = Trained(cell.contender.setup.method, cell.rate, cell.seed, self.folder, data, folder)
+        return settings_of(cell.contender.setup, task, replace(self.plan, steps=steps))
+
+    def write_set(self, name: str, path: Path) -> None:
+        if name in (MIXED, NOISY):
+            write_data(path, self.plan, chat_share=CHAT_SHARE if name == NOISY else 0.0)
+        elif name in DOWNSTREAM_TASKS:
+            write_data(path, self.plan, (name,))
+        else:
+            raise unknown_set(name, self.sets)
+
+    def tasks(self, part: str) -> list[Task]:
+        learned = DOWNSTREAM_TASKS if part == MIXED else (part,)
+        names = [f"demo_{task}" for task in (*GENERAL_TASKS, *learned)]
+        return load_tasks(names, Asking(limit=self.questions), others=demo_tasks())
+
+
+@dataclass(frozen=True)
+class FullScale:
+    """A base from the Hub and the paper's data sets.
+
+    Attributes:
+        base: folder or Hub id.
+        downstream: sets that are trained together, and for which a contender is measured.
+        data_dir: folder with the sets; None for the Hub.
+        chat: file with general conversations, for the noisy set.
+        questions: of each task; None for all.
+        max_steps: of a training; None for two epochs.
+        revision: version of a Hub base.
+        four_bit: base in 4 bits while training.
+    """
+
+    name: ClassVar[str] = "full"
+    base: str = "Qwen/Qwen3-0.6B"
+    downstream: tuple[str, ...] = ("openbookqa", "social_iqa", "boolq")
+    data_dir: Path | None = None
+    chat: Path | None = None
+    questions: int | None = None
+    max_steps: int | None = None
+    revision: str | None = None
+    four_bit: bool = False
+    rates: tuple[float, ...] = (3e-4,)
+    seeds: tuple[int, ...] = (42, 43, 44)
+    steps: tuple[int, ...] = (100, 300, 1000, 3000)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        return self.downstream
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"Here the base is {self.base}, trained on {', '.join(self.downstream)}; the paper's is larger, and how "
+            "it asked its questions is not known in every detail."
+        )
+
+    def identity(self, data: str) -> dict[str, Any]:
+        where = None if self.data_dir is None else "local"
+        return {"base": self.base, "set": data, "downstream": self.downstream, "data": where} | (
+            {"chat": sha256(self.chat)} if data == NOISY and self.chat is not None else {}
+        )
+
+    def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
+        setup = cell.contender.setup
+        usual: dict[str, Any] = {"validation_share": 0.01, "group_by_length": True, "skip_long": True}
+        steps = self.max_steps if cell.contender.steps is None else cell.contender.steps
+        return TrainSettings(
+            base=self.base,
+            base_revision=self.revision,
+            data=[str(data)],
+            output=folder,
+            methods=[setup.method],
+            learning_rate=cell.rate,
+            seed=cell.seed,
+            max_steps=steps,
+            four_bit=self.four_bit,
+            resume=(folder / "training.json").is_file(),
+            **(usual | dict(setup.changes)),
+        )
+
+    def write_set(self, name: str, path: Path) -> None:
+        if name not in (MIXED, NOISY, *self.downstream):
+            raise unknown_set(name, self.sets)
+        chosen = (name,) if name in self.downstream else self.downstream
+        lines = [_lesson(item) for one in chosen for item in training_questions(one, self.data_dir)]
+        if name == NOISY:
+            lines += self._chats(round(len(lines) * CHAT_SHARE / (1 - CHAT_SHARE)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _chats(self, n: int) -> list[str]:
+        if self.chat is None:
+            raise PaperError(
+                "The noisy set needs general conversations; name a file of them with --chat, a JSON object with "
+                "`messages` on each line."
+            )
+        lines = [line for line in self.chat.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if len(lines) < n:
+            raise PaperError(f"{self.chat} has {len(lines)} conversations; {n} are needed for {CHAT_SHARE:.0%}.")
+        return lines[:n]
+
+    def tasks(self, part: str) -> list[Task]:
+        learned = self.downstream if part == MIXED else (part,)
+        # All in words, so that they share a table.
+        asking = Asking("written", limit=self.questions)
+        names = [*(f"downstream:{name}" for name in learned), *(f"general:{name}" for name in GENERAL)]
+        return load_tasks(names, asking, data_dir=self.data_dir)
+
+
+def _lesson(item: Request) -> str:
+    """A training question with its answer, as LLM-Adapters' data have it."""
+    assert not isinstance(item.prompt, str)  # asked as a user's message
+    assert hasattr(item.expected, "targets")
+    answer = {"role": "assistant", "content": f"the correct answer is {item.expected.targets[0]}"}
+    return json.dumps({"messages": [*({"role": m.role, "content": m.content} for m in item.prompt), answer]})
+
+
+def described(settings: TrainSettings) -> dict[str, Any]:
+    """A training's settings as data, without the places of its files."""
+    return {name: value for name, value in asdict(settings).items() if name not in PLACES}

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of an experiment, for a terminal or for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ..demo.report import Table
+from ..evaluation.metrics import Comparison, spread
+from ..evaluation.solving import Sample
+from ..evaluation.statistics import Score, difference, mean_score, ratio
+from ..evaluation.summary import BASE, Group, fine
+from .collect import Collected, Part, key_of
+from .runs import MIXED, Contender
+
+
+MISSING = "not measured"
+NONE = "–"
+# Of one variant: for each task, what was measured of each item.
+ByTask = dict[str, list[float]]
+
+
+def tables(found: Collected) -> list[Table]:
+    """All tables of what is finished."""
+    made: list[Table] = []
+    for part in found.parts:
+        for group in part.evaluation.groups:
+            made += _group(found, part, group)
+    if found.experiment.name == "overhead":
+        made.insert(0, _overhead(found))
+    if not made and found.experiment.contenders:
+        made.append(_nothing(found))
+    return made
+
+
+def notes(found: Collected) -> list[str]:
+    """Sentences below the tables."""
+    told = [found.experiment.note] if found.experiment.note else []
+    if any(part.chosen for part in found.parts):
+        told.append("The rate of each method is the one with the lowest validation loss on what it was trained on.")
+    if found.missing:
+        told.append(f"{len(found.missing)} of {len(found.places)} cells are missing: {_list(found)}.")
+    return told
+
+
+def _list(found: Collected) -> str:
+    return "; ".join(cell.words for cell in found.missing)
+
+
+def _nothing(found: Collected) -> Table:
+    table = Table(found.experiment.title, ("method", "downstream", "general"))
+    for contender in found.experiment.contenders:
+        table.add(contender.title, MISSING, MISSING)
+    return table
+
+
+def _group(found: Collected, part: Part, group: Group) -> Iterator[Table]:
+    rows = [contender for contender in found.experiment.contenders if contender.part == part.name]
+    where = "" if part.name == MIXED else f"trained on {part.name} alone; "
+    yield _scores(found, part, group, rows, where)
+    yield _tasks(part, group, rows, where)
+    if found.experiment.name in ("overhead", "case-study"):
+        return
+    yield _tests(found, part, group, rows, where)
+    yield _distances(part, group, rows, where)
+    if part.chosen:
+        yield _rates(part, group, rows, where)
+
+
+# -- scores ------------------------------------------------------------------------------------------------------
+
+
+def values_of(part: Part, group: Group, kind: str, columns: Sequence[str]) -> ByTask:
+    """For each task of a kind the marks of its items, mean over the columns, which are seeds."""
+    found: ByTask = {}
+    for task in group.tasks:
+        if task.kind == kind:
+            samples = fine(part.evaluation.samples[task.name])
+            found[task.name] = [fmean(s["answers"][column]["mark"] for column in columns) for s in samples]
+    return found
+
+
+def _kinds(group: Group) -> list[str]:
+    return [kind for kind in ("downstream", "general") if kind in group.kinds]
+
+
+def _scores(found: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+    n = {kind: sum(task.n for task in group.tasks if task.kind == kind) for kind in _kinds(group)}
+    told = ", ".join(f"{count:,} {kind}" for kind, count in n.items())
+    table = Table(
+        f"{found.experiment.title}: {where}mean over the tasks in % with 95 % intervals; {told} questions",
+        ("method", "seeds", "downstream", "over seeds", "general", "over seeds", "drop", "retention",
+         "paper: downstream", "paper: general"),
+    )  # fmt: skip
+    base = {kind: values_of(part, group, kind, [BASE]) for kind in _kinds(group)}
+    table.add("base", NONE, *_two(base, lambda values: [interval(mean_score(values, list(values))), NONE]),
+              NONE, NONE, NONE, NONE)  # fmt: skip
+    for contender in rows:
+        columns = part.columns_of(contender)
+        paper = [_number(contender.paper.get(kind)) for kind in ("downstream", "general")]
+        if not columns:
+            table.add(contender.title, "0", MISSING, "", MISSING, "", "", "", *paper)
+            continue
+        own = {kind: values_of(part, group, kind, columns) for kind in _kinds(group)}
+        cells = []
+        for kind in ("downstream", "general"):
+            cells += _score_and_spread(part, group, kind, own, columns)
+        kept = ratio(own["general"], base["general"], list(base["general"])) if "general" in own else None
+        lost = difference(base["general"], own["general"], list(own["general"])) if "general" in own else None
+        table.add(
+            contender.title,
+            str(len(columns)),
+            *cells,
+            NONE if lost is None else points(lost),
+            NONE if kept is None else interval(kept),
+            *paper,
+            bold=contender.setup.method == "slim" and contender.name == "slim",
+        )
+    return table
+
+
+def _two(base: Mapping[str, ByTask], show: Any) -> list[str]:
+    return [cell for kind in ("downstream", "general") for cell in (show(base[kind]) if kind in base else [NONE] * 2)]
+
+
+def _score_and_spread(
+    part: Part, group: Group, kind: str, own: Mapping[str, ByTask], columns: Sequence[str]
+) -> list[str]:
+    if kind not in own:
+        return [NONE, NONE]
+    each = [values_of(part, group, kind, [column]) for column in columns]
+    over = spread([fmean(fmean(values) for values in one.values()) for one in each])
+    shown = f"{percent(over.low)}–{percent(over.high)}" if over.seeds > 1 else NONE
+    return [interval(mean_score(own[kind], list(own[kind]))), shown]
+
+
+def _tasks(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+    titles = [f"{task.title.split(' (')[0].split(', as in')[0]}, n = {task.n}" for task in group.tasks]
+    table = Table(f"Task by task: {where}right answers in %, mean over seeds", ("method", *titles))
+    for contender in (None, *rows):
+        columns = [BASE] if contender is None else part.columns_of(contender)
+        title = "base" if contender is None else contender.title
+        if not columns:
+            table.add(title, *([MISSING] * len(titles)))
+            continue
+        cells = [fmean(task.scores[column].score for column in columns) for task in group.tasks]
+        table.add(title, *map(percent, cells))
+    return table
+
+
+# -- tests -------------------------------------------------------------------------------------------------------
+
+
+def _tests(found: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+    rival = next((c for c in rows if c.name == found.experiment.rival), None)
+    against = [("base", [BASE])]
+    if rival is not None and part.columns_of(rival):
+        against.append((rival.title, part.columns_of(rival)))
+    table = Table(
+        f"Differences on the same questions: {where}points with 95 % intervals (paired bootstrap over items, mean "
+        "over seeds); p is McNemar's exact one after Holm's correction, the largest over the seeds",
+        ("method", "kind", *(text for name, _ in against for text in (f"to {name}", "p"))),
+    )
+    for contender in rows:
+        columns = part.columns_of(contender)
+        for kind in _kinds(group) if columns else ():
+            cells: list[str] = []
+            for _, others in against:
+                cells += _difference(part, group, kind, columns, others)
+            table.add(contender.title, kind, *cells)
+    return table
+
+
+def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], others: Sequence[str]) -> list[str]:
+    if list(columns) == list(others):
+        return [NONE, NONE]
+    own, other = values_of(part, group, kind, columns), values_of(part, group, kind, others)
+    tests = [c for c in group.kinds[kind].comparisons if c.first in columns and c.second in others]  # type: ignore[index]
+    return [signed(difference(own, other, list(own))), chance(tests)]
+
+
+# -- what the gate does ------------------------------------------------------------------------------------------
+
+
+def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+    table = Table(
+        f"How far from the base: {where}KL(base ‖ adapter) in nats per token, share of the prompts past LoRA in %, "
+        "and area under the curve of general against trained; mean over seeds",
+        ("method", "KL downstream", "KL general", "past LoRA downstream", "past LoRA general", "AUC"),
+    )
+    for contender in rows:
+        columns = part.columns_of(contender)
+        if not columns:
+            continue
+        kl = [_mean([group.kinds[kind].kl.get(column) for column in columns]) for kind in _kinds(group)]  # type: ignore[index]
+        past = [_mean([_past(part, group, kind, column) for column in columns]) for kind in _kinds(group)]
+        auc = [group.auc[column][1] for column in columns if column in group.auc]
+        gated = len(auc) == len(columns)
+        table.add(
+            contender.title,
+            *(NONE if value is None else f"{value:.3f}" for value in kl),
+            *(NONE if value is None or not gated else percent(value) for value in past),
+            f"{fmean(auc):.4f}" if gated else NONE,
+        )
+    return table
+
+
+def _past(part: Part, group: Group, kind: str, column: str) -> float | None:
+    """The mean share of the prompts past LoRA."""
+    shares = [
+        fmean(sample["answers"][column]["identity"])
+        for task in group.tasks
+        if task.kind == kind
+        for sample in fine(part.evaluation.samples[task.name])
+        if sample["answers"][column].get("identity")
+    ]
+    return fmean(shares) if shares else None
+
+
+def _mean(values: Sequence[Score | float | None]) -> float | None:
+    numbers = [value.score if isinstance(value, Score) else value for value in values if value is not None]
+    return fmean(numbers) if len(numbers) == len(values) else None
+
+
+# -- rates, costs, single items ----------------------------------------------------------------------------------
+
+
+def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+    table = Table(f"Every rate: {where}in %, mean over seeds", ("method", "rate", "seeds", "downstream", "general"))
+    for contender in rows:
+        own = {column: cell for column, cell in part.columns.items() if cell.contender.name == contender.name}
+        for rate in sorted({cell.rate for cell in own.values()}):
+            columns = [column for column, cell in own.items() if cell.rate == rate]
+            means = [
+                percent(fmean(fmean(v) for v in values_of(part, group, kind, columns).values()))
+                for kind in _kinds(group)
+            ]
+            chosen = part.chosen.get(contender.name) == rate
+            table.add(contender.title, f"{rate:g}", str(len(columns)), *means, bold=chosen)
+    return table
+
+
+def _overhead(found: Collected) -> Table:
+    table = Table(
+        "What a method costs: trained parameters and seconds a step of training on the machine where it was trained",
+        ("method", "parameters", "seconds a step", "× LoRA"),
+    )
+    costs: dict[str, tuple[int, float]] = {}
+    for contender in found.experiment.contenders:
+        keys = [key for key in found.places if key.startswith(f"{contender.name} at ")]
+        records = [record for key in keys if (record := found.places[key].record) is not None]
+        if records:
+            seconds = fmean(record.seconds / max(1, record.steps) for record in records)
+            costs[contender.name] = (records[0].trainable_parameters, seconds)
+    for contender in found.experiment.contenders:
+        if contender.name not in costs:
+            table.add(contender.title, MISSING, "", "")
+            continue
+        parameters, seconds = costs[contender.name]
+        ratio_ = f"{seconds / costs['lora'][1]:.2f}" if "lora" in costs else NONE
+        table.add(contender.title, f"{parameters:,}", f"{seconds:.2f}", ratio_)
+    return table
+
+
+def cases(found: Collected, most: int) -> list[Table]:
+    """Single general questions on which the variants differ most, with all answers."""
+    made = []
+    for part in found.parts:
+        columns = {BASE: "base"} | {
+            column: cell.contender.title for column, cell in part.columns.items() if " at " not in column
+        }
+        for task in part.evaluation.tasks:
+            if task.kind != "general":
+                continue
+            samples = [sample for sample in fine(part.evaluation.samples[task.name]) if _telling(sample, columns)]
+            for sample in samples[:most]:
+                made.append(_case(part, task, sample, columns))
+    return made
+
+
+def _telling(sample: Sample, columns: Mapping[str, str]) -> bool:
+    """Whether the base is right and some variant is not."""
+    marks = [sample["answers"][column]["mark"] for column in columns]
+    return bool(marks[0]) and not all(marks)
+
+
+def _case(part: Part, task: Any, sample: Sample, columns: Mapping[str, str]) -> Table:
+    from ..evaluation.tasks import asked
+
+    question = " ".join(asked(task.items[sample["id"]]).split())
+    table = Table(f"{task.title}: {question}", ("method", "what", "right", "past LoRA by block"))
+    for column, title in columns.items():
+        answer = sample["answers"][column]
+        shares = " ".join(f"{share:.0%}" for share in answer.get("identity") or ())
+        said = " ".join(str(answer.get("text", answer.get("chosen", ""))).split())
+        table.add(title, said, "yes" if answer["mark"] else "no", shares)
+    return table
+
+
+# -- cells -------------------------------------------------------------------------------------------------------
+
+
+def percent(share: float) -> str:
+    """A share in %, with one digit."""
+    return f"{100 * share:.1f}"
+
+
+def interval(found: Score) -> str:
+    """A share in % with its interval."""
+    return f"{percent(found.score)} ({percent(found.low)}–{percent(found.high)})"
+
+
+def points(found: Score) -> str:
+    """A difference in points with its interval."""
+    return f"{percent(found.score)} ({percent(found.low)} to {percent(found.high)})"
+
+
+def signed(found: Score) -> str:
+    """The same with signs."""
+    return f"{100 * found.score:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def chance(tests: Sequence[Comparison]) -> str:
+    """The largest p of some tests; none is claimed where there is no test."""
+    if not tests:
+        return NONE
+    worst = max(test.p for test in tests)
+    return "< 0.0001" if worst < 1e-4 else f"{worst:.2g}" + ("" if worst < 0.05 else ", not significant")
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}"
+
+
+__all__ = ["cases", "key_of", "notes", "tables"]

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work folder: which trainings and measurements it has, under which names, and who is working on them.
+
+A name has the hash of everything that decides about the result, so that nothing is ever mistaken for something else,
+and two experiments with the same cell share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..outside.errors import reason
+from ..training.report import TrainingRecord
+from .runs import Cell, Finish, PaperError
+from .scales import Scale, described
+
+
+VERSION = 1
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell's files are.
+
+    Attributes:
+        data: the training examples.
+        origin: folder of the trained adapter.
+        folder: of the adapter that answers: the same, or what was made of it.
+        measured: its answers.
+    """
+
+    data: Path
+    origin: Path
+    folder: Path
+    measured: Path
+
+    @property
+    def record(self) -> TrainingRecord | None:
+        """How it was trained; None if that is not finished."""
+        record = TrainingRecord.load(self.origin)
+        return record if record is not None and record.status == "finished" else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its adapter is there, complete."""
+        return self.record is not None and (self.folder / "adapter_config.json").is_file()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A folder with everything that was trained and measured.
+
+    Attributes:
+        folder: which one.
+        scale: on what.
+    """
+
+    folder: Path
+    scale: Scale
+
+    @cached_property
+    def _tasks(self) -> dict[str, str]:
+        return {}
+
+    def tasks_hash(self, part: str) -> str:
+        """Of the items that contenders trained on this set are measured on."""
+        if part not in self._tasks:
+            tasks = self.scale.tasks(part)
+            self._tasks[part] = _hash([(task.name, task.kind, task.fingerprint) for task in tasks])
+        return self._tasks[part]
+
+    def place(self, cell: Cell) -> Place:
+        """The place of a cell."""
+        contender = cell.contender
+        identity = self.scale.identity(contender.data)
+        data = self.folder / "data" / f"{contender.data}-{_hash(identity)}.jsonl"
+        # The folder is needed to make settings, but decides about nothing.
+        told = described(self.scale.settings(cell, data, self.folder))
+        name = f"{contender.setup.method}-{cell.rate:g}-{cell.seed}-{_hash([VERSION, identity, told])}"
+        origin = self.folder / "trained" / name
+        folder = origin if contender.finish is None else self._finished(origin, contender.finish)
+        strength = "" if contender.strength is None else f"-gate-{contender.strength:g}"
+        measured = f"{folder.name}{strength}-{self.tasks_hash(contender.part)}.json"
+        return Place(data, origin, folder, self.folder / "measured" / measured)
+
+    def _finished(self, origin: Path, finish: Finish) -> Path:
+        return origin.with_name(f"{origin.name}-{finish.method}-{_hash(asdict(finish))}")
+
+    @contextmanager
+    def locked(self, path: Path) -> Iterator[bool]:
+        """Whether nobody else is working on a file or folder; as long as the context lasts, nobody will.
+
+        Raises:
+            PaperError: if the work folder cannot be written.
+        """
+        # In a folder of their own, since a training's must be empty when it starts.
+        lock = self.folder / "locks" / f"{path.name}.lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = FileLock(lock)
+            held.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise PaperError(f"{self.folder} cannot be written: {reason(error)}; name another with --work.") from None
+        try:
+            yield True
+        finally:
+            held.release()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file completely or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def safe_column(name: str) -> str:
+    """A name as columns have it."""
+    return re.sub(r"[^\w.-]+", "-", name)
