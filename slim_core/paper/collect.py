@@ -101,6 +101,10 @@ def _part(work: Work, experiment: Experiment, name: str, cells: Sequence[Cell], 
         if not place.measured.is_file():
             continue
         told = json.loads(place.measured.read_text(encoding="utf-8"))
+        if told["tasks"] != {task.name: task.fingerprint for task in tasks}:
+            raise PaperError(
+                f"{place.measured.name} was measured on other questions than those of now; delete it to measure again."
+            )
         only = cell.contender.name not in chosen or chosen[cell.contender.name] == cell.rate
         column = f"{cell.contender.name}@{cell.seed}" if only else key_of(cell)
         columns[column] = cell

@@ -88,8 +88,7 @@ def estimate_paper(work: Work, cells: Sequence[Cell]) -> PaperEstimate:
     untrained = {place.origin: cell for cell, place in left if place.record is None}
     measured = {place.measured for _, place in left}
     if isinstance(work.scale, FullScale):
-        return _full(work.scale, untrained.values(), len(measured))
-    assert isinstance(work.scale, DemoScale)  # there is no other
+        return _full(work.scale, list(untrained.values()), len(measured))
     return _demo(work, work.scale, places, list(untrained.values()), len(measured))
 
 
@@ -111,8 +110,7 @@ def _demo(
     return PaperEstimate(len(untrained), measured, seconds / 3600, None, basis)
 
 
-def _full(scale: FullScale, untrained: Sequence[Cell] | object, measured: int) -> PaperEstimate:
-    cells = list(untrained)  # type: ignore[call-overload]
+def _full(scale: FullScale, cells: Sequence[Cell], measured: int) -> PaperEstimate:
     choice = BaseChoice(scale.base, scale.revision, 4 if scale.four_bit else None)
     with base_files(choice) as files:
         config = files.config()
@@ -121,7 +119,7 @@ def _full(scale: FullScale, untrained: Sequence[Cell] | object, measured: int) -
     need = estimate_base(model, dtype, choice.bits)
     text = config.get_text_config()
     trained = TOTAL_RANK * sum(
-        sum(module.weight.shape)
+        module.in_features + module.out_features
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and "lm_head" not in name
     )

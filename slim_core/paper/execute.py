@@ -113,7 +113,7 @@ def _finish(work: Work, cell: Cell, place: Place) -> None:
     make(model, finish.options)
     new = place.folder.with_name(f"{place.folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    model.save_pretrained(new)
+    model.save_pretrained(str(new))
     new.rename(place.folder)
 
 
@@ -138,6 +138,7 @@ def _measure(work: Work, cell: Cell, place: Place) -> None:
         "strength": row.respondent.strength,
         "adapter": place.folder.name,
         "sha256": row.sha256,
+        "tasks": {task.name: task.fingerprint for task in tasks},
         "samples": samples,
     }
     write_json(place.measured, told)

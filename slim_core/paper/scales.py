@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from ..demo.downstream import DOWNSTREAM_TASKS
 from ..demo.tasks import demo_tasks
@@ -25,46 +25,6 @@ CHAT_SHARE = 0.05
 PLACES = ("base", "data", "output", "resume", "bf16")
 
 
-class Scale(Protocol):
-    """What an experiment is done on.
-
-    Attributes:
-        name: of the command line.
-        base: folder or Hub id of the base.
-        rates, seeds, steps: that are used where nothing else is said.
-        sets: names of the downstream tasks, each of which is a set of training examples too.
-        sentence: how it differs from the paper's experiment.
-    """
-
-    name: ClassVar[str]
-    base: str
-    rates: tuple[float, ...]
-    seeds: tuple[int, ...]
-    steps: tuple[int, ...]
-
-    @property
-    def sets(self) -> tuple[str, ...]: ...
-
-    @property
-    def sentence(self) -> str: ...
-
-    def identity(self, data: str) -> dict[str, Any]:
-        """What decides about a training beside its settings: the base, and the set of examples."""
-        ...
-
-    def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
-        """The settings of a cell's training."""
-        ...
-
-    def write_set(self, name: str, path: Path) -> None:
-        """Write a set of training examples as JSON lines."""
-        ...
-
-    def tasks(self, part: str) -> list[Task]:
-        """The tasks that a contender trained on this set is measured on."""
-        ...
-
-
 def unknown_set(name: str, sets: Sequence[str]) -> PaperError:
     """There is no such set."""
     return PaperError(f"There is no set of training examples {name!r}; there are {MIXED}, {NOISY}, {', '.join(sets)}.")
@@ -78,6 +38,8 @@ class DemoScale:
         folder: of the base.
         plan: how adapters are trained.
         questions: test questions of each task.
+        rates, seeds: that are tried where no others are named.
+        steps: of the experiment about them.
     """
 
     name: ClassVar[str] = "demo"
@@ -90,14 +52,17 @@ class DemoScale:
 
     @property
     def base(self) -> str:
+        """Folder or Hub id of the base."""
         return str(self.folder)
 
     @property
     def sets(self) -> tuple[str, ...]:
+        """Names of the downstream tasks, each of which is a set of training examples too."""
         return DOWNSTREAM_TASKS
 
     @property
     def sentence(self) -> str:
+        """How it differs from the paper's experiment."""
         return (
             "Here a base of 2.3 million parameters learned three tasks of the demo's world in the paper's forms, in "
             f"{self.plan.steps} steps of {self.plan.batch}, and the general tasks are the demo's own five; only the "
@@ -105,15 +70,18 @@ class DemoScale:
         )
 
     def identity(self, data: str) -> dict[str, Any]:
+        """What decides about a training beside its settings: the base, and the set of examples."""
         own = {name: getattr(self.plan, name) for name in ("examples", "earlier", "general_share")}
         return {"base": sha256(self.folder / "model.safetensors"), "set": data} | own
 
     def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
+        """The settings of a cell's training."""
         steps = self.plan.steps if cell.contender.steps is None else cell.contender.steps
         task = Trained(cell.contender.setup.method, cell.rate, cell.seed, self.folder, data, folder)
         return settings_of(cell.contender.setup, task, replace(self.plan, steps=steps))
 
     def write_set(self, name: str, path: Path) -> None:
+        """Write a set of training examples as JSON lines."""
         if name in (MIXED, NOISY):
             write_data(path, self.plan, chat_share=CHAT_SHARE if name == NOISY else 0.0)
         elif name in DOWNSTREAM_TASKS:
@@ -121,7 +89,12 @@ class DemoScale:
         else:
             raise unknown_set(name, self.sets)
 
+    def asked(self, part: str) -> list[Any]:
+        """What decides about the questions of `tasks`."""
+        return [part, self.questions]
+
     def tasks(self, part: str) -> list[Task]:
+        """The tasks that a contender trained on this set is measured on."""
         learned = DOWNSTREAM_TASKS if part == MIXED else (part,)
         names = [f"demo_{task}" for task in (*GENERAL_TASKS, *learned)]
         return load_tasks(names, Asking(limit=self.questions), others=demo_tasks())
@@ -140,6 +113,8 @@ class FullScale:
         max_steps: of a training; None for two epochs.
         revision: version of a Hub base.
         four_bit: base in 4 bits while training.
+        rates, seeds: that are tried where no others are named.
+        steps: of the experiment about them.
     """
 
     name: ClassVar[str] = "full"
@@ -157,22 +132,26 @@ class FullScale:
 
     @property
     def sets(self) -> tuple[str, ...]:
+        """Names of the downstream tasks, each of which is a set of training examples too."""
         return self.downstream
 
     @property
     def sentence(self) -> str:
+        """How it differs from the paper's experiment."""
         return (
             f"Here the base is {self.base}, trained on {', '.join(self.downstream)}; the paper's is larger, and how "
             "it asked its questions is not known in every detail."
         )
 
     def identity(self, data: str) -> dict[str, Any]:
+        """What decides about a training beside its settings: the base, and the set of examples."""
         where = None if self.data_dir is None else "local"
         return {"base": self.base, "set": data, "downstream": self.downstream, "data": where} | (
             {"chat": sha256(self.chat)} if data == NOISY and self.chat is not None else {}
         )
 
     def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
+        """The settings of a cell's training."""
         setup = cell.contender.setup
         usual: dict[str, Any] = {"validation_share": 0.01, "group_by_length": True, "skip_long": True}
         steps = self.max_steps if cell.contender.steps is None else cell.contender.steps
@@ -191,6 +170,7 @@ class FullScale:
         )
 
     def write_set(self, name: str, path: Path) -> None:
+        """Write a set of training examples as JSON lines."""
         if name not in (MIXED, NOISY, *self.downstream):
             raise unknown_set(name, self.sets)
         chosen = (name,) if name in self.downstream else self.downstream
@@ -211,7 +191,12 @@ class FullScale:
             raise PaperError(f"{self.chat} has {len(lines)} conversations; {n} are needed for {CHAT_SHARE:.0%}.")
         return lines[:n]
 
+    def asked(self, part: str) -> list[Any]:
+        """What decides about the questions of `tasks`, whose data need not be there yet."""
+        return [part, self.questions, self.downstream, self.data_dir is not None]
+
     def tasks(self, part: str) -> list[Task]:
+        """The tasks that a contender trained on this set is measured on."""
         learned = self.downstream if part == MIXED else (part,)
         # All in words, so that they share a table.
         asking = Asking("written", limit=self.questions)
@@ -225,6 +210,10 @@ def _lesson(item: Request) -> str:
     assert hasattr(item.expected, "targets")
     answer = {"role": "assistant", "content": f"the correct answer is {item.expected.targets[0]}"}
     return json.dumps({"messages": [*({"role": m.role, "content": m.content} for m in item.prompt), answer]})
+
+
+# What an experiment is done on.
+Scale = DemoScale | FullScale
 
 
 def described(settings: TrainSettings) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], oth
     if list(columns) == list(others):
         return [NONE, NONE]
     own, other = values_of(part, group, kind, columns), values_of(part, group, kind, others)
-    tests = [c for c in group.kinds[kind].comparisons if c.first in columns and c.second in others]  # type: ignore[index]
+    tests = [c for c in group.kinds[kind].comparisons if c.first in columns and c.second in others]
     return [signed(difference(own, other, list(own))), chance(tests)]
 
 
@@ -194,7 +194,7 @@ def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) 
         columns = part.columns_of(contender)
         if not columns:
             continue
-        kl = [_mean([group.kinds[kind].kl.get(column) for column in columns]) for kind in _kinds(group)]  # type: ignore[index]
+        kl = [_mean([group.kinds[kind].kl.get(column) for column in columns]) for kind in _kinds(group)]
         past = [_mean([_past(part, group, kind, column) for column in columns]) for kind in _kinds(group)]
         auc = [group.auc[column][1] for column in columns if column in group.auc]
         gated = len(auc) == len(columns)

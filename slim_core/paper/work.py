@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +71,6 @@ class Work:
     folder: Path
     scale: Scale
 
-    @cached_property
-    def _tasks(self) -> dict[str, str]:
-        return {}
-
-    def tasks_hash(self, part: str) -> str:
-        """Of the items that contenders trained on this set are measured on."""
-        if part not in self._tasks:
-            tasks = self.scale.tasks(part)
-            self._tasks[part] = _hash([(task.name, task.kind, task.fingerprint) for task in tasks])
-        return self._tasks[part]
-
     def place(self, cell: Cell) -> Place:
         """The place of a cell."""
         contender = cell.contender
@@ -95,7 +82,7 @@ class Work:
         origin = self.folder / "trained" / name
         folder = origin if contender.finish is None else self._finished(origin, contender.finish)
         strength = "" if contender.strength is None else f"-gate-{contender.strength:g}"
-        measured = f"{folder.name}{strength}-{self.tasks_hash(contender.part)}.json"
+        measured = f"{folder.name}{strength}-{_hash(self.scale.asked(contender.part))}.json"
         return Place(data, origin, folder, self.folder / "measured" / measured)
 
     def _finished(self, origin: Path, finish: Finish) -> Path:
@@ -131,8 +118,3 @@ def write_json(path: Path, value: Any) -> None:
     new = path.with_name(f"{path.name}.new")
     new.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(new, path)
-
-
-def safe_column(name: str) -> str:
-    """A name as columns have it."""
-    return re.sub(r"[^\w.-]+", "-", name)

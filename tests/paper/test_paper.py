@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`paper` as a person calls it, on a base that knows nothing and trainings of two steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+from slim_core.cli import app
+from slim_core.demo import measure
+from slim_core.demo import tasks as demo_tasks
+from slim_core.demo.trial import TrialPlan
+from slim_core.evaluation.errors import EvaluationError
+from slim_core.paper import execute
+from slim_core.paper.experiments import EXPERIMENTS, contender, steps_of
+from slim_core.paper.published import TABLE
+from slim_core.paper.runs import Cell
+from slim_core.paper.scales import DemoScale, FullScale
+from slim_core.paper.work import Work
+from slim_core.paths import DEMO
+
+
+HOW = ["--steps", "2", "--questions", "2", "--rates", "0.01"]
+PLAN = [word for field in ("examples=12", "batch=2", "r=2") for word in ("--plan", field)]
+TABLE2 = ["table2", "--only", "lora", "lora-rewound-0.5", "slim", "--seeds", "1", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_answers():
+    """A base that knows nothing would go on to the limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "LONGEST_ANSWER", 3)
+        patch.setattr(demo_tasks, "LONGEST_ANSWER", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "base")
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run(*words, plan=True):
+    return CliRunner(env={"COLUMNS": "250"}).invoke(app, ["paper", *map(str, words), *(HOW + PLAN if plan else [])])
+
+
+@pytest.fixture(scope="module")
+def done(base, tmp_path_factory) -> Path:
+    """A working folder with a small table 2."""
+    folder = tmp_path_factory.mktemp("work")
+    result = run(*TABLE2, "--base", base, "--work", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_one_file_with_every_answer(done):
+    found = json.loads((done / "table2-demo.json").read_text(encoding="utf-8"))
+    assert (found["format"], found["experiment"], found["missing"]) == ("slim-paper", "table2", [])
+    part = found["parts"]["mixed"]
+    columns = ["base", *(f"{name}@{seed}" for seed in (1, 2) for name in ("lora", "lora-rewound-0.5", "slim"))]
+    assert [variant["name"] for variant in part["variants"]] == columns
+    kinds = [task["kind"] for task in part["tasks"]]
+    assert (kinds.count("general"), kinds.count("downstream")) == (5, 3)
+    for task in part["tasks"]:
+        samples = part["samples"][task["name"]]
+        assert [list(sample["answers"]) for sample in samples] == [columns, columns]
+        scores = next(t["scores"] for t in part["summary"][0]["tasks"] if t["name"] == task["name"])
+        for column in columns:
+            assert scores[column][0] == fmean(sample["answers"][column]["mark"] for sample in samples)
+    # With the base, and with LoRA from the same seed.
+    pairs = [(c["first"], c["second"]) for c in part["summary"][0]["kinds"]["general"]["comparisons"]]
+    assert pairs.count(("slim@2", "lora@2")) == 1 and ("slim@2", "lora@1") not in pairs
+    assert sorted(second for first, second in pairs if first == "lora@1") == ["base"]
+    assert (done / "table2-demo-mixed.html").read_text(encoding="utf-8").count("<svg") == 1
+
+
+def test_a_rewound_lora_is_the_trained_one_with_half_of_its_factor(done):
+    alphas = {
+        path.parent.name: json.loads(path.read_text())["lora_alpha"]
+        for path in (done / "trained").glob("lora-*/adapter_config.json")
+    }
+    trained = [name for name in alphas if "rewound" not in name]
+    assert len(trained) == 2 and len(alphas) == 4
+    for name, alpha in alphas.items():
+        origin = next(one for one in trained if name.startswith(one))
+        assert alpha == alphas[origin] * (0.5 if name != origin else 1)
+
+
+def test_the_table_says_what_the_file_says(done, base):
+    result = run(*TABLE2, "--base", base, "--work", done, "--report", "--markdown")
+    assert result.exit_code == 0, result.output
+    rows = {line.split("|")[1].strip(" *"): line for line in result.stdout.split("\n\n")[1].splitlines()}
+    assert list(rows) == ["method", "---", "base", "LoRA", "LoRA × 0.5", "SLIM"]
+    cells = [cell.strip(" *") for cell in rows["LoRA"].split("|")[1:-1]]
+    paper = fmean((TABLE["lora"].mmlu, TABLE["lora"].gsm8k, TABLE["lora"].piqa))
+    assert cells[1] == "2" and cells[-2:] == ["77.4", f"{paper:.1f}"]
+    part = json.loads((done / "table2-demo.json").read_text())["parts"]["mixed"]
+    means = [
+        fmean(task["scores"][f"lora@{seed}"][0] for task in part["summary"][0]["tasks"] if task["kind"] == "general")
+        for seed in (1, 2)
+    ]
+    assert cells[4].startswith(f"{100 * fmean(means):.1f} (")
+    assert cells[5] == f"{100 * min(means):.1f}–{100 * max(means):.1f}"
+    assert "The paper's numbers are of another base" in result.stdout and "missing" not in result.stdout
+
+
+def test_a_table_that_was_ended_goes_on_to_the_same_file(done, base, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    shutil.copytree(done, work)
+    (work / "table2-demo.json").unlink()
+    for path in (*(work / "trained").glob("slim-0.01-2-*"), *(work / "measured").glob("*-0.01-2-*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def ended(settings):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "train", ended)
+        result = run(*TABLE2, "--base", base, "--work", work)
+    assert result.exit_code == 130 and "the same command continues from here" in result.stderr
+    part = run(*TABLE2, "--base", base, "--work", work, "--report")
+    assert part.exit_code == 0 and "1 of 6 cells are missing: SLIM at 0.01, seed 2." in part.stdout
+    assert run(*TABLE2, "--base", base, "--work", work).exit_code == 0
+    # A training repeated from its seed gives the same adapter, so nothing depends on the interruption.
+    assert (work / "table2-demo.json").read_bytes() == (done / "table2-demo.json").read_bytes()
+
+
+def test_what_is_missing_is_shown_as_missing(done, base):
+    result = run("table2", "--only", "lora", "mola", "--seeds", 1, "--base", base, "--work", done, "--report")
+    assert result.exit_code == 0, result.output
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("MoLA") and "not measured" in line][:1]
+    assert row.split()[1] == "0" and "53.2" not in row.split()[2:4]
+    assert "1 of 2 cells are missing: MoLA at 0.01, seed 1." in result.stdout
+    nothing = run("masking", "--seeds", 7, "--base", base, "--work", done, "--report")
+    assert nothing.exit_code == 0 and nothing.stdout.count("not measured") == 16
+
+
+def test_other_experiments_share_what_is_trained(done, base):
+    plan = run("overhead", "--only", "lora", "slim", "--seeds", 1, "--base", base, "--work", done, "--dry-run")
+    assert "Nothing is left to do." in plan.stderr and plan.stderr.count(": finished") == 2
+    cost = run("overhead", "--only", "lora", "slim", "--seeds", 1, "--base", base, "--work", done, "--report")
+    assert cost.exit_code == 0 and "1.00" in cost.stdout
+    cases = run("case-study", "--only", "slim", "--seeds", 1, "--base", base, "--work", done, "--report")
+    assert cases.exit_code == 0, cases.output
+
+
+def test_of_several_rates_the_one_with_the_lowest_validation_loss_counts(done, base):
+    words = ["table2", "--only", "lora", "--seeds", "1", "--base", str(base), "--work", str(done)]
+    half = [*HOW[:-1], "0.01", "0.02"]
+    result = CliRunner(env={"COLUMNS": "250"}).invoke(app, ["paper", *words, *half, *PLAN])
+    assert result.exit_code == 0, result.output
+    found = json.loads((done / "table2-demo.json").read_text())
+    losses = {cell["cell"]: cell["validation_loss"] for cell in found["rows"][0]["cells"]}
+    best = min(losses, key=losses.get)
+    assert [cell["column"] for cell in found["rows"][0]["cells"] if cell["cell"] == best] == ["lora@1"]
+    assert {cell["column"] for cell in found["rows"][0]["cells"]} == {"lora@1", max(losses, key=losses.get)}
+    assert "Every rate" in result.stdout and "lowest validation loss" in result.stdout
+    run(*TABLE2, "--base", base, "--work", done, "--report")  # for the other tests
+
+
+def test_two_processes_do_not_do_the_same(done, base):
+    work = Work(done, DemoScale(base))
+    with work.locked(done / "one") as first, work.locked(done / "one") as second, work.locked(done / "two") as other:
+        assert (first, second, other) == (True, False, True)
+    with work.locked(done / "one") as again:
+        assert again
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["table2", "--only", "slimm"], "table2 has no 'slimm'; there are lora, dora,"),
+        (["table2", "--steps", "2", "3"], "--steps has 3 numbers; only the experiment steps takes several."),
+        (["table2", "--seeds", "1", "1"], "--seeds names something twice"),
+        (["table2", "--rates", "0"], "--rates must be above 0 and below 1."),
+        (["table2", "--data-dir", "."], "--data-dir is for --scale full"),
+        (["table2", "--plan", "width=3"], "--plan has no field 'width'; there are steps,"),
+        (["table2", "--base", "nothing"], "nothing has no model.safetensors"),
+        (["table2", "--scale", "full", "--plan", "r=2"], "--plan is for --scale demo"),
+        (["table2", "--scale", "full", "--data-dir", "nothing"], "There is no nothing; name something else with"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(words, sentence, tmp_path):
+    plan = [] if "full" in words else HOW[:4] if "--steps" in words or "--rates" in words else HOW + PLAN
+    result = run(*words, *plan, "--work", tmp_path, plan=False)
+    assert result.exit_code == 1 and sentence in result.stderr, result.output
+    assert "Traceback" not in result.output and not any(tmp_path.iterdir())
+
+
+def test_at_full_scale_the_need_is_said_first(base, tmp_path):
+    words = ["table2", "--scale", "full", "--base", base, "--questions", 2, "--seeds", 1, "--work", tmp_path]
+    plan = run(*words, "--downstream", "openbookqa", "--dry-run", plan=False)
+    # LoRA rewound and without intruders need no training of their own.
+    assert "20 cells. 16 trainings and 20 measurements are left: about" in plan.stderr
+    if not torch.cuda.is_available():
+        refused = run(*words, plan=False)
+        assert refused.exit_code == 1 and "There is no GPU here" in refused.stderr
+        assert not any(tmp_path.iterdir())
+
+
+def test_training_questions_come_from_the_training_split_alone(base, tmp_path):
+    folder = tmp_path / "openbookqa"
+    folder.mkdir()
+    head = "ID\tQuestion Stem\tChoices\tComplete Question\tAnswer Key\n"
+    for split, stem in (("train", "Ice is"), ("test", "Fire is")):
+        (folder / f"{split}.tsv").write_text(f"{head}1\t{stem}\t(A) cold (B) hot (C) dry (D) old\t-\tA\n")
+    scale = FullScale(base=str(base), data_dir=tmp_path, downstream=("openbookqa",))
+    scale.write_set("mixed", tmp_path / "mixed.jsonl")
+    (line,) = (tmp_path / "mixed.jsonl").read_text().splitlines()
+    question, answer = json.loads(line)["messages"]
+    assert question["content"] == (
+        "Please choose the correct answer to the question: Ice is\n\n"
+        "Answer1: cold Answer2: hot Answer3: dry Answer4: old\n\nAnswer format: answer1/answer2/answer3/answer4"
+    )
+    assert answer["content"] == "the correct answer is answer1"
+    # These folders have one file, which is the test's.
+    for name in ("boolq", "hellaswag", "social_iqa"):
+        with pytest.raises(EvaluationError, match=f"has no training questions of {name}"):
+            FullScale(data_dir=tmp_path, downstream=(name,)).write_set("mixed", tmp_path / "other.jsonl")
+
+
+def test_every_row_of_every_experiment_can_be_trained():
+    """The settings of each are accepted, and no two rows of a table share a name, or do the same."""
+    scale = DemoScale(DEMO / "base", TrialPlan())
+    work = Work(Path("nowhere"), scale)
+    for build in (*EXPERIMENTS.values(), steps_of((10, 20))):
+        found = build(scale.sets)
+        names = [one.name for one in found.contenders]
+        assert len(set(names)) == len(names)
+        assert found.rival in names
+        places = [work.place(Cell(one, 1e-3, 1)) for one in found.contenders]
+        if found.name != "ablation":
+            assert len({place.measured for place in places}) == len(places), found.name
+        FullScale(data_dir=Path("nowhere"))
+        for one in found.contenders:
+            full = FullScale().settings(Cell(one, 1e-3, 1), Path("data"), Path("folder"))
+            assert full.methods == [one.setup.method] and full.r == 16
+
+
+def test_noise_is_five_percent_of_small_talk(base, tmp_path):
+    scale = DemoScale(base, TrialPlan(examples=95, earlier=(0,)))
+    for name in ("mixed", "noisy", "obqa"):
+        scale.write_set(name, tmp_path / name)
+    mixed, noisy, alone = ((tmp_path / name).read_text().splitlines() for name in ("mixed", "noisy", "obqa"))
+    assert (len(mixed), len(noisy), len(alone)) == (285, 300, 95)
+    assert noisy[:285] == mixed and not any("the correct answer is" in line for line in noisy[285:])
+    assert all("Answer format" in line for line in alone)
+    assert contender("slim").part == "mixed"
+
+
+def test_a_work_folder_of_another_base_is_not_mixed_up(done, base, tmp_path):
+    other = tmp_path / "base"
+    shutil.copytree(base, other)
+    model = LlamaForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    model.save_pretrained(other)
+    plan = run(*TABLE2, "--base", other, "--work", done, "--dry-run")
+    assert "4 trainings and 6 measurements are left" in plan.stderr
