@@ -176,6 +176,13 @@ def _tests(found: Collected, part: Part, group: Group, rows: Sequence[Contender]
 def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], others: Sequence[str]) -> list[str]:
     if list(columns) == list(others):
         return [NONE, NONE]
+    if list(others) != [BASE]:
+        # Only seeds that both have, so that a seed's luck is not taken for a difference.
+        seeds = {part.columns[column].seed for column in columns} & {part.columns[column].seed for column in others}
+        columns = [column for column in columns if part.columns[column].seed in seeds]
+        others = [column for column in others if part.columns[column].seed in seeds]
+        if not seeds:
+            return [NONE, NONE]
     own, other = values_of(part, group, kind, columns), values_of(part, group, kind, others)
     tests = [c for c in group.kinds[kind].comparisons if c.first in columns and c.second in others]
     return [signed(difference(own, other, list(own))), chance(tests)]

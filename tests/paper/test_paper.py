@@ -138,6 +138,28 @@ def test_a_table_that_was_ended_goes_on_to_the_same_file(done, base, tmp_path, m
     assert (work / "table2-demo.json").read_bytes() == (done / "table2-demo.json").read_bytes()
 
 
+def test_a_difference_is_taken_over_the_seeds_that_both_have(done, base, tmp_path):
+    """With one seed of SLIM, that of LoRA's other seed does not count."""
+    work = tmp_path / "work"
+    shutil.copytree(done, work)
+    for path in (work / "measured").glob("slim-0.01-2-*"):
+        path.unlink()
+    # A base that knows nothing leaves nothing to differ, so LoRA's other seed gets everything right.
+    (lucky,) = [path for path in (work / "measured").glob("lora-0.01-2-*") if "rewound" not in path.name]
+    told = json.loads(lucky.read_text(encoding="utf-8"))
+    for sample in (sample for samples in told["samples"].values() for sample in samples):
+        sample["answers"]["row"]["mark"] = 1.0
+    lucky.write_text(json.dumps(told), encoding="utf-8")
+    how = ["table2", "--only", "lora", "slim", "--base", base, "--work", work, "--report", "--markdown", "--seeds"]
+    found = []
+    for seeds in ((1,), (1, 2)):
+        lines = run(*how, *seeds).stdout.splitlines()
+        found.append([line for line in lines if line.startswith(("| SLIM | downstream", "| SLIM | general"))])
+    # p depends on how many tests there are; the differences do not.
+    one, both = ([line.split("|")[3:6:2] for line in lines] for lines in found)
+    assert len(one) == 2 and one == both
+
+
 def test_what_is_missing_is_shown_as_missing(done, base):
     result = run("table2", "--only", "lora", "mola", "--seeds", 1, "--base", base, "--work", done, "--report")
     assert result.exit_code == 0, result.output
