@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many clients at once against a real server: what is lost, what the log says, what memory it takes.
 
-`python -m tests.experiments.load --seconds 600 --clients 32` prints it. Three quarters of the clients ask, the others
-upload and forge in turn. With `--demo` the demo's model answers, else the scripted engine.
+`python -m tests.experiments.load --seconds 600 --clients 32` prints it, the memory ten times on the way. Three quarters
+of the clients ask, the others upload and forge in turn; with `--only` all do one of these. With `--demo` the demo's model
+answers, else the scripted engine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -57,34 +59,38 @@ def upload(server: Server, number: int) -> str:
     return {200: "uploaded", 429: AWAY}.get(status, f"{LOST}: upload {status} {text[:100]}")
 
 
+ACTIONS: dict[str, Callable[[Server, int], str]] = {"ask": ask, "forge": forge, "upload": upload}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--demo", action="store_true", help="the demo's model answers")
+    parser.add_argument("--only", choices=list(ACTIONS), help="one kind of request alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         limits = ("max_upload=1000000", "upload_space=20000000", "upload_seconds=60")
         command = ("app.py",) if options.demo else ("-m", "tests.webui.http.served", "{port}", *limits)
         server = Server(Path(folder), *command)
         try:
-            run(server, options.seconds, options.clients)
+            run(server, options.seconds, options.clients, options.only)
         finally:
             server.stop()
 
 
-def run(server: Server, seconds: float, clients: int) -> None:
+def run(server: Server, seconds: float, clients: int, only: str | None) -> None:
     """Drive it, and print what came of it."""
     counts: Counter[str] = Counter()
     lock, end, process = threading.Lock(), time.monotonic() + seconds, psutil.Process(server.process.pid)
 
     def client(kind: int) -> None:
         number = kind
+        own = [ACTIONS[only]] if only else [ask] if kind % 4 else [forge, upload]
         while time.monotonic() < end:
             number += clients
-            action = ask if kind % 4 else (forge, upload)[number // clients % 2]
             try:
-                found = action(server, number)
+                found = own[number // clients % len(own)](server, number)
             except OSError as error:
                 found = f"{LOST}: {type(error).__name__}"
             with lock:
@@ -98,6 +104,9 @@ def run(server: Server, seconds: float, clients: int) -> None:
     threads = [threading.Thread(target=client, args=(kind,)) for kind in range(clients)]
     for thread in threads:
         thread.start()
+    for part in range(1, 10):
+        time.sleep(max(0.0, end - (1 - part / 10) * seconds - time.monotonic()))
+        print(f"{process.memory_info().rss / 1e6:>8,.0f} MB after {part / 10 * seconds:,.0f} s", flush=True)
     for thread in threads:
         thread.join()
     log = server.log
