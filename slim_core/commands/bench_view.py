@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from .console import printable, refuse, screen
-from .files import write_whole
 
 
 if TYPE_CHECKING:
@@ -89,6 +88,8 @@ class Report:
     def save(self) -> None:
         """Write the file, if one was named."""
         if self._file is not None:
+            from .files import write_whole  # it imports torch
+
             write_whole(self._file, json.dumps(self._found, indent=1, allow_nan=False) + "\n")
 
 

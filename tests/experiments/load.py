@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many clients at once against a real server: what is lost, what the log says, what memory it takes.
 
-`python -m tests.experiments.load --seconds 600 --clients 32` prints it, the memory ten times on the way. Three quarters
-of the clients ask, the others upload and forge in turn; with `--only` all do one of these. With `--demo` the demo's model
-answers, else the scripted engine.
+`python -m tests.experiments.load --seconds 600 --clients 32` prints it, and the memory nine times on the way. Three
+quarters of the clients ask, the others upload and forge in turn; with `--only`, all do one of these. With `--demo`,
+the demo's model answers, else the scripted engine.
 """
 
 from __future__ import annotations
