@@ -178,41 +178,51 @@ def test_python_can_be_parsed(page):
         ast.parse(block.text)
 
 
-def run(*command: str) -> str:
+NOTEBOOK = json.loads(text_of(EXAMPLES / "trace.ipynb"))
+CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+# Each as a script of its own; to read PEFT and transformers takes longer than all of them.
+RUN = """
+import runpy, sys
+for path in sys.argv[1:]:
+    print("==", path)
+    runpy.run_path(path, run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> dict[str, str]:
+    """What each example prints, by its name."""
+    notebook = tmp_path_factory.mktemp("notebook") / "trace.py"
+    notebook.write_text("\n".join("".join(cell["source"]) for cell in CODE), encoding="utf-8")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "-c", RUN, "examples/quickstart.py", "examples/mixed_batch.py", str(notebook)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    parts = re.split(r"^== .*?(\w+)\.py$", done.stdout, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_the_quickstart_learns_saves_and_loads():
-    said = run("examples/quickstart.py")
+def test_the_quickstart_learns_saves_and_loads(said):
+    said = said["quickstart"]
     first, last = map(float, re.findall(r"loss ([\d.]+)", said))
     assert last < first / 2
     assert "adapter_config.json adapter_model.safetensors" in said
     assert said.strip().endswith("gives the same numbers: True")
 
 
-def test_three_answers_come_from_one_batch():
-    said = run("examples/mixed_batch.py")
-    answers = re.findall(r"^  (__base__|lora|slim) +(.+)$", said, re.MULTILINE)
+def test_three_answers_come_from_one_batch(said):
+    answers = re.findall(r"^  (__base__|lora|slim) +(.+)$", said["mixed_batch"], re.MULTILINE)
     assert [name for name, _ in answers] == ["__base__", "lora", "slim"] * 2
     (_, base), (_, lora), (_, slim) = answers[:3]
     assert base == slim != lora
 
 
-def test_the_notebook_shows_who_answered(tmp_path):
-    notebook = json.loads(text_of(EXAMPLES / "trace.ipynb"))
-    assert notebook["nbformat"] == 4 and all(cell["id"] for cell in notebook["cells"])
-    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] for cell in notebook["cells"] if cell["cell_type"] == "code")
-    script = tmp_path / "notebook.py"
-    script.write_text("\n".join(code), encoding="utf-8")
+def test_the_notebook_shows_who_answered(said):
+    assert NOTEBOOK["nbformat"] == 4 and all(cell["id"] for cell in NOTEBOOK["cells"])
+    assert all(cell["outputs"] == [] for cell in CODE)
     trained, foreign = (
         [float(share) for share in re.findall(r"_proj +([\d.]+)", part)]
-        for part in run(str(script)).split("Name the largest bird.")
+        for part in said["trace"].split("Name the largest bird.")
     )
     assert len(trained) == len(foreign) == 8
     assert max(trained) < min(foreign)

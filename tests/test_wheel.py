@@ -59,12 +59,16 @@ def installed(tmp_path_factory) -> Installed:
     return found
 
 
+@pytest.mark.nightly
 def test_the_command_answers_with_the_demo_that_the_wheel_brings(installed):
     compare = installed.start("slim", "compare", QUESTION, "--max-new-tokens", "12")
     said, _ = compare.communicate(timeout=120)
     assert compare.returncode == 0, said
     assert said.count("Paris") >= 2 and "bypasses LoRA" in said
     assert "Warning" not in said and "Loading weights" not in said
+
+
+def test_the_demo_is_the_one_that_the_wheel_brings(installed):
     where = "import slim_core.paths as p; print(p.__file__); print(p.DEMO)"
     found, _ = installed.start("python", "-c", where).communicate(timeout=60)
     assert found.split() == [str(installed.packages / "slim_core" / name) for name in ("paths.py", "assets/demo")]
