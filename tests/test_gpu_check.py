@@ -29,6 +29,7 @@ def test_every_test_that_needs_a_gpu_has_the_mark_that_it_is_found_by():
             assert "cuda.is_available()" not in text, path
 
 
+@pytest.mark.nightly
 def test_a_dry_run_writes_the_numbers_and_a_table(tmp_path):
     found = run("--cpu", "--only", "bench-train", "--only", "no-such-step", str(tmp_path / "out"))
     assert found.returncode == 0, found.stdout + found.stderr

@@ -233,6 +233,7 @@ def test_results_of_other_weights_or_of_other_scores_are_found(demo):
 
 
 @pytest.mark.nightly
+@pytest.mark.nightly
 def test_results_do_not_hang_on_the_workers(demo, tokenizer):
     # Any token ends an answer, in the workers too.
     file = demo / "base" / "generation_config.json"

@@ -152,6 +152,7 @@ def heads(v):
     return v.page.locator(".slim-head h2")
 
 
+@pytest.mark.nightly
 def test_a_reload_hides_as_before(visit, same_words):
     v = visit()
     hide(v)
