@@ -9,6 +9,7 @@ from typing import Any
 
 from ..demo.report import Table
 from ..evaluation.metrics import Comparison, spread
+from ..evaluation.report.markup import interval, percent, signed
 from ..evaluation.solving import Sample
 from ..evaluation.statistics import Score, difference, mean_score, ratio
 from ..evaluation.summary import BASE, Group, fine
@@ -309,24 +310,9 @@ def _case(part: Part, task: Any, sample: Sample, columns: Mapping[str, str]) -> 
 # -- cells -------------------------------------------------------------------------------------------------------
 
 
-def percent(share: float) -> str:
-    """A share in %, with one digit."""
-    return f"{100 * share:.1f}"
-
-
-def interval(found: Score) -> str:
-    """A share in % with its interval."""
-    return f"{percent(found.score)} ({percent(found.low)}–{percent(found.high)})"
-
-
 def points(found: Score) -> str:
     """A difference in points with its interval."""
     return f"{percent(found.score)} ({percent(found.low)} to {percent(found.high)})"
-
-
-def signed(found: Score) -> str:
-    """The same with signs."""
-    return f"{100 * found.score:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def chance(tests: Sequence[Comparison]) -> str:
