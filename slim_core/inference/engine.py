@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,25 +16,21 @@ from transformers import PreTrainedModel
 from ..adapters import Adapter, describe_base
 from ..base.devices import device_memory
 from ..base.errors import EngineError, is_failure
-from ..base.messages import Message
 from ..base.prompts import Prompts
 from ..outside.errors import first_line
 from .cpu_linear import use_onednn
-from .describe import bytes_by_device, describe, end_tokens
+from .describe import bytes_by_device, end_tokens
 from .draft import Draft, Work
-from .drift import answer_to_read, drift_of
-from .questions import Questions, check_strengths, end_unknown
+from .drift import answer_to_read
+from .questions import end_unknown
+from .reader import WAITING_SECONDS, Reader
 from .records import routing_of
 from .sampling import check_sampling
-from .scheduler import Scheduler
-from .scoring import likelihoods
 from .stops import Stops
 from .types import (
     Drift,
     Kind,
-    Likelihood,
     MemoryUse,
-    Passage,
     Reading,
     RoutingRecord,
     Row,
@@ -46,11 +42,7 @@ from .types import (
 from .variants import BASE, Adapters, check_variants, new_name, opened_adapter
 
 
-# How often waiting callers are told their place, in seconds.
-WAITING_SECONDS = 0.5
-
-
-class Engine:
+class Engine(Reader):
     """Answers of a base model and its adapters, several at a time as the rows of one batch.
 
     Any thread may call any method. Answers of several callers are rows of shared batches (`scheduler`); whoever finds
@@ -63,28 +55,18 @@ class Engine:
         name: what people call it; its folder or Hub id.
 
     Attributes:
-        info: what is loaded.
-        variants: the base first, then the adapters in the order in which they came.
         shapes: what an adapter has to fit.
         end_tokens: tokens that end an answer.
         held: by device, bytes that `close` gives back.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Prompts, name: str) -> None:
-        self._model = model.requires_grad_(False).eval()
-        self._prompts = prompts
+        super().__init__(model, prompts, name)
         self._adapters = Adapters(model)
-        self._scheduler = Scheduler(self._model)
         self.shapes = describe_base(model, name)
         use_onednn(model)
         self._device = model.device
-        self._questions = Questions(model, prompts)
-        self._closed: str | None = None
-        self.end_tokens = end_tokens(model, self._prompts)
-        self.info = describe(model, self._prompts, name)
-        self.variants: tuple[Variant, ...] = (
-            Variant(BASE, "base", "Base", self.info.parameters, self.info.bytes, self.info.dtype),
-        )
+        self.end_tokens = end_tokens(model, prompts)
         self.held = bytes_by_device(model)
 
     # -- variants ------------------------------------------------------------------------------------------------
@@ -175,23 +157,7 @@ class Engine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise EngineError(self._closed)
-
     # -- answers -------------------------------------------------------------------------------------------------
-
-    def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
-        """Number of tokens in a conversation, up to where the answer begins, in plain text, or of token ids.
-
-        Raises:
-            EngineError: if there is nothing in it, the chat template refuses it, or the model has no such token.
-        """
-        return len(self._questions.encode(prompt))
-
-    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token by itself; partial characters are shown as such, special tokens by name."""
-        return self._prompts.token_texts(ids)
 
     def peek(self, row: Row) -> RoutingRecord | None:
         """The routing of a prompt, without an answer. It delays an answer by one reading at most.
@@ -348,72 +314,3 @@ class Engine:
     def _record(self, row: Row, draft: Draft, ids: Sequence[int]) -> RoutingRecord:
         opening = self._adapters.opening(row.variant)
         return routing_of(row.variant, draft.prompt, ids, draft.records, self._prompts, opening)
-
-    # -- likelihood ----------------------------------------------------------------------------------------------
-
-    def score(
-        self,
-        passages: Sequence[Passage],
-        variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
-        *,
-        routing: bool = False,
-    ) -> list[Likelihood]:
-        """How likely the variants find given words; waits in the queue, and keeps the model until all are read.
-
-        Args:
-            passages: the words, each with what comes before.
-            variants: names of the variants that read them.
-            strengths: of the gate of each, as `Row.strength`; empty for their own.
-            routing: whether the shares that went past LoRA are wanted.
-
-        Raises:
-            EngineError: if a passage is empty or too long, a variant is unknown, memory runs out, or the model fails.
-        """
-        check_strengths(variants, strengths)
-        with self._scheduler.alone():
-            self._check_open()
-            check_variants(variants, self.variants)
-            pairs = [self._questions.passage(passage, self.info.context_length) for passage in passages]
-            return likelihoods(self._model, pairs, variants, strengths, routing)
-
-    # -- drift ---------------------------------------------------------------------------------------------------
-
-    def drift(
-        self,
-        messages: Sequence[Message],
-        answer_ids: Sequence[int],
-        variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
-    ) -> Drift:
-        """Let variants read the base's own answer; waits in the queue.
-
-        Args:
-            messages: the conversation that the base answered.
-            answer_ids: T tokens of its answer (`RowStep.token_ids`).
-            variants: names of the variants that read it.
-            strengths: of the gate of each, as `Row.strength`; empty for their own.
-
-        Raises:
-            EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
-        """
-        reading = Reading(tuple(variants), tuple(messages), strengths=tuple(strengths))
-        ticket, work = self._scheduler.join(), Work([], Sampling())
-        try:
-            while not self._scheduler.enter(ticket, work, WAITING_SECONDS):
-                self._check_open()
-            self._check_open()
-            found = self._read(work, answer_ids, reading, lambda: False)
-            assert found is not None  # nobody stops it
-            return found
-        finally:
-            self._scheduler.leave(ticket, work)
-
-    def _read(
-        self, work: Work, answer_ids: Sequence[int], reading: Reading, stopped: Callable[[], bool]
-    ) -> Drift | None:
-        """What the readers make of an answer; None if they were stopped. The work was let in."""
-        check_variants(reading.variants, self.variants)
-        wanted = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
-        found = self._scheduler.read(work, wanted)
-        return None if found is None else drift_of(reading.variants, self._prompts.token_texts(wanted.answer), found)

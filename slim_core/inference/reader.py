@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loaded model that reads given words: how many tokens they are, how likely they are, how far variants drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedModel
+
+from ..base.errors import EngineError
+from ..base.messages import Message
+from ..base.prompts import Prompts
+from .describe import describe
+from .draft import Work
+from .drift import drift_of
+from .questions import Questions, check_strengths
+from .scheduler import Scheduler
+from .scoring import likelihoods
+from .types import Drift, Likelihood, Passage, Reading, Sampling, Variant
+from .variants import BASE, check_variants
+
+
+# How often waiting callers are told their place, in seconds.
+WAITING_SECONDS = 0.5
+
+
+class Reader:
+    """The part of an engine that writes nothing.
+
+    Args:
+        model: the base model without adapters, in evaluation mode.
+        prompts: how it reads conversations.
+        name: what people call it; its folder or Hub id.
+
+    Attributes:
+        info: what is loaded.
+        variants: the base first, then the adapters in the order in which they came.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompts: Prompts, name: str) -> None:
+        self._model = model.requires_grad_(False).eval()
+        self._prompts = prompts
+        self._scheduler = Scheduler(self._model)
+        self._questions = Questions(model, prompts)
+        self._closed: str | None = None
+        self.info = describe(model, self._prompts, name)
+        self.variants: tuple[Variant, ...] = (
+            Variant(BASE, "base", "Base", self.info.parameters, self.info.bytes, self.info.dtype),
+        )
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise EngineError(self._closed)
+
+    def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
+        """Number of tokens in a conversation, up to where the answer begins, in plain text, or of token ids.
+
+        Raises:
+            EngineError: if there is nothing in it, the chat template refuses it, or the model has no such token.
+        """
+        return len(self._questions.encode(prompt))
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself; partial characters are shown as such, special tokens by name."""
+        return self._prompts.token_texts(ids)
+
+    def score(
+        self,
+        passages: Sequence[Passage],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+        *,
+        routing: bool = False,
+    ) -> list[Likelihood]:
+        """How likely the variants find given words; waits in the queue, and keeps the model until all are read.
+
+        Args:
+            passages: the words, each with what comes before.
+            variants: names of the variants that read them.
+            strengths: of the gate of each, as `Row.strength`; empty for their own.
+            routing: whether the shares that went past LoRA are wanted.
+
+        Raises:
+            EngineError: if a passage is empty or too long, a variant is unknown, memory runs out, or the model fails.
+        """
+        check_strengths(variants, strengths)
+        with self._scheduler.alone():
+            self._check_open()
+            check_variants(variants, self.variants)
+            pairs = [self._questions.passage(passage, self.info.context_length) for passage in passages]
+            return likelihoods(self._model, pairs, variants, strengths, routing)
+
+    def drift(
+        self,
+        messages: Sequence[Message],
+        answer_ids: Sequence[int],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+    ) -> Drift:
+        """Let variants read the base's own answer; waits in the queue.
+
+        Args:
+            messages: the conversation that the base answered.
+            answer_ids: T tokens of its answer (`RowStep.token_ids`).
+            variants: names of the variants that read it.
+            strengths: of the gate of each, as `Row.strength`; empty for their own.
+
+        Raises:
+            EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
+        """
+        reading = Reading(tuple(variants), tuple(messages), strengths=tuple(strengths))
+        ticket, work = self._scheduler.join(), Work([], Sampling())
+        try:
+            while not self._scheduler.enter(ticket, work, WAITING_SECONDS):
+                self._check_open()
+            self._check_open()
+            found = self._read(work, answer_ids, reading, lambda: False)
+            assert found is not None  # nobody stops it
+            return found
+        finally:
+            self._scheduler.leave(ticket, work)
+
+    def _read(
+        self, work: Work, answer_ids: Sequence[int], reading: Reading, stopped: Callable[[], bool]
+    ) -> Drift | None:
+        """What the readers make of an answer; None if they were stopped. The work was let in."""
+        check_variants(reading.variants, self.variants)
+        wanted = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
+        found = self._scheduler.read(work, wanted)
+        return None if found is None else drift_of(reading.variants, self._prompts.token_texts(wanted.answer), found)
