@@ -72,7 +72,7 @@ class Reader:
         *,
         routing: bool = False,
     ) -> list[Likelihood]:
-        """How likely the variants find given words; waits in the queue, and keeps the model until all are read.
+        """How likely the variants find given words; waits in the queue, and reads between the forwards of others.
 
         Args:
             passages: the words, each with what comes before.
@@ -84,11 +84,16 @@ class Reader:
             EngineError: if a passage is empty or too long, a variant is unknown, memory runs out, or the model fails.
         """
         check_strengths(variants, strengths)
-        with self._scheduler.alone():
+        ticket, work = self._scheduler.join(), Work([], Sampling())
+        try:
+            while not self._scheduler.enter(ticket, work, WAITING_SECONDS):
+                self._check_open()
             self._check_open()
             check_variants(variants, self.variants)
             pairs = [self._questions.passage(passage, self.info.context_length) for passage in passages]
-            return likelihoods(self._model, pairs, variants, strengths, routing)
+            return likelihoods(self._model, pairs, variants, strengths, routing, self._scheduler.between)
+        finally:
+            self._scheduler.leave(ticket, work)
 
     def drift(
         self,

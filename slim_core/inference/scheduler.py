@@ -72,6 +72,7 @@ class Scheduler:
         self._begun: list[Work] = []
         self._readings = Readings(self.line.changed, together=self.most_rows > 0)
         self._leading = self._has_read = False
+        self._between = 0
         self._process = os.getpid()
 
     def close(self) -> None:
@@ -150,7 +151,8 @@ class Scheduler:
         """Return when something of the work has changed, making forwards as long as nobody else does."""
         while True:
             with self.line.changed:
-                self.line.changed.wait_for(lambda: work.changed or not self._leading)
+                # Who waits to make a forward between two steps goes first, or might never get a turn.
+                self.line.changed.wait_for(lambda: work.changed or not (self._leading or self._between))
                 if work.changed:
                     work.changed = False
                     return
@@ -158,10 +160,28 @@ class Scheduler:
             try:
                 self._step()
             finally:
-                with self.line.changed:
-                    self._leading = False
-                    self._tidy()
-                    self.line.changed.notify_all()
+                self._led()
+
+    def _led(self) -> None:
+        with self.line.changed:
+            self._leading = False
+            self._tidy()
+            self.line.changed.notify_all()
+
+    @contextmanager
+    def between(self) -> Iterator[None]:
+        """Have the model for a forward between those of others, for a caller whose work was let in."""
+        with self.line.changed:
+            self._between += 1
+            try:
+                self.line.changed.wait_for(lambda: not self._leading)
+                self._leading = True
+            finally:
+                self._between -= 1
+        try:
+            yield
+        finally:
+            self._led()
 
     def read(self, work: Work, reading: AnswerReading) -> Found | None:
         """Read an answer between the forwards of others, for a work that was let in and has none to write.

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,7 @@ def likelihoods(
     variants: Sequence[str],
     strengths: Sequence[float | None],
     routing: bool,
+    between: Callable[[], AbstractContextManager],
 ) -> list[Likelihood]:
     """Let the variants read passages.
 
@@ -56,6 +57,7 @@ def likelihoods(
         variants: V names, of which some may come twice; KL is measured against "base" if it is among them.
         strengths: of their gates, as `Row.strength`; empty for their own.
         routing: whether the shares past LoRA are recorded.
+        between: a context for each forward, in which nobody else makes one.
 
     Raises:
         EngineError: if memory runs out or the model fails.
@@ -69,7 +71,8 @@ def likelihoods(
     groups = sorted(alike.values(), key=lambda group: len(texts[group[0]].read))
     try:
         for batch in _batches(groups, texts, len(variants), model.config.get_text_config().vocab_size):
-            found.update(_read(model, batch, texts, variants, strengths, routing))
+            with between():
+                found.update(_read(model, batch, texts, variants, strengths, routing))
     except Exception as error:
         if is_out_of_memory(error):
             raise EngineError(out_of_memory_sentence(model.device, len(variants))) from None

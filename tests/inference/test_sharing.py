@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from slim_core.inference import Drift, EngineError, Message, Reading, Row, Sampling, Step, Stops, cache
+from slim_core.inference import Drift, EngineError, Message, Passage, Reading, Row, Sampling, Step, Stops, cache
 from slim_core.inference.batch import Batch
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
 from tests.inference.probe import EngineProbe
@@ -260,6 +261,43 @@ def test_rows_and_memory_bound_who_is_let_in(engine):
 def test_more_rows_than_there_is_room_for_are_let_in_alone(engine):
     EngineProbe(engine).most_rows(2)
     assert last(engine, rows(QUESTION)).done
+
+
+def test_words_are_read_while_others_are_answered(engine):
+    """Nobody waits for an evaluation, and an evaluation for nobody."""
+    passage = Passage(QUESTION, "It is Lima.")
+    (alone,) = engine.score([passage], ("base", "lora", "slim"), routing=True)
+    expected = last(engine, rows(LONGER, routing=True), Sampling(max_new_tokens=30))
+    engine.end_tokens = frozenset()
+    writing = engine.answer(rows(LONGER, routing=True), Sampling(max_new_tokens=30))
+    while next(writing).rows[0].tokens < 2:
+        pass
+    (beside,) = engine.score([passage], ("base", "lora", "slim"), routing=True)
+    assert next(writing).rows[0].tokens < 30
+    torch.testing.assert_close(beside.log_probs, alone.log_probs)
+    assert beside.identity == alone.identity
+    *_, step = writing
+    for row, record in step.routing.items():
+        many = expected.routing[row].weights.shape[1]
+        torch.testing.assert_close(record.weights[:, :many], expected.routing[row].weights)
+    assert EngineProbe(engine).in_line == 0
+
+
+def test_a_reader_gets_its_turn_beside_a_busy_thread(engine, monkeypatch):
+    engine.end_tokens = frozenset()
+    stops, forward = Stops(3), Batch.forward
+    monkeypatch.setattr(Batch, "forward", lambda batch: time.sleep(0.02) or forward(batch))
+    thread = threading.Thread(
+        target=lambda: list(engine.answer(rows(LONGER), Sampling(max_new_tokens=200), stops)), daemon=True
+    )
+    thread.start()
+    until(lambda: EngineProbe(engine).in_line == 1)
+    for _ in range(3):
+        engine.score([Passage(QUESTION, "It is Lima.")], ("base", "slim"))
+    assert thread.is_alive()
+    stops.stop_all()
+    thread.join(20)
+    assert EngineProbe(engine).in_line == 0
 
 
 def test_attaching_and_detaching_wait_until_nobody_is_answered(engine, folders):
