@@ -61,9 +61,9 @@ class TokenRouter:
         self._sums = np.empty((0, 0), np.float32)
         self._counts: list[int] = []
         self._buckets: list[int] = []
-        # By row, and how many: excesses of the routers before this one, where they are carried up.
-        self._total: np.ndarray | None = None
-        self._below = 0
+        # With `carry_up`: the sum of the excesses of the routers before this one, by row, and how many they are.
+        self._excess_sum: np.ndarray | None = None
+        self._earlier_routers = 0
 
     def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
         """Start with the input `x` of all rows from one of the Linears, (B, C) float32 in `tokens`."""
@@ -80,8 +80,8 @@ class TokenRouter:
         contexts = token_contexts(sequences, self._opening)
         self._counts, self._buckets = contexts.counts, contexts.buckets
         if self._config.carries_up:
-            excess = sequences.excess_of(self._name)
-            self._total, self._below = excess.total.numpy()[:, 0], excess.routers
+            excess = sequences.excess_sum(self._name)
+            self._excess_sum, self._earlier_routers = excess.total.numpy()[:, 0], excess.routers
             excess.routers += 1
         key = sequences.key_of_call(self._key)
         latest = contexts.latest.get(self._name)
@@ -126,15 +126,7 @@ class TokenRouter:
         else:
             distance = math.sqrt(z.dot(z) / len(z)) - 1
         reference = 0.0 if self._reference is None else self._reference[bucket]
-        gate, push = 1.0, 0.0
-        excess = distance if self._reference is None else max(distance - reference, 0.0)
-        if self._total is not None:
-            self._total[row] += excess
-            excess = float(self._total[row]) / (self._below + 1)
-        if self._config.yield_mode == "gate":
-            gate = 0.0 if closed else min(max(1 - strength * excess, 0.0), 1.0)
-        else:
-            push = strength * excess
+        gate, push = self._gate(row, distance, bucket, strength, closed)
         found = TokenRouting([], distance, cluster, [], gate, reference)
         if gate == 0.0:
             return self._past_all(found)
@@ -144,6 +136,20 @@ class TokenRouter:
             hidden = self._down.dot(z)
             z = z + self._up.dot(hidden / (1 + np.exp(-hidden)))
         return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, found)
+
+    def _gate(self, row: int, distance: float, bucket: int, strength: float, closed: bool) -> tuple[float, float]:
+        """The gate, and what is subtracted from the LoRA experts' logits where the config asks for that instead.
+
+        `method/gate.py` for one number: its tensor operations would take longer than the rest of the routing.
+        `tests/inference/test_single_token_gate.py` compares the two.
+        """
+        excess = distance if self._reference is None else max(distance - self._reference[bucket], 0.0)
+        if self._excess_sum is not None:
+            self._excess_sum[row] += excess
+            excess = float(self._excess_sum[row]) / (self._earlier_routers + 1)
+        if self._config.yield_mode != "gate":
+            return 1.0, strength * excess
+        return 0.0 if closed else min(max(1 - strength * excess, 0.0), 1.0), 0.0
 
     def _past_all(self, found: TokenRouting) -> TokenRouting:
         lora, identity = self._config.num_experts, self._config.num_identity

@@ -58,7 +58,7 @@ class Measure:
     Attributes:
         statistic: over the channels, "rms" or "max".
         scope: whose distance it is, that of a "context" or of a "token".
-        mode: how LoRA experts give way, as `SlimConfig.yield_mode`.
+        mode: how LoRA experts yield, as `SlimConfig.yield_mode`.
         strength: factor in front of the distance.
         quantile: share of the training data that lies within the reference.
         carries_up: whether the gate follows the mean of all routers so far.

@@ -18,7 +18,7 @@ from .contexts import LENGTH_BUCKETS
 from .extra_losses import add_to_loss, extra_losses
 from .fields import check_choice, check_integer, check_number, shown
 from .fingerprint import difference, fingerprint_of_shapes
-from .gate import set_gate
+from .gate_setter import set_gate
 from .layer import SlimLayer
 from .linear import Linear
 from .merging import fast_masks, module_seed

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .config import SlimConfig
 from .context import ForwardContext, in_backward
 from .contexts import Contexts, Sequences
-from .excess import Below
+from .gate import EarlierExcess, Yielding
 from .losses import balance_term
-from .routing import ClusterTables, Router, Routing, Yielding, route
+from .routing import ClusterTables, Router, Routing, route
 from .sliding_clusters import SlidingClusters, entry
 
 
@@ -29,8 +29,8 @@ class KeptTables(NamedTuple):
     router: Router
 
 
-class KeptBelow(NamedTuple):
-    """A router's inputs in a training forward, repeated by gradient checkpointing.
+class KeptExcesses(NamedTuple):
+    """What a router was told of earlier routers in a training forward, for when a gradient checkpoint repeats it.
 
     Attributes:
         forward: number of the forward; None outside of one.
@@ -38,7 +38,7 @@ class KeptBelow(NamedTuple):
     """
 
     forward: int | None
-    calls: list[Below]
+    calls: list[EarlierExcess]
 
 
 class SharedRouting(NamedTuple):
@@ -97,7 +97,7 @@ class AdapterRouter:
         # The sequences of the last training forward, and which of its tokens clusters learn from; None if all.
         self._sequences: Sequences | None = None
         self._valid: Tensor | None = None
-        self._below_of = KeptBelow(None, [])
+        self._kept_excesses = KeptExcesses(None, [])
         self._tables: KeptTables | None = None
         self._shared: SharedRouting | None = None
 
@@ -144,7 +144,7 @@ class AdapterRouter:
             if learning and not repeated:
                 self.clusters.start(x, contexts, self._valid)
             tables, reference, router = self.tables(training)
-            below = self._below(sequences, learning, repeated)
+            earlier = self._earlier_excess(sequences, learning, repeated)
             routing = route(
                 x,
                 tables,
@@ -152,12 +152,12 @@ class AdapterRouter:
                 num_experts=config.num_experts,
                 top_k=config.top_k,
                 statistic=config.distance,
-                yielding=self._yielding(reference, contexts, below, len(x)),
+                yielding=self._yielding(reference, contexts, earlier, len(x)),
                 context=None if contexts is None else contexts.mean,
             )
-            if below is not None and sequences is not None and not repeated:
+            if earlier is not None and sequences is not None and not repeated:
                 rows = self._rows_of_batch(sequences.batch, x.device)
-                sequences.excess_of(self.name).add(rows, routing.excess)
+                sequences.excess_sum(self.name).add(rows, routing.excess)
             if learning:
                 self._balance(routing, repeated)
                 if not repeated:
@@ -189,22 +189,22 @@ class AdapterRouter:
         rows = self._rows_of_batch(sequences.batch, x.device)
         return sequences.contexts(self.key, self.opening, x.detach(), rows, whole_x)
 
-    def _below(self, sequences: Sequences | None, learning: bool, repeated: bool) -> Below | None:
-        """What the adapter's routers before this one have found; None if each router follows its own excess."""
+    def _earlier_excess(self, sequences: Sequences | None, learning: bool, repeated: bool) -> EarlierExcess | None:
+        """The excesses of the adapter's routers before this one; None if each router follows its own excess."""
         if sequences is None or not self.config.carries_up:
             return None
-        kept = self._below_of
+        kept = self._kept_excesses
         if repeated:
             # If a layer runs twice in a forward, the backward pass reaches its last run first.
             return kept.calls.pop() if len(kept.calls) > 1 else kept.calls[0]
         rows = self._rows_of_batch(sequences.batch, sequences.device)
-        below = sequences.excess_of(self.name).below(rows, self.clusters.center.device)
+        earlier = sequences.excess_sum(self.name).so_far(rows, self.clusters.center.device)
         if learning:
             running = self._context.forward_number
             if running is None or kept.forward != running:
-                kept = self._below_of = KeptBelow(running, [])
-            kept.calls.append(below)
-        return below
+                kept = self._kept_excesses = KeptExcesses(running, [])
+            kept.calls.append(earlier)
+        return earlier
 
     def _rows_of_batch(self, batch: int, device: torch.device) -> slice | Tensor | None:
         if self._context.rows is None:
@@ -212,21 +212,19 @@ class AdapterRouter:
         return self._context.rows.by_adapter(batch, device)[self.name]
 
     def _yielding(
-        self, reference: Tensor | None, contexts: Contexts | None, below: Below | None, tokens: int
+        self, reference: Tensor | None, contexts: Contexts | None, earlier: EarlierExcess | None, tokens: int
     ) -> Yielding:
         config = self.config
-        closed = None
-        if reference is not None and reference.dim():
-            reference = reference[0] if contexts is None else reference[contexts.bucket]
-        if contexts is not None and config.context_warmup:
-            closed = contexts.length <= config.context_warmup
         strength: float | Tensor = config.yield_strength
         if self._context.rows is not None:
             device = self.clusters.center.device
             strength = self._context.rows.strengths_of(self.name, config.yield_strength, device)
         if isinstance(strength, Tensor):
             strength = strength.repeat_interleave(tokens // len(strength))
-        return Yielding(config.yield_mode, strength, reference, closed, below)
+        if contexts is None:
+            return Yielding.of(config, strength, reference)
+        bucket, length = contexts.bucket, contexts.length
+        return Yielding.of(config, strength, reference, bucket=bucket, length=length, earlier=earlier)
 
     def _balance(self, routing: Routing, repeated: bool) -> None:
         if not self.config.balance_coefficient:

@@ -86,7 +86,7 @@ class SlimConfig(PeftConfig):
             Statistic of |z| over the channels: the root of the mean square, which a few outlier channels do not
             dominate, or the maximum (the paper's).
         yield_mode (`"gate"`, `"calibrated"` or `"paper"`):
-            How LoRA experts give way to a distance d. `"gate"` multiplies their weights by
+            How LoRA experts yield as the distance d grows (`method/gate.py`). `"gate"` multiplies their weights by
             g = clamp(1 - yield_strength * relu(d - reference), 0, 1); the identity experts get the rest. Where g is 0
             the Linear's output is the base's, bit for bit. The other two subtract from the LoRA experts' logits:
             `"calibrated"` the same excess times `yield_strength`, `"paper"` `yield_strength * d`. A router with large
@@ -94,8 +94,8 @@ class SlimConfig(PeftConfig):
             to the usual distance of training tokens. If I >= K, most tokens then keep only identity experts, and the
             router learns nothing from them.
         carry_up (`bool`, *optional*):
-            Whether LoRA experts give way to the mean excess of all routers that have run so far in the forward, or to
-            only that of their own router. A context that most routers reject is within the reference at some; with
+            Whether a gate follows the mean excess of all routers that have run so far in the forward, or only that of
+            its own router. A context that most routers reject is within the reference at some; with
             the mean, most of these close too. Unset means yes, but no in adapters of formats 1 and 2. It applies only
             to contexts, and not with `"paper"`.
         yield_strength (`float`):

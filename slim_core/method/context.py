@@ -185,7 +185,7 @@ class ForwardContext:
             names = None if self.rows is None else self.rows.adapter_names
             found = sequences_of(model, given, names, bool(self.contextual))
         if not nested and self._rows_alone is not None:
-            self._rows_alone.forget_excess()
+            self._rows_alone.reset_excess()
         self._reading.append(_Reading(model, given, self.sequences))
         self.sequences = found
         if nested:
@@ -240,7 +240,7 @@ class ForwardContext:
             found = self._rows_alone = Sequences(batch, tokens, device)
         elif not self._reading:
             # Outside a forward it is not known which layers belong together.
-            found.forget_excess()
+            found.reset_excess()
         return found
 
     # -- scopes --------------------------------------------------------------------------------------------------

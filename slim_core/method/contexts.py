@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .excess import Excess
+from .gate import ExcessSum
 from .sequence_state import SequenceState, longer_tail, with_steps
 
 
@@ -231,7 +231,7 @@ class Sequences:
         self._learned: dict[Opening, Tensor] = {}
         # The same for one token a row, in Python's numbers; see `slim_core.inference.single_token_contexts`.
         self.of_tokens: dict[Opening, Any] = {}
-        self._excess: dict[str, Excess] = {}
+        self._excess: dict[str, ExcessSum] = {}
         self._calls: dict[str, int] = {}
         self._shared: _Shared | None = None
 
@@ -350,13 +350,13 @@ class Sequences:
         call = self._calls[key] = self._calls.get(key, 0) + 1
         return key if call == 1 else f"{key} ({call})"
 
-    def excess_of(self, adapter_name: str) -> Excess:
-        """The excesses that the adapter's routers have found in this forward so far."""
+    def excess_sum(self, adapter_name: str) -> ExcessSum:
+        """The excesses of the adapter's routers in this forward so far."""
         if adapter_name not in self._excess:
-            self._excess[adapter_name] = Excess(self.batch, self.tokens, self.device)
+            self._excess[adapter_name] = ExcessSum(self.batch, self.tokens, self.device)
         return self._excess[adapter_name]
 
-    def forget_excess(self) -> None:
+    def reset_excess(self) -> None:
         """Reset for another forward with sequences of the same shape."""
         self._excess = {}
 

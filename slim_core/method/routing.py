@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routing of SLIM: sliding clusters, weight yielding and soft top-K (Section 3.2 and 3.3 of the paper).
+"""Routing of SLIM: nearest cluster, distance, router and soft top-K (Sections 3.2 and 3.3 of the paper).
+
+How the distance then closes the gate is in `gate.py`.
 
 Everything here is a pure function of tensors. Shapes: T tokens, C input channels, N clusters,
 E LoRA experts followed by I identity experts. The functions compute in the dtype they are given; the layer gives them
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .excess import Below
+from .gate import Yielding, apply_gate, excess_over_reference, gate_of, lower_logits
 
 
 # Added to a variance before its root is taken: channels that never moved in training get a finite z.
@@ -138,27 +140,6 @@ def domain_distance(z: Tensor, statistic: Literal["max", "rms"]) -> Tensor:
     return torch.linalg.vector_norm(z, dim=-1) / math.sqrt(z.shape[-1]) - 1
 
 
-def yield_weights(logits: Tensor, distance: Tensor, strength: float | Tensor, num_experts: int) -> Tensor:
-    """Weight yielding: LoRA experts give way by `strength * distance`, identity experts stay.
-
-    Args:
-        logits: (T, E + I) router logits.
-        distance: (T,) d, or what of it exceeds the calibrated reference.
-        strength: factor in front of the distance; a number or (T,).
-        num_experts: E.
-
-    Returns:
-        (T, E + I).
-    """
-    if not torch.is_grad_enabled():
-        # The same products and differences as below, to the bit: a gradient checkpoint runs both.
-        weights = logits.clone()
-        weights.narrow(-1, 0, num_experts).sub_((strength * distance).unsqueeze(-1))
-        return weights
-    lora, identity = logits.split([num_experts, logits.shape[-1] - num_experts], dim=-1)
-    return torch.cat([lora - (strength * distance).unsqueeze(-1), identity], dim=-1)
-
-
 def soft_top_k(w: Tensor, k: int) -> Tensor:
     """Softmax, keep the `k` largest, divide by their sum; (T, E + I) to (T, E + I) with zeros.
 
@@ -168,44 +149,6 @@ def soft_top_k(w: Tensor, k: int) -> Tensor:
         return w.softmax(-1)
     kept, index = w.topk(k, dim=-1, sorted=False)
     return torch.zeros_like(w).scatter(-1, index, kept.softmax(-1))
-
-
-def apply_gate(weights: Tensor, gate: Tensor, num_experts: int) -> Tensor:
-    """Multiply the LoRA experts' weights by the gate; the identity experts share what is left over.
-
-    w' = g w + (1 - g) u with u even over the identity experts. Where g is 0 no LoRA expert is left.
-
-    Args:
-        weights: (T, E + I) kept weights.
-        gate: (T,) g.
-        num_experts: E.
-    """
-    gated = weights * gate.unsqueeze(-1)
-    identity = weights.shape[-1] - num_experts
-    if identity:
-        # In place on this product of our own; the gate itself has no gradient.
-        gated.narrow(-1, num_experts, identity).add_(((1 - gate) / identity).unsqueeze(-1))
-    return gated
-
-
-class Yielding(NamedTuple):
-    """How LoRA experts give way as the distance grows.
-
-    Attributes:
-        mode: "gate" multiplies their weights by g = clamp(1 - strength * excess, 0, 1); "calibrated" subtracts
-            strength * excess from their logits; "paper" subtracts strength * d.
-        strength: a factor for all tokens, or (T,) one for each.
-        reference: () or (T,) the distance that counts as in domain: the excess is what of d is above it. None with
-            "paper".
-        closed: (T,) bool, tokens for which the gate is closed whatever their distance; None if there are none.
-        below: what the routers before this one have found, so that the mean excess counts; None if its own does.
-    """
-
-    mode: Literal["gate", "calibrated", "paper"]
-    strength: float | Tensor
-    reference: Tensor | None = None
-    closed: Tensor | None = None
-    below: Below | None = None
 
 
 def route(
@@ -228,7 +171,7 @@ def route(
         num_experts: E.
         top_k: K.
         statistic: which distance.
-        yielding: how LoRA experts give way.
+        yielding: how LoRA experts yield as the distance grows.
         context: (T, C) contexts of the tokens, whose distance counts; None for that of the tokens themselves, which
             the router then sees normalised by their cluster.
     """
@@ -237,16 +180,14 @@ def route(
     z = normalise(placed, tables, cluster)
     distance = domain_distance(z, statistic)
     logits = router.logits(z if context is None else x)
-    mode, strength, reference, closed, below = yielding
-    excess = distance if reference is None else F.relu(distance - reference)
-    beyond = excess if below is None else below.mean_with(excess)
-    if mode == "gate":
-        gate = (1 - strength * beyond).clamp(0, 1)
-        if closed is not None:
-            gate = gate.masked_fill(closed, 0)
+    excess = excess_over_reference(distance, yielding)
+    mean_excess = excess if yielding.earlier is None else yielding.earlier.mean_with(excess)
+    if yielding.mode == "gate":
+        gate = gate_of(mean_excess, yielding)
         weights = apply_gate(soft_top_k(logits, top_k), gate, num_experts)
     else:
         gate = torch.ones_like(distance)
-        weights = soft_top_k(yield_weights(logits, beyond, strength, num_experts), top_k)
+        weights = soft_top_k(lower_logits(logits, mean_excess, yielding.strength, num_experts), top_k)
+    reference = yielding.reference
     level = torch.zeros_like(distance) if reference is None else reference.expand_as(distance)
     return Routing(weights, logits, distance, cluster, z, gate, level, excess)

@@ -125,4 +125,4 @@ def measure_rows(measure: Measure) -> list[list[str]]:
     ]
     if measure.mode != "paper":
         rows.append(["Reference", f"as far as {100 * measure.quantile:.6g}% of the training data"])
-    return [*rows, ["How LoRA gives way", ways[measure.mode]], ["Routers that count", whose]]
+    return [*rows, ["How LoRA yields", ways[measure.mode]], ["Routers that count", whose]]

@@ -11,7 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slim_core.demo.verify import missing
-from slim_core.method.routing import VARIANCE_EPS, Router, Yielding, cluster_tables, route
+from slim_core.method.gate import Yielding
+from slim_core.method.routing import VARIANCE_EPS, Router, cluster_tables, route
 from slim_core.paths import DEMO
 from tests.method import reference
 from tests.method.small import router_layer, slim_layers

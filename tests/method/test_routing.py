@@ -8,18 +8,15 @@ import torch
 
 from slim_core import SlimConfig
 from slim_core.method.clusters import LEVELS
-from slim_core.method.excess import Below
+from slim_core.method.gate import EarlierExcess, Yielding, apply_gate, lower_logits
 from slim_core.method.routing import (
     Router,
-    Yielding,
-    apply_gate,
     cluster_tables,
     domain_distance,
     nearest_cluster,
     normalise,
     route,
     soft_top_k,
-    yield_weights,
 )
 from tests.method import reference
 
@@ -71,7 +68,7 @@ def test_distance_is_the_statistic_minus_one(statistic, expected):
 
 
 def test_yielding_lowers_lora_experts_only():
-    w = yield_weights(torch.zeros(2, 5), torch.tensor([1.0, 10.0]), 0.5, num_experts=3)
+    w = lower_logits(torch.zeros(2, 5), torch.tensor([1.0, 10.0]), 0.5, num_experts=3)
     assert w.tolist() == [[-0.5] * 3 + [0.0] * 2, [-5.0] * 3 + [0.0] * 2]
 
 
@@ -152,7 +149,7 @@ def test_route_equals_the_formulas(scope, statistic, mode, hidden, carry_up):
     count = torch.arange(1, 41)
     known = torch.tensor([reference.in_domain(state["reference"], 0.8, int(c)) for c in count], dtype=torch.float64)
     normal = (state["token_mean"], state["token_var"]) if contextual else (None, None)
-    below = Below(earlier.sum(1), 3) if config.carries_up else None
+    before = EarlierExcess(earlier.sum(1), 3) if config.carries_up else None
     routing = route(
         x,
         cluster_tables(state["center"], state["var"]),
@@ -160,7 +157,7 @@ def test_route_equals_the_formulas(scope, statistic, mode, hidden, carry_up):
         num_experts=4,
         top_k=3,
         statistic=statistic,
-        yielding=Yielding(mode, 0.2, None if mode == "paper" else known, below=below),
+        yielding=Yielding(mode, 0.2, None if mode == "paper" else known, earlier=before),
         context=context if contextual else None,
     )
     assert mode != "gate" or ((routing.gate > 0) & (routing.gate < 1)).any()

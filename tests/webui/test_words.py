@@ -87,7 +87,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Distance of": CONTEXT,
                 "Measured as": RMS,
                 "Reference": "as far as 99% of the training data",
-                "How LoRA gives way": (
+                "How LoRA yields": (
                     "the LoRA experts’ weights × (1 − strength 4 × (distance − reference)), at least 0"
                 ),
                 "Routers that count": "the mean of its own and all before it",
@@ -101,7 +101,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Distance of": "each token by itself",
                 "Measured as": MOST,
                 "Reference": "as far as 99.9% of the training data",
-                "How LoRA gives way": "the LoRA experts’ logits − strength 0.5 × (distance − reference)",
+                "How LoRA yields": "the LoRA experts’ logits − strength 0.5 × (distance − reference)",
                 "Routers that count": "its own alone",
             },
         ),
@@ -112,7 +112,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Format": "2",
                 "Distance of": CONTEXT,
                 "Measured as": MOST,
-                "How LoRA gives way": "the LoRA experts’ logits − strength 1 × the distance",
+                "How LoRA yields": "the LoRA experts’ logits − strength 1 × the distance",
                 "Routers that count": "its own alone",
             },
         ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lower routers have found counts above them: the gate follows the mean excess of all routers so far."""
+"""With `carry_up`, the gate follows the mean excess of all routers that have run so far."""
 
 from __future__ import annotations
 
@@ -116,16 +116,16 @@ def test_forwards_do_not_count_for_each_other(ids):
 def test_encoder_and_decoder_are_judged_apart(ids):
     model = adapted(ids, base=tiny_t5(), target_modules=["q", "k", "v", "o", "wi", "wo"], yield_quantile=0.6)
     seen: dict[Sequences, int] = {}
-    below = Sequences.excess_of
+    original = Sequences.excess_sum
 
     def note(self, adapter_name):
         seen[self] = seen.get(self, 0) + 1
-        return below(self, adapter_name)
+        return original(self, adapter_name)
 
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sequences, "excess_of", note)
+        patch.setattr(Sequences, "excess_sum", note)
         model(input_ids=ids, decoder_input_ids=ids[:, :5])
-    # Each router asks, and then tells. The decoder's k and v read what the encoder wrote.
+    # Each router asks, and then adds its excess. The decoder's k and v read what the encoder wrote.
     assert sorted(n // 2 for n in seen.values()) == [2, 6, 8]
 
 
