@@ -17,7 +17,7 @@ from .adapter import Adapter
 from .attach import attach, detach, load_whole, try_out
 from .report import Check, check, check_form, clean_label, open_adapter
 from .row_parts import part_tensors
-from .store import AdapterStore, StoredAdapter, StoreLimits
+from .store import AdapterStore, NoRoomError, StoredAdapter, StoreLimits
 
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "StoredAdapter",
     "HubRepository",
     "Limits",
+    "NoRoomError",
     "OPERATOR",
     "Source",
     "StoreLimits",

@@ -19,6 +19,10 @@ OWN_NEW = "to make room for your new one"
 OTHERS_NEW = "because others needed the memory and it was the least recently used"
 
 
+class NoRoomError(AdapterError):
+    """There is no room for an adapter as long as the others are answering."""
+
+
 @dataclass(frozen=True)
 class StoreLimits:
     """Limits of the store. Bytes are the memory that an adapter takes in a model. An adapter being added is not
@@ -96,8 +100,8 @@ class AdapterStore:
                 removed, and this one is freed.
 
         Raises:
-            AdapterError: if it is larger than all the room, or what could go is in use. It then still belongs to the
-                caller.
+            AdapterError: if it is larger than all the room, or, as NoRoomError, what could go is in use. It then still
+                belongs to the caller.
         """
         self._check_alone(adapter)
         with self._lock:
@@ -221,7 +225,7 @@ class AdapterStore:
             left -= 1
             used -= state.held.adapter.row_bytes
         if left >= count or used + adapter.row_bytes > size:
-            raise AdapterError(
+            raise NoRoomError(
                 "There is no memory for another adapter while the others are answering; try again when they have "
                 "finished."
             )
@@ -253,8 +257,7 @@ class AdapterStore:
         most = min(self.limits.owner_bytes, self.limits.total_bytes)
         if adapter.row_bytes > most:
             raise AdapterError(
-                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; a visitor's adapters may take at most "
-                f"{megabytes(most)}."
+                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; there is room for {megabytes(most)}."
             )
 
     def _release(self, freed: Sequence[StoredAdapter | None]) -> None:

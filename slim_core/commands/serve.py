@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from .console import refuse, screen, warn
 
 
 if TYPE_CHECKING:
+    from ..serving.protocol import EngineService
     from ..webui.config import Config
 
 
@@ -22,7 +24,7 @@ def serve(
     lora: Annotated[str | None, typer.Option(help="LoRA: folder or Hub id.")] = None,
     slim: Annotated[str | None, typer.Option(help="SLIM adapter: folder or Hub id.")] = None,
     adapters: Annotated[
-        str | None, typer.Option(help="Folder of adapters, one subfolder each, that visitors may choose.")
+        str | None, typer.Option(help="Folder of adapters, one subfolder each, that visitors or programs may choose.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
     load_4bit: Annotated[
@@ -99,7 +101,8 @@ def serve(
 ) -> None:
     """Open the app: one prompt, three answers side by side, and which expert handled which token.
 
-    Programs find an OpenAI-compatible API at /v1, beside the page or alone.
+    Programs find an OpenAI-compatible API at /v1, beside the page or alone. Alone, it also answers with the adapters
+    in the folder --adapters, by the names of their subfolders.
 
     Every flag except --api-only is also an environment variable (SLIM_BASE, SLIM_PORT, …); a flag takes precedence.
     The password and the key of the API are read only from SLIM_AUTH_PASSWORD and SLIM_API_KEY, since everyone on the
@@ -130,18 +133,32 @@ def serve(
         refuse(error)
 
 
-def _serve_api(config: Config) -> None:
-    from ..inference import EngineError, open_base
+def api_service(config: Config) -> EngineService:
+    """Load the base with its adapters, as the API alone answers with them.
+
+    Raises:
+        EngineError: if something cannot be loaded or does not fit.
+    """
+    from ..inference import open_base
     from ..paths import DEMO
+    from ..serving.on_demand import AdaptersOnDemand
     from ..serving.protocol import EngineService
-    from ..serving.server import serve_alone
     from ..webui.state.choices import first_choice
 
+    engine = open_base(first_choice(config, DEMO), config.device or None)
+    if not config.adapters:
+        return EngineService(engine, config.concurrency, config.max_new_tokens)
+    memory = (config.max_adapters, config.adapter_memory)
+    return AdaptersOnDemand(engine, Path(config.adapters), *memory, config.concurrency, config.max_new_tokens)
+
+
+def _serve_api(config: Config) -> None:
+    from ..inference import EngineError
+    from ..serving.server import serve_alone
+
     try:
-        engine = open_base(first_choice(config, DEMO), config.device or None)
+        service = api_service(config)
     except EngineError as error:
         refuse(error)
-    service = EngineService(engine, config.concurrency, config.max_new_tokens)
-    names = ", ".join(variant.name for variant in engine.variants)
-    screen().print(f"Models {names} at http://{config.host}:{config.port}/v1")
+    screen().print(f"Models {', '.join(service.models)} at http://{config.host}:{config.port}/v1")
     serve_alone(service, config.api_key or None, config.host, config.port)

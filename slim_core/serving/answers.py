@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request asks of the engine: checked before it takes a place, then answered step by step."""
+"""What a request asks of the engine: checked as soon as it has a place, then answered step by step."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
 from dataclasses import replace
 
 import anyio
@@ -12,10 +13,10 @@ from anyio.to_thread import run_sync
 
 from ..base.errors import EngineError
 from ..inference.stops import Stops
-from ..inference.types import RowStep, Step
+from ..inference.types import RowStep, Step, Variant
 from ..outside.errors import shown
 from .errors import ApiError
-from .protocol import Service
+from .protocol import BusyError, Service
 from .requests import ChatRequest, Request
 
 
@@ -26,17 +27,14 @@ FAILED = "The server failed while it answered. Try again; if it happens again, l
 
 def no_model(service: Service, name: str) -> ApiError:
     """That there is no model of this name."""
-    known = ", ".join(variant.name for variant in service.variants)
+    known = ", ".join(service.models)
     return ApiError(404, f"There is no model {shown(name)} here; there are {known}.", "model", "model_not_found")
 
 
-def check(service: Service, wanted: Request) -> None:
-    """Check a well-formed request; raises ApiError."""
-    variant = next((variant for variant in service.variants if variant.name == wanted.model), None)
-    if variant is None:
-        raise no_model(service, wanted.model)
+def _check(service: Service, wanted: Request, variant: Variant) -> None:
+    """Check a well-formed request for a variant; raises ApiError."""
     if wanted.slim_strength is not None and variant.strength is None:
-        raise ApiError(400, f"{variant.name} has no gate, so slim_strength has no effect.", "slim_strength")
+        raise ApiError(400, f"{wanted.model} has no gate, so slim_strength has no effect.", "slim_strength")
     tokens, most = wanted.wanted_tokens, service.max_new_tokens
     if tokens is not None and tokens > most:
         raise ApiError(400, f"An answer here has at most {most} tokens; {tokens} were asked for.", "max_tokens")
@@ -52,9 +50,9 @@ def check(service: Service, wanted: Request) -> None:
             raise ApiError(400, sentence, field, "context_length_exceeded")
 
 
-def _answers(service: Service, wanted: Request, stops: Stops) -> list[Generator[Step, None, None]]:
+def _answers(service: Service, wanted: Request, variant: str, stops: Stops) -> list[Generator[Step, None, None]]:
     """For each requested choice an answer to every prompt, each choice with its own random numbers."""
-    rows = [wanted.row(prompt) for prompt in wanted.prompts]
+    rows = [replace(wanted.row(prompt), variant=variant) for prompt in wanted.prompts]
     seed = secrets.randbits(62) if wanted.seed is None else wanted.seed
     tokens = service.max_new_tokens if wanted.wanted_tokens is None else max(1, wanted.wanted_tokens)
     return [
@@ -66,13 +64,31 @@ def _answers(service: Service, wanted: Request, stops: Stops) -> list[Generator[
 async def steps_of(service: Service, wanted: Request) -> ChoiceSteps:
     """The index and the state of each choice as it comes: those of the first prompt, then those of the second.
 
-    The caller has taken a place with `Service.enter`; it is given back at the end.
+    It takes a place and keeps it, with the variant, until it ends or is closed.
 
     Raises:
-        ApiError: if the model fails.
+        ApiError: if there is no place, the request cannot be answered, or the model fails.
     """
+    try:
+        service.enter()
+    except BusyError as error:
+        raise ApiError(429, str(error), code="rate_limit_exceeded") from None
+    try:
+        async with service.use(wanted.model) as variant:
+            if variant is None:
+                raise no_model(service, wanted.model)
+            await run_sync(_check, service, wanted, variant)
+            async with aclosing(_written(service, wanted, variant.name)) as steps:
+                async for step in steps:
+                    yield step
+    finally:
+        service.leave()
+
+
+async def _written(service: Service, wanted: Request, variant: str) -> ChoiceSteps:
+    """`steps_of` a request that was checked."""
     stops = Stops(len(wanted.prompts))
-    answers = _answers(service, wanted, stops)
+    answers = _answers(service, wanted, variant, stops)
     try:
         for choice, answer in enumerate(answers):
             while (step := await run_sync(next, answer, None, abandon_on_cancel=False)) is not None:
@@ -88,7 +104,6 @@ async def steps_of(service: Service, wanted: Request) -> ChoiceSteps:
         with anyio.CancelScope(shield=True):
             for answer in answers:
                 await run_sync(answer.close)
-        service.leave()
 
 
 def _prompt_alone(row: RowStep) -> RowStep:

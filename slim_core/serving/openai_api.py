@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from . import answers
 from .errors import ApiError, of_validation
 from .http import LAST_EVENT, event, new_api, read_json
-from .protocol import BusyError, Service
+from .protocol import Service
 from .replies import ChatReply, CompletionReply, Reply, model_entry
 from .requests import ChatRequest, CompletionRequest
 
@@ -44,15 +43,15 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
 
     @api.get("/models")
     async def models() -> dict[str, Any]:
-        name = service.engine.info.name
-        return {"object": "list", "data": [model_entry(variant, name) for variant in service.variants]}
+        base = service.engine.info.name
+        return {"object": "list", "data": [model_entry(*model, base) for model in service.models.items()]}
 
     @api.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        found = next((variant for variant in service.variants if variant.name == name), None)
-        if found is None:
+        words = service.models.get(name)
+        if words is None:
             raise answers.no_model(service, name)
-        return model_entry(found, service.engine.info.name)
+        return model_entry(name, words, service.engine.info.name)
 
     @api.post("/chat/completions")
     async def chat(request: Request) -> Any:
@@ -94,11 +93,6 @@ async def _read(request: Request, kind: type[Wanted]) -> Wanted:
 
 async def _answer(service: Service, wanted: answers.Request, reply: Reply, request: Request) -> Response:
     """Answer a well-formed request, whole or as a stream."""
-    await run_sync(answers.check, service, wanted)
-    try:
-        service.enter()
-    except BusyError as error:
-        raise ApiError(429, str(error), code="rate_limit_exceeded") from None
     steps = answers.steps_of(service, wanted)
     # What is wrong at once is told with its status, and what has begun gives its place back whatever comes.
     first = await anext(steps)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
 from ..base.messages import Message
@@ -49,8 +50,17 @@ class Service(Protocol):
         """The engine that answers now; another one after the base was switched."""
 
     @property
-    def variants(self) -> tuple[Variant, ...]:
-        """Variants that may be named as a model; the base first."""
+    def models(self) -> dict[str, str]:
+        """By the name of each variant that may be asked for, a few words on it; the base first."""
+
+    def use(self, model: str) -> AbstractAsyncContextManager[Variant | None]:
+        """The variant of that name, kept while the context is open; None if there is none.
+
+        It is one of the engine's by the time that it is given out, maybe under another name.
+
+        Raises:
+            ApiError: if it cannot be had.
+        """
 
     def enter(self) -> None:
         """Take a place; it must be given back with `leave`. Raises BusyError if there is none."""
@@ -60,6 +70,16 @@ class Service(Protocol):
 
     def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Stops) -> Generator[Step, None, None]:
         """As `Engine.answer`."""
+
+
+def described(variants: Iterable[Variant]) -> dict[str, str]:
+    """For `Service.models`."""
+    return {variant.name: " ".join(filter(None, (variant.label, variant.detail))) for variant in variants}
+
+
+def named(variants: Iterable[Variant], name: str) -> nullcontext[Variant | None]:
+    """For `Service.use`, where no variant comes or goes."""
+    return nullcontext(next((variant for variant in variants if variant.name == name), None))
 
 
 class EngineService:
@@ -77,9 +97,13 @@ class EngineService:
         self._places, self._count = threading.BoundedSemaphore(places), places
 
     @property
-    def variants(self) -> tuple[Variant, ...]:
-        """All of the engine's."""
-        return self.engine.variants
+    def models(self) -> dict[str, str]:
+        """All variants of the engine."""
+        return described(self.engine.variants)
+
+    def use(self, model: str) -> AbstractAsyncContextManager[Variant | None]:
+        """One of them; None if there is none of that name."""
+        return named(self.engine.variants, model)
 
     def enter(self) -> None:
         """Take a place. Raises BusyError if there is none."""

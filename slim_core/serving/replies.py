@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..inference.types import FinishReason, RowStep, TokenLogProb, Variant
+from ..inference.types import FinishReason, RowStep, TokenLogProb
 from .requests import CompletionRequest, Request
 
 
@@ -45,7 +45,9 @@ class Reply:
         return {**self._envelope(self.kind), "choices": choices, "usage": self._usage(rows)}
 
     def pieces(self, index: int, row: RowStep) -> Iterator[dict[str, Any]]:
-        """What is new of a choice, as chunks of a stream."""
+        """What is new of a choice, as chunks of a stream. Nothing is sent before the model begins to write."""
+        if row.state not in ("writing", "done"):
+            return
         if index not in self._sent:
             self._sent[index] = (0, 0)
             yield from self._beginning(index, row)
@@ -136,12 +138,6 @@ class CompletionReply(Reply):
         # By choice, where the next token begins.
         self._offsets: dict[int, int] = {}
 
-    def pieces(self, index: int, row: RowStep) -> Iterator[dict[str, Any]]:
-        """What is new of a choice, as chunks of a stream."""
-        # What the prompt's tokens are like is known when all of them are read.
-        if row.state in ("writing", "done"):
-            yield from super().pieces(index, row)
-
     def _choice(self, index: int, row: RowStep) -> dict[str, Any]:
         text, log_probs = row.text, row.log_probs
         if self._echo:
@@ -199,13 +195,13 @@ def _reason(row: RowStep) -> str | None:
     return None if row.finish_reason is None else REASONS.get(row.finish_reason)
 
 
-def model_entry(variant: Variant, base: str) -> dict[str, Any]:
+def model_entry(name: str, words: str, base: str) -> dict[str, Any]:
     """A variant in the list of models."""
     return {
-        "id": variant.name,
+        "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "slim",
         "root": base,
-        "description": " ".join(filter(None, (variant.label, variant.detail))),
+        "description": words,
     }

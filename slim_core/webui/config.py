@@ -69,9 +69,10 @@ class Config:
         upload_space: maximum bytes of all unused uploads.
         upload_seconds: seconds until an unused upload is deleted.
         sessions: maximum number of visitors whose conversations are kept.
-        adapters: a folder of adapters, one subfolder each, that visitors may choose; empty offers none.
-        max_adapters: maximum number of visitors' adapters in memory.
-        adapter_memory: maximum bytes of all visitors' adapters in the model.
+        adapters: a folder of adapters, one subfolder each, that visitors may choose, and programs where the API is
+            served alone; empty offers none.
+        max_adapters: maximum number of such adapters, and of those that visitors bring, in memory.
+        adapter_memory: maximum bytes of all these adapters in the model.
         visitor_memory: maximum bytes of one visitor's adapters.
     """
 

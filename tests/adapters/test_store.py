@@ -102,7 +102,7 @@ def test_all_together_are_bounded_and_the_owner_is_told(store, freed, root):
 def test_what_can_never_fit_is_refused_and_nothing_goes(store, freed, root):
     store.add("ann", adapter(root, "1"))
     large = adapter(root, "large", 101)
-    with pytest.raises(AdapterError, match="'large' has 101 bytes; a visitor's adapters may take at most 100 bytes"):
+    with pytest.raises(AdapterError, match="'large' has 101 bytes; there is room for 100 bytes"):
         store.add("ann", large)
     assert freed == [] and labels(store, "ann") == ["1"] and large.folder.exists()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m slim_core serve --api-only`, up to where the server would start."""
 
+import shutil
 import socket
 
 import pytest
@@ -8,6 +9,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from slim_core.cli import app
+from slim_core.paths import DEMO
 from slim_core.serving import server
 
 
@@ -38,6 +40,21 @@ def test_the_demo_is_served_to_programs_alone(served):
     assert "15" in found.json()["choices"][0]["message"]["content"]
     # The page is not there.
     assert client.get("/").status_code == 404
+
+
+def test_a_folder_of_adapters_is_served_by_name(served, tmp_path):
+    shutil.copytree(DEMO / "slim", tmp_path / "ours")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    result = run("--port", str(port), "--adapters", str(tmp_path), "--max-adapters", "1")
+    assert "Models base, lora, slim, ours at" in result.stdout
+    client = TestClient(served[0][0])
+
+    def answer(model: str) -> str:
+        question = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": "What is 7 + 8?"}]}
+        return client.post("/v1/chat/completions", json=question).json()["choices"][0]["message"]["content"]
+
+    assert answer("ours") == answer("slim")
 
 
 def test_what_is_wrong_is_one_sentence(served):

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import cast
 
 from ...inference.stops import Stops
 from ...inference.types import Row, Sampling, Step, Variant
-from ...serving.protocol import BusyError
+from ...serving.protocol import BusyError, described, named
 from ..backend import AppEngine, Backend, Job
 from ..limits import LimitError
 
@@ -31,9 +32,13 @@ class Programs:
         return self._backend.engine
 
     @property
-    def variants(self) -> tuple[Variant, ...]:
-        """The app's own."""
-        return self._backend.variants
+    def models(self) -> dict[str, str]:
+        """The app's own variants."""
+        return described(self._backend.variants)
+
+    def use(self, model: str) -> AbstractAsyncContextManager[Variant | None]:
+        """One of them; None if there is none of that name."""
+        return named(self._backend.variants, model)
 
     def enter(self) -> None:
         """Take one of the app's places. Raises BusyError if there is none."""

@@ -193,7 +193,7 @@ def test_what_the_model_cannot_carry_is_gone_and_nothing_else(engine, backend, r
 
 def test_what_is_too_large_stays_with_its_owner(backend, root):
     large = adapter(root, "Large", 101)
-    with pytest.raises(AdapterError, match="a visitor's adapters may take at most 100 bytes"):
+    with pytest.raises(AdapterError, match="there is room for 100 bytes"):
         backend.visitor_adapters.add("ann", large)
     assert large.folder.is_dir() and backend.visitor_adapters.size() == (0, 0)
 

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters from the operator's folder, attached when a request names them, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+from anyio.to_thread import run_sync
+
+from ..adapters import (
+    OPERATOR,
+    Adapter,
+    AdapterError,
+    AdapterStore,
+    BaseShapes,
+    Folder,
+    NoRoomError,
+    StoredAdapter,
+    StoreLimits,
+    open_adapter,
+)
+from ..base.errors import EngineError
+from ..inference.types import Variant
+from ..outside.files import CONFIG
+from .errors import ApiError
+from .protocol import AnsweringEngine, EngineService, described, named
+
+
+# All adapters here are the operator's.
+OWNER = "operator"
+WORDS = "An adapter that is loaded when it is asked for."
+
+
+class AttachingEngine(AnsweringEngine, Protocol):
+    """What is needed of an engine whose adapters come and go."""
+
+    shapes: BaseShapes
+
+    def attach(self, adapter: Adapter, *, name: str, label: str) -> Variant: ...
+
+    def detach(self, name: str) -> None: ...
+
+
+class AdaptersOnDemand(EngineService):
+    """An `EngineService` that also offers a folder of adapters, named by their subfolders.
+
+    An adapter is checked and attached by the first request that names it, which waits until no answer is being
+    written. It stays until others need the memory; then the least recently used goes, but never under an answer. A
+    request that finds no room waits, and later ones for the folder's adapters wait behind it. While one adapter takes
+    another's place, both are in memory.
+
+    Args:
+        engine: the model; its variants so far are always there, and hide adapters of the same name.
+        folder: has a subfolder for each adapter, named by the operator. It is read again for each request.
+        most: number of adapters from the folder that are attached at once.
+        most_bytes: of memory that they take together.
+        places: how many requests are answered or wait in line at once.
+        max_new_tokens: the most tokens that an answer may have.
+    """
+
+    def __init__(
+        self, engine: AttachingEngine, folder: Path, most: int, most_bytes: int, places: int, max_new_tokens: int
+    ) -> None:
+        super().__init__(engine, places, max_new_tokens)
+        self._engine, self._own, self._folder = engine, engine.variants, folder
+        self._store = AdapterStore(StoreLimits(most, most_bytes, most, most_bytes), self._detach)
+        # By the name of its folder, what an adapter is in the engine. A key is never used again.
+        self._attached: dict[str, Variant] = {}
+        # First come, first served, without a thread that the answers before might need.
+        self._turn = anyio.Lock()
+        self._ended = anyio.Event()
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The engine's own variants, and the adapters that are in the folder now."""
+        offered = dict.fromkeys(self._offered(), WORDS)
+        return described(self._own) | {name: words for name, words in offered.items() if not self._is_own(name)}
+
+    def use(self, model: str) -> AbstractAsyncContextManager[Variant | None]:
+        """The variant of that name, attached if it has to be.
+
+        Raises:
+            ApiError: if the adapter is refused.
+        """
+        if self._is_own(model) or model not in self._offered():
+            return named(self._own, model)
+        return self._from_folder(model)
+
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """Adapters of the folder that take memory now, the least recently used first."""
+        return tuple(held.adapter.label for held in self._store.of(OWNER))
+
+    def _is_own(self, name: str) -> bool:
+        return any(variant.name == name for variant in self._own)
+
+    def _offered(self) -> list[str]:
+        return sorted(path.parent.name for path in self._folder.glob(f"*/{CONFIG}"))
+
+    @asynccontextmanager
+    async def _from_folder(self, name: str) -> AsyncGenerator[Variant, None]:
+        kept = ExitStack()
+        try:
+            async with self._turn:
+                variant = self._keep(name, kept) or await self._load(name, kept)
+            yield variant
+        finally:
+            with anyio.CancelScope(shield=True):
+                # If it was to make room meanwhile, it is detached only now, which waits for the model.
+                await run_sync(kept.close)
+            self._ended.set()
+
+    def _keep(self, name: str, kept: ExitStack) -> Variant | None:
+        """An attached adapter, which stays until the stack is closed; None if it is not attached."""
+        variant = self._attached.get(name)
+        if variant is None:
+            return None
+        try:
+            kept.enter_context(self._store.use(variant.name))
+        except AdapterError:
+            return None
+        return variant
+
+    async def _load(self, name: str, kept: ExitStack) -> Variant:
+        """Attach an adapter, which stays until the stack is closed."""
+        adapter = None
+        try:
+            adapter = await run_sync(self._opened, name)
+            while True:
+                self._ended = anyio.Event()
+                try:
+                    await run_sync(self._store.add, OWNER, adapter, lambda held: self._attach(name, held))
+                    break
+                except NoRoomError:
+                    await self._ended.wait()
+        except (AdapterError, EngineError) as error:
+            raise ApiError(500, f"The adapter {name} cannot be used: {error}") from None
+        finally:
+            if adapter is not None:
+                # The model has its own copy.
+                adapter.delete()
+        variant = self._keep(name, kept)
+        assert variant is not None  # it is nobody else's turn, and nothing else removes one
+        return variant
+
+    def _opened(self, name: str) -> Adapter:
+        return open_adapter(Folder(self._folder / name), self._engine.shapes, limits=OPERATOR)
+
+    def _attach(self, name: str, held: StoredAdapter) -> None:
+        self._attached[name] = self._engine.attach(held.adapter, name=held.key, label=name)
+
+    def _detach(self, held: StoredAdapter) -> None:
+        # What could not be attached is not there.
+        with suppress(EngineError):
+            self._engine.detach(held.key)
