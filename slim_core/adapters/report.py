@@ -13,10 +13,11 @@ from typing import Literal
 
 from ..base.shapes import BaseShapes
 from ..outside.errors import AdapterError, megabytes, shown
-from ..outside.files import CONFIG, WEIGHTS, Source, private_folder
+from ..outside.files import CONFIG, WEIGHTS, Source
 from ..outside.formats import check_contents
 from ..outside.header import Header, TensorInfo, read_header
 from ..outside.limits import DEFAULT, Limits
+from ..outside.private import private_folder
 from ..outside.record import RECORD, learned_ending
 from ..outside.strict_json import read_object
 from .adapter import Adapter

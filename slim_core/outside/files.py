@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -143,21 +142,6 @@ def _copy(file: UploadedFile, target: Path, most: int) -> None:
                 f"`{name}` cannot be copied: {reason(error)}; make sure that it can be read and that this machine's "
                 "disk has free space."
             ) from None
-
-
-def private_folder() -> Path:
-    """A new folder that nobody else can read.
-
-    Raises:
-        AdapterError: if it cannot be created.
-    """
-    try:
-        return Path(tempfile.mkdtemp(prefix="slim-adapter-"))
-    except OSError as error:
-        raise AdapterError(
-            f"The adapter cannot be copied on this machine: {reason(error)}; free some disk space, or set TMPDIR to a "
-            "writable folder."
-        ) from None
 
 
 def check_bytes(name: str, size: int, most: int) -> None:

@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 from ..outside.errors import AdapterError, megabytes, reason, shown
+from ..outside.private import sweep_private_folders
 from ..outside.strict_json import read_object
 from ..paths import ASSETS, DEMO
 from .config import Config, ConfigError, unknown, variable
@@ -57,6 +58,7 @@ def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS, *, pag
         ConfigError: with a sentence on the first thing that is wrong.
     """
     check_address(config)
+    sweep_private_folders()
     if page:
         process_folder(config.upload_seconds)
         for name in (*(f"{name}.css" for name in STYLES), *(f"{name}.js" for name in SCRIPTS)):

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from slim_core.outside.private import delete_process_folders
 from tests.adapters.small import lora, private_folders, save, save_slim
 from tests.waiting import until
 
@@ -23,12 +25,13 @@ def good_slim(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def private(tmp_path, monkeypatch) -> Path:
+def private(tmp_path, monkeypatch) -> Iterator[Path]:
     """Where private copies go during a test."""
     root = tmp_path / "private"
     root.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(root))
-    return root
+    yield root
+    delete_process_folders()
 
 
 @pytest.fixture

@@ -132,4 +132,4 @@ def packed(header: Any, data: bytes = b"") -> bytes:
 
 
 def private_folders(root: Path) -> list[Path]:
-    return list(root.glob("slim-adapter-*"))
+    return [path for path in root.glob("slim-adapters-*/*") if path.is_dir()]

@@ -117,7 +117,7 @@ def test_the_name_of_an_upload_is_only_compared(given, words, good_lora, base, b
         refused(found, base, before, "readable", words)
         return
     adapter = found[-1].adapter
-    assert adapter.folder.parent == private
+    assert adapter.folder.parent.parent == private
     assert [path.name for path in adapter.folder.iterdir()] == [WEIGHTS]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from slim_core.outside.private import PREFIX
 from slim_core.webui import ready
 
 
@@ -159,6 +160,14 @@ def test_a_broken_file(checkout, change, sentence):
     change(checkout)
     line = said(start(checkout, "app"))
     assert sentence in line and line.endswith(".")
+
+
+def test_private_folders_of_killed_processes_are_swept(checkout, tmp_path):
+    left = tmp_path / f"{PREFIX}left"
+    (left / "adapter").mkdir(parents=True)
+    os.utime(left, (0, 0))
+    assert STARTED in start(checkout, "app", TMPDIR=str(tmp_path)).stderr
+    assert not left.exists()
 
 
 SETTINGS = [
