@@ -2,7 +2,7 @@
 // The open tab is part of the address, as #tab=routing, so that a link can open it and Back returns to the previous
 // tab.
 slim.address = (component) => {
-  const FIRST = "compare", TABS = ["compare", "many", "adapters", "routing", "drift", "forgetting", "model", "about"];
+  const TABS = component.props.value, FIRST = TABS[0];
   const here = () => new URLSearchParams(location.hash.slice(1)).get("tab") ?? FIRST;
   const address = (tab) => `${location.pathname}${location.search}${tab === FIRST ? "" : `#tab=${tab}`}`;
   let shown = FIRST, begun = false;

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from ..paths import ASSETS
 from .backend import Backend
 from .components import canvas, fixed
 from .config import Config
@@ -18,7 +17,7 @@ from .state.session import Session
 from .state.uploads import Uploads
 from .state.visits import Visits
 from .state.wizard import untouched
-from .tabs import about, adapters, compare, many, models, routing
+from .tab_list import TABS, Tab
 from .wire import forgetting
 from .wire.api import add_api
 from .wire.views import drift as drift_view
@@ -29,6 +28,7 @@ from .words import base_name
 
 
 STATUS_SECONDS = 5.0  # between two messages to those who wait in Gradio's queue
+CLOCK_SECONDS = 2.0  # how often a page asks whether the base is another one
 TITLE = "SLIM Compare"
 LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, which lets unfamiliar prompts past its adapter."
 
@@ -44,6 +44,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
     empty, info, visits = Session(), backend.engine.info, Visits(backend.visitor_adapters.leave)
     with Interface(title=TITLE, fill_width=True, analytics_enabled=False) as demo:
         page = Page(
+            demo=demo,
             backend=backend,
             config=config,
             results=results,
@@ -68,6 +69,8 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             forgetting=canvas("forgetting", forgetting.shown(results, empty, not config.base), render=False),
             headline=canvas("headline", forgetting.headline(results, empty), ("open",), render=False),
             switch=canvas("switch", None, render=False),
+            tabs=gr.Tabs(elem_id="slim-tabs", render=False),
+            clock=gr.Timer(CLOCK_SECONDS, active=not backend.choices.fixed, render=False),
         )
         fixed(
             '<header><div><h1>{{title}}</h1><p>{{lead}}</p></div><p class="slim-model">{{model}}</p></header>',
@@ -77,43 +80,18 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             model=f"{base_name(info)} · {info.dtype} · {info.device}",
         )
         page.switch.render()
-        clock = gr.Timer(models.SECONDS, active=not backend.choices.fixed)
+        page.clock.render()
         page.status.render()
         page.mailbox.render()
         page.keeper.render()
-        address = canvas("address", None, ("open_tab",))
-        with gr.Tabs(elem_id="slim-tabs") as tabs:
-            with gr.Tab("Compare", id="compare") as of_compare:
-                connect, settings = compare.build(page, demo, tabs)
-            with gr.Tab("Many prompts", id="many") as of_many:
-                many.build(page, settings, of_many)
-            with gr.Tab("Adapters", id="adapters") as of_adapters:
-                adapters.build(page, tabs)
-            with gr.Tab("Routing", id="routing") as of_routing:
-                routing.build(page, connect)
-            with gr.Tab("Drift", id="drift") as of_drift:
-                page.drift.render()
-            with gr.Tab("Forgetting", id="forgetting") as of_forgetting:
-                page.forgetting.render()
-            with gr.Tab("Model", id="model") as of_model:
-                models.build(page, demo, clock)
-            with gr.Tab("About", id="about") as of_about:
-                about.build(page, ASSETS / "slim-layer.svg", of_about)
-        # What changed while a tab had never been open did not reach it.
-        opened = ((of_adapters, page.shelf), (of_routing, page.routing), (of_drift, page.drift))
-        for tab, part in (*opened, (of_forgetting, page.forgetting)):
-            tab.select(
-                lambda session, part=part: page.column_updates(session)[part],
-                [page.session],
-                [part],
-                queue=False,
-                show_progress="hidden",
-                api_visibility="private",
-            )
-        in_order = (of_compare, of_many, of_adapters, of_routing, of_drift, of_forgetting, of_model, of_about)
-        for tab in in_order:
-            tab.select(None, js=f"() => slim.address.at({json.dumps(tab.id)})", api_visibility="private")
-        address.open_tab(None, None, tabs, js="() => slim.address.wanted()", api_visibility="private")
+        address = canvas("address", [tab.id for tab in TABS], ("open_tab",))
+        page.tabs.render()
+        with page.tabs:
+            for tab in TABS:
+                with gr.Tab(tab.title, id=tab.id) as layout:
+                    tab.build(page, layout)
+                _on_opening(page, tab, layout)
+        address.open_tab(None, None, page.tabs, js="() => slim.address.wanted()", api_visibility="private")
         add_api(backend, config)
 
         def left(request: gr.Request) -> None:
@@ -129,6 +107,20 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         max_size=config.queue_size, default_concurrency_limit=config.concurrency, status_update_rate=STATUS_SECONDS
     )
     return demo
+
+
+def _on_opening(page: Page, tab: Tab, layout: gr.Tab) -> None:
+    if tab.refreshed is not None:
+        part = tab.refreshed(page)
+        layout.select(
+            lambda session: page.column_updates(session)[part],
+            [page.session],
+            [part],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    layout.select(None, js=f"() => slim.address.at({json.dumps(tab.id)})", api_visibility="private")
 
 
 def _gone(session: Session, visits: Visits, backend: Backend) -> None:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -24,6 +25,7 @@ class Page:
     """What the tabs share.
 
     Attributes:
+        demo: the interface that is being built.
         backend: the model.
         config: the app's settings.
         results: stored scores on forgetting; None if there are none.
@@ -43,8 +45,15 @@ class Page:
         forgetting: the stored results.
         headline: what they come to.
         switch: how far the way to another base is.
+        tabs: the tabs, to open one of them.
+        clock: asks whether the base is another one. It is outside of the tabs, where it would stand still until a
+            visitor opens its tab.
+        settings: the fields under Compare, in the order of `settings.NAMES`. This and the next are set by the Compare
+            tab, which is built first.
+        connect_examples: lets buttons, each with its prompt, ask at once.
     """
 
+    demo: gr.Blocks
     backend: Backend
     config: Config
     results: dict[str, Any] | None
@@ -64,6 +73,10 @@ class Page:
     forgetting: gr.HTML
     headline: gr.HTML
     switch: gr.HTML
+    tabs: gr.Tabs
+    clock: gr.Timer
+    settings: list[gr.components.Component] = field(init=False)
+    connect_examples: Callable[[list[tuple[gr.Button, str]]], None] = field(init=False)
 
     @property
     def is_demo(self) -> bool:

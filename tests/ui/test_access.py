@@ -4,9 +4,11 @@
 import pytest
 from playwright.sync_api import expect
 
+from slim_core.webui.tab_list import TABS as TAB_LIST
+
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -r tests/requirements.txt")
-TABS = ("Compare", "Many prompts", "Adapters", "Routing", "Drift", "Forgetting", "Model", "About")
+TABS = [tab.title for tab in TAB_LIST]
 
 
 def open_tab(v, name):

@@ -6,14 +6,15 @@ from __future__ import annotations
 import platform
 from base64 import b64encode
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ...paths import ASSETS
 from ..backend import Backend
 from ..components import canvas, fixed
 from ..page import Page
+from ..ready import FIGURE
 from ..state.columns import columns
 from ..state.session import Session
 from ..words import measure_rows
@@ -53,9 +54,9 @@ ALT = (
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
 
 
-def build(page: Page, picture: Path, tab: gr.Tab) -> None:
+def build(page: Page, tab: gr.Tab) -> None:
     """Build the tab's layout."""
-    image = b64encode(picture.read_bytes()).decode("ascii")
+    image = b64encode((ASSETS / FIGURE).read_bytes()).decode("ascii")
     with gr.Row(equal_height=False, elem_id="slim-about"):
         with gr.Column(min_width=320):
             gr.Markdown(TEXT)

@@ -31,7 +31,7 @@ LEAD = (
 CHECKS_AT_ONCE = 8
 
 
-def build(page: Page, tabs: gr.Tabs) -> None:
+def build(page: Page, tab: gr.Tab) -> None:
     """Build the tab's layout and connect its events."""
     fixed('<div class="slim-lead"><h2>Bring your own adapter</h2><p>{{lead}}</p></div>', lead=LEAD)
     with gr.Row(equal_height=False, elem_id="slim-adapters"):
@@ -96,7 +96,7 @@ def build(page: Page, tabs: gr.Tabs) -> None:
     if page.config.adapters:
         choose.click(handlers.use_folder, [page.session, column, label, folder], outputs, **work)
     page.shelf.remove(handlers.remove, [page.session], outputs, **quick)
-    page.transcript.change_column(handlers.change_column, None, [tabs, column], **quick)
+    page.transcript.change_column(handlers.change_column, None, [page.tabs, column], **quick)
 
 
 def folders(root: str) -> list[str]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -23,14 +22,8 @@ STORE, STORE_KEY = "slim-compare-settings", "not a secret: settings only"
 VIEWS = [("Answers", "plain"), ("Differences from base", "differences"), ("Coloured by routing", "routing")]
 
 
-def build(
-    page: Page, demo: gr.Blocks, tabs: gr.Tabs
-) -> tuple[Callable[[tryout.Buttons], None], list[gr.components.Component]]:
-    """Build the tab's layout and connect its events.
-
-    Returns:
-        What lets buttons of examples ask at once, and the settings in the order of `settings.NAMES`.
-    """
+def build(page: Page, tab: gr.Tab) -> None:
+    """Build the tab's layout and connect its events; sets `page.settings` and `page.connect_examples`."""
     longest = page.config.max_new_tokens
     page.transcript.render()
     with gr.Row(elem_id="slim-composer", equal_height=False):
@@ -102,7 +95,7 @@ def build(
             button.click(handlers.example(text), [page.session, *asked], **work)
 
     connect(examples)
-    page.headline.open(lambda: gr.Tabs(selected="forgetting"), None, [tabs], **quick)
+    page.headline.open(lambda: gr.Tabs(selected="forgetting"), None, [page.tabs], **quick)
     retry.click(handlers.retry, [page.session, *asked], **work)
     page.transcript.retry_one(handlers.retry_one, [page.session, *asked], **work)
     page.transcript.set_gate(handlers.set_gate, [page.session, *asked], **work)
@@ -126,8 +119,8 @@ def build(
     page.keeper.restore(page_load.restore, [page.session], **work)
     page.keeper.go_on(page_load.go_on, [page.session], **work)
     show = "async (session, saved) => [session, saved, await slim.tab.ticket()]"
-    demo.load(page_load.open, [page.session, saved, page.keeper], page_load.outputs, js=show, **light)
-    return connect, values
+    page.demo.load(page_load.open, [page.session, saved, page.keeper], page_load.outputs, js=show, **light)
+    page.settings, page.connect_examples = values, connect
 
 
 def _js(value: object) -> str:

@@ -34,14 +34,8 @@ NUMBER, PROMPT, ANSWER = 44, 180, 175
 KNOWN = {": drift": 150, ": identity": 110, ": verdict": 140}
 
 
-def build(page: Page, values: Sequence[gr.components.Component], tab: gr.Tab) -> None:
-    """Build the tab's layout and connect its events.
-
-    Args:
-        page: what the tabs share.
-        values: the settings under Compare.
-        tab: this one.
-    """
+def build(page: Page, tab: gr.Tab) -> None:
+    """Build the tab's layout and connect its events."""
     listed = gr.State(PromptList(), delete_callback=PromptList.leave)
     empty = Session()
     fixed(
@@ -92,7 +86,7 @@ def build(page: Page, values: Sequence[gr.components.Component], tab: gr.Tab) ->
     light = private | {"concurrency_id": "light", "concurrency_limit": None}
     work = private | {"concurrency_id": "many", "concurrency_limit": None, "trigger_mode": "multiple"}
     of_page = [page.session, listed]
-    run.click(handlers.run, [*of_page, box, *values], handlers.outputs_of_run, **work)
+    run.click(handlers.run, [*of_page, box, *page.settings], handlers.outputs_of_run, **work)
     stop.click(handlers.stop, [listed], [progress], queue=False, **private)
     send.upload(handlers.take, [*of_page, send], handlers.outputs, **light)
     drop.click(handlers.drop, [listed], handlers.outputs, **light)

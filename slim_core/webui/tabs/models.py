@@ -20,8 +20,6 @@ from ..state.session import Session
 from ..words import base_name
 
 
-# How often a page asks whether the base is another one.
-SECONDS = 2
 TEMPLATES = {True: "the tokenizer's own", False: "none of its own: ### Instruction, ### Response, as in Alpaca"}
 STAGES = {
     "checking": "looking at its size",
@@ -36,15 +34,8 @@ EVERYONE = (
 )
 
 
-def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
-    """Build the tab's layout and connect its events.
-
-    Args:
-        page: what the tabs share.
-        demo: the interface that is being built.
-        clock: asks whether the base is another one. It is not in the tab, where it would stand still until a visitor
-            opens that.
-    """
+def build(page: Page, tab: gr.Tab) -> None:
+    """Build the tab's layout and connect its events."""
     backend, choices = page.backend, page.backend.choices
     changeable = not choices.fixed
     names = list(choices.bases) or [base_name(backend.engine.info)]
@@ -127,8 +118,8 @@ def build(page: Page, demo: gr.Blocks, clock: gr.Timer) -> None:
     estimate.click(ask, wanted, need, **light)
     load.click(begin, wanted, page.switch, **light)
     stop.click(switch.stop, None, None, **quick)
-    clock.tick(look, [page.session], shown, **quick)
-    demo.load(arrive, [page.session], shown, **quick)
+    page.clock.tick(look, [page.session], shown, **quick)
+    page.demo.load(arrive, [page.session], shown, **quick)
 
 
 def banner(backend: Backend) -> dict[str, Any]:

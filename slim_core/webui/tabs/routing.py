@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -17,16 +16,11 @@ from . import tryout
 from .examples import gallery
 
 
-def build(page: Page, connect: Callable[[tryout.Buttons], None]) -> None:
-    """Build the tab's layout and connect its events.
-
-    Args:
-        page: the parts that all tabs share.
-        connect: lets buttons of examples ask at once.
-    """
+def build(page: Page, tab: gr.Tab) -> None:
+    """Build the tab's layout and connect its events."""
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     if page.is_demo:
-        connect(tryout.build("slim-ask", gallery(page.is_demo), alone=False))
+        page.connect_examples(tryout.build("slim-ask", gallery(page.is_demo), alone=False))
     page.routing.render()
     page.detail.render()
 
