@@ -12,11 +12,13 @@ except ImportError:
     spaces = None
 
 from slim_core.noise import hush
+from slim_core.serving.memory import limit_arenas
 from slim_core.webui.config import Config, ConfigError
 from slim_core.webui.ready import check_start
 
 
 hush()
+limit_arenas()
 try:
     config = Config.read()
     for warning in check_start(config):

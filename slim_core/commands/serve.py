@@ -109,8 +109,11 @@ def serve(
     machine can read a command line.
     """
     flags = {name: value for name, value in locals().items() if name != "api_only"}
+    from ..serving.memory import limit_arenas
     from ..webui.config import Config, ConfigError
     from ..webui.ready import check_start
+
+    limit_arenas()
 
     try:
         config = Config.read(page=not api_only, **flags)

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.state_holder import SessionState
 
 from ...outside.errors import shown
 from .bodies import parameters
@@ -38,12 +39,14 @@ class Interface(gr.Blocks):
             gr.Error: with a sentence; nothing else, and none that Gradio would print.
         """
         fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        generating = False
         try:
             if options.get("iterator") is None:
                 inputs = self._completed(fn, inputs, options)
             output = await super().process_api(fn, inputs, *arguments, **options)
             if self.folder is not None and any(isinstance(block, FILES) for block in fn.outputs):
                 output["data"] = _with_files(output["data"], self.folder.hide)
+            generating = output["is_generating"]
             return output
         except gr.Error as error:
             error.print_exception = False
@@ -53,6 +56,19 @@ class Interface(gr.Blocks):
         except Exception as error:
             unexpected(f"A call of {fn.api_name or fn.name}", error)
             raise gr.Error(SENTENCE, print_exception=False) from None
+        finally:
+            if not generating:
+                self._drop_empty_session(options.get("session_hash"), options.get("state"))
+
+    def _drop_empty_session(self, name: str | None, state: SessionState | None) -> None:
+        """Forget the session of a program.
+
+        For each, Gradio keeps a copy of the page's configuration, about a megabyte, and drops the oldest session when
+        there are too many: a program that calls often would push out visitors' conversations.
+        """
+        if name is not None and state is not None and not state.state_data:
+            self.state_holder.session_data.pop(name, None)
+            self.state_holder.time_last_used.pop(name, None)
 
     def _completed(self, fn: Any, inputs: list[Any], options: dict[str, Any]) -> list[Any]:
         if fn.fn is None:
