@@ -16,6 +16,7 @@ FOLDER holds `lm-stories260K/hf`, `llm-adapters`, `openbookqa`, `tinystories`, `
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import re
@@ -209,7 +210,8 @@ def main() -> None:
     for lr in args.lr:
         for name, config in configs.items():
             torch.manual_seed(args.seed)
-            model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+            # A copy: `set_gate` below writes into the config of the model, and the next rate begins as trained.
+            model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), copy.deepcopy(config))
             begin = time.perf_counter()
             train(model, task, args.steps, lr, args.seed)
             seconds = time.perf_counter() - begin
