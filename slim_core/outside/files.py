@@ -88,6 +88,11 @@ class Folder:
         Upload.of(paths).copy_to(folder, limits)
 
 
+def adapters_in(root: str | Path) -> list[str]:
+    """Names of the subfolders that hold an adapter, in a folder that the operator named."""
+    return sorted(path.parent.name for path in Path(root).glob(f"*/{CONFIG}"))
+
+
 def _check_names(files: tuple[UploadedFile, ...]) -> None:
     for file in files:
         if len(file.name) > 4096 or "\0" in file.name:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,6 +16,8 @@ from ..outside.errors import megabytes, shown
 from .errors import ApiError
 
 
+# Connections beyond this are refused at once; each may hold a request that waits.
+MOST_CONNECTIONS = 1000
 # Bytes of a request.
 MOST_BYTES = 4_000_000
 
@@ -43,13 +47,32 @@ def _refusal(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, error.status, headers)
 
 
-async def read_json(request: Request) -> Any:
-    """The request's body; raises ApiError if it is too large or no JSON."""
+def key_check(key: str | None) -> Callable[[Request], None]:
+    """A dependency that raises ApiError unless a request brings the key; None lets all pass."""
+
+    def check(request: Request) -> None:
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        right = key is None or (kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode()))
+        if not right:
+            sentence = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
+            raise ApiError(401, sentence, code="invalid_api_key")
+
+    return check
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The request's body; raises ApiError if it is too large."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > MOST_BYTES:
             raise ApiError(413, f"The request has more than {megabytes(MOST_BYTES)}; that is too much.")
+    return bytes(body)
+
+
+async def read_json(request: Request) -> Any:
+    """The request's body; raises ApiError if it is too large or no JSON."""
+    body = await read_bytes(request)
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

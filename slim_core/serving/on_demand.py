@@ -25,7 +25,7 @@ from ..adapters import (
 )
 from ..base.errors import EngineError
 from ..inference.types import Variant
-from ..outside.files import CONFIG
+from ..outside.files import adapters_in
 from .errors import ApiError
 from .protocol import AnsweringEngine, EngineService, described, named
 
@@ -77,7 +77,7 @@ class AdaptersOnDemand(EngineService):
     @property
     def models(self) -> dict[str, str]:
         """The engine's own variants, and the adapters that are in the folder now."""
-        offered = dict.fromkeys(self._offered(), WORDS)
+        offered = dict.fromkeys(adapters_in(self._folder), WORDS)
         return described(self._own) | {name: words for name, words in offered.items() if not self._is_own(name)}
 
     def use(self, model: str) -> AbstractAsyncContextManager[Variant | None]:
@@ -86,7 +86,7 @@ class AdaptersOnDemand(EngineService):
         Raises:
             ApiError: if the adapter is refused.
         """
-        if self._is_own(model) or model not in self._offered():
+        if self._is_own(model) or model not in adapters_in(self._folder):
             return named(self._own, model)
         return self._from_folder(model)
 
@@ -97,9 +97,6 @@ class AdaptersOnDemand(EngineService):
 
     def _is_own(self, name: str) -> bool:
         return any(variant.name == name for variant in self._own)
-
-    def _offered(self) -> list[str]:
-        return sorted(path.parent.name for path in self._folder.glob(f"*/{CONFIG}"))
 
     @asynccontextmanager
     async def _from_folder(self, name: str) -> AsyncGenerator[Variant, None]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from . import answers
 from .errors import ApiError, of_validation
-from .http import LAST_EVENT, event, new_api, read_json
+from .http import LAST_EVENT, event, key_check, new_api, read_json
 from .protocol import Service
 from .replies import ChatReply, CompletionReply, Reply, model_entry
 from .requests import ChatRequest, CompletionRequest
@@ -32,14 +31,11 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
         closed: why nobody is answered, whatever key they send; None if they are.
     """
 
-    def check_key(request: Request) -> None:
+    def refuse_if_closed() -> None:
         if closed is not None:
             raise ApiError(401, closed, code="invalid_api_key")
-        if key is not None and not _has_key(request, key):
-            sentence = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
-            raise ApiError(401, sentence, code="invalid_api_key")
 
-    api = new_api(dependencies=[Depends(check_key)])
+    api = new_api(dependencies=[Depends(refuse_if_closed), Depends(key_check(key))])
 
     @api.get("/models")
     async def models() -> dict[str, Any]:
@@ -76,11 +72,6 @@ def alone(service: Service, key: str | None = None) -> FastAPI:
 
     app.mount("/v1", openai_api(service, key))
     return app
-
-
-def _has_key(request: Request, key: str) -> bool:
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())
 
 
 async def _read(request: Request, kind: type[Wanted]) -> Wanted:

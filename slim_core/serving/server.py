@@ -6,12 +6,9 @@ from __future__ import annotations
 import uvicorn
 from fastapi import FastAPI
 
+from .http import MOST_CONNECTIONS
 from .openai_api import alone
 from .protocol import Service
-
-
-# Connections beyond this are refused at once; each may hold a request that waits.
-MOST_CONNECTIONS = 1000
 
 
 def serve_alone(service: Service, key: str | None, host: str, port: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...adapters import Folder, HubRepository, Limits, Source, Upload, UploadedFile
-from ...outside.files import CONFIG, WEIGHTS
+from ...outside.files import CONFIG, WEIGHTS, adapters_in
 from ...outside.record import RECORD
 from ..components import fixed
 from ..limits import LimitError, check_text
@@ -74,7 +74,7 @@ def build(page: Page, tab: gr.Tab) -> None:
                 if page.config.adapters:
                     with gr.Tab("On this machine", id="folder"):
                         folder = gr.Dropdown(
-                            folders(page.config.adapters), label="Folder", value=None, elem_id="slim-own-folder"
+                            adapters_in(page.config.adapters), label="Folder", value=None, elem_id="slim-own-folder"
                         )
                         choose = gr.Button("Check and use it", variant="primary", elem_id="slim-use-folder")
         with gr.Column(min_width=320):
@@ -97,11 +97,6 @@ def build(page: Page, tab: gr.Tab) -> None:
         choose.click(handlers.use_folder, [page.session, column, label, folder], outputs, **work)
     page.shelf.remove(handlers.remove, [page.session], outputs, **quick)
     page.transcript.change_column(handlers.change_column, None, [page.tabs, column], **quick)
-
-
-def folders(root: str) -> list[str]:
-    """Names of the folders that the operator offers."""
-    return sorted(path.parent.name for path in Path(root).glob(f"*/{CONFIG}"))
 
 
 class AdapterHandlers:
@@ -147,7 +142,7 @@ class AdapterHandlers:
     def use_folder(self, session: Session, column: Any, label: Any, folder: Any) -> Iterator[Updates]:
         """Use one of the folders that the operator offers."""
         root = self.page.config.adapters
-        if folder not in folders(root):
+        if folder not in adapters_in(root):
             yield warn(LimitError("Choose a folder first."))
             return
         yield from self._use(session, column, label, Folder(Path(root) / folder))
