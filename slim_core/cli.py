@@ -16,6 +16,7 @@ from .commands.console import refuse, screen
 from .commands.estimate import estimate
 from .commands.evaluate import EvaluateCommand, evaluate
 from .commands.gate_proxy import gate_proxy
+from .commands.methods import show_methods
 from .commands.pairs import pairs
 from .commands.paper import PaperCommand, paper
 from .commands.serve import serve
@@ -57,8 +58,12 @@ def train(
     ],
     output: Annotated[Path, typer.Option(help="New folder for the adapter; several methods get a subfolder each.")],
     method: Annotated[
-        list[str], typer.Option(help="slim, lora, dora or another, listed below; repeat to compare.")
+        list[str], typer.Option(help="slim, lora, dora or another of --list-methods; repeat to compare.")
     ] = ["slim"],  # noqa: B006
+    list_methods: Annotated[
+        bool,
+        typer.Option("--list-methods", is_eager=True, callback=show_methods, help="List all methods and end."),
+    ] = False,
     messages_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with messages.")] = None,
     prompt_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with questions.")] = None,
     completion_column: Annotated[str | None, typer.Option(rich_help_panel=DATA, help="Column with answers.")] = None,
@@ -109,7 +114,7 @@ def train(
         list[str],
         typer.Option(
             rich_help_panel=ADAPTER,
-            help="Field of another method, as METHOD.KEY=VALUE: disel.gate_bias=-5; repeatable.",
+            help="Option of another method, as METHOD.KEY=VALUE: disel.gate_bias=-5; repeatable.",
         ),
     ] = [],  # noqa: B006
     train_closing_token: Annotated[
@@ -182,8 +187,7 @@ def train(
     The defaults are the paper's. Where the paper does not say, alpha is twice the rank, and the learning rate falls
     linearly after a warm-up of 3 % of the steps. LoRA and DoRA get SLIM's total rank, rank × experts.
 
-    Other methods to compare with: lora-mlp, lora-rewound, lora-intruders, oft, loramoe, mixlora, mixlora-dy, mola and
-    disel.
+    Other methods to compare with: docs/methods.md describes them, --list-methods lists them with their options.
     """
     from .training import Columns, TrainingError, TrainSettings
     from .training import train as run

@@ -35,6 +35,7 @@ class Method:
         rates: by ending of a parameter's name, how many times the learning rate it gets, without weight decay; from
             its configuration.
         options: names of the options that `configure` takes, where they are not the fields of `config_cls`.
+        own_places: whether it says itself which modules it adapts, so that no targets are named for it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Method:
     finish: Callable[[PeftModel, Mapping[str, Any]], None] | None = None
     rates: Callable[[Any], dict[str, float]] | None = None
     options: tuple[str, ...] | None = None
+    own_places: bool = False
 
     def option_names(self) -> set[str]:
         """Options that apply only to this method."""

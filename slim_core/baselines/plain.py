@@ -124,13 +124,14 @@ def _variant(
     configure: Configure,
     finish: Callable[..., None] | None = None,
     options: tuple[str, ...] = (),
+    own_places: bool = False,
 ) -> Method:
-    return Method(name, title, "LORA", configure, LoraConfig, finish=finish, options=options)
+    return Method(name, title, "LORA", configure, LoraConfig, finish=finish, options=options, own_places=own_places)
 
 
 LORA = _variant("lora", "LoRA", _lora)
 DORA = _variant("dora", "DoRA", partial(_lora, dora=True))
-LORA_MLP = _variant("lora-mlp", "LoRA on the MLPs", _lora_mlp)
+LORA_MLP = _variant("lora-mlp", "LoRA on the MLPs", _lora_mlp, own_places=True)
 LORA_REWOUND = _variant("lora-rewound", "LoRA, rewound", _rewound, rewind, ("scale",))
 LORA_INTRUDERS = _variant(
     "lora-intruders", "LoRA without intruders", _without_intruders, reduce_intruders, tuple(INTRUDERS)

@@ -12,8 +12,6 @@ from .published import paper_means
 from .runs import MIXED, Contender, Experiment, Finish
 
 
-# They say themselves which modules they adapt.
-OWN_PLACES = ("lora-mlp", "mixlora", "mixlora-dy")
 # Registered methods that are a trained LoRA with something done to it.
 AFTERWARDS = ("lora-rewound", "lora-intruders")
 REWOUND = (0.75, 0.5, 0.25)
@@ -28,7 +26,7 @@ STRENGTHS = (0.5, 1.0, 2.0, 8.0)
 
 def setup(method: str, **changes: Any) -> Setup:
     """A method with changes to the usual settings."""
-    return Setup(method, ({"target_modules": []} if method in OWN_PLACES else {}) | changes)
+    return Setup(method, ({"target_modules": []} if METHODS[method].own_places else {}) | changes)
 
 
 def slim(**fields: Any) -> Setup:

@@ -255,11 +255,11 @@ FORMAT = {
         config(layers_to_transform=[0], target_modules="all-linear"),
         "`layers_to_transform` needs `target_modules` as a list",
     ),
-    "kind missing": (without("peft_type"), "`peft_type` is missing; it must be 'LORA', 'SLIM', 'OFT', .* or 'DISEL'"),
-    "kind unknown": (config(peft_type="EVIL"), "`peft_type` is 'EVIL'; it must be 'LORA', 'SLIM', .* or 'DISEL'"),
+    "kind missing": (without("peft_type"), "`peft_type` is missing; it must be 'LORA', 'SLIM', 'OFT', .* or '\\w+'"),
+    "kind unknown": (config(peft_type="EVIL"), "`peft_type` is 'EVIL'; it must be 'LORA', 'SLIM', .* or '\\w+'"),
     "kind a list": (
         config(peft_type=["LORA"]),
-        r"`peft_type` is \['LORA'\]; it must be 'LORA', .* or 'DISEL'",
+        r"`peft_type` is \['LORA'\]; it must be 'LORA', .* or '\w+'",
     ),
     "kind prompt tuning": (
         config(peft_type="PROMPT_TUNING"),

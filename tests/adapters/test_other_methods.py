@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from slim_core import baselines
 from slim_core.adapters import AdapterError, Folder, attach, check, describe_base, detach, open_adapter
 from slim_core.peft_tools import adapter_rows
 from tests.baselines.small import IDS, small_base, stirred
@@ -23,7 +24,7 @@ from tests.conftest import build
 ATTACHING = importlib.import_module("slim_core.adapters.attach")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MLP = "base_model.model.model.layers.1.mlp."
-KINDS = ("oft", "loramoe", "mixlora", "mola", "disel")
+KINDS = [method.name for method in baselines.KINDS.values()]
 
 
 @pytest.fixture(scope="module")

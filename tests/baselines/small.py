@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
 from slim_core import SlimConfig
-from slim_core.baselines import METHODS
+from slim_core.baselines import KINDS, METHODS
 from slim_core.baselines.layer import ExpertsLayer
 from tests.conftest import tiny_llama
 
@@ -31,13 +31,25 @@ def linears(base: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (m.in_features, m.out_features) for name, m in found.items() if name != "lm_head"}
 
 
+# Methods whose PEFT tuner is in this project.
+TUNED_HERE = [method.name for method in KINDS.values() if method.tuner is not None]
+
+
+def small_options(name: str, blocks: int) -> dict[str, Any]:
+    """Options without which a method does not fit a base as small as those of the tests."""
+    if name == "mola" and blocks % 4:
+        return {"num_experts": [2, 3]}  # its default is a number for each quarter of the blocks
+    return {"oft_block_size": 8} if name == "oft" else {}
+
+
 def configured(name: str, base: nn.Module | None = None, **options: Any) -> PeftConfig:
     """A small configuration of a method, as a training run makes it."""
+    base = small_base() if base is None else base
     sizes = {"r": 2, "alpha": 4, "num_experts": 4, "num_clusters": 4, "context_warmup": 0}
     slim = SlimConfig(**sizes, target_modules="all-linear", task_type="CAUSAL_LM")
     method = METHODS[name]
-    defaults = {"oft_block_size": 8} if name == "oft" else {}
-    return method.configure(slim, defaults | options, linears(small_base() if base is None else base))
+    defaults = small_options(name, base.config.num_hidden_layers)
+    return method.configure(slim, defaults | options, linears(base))
 
 
 def adapted(name: str, base: nn.Module | None = None, **options: Any) -> PeftModel:

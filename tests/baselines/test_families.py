@@ -8,21 +8,21 @@ import torch
 from peft import get_peft_model
 
 from slim_core.adapters import Folder, attach, describe_base, open_adapter
+from slim_core.baselines import METHODS
 from slim_core.peft_tools import adapter_rows
-from tests.baselines.small import IDS, configured, stir
+from tests.baselines.small import IDS, TUNED_HERE, configured, stir
 from tests.conftest import build
 
 
 GATED = ("qwen3", "gemma3")
-CASES = [(family, name) for name in ("loramoe", "mola", "disel") for family in (*GATED, "gpt2")]
-CASES += [(family, "mixlora") for family in GATED]
+CASES = [(family, name) for name in TUNED_HERE for family in GATED]
+CASES += [("gpt2", name) for name in TUNED_HERE if "mlp" not in METHODS[name].experts.kinds]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
 @torch.no_grad()
 def test_a_row_is_what_peft_makes_of_it(family, name, tmp_path):
-    options = {"num_experts": [2, 3]} if name == "mola" else {}
-    model = get_peft_model(build(family), configured(name, build(family), **options)).eval()
+    model = get_peft_model(build(family), configured(name, build(family))).eval()
     plain = model(input_ids=IDS).logits
     stir(model)
     wanted = model(input_ids=IDS).logits

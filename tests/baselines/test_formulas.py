@@ -6,7 +6,7 @@ import torch
 
 from slim_core.baselines.loramoe import sample_types
 from tests.baselines import reference
-from tests.baselines.small import IDS, adapted, layers, stir, stirred
+from tests.baselines.small import IDS, TUNED_HERE, adapted, layers, stir, stirred
 
 
 GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
@@ -237,7 +237,7 @@ def test_experts_begin_with_the_spread_of_a_linear_layer():
 
 def test_stirring_reaches_every_tensor():
     """The other tests would prove nothing about what stays 0."""
-    for method in ("loramoe", "mixlora", "mola", "disel"):
+    for method in TUNED_HERE:
         model = adapted(method)
         stir(model)
         assert all((t != 0).any() for layer in layers(model).values() for t in layer.tensors("default").values())

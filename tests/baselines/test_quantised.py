@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from slim_core.adapters import Folder, attach, describe_base, open_adapter
 from slim_core.method import guard_cpu_4bit
 from slim_core.peft_tools import adapter_rows
-from tests.baselines.small import IDS, configured, small_base, stir
+from tests.baselines.small import IDS, TUNED_HERE, configured, stir
 
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
@@ -21,12 +21,11 @@ __all__ = ["folder"]
 
 
 @pytest.mark.parametrize("kind", ["nf4-double", "int8"])
-@pytest.mark.parametrize("name", ["loramoe", "mixlora", "mola", "disel"])
+@pytest.mark.parametrize("name", TUNED_HERE)
 def test_it_learns_is_saved_and_is_a_row_of_a_quantised_base(name, kind, folder, tmp_path):
-    options = {"num_experts": [2, 3]} if name == "mola" else {}
     base = load(folder, kind)
     guard_cpu_4bit(base)
-    model = get_peft_model(base, configured(name, small_base(), **options))
+    model = get_peft_model(base, configured(name, base))
     stir(model)
     model.train()(input_ids=IDS, labels=IDS).loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...method import SlimConfig
@@ -50,5 +51,7 @@ def _configure_dy(
     return found
 
 
-MIXLORA = Method("mixlora", "MixLoRA", "MIXLORA", _configure, MixloraConfig, MixloraModel, MixloraExperts)
-MIXLORA_DY = Method("mixlora-dy", "MixLoRA-Dy", "MIXLORA", _configure_dy, MixloraConfig, MixloraModel, MixloraExperts)
+MIXLORA = Method(
+    "mixlora", "MixLoRA", "MIXLORA", _configure, MixloraConfig, MixloraModel, MixloraExperts, own_places=True
+)
+MIXLORA_DY = replace(MIXLORA, name="mixlora-dy", title="MixLoRA-Dy", configure=_configure_dy)

@@ -10,6 +10,7 @@ import torch
 from peft import get_peft_model
 
 from slim_core.adapters import Folder, Limits
+from slim_core.baselines import KINDS
 from slim_core.inference import Sampling
 from slim_core.webui.backend import Backend
 from slim_core.webui.state.columns import columns
@@ -23,8 +24,8 @@ from tests.waiting import until
 
 
 __all__ = ["engine", "folders"]
-# Kind, and what the page calls it.
-NAMES = {"mola": "MoLA", "mixlora": "MixLoRA", "disel": "DISeL", "oft": "OFT", "loramoe": "LoRAMoE"}
+# Name, and what the page calls it.
+NAMES = {method.name: method.title for method in KINDS.values()}
 
 
 @pytest.fixture
@@ -34,11 +35,10 @@ def backend(engine) -> Backend:
 
 def upload(backend: Backend, kind: str, folder) -> Wizard:
     base = tiny_base()
-    options = {"num_experts": [2, 3]} if kind == "mola" else {}
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(base, configured(kind, base, **options))
+        model = get_peft_model(base, configured(kind, base))
     stir(model)
     model.save_pretrained(folder)
     one = Wizard(backend.visitor_adapters, "ann", Folder(folder), "Mine", Limits(weights_bytes=10**7))
