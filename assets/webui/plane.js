@@ -67,8 +67,9 @@ slim.plane = (plane) => {
       svg.append(group);
     }
     const label = (point, text, name, below = false) => {
-      const left = x(point.general[0]) > width * 0.55;
-      svg.append(part("text", { x: x(point.general[0]) + (left ? -12 : 12), y: y(point.downstream[0]) + (below ? 20 : -10),
+      const left = x(point.general[0]) > width * 0.55, top = y(point.downstream[0]);
+      // There is no room above a point at the top.
+      svg.append(part("text", { x: x(point.general[0]) + (left ? -12 : 12), y: top + (below || top < TOP + 12 ? 20 : -10),
         "text-anchor": left ? "end" : "start", class: `slim-plane-label ${name}` }, text));
     };
     for (const point of plane.rates) dot(point, 3.5, point.method === "lora_half" ? "slim-plane-hollow" : "slim-plane-faint");
@@ -92,7 +93,7 @@ slim.plane = (plane) => {
 
   const rows = everything.map((point) => el("tr", {}, el("th", { scope: "row" }, point.name), el("td", {}, point.what || "as it is here"),
     ...["downstream", "general"].map((name) => el("td", {}, `${percent(point[name][0])} (${percent(point[name][1])} to ${percent(point[name][2])})`))));
-  const parts = ["Dashed: the base. Lines through a point are its intervals: over the questions; over the seeds for small points, which are learning rates on validation questions."];
+  const parts = [plane.note ?? "Dashed: the base. Lines through a point are its intervals: over the questions; over the seeds for small points, which are learning rates on validation questions."];
   if (plane.strengths.length > 1) parts.push("The blue line is SLIM’s gate from open to strong, the same adapter throughout.");
   if (plane.scales.length > 1) parts.push("The orange line is LoRA scaled down.");
   if (plane.here) parts.push(`The ring is your gate ${plane.here.text}.`);

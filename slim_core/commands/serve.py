@@ -26,6 +26,9 @@ def serve(
     adapters: Annotated[
         str | None, typer.Option(help="Folder of adapters, one subfolder each, that visitors or programs may choose.")
     ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder with data sets that visitors may evaluate on. (default: none)")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
     load_4bit: Annotated[
         bool | None, typer.Option("--load-4bit/--no-load-4bit", help="Load the base in 4 bits.")
@@ -61,6 +64,13 @@ def serve(
     max_prompts: Annotated[
         int | None,
         typer.Option(rich_help_panel=LIMITS, help="Maximum number of prompts in a visitor's list. (default: 50)"),
+    ] = None,
+    max_questions: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=LIMITS,
+            help="Maximum number of questions of each task in a visitor's evaluation. (default: 100)",
+        ),
     ] = None,
     max_upload: Annotated[
         int | None,

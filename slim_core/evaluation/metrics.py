@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
 
-from .statistics import LEVEL, McNemar, Outcomes, Score, auc, detectable, difference, holm, mcnemar, mean_score, ratio
+from .statistics import LEVEL, Marks, McNemar, Score, auc, detectable, difference, holm, mcnemar, mean_share, ratio
 
 
 SOLVES = "solves more than"
@@ -36,7 +36,7 @@ class Standing:
     retention: Score | None
 
 
-def standings(outcomes: Mapping[str, Outcomes], tasks: Sequence[str], base: str = "base") -> list[Standing]:
+def standings(outcomes: Mapping[str, Marks], tasks: Sequence[str], base: str = "base") -> list[Standing]:
     """The standings of all variants.
 
     Args:
@@ -50,7 +50,7 @@ def standings(outcomes: Mapping[str, Outcomes], tasks: Sequence[str], base: str 
         found.append(
             Standing(
                 variant,
-                mean_score(own, tasks),
+                mean_share(own, tasks),
                 difference(own, outcomes[base], tasks) if compared else None,
                 ratio(own, outcomes[base], tasks) if compared else None,
             )

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from ..base.errors import EngineError
-from ..inference import Engine, Likelihood, Passage, Row, RowStep, Sampling
+from ..inference import Likelihood, Passage, Row, RowStep, Sampling, Step
+from ..inference.types import Drift
 from ..many import Respondent
 from .rules import Rules
 from .tasks import Item, Question, Request, Task, Text
@@ -18,7 +19,22 @@ Sample = dict[str, Any]
 DIGITS = 6  # behind the point
 
 
-def solve(engine: Engine, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
+class Solver(Protocol):
+    """What solving needs from `slim_core.inference.Engine`."""
+
+    def answer(self, rows: Sequence[Row], sampling: Sampling) -> Iterator[Step | Drift]: ...
+
+    def score(
+        self,
+        passages: Sequence[Passage],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+        *,
+        routing: bool = False,
+    ) -> list[Likelihood]: ...
+
+
+def solve(engine: Solver, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
     """Solve items. An item that cannot be solved, for instance because it is too long, gets an error message; the
     others continue.
 
@@ -43,7 +59,7 @@ def solve(engine: Engine, respondents: Sequence[Respondent], task: Task, ids: Se
     return found
 
 
-def _solved(engine: Engine, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
+def _solved(engine: Solver, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
     items = [task.items[one] for one in ids]
     requests = [item for item in items if isinstance(item, Request)]
     found = _written(engine, respondents, task, requests) if requests else _read(engine, respondents, task, items)
@@ -71,7 +87,7 @@ def _round(number: float) -> float:
 # -- read --------------------------------------------------------------------------------------------------------
 
 
-def _read(engine: Engine, respondents: Sequence[Respondent], task: Task, items: Sequence[Item]) -> list[Sample]:
+def _read(engine: Solver, respondents: Sequence[Respondent], task: Task, items: Sequence[Item]) -> list[Sample]:
     """Questions by the likelihood of their options, and texts by their loss."""
     passages = [passage for item in items for passage in _passages(item)]
     reads = engine.score(passages, *_names(respondents), routing=True)
@@ -116,11 +132,12 @@ def _lost(task: Task, item: Item, reads: Sequence[Likelihood], place: int) -> di
 # -- written -----------------------------------------------------------------------------------------------------
 
 
-def _written(engine: Engine, respondents: Sequence[Respondent], task: Task, items: Sequence[Request]) -> list[Sample]:
+def _written(engine: Solver, respondents: Sequence[Respondent], task: Task, items: Sequence[Request]) -> list[Sample]:
     """Greedy answers; then all variants read the base's own, whose KL measures how far they are from it."""
     rows = [_row(r, item) for item in items for r in respondents]
     sampling = Sampling(max_new_tokens=task.max_new_tokens, stop=task.until)
     *_, step = engine.answer(rows, sampling)
+    assert isinstance(step, Step)  # no drift was asked for
     found = []
     for number, item in enumerate(items):
         steps = step.rows[number * len(respondents) :][: len(respondents)]
@@ -136,7 +153,7 @@ def _written(engine: Engine, respondents: Sequence[Respondent], task: Task, item
     return found
 
 
-def _reading(engine: Engine, respondents: Sequence[Respondent], own: Passage) -> Likelihood | None:
+def _reading(engine: Solver, respondents: Sequence[Respondent], own: Passage) -> Likelihood | None:
     """How all variants read the base's own answer; None if it is empty or too long."""
     if not own.words.strip():
         return None

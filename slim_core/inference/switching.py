@@ -25,7 +25,7 @@ from ..outside.errors import first_line
 from .engine import Engine
 from .loading import read_base
 from .stops import Stops
-from .types import Drift, MemoryUse, ModelInfo, Row, Sampling, Step, Variant
+from .types import Drift, Likelihood, MemoryUse, ModelInfo, Passage, Row, Sampling, Step, Variant
 from .variants import BASE
 
 
@@ -79,6 +79,16 @@ class UnavailableEngine:
     def answer(
         self, rows: Sequence[Row], sampling: Sampling, stops: Stops | None = None, **options: Any
     ) -> Generator[Step | Drift, None, None]:
+        self._refuse()
+
+    def score(
+        self,
+        passages: Sequence[Passage],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+        *,
+        routing: bool = False,
+    ) -> list[Likelihood]:
         self._refuse()
 
     def drift(self, messages: Sequence[Message], answer_ids: Sequence[int], variants: Sequence[str]) -> Drift:

@@ -12,9 +12,24 @@ from typing import Any, Protocol
 
 from ..adapters import Adapter, BaseShapes, StoreLimits
 from ..base.messages import Message
+from ..evaluation.run import Unit
+from ..evaluation.solving import Sample, solve
 from ..inference import BaseSwitch, EngineError
 from ..inference.stops import Stops
-from ..inference.types import Drift, MemoryUse, ModelInfo, Reading, RoutingRecord, Row, Sampling, Step, Variant
+from ..inference.types import (
+    Drift,
+    Likelihood,
+    MemoryUse,
+    ModelInfo,
+    Passage,
+    Reading,
+    RoutingRecord,
+    Row,
+    Sampling,
+    Step,
+    Variant,
+)
+from ..many import Respondent
 from .limits import LimitError
 from .state.choices import NOT_ALLOWED, Choices
 from .state.visitor_adapters import VisitorAdapters
@@ -42,6 +57,15 @@ class AppEngine(Protocol):
         reading: Reading | None = None,
     ) -> Generator[Step | Drift, None, None]: ...
 
+    def score(
+        self,
+        passages: Sequence[Passage],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+        *,
+        routing: bool = False,
+    ) -> list[Likelihood]: ...
+
     def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int: ...
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]: ...
@@ -67,6 +91,21 @@ class Job:
     sampling: Sampling
     batched: bool = True
     reading: Reading | None = None
+    adapters: tuple[tuple[str, Adapter], ...] = ()
+
+
+@dataclass(frozen=True)
+class SolvingJob:
+    """Items of a task that variants are to solve.
+
+    Attributes:
+        unit: which items.
+        respondents: who solves them, the base first.
+        adapters: the visitor's adapters that it needs, by the names of their variants.
+    """
+
+    unit: Unit
+    respondents: tuple[Respondent, ...]
     adapters: tuple[tuple[str, Adapter], ...] = ()
 
 
@@ -110,10 +149,20 @@ class Backend:
             switch.put = self._put
         # On ZeroGPU the engine stays.
         self._zero_gpu = lend(gpu, partial(run_job, engine), seconds_of) if gpu else None
+        self._zero_gpu_solving = lend(gpu, partial(solve_job, engine), seconds_of_solving) if gpu else None
 
     def run(self, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
         """Steps of the answers, then at most one drift."""
         return self._zero_gpu(job, stops) if self._zero_gpu else run_job(self.engine, job, stops)
+
+    def solve(self, job: SolvingJob) -> list[Sample]:
+        """Solve some items of a task; returns when they are solved.
+
+        Raises:
+            EngineError: if the model fails.
+        """
+        (samples,) = self._zero_gpu_solving(job) if self._zero_gpu_solving else solve_job(self.engine, job)
+        return samples
 
     def enter(self) -> None:
         """Take one of the places; it must be given back with `leave`.
@@ -183,6 +232,17 @@ def run_job(engine: AppEngine, job: Job, stops: Stops) -> Generator[Step | Drift
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
     with _brought(engine, job.adapters):
         yield from engine.answer(job.rows, job.sampling, stops, batched=job.batched, reading=job.reading)
+
+
+def seconds_of_solving(job: SolvingJob) -> int:
+    """How many seconds of GPU time to ask for."""
+    return min(120, 20 + job.unit.task.max_new_tokens * len(job.unit.ids) * len(job.respondents) // 50)
+
+
+def solve_job(engine: AppEngine, job: SolvingJob) -> Iterator[list[Sample]]:
+    """Solve the items; the only value is all of them."""
+    with _brought(engine, job.adapters):
+        yield solve(engine, job.respondents, job.unit.task, job.unit.ids)
 
 
 @contextmanager

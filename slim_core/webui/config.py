@@ -65,6 +65,8 @@ class Config:
         concurrency: maximum number of prompts running or queued; more are refused.
         max_new_tokens: maximum length of an answer, in tokens.
         max_prompts: maximum number of prompts in a visitor's list.
+        max_questions: maximum number of questions of each task in a visitor's evaluation.
+        data_dir: a folder with the data sets of evaluations, as for `evaluate --data-dir`; empty offers none of them.
         max_upload: maximum bytes of an uploaded file, and of an adapter's file from the Hub.
         upload_space: maximum bytes of all unused uploads.
         upload_seconds: seconds until an unused upload is deleted.
@@ -93,6 +95,8 @@ class Config:
     concurrency: int = 16
     max_new_tokens: int = 1024
     max_prompts: int = 50
+    max_questions: int = 100
+    data_dir: str = ""
     max_upload: int = 64_000_000
     upload_space: int = 1_000_000_000
     upload_seconds: int = 1800
@@ -127,6 +131,8 @@ class Config:
             raise ConfigError(sentence)
         if self.adapters and not Path(self.adapters).is_dir():
             raise ConfigError(f"{variable('adapters')} is {self.adapters!r}; it must be a folder.")
+        if self.data_dir and not Path(self.data_dir).is_dir():
+            raise ConfigError(f"{variable('data_dir')} is {self.data_dir!r}; it must be a folder.")
         if self.load_4bit and self.load_8bit:
             raise ConfigError("SLIM_LOAD_4BIT and SLIM_LOAD_8BIT cannot both be set: choose one.")
         if (self.lora or self.slim) and not self.base:

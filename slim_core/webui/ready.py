@@ -20,9 +20,9 @@ from .http.process_folder import process_folder
 SCRIPTS = (
     "common", "kept", "keeper", "address", "strip", "gate", "meter", "vote", "transcript", "curve", "heatmap",
     "picture", "routing", "detail", "drift", "mailbox", "landing", "plane", "forgetting", "facts", "adapters",
-    "model", "many",
+    "model", "many", "evaluation",
 )  # fmt: skip
-STYLES = ("page", "compare", "landing", "routing", "adapters", "many")
+STYLES = ("page", "compare", "landing", "routing", "adapters", "many", "evaluation")
 # The last line of each script and style: a file without it was cut, or is of another version of the page.
 END = "/* The end of a part of SLIM's page 1. */"
 FIGURE = "slim-layer.svg"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from .page import Page
-from .tabs import about, adapters, compare, many, models, routing
+from .tabs import about, adapters, compare, forgetting, many, models, routing
 
 
 class Tab(NamedTuple):
@@ -36,7 +36,7 @@ TABS = (
     Tab("adapters", "Adapters", adapters.build, lambda page: page.shelf),
     Tab("routing", "Routing", routing.build, lambda page: page.routing),
     Tab("drift", "Drift", lambda page, _: page.drift.render(), lambda page: page.drift),
-    Tab("forgetting", "Forgetting", lambda page, _: page.forgetting.render(), lambda page: page.forgetting),
+    Tab("forgetting", "Forgetting", forgetting.build, lambda page: page.forgetting),
     Tab("model", "Model", models.build),
     Tab("about", "About", about.build),
 )

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ..inference.types import Drift, Step
 
 # The arrays of a `RoutingRecord`.
 RECORDED = ("weights", "distance", "cluster", "gate", "reference")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Failure:
     sentence: str
 
 
-def lend(gpu: Callable[..., Any], work: Callable[..., Iterator[Step | Drift]], seconds: Callable[..., int]):
+def lend(
+    gpu: Callable[..., Any], work: Callable[..., Iterator[T]], seconds: Callable[..., int]
+) -> Callable[..., Generator[T, None, None]]:
     """Work that borrows a GPU for the time of one call.
 
     Args:
         gpu: the decorator that lends it, as `spaces.GPU`.
-        work: a generator function of the engine's values.
+        work: a generator function of the engine's values, or of plain ones.
         seconds: how long it is asked for; takes what `work` takes.
 
     Returns:
@@ -47,7 +50,7 @@ def lend(gpu: Callable[..., Any], work: Callable[..., Iterator[Step | Drift]], s
 
     borrowed = gpu(duration=seconds)(remote)
 
-    def run(*arguments: Any) -> Iterator[Step | Drift]:
+    def run(*arguments: Any) -> Generator[T, None, None]:
         with closing(borrowed(*arguments)) as items:
             for item in items:
                 if isinstance(item, Failure):
@@ -57,8 +60,10 @@ def lend(gpu: Callable[..., Any], work: Callable[..., Iterator[Step | Drift]], s
     return run
 
 
-def _changed(item: Step | Drift, change: Callable[[Any], Any]) -> Any:
+def _changed(item: Any, change: Callable[[Any], Any]) -> Any:
     """The value with other arrays. A tensor would travel as an open file for each, and die with its process."""
+    if not isinstance(item, Step | Drift):
+        return item
     if isinstance(item, Drift):
         parts = (replace(part, log_ratio=change(part.log_ratio), kl=change(part.kl)) for part in item.variants)
         return replace(item, variants=tuple(parts))

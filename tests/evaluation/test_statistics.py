@@ -17,6 +17,7 @@ from slim_core.evaluation.statistics import (
     holm,
     mcnemar,
     mean_score,
+    mean_share,
     power,
     ratio,
     score,
@@ -63,6 +64,24 @@ def test_bootstrap_of_a_mean_is_as_wide_as_the_exact_one():
     assert found.score == pytest.approx(sum(shares.values()) / 2)
     assert found.low == pytest.approx(found.score - 1.96 * error, abs=2e-3)
     assert found.high == pytest.approx(found.score + 1.96 * error, abs=2e-3)
+
+
+def test_a_mean_of_shares_has_an_interval_made_of_wilsons():
+    assert mean_share({"a": "1101"}, ("a",)) == pytest.approx(wilson(3, 4))
+    # A bootstrap would have no width here.
+    found = mean_share({"a": "11111", "b": "11111"}, ("a", "b"))
+    assert found.high == 1.0 and found.low == pytest.approx(1 - (1 - wilson(5, 5).low) / 2**0.5)
+    rng = Random(4)
+    drawn = {"a": marks(rng, 600, 0.9), "b": marks(rng, 300, 0.5)}
+    assert mean_share(drawn, ("a", "b")) == pytest.approx(mean_score(drawn, ("a", "b")), abs=3e-3)
+
+
+def test_such_an_interval_contains_the_truth_nineteen_times_of_twenty():
+    rng, inside = Random(5), 0
+    for _ in range(1000):
+        found = mean_share({"a": marks(rng, 20, 0.95), "b": marks(rng, 10, 0.4)}, ("a", "b"))
+        inside += found.low <= 0.675 <= found.high
+    assert 930 <= inside <= 985
 
 
 def test_paired_bootstrap_knows_that_the_questions_are_the_same():

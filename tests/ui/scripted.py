@@ -17,8 +17,10 @@ from slim_core.inference.fair_queue import FairQueue
 from slim_core.inference.stops import Stops
 from slim_core.inference.types import (
     Drift,
+    Likelihood,
     MemoryUse,
     ModelInfo,
+    Passage,
     Reading,
     RoutingRecord,
     Row,
@@ -132,7 +134,7 @@ class ScriptedEngine:
             self.variants = tuple(variant for variant in self.variants if variant.name != name)
 
     def words(self, row: Row, sampling: Sampling) -> list[str]:
-        label = next(v.label for v in self.variants if v.name == row.variant)
+        label = self.variant(row.variant).label
         if self.kind(row) == "slim" and FOREIGN in _latest(row) and row.strength != 0:
             label = "Base"  # whose answer it then is
         last = _latest(row).split()[:8]
@@ -215,7 +217,7 @@ class ScriptedEngine:
             time.sleep(0.002)
 
     def kind(self, row: Row) -> str:
-        return next(v.kind for v in self.variants if v.name == row.variant)
+        return self.variant(row.variant).kind
 
     def peek(self, row: Row) -> RoutingRecord | None:
         ticket = self.queue.join()
@@ -266,6 +268,28 @@ class ScriptedEngine:
             tokens,
             tuple(VariantDrift(v, torch.full((n,), step.get(v, 0.0)), torch.full((n,), 0.01)) for v in variants),
         )
+
+    def score(
+        self,
+        passages: Sequence[Passage],
+        variants: Sequence[str],
+        strengths: Sequence[float | None] = (),
+        *,
+        routing: bool = False,
+    ) -> list[Likelihood]:
+        """All variants find all words as likely, but LoRA differs from the base."""
+        with turn(self.queue):
+            found = []
+            for passage in passages:
+                shape = (len(variants), max(1, len(passage.words.split())))
+                kl = torch.zeros(shape)
+                kl[[self.variant(name).kind == "lora" for name in variants]] = 0.5
+                past = {i: (0.5,) * self.blocks for i, v in enumerate(variants) if self.variant(v).kind == "slim"}
+                found.append(Likelihood(torch.full(shape, -1.0), torch.ones(shape, dtype=torch.bool), kl, past))
+            return found
+
+    def variant(self, name: str) -> Variant:
+        return next(v for v in self.variants if v.name == name)
 
     def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
         if isinstance(prompt, str):

@@ -16,9 +16,11 @@ from slim_core.inference import Message, Row, Sampling, Stops, load_engine
 from slim_core.inference.types import Drift, Reading
 from slim_core.webui.backend import Backend, Job
 from slim_core.webui.state.session import Session, Turn
+from slim_core.webui.wire import evaluation as wire
 from slim_core.webui.wire.stream import start
 from tests.inference.conftest import folders  # noqa: F401 - a fixture
 from tests.webui.conftest import ask
+from tests.webui.wire.test_evaluation import done, requests, two
 
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -94,6 +96,16 @@ def test_what_comes_back_is_what_was_sent(engine, spaces):
         assert torch.equal(getattr(lent_step.routing[2], name), getattr(step.routing[2], name))
     assert torch.equal(lent_drift.variants[0].log_ratio, drift.variants[0].log_ratio)
     assert len(spaces.LOANS) == 1
+
+
+def test_an_evaluation_borrows_for_each_few_questions(engine, spaces):
+    held = done(Backend(engine, spaces.GPU), two(6))
+    assert wire.shown(held) == wire.shown(done(Backend(engine), two(6)))
+    assert len(spaces.LOANS) == 4
+    failing = wire.shown(done(Backend(engine, spaces.GPU), [requests("bad", "general", ["fail please"])]))
+    assert failing["groups"] == [] and failing["note"] == (
+        "Bad in words: no question could be solved: The memory is used up: shorten the conversation."
+    )
 
 
 def test_a_sentence_survives_the_way_back(engine, spaces):

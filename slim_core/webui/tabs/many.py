@@ -20,6 +20,7 @@ from ..state.columns import columns
 from ..state.prompt_list import PromptList
 from ..state.session import Session
 from ..wire import prompt_list as wire
+from ..wire.background import ticks
 from . import settings
 
 
@@ -141,7 +142,7 @@ class ManyHandlers:
             yield warn(error)
             return
         yield self.frame(session, listed) | {self.page.status: wire.status(run), self.listed: listed}
-        for rows in wire.ticks(run):
+        for rows in ticks(run):
             updates: Updates = {self.progress: wire.shown(listed)}
             if rows:
                 updates[self.table] = self._table(session, listed)

@@ -16,6 +16,7 @@ from typing import Any
 BUILD = "build.json"
 NAMES = {"base": "Base", "lora": "LoRA", "lora_half": "LoRA, half the Linears", "slim": "SLIM"}
 MOST = 500
+MEASURED = "Dashed: the base. Lines through a point are its intervals over the questions that were asked."
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,17 @@ def view(
         "scales": [_plain(p) for p in scales],
         "here": here,
     }
+
+
+def measured(points: Mapping[str, Point]) -> dict[str, Any]:
+    """What the browser draws of an evaluation.
+
+    Args:
+        points: by the name of who answered, the base first; the method of each is the name of its column.
+    """
+    base, *others = [asdict(point) | {"name": name} for name, point in points.items()]
+    none: dict[str, Any] = {"rates": [], "strengths": [], "scales": [], "here": None}
+    return none | {"base": base, "shipped": others, "note": MEASURED}
 
 
 def _plain(point: Point) -> dict[str, Any]:

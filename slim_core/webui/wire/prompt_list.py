@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import re
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -24,15 +22,10 @@ from ..state.columns import columns
 from ..state.prompt_list import ListRun, PromptList
 from ..state.session import Session
 from ..words import base_name
-from .stream import INTERVAL
+from .background import FAILED, Threads, take_place
 from .verdict import KINDS, of_variant, share
 
 
-# How often a list that found no free place tries again, in seconds.
-PATIENCE = 0.5
-# Seconds after which a list is drawn though nothing has changed.
-BEAT = 1.0
-FAILED = "The model failed. The server's log says why."
 OTHER_BASE = "The base model was changed, so the rest of the list was not asked."
 log = logging.getLogger(__name__)
 
@@ -46,8 +39,7 @@ class Lists:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._most = max(1, backend.places // 2)
-        self._free = threading.BoundedSemaphore(self._most)
+        self._threads = Threads(backend.places // 2, "A list", "lists", "being answered")
 
     def start(
         self,
@@ -73,45 +65,29 @@ class Lists:
         """
         backend = self._backend
         loaded = columns(session, backend)
-        askers = tuple(Respondent(name, variant, session.strength(variant)) for name, variant in loaded.items())
         run = ListRun(
-            tuple(prompts),
-            askers,
-            system,
-            sampling,
-            batched,
-            base_name(backend.engine.info),
-            {name: variant for name, variant in loaded.items() if name in session.own_variants},
+            prompts=tuple(prompts),
+            askers=tuple(Respondent(name, variant, session.strength(variant)) for name, variant in loaded.items()),
+            system=system,
+            sampling=sampling,
+            batched=batched,
+            base=base_name(backend.engine.info),
+            own_variants={name: variant for name, variant in loaded.items() if name in session.own_variants},
         )
-        if listed.running:
-            raise LimitError("A list is being answered already. Stop it first, or wait until it is done.")
-        if not self._free.acquire(blocking=False):
-            others = "A list of another visitor is" if self._most == 1 else f"{self._most} lists of other visitors are"
-            raise LimitError(f"{others} being answered, and no more can be started. Try again in a few minutes.")
-        if not listed.begin(run):
-            self._free.release()
-            raise LimitError("A list is being answered already. Stop it first, or wait until it is done.")
-        # ZeroGPU time is charged to the visitor, who is known from this thread's context.
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._follow, run, backend.generation), daemon=True).start()
+        self._threads.start(listed, run, partial(self._follow, generation=backend.generation))
         return run
 
     def _follow(self, run: ListRun, generation: int) -> None:
-        try:
-            for number, listed in enumerate(run.prompts, 1):
-                if run.stopping:
-                    break
-                if self._backend.generation != generation:
-                    run.note = OTHER_BASE
-                    break
-                result = _ask(self._backend, run, PromptProgress(number, listed, run.system, run.askers))
-                if result is None:
-                    break
-                run.results.append(result)
-        finally:
-            run.place, run.crowded = 0, False
-            self._free.release()
-            run.ended.set()
+        for number, listed in enumerate(run.prompts, 1):
+            if run.stopping:
+                break
+            if self._backend.generation != generation:
+                run.note = OTHER_BASE
+                break
+            result = _ask(self._backend, run, PromptProgress(number, listed, run.system, run.askers))
+            if result is None:
+                break
+            run.results.append(result)
 
 
 def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptResult | None:
@@ -120,7 +96,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
         check_room(backend.engine.count_tokens(gathering.messages), backend.engine.info.context_length)
     except (LimitError, EngineError) as error:
         return gathering.failed(str(error))
-    if not _enter(backend, run):
+    if not take_place(backend, run):
         return None
     try:
         kept, adapters = backend.visitor_adapters.keep(run.as_session())
@@ -158,20 +134,6 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
         kept.close()
 
 
-def _enter(backend: Backend, run: ListRun) -> bool:
-    """Take a place, waiting for one as long as it takes; False if the list is to end meanwhile."""
-    while not run.stopping:
-        try:
-            backend.enter()
-        except LimitError:
-            run.crowded = True
-            run.pause(PATIENCE)
-            continue
-        run.crowded = False
-        return True
-    return False
-
-
 def checked(prompts: Sequence[ListedPrompt]) -> tuple[ListedPrompt, ...]:
     """The prompts, if no model would have to read what it should not.
 
@@ -185,31 +147,6 @@ def checked(prompts: Sequence[ListedPrompt]) -> tuple[ListedPrompt, ...]:
             except LimitError as error:
                 raise LimitError(f"{prompt.place}: {error}") from None
     return tuple(prompts)
-
-
-def ticks(run: ListRun) -> Iterator[bool]:
-    """When to draw: now, whenever something has changed, once in `BEAT` seconds, and once more at the end.
-
-    Closing it (the visitor went away) ends the list; that is possible only between two drawings.
-
-    Returns:
-        For each drawing whether there are new rows.
-    """
-    drawn: tuple[int, int, bool, bool] | None = None
-    due = 0.0
-    try:
-        while True:
-            ended = run.ended.is_set()
-            now = (len(run.results), run.place, run.crowded, run.stopping)
-            if now != drawn or ended or time.monotonic() >= due:
-                new, drawn, due = drawn is None or now[0] != drawn[0], now, time.monotonic() + BEAT
-                yield new or ended
-            if ended:
-                return
-            run.ended.wait(INTERVAL)
-    finally:
-        if not run.ended.is_set():
-            run.stop()
 
 
 # ---- for the page

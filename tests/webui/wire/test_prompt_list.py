@@ -13,6 +13,7 @@ from slim_core.webui.limits import LimitError
 from slim_core.webui.state.prompt_list import PromptList
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import prompt_list as wire
+from slim_core.webui.wire.background import FAILED, ticks
 from tests.ui.scripted import FAIL, FOREIGN, TRAINED
 from tests.waiting import until
 from tests.webui.conftest import ask
@@ -74,7 +75,7 @@ def test_a_prompt_that_fails_has_its_sentence_and_the_others_are_asked(backend, 
         raise RuntimeError("a secret path")
 
     monkeypatch.setattr(engine, "_answer", broken)
-    assert [row[2] for row in wire.table(done(backend, "one\ntwo"), [])["data"]] == [wire.FAILED] * 2
+    assert [row[2] for row in wire.table(done(backend, "one\ntwo"), [])["data"]] == [FAILED] * 2
 
 
 def test_another_visitor_is_answered_between_two_prompts(backend, engine):
@@ -140,7 +141,7 @@ def test_stop_keeps_what_is_answered(backend, engine):
 def test_who_leaves_ends_the_list(backend, engine):
     engine.delay, engine.length = dict.fromkeys(NAMES, 0.05), 1000
     _, run = start(backend, "one\ntwo")
-    drawing = wire.ticks(run)
+    drawing = ticks(run)
     assert next(drawing) is True
     drawing.close()
     assert run.ended.wait(20) and run.results == []
@@ -149,7 +150,7 @@ def test_who_leaves_ends_the_list(backend, engine):
 def test_drawings_come_with_what_is_new(backend, engine):
     engine.delay = dict.fromkeys(NAMES, 0.02)
     _, run = start(backend, "one\ntwo\nthree")
-    drawn = [(rows, len(run.results)) for rows in wire.ticks(run)]
+    drawn = [(rows, len(run.results)) for rows in ticks(run)]
     assert drawn[-1] == (True, 3) and sum(rows for rows, _ in drawn) <= 5
     assert run.ended.is_set()
 

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Forgetting tab: stored results, and an evaluation of what answers in the visitor's columns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...evaluation.report import report_page
+from ...evaluation.results import Evaluation, to_json
+from ...inference import EngineError
+from ..components import canvas, fixed
+from ..limits import LimitError, Range
+from ..notices import Updates, notice, warn
+from ..page import Page
+from ..state.evaluation_run import VisitorEvaluation
+from ..state.offered_tasks import OfferedTasks
+from ..state.session import Session
+from ..wire import evaluation as wire
+from ..wire.background import ticks
+
+
+TITLE = "Measure what answers here, your own adapters included"
+LEAD = (
+    "Base, LoRA and SLIM, or your own adapters in their columns, answer the same questions, with their gates as you "
+    "have set them. Other visitors are answered between them; nothing is kept when you close the page."
+)
+FORGOTTEN = "The app was restarted and has forgotten this page. Reload it, then start the evaluation."
+QUESTIONS = 20  # of each task, where nobody changes it
+# Seconds between two drawings of partial results.
+AGAIN = 2.0
+
+
+def build(page: Page, tab: gr.Tab) -> None:
+    """Build the tab's layout and connect its events.
+
+    Args:
+        page: what the tabs share.
+        tab: this one.
+    """
+    config = page.config
+    offered = OfferedTasks(not config.base, Path(config.data_dir) if config.data_dir else None)
+    held = gr.State(VisitorEvaluation(), delete_callback=VisitorEvaluation.leave)
+    with gr.Accordion(TITLE, open=page.results is None, elem_id="slim-evaluation-form"):
+        fixed('<p class="slim-note">{{lead}}</p>', lead=LEAD)
+        groups = []
+        for kind, title in wire.KINDS.items():
+            tasks = [task for task in offered.tasks if task.kind == kind]
+            groups.append(
+                gr.CheckboxGroup(
+                    choices=[(task.title, task.name) for task in tasks],
+                    value=[task.name for task in tasks if task.chosen],
+                    label=title,
+                    visible=bool(tasks),
+                )
+            )
+        most = config.max_questions
+        questions = gr.Slider(
+            1, most, value=min(QUESTIONS, most), step=1, label="Questions of each task", elem_id="slim-evaluation-size"
+        )
+        with gr.Row(elem_id="slim-evaluation-actions"):
+            run = gr.Button("Start the evaluation", variant="primary", min_width=110, elem_id="slim-evaluation-run")
+            stop = gr.Button("Stop", variant="stop", min_width=110, visible=False, elem_id="slim-evaluation-stop")
+            exports = [
+                gr.Button(title, size="sm", min_width=110, interactive=False)
+                for title in ("Save results as JSON", "Save report as HTML")
+            ]
+        view = canvas("evaluation", None)
+    fixed('<h2 class="slim-stored">Stored results</h2>')
+    page.forgetting.render()
+    handlers = EvaluationHandlers(page, offered, held, view, run, stop, exports)
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # Gradio shows warnings of queued events only; these never wait for the model.
+    light = private | {"concurrency_id": "light", "concurrency_limit": None}
+    work = private | {"concurrency_id": "evaluation", "concurrency_limit": None, "trigger_mode": "multiple"}
+    run.click(handlers.run, [page.session, held, *groups, questions], handlers.outputs_of_run, **work)
+    stop.click(handlers.stop, [held], [view], queue=False, **private)
+    for button, save in zip(exports, (handlers.json, handlers.html), strict=True):
+        button.click(save, [held], [page.mailbox], **light)
+    # What came while the tab was closed did not reach it.
+    tab.select(handlers.frame, [held], handlers.outputs, queue=False, **private)
+
+
+class EvaluationHandlers:
+    """The events of the evaluation. Each checks everything that the browser sends.
+
+    Args:
+        page: the parts that all tabs share.
+        offered: the tasks that can be chosen.
+        held: the others are this tab's own components.
+    """
+
+    def __init__(self, page: Page, offered: OfferedTasks, held: gr.State, view, run, stop, exports) -> None:
+        self.page, self.backend, self.offered = page, page.backend, offered
+        self.evaluations = wire.Evaluations(page.backend)
+        self.questions = Range("The number of questions", 1, page.config.max_questions, whole=True)
+        self.held, self.view, self.run_button, self.stop_button, self.exports = held, view, run, stop, exports
+        self.outputs = [view, page.status, page.mailbox, run, stop, *exports]
+        # The state too: Gradio deletes only one that was an output once.
+        self.outputs_of_run = [*self.outputs, held]
+
+    def run(self, session: Session, held: VisitorEvaluation, *values: Any) -> Iterator[Updates]:
+        """Evaluate the chosen tasks, and show the results while they come."""
+        *chosen, questions = values
+        try:
+            if not session.opened:
+                raise LimitError(FORGOTTEN)
+            if session.generation != self.backend.generation:
+                raise LimitError("The base model has just been changed. Start the evaluation again in a moment.")
+            for sentence in (gone := self.backend.visitor_adapters.drop_missing(session)):
+                notice(sentence, "An adapter is gone")
+            if gone:
+                return
+            names = self.offered.check([name for group in chosen for name in group or ()])
+            tasks = self.offered.load(names, int(self.questions.check(questions)))
+            run = self.evaluations.start(session, held, tasks)
+        except (LimitError, EngineError) as error:
+            yield warn(error)
+            return
+        yield self.frame(held) | {self.page.status: wire.status(run), self.held: held}
+        drawn, due = wire.shown(held), time.monotonic() + AGAIN
+        for _ in ticks(run):
+            if time.monotonic() >= due:
+                # Intervals take some time to compute, so that there are fewer drawings on a slower machine.
+                begin = time.monotonic()
+                drawn = wire.shown(held)
+                due = time.monotonic() + AGAIN + 10 * (time.monotonic() - begin)
+            else:
+                drawn = wire.progress(held, drawn)
+            yield {self.view: drawn}
+        yield self.frame(held) | {self.page.status: wire.status(run)}
+
+    def stop(self, held: VisitorEvaluation) -> Any:
+        """End the evaluation; what is solved stays."""
+        if held.run is not None:
+            held.run.stop()
+        return wire.shown(held)
+
+    def json(self, held: VisitorEvaluation) -> Updates:
+        """The results as `evaluate` writes them."""
+        found = self._found(held)
+        if found is None:
+            return warn(LimitError("There is nothing to save yet."))
+        text = to_json(found) + "\n"
+        return self._letter("slim-evaluation.json", text, "application/json", "The results are saved as JSON.")
+
+    def html(self, held: VisitorEvaluation) -> Updates:
+        """The report as `evaluate` writes it."""
+        found = self._found(held)
+        if found is None:
+            return warn(LimitError("There is nothing to save yet."))
+        return self._letter("slim-evaluation.html", report_page(found), "text/html", "The report is saved as HTML.")
+
+    @staticmethod
+    def _found(held: VisitorEvaluation) -> Evaluation | None:
+        return None if held.run is None else held.run.evaluation()
+
+    def frame(self, held: VisitorEvaluation) -> Updates:
+        """The current state of the evaluation."""
+        running = held.running
+        there = not running and held.run is not None and held.run.done > 0
+        return {
+            self.view: wire.shown(held),
+            self.run_button: gr.Button(visible=not running),
+            self.stop_button: gr.Button(visible=running),
+            **{button: gr.Button(interactive=there) for button in self.exports},
+        }
+
+    @staticmethod
+    def _letter(name: str, text: str, mime: str, sentence: str) -> dict[str, Any]:
+        # The number makes every letter a new one, the same file twice included.
+        return {"kind": "save", "number": time.time_ns(), "name": name, "text": text, "mime": mime, "said": sentence}

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a visitor's evaluation, and what the page shows of it: progress, scores, and the plane."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from ...evaluation.metrics import SOLVES, comparison_sentence
+from ...evaluation.report.page import MORE, notes
+from ...evaluation.results import Evaluation, Participant
+from ...evaluation.statistics import Score
+from ...evaluation.summary import BASE, Group
+from ...evaluation.tasks import Task
+from ...inference import EngineError
+from ...inference.types import Variant
+from ...many import Respondent
+from ..backend import Backend, SolvingJob
+from ..limits import LimitError
+from ..state.columns import columns
+from ..state.evaluation_run import EvaluationRun, VisitorEvaluation
+from ..state.session import Session
+from ..words import base_name
+from . import plane
+from .background import FAILED, Threads, take_place
+
+
+OTHER_BASE = "The base model was changed, so the rest was not asked."
+KINDS = {"downstream": "What was trained", "general": "What should not be forgotten"}
+SCORINGS = {
+    "letters": "Answered with a letter: right ones in %",
+    "likelihood": "The most likely option: right ones in %",
+    "written": "Written answers: right ones in %",
+    "rules": "Answers whose form was asked for: right ones in %",
+    "captured": "Open questions answered in the trained form, in %: less is better",
+}
+EXPLAINED = (
+    "In brackets are 95 % intervals after Wilson: about nineteen of twenty such intervals contain the score that all "
+    "questions of this kind would give, so the fewer questions are asked, the wider they are."
+)
+log = logging.getLogger(__name__)
+
+
+class Evaluations:
+    """Starts evaluations, limited so that most places for prompts are left to those who ask something.
+
+    Args:
+        backend: where the model is.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._threads = Threads(backend.places // 4, "An evaluation", "evaluations", "running")
+
+    def start(self, session: Session, held: VisitorEvaluation, tasks: Sequence[Task]) -> EvaluationRun:
+        """Evaluate what answers in the visitor's columns.
+
+        Args:
+            session: the visitor's: their columns and gates.
+            held: where the run is kept.
+            tasks: what is solved.
+
+        Raises:
+            LimitError: if the visitor's last evaluation, or too many of others, are running.
+        """
+        backend = self._backend
+        loaded = columns(session, backend)
+        info = backend.engine.info
+        run = EvaluationRun(
+            base=base_name(info),
+            own_variants={name: variant for name, variant in loaded.items() if name in session.own_variants},
+            info=replace(info, name=base_name(info)),
+            participants=_participants(session, backend),
+            columns=tuple(loaded),
+            tasks=tuple(tasks),
+        )
+        self._threads.start(held, run, partial(self._follow, generation=backend.generation))
+        return run
+
+    def _follow(self, run: EvaluationRun, generation: int) -> None:
+        respondents = tuple(participant.respondent for participant in run.participants)
+        for unit in run.units:
+            if run.stopping or not take_place(self._backend, run):
+                return
+            try:
+                if self._backend.generation != generation:
+                    raise LimitError(OTHER_BASE)
+                # Not attributed to the wrong adapter, if one is gone.
+                kept, adapters = self._backend.visitor_adapters.keep(run.as_session())
+                with kept:
+                    found = self._backend.solve(SolvingJob(unit, respondents, tuple(adapters.items())))
+            except (LimitError, EngineError) as error:
+                run.note = str(error)
+                return
+            except gr.Error as error:
+                # ZeroGPU says why there is no GPU.
+                run.note = re.sub(r"<[^>]*>", "", str(error.message))
+                return
+            except Exception:
+                log.exception("the model failed")
+                run.note = FAILED
+                return
+            finally:
+                self._backend.leave()
+            run.samples[unit.task.name] += found
+
+
+def _participants(session: Session, backend: Backend) -> tuple[Participant, ...]:
+    """Who answers in the columns, by names that people know and each once."""
+    found: list[Participant] = []
+    taken: set[str] = set()
+    for column, variant in columns(session, backend).items():
+        strength = session.strength(variant)
+        name = BASE if variant.kind == "base" else _name(variant, strength, column, taken)
+        taken.add(name)
+        own = backend.visitor_adapters.adapter(session.owner, variant.name) if column in session.own_variants else None
+        source = base_name(backend.engine.info) if variant.kind == "base" else variant.label
+        sha256 = "" if own is None else own.sha256
+        found.append(Participant(Respondent(name, variant, strength), source, sha256))
+    return tuple(found)
+
+
+def _name(variant: Variant, strength: float | None, column: str, taken: set[str]) -> str:
+    gate = "" if strength is None else f", gate {strength:g}"
+    name = f"{variant.label}{gate}"
+    return name if name not in taken and name.lower() != BASE else f"{name} ({column})"
+
+
+# ---- for the page
+
+
+def shown(held: VisitorEvaluation) -> dict[str, Any] | None:
+    """Progress and results; None before the first run."""
+    run = held.run
+    if run is None:
+        return None
+    found = run.evaluation()
+    return {
+        "line": _line(run),
+        "done": run.done,
+        "total": run.total,
+        "running": not run.ended.is_set(),
+        "note": run.note or _unsolved(run),
+        "groups": [] if found is None else [_group(run, found, group) for group in found.groups],
+        "explained": EXPLAINED,
+    }
+
+
+def progress(held: VisitorEvaluation, before: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The progress alone, with the results that were shown before."""
+    run = held.run
+    if run is None or before is None:
+        return shown(held)
+    return before | {"line": _line(run), "done": run.done, "running": not run.ended.is_set()}
+
+
+def status(run: EvaluationRun) -> str:
+    """What is read aloud, at the begin and at the end."""
+    if not run.ended.is_set():
+        return f"Evaluation: {run.total} questions to solve."
+    return f"Evaluation: {_line(run)}"
+
+
+def _line(run: EvaluationRun) -> str:
+    done, total = run.done, run.total
+    asked = f"{done} of {total} questions"
+    if run.ended.is_set():
+        return f"{asked} were asked." if done < total or total == 1 else f"All {total} questions were asked."
+    if run.stopping:
+        return f"{asked} were asked; stopping when those that are being answered are done."
+    if run.crowded:
+        return f"{asked} were asked; all places for prompts are taken, it goes on when one is free."
+    return f"{asked} were asked."
+
+
+def _unsolved(run: EvaluationRun) -> str:
+    """A sentence for each task of which no question could be solved, so that it has no scores."""
+    errors = {task.title: [s.get("error") for s in list(run.samples[task.name])] for task in run.tasks}
+    return " ".join(
+        f"{title}: no question could be solved: {found[0]}" for title, found in errors.items() if found and all(found)
+    )
+
+
+def _group(run: EvaluationRun, found: Evaluation, group: Group) -> dict[str, Any]:
+    labels = found.labels
+    more = MORE.get(group.scoring, SOLVES)
+    return {
+        "title": SCORINGS[group.scoring],
+        "labels": list(labels.values()),
+        "kinds": [
+            {
+                "title": KINDS[kind],
+                "rows": [
+                    {"task": task.title, "n": task.n, "scores": [_cell(task.scores[c]) for c in labels]}
+                    for task in group.tasks
+                    if task.kind == kind
+                ],
+                "mean": [_cell(standing.mean) for standing in summary.standings] if len(summary.tasks) > 1 else [],
+                "compared": [
+                    comparison_sentence(c, labels[c.first], labels[c.second], more) for c in summary.comparisons
+                ],
+            }
+            for kind, summary in group.kinds.items()
+        ],
+        "notes": list(notes(group)),
+        "plane": _plane(run, group, labels),
+    }
+
+
+def _cell(found: Score) -> list[str]:
+    """A score, and its interval. So few questions do not tell tenths of a percent apart."""
+    score, low, high = (f"{100 * share:.0f}" for share in found)
+    return [score, f"({low}–{high})"]
+
+
+def _plane(run: EvaluationRun, group: Group, labels: dict[str, str]) -> dict[str, Any] | None:
+    """The plane, if both kinds were asked in the same way."""
+    if not {"downstream", "general"} <= group.kinds.keys():
+        return None
+    kept = {standing.variant: standing.mean for standing in group.kinds["general"].standings}
+    learned = {standing.variant: standing.mean for standing in group.kinds["downstream"].standings}
+    return plane.measured(
+        {
+            labels[name]: plane.Point(column, "", (*kept[name],), (*learned[name],))
+            for name, column in zip(labels, run.columns, strict=True)
+        }
+    )
