@@ -18,6 +18,7 @@ from .cache import GrowingLayer, bytes_of, growing_cache, is_growing, joined_cac
 from .draft import Draft
 from .drift import LOGITS_AT_ONCE
 from .forward import forward_arguments
+from .kept import KeptRow, begun_cache, kept_row
 from .log_probs import add_of_prompt
 
 
@@ -39,15 +40,25 @@ class Batch:
     def __init__(self, model: PreTrainedModel, scopes: RowScopes, answers: Sequence[Draft]) -> None:
         self._model, self._scopes = model, scopes
         self.answers = in_order(answers)
-        self.width = self.unread = max(len(answer.prompt) for answer in answers)
+        starts = [answer.start for answer in self.answers]
+        held = [0 if start is None else start.length for start in starts]
+        self.unread = max(len(answer.prompt) - n for answer, n in zip(self.answers, held, strict=True))
+        self._held = max(held)
+        self.width = self._held + self.unread
         self._padding = [self.width - len(answer.prompt) for answer in self.answers]
+        # Where some of a text is held, its padding is in front of the rest of it, until all are read.
+        self._gaps = [p - (self._held - n) if n else 0 for p, n in zip(self._padding, held, strict=True)]
         device = model.device
-        # Which token stands for padding does not matter: it is masked.
-        ids = [[0] * p + a.prompt for p, a in zip(self._padding, self.answers, strict=True)]
-        self._next = torch.tensor(ids, device=device)
-        starts = torch.tensor(self._padding, device=device).unsqueeze(1)
-        self._positions = (torch.arange(self.width, device=device) - starts).clamp_min_(0)
-        self._cache = growing_cache(model.config)
+        # Which token stands for padding does not matter, it is masked; but the opening of a turn may go across a gap.
+        whole = [[0] * padding + answer.prompt for padding, answer in zip(self._padding, self.answers, strict=True)]
+        self._next = torch.tensor([ids[-self.unread :] for ids in whole], device=device)
+        columns, before = (
+            torch.arange(self._held, self.width, device=device),
+            torch.tensor(self._padding, device=device),
+        )
+        first = torch.tensor(held, device=device).unsqueeze(1)
+        self._positions = torch.maximum(columns - before.unsqueeze(1), first)
+        self._cache = begun_cache(model, self.answers, self._gaps) if self._held else growing_cache(model.config)
         self._trace = scopes.trace(self._wanted()) if self._wanted() else None
         # Whether what is traced are single tokens, none of them padding.
         self._traces_tokens = True
@@ -101,12 +112,17 @@ class Batch:
         strengths = [answer.strength for answer in self.answers]
         own = all(strength is None for strength in strengths)
         self._rows = self._scopes.rows(names, None if own else strengths) if self._scopes.adapted else None
+        self._set_mask()
+
+    def _set_mask(self) -> None:
         self._mask: Tensor | None = None
         if any(self._padding):
             # As long as the longest answer may get, so that a step takes a slice of it.
             room = max(answer.limit - len(answer.ids) for answer in self.answers)
             columns = torch.arange(self.width + room, device=self.device)
-            self._mask = (columns >= torch.tensor(self._padding, device=self.device).unsqueeze(1)).long()
+            padding, gaps = (torch.tensor(n, device=self.device).unsqueeze(1) for n in (self._padding, self._gaps))
+            in_gap = (columns >= self._held) & (columns < self._held + gaps)
+            self._mask = ((columns >= padding - gaps) & ~in_gap).long()
 
     # -- forwards ------------------------------------------------------------------------------------------------
 
@@ -179,7 +195,21 @@ class Batch:
                 add_of_prompt(
                     self.answers[row], output.logits[row, first - before - count :], first - self._padding[row]
                 )
+        if not self.unread:
+            self._close_gaps()
         return output.logits[:, -1]
+
+    def _close_gaps(self) -> None:
+        """All are read: what was held moves to the rest of its text."""
+        for row, gap in enumerate(self._gaps):
+            if gap:
+                begin = self._padding[row] - gap
+                for layer in self._cache.layers:
+                    assert isinstance(layer, GrowingLayer)  # others do not go on from a kept row
+                    layer.move(row, begin, self._held, gap)
+        if any(self._gaps):
+            self._gaps = [0 for _ in self._gaps]
+            self._set_mask()
 
     def _take_back(self, length: int, recorded: int) -> None:
         """A forward has failed: the layers that it came to hold its tokens already."""
@@ -188,6 +218,12 @@ class Batch:
                 layer.cut(length)
         if self._trace is not None:
             self._trace.forget_since(recorded)
+
+    def kept(self, draft: Draft) -> KeptRow | None:
+        """A copy of one of the rows, which has ended; None if it cannot be gone on from."""
+        row = self.answers.index(draft)
+        columns = slice(self._padding[row], self.width - self.unread)
+        return kept_row(draft, self._cache, row, columns, self._scopes.openings.get(draft.peft_name))
 
     # -- routing -------------------------------------------------------------------------------------------------
 
@@ -230,6 +266,8 @@ def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
     ]
     # By place: the rows of all parts, one part behind the other.
     behind = torch.cat([part.places for part in own]).argsort()
+    whole._held = first._held
+    whole._gaps = [parts[number][0]._gaps[row] for number, row, _ in found]
     for name in ("_next", "_positions"):
         rows = [getattr(batch, name)[part.rows] for (batch, _), part in zip(parts, own, strict=True)]
         setattr(whole, name, torch.cat(rows)[behind])

@@ -8,7 +8,7 @@ model spends more time on that than on its attention.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
@@ -58,6 +58,30 @@ class GrowingLayer(DynamicLayer):
         """Hold the first `length` columns alone."""
         if self.keys is not None and self.values is not None and self.get_seq_length() > length:
             self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
+
+    def row(self, row: int, begin: int, end: int) -> GrowingLayer:
+        """A layer with a copy of some columns of one row, and no room for more."""
+        return self._of(*(part[row : row + 1, :, begin:end].clone() for part in self._parts()))
+
+    def upto(self, length: int) -> GrowingLayer:
+        """A layer with the first columns of this one, which share its memory."""
+        return self._of(*(part[:, :, :length] for part in self._parts()))
+
+    def move(self, row: int, begin: int, end: int, by: int) -> None:
+        """Move columns of a row to the right, in place."""
+        for part in self._parts():
+            part[row, :, begin + by : end + by] = part[row, :, begin:end].clone()
+
+    def _parts(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None  # it is initialised
+        return self.keys, self.values
+
+    @staticmethod
+    def _of(keys: Tensor, values: Tensor) -> GrowingLayer:
+        found = GrowingLayer()
+        found.lazy_initialization(keys, values)
+        found.keys, found.values = keys, values
+        return found
 
 
 class _Growing:
@@ -139,6 +163,13 @@ def joined_cache(config: PreTrainedConfig, parts: Sequence[RowsOf], rows: int, l
         layer.take([(part, part.cache.layers[index]) for part in parts], rows, length)
     put_together(whole, parts, rows, length)
     return whole
+
+
+def layerwise(cache: DynamicCache, change: Callable[[GrowingLayer], GrowingLayer]) -> DynamicCache:
+    """A growing cache of layers that are made of those of another one."""
+    found = DynamicCache()
+    found.layers = [change(layer) for layer in cache.layers if isinstance(layer, GrowingLayer)]
+    return found
 
 
 def bytes_of(cache: DynamicCache) -> int:

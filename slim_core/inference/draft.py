@@ -17,6 +17,7 @@ from ..peft_tools import RowRouting
 from .detokenise import AnswerText
 from .drift import AnswerReading, Found
 from .sampling import Sampler
+from .start import Start
 from .types import FinishReason, RowStep, Sampling, State, TokenLogProb
 
 
@@ -42,6 +43,7 @@ class Draft:
         log_probs: of its tokens, and of the one that ended it.
         prompt_log_probs: of the prompt's tokens, as far as it was read.
         records: its routing so far, in pieces that follow each other.
+        start: behind which kept row it begins to be read; None for the beginning of its prompt.
     """
 
     index: int
@@ -57,6 +59,7 @@ class Draft:
     log_probs: list[TokenLogProb] = field(default_factory=list)
     prompt_log_probs: list[TokenLogProb] = field(default_factory=list)
     records: list[RowRouting] = field(default_factory=list)
+    start: Start | None = None
     state: State = "waiting"
     started: float = 0.0
     first: float | None = None

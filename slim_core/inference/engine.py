@@ -136,7 +136,8 @@ class Engine(Reader):
     def memory(self) -> MemoryUse:
         """Used and free memory on the model's device; for a model on several devices, on the first."""
         free, total = device_memory(self._device)
-        return MemoryUse(self.info.bytes, {v.name: v.bytes for v in self.variants[1:]}, free, total)
+        adapters = {v.name: v.bytes for v in self.variants[1:]}
+        return MemoryUse(self.info.bytes, adapters, free, total, self._scheduler.kept.bytes)
 
     def close(self, sentence: str) -> None:
         """Release the model's memory. Answers that are being written end as if they had been stopped.

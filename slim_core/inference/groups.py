@@ -19,17 +19,21 @@ def alike(lengths: Sequence[int]) -> bool:
     return max(lengths) <= max(SHORT, LONGER * min(lengths))
 
 
-def in_groups(works: Sequence[Work], lengths: Callable[[Work], list[int]]) -> Iterator[list[Work]]:
+def in_groups(
+    works: Sequence[Work], lengths: Callable[[Work], list[int]], unread: Callable[[Work], list[int]] | None = None
+) -> Iterator[list[Work]]:
     """Works whose texts are read as one: about as long, and together not more than a piece.
 
     Args:
         works: at least a text each.
         lengths: of the texts of a work.
+        unread: how much of each is to be read; None for all.
     """
+    unread = unread or lengths
     group: list[Work] = []
     for work in sorted(works, key=lambda work: max(lengths(work))):
-        all_lengths = [length for one in (*group, work) for length in lengths(one)]
-        if group and not (alike(all_lengths) and max(all_lengths) * len(all_lengths) <= cache.PIECE):
+        all_lengths, to_read = ([n for one in (*group, work) for n in of(one)] for of in (lengths, unread))
+        if group and not (alike(all_lengths) and max(to_read) * len(to_read) <= cache.PIECE):
             yield group
             group = []
         group.append(work)

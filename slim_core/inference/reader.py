@@ -52,6 +52,14 @@ class Reader:
         if self._closed is not None:
             raise EngineError(self._closed)
 
+    def keep_at_most(self, most_bytes: int) -> None:
+        """Keep the keys and values of rows that have ended: the next turn of a conversation is read from there.
+
+        Args:
+            most_bytes: memory that they may take; the least recently used go first. 0, the default, keeps none.
+        """
+        self._scheduler.kept.keep_at_most(most_bytes)
+
     def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
         """Number of tokens in a conversation, up to where the answer begins, in plain text, or of token ids.
 

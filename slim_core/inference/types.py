@@ -370,9 +370,11 @@ class MemoryUse:
         adapters: by variant name.
         free: bytes that are free now; None if unknown.
         total: bytes of the device; None if unknown.
+        kept: of rows that have ended and may be gone on from.
     """
 
     model: int
     adapters: dict[str, int]
     free: int | None
     total: int | None
+    kept: int = 0

@@ -26,7 +26,7 @@ from .model import SAME_INPUT, SlimModel
 from .quantised import guard_cpu_4bit
 from .routing import ClusterTables, Router, Routing
 from .rows_model import RowsModel, check_name
-from .sequence_state import RowsOf, put_together
+from .sequence_state import RowsOf, RowState, put_row_states, put_together, state_of_row
 from .targets import as_list, base_modules, is_supported
 from .turns import opening_of, turn_opening
 
@@ -43,6 +43,7 @@ __all__ = [
     "Router",
     "Routing",
     "RowsModel",
+    "RowState",
     "RowsOf",
     "SlimConfig",
     "SlimLayer",
@@ -68,9 +69,11 @@ __all__ = [
     "keep_context",
     "module_seed",
     "opening_of",
+    "put_row_states",
     "put_together",
     "set_gate",
     "shown",
+    "state_of_row",
     "turn_opening",
 ]
 

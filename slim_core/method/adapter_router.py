@@ -16,6 +16,7 @@ from .contexts import Contexts, Sequences
 from .gate import EarlierExcess, Yielding
 from .losses import balance_term
 from .routing import ClusterTables, Router, Routing, route
+from .sequence_state import router_key
 from .sliding_clusters import SlidingClusters, entry
 
 
@@ -92,7 +93,7 @@ class AdapterRouter:
     ) -> None:
         self.name, self.config, self.clusters, self.module_name = adapter_name, config, clusters, module_name
         self.readers = 1
-        self.key = f"{module_name} of {adapter_name}"
+        self.key = router_key(module_name, adapter_name)
         self._weights, self._context = dict(weights), context
         # The sequences of the last training forward, and which of its tokens clusters learn from; None if all.
         self._sequences: Sequences | None = None

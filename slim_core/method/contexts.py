@@ -295,7 +295,9 @@ class Sequences:
             back = F.pad(self.positions[:, 1:] < self.positions[:, :-1], (1, 0))
             begins = begins | back | (self.positions == 0)
         if opening and self.ids is not None:
-            begins = begins | opens_turn(self.ids, opening, None if self.state is None else self.state.tail)
+            opened = opens_turn(self.ids, opening, None if self.state is None else self.state.tail)
+            # What stands for padding is no text.
+            begins = begins | (opened if self.valid is None else opened & self.valid)
         return begins
 
     def contexts(

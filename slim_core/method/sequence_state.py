@@ -8,7 +8,7 @@ as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -272,6 +272,77 @@ def put_together(cache: Any, parts: Sequence[RowsOf], rows: int, length: int) ->
             names[place] = names[place] if state.adapters is None else state.adapters[row]
     whole.adapters = tuple(names)
     put_state(cache, whole)
+
+
+class RowState(NamedTuple):
+    """What one row needs to go on behind what it has read.
+
+    Attributes:
+        sums: by router of the row's adapter, (C,) float32 sums of the context that is open.
+        length: float32 number of tokens that these are the sums of, ().
+    """
+
+    sums: dict[str, Tensor]
+    length: Tensor
+
+
+def router_key(module: str, adapter: str) -> str:
+    """By which a cache remembers the sums of a router."""
+    return f"{module} of {adapter}"
+
+
+def state_of_row(cache: Any, row: int, adapter: str, opening: tuple[int, ...]) -> RowState | None:
+    """A copy of what a cache remembers for one row; None if it remembers nothing for that adapter.
+
+    Args:
+        cache: the cache.
+        row: which of its rows.
+        adapter: the row's, whose distance is that of the context.
+        opening: the ids that open a turn for it.
+    """
+    state, own = state_on(cache), router_key("", adapter)
+    if state is None or opening not in state.counts:
+        return None
+    # A router that runs twice in a forward has a number behind its key.
+    mine = {key: kept for key, kept in state.sums.items() if key.endswith(own) or f"{own} (" in key}
+    return RowState(
+        {key: kept[row, -1].clone() for key, kept in mine.items()}, state.counts[opening][row, -1, 0].clone()
+    )
+
+
+def put_row_states(
+    cache: Any,
+    length: int,
+    adapters: Sequence[str],
+    tails: Sequence[Sequence[int]],
+    states: Mapping[int, tuple[tuple[int, ...], RowState]],
+    device: torch.device,
+) -> None:
+    """Let a cache that was made of rows of others go on where each of them was.
+
+    Args:
+        cache: with B rows.
+        length: tokens in it, padding included.
+        adapters: of the B rows.
+        tails: the B rows' ids so far.
+        states: by row, the ids that open a turn for its adapter, and what it needs. Rows without one have no adapter
+            that asks for contexts.
+        device: where ids are.
+    """
+    state = SequenceState()
+    state.length, state.adapters = length, tuple(adapters)
+    width = TRAIL + LONGEST_OPENING
+    filled = [[-1] * (width - len(ids)) + list(ids[-width:]) for ids in tails]
+    state.tail = torch.tensor(filled, device=device)
+    for row, (opening, of_row) in states.items():
+        for key, kept in of_row.sums.items():
+            if key not in state.sums:
+                state.sums[key] = kept.new_zeros(len(adapters), 1, *kept.shape)
+            state.sums[key][row, 0] = kept
+        if opening not in state.counts:
+            state.counts[opening] = of_row.length.new_zeros(len(adapters), 1, 1)
+        state.counts[opening][row] = of_row.length
+    put_state(cache, state)
 
 
 def _rows_of(parts: Sequence[tuple[RowsOf, Tensor]], rows: int, rest: int) -> Tensor:

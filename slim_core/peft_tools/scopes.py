@@ -51,6 +51,7 @@ class RowScopes:
     Attributes:
         adapted: whether the model has adapters whose rows can be told apart.
         traceable: adapters whose routing can be traced.
+        openings: by adapter whose distance is that of the context, the ids that open a turn for it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -60,6 +61,8 @@ class RowScopes:
         self._saved_whole = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         self.adapted = self._context is not None
         self.traceable = set(self._configs)
+        contextual = set() if self._context is None else self._context.contextual
+        self.openings = {name: tuple(self._configs[name].turn_opening or ()) for name in contextual & self.traceable}
 
     def rows(self, adapter_names: list[str], strengths: Sequence[float | None] | None = None) -> BatchRows:
         """Rows for `answering`; raises as `adapter_rows`."""

@@ -70,7 +70,7 @@ class EngineProbe:
         """Let so many rows be written at once, and caches hold so many tokens."""
         scheduler = self._engine._scheduler
         scheduler.most_rows = rows
-        scheduler._most_bytes = None if tokens is None else tokens * scheduler._column_bytes
+        scheduler._most_bytes = None if tokens is None else tokens * scheduler._forwards.column_bytes
 
     @property
     def in_line(self) -> int:

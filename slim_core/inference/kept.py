@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that have ended, kept so that a later prompt that begins with their tokens need not be read from its beginning.
+
+The next turn of a conversation is such a prompt. What counts is the tokens alone: a chat template that writes an
+earlier turn in another way begins another text there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from ..method import RowsOf, put_row_states, state_of_row
+from .cache import GrowingLayer, bytes_of, joined_cache, layerwise
+from .draft import Draft
+from .records import joined_records
+from .start import KeptRow, Key, Start
+
+
+# Fewer tokens are read as fast as they are looked up and copied.
+LEAST = 16
+
+
+class KeptRows:
+    """The rows that were used last, as many as fit. One thread at a time calls its methods.
+
+    Args:
+        possible: whether the model's caches can be gone on from: each token has a column, and keeps its position.
+
+    Attributes:
+        most_bytes: memory that they may take; 0 keeps none.
+        bytes: memory that they take.
+    """
+
+    def __init__(self, possible: bool = True) -> None:
+        self._possible = possible
+        self.most_bytes = self.bytes = 0
+        # The latest last.
+        self._rows: OrderedDict[tuple[Key, tuple[int, ...]], KeptRow] = OrderedDict()
+        # Sorted, so that those which begin alike are neighbours.
+        self._tokens: dict[Key, list[tuple[int, ...]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def keep_at_most(self, most_bytes: int) -> None:
+        """Set the memory that they may take, in bytes."""
+        self.most_bytes = most_bytes if self._possible else 0
+        self._shrink()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._rows.clear()
+        self._tokens.clear()
+        self.bytes = 0
+
+    def keep(self, row: KeptRow) -> None:
+        """Keep a row, and forget the one that it goes on from."""
+        if row.bytes > self.most_bytes or len(row.tokens) < LEAST:
+            return
+        known = self._tokens.setdefault(row.key, [])
+        place = bisect_left(known, row.tokens)
+        if place < len(known) and known[place] == row.tokens:
+            self._forget(row.key, row.tokens)
+        if place and row.tokens[: len(known[place - 1])] == known[place - 1]:
+            before = self._rows[row.key, known[place - 1]]
+            if row.routing is not None or before.routing is None:
+                self._forget(row.key, before.tokens)
+        known = self._tokens.setdefault(row.key, [])
+        insort(known, row.tokens)
+        self._rows[row.key, row.tokens] = row
+        self.bytes += row.bytes
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while self.bytes > self.most_bytes:
+            self._forget(*next(iter(self._rows)))
+
+    def _forget(self, key: Key, tokens: tuple[int, ...]) -> None:
+        self.bytes -= self._rows.pop((key, tokens)).bytes
+        known = self._tokens[key]
+        del known[bisect_left(known, tokens)]
+        if not known:
+            del self._tokens[key]
+
+    def starts(
+        self, drafts: Sequence[Draft], openings: Mapping[str, tuple[int, ...]], traceable: set[str]
+    ) -> list[Start | None]:
+        """Where the rows of one caller begin to be read: all of them behind a kept row, or all at the beginning.
+
+        They are read as one batch, so that the longest rest is what all cost.
+
+        Args:
+            drafts: the rows.
+            openings: of the variants that have contexts, by PEFT name.
+            traceable: variants whose routing can be recorded.
+        """
+        none: list[Start | None] = [None for _ in drafts]
+        if not self._rows or any(draft.scores_prompt for draft in drafts):
+            return none
+        found = [self._start(draft, openings.get(draft.peft_name), traceable) for draft in drafts]
+        if any(start is None and draft.peft_name in openings for start, draft in zip(found, drafts, strict=True)):
+            return none
+        rest = max(
+            len(draft.prompt) - (start.length if start else 0) for start, draft in zip(found, drafts, strict=True)
+        )
+        if max(len(draft.prompt) for draft in drafts) - rest < LEAST:
+            return none
+        for start in found:
+            if start is not None:
+                self._rows.move_to_end((start.row.key, start.row.tokens))
+        return found
+
+    def _start(self, draft: Draft, opening: tuple[int, ...] | None, traceable: set[str]) -> Start | None:
+        """The start that leaves the least to be read."""
+        best: Start | None = None
+        recorded = draft.routing and draft.peft_name in traceable
+        for row, alike in self._alike((draft.peft_name, draft.strength), tuple(draft.prompt)):
+            if best is not None and alike <= best.length:
+                break
+            length = alike
+            # In between only an opening will do, since nothing before it counts behind it.
+            if opening is not None and alike < len(row.tokens):
+                length = _last_opening(draft.prompt, alike, opening)
+            if length > (best.length if best else 0) and (row.routing is not None or not recorded):
+                best = Start(row, length, opening)
+        return best
+
+    def _alike(self, key: Key, prompt: tuple[int, ...]) -> Iterator[tuple[KeptRow, int]]:
+        """Kept rows, and how many tokens they have in common with a prompt but for its last; the most first."""
+        known = self._tokens.get(key, [])
+        before = bisect_left(known, prompt) - 1
+        behind = before + 1
+        while before >= 0 or behind < len(known):
+            sides = [(_common(known[at], prompt), at) for at in (before, behind) if 0 <= at < len(known)]
+            length, at = max(sides)
+            before, behind = (before - 1, behind) if at == before else (before, behind + 1)
+            yield self._rows[key, known[at]], length
+
+
+def _common(tokens: tuple[int, ...], prompt: tuple[int, ...]) -> int:
+    """Length of what both begin with, without the prompt's last token, which is read for what comes next."""
+    most = min(len(tokens), len(prompt) - 1)
+    if tokens[:most] == prompt[:most]:
+        return most
+    return next(place for place in range(most) if tokens[place] != prompt[place])
+
+
+def _last_opening(prompt: Sequence[int], most: int, opening: tuple[int, ...]) -> int:
+    """The last place, at most `most`, whose token ends the opening of a turn; 0 if there is none."""
+    size = len(opening)
+    ends = (end for end in range(most, size - 2, -1) if tuple(prompt[end - size + 1 : end + 1]) == opening)
+    return next(ends, 0) if size else 0
+
+
+def begun_cache(model: PreTrainedModel, drafts: Sequence[Draft], gaps: Sequence[int]) -> DynamicCache:
+    """The cache of rows that begin behind kept ones; their ends stand below each other.
+
+    Args:
+        model: whose it is.
+        drafts: the rows; at least one has a start.
+        gaps: how much padding is read between what a row holds and the rest of its text.
+    """
+    starts = {row: draft.start for row, draft in enumerate(drafts) if draft.start is not None}
+    parts = []
+    for row, start in starts.items():
+        own = layerwise(start.row.cache, partial(GrowingLayer.upto, length=start.length))
+        parts.append(RowsOf(own, torch.tensor([0]), torch.tensor([row])))
+    length = max(start.length for start in starts.values())
+    cache = joined_cache(model.config, parts, len(drafts), length)
+    # In a gap the tokens in front of it are read once more, and count for nothing.
+    ends = [starts[row].length - gap if row in starts else 0 for row, gap in enumerate(gaps)]
+    tails = [draft.prompt[: max(0, end)] for draft, end in zip(drafts, ends, strict=True)]
+    states = {
+        row: (start.opening, state)
+        for row, start in starts.items()
+        if start.opening is not None and (state := start.state) is not None
+    }
+    put_row_states(cache, length, [draft.peft_name for draft in drafts], tails, states, model.device)
+    return cache
+
+
+@torch.inference_mode()
+def kept_row(
+    draft: Draft, cache: DynamicCache, row: int, columns: slice, opening: tuple[int, ...] | None
+) -> KeptRow | None:
+    """A row that has ended, as it is kept; None if nothing can go on from it.
+
+    Args:
+        draft: whose it is.
+        cache: where its keys and values are.
+        row: which row of it.
+        columns: of its text.
+        opening: the ids that open a turn for its variant; None if it has no contexts.
+    """
+    count = columns.stop - columns.start
+    state = None if opening is None else state_of_row(cache, row, draft.peft_name, opening)
+    if opening is not None and state is None:
+        return None
+    own = layerwise(cache, lambda layer: layer.row(row, columns.start, columns.stop))
+    records = list(draft.records)
+    routing = joined_records(records) if records else None
+    if routing is not None and routing.weights.shape[1] != count:
+        routing = None
+    held = bytes_of(own) + 8 * count
+    tensors = [*(state.sums.values() if state else ()), *(routing[2:] if routing else ())]
+    held += sum(part.numel() * part.element_size() for part in tensors)
+    tokens = tuple([*draft.prompt, *draft.ids][:count])
+    return KeptRow((draft.peft_name, draft.strength), tokens, own, state, routing, held)
