@@ -27,7 +27,7 @@ ESCAPED = re.compile(r"\\([._-])")
 
 
 class _Literal(NamedTuple):
-    """What a key says if it is a name in an expression's clothes."""
+    """The plain name in a key that is written as a regular expression."""
 
     name: str
     exact: bool

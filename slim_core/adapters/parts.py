@@ -37,7 +37,7 @@ def copied_modules(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
 def own_rows(config: RowConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
     """Token ids whose rows the adapter replaces, by the full name of the module.
 
-    Where head and embedding are one weight, and the embedding has such rows, the head is not named: they are its too.
+    Where head and embedding share one weight, only the embedding is named: its rows apply to the head as well.
 
     Raises:
         AdapterError: if the base cannot have them.

@@ -38,7 +38,7 @@ class Check:
 
     Attributes:
         name: which one.
-        state: a warning is passed, but its sentence should be read.
+        state: "warning" has passed, but its sentence should be read.
         sentence: what was found.
         adapter: with "ready" and no other.
     """

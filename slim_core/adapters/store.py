@@ -68,13 +68,13 @@ class _State:
 class AdapterStore:
     """Holds visitors' adapters; safe to use from several threads.
 
-    An adapter that an answer is being written with is never dropped under it: one that is removed meanwhile is
-    freed when the answer has ended.
+    An adapter is never freed while an answer is being written with it: one that is removed meanwhile is freed when the
+    answer has ended.
 
     Args:
         limits: how much is held.
-        free: called with what goes, before its files are deleted and with no lock held; it takes the row off the
-            model.
+        free: called with each adapter that is dropped, before its files are deleted and with no lock held; it detaches
+            the adapter from the model.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class AdapterStore:
                 removed, and this one is freed.
 
         Raises:
-            AdapterError: if it is larger than all the room, or, as NoRoomError, what could go is in use. It then still
-                belongs to the caller.
+            AdapterError: if it is larger than the limit; NoRoomError if every adapter that could be dropped is in use.
+                It then still belongs to the caller.
         """
         self._check_alone(adapter)
         with self._lock:

@@ -77,7 +77,7 @@ def build_empty(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
 def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int, bool]]:
     """Every integer in nested JSON, with its field and whether it is in a list.
 
-    Without recursion: the depth is theirs.
+    Without recursion, since the nesting may be too deep for it.
     """
     left: list[tuple[str, Any, bool]] = [("", raw, False)]
     while left:

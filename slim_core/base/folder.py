@@ -30,7 +30,7 @@ def read_config(folder: Path, label: str) -> PreTrainedConfig:
         config = read_base_config(folder)
     except BaseConfigError as error:
         raise EngineError(f"The base model {label} cannot be loaded: {error}.") from None
-    except (AttributeError, IndexError, KeyError, TypeError):  # what a value of another type comes to
+    except (AttributeError, IndexError, KeyError, TypeError):  # how transformers fails if a value has the wrong type
         why = f"a value in its {CONFIG} is of another type than transformers expects"
         raise EngineError(f"The base model {label} cannot be loaded: {why}.") from None
     except Exception as error:  # file and format errors of many kinds

@@ -66,7 +66,7 @@ CONFIG_BYTES = 4 * 1024 * 1024
 VISITOR_SECONDS = 3600.0
 # How often a download checks whether it is still wanted, in seconds.
 LOOK_SECONDS = 0.2
-# Of the disk: what a download leaves free.
+# How much of the disk a download leaves free.
 DISK_LEFT = 512 * 1024 * 1024
 # Separate limits for operator and visitors, so that the operator does not wait behind visitors.
 DOWNLOADS = {

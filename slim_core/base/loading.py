@@ -269,7 +269,7 @@ def read_weights(
         if how.bits == 8:
             stored["llm_int8_threshold"] = NO_THRESHOLD
     if how.bits == 8:
-        # It warns about float16 inputs at each product.
+        # bitsandbytes warns about float16 inputs at each product.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     where: dict[str, Any] = {}
     if how.spread:

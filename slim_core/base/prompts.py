@@ -112,9 +112,9 @@ class Prompts:
     def encode_passage(self, before: Sequence[Message] | str, words: str) -> tuple[list[int], list[int]]:
         """The token ids of words and of what comes before them.
 
-        Behind plain text the words are cut where lm-evaluation-harness cuts them: blanks at the end of what is before
-        belong to the words, and the words' tokens are what both together have more. Words without anything before
-        them follow the token that begins or ends texts, or else their own first token.
+        After plain text, the words are split off as in lm-evaluation-harness: blanks at the end of the text belong to
+        the words, and the words' tokens are those that both together have beyond the text's. Words without anything
+        before them follow the token that begins or ends texts, or else their own first token.
 
         Args:
             before: a conversation up to where the answer begins, or plain text.

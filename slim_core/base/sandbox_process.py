@@ -15,7 +15,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerFast
 
 
-# A template repeats texts as it likes.
+# A template may repeat texts any number of times.
 MEMORY_BYTES = 4 * 1024**3
 TEXT_CHARACTERS = 4_000_000
 # A character has at most four bytes, and each token covers at least one byte; templates add a few hundred tokens.

@@ -120,9 +120,9 @@ def _shortens(part: dict[str, Any]) -> bool:
         case {"type": "Replace", "pattern": {"String": text}, "content": content}:
             return len(content.encode()) <= len(text.encode())
         case {"type": "BPEDecoder", "suffix": suffix}:
-            return bool(suffix)  # an empty one is found before every character
+            return bool(suffix)  # an empty pattern matches before every character
         case {"type": "Strip", "stop": stop}:
-            return stop == 0  # at the end it fails where a text is shorter
+            return stop == 0  # cutting off the end fails if the text is shorter
     return False
 
 

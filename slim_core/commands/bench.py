@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from ..inference import Engine
 
 
-app = typer.Typer(
-    no_args_is_help=True, help="Time SLIM beside the base and PEFT's LoRA: what is compared takes turns in one run."
-)
+app = typer.Typer(no_args_is_help=True, help="Time SLIM, the base and PEFT's LoRA in turn, in one run.")
 
 Json = Annotated[Path | None, typer.Option("--json", help="New file for all numbers.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. (default: a GPU if there is one)")]
-Rounds = Annotated[int, typer.Option(min=1, help="Rounds that count, after one that does not; medians are reported.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Measured rounds, after one for warming up; medians are reported.")]
 Shape = Annotated[
     Literal["tiny", "demo", "160M", "1B", "3B", "8B"], typer.Option(help="Shape of the Llama with random weights.")
 ]

@@ -55,7 +55,7 @@ class BlindVote:
             while self._ballot.hides:
                 typed = str(typer.prompt(question)).strip().upper()
                 if not self._ballot.vote(TIE if typed == NO_DIFFERENCE else typed):
-                    console.print(f"That is none of {', '.join(self.letters)} and {NO_DIFFERENCE}.", highlight=False)
+                    console.print(f"Please type one of {', '.join(self.letters)} or {NO_DIFFERENCE}.", highlight=False)
         except typer.Abort:
             console.print()
 

@@ -35,9 +35,9 @@ def evaluate(
         ),
     ] = [],  # noqa: B006
     output: Annotated[
-        Path, typer.Option(help="New .json file for the results; the report is beside it as .html.")
+        Path, typer.Option(help="New .json file for the results; the report is written next to it as .html.")
     ] = Path("evaluation.json"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was ended.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     prompts: Annotated[
         Path | None,
         typer.Option(help="In place of tasks, prompts without right answers: .txt, .csv, .json, .jsonl."),
@@ -85,7 +85,7 @@ def evaluate(
 ) -> None:
     """Measure what adapters learned and what they forgot: all of them and the base as rows of one batch.
 
-    Ctrl-C keeps what is solved; --resume goes on. Without --tasks, the demo's tasks.
+    Ctrl-C keeps what is solved; --resume continues. Without --tasks, the demo's tasks.
     """
     from ..evaluation.tasks import TRAINED_FORM, Asking
     from ..inference import EngineError, load_engine

@@ -55,7 +55,7 @@ def adapters_of(base: str | None, adapters: Sequence[str]) -> Named:
     """The named models, or the demo.
 
     Raises:
-        EvaluationError: if a name is none or comes twice, or there is no adapter.
+        EvaluationError: if a name is invalid or appears twice, or there is no adapter.
     """
     if base is None:
         demo = demo_choice(DEMO, "--base and --adapters")
@@ -110,7 +110,7 @@ def attach(engine: Engine, named: Named, strengths: Sequence[float]) -> list[Par
     """Attach the adapters. The base and all adapters take part, those with a gate also at further strengths.
 
     Raises:
-        EngineError: if an adapter cannot be used with this base, or a strength is none.
+        EngineError: if an adapter cannot be used with this base, or a strength is invalid.
     """
     found = [Participant(Respondent("base", engine.variants[0]), named.base)]
     for name, source in named.adapters.items():
@@ -164,7 +164,7 @@ class TaskRun:
     Attributes:
         tasks: what is solved.
         results, report: new files.
-        resume: whether to go on where it was ended.
+        resume: whether to continue an interrupted run.
         sequence: whether the adapters are stages of one training.
         size: items that are solved together.
     """
@@ -216,7 +216,7 @@ class TaskRun:
                 )
         except KeyboardInterrupt:
             screen(stderr=True, soft_wrap=True).print(
-                f"Interrupted; what is solved is in {printable(str(self.journal))}. Go on with --resume.",
+                f"Interrupted; what is solved is in {printable(str(self.journal))}. Continue with --resume.",
                 highlight=False,
             )
             raise typer.Exit(130) from None

@@ -23,10 +23,11 @@ def gate_proxy(
         str | None, typer.Option(help="SLIM adapter that judges: folder or Hub id. (default: the demo's)")
     ] = None,
     base_model: Annotated[
-        str, typer.Option(rich_help_panel=UPSTREAM, help="Its name of the base, for unfamiliar prompts.")
+        str,
+        typer.Option(rich_help_panel=UPSTREAM, help="That server's name for the base, which gets unfamiliar prompts."),
     ] = "base",
     lora_model: Annotated[
-        str, typer.Option(rich_help_panel=UPSTREAM, help="Its name of the exported LoRA, for familiar ones.")
+        str, typer.Option(rich_help_panel=UPSTREAM, help="That server's name for the exported LoRA.")
     ] = "lora",
     model: Annotated[str, typer.Option(help="Model name that clients send; others are passed on unread.")] = "slim",
     threshold: Annotated[

@@ -30,9 +30,9 @@ def paper(
         Literal["demo", "full"],
         typer.Option(help="demo: the demo's world, on a CPU. full: a Hub base and the paper's data sets."),
     ] = "demo",
-    only: Annotated[list[str], typer.Option(help="These rows alone, by name.")] = [],  # noqa: B006
+    only: Annotated[list[str], typer.Option(help="Only these rows, by name.")] = [],  # noqa: B006
     rates: Annotated[
-        list[float], typer.Option(help="Learning rates; of several the best on validation examples counts.")
+        list[float], typer.Option(help="Learning rates; of several, the best on validation examples is used.")
     ] = [],  # noqa: B006
     seeds: Annotated[list[int], typer.Option(help="Training seeds. (default: 42 43 44)")] = [],  # noqa: B006
     steps: Annotated[
@@ -52,7 +52,7 @@ def paper(
     ] = None,
     downstream: Annotated[
         list[str],
-        typer.Option(rich_help_panel=FULL, help="Sets that are learned. (default: openbookqa social_iqa boolq)"),
+        typer.Option(rich_help_panel=FULL, help="Data sets to train on. (default: openbookqa social_iqa boolq)"),
     ] = [],  # noqa: B006
     chat: Annotated[
         Path | None, typer.Option(rich_help_panel=FULL, help="JSONL file of general conversations, for noise.")
@@ -68,7 +68,7 @@ def paper(
             rich_help_panel=RUN, help="Working folder, for any number of experiments; running again continues."
         ),
     ] = Path("paper-work"),
-    jobs: Annotated[int, typer.Option(rich_help_panel=RUN, min=1, help="Processes that train side by side.")] = 1,
+    jobs: Annotated[int, typer.Option(rich_help_panel=RUN, min=1, help="Processes that train in parallel.")] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", rich_help_panel=RUN, help="Only say what would be done.")
     ] = False,

@@ -22,14 +22,13 @@ class Journal:
     Args:
         path: of the file.
         fingerprint: of everything that decides about the samples.
-        resume: whether to go on with a file that is there.
+        resume: whether to continue an existing file.
 
     Attributes:
         done: samples of the finished units, by task and number of the unit.
 
     Raises:
-        EvaluationError: if it cannot be read or written, is there though nobody wants to go on, or is of another
-            evaluation.
+        EvaluationError: if it cannot be read or written, exists without `resume`, or is of another evaluation.
     """
 
     def __init__(self, path: Path, fingerprint: str, resume: bool) -> None:

@@ -106,7 +106,7 @@ def read_filters(steps: Sequence[Any], place: str) -> tuple[Filter, ...]:
         place: to name it with.
 
     Raises:
-        EvaluationError: if one is not known here, or its pattern is none.
+        EvaluationError: if one is unknown, or its pattern is invalid.
     """
     found = []
     for step in steps:

@@ -200,7 +200,7 @@ def _square(scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
 def router_auc(trained: Sequence[Sequence[float]], foreign: Sequence[Sequence[float]]) -> tuple[list[float], float]:
     """How well the shares past LoRA separate trained prompts from others: areas under ROC curves.
 
-    1 is perfect, 0.5 is a coin. Ties count half (Hanley and McNeil 1982).
+    1 is perfect, 0.5 is chance. Ties count half (Hanley and McNeil 1982).
 
     Args:
         trained: for each prompt of a trained task the share past LoRA in each block.

@@ -198,7 +198,7 @@ def ask_all(
         sampling: how tokens are chosen.
 
     Yields:
-        A result for each prompt; one that fails has a sentence in place of answers, and the others are asked still.
+        A result for each prompt; one that fails has a sentence in place of answers, and the others are still asked.
     """
     for number, listed in enumerate(prompts, 1):
         gathering = PromptProgress(number, listed, system, askers)

@@ -31,7 +31,8 @@ class KeptTables(NamedTuple):
 
 
 class KeptExcesses(NamedTuple):
-    """What a router was told of earlier routers in a training forward, for when a gradient checkpoint repeats it.
+    """The excesses of earlier routers that a router was given in a training forward, for when checkpointing repeats
+    it.
 
     Attributes:
         forward: number of the forward; None outside of one.

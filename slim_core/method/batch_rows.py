@@ -71,7 +71,7 @@ class BatchRows:
         return found
 
     def strengths_of(self, adapter_name: str, own: float, device: torch.device) -> float | Tensor:
-        """(rows,) yield strength of each row of an adapter, whose own is `own`; `own` if no row has another."""
+        """(rows,) strength of each row of an adapter; `own`, the strength in its config, if no row has another."""
         if self.strengths is None:
             return own
         wanted = zip(self.adapter_names, self.strengths, strict=True)

@@ -24,7 +24,7 @@ OVERFLOW = 1e15
 
 # Quantiles of the training distances that are stored, so that another one can be chosen at inference.
 LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
-# The quantile where no training token was: nothing is beyond it.
+# Stands for the quantile of a context length that did not occur in training: no distance is beyond it.
 UNSEEN = 2.0**49
 
 

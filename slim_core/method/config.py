@@ -202,7 +202,7 @@ class SlimConfig(PeftConfig):
     )
     carry_up: Optional[bool] = field(
         default=None,
-        metadata={"help": "Yield to the mean excess of all routers so far (default), or to this router's own alone."},
+        metadata={"help": "Follow the mean excess of all routers so far (default), or only that of this router."},
     )
     context_warmup: int = field(
         default=1, metadata={"help": "Tokens at the beginning of a context that go past the LoRA experts."}

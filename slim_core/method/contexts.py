@@ -243,8 +243,8 @@ class Sequences:
     def learned_from(self, opening: Opening) -> Tensor | None:
         """(B T,) bool, the tokens that clusters learn from; None if they learn from all.
 
-        Padding teaches nothing, nor does a turn that nothing is learned of: an earlier question whose answer has no
-        loss is not training data. What stands before the first turn belongs to it.
+        Padding is left out, and so is a turn without loss: an earlier question whose answer has no loss is not
+        training data. Tokens before the first turn belong to it.
 
         Args:
             opening: the ids that open a turn; `()` if none are looked for, and then the loss does not matter.
@@ -258,7 +258,8 @@ class Sequences:
     def _in_taught_turns(self, opening: Opening, ids: Tensor, with_loss: Tensor) -> Tensor:
         turns = opens_turn(ids, opening, None)
         number = self._begins(opening).cumsum(-1)
-        # By context: whether something in it is learned, and whether a turn opens it. One more than there may be.
+        # By context: whether a token in it has a loss, and whether a turn opens it. One place more than there can be
+        # contexts.
         taught, turn = (
             number.new_zeros(self.batch, self.tokens + 2).scatter_reduce_(1, number, found.long(), "amax").bool()
             for found in (with_loss, turns)
@@ -334,7 +335,7 @@ class Sequences:
         layout = self.spans(opening)
         x = x.view(-1, self.tokens, x.shape[-1])
         if self.tokens > 1:
-            # An overflow times 0 would be in every sum of its block, those before it too.
+            # An infinite value times 0 would be NaN in every sum of its block, even in those before it.
             x = torch.nan_to_num(x, nan=FAR, posinf=FAR, neginf=-FAR)
         if rows is not None:
             layout = layout.of_rows(rows)

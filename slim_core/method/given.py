@@ -43,7 +43,7 @@ def sequences_of(
         given: its arguments by name.
         adapters: the adapter of each row, or of as many neighbouring rows as the batch is larger; None for the active
             ones.
-        contextual: whether anybody asks for contexts, so that what the cache remembers matters.
+        contextual: whether any adapter uses contexts, so that what the cache remembers matters.
 
     Returns:
         None if the arguments do not say which tokens are read.
@@ -125,7 +125,7 @@ def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[Sequence
         if length == 0:
             return None, None
         if state is None or (state.length is not None and state.length != length):
-            why = "other code than the adapted model put them there, or took some away"
+            why = "code other than the adapted model added or removed some of them"
             return None, UNKNOWN.format(length=length, why=why)
     if not _goes_with(state.adapters, _of_rows(adapters, batch)):
         return None, UNKNOWN.format(length=length, why=NOT_READ)

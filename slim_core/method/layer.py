@@ -26,8 +26,8 @@ NO_MERGE = (
 )
 
 
-# Logit with which identity experts start beside a gate. The gate already lets unfamiliar contexts bypass LoRA; what is
-# left to learn is the task, and the LoRA experts learn nothing from the share that goes to an identity expert.
+# Logit with which identity experts start if there is a gate. The gate already lets unfamiliar contexts bypass LoRA;
+# what is left to learn is the task, and the LoRA experts learn nothing from the share that goes to an identity expert.
 IDENTITY_START = -2.0
 
 

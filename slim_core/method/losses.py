@@ -17,7 +17,7 @@ def balance_term(logits: Tensor, weights: Tensor, num_experts: int, valid: Tenso
     """Load balance of one router over its LoRA experts: E * sum_e f_e P_e, which is 1 when they are used evenly.
 
     f_e is the share of the kept LoRA slots that went to expert e, P_e its mean probability among the LoRA experts;
-    each sums to 1. Yielding lowers all LoRA experts alike and so does not enter.
+    each sums to 1. Yielding lowers all LoRA experts alike, so it does not matter here.
 
     Args:
         logits: (T, E + I) router logits.

@@ -180,7 +180,7 @@ class SlimModel(RowsModel):
 
 
 def _of_slim(config: PeftConfig) -> SlimConfig:
-    """PEFT declares a tuner's methods for any config. Whoever builds the tuner by hand may give it another's."""
+    """PEFT declares a tuner's methods for any config, and callers may pass the config of another method."""
     if not isinstance(config, SlimConfig):
         raise TypeError(f"SlimModel takes a SlimConfig, not a {type(config).__name__}.")
     return config

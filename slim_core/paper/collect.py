@@ -132,7 +132,8 @@ def _join(samples: list[Sample], found: Sequence[Sample], column: str, place: Pl
     """Add the answers of a row to those of the others.
 
     Raises:
-        PaperError: if the base answered otherwise than beside the other rows, so that it is no fair comparison.
+        PaperError: if the base's answers differ from those next to the other rows, so that the comparison would not be
+            fair.
     """
     for index, (sample, own) in enumerate(zip(samples, found, strict=True)):
         if "error" in sample or "error" in own:

@@ -29,7 +29,7 @@ from .work import Place, Work, write_json
 
 ROW = "row"
 SIZE = 50  # items that are solved together
-WAIT = 2.0  # seconds until it is looked again whether somebody else has finished
+WAIT = 2.0  # seconds between checks whether another process has finished
 Say = Callable[[str], None]
 
 
@@ -60,14 +60,14 @@ def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
             except (EngineError, TrainingError) as error:
                 failed[cell.words] = f"{cell.words} failed: {error}"
                 say(failed[cell.words])
-        # Of what somebody else is working on, only the result is waited for.
+        # For a cell that another process is working on, only wait for the result.
         if not any(done) and len(done) == len(left):
             time.sleep(WAIT)
     return list(failed.values())
 
 
 def _done_alone(work: Work, cell: Cell, place: Place, say: Say) -> bool:
-    """Do everything for a cell; False if somebody else is doing a part of it."""
+    """Do everything for a cell; False if another process is doing a part of it."""
     if place.measured.is_file():
         return True
     with work.locked(place.origin) as own:
@@ -87,7 +87,7 @@ def _done_alone(work: Work, cell: Cell, place: Place, say: Say) -> bool:
 
 def _train(work: Work, cell: Cell, place: Place, say: Say) -> None:
     with work.locked(place.data) as own:
-        # Somebody who writes the same examples at this moment replaces the file with an equal one.
+        # A process that writes the same examples at this moment replaces the file with an equal one.
         if own and not place.data.is_file():
             new = place.data.with_name(f"{place.data.name}.new")
             work.scale.write_set(cell.contender.data, new)

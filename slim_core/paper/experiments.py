@@ -12,7 +12,7 @@ from .published import paper_means
 from .runs import MIXED, Contender, Experiment, Finish
 
 
-# Registered methods that are a trained LoRA with something done to it.
+# Registered methods that change a LoRA after its training.
 AFTERWARDS = ("lora-rewound", "lora-intruders")
 REWOUND = (0.75, 0.5, 0.25)
 LOSSES = {"eaft": "EAFT", "mask-the-target": "Mask-the-Target"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of SLIM's paper (Han and others, NAACL 2025), in %, for the column beside ours."""
+"""Numbers of SLIM's paper (Han and others, NAACL 2025), in %, for the column next to ours."""
 
 from __future__ import annotations
 

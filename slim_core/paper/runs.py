@@ -16,7 +16,7 @@ MIXED = "mixed"
 
 
 class PaperError(EngineError):
-    """Something does not allow a table; the message is for people."""
+    """A table cannot be made; the message says why, for people."""
 
 
 @dataclass(frozen=True)

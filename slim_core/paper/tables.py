@@ -195,7 +195,7 @@ def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], oth
 def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
     table = Table(
         f"How far from the base: {where}KL(base ‖ adapter) in nats per token, share of the prompts past LoRA in %, "
-        "and area under the curve of general against trained; mean over seeds",
+        "and AUC of general against trained prompts; mean over seeds",
         ("method", "KL downstream", "KL general", "past LoRA downstream", "past LoRA general", "AUC"),
     )
     for contender in rows:

@@ -43,7 +43,7 @@ def adapter_rows(
 class RowScopes:
     """`adapter_rows` for a loop whose rows change often: it looks through the modules once.
 
-    It is out of date when an adapter has come or gone.
+    It is out of date once an adapter was attached or detached.
 
     Args:
         model: as `adapter_rows` takes it; it need not have adapters.

@@ -113,7 +113,7 @@ class RoutingTrace:
         del self._valid[forwards:]
 
     def moved(self, places: Mapping[int, int], wanted: Sequence[int]) -> RoutingTrace:
-        """A trace that goes on with some rows of this one in a batch of other rows.
+        """A trace that continues some rows of this one in a batch of other rows.
 
         What was recorded so far must be single tokens, none of them padding.
 

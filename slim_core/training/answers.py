@@ -15,7 +15,7 @@ from .messages import THOUGHTS
 from .writing import Writer, without
 
 
-BESIDE = (*THOUGHTS, "tool_calls")  # what an answer may have beside its text
+BESIDE = (*THOUGHTS, "tool_calls")  # what an answer may have besides its text
 
 
 class Span(NamedTuple):

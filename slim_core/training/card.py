@@ -70,7 +70,7 @@ def in_markdown(name: str) -> str:
         return text
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
-    # One space on each side is taken away again. It keeps backticks of the name apart from the fence.
+    # Markdown removes one space on each side again. It keeps backticks of the name apart from the fence.
     space = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
     return f"{fence}{space}{text}{space}{fence}"
 

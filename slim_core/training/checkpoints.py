@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoints of a run: which are complete, which are damaged and why, and which are deleted for newer ones.
+"""The checkpoints of a run: which are complete, which are damaged and why, and when one is deleted.
 
 Checkpoints are transformers'. Their weights are safetensors; the optimiser's state is a torch file, which transformers
 reads with `weights_only`, so that it cannot run code. They are taken from the run's own output folder alone.
@@ -92,7 +92,7 @@ def _has_checkpoint_name(path: Path) -> bool:
 
 
 def renamed_checkpoint(folder: Path) -> Path | None:
-    """Something beside the checkpoints of an adapter's folder that was one under another name; None if there is none.
+    """An entry of an adapter's folder of checkpoints that is a checkpoint under another name; None if there is none.
 
     Raises:
         OSError: if the folder cannot be listed.

@@ -42,7 +42,7 @@ def tokens_alike(weight: Tensor, token: int) -> int:
 
 
 def confused_with(base: PreTrainedModel, closing: int | None) -> int:
-    """How many other tokens a model cannot tell from the one that closes its answers; 0 where it can.
+    """How many other tokens a model cannot distinguish from the one that closes its answers.
 
     Args:
         base: the base model.

@@ -85,9 +85,8 @@ class ExampleEncoder:
         return EncodedExample(encoded.input_ids, labels, example.place)
 
     def _close(self, labels: list[int], spans: list[Span], offsets: list[tuple[int, int]]) -> None:
-        """If an answer is closed differently from the last one, close it like the last one.
-
-        When it is written, it is: what the template makes of it later is another token, or none.
+        """Close an answer as the template closes the last one. That is how it ends while it is being written; once
+        other messages follow, a template may close it with another token, or with none.
         """
         for span in spans:
             after = next((i for i, (start, end) in enumerate(offsets) if start >= span.end and end > start), None)

@@ -26,7 +26,7 @@ PAIRS = (
     ("query", "response", None),
     ("input", "output", None),
 )
-# One of these beside one of those is a pair too, where there is no second of either.
+# A column of the first list and one of the second are a pair too, if the record has only one of each.
 QUESTIONS = ("prompt", "instruction", "question", "query", "input", "inputs", "problem", "user", "human")
 ANSWERS = (
     "completion",

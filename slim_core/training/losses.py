@@ -34,7 +34,7 @@ def entropy_adaptive(logits: Tensor, targets: Tensor, base: Tensor | None, weigh
     """EAFT (arXiv 2601.02151): the cross entropy times the model's own uncertainty, from 0 to 1.
 
     The uncertainty is the entropy over the 20 likeliest tokens, their probabilities divided by their sum, divided by
-    its largest value log 20; it has no gradient. Tokens that the model is sure to be otherwise teach it little.
+    its largest value log 20; it has no gradient. Tokens where the model is sure of another one teach it little.
 
     Args:
         logits: (N, V).

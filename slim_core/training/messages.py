@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From messages of a record, in the usual forms, to the form that chat templates read.
 
-What a message says is honoured or refused, never passed over: a tool call that vanished would leave an example that
-teaches something else.
+Every part of a message is used or refused, never skipped: without its tool call, an example would teach something
+else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a chat template writes everything that the model should read.
 
-Templates pass over what they do not know without a word: a system text, tools, a name. What a part of a conversation
-is good for is found out by writing the conversation without it: where the text stays the same, the part is left out.
+Templates silently skip what they do not know: a system text, tools, a name. To find out whether a part of a
+conversation is used, the conversation is written without it: if the text stays the same, the template leaves the part
+out.
 """
 
 from __future__ import annotations

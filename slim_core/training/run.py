@@ -211,7 +211,7 @@ def _usable(checkpoints: Checkpoints, trainer: SavingTrainer, folder: Path) -> C
 
 
 def _begin(record: TrainingRecord, folder: Path, checkpoints: Checkpoints, trainer: SavingTrainer) -> None:
-    """Record in the folder what is being trained there, and clear the way for new checkpoints."""
+    """Record in the folder what is being trained there, and move damaged checkpoints aside."""
     # Every process has read the checkpoints by then, and none is renamed before.
     trainer.accelerator.wait_for_everyone()
     if not is_main_process():

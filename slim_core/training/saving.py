@@ -49,7 +49,7 @@ class SaveError(Exception):
 class SavingTrainer(SlimTrainer):
     """Writes each checkpoint under a temporary name and renames it when it is complete.
 
-    It says apart from all other errors that one cannot be written, and leaves no half of it behind.
+    If one cannot be written, it raises `SaveError`, and nothing incomplete stays behind.
     """
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -81,10 +81,10 @@ class SavingTrainer(SlimTrainer):
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Within a `with` block, whatever cannot be written is `SaveError`.
+    """Within a `with` block, errors of writing become `SaveError`.
 
     Raises:
-        SaveError: for any error but used up memory.
+        SaveError: for any error except running out of memory.
     """
     try:
         yield

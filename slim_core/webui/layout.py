@@ -95,7 +95,9 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
         add_api(backend, config)
 
         def left(request: gr.Request) -> None:
-            """A visitor closed the page: files go, and in a minute adapters. The conversation is kept for an hour."""
+            """A visitor closed the page: uploads are deleted now, adapters in a minute. The conversation is kept for
+            an hour.
+            """
             page.uploads.drop(str(request.session_hash))
             page.visits.close(str(request.session_hash))
 

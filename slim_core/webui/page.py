@@ -40,11 +40,11 @@ class Page:
         drift: the drift view.
         mailbox: hands files and links to the browser.
         keeper: what the browser keeps, and offers to restore.
-        checks: the checks of the adapter that is on its way.
+        checks: the checks of the adapter that is being added.
         shelf: what answers in the columns that a visitor can fill.
         forgetting: the stored results.
-        headline: what they come to.
-        switch: how far the way to another base is.
+        headline: a summary of them.
+        switch: how far switching to another base has got.
         tabs: the tabs, to open one of them.
         clock: asks whether the base is another one. It is outside of the tabs, where it would stand still until a
             visitor opens its tab.

@@ -52,7 +52,7 @@ def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS, *, pag
         page: whether the page is served.
 
     Returns:
-        Sentences on what is odd and keeps nothing from starting.
+        Warnings: sentences on what is odd but does not prevent the start.
 
     Raises:
         ConfigError: with a sentence on the first thing that is wrong.

@@ -73,7 +73,7 @@ def test_what_else_may_be_said(monkeypatch, folders, order, said, words):
     assert result.exit_code == 0, result.output
     assert words in result.stdout
     assert ("You chose" in result.stdout) == words.startswith("You chose")
-    assert result.stdout.count("That is none of A, B, C and -.") == (3 if "D" in (said or "") else 0)
+    assert result.stdout.count("Please type one of A, B, C or -.") == (3 if "D" in (said or "") else 0)
 
 
 @pytest.mark.parametrize("order", ORDERS, indirect=True)

@@ -101,7 +101,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_file(folders, files, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(evaluate_run.CountedProgress, "next", ended)
         result = run(*named(folders, files), "--output", part)
-    assert result.exit_code == 130 and "Go on with --resume." in words(result.stderr)
+    assert result.exit_code == 130 and "Continue with --resume." in words(result.stderr)
     assert not part.exists() and (files / "part.json.partial").exists()
     again = run(*named(folders, files), "--output", part)
     assert again.exit_code == 1 and "is from an evaluation that was interrupted; continue it with --resume" in words(

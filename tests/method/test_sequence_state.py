@@ -273,7 +273,7 @@ def test_only_so_many_forwards_are_kept(ids):
     twin.crop(-GUESSES)
     assert_near(read(model, row[:, 5:], [row.shape[1] - 5], twin), whole(model, row)[:, 5:])
     cache.crop(-GUESSES - 2)
-    refuses(model, ids[:1], cache, "other code than the adapted model put them there, or took some away")
+    refuses(model, ids[:1], cache, "code other than the adapted model added or removed some of them")
 
 
 def test_no_forward_is_kept_that_so_many_tokens_cannot_reach(ids):
@@ -316,7 +316,7 @@ def test_a_cache_that_another_adapter_filled_is_refused(ids):
 
 def test_a_cache_that_the_base_filled_before_is_refused(ids):
     cache = filled(build("llama"), ids)
-    refuses(learned(), ids, cache, "other code than the adapted model put them there")
+    refuses(learned(), ids, cache, "code other than the adapted model added")
 
 
 def test_a_cache_that_was_added_to_by_hand_is_refused(ids):
@@ -324,14 +324,14 @@ def test_a_cache_that_was_added_to_by_hand_is_refused(ids):
     cache = filled(model, ids)
     for layer in range(2):
         cache.update(torch.zeros(3, 2, 1, 8), torch.zeros(3, 2, 1, 8), layer)
-    refuses(model, ids, cache, "other code than the adapted model put them there, or took some away")
+    refuses(model, ids, cache, "code other than the adapted model added or removed some of them")
 
 
 def test_a_cache_that_was_cropped_too_far_is_refused(ids):
     model = learned()
     cache = filled(model, ids.repeat(1, 6)[:, : TRAIL + 2])
     cache.crop(-3)
-    refuses(model, ids, cache, "other code than the adapted model put them there, or took some away")
+    refuses(model, ids, cache, "code other than the adapted model added or removed some of them")
 
 
 def test_a_cache_that_lost_more_than_its_last_forward_is_refused(ids):
@@ -339,7 +339,7 @@ def test_a_cache_that_lost_more_than_its_last_forward_is_refused(ids):
     cache = DynamicCache(config=model.config)
     read(model, ids[:, :9], [5, 1, 1, 1, 1], cache)
     cache.crop(-3)
-    refuses(model, ids, cache, "other code than the adapted model put them there, or took some away")
+    refuses(model, ids, cache, "code other than the adapted model added or removed some of them")
 
 
 def test_a_long_prompt_goes_on_and_can_lose_what_came_after_it(ids):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements of speed and memory. What is compared takes turns in one run; what counts are ratios within a round."""
+"""Measurements of speed and memory. What is compared is measured in turn; ratios are taken within a round."""

@@ -16,7 +16,7 @@ import httpx
 from ...inference import Engine, Message, Row, Sampling
 
 
-# One question, by its number and variant; whether it was answered, or turned away with a sentence.
+# Asks one question, by its number and variant; returns whether it was answered or refused with a sentence.
 Ask = Callable[[int, str], bool]
 # A connection is slow, a model slower.
 PATIENCE_SECONDS = 300.0
@@ -29,7 +29,7 @@ class Served:
     Attributes:
         clients: how many asked at once, each one question after another.
         answers: how many were answered.
-        refused: turned away with a sentence.
+        refused: refused with a sentence.
         lost: neither.
         answers_per_second: over all clients.
         p50, p99: seconds from a question to the end of its answer; None without answers.
@@ -66,7 +66,7 @@ def serve_clients(ask: Ask, variants: list[str], levels: list[int], questions: i
         variants: that are asked in turn.
         levels: numbers of clients.
         questions: of a round, over all clients; at least one each.
-        rounds: that count, after one that does not.
+        rounds: that are measured, after one for warming up.
     """
     found: dict[int, list[_Round]] = {level: [] for level in levels}
     for number in range(rounds + 1):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways of doing something take turns within one run, so that a drift of the machine's speed meets them all alike."""
+"""Ways of doing something are timed in turn within one run, so that changes of the machine's speed affect them all
+alike.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +85,7 @@ def take_turns(ways: Mapping[str, Way], rounds: int, warm_up: int = 1) -> dict[s
 
     Args:
         ways: by name.
-        rounds: that count.
-        warm_up: rounds before them that do not.
+        rounds: that are measured. warm_up: rounds before them that are not.
     """
     found: dict[str, list[Measures]] = {name: [] for name in ways}
     for number in range(warm_up + rounds):

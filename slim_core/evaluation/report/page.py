@@ -21,7 +21,7 @@ SCORINGS = {
     "captured": "Format capture: open questions answered in the trained form; less is better",
     "loss": "Loss in nats per token; less is better",
 }
-# What more of it means, where it is not more that is solved.
+# What a higher score means, where it does not mean that more is solved.
 MORE = {"captured": "falls into the trained form more often than"}
 KINDS = {"downstream": "downstream (what was trained)", "general": "general (what the base knew before)"}
 
@@ -189,7 +189,7 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str)
 
 def _router(group: Group, labels: Mapping[str, str]) -> Iterator[str]:
     yield "<h3>Whether the router tells general from trained prompts</h3>"
-    yield paragraph("Area under the ROC curve of the prompts' shares past LoRA: 1 is perfect, 0.5 is a coin.", "dim")
+    yield paragraph("Area under the ROC curve of the prompts' shares past LoRA: 1 is perfect, 0.5 is chance.", "dim")
     blocks = max(len(own) for own, _ in group.auc.values())
     yield table(
         ("variant", *(f"block {number}" for number in range(blocks)), "all"),

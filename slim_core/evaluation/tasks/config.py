@@ -76,7 +76,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a task file, with includes from its own folder.
 
     Raises:
-        EvaluationError: if it cannot be read, says something that is not known here, or would run code.
+        EvaluationError: if it cannot be read, has an unknown entry, or would run code.
     """
     found = _read(path, path.name, 0)
     for key, value in found.items():

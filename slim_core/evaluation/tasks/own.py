@@ -180,7 +180,7 @@ def open_questions(name: str, prompts: Sequence[str], form: str, asking: Asking)
         asking: how.
 
     Raises:
-        EvaluationError: if the form is no pattern.
+        EvaluationError: if the form is not a valid pattern.
     """
     expected = Expected((check_pattern(form, "--trained-form"),), match="search", ignore_case=True)
     records = [Record({"prompt": prompt}, name) for prompt in prompts]

@@ -42,7 +42,7 @@ def render(source: str, document: Document, place: str) -> str:
         place: to name it with.
 
     Raises:
-        EvaluationError: if the template is none, is refused by the sandbox, or needs what the record has not.
+        EvaluationError: if the template is invalid, is refused by the sandbox, or needs what the record does not have.
     """
     try:
         return _compiled(source).render(**document)

@@ -17,7 +17,7 @@ from ..config import ConfigError
 
 VARIABLE = "GRADIO_TEMP_DIR"
 OWN = "slim-"
-# What must be free on the disk for a start to make sense.
+# Bytes that must be free on the disk for the app to start.
 ROOM = 1_000_000
 
 _own: Path | None = None
@@ -27,8 +27,8 @@ _lock = threading.Lock()
 def process_folder(seconds: float) -> Path:
     """This process's own folder within Gradio's, created at the first call and deleted when the process ends.
 
-    Gradio's folder is the one that GRADIO_TEMP_DIR names, else a common one of the machine. What a process left there
-    that was ended by force goes with the next start.
+    Gradio's folder is the one that GRADIO_TEMP_DIR names, or else one that all Gradio apps of the machine share. What
+    a killed process left there is deleted at a later start.
 
     Args:
         seconds: how long files are kept.

@@ -149,7 +149,7 @@ class _Answer:
         begun: whether it has.
         wrong: the status that goes out in place of 500; None leaves it.
         rewrite: changes the whole body of a successful answer; None leaves it.
-        instead: what is said in place of an answer; None says the answer.
+        instead: the message that is sent in place of the response; None sends the response.
     """
 
     def __init__(self, send: Send) -> None:

@@ -9,7 +9,7 @@ import time
 
 # A reading is followed by a pause this many times as long, so that one visitor keeps a quarter of the model at most.
 PAUSE = 3
-# No reading may take longer than this, as far as the last one tells.
+# No reading may take longer than this, judging by the speed of the last one.
 MOST_SECONDS = 1.0
 # Its speed is unknown at first, so the first reading is short.
 FIRST_TOKENS = 256

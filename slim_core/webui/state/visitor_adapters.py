@@ -26,7 +26,7 @@ class VisitorAdapters:
     """Adapters of all visitors on one engine.
 
     Args:
-        engine: the model. Attaching and detaching wait in its line, so no answer is disturbed.
+        engine: the model. Attaching and detaching wait in its queue, so no answer is disturbed.
         limits: how much is held.
         zero_gpu: the model runs elsewhere, in processes that come and go: each job brings its adapters along.
     """

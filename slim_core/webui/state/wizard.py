@@ -55,7 +55,7 @@ class Wizard:
     def run(self) -> Iterator[None]:
         """Run all checks; each step means that there is something new to draw.
 
-        Closing it means that the visitor went away: the work ends, and what has come is thrown away.
+        Closing it means that the visitor has left: the work ends, and its result is discarded.
         """
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()

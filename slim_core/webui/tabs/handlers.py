@@ -395,5 +395,5 @@ class Handlers:
 
     @staticmethod
     def letter(kind: str, **content: str) -> dict[str, Any]:
-        # The number makes every letter a new one, the same file twice included.
+        # With the number, the same file is sent again if it is asked for twice.
         return {"kind": kind, "number": time.time_ns(), **content}

@@ -165,7 +165,7 @@ class ManyHandlers:
         return wire.shown(listed)
 
     def take(self, session: Session, listed: PromptList, path: Any, request: gr.Request) -> Updates:
-        """A file in place of the box. It is read, and goes at once."""
+        """A file in place of the box. It is read, then deleted at once."""
         if not isinstance(path, str):
             return warn(LimitError("Choose a file first."))
         with self.page.uploads.reading(str(request.session_hash), [path]):
@@ -221,5 +221,5 @@ class ManyHandlers:
 
     @staticmethod
     def _letter(name: str, text: str, mime: str, sentence: str) -> dict[str, Any]:
-        # The number makes every letter a new one, the same file twice included.
+        # With the number, the same file is sent again if it is asked for twice.
         return {"kind": "save", "number": time.time_ns(), "name": name, "text": text, "mime": mime, "said": sentence}

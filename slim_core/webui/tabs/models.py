@@ -100,7 +100,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         return banner(backend)
 
     def look(session: Session) -> Any:
-        """How far a switch is; and once there is another base, everything."""
+        """How far switching to another base has got; everything once there is another base."""
         # Sent each time: answers of the server may overtake each other, and the last one must be true.
         updates: dict[Any, Any] = {page.switch: banner(backend)}
         if session.run is None and session.renew(backend.generation):
@@ -123,7 +123,7 @@ def build(page: Page, tab: gr.Tab) -> None:
 
 
 def banner(backend: Backend) -> dict[str, Any]:
-    """How far a switch is, and what the header says."""
+    """How far switching to another base has got, and what the header says."""
     progress = backend.switch.progress if backend.switch is not None else None
     info = backend.engine.info
     return {

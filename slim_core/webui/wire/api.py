@@ -23,8 +23,8 @@ from .stream import INTERVAL
 
 def add_api(backend: Backend, config: Config) -> None:
     """Add `/compare`, `/routing` and `/models` to the interface that is being built."""
-    # Each waits in the model's own line, or is turned away where that is full. Not the page's id: Gradio would make
-    # one limit of both.
+    # Each waits in the model's own queue, or is refused if that is full. Its id is not the page's, since Gradio would
+    # apply one limit to both together.
     work = {"concurrency_id": "api", "concurrency_limit": None}
     usual = min(Sampling().max_new_tokens, config.max_new_tokens)
 

@@ -90,7 +90,7 @@ def take_place(backend: Backend, run: BackgroundRun) -> bool:
 def ticks(run: BackgroundRun) -> Iterator[bool]:
     """When to draw: now, whenever something has changed, once in `BEAT` seconds, and once more at the end.
 
-    Closing it (the visitor went away) ends the run; that is possible only between two drawings.
+    Closing it (the visitor has left) ends the run; that is possible only between two drawings.
 
     Returns:
         For each drawing whether more is done.

@@ -34,8 +34,8 @@ def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
 
 
 def taught(turn: Turn) -> bool:
-    """Whether a gate at its trained strength judged the prompt to be like the training data: there it was the purpose
-    to move.
+    """Whether a gate at its trained strength judged the prompt to be like the training data: there the adapter was
+    meant to move.
     """
     judges = (answer for answer in turn.answers.values() if answer.gated and answer.strength is None)
     return any(verdict is not None and verdict.kind == "like" for verdict in (judge.verdict() for judge in judges))

@@ -28,7 +28,7 @@ def gated(session: Session, backend: Backend) -> tuple[str, Variant] | None:
 
 
 def metered(session: Session, backend: Backend) -> bool:
-    """Whether there is a meter at all: a lent GPU is not ours between two answers."""
+    """Whether there is a meter at all: on ZeroGPU there is no GPU between two answers."""
     return not backend.zero_gpu and gated(session, backend) is not None
 
 

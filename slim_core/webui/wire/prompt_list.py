@@ -170,7 +170,7 @@ def shown(listed: PromptList) -> dict[str, object]:
 
 
 def status(run: ListRun) -> str:
-    """What is read aloud, at the begin and at the end."""
+    """What is read aloud, at the beginning and at the end."""
     if not run.ended.is_set():
         return f"Many prompts: {_prompts(len(run.prompts))} to answer."
     return f"Many prompts: {_line(run)}"

@@ -172,7 +172,7 @@ def _fail(turn: Turn, run: Run, sentence: str) -> None:
 def ticks(run: Run) -> Iterator[bool]:
     """When to draw: now, then at most 12 times a second, and once more at the end.
 
-    Closing it (the visitor went away) ends the answers, unless somebody else looks at them.
+    Closing it (the visitor has left) ends the answers, unless another page shows them.
 
     Returns:
         For each drawing whether the routing is due as well.

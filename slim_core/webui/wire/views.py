@@ -33,7 +33,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
     Args:
         session: the visitor's.
         backend: the model.
-        afresh: the controls are drawn again though nothing has changed: a person moved one in vain.
+        afresh: draw the controls again although nothing has changed, to undo a change that was refused.
     """
     value = {
         "afresh": time.time_ns() if afresh else 0,
