@@ -24,7 +24,8 @@ slim.meter = (component) => {
     if (value !== text) {
       text = value;
       changed = now;
-      if (!text.trim()) line.hidden = true;
+      // Whoever types the same again is told again.
+      if (!text.trim()) [line.hidden, asked] = [true, null];
     }
     if (!slim.metered) {
       if (!line.hidden) line.hidden = true; // to set it again would be a change of the page
