@@ -68,9 +68,8 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running() -> Iterator[Site]:
-    # One for each file: what one leaves behind does not reach the next.
     site = Site(ScriptedEngine(), RESULTS, max_new_tokens=4096)
     yield site
     site.close()
@@ -112,3 +111,48 @@ def visit(pages, site) -> Iterator[Callable[..., Visit]]:
     for one in visits:
         assert one.outside == [], f"asked another machine: {one.outside}"
         assert one.errors == [], f"errors in the page: {one.errors}"
+
+
+@pytest.fixture(scope="module")
+def left_open() -> Iterator[dict[str, Visit]]:
+    """The pages of visitors who stay, by address."""
+    found: dict[str, Visit] = {}
+    yield found
+    for one in found.values():
+        one.close()
+
+
+@pytest.fixture
+def stay(pages, left_open, request) -> Iterator[Callable[[str], Visit]]:
+    """A visitor's page at an address, with a new conversation on it; open already if another test of the file had it.
+
+    It saves the second that a page takes to load, and is for tests that change no settings and leave nothing behind
+    but a conversation and a gate.
+    """
+    failed = request.session.testsfailed
+    used: list[Visit] = []
+
+    def come(url: str) -> Visit:
+        found = left_open.pop(url, None)
+        if found is None:
+            found = Visit(pages, url)
+        else:
+            found.begin_again()
+        used.append(found)
+        return found
+
+    yield come
+    for one in used:
+        assert one.outside == [], f"asked another machine: {one.outside}"
+        assert one.errors == [], f"errors in the page: {one.errors}"
+        # A test that failed may have left anything behind.
+        if request.session.testsfailed == failed:
+            left_open[one.url] = one
+        else:
+            one.close()
+
+
+@pytest.fixture
+def v(stay, site) -> Visit:
+    """A new conversation with the fast engine, see `stay`."""
+    return stay(site.url)

@@ -32,10 +32,15 @@ def mortal():
     site.close()
 
 
+def heads(v):
+    return v.page.locator(".slim-head h2")
+
+
 def hide(v):
     v.open_settings()
+    expect(v.page.get_by_label("Hide who answers")).not_to_be_checked()
     v.page.get_by_label("Hide who answers").check()
-    expect(v.page.locator(".slim-head h2")).to_have_text(["A", "B", "C"])
+    expect(heads(v)).to_have_text(["A", "B", "C"])
 
 
 def ballot(v, turn=-1):
@@ -52,19 +57,15 @@ def markup(v):
     return "".join(part.evaluate("(node) => node.outerHTML") for part in parts.all())
 
 
-def test_it_is_off_by_default(visit):
-    v = visit()
-    v.ask("Hello")
-    expect(v.page.locator(".slim-head h2")).to_have_text(["Base", "LoRA", "SLIM"])
-    expect(ballot(v)).to_be_hidden()
-    v.open_settings()
-    expect(v.page.get_by_label("Hide who answers")).not_to_be_checked()
-
-
-@pytest.mark.parametrize("view", ["Answers", "Differences from base", "Coloured by routing"])
+@pytest.mark.parametrize(
+    "view", [pytest.param("Answers", marks=pytest.mark.nightly), "Differences from base", "Coloured by routing"]
+)
 def test_nothing_gives_it_away_before_the_vote(visit, site, same_words, view):
     v = visit()
     v.ask("Before")
+    # It is off by default.
+    expect(heads(v)).to_have_text(["Base", "LoRA", "SLIM"])
+    expect(ballot(v)).to_be_hidden()
     v.page.get_by_role("radio", name=view).check()
     v.button("New conversation").click()
     hide(v)
@@ -146,10 +147,6 @@ def test_stop_and_retry_mean_the_letter(visit, site):
     v.done()
     assert v.text("C").inner_text().split()[0] == who
     expect(ballot(v)).to_be_visible()
-
-
-def heads(v):
-    return v.page.locator(".slim-head h2")
 
 
 @pytest.mark.nightly

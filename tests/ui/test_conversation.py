@@ -4,13 +4,7 @@
 from playwright.sync_api import expect
 
 
-def set_seed(v, seed):
-    v.open_settings()
-    v.set("Seed", str(seed))
-    expect(v.page.get_by_label("Seed")).to_have_value(str(seed))
-
-
-def test_each_variant_goes_on_with_its_own_history(visit, site):
+def test_each_variant_goes_on_with_its_own_history(v, site):
     seen = []
     answer = site.engine.answer
 
@@ -20,7 +14,6 @@ def test_each_variant_goes_on_with_its_own_history(visit, site):
 
     site.engine.answer = listen
     try:
-        v = visit()
         v.ask("One")
         v.ask("Two")
     finally:
@@ -36,29 +29,25 @@ def test_retry_answers_again_with_the_settings_of_now(visit):
     v = visit()
     v.ask("Hello")
     expect(v.text("base")).to_contain_text("seed0")
-    set_seed(v, 7)
+    v.open_settings()
+    v.set("Seed", "7")
     v.button("Retry all").click()
     expect(v.text("base")).to_contain_text("seed7")
     v.done()
     expect(v.page.locator(".slim-turn")).to_have_count(1)
     expect(v.text("lora")).to_contain_text("turn1 seed7")
-
-
-def test_retry_of_one_column_leaves_the_others(visit):
-    v = visit()
-    v.ask("Hello")
-    set_seed(v, 3)
+    # Of one column it leaves the others.
+    v.set("Seed", "3")
     v.page.get_by_role("button", name="Let LoRA answer again").click()
     expect(v.text("lora")).to_contain_text("seed3")
     v.done()
-    expect(v.text("base")).to_contain_text("seed0")
-    expect(v.text("slim")).to_contain_text("seed0")
+    expect(v.text("base")).to_contain_text("seed7")
+    expect(v.text("slim")).to_contain_text("seed7")
     # The base's answer is known, so the drift is measured again.
     expect(v.answer("lora").locator(".slim-summary")).to_contain_text("times less likely")
 
 
-def test_undo_gives_the_prompt_back(visit):
-    v = visit()
+def test_undo_gives_the_prompt_back(v):
     v.ask("One")
     v.ask("Two")
     v.button("Undo").click()
@@ -69,8 +58,7 @@ def test_undo_gives_the_prompt_back(visit):
     expect(v.button("Undo")).to_have_count(0)
 
 
-def test_edit_an_earlier_prompt(visit):
-    v = visit()
+def test_edit_an_earlier_prompt(v):
     v.ask("One")
     v.ask("Two")
     v.page.get_by_role("button", name="Edit prompt 1").click()
@@ -84,8 +72,7 @@ def test_edit_an_earlier_prompt(visit):
     expect(v.text("base")).to_contain_text("turn1 seed0 Uno")
 
 
-def test_an_edit_can_be_cancelled(visit):
-    v = visit()
+def test_an_edit_can_be_cancelled(v):
     v.ask("One")
     v.page.get_by_role("button", name="Edit prompt 1").click()
     v.page.get_by_label("The prompt, edited").fill("Uno")
@@ -94,8 +81,7 @@ def test_an_edit_can_be_cancelled(visit):
     expect(v.page.get_by_role("button", name="Edit prompt 1")).to_be_focused()
 
 
-def test_an_edit_sent_while_answers_are_written_is_not_lost(visit, site):
-    v = visit()
+def test_an_edit_sent_while_answers_are_written_is_not_lost(v, site):
     v.ask("One")
     v.page.get_by_role("button", name="Edit prompt 1").click()
     v.page.get_by_label("The prompt, edited").fill("Uno")
@@ -109,8 +95,7 @@ def test_an_edit_sent_while_answers_are_written_is_not_lost(visit, site):
     v.done()
 
 
-def test_new_conversation(visit):
-    v = visit()
+def test_new_conversation(v):
     v.ask("One")
     v.button("New conversation").click()
     expect(v.page.locator(".slim-turn")).to_have_count(0)

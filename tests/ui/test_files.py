@@ -40,8 +40,7 @@ def test_export_and_import_round_trip(visit, tmp_path):
     expect(other.text("base")).to_contain_text("turn3")
 
 
-def test_a_file_that_is_no_conversation(visit, tmp_path):
-    v = visit()
+def test_a_file_that_is_no_conversation(v, tmp_path):
     path = tmp_path / "other.json"
     path.write_text('{"format": "something else"}')
     v.upload(path)
@@ -49,8 +48,7 @@ def test_a_file_that_is_no_conversation(visit, tmp_path):
     v.ask("Hello")
 
 
-def test_html_in_a_notice_stays_text(visit, tmp_path):
-    v = visit()
+def test_html_in_a_notice_stays_text(v, tmp_path):
     v.ask("Hello")
     path = tmp_path / "conversation.json"
     save(v, "Export JSON").save_as(path)
@@ -64,8 +62,7 @@ def test_html_in_a_notice_stays_text(visit, tmp_path):
     assert v.page.locator("#evil").count() == 0 and not any("pixel" in url for url in asked)
 
 
-def test_routing_as_png(visit):
-    v = visit()
+def test_routing_as_png(v):
     v.ask("Hello")
     v.tab("Routing")
     download = save(v, "Save as PNG")

@@ -21,8 +21,7 @@ def bubbles(v):
     return v.page.locator(".slim-bubble")
 
 
-def test_an_example_is_asked_at_one_click(visit):
-    v = visit()
+def test_an_example_is_asked_at_one_click(v):
     v.prompt.fill("A draft")
     v.button(CAPITAL).click()
     expect(bubbles(v)).to_have_text([CAPITAL])
@@ -31,8 +30,7 @@ def test_an_example_is_asked_at_one_click(visit):
     expect(v.prompt).to_have_value("A draft")
 
 
-def test_examples_make_room_for_each_other(visit):
-    v = visit()
+def test_examples_make_room_for_each_other(v):
     for prompt in (CAPITAL, POEM, POEM):
         v.button(prompt).click()
         expect(bubbles(v)).to_have_text([prompt])
@@ -42,8 +40,7 @@ def test_examples_make_room_for_each_other(visit):
     expect(v.page.locator(".toast-body")).to_have_count(0)
 
 
-def test_an_example_takes_no_conversation_away(visit):
-    v = visit()
+def test_an_example_takes_no_conversation_away(v):
     v.ask("My own question")
     v.button(CAPITAL).click()
     expect(bubbles(v)).to_have_text(["My own question", CAPITAL])
@@ -52,9 +49,8 @@ def test_an_example_takes_no_conversation_away(visit):
     expect(v.text("base")).to_contain_text("turn2")
 
 
-def test_an_example_waits_for_answers_that_are_written(visit, site):
+def test_an_example_waits_for_answers_that_are_written(v, site):
     site.engine.delay, site.engine.length = dict.fromkeys(("base", "lora", "slim"), 0.1), 600
-    v = visit()
     v.button(CAPITAL).click()
     expect(v.state("base")).to_have_text("writing")
     v.button(POEM).click()
@@ -93,15 +89,13 @@ def test_pairs_are_asked_in_both_forms_here_and_under_routing(visit, of_demo):
     expect(v.page.locator("#slim-routing .slim-heat canvas")).to_be_visible()
 
 
-def test_other_models_get_plain_questions(visit):
-    v = visit()
+def test_other_models_get_plain_questions(v):
     expect(v.button(CAPITAL)).to_be_visible()
     expect(v.page.get_by_role("heading", name=re.compile("trained"))).to_have_count(0)
     expect(v.page.get_by_text("You should see")).to_have_count(0)
 
 
-def test_what_was_measured_stands_on_the_first_page_and_leads_to_the_rest(visit):
-    v = visit()
+def test_what_was_measured_stands_on_the_first_page_and_leads_to_the_rest(v):
     line = v.page.locator("#slim-headline")
     expect(line).to_contain_text("LoRA falls from 85% to 25% on everything else; SLIM keeps 78%.")
     line.get_by_role("button", name="All scores").click()

@@ -32,8 +32,7 @@ def slider(v, label="SLIM"):
 # ---- the verdict
 
 
-def test_a_verdict_above_the_answers(visit):
-    v = visit()
+def test_a_verdict_above_the_answers(v):
     for prompt, kind, sentence in (
         ("A foreign prompt", "unlike", "gives the base’s own answer, token for token."),
         ("A trained prompt", "like", "Like the training data: SLIM answers with its LoRA experts."),
@@ -49,11 +48,12 @@ def test_a_verdict_above_the_answers(visit):
     script = """turn => turn.querySelector('.slim-verdict').getBoundingClientRect().bottom
         <= turn.querySelector('.slim-answer').getBoundingClientRect().top"""
     assert v.page.locator(".slim-turn").first.evaluate(script)
+    # A base that reads all says nothing of it.
+    expect(v.page.locator(".slim-latest")).to_be_hidden()
 
 
-def test_a_verdict_while_the_answer_is_written(visit, site):
+def test_a_verdict_while_the_answer_is_written(v, site):
     site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.1), 60
-    v = visit()
     v.send("A foreign prompt")
     expect(verdict(v)).to_contain_text("gives, so far, the base’s own answer")
     expect(v.state("slim")).to_have_text("writing")
@@ -64,8 +64,7 @@ def test_a_verdict_while_the_answer_is_written(visit, site):
 # ---- the meter
 
 
-def test_the_meter_follows_what_is_typed(visit, site):
-    v = visit()
+def test_the_meter_follows_what_is_typed(v, site):
     expect(meter(v)).to_be_hidden()
     v.prompt.press_sequentially("A foreign prompt", delay=40)
     expect(meter(v)).to_be_visible()
@@ -78,6 +77,8 @@ def test_the_meter_follows_what_is_typed(visit, site):
     expect(meter(v)).to_contain_text("Like the training data")
     v.prompt.fill("")
     expect(meter(v)).to_be_hidden()
+    v.prompt.fill("A trained prompt")
+    expect(meter(v)).to_be_visible()
     before = site.engine.peeks
     v.prompt.fill("fail please")
     until(lambda: site.engine.peeks > before)
@@ -86,9 +87,9 @@ def test_the_meter_follows_what_is_typed(visit, site):
     expect(v.page.locator(".toast-body")).to_have_count(0)
 
 
-def test_the_meter_waits_for_answers(visit, site):
+def test_the_meter_waits_for_answers(v, visit, site):
     site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.05), 2000
-    v, other = visit(), visit()
+    other = visit()
     v.send("A long story")
     expect(v.state("base")).to_have_text("writing")
     for one in (other, v):
@@ -101,13 +102,13 @@ def test_the_meter_waits_for_answers(visit, site):
     v.button("Stop all").click()
     v.done()
     for one in (v, other):
+        expect(meter(one)).to_be_visible()
         expect(meter(one)).to_contain_text("Unlike the training data")
         expect(one.page.locator(".toast-body")).to_have_count(0)
 
 
-def test_an_answer_waits_for_one_reading_at_most(visit, site):
+def test_an_answer_waits_for_one_reading_at_most(v, site):
     site.engine.reading = 0.4
-    v = visit()
     v.prompt.fill("Something")
     until(lambda: site.engine.peeks == 1)
     v.prompt.press("Enter")
@@ -119,8 +120,7 @@ def test_an_answer_waits_for_one_reading_at_most(visit, site):
 # ---- another strength
 
 
-def test_an_open_gate_shows_what_it_kept(visit):
-    v = visit()
+def test_an_open_gate_shows_what_it_kept(v):
     v.ask("A foreign prompt")
     kept = v.text("slim").inner_text()
     expect(v.button("As trained")).to_have_attribute("aria-pressed", "true")
@@ -143,8 +143,7 @@ def test_an_open_gate_shows_what_it_kept(visit):
     expect(slider(v)).to_have_value("8")
 
 
-def test_the_slider_with_the_keyboard(visit, site):
-    v = visit()
+def test_the_slider_with_the_keyboard(v, site):
     v.ask("Something")
     runs = site.engine.runs
     slider(v).focus()
@@ -161,9 +160,8 @@ def test_the_slider_with_the_keyboard(visit, site):
     expect(v.answer("slim").locator(".slim-how")).not_to_contain_text("gate")
 
 
-def test_a_gate_that_is_changed_while_answers_are_written_waits_for_them(visit, site):
+def test_a_gate_that_is_changed_while_answers_are_written_waits_for_them(v, site):
     site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.05), 40
-    v = visit()
     v.send("Something")
     expect(v.state("slim")).to_have_text("writing")
     v.button("Open").click()
@@ -173,8 +171,8 @@ def test_a_gate_that_is_changed_while_answers_are_written_waits_for_them(visit, 
     assert v.tokens("base") == 40
 
 
-def test_a_gate_is_for_its_visitor_alone(visit):
-    v, other = visit(), visit()
+def test_a_gate_is_for_its_visitor_alone(v, visit):
+    other = visit()
     v.button("Open").click()
     v.ask("A foreign prompt")
     other.ask("A foreign prompt")
@@ -183,9 +181,9 @@ def test_a_gate_is_for_its_visitor_alone(visit):
     expect(other.button("As trained")).to_have_attribute("aria-pressed", "true")
 
 
-def test_a_gate_before_the_first_prompt_and_in_the_meter(visit):
-    v = visit()
+def test_a_gate_before_the_first_prompt_and_in_the_meter(v):
     v.prompt.fill("A foreign prompt")
+    expect(meter(v)).to_be_visible()
     expect(meter(v)).to_contain_text("Unlike the training data")
     v.button("Open").click()
     expect(meter(v)).to_contain_text("Gate forced open")
@@ -194,8 +192,7 @@ def test_a_gate_before_the_first_prompt_and_in_the_meter(visit):
     v.done()
 
 
-def test_links_and_files_carry_the_strength(visit, tmp_path):
-    v = visit()
+def test_links_and_files_carry_the_strength(v, visit, tmp_path):
     v.ask("A foreign prompt")
     v.button("Open").click()
     expect(verdict(v)).to_have_attribute("data-verdict", "open")
@@ -212,21 +209,21 @@ def test_links_and_files_carry_the_strength(visit, tmp_path):
     save(v, "Export JSON").save_as(path)
     answers = json.loads(path.read_text(encoding="utf-8"))["turns"][0]["answers"]
     assert answers["slim"]["strength"] == 0 and answers["base"]["strength"] is None
-    third = visit()
-    third.upload(path)
-    expect(verdict(third)).to_have_attribute("data-verdict", "open")
-    expect(third.button("As trained")).to_have_attribute("aria-pressed", "true")
+    other.button("As trained").click()
+    other.upload(path)
+    expect(verdict(other)).to_have_attribute("data-verdict", "open")
+    expect(other.button("As trained")).to_have_attribute("aria-pressed", "true")
 
 
-@pytest.mark.parametrize("strength", ["-1", "lots", "NaN", "1e9"])
+@pytest.mark.parametrize("strength", ["-1", "NaN"])
 def test_a_link_with_a_strength_that_makes_no_sense(visit, strength):
     v = visit(query={"strength": strength, "prompt": "Hi"})
     expect(v.prompt).to_have_value("Hi")
     expect(v.button("As trained")).to_have_attribute("aria-pressed", "true")
 
 
-def test_an_adapter_without_a_gate(browser, visit):
-    engine = ScriptedEngine()
+def test_an_adapter_without_a_gate_and_a_base_that_reads_the_latest_prompt_alone(visit):
+    engine = ScriptedEngine(latest_alone=True)
     engine.variants = tuple(replace(variant, strength=None) for variant in engine.variants)
     site = Site(engine)
     try:
@@ -235,7 +232,10 @@ def test_an_adapter_without_a_gate(browser, visit):
         v.page.wait_for_timeout(700)  # longer than typing has to rest before the meter asks
         expect(meter(v)).to_be_hidden()
         v.prompt.fill("")
+        note = v.page.get_by_text("This base reads only the latest prompt")
+        expect(note).to_be_hidden()
         v.ask("A foreign prompt")
+        expect(note).to_be_visible()
         expect(v.page.locator(".slim-verdict:visible")).to_have_count(0)
         expect(slider(v)).to_be_hidden()
         v.tab("Routing")
@@ -245,32 +245,10 @@ def test_an_adapter_without_a_gate(browser, visit):
         site.close()
 
 
-# ---- the note
-
-
-def test_a_base_that_reads_the_latest_prompt_alone_says_so(browser, visit):
-    site = Site(ScriptedEngine(latest_alone=True))
-    try:
-        v = visit(url=site.url)
-        note = v.page.get_by_text("This base reads only the latest prompt")
-        expect(note).to_be_hidden()
-        v.ask("One")
-        expect(note).to_be_visible()
-    finally:
-        site.close()
-
-
-def test_a_base_that_reads_all_says_nothing(visit):
-    v = visit()
-    v.ask("One")
-    expect(v.page.locator(".slim-latest")).to_be_hidden()
-
-
 # ---- routing, drift, forgetting
 
 
-def test_the_distance_under_the_map(visit):
-    v = visit()
+def test_the_distance_under_the_map(v):
     v.ask("A foreign prompt")
     v.tab("Routing")
     expect(v.page.locator("#slim-routing .slim-verdict")).to_have_attribute("data-verdict", "unlike")
@@ -287,10 +265,10 @@ def test_the_distance_under_the_map(visit):
     v.page.get_by_label("Routing of").select_option("lora")
     expect(v.page.locator("#slim-routing .slim-verdict")).to_be_hidden()
     expect(axis).to_be_hidden()
+    v.page.get_by_label("Routing of").select_option("slim")
 
 
-def test_in_domain_and_outside(visit):
-    v = visit()
+def test_in_domain_and_outside(v):
     for prompt in ("A foreign prompt", "A trained prompt"):
         v.ask(prompt)
     v.tab("Drift")
@@ -301,8 +279,7 @@ def test_in_domain_and_outside(visit):
     expect(rows.nth(1)).to_contain_text("Unlike the training data")
 
 
-def test_the_plane_of_learning_and_forgetting(visit):
-    v = visit()
+def test_the_plane_of_learning_and_forgetting(v):
     v.tab("Forgetting")
     plane = v.page.get_by_role("img", name=re.compile("^Learning against forgetting"))
     expect(plane).to_have_attribute("aria-label", re.compile("Where you are, now: strength 4"))
@@ -321,3 +298,7 @@ def test_the_plane_of_learning_and_forgetting(visit):
     v.tab("Forgetting")
     expect(plane).to_have_attribute("aria-label", re.compile("Where you are, now: strength 0"))
     assert float(ring.get_attribute("cx")) < before
+    v.tab("Compare")
+    v.button("As trained").click()
+    v.tab("Forgetting")
+    expect(plane).to_have_attribute("aria-label", re.compile("Where you are, now: strength 4"))

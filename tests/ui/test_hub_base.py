@@ -44,10 +44,16 @@ def banner(v):
     return v.page.locator(".slim-banner")
 
 
-def test_a_visitors_own_base_is_stopped_and_fetched_again(visit, hub, anything):
+def test_a_visitors_own_base_is_looked_for_stopped_and_fetched_again(visit, hub, anything):
     v = visit(url=anything.url, query={"max_new_tokens": 6})
     v.tab("Model")
     box = v.page.locator("#slim-base input")
+    box.fill("me/nothing")
+    box.press("Enter")
+    hub.way = "missing"
+    v.button("Load").click()
+    expect(banner(v)).to_contain_text("me/nothing does not exist on the Hub", timeout=30 * SECONDS)
+    expect(v.page.locator("#slim-loaded")).to_contain_text("2 layers")
     box.fill("me/base")
     box.press("Enter")
     expect(box).to_have_value("me/base")
@@ -66,15 +72,3 @@ def test_a_visitors_own_base_is_stopped_and_fetched_again(visit, hub, anything):
     v.ask("What is the capital of Peru?")
     # The operator's token is nobody else's.
     assert hub.asked and not any("authorization" in headers for _, _, headers in hub.asked)
-
-
-def test_an_id_that_is_not_there_gets_a_sentence(visit, hub, anything):
-    v = visit(url=anything.url)
-    v.tab("Model")
-    box = v.page.locator("#slim-base input")
-    box.fill("me/nothing")
-    box.press("Enter")
-    hub.way = "missing"
-    v.button("Load").click()
-    expect(banner(v)).to_contain_text("me/nothing does not exist on the Hub", timeout=30 * SECONDS)
-    expect(v.page.locator("#slim-loaded")).to_contain_text("2 layers")

@@ -94,19 +94,7 @@ def test_another_base_for_everyone_and_back(visit, changing):
     expect(v.answer("slim").locator(".slim-summary")).to_contain_text("identity")
 
 
-def test_another_precision(visit, changing):
-    v = visit(url=changing.url, query={"max_new_tokens": 6})
-    v.tab("Model")
-    v.page.locator("#slim-precision").get_by_label("4-bit").check()
-    v.button("Load").click()
-    expect(v.page.locator("#slim-header .slim-model")).to_contain_text("4-bit nf4", timeout=60 * SECONDS)
-    expect(v.page.locator("#slim-loaded")).to_contain_text("4-bit nf4")
-    v.tab("Compare")
-    columns(v, "base", "lora", "slim")
-    v.ask("What is the capital of Peru?")
-
-
-def test_what_does_not_fit_is_refused_with_numbers(visit, changing):
+def test_what_does_not_fit_is_refused_with_numbers_and_another_precision_is_loaded(visit, changing):
     v = visit(url=changing.url, query={"max_new_tokens": 6})
     v.tab("Model")
     choose(v, "huge")
@@ -116,6 +104,15 @@ def test_what_does_not_fit_is_refused_with_numbers(visit, changing):
     v.button("Load").click()
     expect(banner(v)).to_contain_text("huge needs about", timeout=60 * SECONDS)
     expect(banner(v)).to_have_attribute("data-state", "failed")
+    v.tab("Compare")
+    columns(v, "base", "lora", "slim")
+    v.ask("What is the capital of Peru?")
+    v.tab("Model")
+    choose(v, "SLIM demo")
+    v.page.locator("#slim-precision").get_by_label("4-bit").check()
+    v.button("Load").click()
+    expect(v.page.locator("#slim-header .slim-model")).to_contain_text("4-bit nf4", timeout=60 * SECONDS)
+    expect(v.page.locator("#slim-loaded")).to_contain_text("4-bit nf4")
     v.tab("Compare")
     columns(v, "base", "lora", "slim")
     v.ask("What is the capital of Peru?")

@@ -23,8 +23,7 @@ def slow(site):
     del site.engine.count_tokens
 
 
-def test_what_is_typed_right_after_sending_is_the_next_prompt(visit, slow):
-    v = visit()
+def test_what_is_typed_right_after_sending_is_the_next_prompt(v, slow):
     v.prompt.focus()
     v.page.keyboard.type("One")
     v.page.keyboard.press("Enter")
@@ -42,16 +41,21 @@ def test_what_is_typed_right_after_sending_is_the_next_prompt(visit, slow):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["   ", "a\u0007b", "word " * 4100, "x" * (MAX_CHARACTERS + 1)],
+    ("text", "sentence"),
+    [
+        ("   ", "Write a prompt first."),
+        ("a\u0007b", "control character (U+0007) at place 2"),
+        ("word " * 4100, "has 4,100 tokens; this model reads at most 4,096"),
+        ("x" * (MAX_CHARACTERS + 1), "has 100,001 characters; at most 100,000 can be sent"),
+    ],
     ids=["empty", "control", "tokens", "characters"],
 )
-def test_a_refused_prompt_goes_back(visit, text):
-    v = visit()
+def test_a_refused_prompt_gets_a_sentence_and_goes_back(v, text, sentence):
     v.send(text)
-    expect(v.warning).to_be_visible()
+    expect(v.warning).to_contain_text(sentence)
     expect(v.prompt).to_have_value(text)
     expect(v.page.locator(".slim-turn")).to_have_count(0)
+    v.ask("a good one")
 
 
 @pytest.mark.nightly
@@ -64,8 +68,7 @@ def test_a_refused_prompt_overwrites_no_draft(visit, slow):
     expect(v.prompt).to_have_value("Two")
 
 
-def test_a_prompt_that_never_arrives_goes_back(visit):
-    v = visit()
+def test_a_prompt_that_never_arrives_goes_back(v):
     v.page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
     v.send("One")
     expect(v.warning).to_be_visible()
@@ -77,8 +80,7 @@ def test_a_prompt_that_never_arrives_goes_back(visit):
     expect(v.prompt).to_have_value("")
 
 
-def test_undo_and_a_new_conversation_leave_a_draft_alone(visit):
-    v = visit()
+def test_undo_and_a_new_conversation_leave_a_draft_alone(v):
     v.ask("One")
     v.ask("Two")
     v.prompt.fill("A draft")
@@ -93,8 +95,7 @@ def test_undo_and_a_new_conversation_leave_a_draft_alone(visit):
     v.done()
 
 
-def test_undo_twice_gives_the_first_prompt_back(visit):
-    v = visit()
+def test_undo_twice_gives_the_first_prompt_back(v):
     v.ask("One")
     v.ask("Two")
     v.button("Undo").click()

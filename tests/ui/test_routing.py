@@ -10,8 +10,7 @@ from playwright.sync_api import expect
 from tests.waiting import until
 
 
-def test_token_heat_map_and_detail_are_linked(visit):
-    v = visit()
+def test_token_heat_map_and_detail_are_linked(v):
     v.ask("Hello there")
     v.tab("Routing")
     strip = v.page.get_by_role("listbox", name="Prompt and answer, token by token")
@@ -33,8 +32,7 @@ def test_token_heat_map_and_detail_are_linked(visit):
     expect(tokens.nth(4)).to_have_attribute("aria-selected", "false")
 
 
-def test_arrow_keys_in_strip_and_heat_map(visit):
-    v = visit()
+def test_arrow_keys_in_strip_and_heat_map(v):
     v.ask("Hello there")
     v.tab("Routing")
     first = v.page.locator("#slim-routing .slim-strip [role=option]").first
@@ -51,8 +49,7 @@ def test_arrow_keys_in_strip_and_heat_map(visit):
     expect(v.page.locator("#slim-detail h2")).to_contain_text("number 5")
 
 
-def test_numbers_beside_what_is_pointed_at_or_focused(visit):
-    v = visit()
+def test_numbers_beside_what_is_pointed_at_or_focused(v):
     v.ask("Hello there")
     v.tab("Routing")
     tip = v.page.locator(".slim-tip")
@@ -84,12 +81,7 @@ def test_layers_and_experts(visit):
     assert v.page.locator(".slim-bars").inner_text() != before
     v.button("both").click()
     expect(v.page.locator(".slim-routing")).to_contain_text("(both)")
-
-
-def test_a_lora_shows_what_it_is(visit):
-    v = visit()
-    v.ask("Hello")
-    v.tab("Routing")
+    # A LoRA has none.
     v.page.get_by_label("Routing of").select_option("lora")
     expect(v.page.locator(".slim-routing")).to_contain_text("every token goes through it")
     # All of it would be orange.
@@ -97,8 +89,7 @@ def test_a_lora_shows_what_it_is(visit):
     expect(v.page.locator(".slim-bars")).to_be_hidden()
 
 
-def test_another_answer_begins_without_a_chosen_token(visit):
-    v = visit()
+def test_another_answer_begins_without_a_chosen_token(v):
     v.ask("Hello there")
     v.ask("And here")
     v.tab("Routing")
@@ -120,8 +111,7 @@ def test_another_answer_begins_without_a_chosen_token(visit):
     expect(tokens.nth(2)).to_have_attribute("tabindex", "0")
 
 
-def test_an_earlier_turn_can_be_chosen(visit):
-    v = visit()
+def test_an_earlier_turn_can_be_chosen(v):
     v.ask("One")
     v.ask("Two")
     v.tab("Routing")
@@ -165,8 +155,7 @@ def test_two_thousand_tokens_and_forty_layers_do_not_freeze_the_page(visit, site
     assert v.page.evaluate("window.longest") < 10_000
 
 
-def test_drift(visit):
-    v = visit()
+def test_drift(v):
     v.ask("Hello")
     v.tab("Drift")
     expect(v.page.locator(".slim-sentence").first).to_have_text(
@@ -195,25 +184,24 @@ def bar_colours(v, kind):
     return {bar["colour"] for bar in drift_bars(v, kind)}
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_bar_of_the_drift_stands_over_its_token(visit, site, width):
+def test_a_bar_of_the_drift_stands_over_its_token(v, site):
     site.engine.length = 60
-    v = visit()
     v.ask("Hello")
     v.tab("Drift")
-    v.page.set_viewport_size({"width": width, "height": 900})
-    expect(v.page.locator("#slim-drift [data-kind=lora] [role=option]")).to_have_count(60)
-    bars = drift_bars(v, "lora")
-    assert len({bar["line"] for bar in bars}) > 1  # over several lines
-    for bar in bars:
-        assert abs(bar["left"]) <= 1 and abs(bar["right"]) <= 1 and 0 <= bar["above"] < 57
-    # LoRA's are higher than SLIM's, on the same scale.
-    assert min(bar["height"] for bar in bars) > max(bar["height"] for bar in drift_bars(v, "slim"))
-    assert v.width()[0] <= width
+    for width in (1280, 390):
+        v.page.set_viewport_size({"width": width, "height": 900})
+        v.stands_still()
+        expect(v.page.locator("#slim-drift [data-kind=lora] [role=option]")).to_have_count(60)
+        bars = drift_bars(v, "lora")
+        assert len({bar["line"] for bar in bars}) > 1  # over several lines
+        for bar in bars:
+            assert abs(bar["left"]) <= 1 and abs(bar["right"]) <= 1 and 0 <= bar["above"] < 57
+        # LoRA's are higher than SLIM's, on the same scale.
+        assert min(bar["height"] for bar in bars) > max(bar["height"] for bar in drift_bars(v, "slim"))
+        assert v.width()[0] <= width
 
 
-def test_drift_in_domain_is_what_was_taught(visit):
-    v = visit()
+def test_drift_in_domain_is_what_was_taught(v):
     v.ask("A trained prompt")
     expect(v.answer("lora").locator(".slim-summary")).to_contain_text(
         "moved as it was taught: finds the base’s answer 10⁶ times less likely"
@@ -235,9 +223,8 @@ def test_drift_in_domain_is_what_was_taught(visit):
     ("nats", "said"),
     [(14 * math.log(10), "10¹⁴ times less likely"), (-math.log(12_345), "12,000 times more likely"), (0.0, "exactly")],
 )
-def test_ratios_are_numbers_that_can_be_read(visit, site, nats, said):
+def test_ratios_are_numbers_that_can_be_read(v, site, nats, said):
     site.engine.drift_of = {"lora": nats, "slim": 0.0}
-    v = visit()
     v.ask("Hello")
     v.tab("Drift")
     first = v.page.locator("#slim-drift [data-kind=lora] [role=option]").first
@@ -245,8 +232,7 @@ def test_ratios_are_numbers_that_can_be_read(visit, site, nats, said):
     assert not re.search(r"\de[+-]?\d|0{7}", v.page.locator("#slim-drift").inner_text())
 
 
-def test_forgetting(visit):
-    v = visit()
+def test_forgetting(v):
     v.tab("Forgetting")
     panel = v.page.locator("#slim-forgetting")
     expect(panel).to_contain_text("Not to be forgotten: base 85%, LoRA 25%, SLIM 78%.")
@@ -255,8 +241,7 @@ def test_forgetting(visit):
     expect(row).to_contain_text("30% (25 to 35)")
 
 
-def test_about(visit):
-    v = visit()
+def test_about(v):
     v.tab("About")
     expect(v.page.get_by_alt_text(re.compile("One Linear with SLIM"))).to_be_visible()
     expect(v.page.get_by_role("link", name="NAACL 2025")).to_have_attribute(

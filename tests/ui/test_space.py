@@ -44,9 +44,9 @@ def test_each_layer_is_as_full_as_the_experts(visit):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def test_after_twelve_turns_the_latest_one_is_in_view_and_so_is_the_composer(visit, width, height):
+def test_after_six_turns_the_latest_one_is_in_view_and_so_is_the_composer(visit, width, height):
     v = visit(width=width, height=height)
-    turns_below_one_another(v, 12)
+    turns_below_one_another(v, 6)
     composer = v.page.locator("#slim-composer")
     assert box(composer)["y"] > 0 and bottom(composer) <= height + 1
     latest = v.page.locator(".slim-turn").last
@@ -90,8 +90,7 @@ def test_a_phone_shows_the_examples_first(visit):
     expect(v.button("Hide SLIM")).to_be_visible()
 
 
-def test_what_can_do_nothing_is_not_there(visit):
-    v = visit()
+def test_what_can_do_nothing_is_not_there(v):
     for name in ("Retry all", "Undo", "New conversation", "Export JSON"):
         expect(v.button(name)).to_have_count(0)
     expect(v.page.get_by_label("Differences from base")).to_have_count(0)
@@ -106,8 +105,7 @@ def test_what_can_do_nothing_is_not_there(visit):
     expect(v.page.locator("#slim-base, #slim-precision")).to_have_count(0)
 
 
-def test_what_says_nothing_is_not_there(visit):
-    v = visit()
+def test_what_says_nothing_is_not_there(v):
     v.ask("Hello")
     expect(v.answer("base").locator(".slim-summary")).to_be_empty()
     expect(v.answer("slim").locator(".slim-summary")).to_contain_text("% identity")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Locator, Page, Request, ViewportSize, expect
 
 from tests.waiting import PATIENCE
 
@@ -25,6 +25,7 @@ ARGUMENTS = [
 ]
 # Milliseconds.
 SECONDS = 1000 * PATIENCE
+WINDOW: ViewportSize = {"width": 1280, "height": 900}
 # What the browser has stored of the settings.
 STORED = 'localStorage.getItem("slim-compare-settings")'
 # Until ten frames in a row have drawn the same page and nothing moves that ever ends.
@@ -109,8 +110,8 @@ class Visit:
         self,
         pages: Pages,
         url: str,
-        width: int = 1280,
-        height: int = 900,
+        width: int = WINDOW["width"],
+        height: int = WINDOW["height"],
         theme: str = "light",
         query: dict[str, Any] | None = None,
     ) -> None:
@@ -148,6 +149,27 @@ class Visit:
         expect(self.page.locator("#slim-transcript .slim-head")).not_to_have_count(0, timeout=15 * SECONDS)
         # The page's first event has answered: settings and link are in place.
         expect(self.page.locator(".slim-compare")).to_have_attribute("data-ready", "true")
+
+    def begin_again(self) -> None:
+        """A new conversation with gates as trained, on the page as it stands."""
+        self.page.mouse.move(-1, -1)
+        self.page.set_viewport_size(WINDOW)
+        for notice in self.page.locator(".toast-close").all():
+            notice.click()
+        self.tab("Compare")
+        self.prompt.fill("")
+        asked = self.page.locator(".slim-turn").count() > 0
+        if self.button("As trained").get_attribute("aria-pressed") == "false":
+            self.button("As trained").click()
+            # Once it is said, the server knows it too.
+            if asked:
+                expect(self.answer("slim").locator(".slim-how")).not_to_contain_text("gate")
+                self.done()
+        if asked:
+            self.page.get_by_label("Answers", exact=True).check()
+            self.button("New conversation").click()
+            expect(self.page.locator(".slim-turn")).to_have_count(0)
+        self.page.evaluate("scrollTo(0, 0)")
 
     def close(self) -> None:
         self.page.remove_listener("request", self._requested)
