@@ -36,6 +36,18 @@ every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", ma
 NO_DATA = "needs real data: set SLIM_TEST_DATA to a folder that holds what CONTRIBUTING.md lists"
 STORIES = "lm-stories260K/hf"
 
+# Where most of the time goes. Several workers begin with these, so that none of them is left for the end.
+SLOW = (
+    "tests/ui/",
+    "tests/training/test_cli.py",
+    "tests/training/test_closing.py",
+    "tests/inference/test_untrusted.py",
+    "tests/demo/test_build.py",
+    "tests/method/test_data_parallel.py",
+    "tests/webui/test_zero_gpu.py",
+    "tests/webui/http/",
+)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The models are too small for a second thread to pay.
 torch.set_num_threads(1)
@@ -102,7 +114,14 @@ def require_stories() -> Path:
     return real_data(STORIES)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # By itself, xdist begins with the files that have the most tests, and the slow ones have few.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
     for item in items:
         # Whoever builds the family "stories" or takes its tokenizer needs it; the others say so themselves.
         callspec = getattr(item, "callspec", None)
