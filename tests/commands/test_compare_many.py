@@ -212,6 +212,7 @@ def test_what_is_known_of_an_answer():
     assert known_of(opened) == ["gate forced open", "0% identity"]
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not (DEMO / "base").is_dir(), reason="the demo model is not here")
 def test_the_demo_and_a_real_ctrl_c(tmp_path):
     """The gate of the real demo model tells its training data from the rest, and an interrupted list is kept."""

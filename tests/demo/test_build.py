@@ -23,6 +23,7 @@ from slim_core.demo import build as build_module
 from slim_core.demo import measure, sweep
 from slim_core.demo.build import BuildError, build
 from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS
+from slim_core.demo.pool import worker_pool
 from slim_core.demo.report import tables
 from slim_core.demo.stored import load_report, load_results, save
 from slim_core.demo.sweep import _begin_worker, chosen, chosen_rate
@@ -55,29 +56,30 @@ def begin_short(steps) -> None:
     _begin_worker(steps)
 
 
+def take_little(patch: pytest.MonkeyPatch, tokenizer) -> None:
+    """Let a build take little: no worker processes, whose start takes seconds, and the tokenizer of all tests."""
+    # A base that knows nothing is good enough.
+    patch.setattr(build_module, "ENOUGH", 0.0)
+    patch.setattr(build_module, "BASE_QUESTIONS", 8)
+    patch.setattr(build_module, "train_tokenizer", lambda: tokenizer)
+    patch.setattr(sweep, "worker_pool", Inline)
+    patch.setattr(measure, "LONGEST_ANSWER", SHORT)
+
+
 @pytest.fixture(scope="module")
 def built(tokenizer, recipe, conversations, plan, tmp_path_factory) -> Path:
     """A folder with a demo and the work on it. Tests that change it take `demo`."""
     root = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
-        # A base that knows nothing is good enough.
-        patch.setattr(build_module, "ENOUGH", 0.0)
-        patch.setattr(build_module, "BASE_QUESTIONS", 8)
-        patch.setattr(build_module, "train_tokenizer", lambda: tokenizer)
-        patch.setattr(measure, "LONGEST_ANSWER", SHORT)
-        patch.setattr(sweep, "_begin_worker", begin_short)
+        take_little(patch, tokenizer)
         build(root / "demo", root / "work", recipe, conversations, plan, QUIET, questions=20)
     return root
 
 
 @pytest.fixture
 def cheap(tokenizer, monkeypatch) -> None:
-    """Another build takes little: no worker processes, whose start takes seconds, and the tokenizer of all tests."""
-    monkeypatch.setattr(build_module, "ENOUGH", 0.0)
-    monkeypatch.setattr(build_module, "BASE_QUESTIONS", 8)
-    monkeypatch.setattr(build_module, "train_tokenizer", lambda: tokenizer)
-    monkeypatch.setattr(sweep, "worker_pool", Inline)
-    monkeypatch.setattr(measure, "LONGEST_ANSWER", SHORT)
+    """Another build takes little, as that of `built`."""
+    take_little(monkeypatch, tokenizer)
 
 
 @pytest.fixture
@@ -233,6 +235,15 @@ def test_results_of_other_weights_or_of_other_scores_are_found(demo):
 
 
 @pytest.mark.nightly
+def test_worker_processes_train_the_same_adapters(demo, recipe, conversations, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "worker_pool", worker_pool)
+    monkeypatch.setattr(sweep, "_begin_worker", begin_short)
+    results = load_results(demo)
+    shutil.rmtree(tmp_path / "work" / "sweep")
+    build(demo, tmp_path / "work", recipe, conversations, plan, QUIET, questions=20)
+    assert len(trained(tmp_path / "work")) == 2 * len(METHODS) and load_results(demo) == results
+
+
 @pytest.mark.nightly
 def test_results_do_not_hang_on_the_workers(demo, tokenizer):
     # Any token ends an answer, in the workers too.

@@ -77,15 +77,10 @@ def assert_rows_as_alone(engine, monkeypatch, near=3e-5):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_each_row_is_what_it_is_alone(name, tmp_path, monkeypatch):
+def test_each_row_is_what_it_is_alone_and_a_prompt_in_pieces_is_the_prompt_at_once(name, tmp_path, monkeypatch):
     engine = load_engine(**save(tiny(name), tmp_path, DENSE.get(name, "all-linear")), device="cpu")
     assert engine.info.dtype == "float32"
     assert_rows_as_alone(engine, monkeypatch)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_prompt_in_pieces_is_the_prompt_at_once(name, tmp_path, monkeypatch):
-    engine = load_engine(**save(tiny(name), tmp_path, DENSE.get(name, "all-linear")), device="cpu")
     wanted = rows(QUESTION, LONGER, SHORT)
     whole = logits_of(engine, wanted, monkeypatch, 4)
     monkeypatch.setattr(cache, "PIECE", 5)
@@ -113,12 +108,17 @@ def test_layers_of_different_widths_are_each_measured():
     assert need.answers == ROWS * (2 * (near + far) * heads * 4 + work)
 
 
+# The others are for the nightly run.
+KINDS = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+REST = [kind for number, kind in enumerate(KINDS) if number % 8]
+
+
 @pytest.fixture
 def plenty(monkeypatch):
     monkeypatch.setattr(loading, "device_memory", lambda device: (None, None))
 
 
-@pytest.mark.parametrize("model_type", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+@pytest.mark.parametrize("model_type", [*KINDS[::8], *[pytest.param(k, marks=pytest.mark.nightly) for k in REST]])
 def test_every_kind_is_measured_or_refused_in_one_sentence(model_type, plenty):
     try:
         config = AutoConfig.for_model(model_type, num_hidden_layers=2)

@@ -204,13 +204,12 @@ def test_a_tokenizers_config_that_is_none_is_a_sentence(world, hub, text):
     assert progress.sentence.startswith("tokenizer_config.json of me/second ") and "\n" not in progress.sentence
 
 
-@pytest.mark.parametrize("field", ["init_inputs", "gguf_file", "vocab_file", "tokenizer_file"])
 @pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast", "GPT2Tokenizer"])
-def test_a_tokenizers_config_names_no_file_of_this_machine(hub, tmp_path, field, kind):
+def test_a_tokenizers_config_names_no_file_of_this_machine(hub, tmp_path, kind):
     secret = tmp_path / "secret.txt"
     secret.write_text("[UNK]\nhunter2\n")
-    value = [str(secret)] if field == "init_inputs" else str(secret)
-    config = {"tokenizer_class": kind, "auto_map": {"AutoTokenizer": "x.Y"}, field: value, "eos_token": "<|end|>"}
+    named = {"init_inputs": [str(secret)]} | dict.fromkeys(("gguf_file", "vocab_file", "tokenizer_file"), str(secret))
+    config = {"tokenizer_class": kind, "auto_map": {"AutoTokenizer": "x.Y"}, "eos_token": "<|end|>"} | named
     hub.files["tokenizer_config.json"] = json.dumps(config).encode()
     with base_files(of_a_visitor(hub)) as files:
         folder = files.fetch(lambda done, total: None, threading.Event())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -134,7 +135,9 @@ def run_rank(rank: int, folder: str) -> None:
 def runs(tmp_path_factory) -> list[dict]:
     """The results of each rank, by scenario."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes = mp.spawn(run_rank, args=(str(folder),), nprocs=RANKS, join=False)
+    # A server that has read this module forks both: reading it is what takes the time.
+    multiprocessing.set_forkserver_preload([__name__])
+    processes = mp.start_processes(run_rank, (str(folder),), RANKS, join=False, start_method="forkserver")
     deadline = time.monotonic() + PATIENCE
     while not processes.join(timeout=1):
         if time.monotonic() > deadline:
@@ -164,7 +167,8 @@ def test_all_ranks_hold_the_same_adapter(scenario, runs):
 @pytest.mark.parametrize(("scenario", "config"), [("plain", PLAIN), ("contexts", CONTEXTS)], ids=["plain", "contexts"])
 def test_ranks_together_learn_what_one_process_learns_from_the_whole_batch(scenario, config, runs, whole):
     expected, actual = whole[scenario]["last"], runs[0][scenario]["last"]
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    # Sums of two ranks are rounded in another order, which depends on the processor.
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=5e-5)
     # It has learned: both are not just the start.
     start = state(adapt(**config))
     counts = {int((actual[name] - start[name]).sum()) for name in start if "slim_count" in name}

@@ -125,7 +125,7 @@ def test_without_the_flag_it_is_said_before_training_and_answers_never_end(untra
     assert answer(untrained, tmp_path / "out").finish_reason == "length"
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "slim"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("dora", marks=pytest.mark.nightly), "slim"])
 def test_with_the_flag_answers_end_and_the_adapter_passes_every_check(method, untrained, answers, tmp_path):
     said = trained(untrained, answers, tmp_path / "out", methods=[method], train_closing_token=True)
     assert "may never end" not in said
