@@ -110,7 +110,18 @@ def test_what_needs_a_network_or_a_card_says_so(page):
 
 # ---- commands
 
-PROGRAMS = {"python", "pip", "docker", "curl", "pre-commit", "lm_eval", ".ci/run", "scripts/gpu_check.sh"}
+PROGRAMS = {
+    "python",
+    "pip",
+    "docker",
+    "curl",
+    "pre-commit",
+    "lm_eval",
+    "ray",
+    "serve",
+    ".ci/run",
+    "scripts/gpu_check.sh",
+}
 
 
 def shell_lines(page: Path) -> list[str]:
