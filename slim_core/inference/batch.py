@@ -212,7 +212,7 @@ class Batch:
             self._set_mask()
 
     def _take_back(self, length: int, recorded: int) -> None:
-        """A forward has failed: the layers that it came to hold its tokens already."""
+        """A forward has failed: drop its tokens from the layers that hold them already."""
         for layer in self._cache.layers:
             if isinstance(layer, GrowingLayer):
                 layer.cut(length)

@@ -107,7 +107,7 @@ class _Growing:
         """As `GrowingLayer.take`, with room for more."""
         first = parts[0][1]
         room = -(-(length + 1) // ROOM) * ROOM
-        # Zeros where padding will be: it is masked, but what is not a number would be in every sum.
+        # Zeros where padding will be: it is masked, but a NaN would be in every sum.
         self._buffer = first.new_zeros(rows, first.shape[1], room, first.shape[-1])
         for part, held in parts:
             kept = min(length, held.shape[-2])

@@ -89,7 +89,7 @@ class Draft:
         return torch.cat([self._read, torch.tensor(self.ids, dtype=torch.int64, device=device)])
 
     def shown(self, variant: str) -> RowStep:
-        """How it is told as the answer of a variant."""
+        """Its state, as the answer of a variant."""
         now = time.perf_counter() if self.state in ("reading", "writing") else self.latest
         writing = 0.0 if self.first is None else self.latest - self.first
         return RowStep(

@@ -18,7 +18,7 @@ def log_probs_of(logits: Tensor, tokens: Sequence[int], likeliest: int) -> list[
     Args:
         logits: (T, V), of any floating dtype.
         tokens: T of them, one for each place.
-        likeliest: how many of the likeliest are told; fewer where the vocabulary is smaller.
+        likeliest: how many of the likeliest are returned; fewer where the vocabulary is smaller.
     """
     log_p = logits.float().log_softmax(-1)
     own = log_p.gather(-1, torch.tensor(tokens, device=log_p.device).unsqueeze(-1)).squeeze(-1).tolist()

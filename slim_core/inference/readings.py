@@ -84,7 +84,7 @@ class Readings:
         self._waiting = [work for work in self._waiting if work not in self._now]
 
     def _again(self) -> None:
-        """They are read anew."""
+        """Read them again from the beginning."""
         with self._lock:
             self._waiting = [*self._now, *self._waiting]
             self._now, self._steps = [], None

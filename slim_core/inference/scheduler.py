@@ -2,8 +2,8 @@
 """Many callers, one model: the rows of all of them in shared batches, which rows join and leave between two forwards.
 
 There is no thread of its own. A caller that waits for its answers makes the next forward for everybody, unless another
-one is at it: so an answer costs what it costs alone where nobody else asks, and a process that forks leaves nothing
-behind. Forwards that read (prompts, or an answer for its drift) and forwards that write take turns.
+one is making it already. So without other callers an answer costs no more than in an engine for one, and a forked
+process lacks no thread. Forwards that read (prompts, or an answer for its drift) and forwards that write take turns.
 """
 
 from __future__ import annotations

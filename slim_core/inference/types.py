@@ -241,7 +241,7 @@ class Step:
 
 
 def waiting_step(rows: Sequence[Row], stopped: Callable[[int], bool], place: int) -> Step:
-    """What is told of rows that wait in line; where all were stopped, that they are done."""
+    """The state of rows that wait in the queue; done if all were stopped."""
     states = tuple(
         RowStep(row.variant, "done", finish_reason="stopped") if stopped(index) else RowStep(row.variant)
         for index, row in enumerate(rows)

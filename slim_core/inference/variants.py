@@ -39,7 +39,7 @@ def new_name(name: str | None, kind: Kind, known: Iterable[Variant]) -> str:
     """The name of a variant that comes; a free one if none was chosen.
 
     Raises:
-        EngineError: if it is another one's.
+        EngineError: if it is taken.
     """
     taken = {variant.name for variant in known}
     if name is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict in a few numbers: whether SLIM judged a prompt to be like its training data, and whether its answer is
+"""The verdict in numbers: whether SLIM judged a prompt to be like its training data, and whether its answer is
 the base's.
 """
 

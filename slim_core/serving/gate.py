@@ -31,7 +31,7 @@ class Judged:
 
 
 class _Chat(BaseModel):
-    """Of a chat only what is judged: all other fields are the upstream's business."""
+    """Of a chat only what is judged: all other fields are passed on unread."""
 
     model_config = ConfigDict(extra="ignore")
 

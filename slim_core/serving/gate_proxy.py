@@ -20,12 +20,12 @@ from .gate import Gate, Judged
 from .http import LAST_EVENT, event, new_api, read_json
 
 
-# Everything else of a request or a response is between two neighbours.
+# All other headers of a request or a response concern one connection and are not passed on.
 TO_UPSTREAM = ("accept", "authorization", "openai-organization", "openai-project", "user-agent")
 TO_CLIENT = ("content-type", "retry-after", "www-authenticate", "x-request-id")
 # An answer may take any time, a connection may not.
 TIMEOUT = httpx.Timeout(None, connect=10)
-# Idle connections are given up before servers usually do.
+# Idle connections are closed before servers usually close them.
 LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=2)
 
 

@@ -85,7 +85,8 @@ async def _read(request: Request, kind: type[Wanted]) -> Wanted:
 async def _answer(service: Service, wanted: answers.Request, reply: Reply, request: Request) -> Response:
     """Answer a well-formed request, whole or as a stream."""
     steps = answers.steps_of(service, wanted)
-    # What is wrong at once is told with its status, and what has begun gives its place back whatever comes.
+    # An error before the answer begins gets a status of its own. An answer that has begun gives its place back
+    # whatever happens.
     first = await anext(steps)
     if wanted.stream:
         events = _stream(first, steps, reply, wanted.usage_at_end)

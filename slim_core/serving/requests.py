@@ -25,7 +25,7 @@ IGNORED = {
     "tool_choice",
     "user",
 }
-# By field, what asks for nothing. Anything else is refused.
+# The values of each field that have no effect; any other value is refused.
 NOTHING: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
     "best_of": (None, 1),
