@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of the app; SLIM_SCREENSHOTS names the folder where they stay."""
+"""Pictures of the app; SLIM_SCREENSHOTS names the folder where they stay, `-m ""` takes all."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ from playwright.sync_api import expect
     ("name", "theme", "width", "tab"),
     [
         ("compare-light", "light", 1440, "Compare"),
-        ("compare-dark", "dark", 1440, "Compare"),
+        pytest.param("compare-dark", "dark", 1440, "Compare", marks=pytest.mark.nightly),
         ("compare-phone", "light", 390, "Compare"),
-        ("routing", "light", 1440, "Routing"),
+        pytest.param("routing", "light", 1440, "Routing", marks=pytest.mark.nightly),
     ],
 )
 def test_screenshot(visit, demo, tmp_path, name, theme, width, tab):
