@@ -6,20 +6,15 @@ Each entry: what is done to it, and what the sentence about it must say.
 
 from __future__ import annotations
 
-import io
 import pickle
 import re
-import zipfile
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from slim_core.adapters import Limits
 from slim_core.outside.files import CONFIG, WEIGHTS
 from tests.adapters.small import (
     KEY,
-    Spoil,
     config,
     config_bytes,
     config_text,
@@ -30,86 +25,16 @@ from tests.adapters.small import (
     weights_bytes,
     without,
 )
+from tests.adapters.spoils import added, fill, first, link, remove, rename, renamed, retype, together, write, zipped
 
 
 # Small ones, so that what is over them is small too.
 LIMITS = Limits(weights_bytes=200_000, header_bytes=50_000, tensors=100)
 
 
-def write(name: str, data: bytes):
-    return lambda folder: (folder / name).write_bytes(data)
-
-
-def remove(name: str):
-    return lambda folder: (folder / name).unlink()
-
-
-def rename(old: str, new: str):
-    return lambda folder: (folder / old).rename(folder / new)
-
-
-def link(name: str, target: str):
-    def spoil(folder: Path) -> None:
-        (folder / name).unlink()
-        (folder / name).symlink_to(target)
-
-    return spoil
-
-
-def both(*spoils):
-    def spoil(folder: Path) -> None:
-        for one in spoils:
-            one(folder)
-
-    return spoil
-
-
-def zipped() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("../../evil.py", "print('x')")
-    return buffer.getvalue()
-
-
-def fill(value: float):
-    return lambda t: torch.full_like(t, value)
-
-
-def retype(dtype: torch.dtype):
-    return lambda t: t.to(dtype)
-
-
-def first(change):
-    """Change the header's first tensor."""
-
-    def spoil(found):
-        name = next(key for key in found if key != "__metadata__")
-        return found | {name: found[name] | change}
-
-    return spoil
-
-
-def renamed(old: str, new: str):
-    return tensors(lambda saved: {key.replace(old, new): t for key, t in saved.items()})
-
-
 A, B = KEY + "lora_A.weight", KEY + "lora_B.weight"
 FILE = re.escape(f"`{WEIGHTS}`")
 NAMED = re.escape(WEIGHTS)
-
-
-def together(*spoils: Spoil) -> Spoil:
-    """One after the other."""
-
-    def spoil(folder: Path) -> None:
-        for each in spoils:
-            each(folder)
-
-    return spoil
-
-
-def added(name: str, tensor: Tensor) -> Spoil:
-    return tensors(lambda saved: saved | {f"base_model.model.{name}": tensor})
 
 
 # What is done to a good LoRA, the check that fails, and what its sentence says.
@@ -120,7 +45,7 @@ READABLE = {
     "only a .pt": (rename(WEIGHTS, "lora.pt"), r"'lora\.pt', a format that can run code"),
     "only a .pkl": (rename(WEIGHTS, "x.PKL"), r"'x\.pkl', a format that can run code"),
     "two weights": (
-        both(rename(WEIGHTS, "a.safetensors"), write("b.safetensors", b"x")),
+        together(rename(WEIGHTS, "a.safetensors"), write("b.safetensors", b"x")),
         f"2 files that could be {FILE}",
     ),
     "empty weights": (write(WEIGHTS, b""), f"{FILE} is empty"),

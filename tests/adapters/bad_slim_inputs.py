@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import torch
 
-from tests.adapters.bad_inputs import fill, renamed, retype
 from tests.adapters.small import KEY, config, tensor, tensors
+from tests.adapters.spoils import fill, renamed, retype
 
 
 HUGE = 10**4200  # as a number it is beyond all that a float can be

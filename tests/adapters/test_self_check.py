@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from slim_core.adapters import Folder, check
-from tests.adapters.bad_inputs import renamed, retype
 from tests.adapters.small import KEY, config, packed, save, save_slim, tensor, tensors, weights_bytes
 from tests.adapters.small import lora as small_lora
+from tests.adapters.spoils import renamed, retype
 from tests.adapters.test_good_inputs import LORAS, SLIMS
 
 
