@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -128,9 +129,9 @@ class Load(NamedTuple):
         until(lambda: len(self.found) >= wanted, 240)
 
 
-@pytest.fixture
-def load(fleet) -> Iterator[Load]:
-    """Requests that run during the test."""
+@contextmanager
+def asking(fleet: Fleet) -> Iterator[Load]:
+    """Requests that run meanwhile."""
     models = ("base", "lora", "slim")
     expected = {model: fleet.text(model) for model in models}
     found: list[str] = []
@@ -152,9 +153,18 @@ def load(fleet) -> Iterator[Load]:
         for thread in threads:
             thread.join()
 
-    until(lambda: len(found) > 8, 120)
-    yield Load(found, stop)
-    stop()
+    try:
+        until(lambda: len(found) > 8, 120)
+        yield Load(found, stop)
+    finally:
+        stop()
+
+
+@pytest.fixture
+def load(fleet) -> Iterator[Load]:
+    """Requests that run during the test."""
+    with asking(fleet) as found:
+        yield found
 
 
 def test_every_replica_gives_the_engine_s_answers(fleet, real_engine, shelf):  # noqa: F811
@@ -208,11 +218,7 @@ def test_a_queue_brings_another_replica(fleet):
     serve.delete("slim")
     fleet.deploy(replicas=1, max_replicas=2, concurrency=2)
     assert fleet.running() == 1
-    ends = [
-        threading.Thread(target=lambda: [fleet.ask(**LONG) for _ in range(40) if fleet.running() < 2]) for _ in "1234"
-    ]
-    for thread in ends:
-        thread.start()
-    for thread in ends:
-        thread.join()
-    assert fleet.running() == 2
+    with asking(fleet) as load:
+        until(lambda: fleet.running() == 2, 400)
+    assert set(load.found) == {"right"}
+    print(f"{len(load.found)} answers")
