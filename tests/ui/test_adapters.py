@@ -29,6 +29,7 @@ from slim_core.webui.tabs import adapters as tab
 from slim_core.webui.wire.forgetting import read_results
 from tests.outside.hub_server import Hub, serve
 from tests.ui.conftest import Site
+from tests.ui.test_forgetting import TITLE, choose, ended, table
 from tests.waiting import until
 
 
@@ -178,6 +179,12 @@ def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):
     v.tab("Forgetting")
     expect(v.page.locator(".slim-missing")).to_have_text("No scores are stored for “Mine & <b>only</b> mine”.")
     expect(v.page.locator('.slim-score[data-kind="slim"]')).to_have_count(0)
+    # It can be measured here.
+    v.page.get_by_text(TITLE).click()
+    choose(v, 1)
+    v.button("Start the evaluation").click()
+    ended(v)
+    assert table(v)[0][1:] == ["Base", "LoRA", "Mine & <b>only</b> mine"]
     v.tab("Compare")
     with v.page.expect_download() as download:
         v.button("Export JSON").click()
