@@ -175,6 +175,10 @@ def train(
     report_to: Annotated[
         list[str], typer.Option(rich_help_panel=MACHINE, help="Also log to tensorboard, wandb, …; repeatable.")
     ] = [],  # noqa: B006
+    start_from: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=ADAPTER, help="Folder of an adapter to go on from, of the same base and method."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", rich_help_panel=MACHINE, help="Resume an interrupted run.")
     ] = False,
@@ -238,6 +242,7 @@ def train(
             save_every=save_every,
             report_to=report_to,
             resume=resume,
+            start_from=start_from,
         )
         outcome = run(settings, screen())
     except TrainingError as error:

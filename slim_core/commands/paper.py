@@ -23,7 +23,18 @@ class PaperCommand(SpreadCommand):
 
 def paper(
     experiment: Annotated[
-        Literal["table1", "table2", "ablation", "masking", "experts", "steps", "case-study", "noise", "overhead"],
+        Literal[
+            "table1",
+            "table2",
+            "ablation",
+            "masking",
+            "experts",
+            "steps",
+            "case-study",
+            "noise",
+            "overhead",
+            "sequence",
+        ],
         typer.Argument(help="Which table or figure.", show_default=False),
     ],
     scale: Annotated[

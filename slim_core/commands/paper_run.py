@@ -23,6 +23,7 @@ from ..paper.experiments import EXPERIMENTS, steps_of
 from ..paper.published import SOURCE
 from ..paper.runs import Cell, Experiment, PaperError
 from ..paper.scales import DemoScale, FullScale, Scale
+from ..paper.sequence import sequence_data
 from ..paper.tables import cases, notes, tables
 from ..paper.work import Work
 from .console import printable, screen
@@ -116,6 +117,8 @@ class Options:
 def _check_numbers(options: Options) -> None:
     if len(options.steps) > 1 and options.experiment != "steps":
         raise PaperError(f"--steps has {len(options.steps)} numbers; only the experiment steps takes several.")
+    if len(options.rates) > 1 and options.experiment == "sequence":
+        raise PaperError("--rates has several; each stage of a sequence goes on from the one before at one rate.")
     for flag, values in (("--rates", options.rates), ("--seeds", options.seeds), ("--steps", options.steps)):
         if len(set(values)) < len(values):
             raise PaperError(f"{flag} names something twice; name each once.")
@@ -209,7 +212,10 @@ def _write(found: Collected, work: Work, scale: str) -> list[Path]:
     for part in found.parts:
         pages.append(work.folder / f"{name}-{part.name}.html")
         write_whole(pages[-1], report_page(part.evaluation))
-    write_whole(results, json.dumps(result_file(found, work), ensure_ascii=False, allow_nan=False) + "\n")
+    content = result_file(found, work)
+    if found.experiment.name == "sequence":
+        content["sequence"] = sequence_data(found)
+    write_whole(results, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
     return [results, *pages]
 
 

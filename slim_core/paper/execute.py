@@ -70,18 +70,27 @@ def _done_alone(work: Work, cell: Cell, place: Place, say: Say) -> bool:
     """Do everything for a cell; False if another process is doing a part of it."""
     if place.measured.is_file():
         return True
-    with work.locked(place.origin) as own:
-        if not own:
-            return False
-        if place.record is None:
-            _train(work, cell, place, say)
-        if not place.is_ready:
-            _finish(work, cell, place)
+    if not _made(work, cell, place, say):
+        return False
     with work.locked(place.measured) as own:
         if own and not place.measured.is_file():
             say(f"{cell.words}: answering")
             _measure(work, cell, place)
             say(f"{cell.words}: measured")
+        return own
+
+
+def _made(work: Work, cell: Cell, place: Place, say: Say) -> bool:
+    """Make the adapter of a cell, and the one that it goes on from; False if somebody else is making one of them."""
+    if place.is_ready:
+        return True
+    if cell.earlier is not None and not _made(work, cell.earlier, work.place(cell.earlier), say):
+        return False
+    with work.locked(place.origin) as own:
+        if own and place.record is None:
+            _train(work, cell, place, say)
+        if own and not place.is_ready:
+            _finish(work, cell, place)
         return own
 
 
@@ -96,7 +105,7 @@ def _train(work: Work, cell: Cell, place: Place, say: Say) -> None:
         time.sleep(WAIT)
     say(f"{cell.words}: training")
     begin = time.monotonic()
-    if train(work.scale.settings(cell, place.data, place.origin)).interrupted:
+    if train(work.scale.settings(cell, place.data, place.origin, place.before)).interrupted:
         raise KeyboardInterrupt
     say(f"{cell.words}: trained in {(time.monotonic() - begin) / 60:.1f} minutes")
 

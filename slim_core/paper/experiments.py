@@ -22,6 +22,8 @@ MLP = ["gate_proj", "up_proj", "down_proj"]
 MASK_RATES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 EXPERTS = (1, 2, 4, 8, 16)
 STRENGTHS = (0.5, 1.0, 2.0, 8.0)
+# Methods that learn a sequence of tasks with one adapter.
+GOING_ON = ("lora", "slim")
 
 
 def setup(method: str, **changes: Any) -> Setup:
@@ -39,6 +41,16 @@ def contender(method: str, data: str = MIXED, name: str | None = None, steps: in
     return Contender(
         name or method, METHODS[method].title, setup(method), data=data, steps=steps, paper=paper_means(method)
     )
+
+
+def stage_name(method: str, stage: int) -> str:
+    """Name of the contender that has learned so many tasks of a sequence."""
+    return f"{method}-{stage}"
+
+
+def alone_name(one: str) -> str:
+    """Name of SLIM's adapter for one task of a sequence, which is not the first."""
+    return f"slim-{one}"
 
 
 def _methods() -> tuple[Contender, ...]:
@@ -155,10 +167,34 @@ def noise(sets: Sequence[str]) -> Experiment:
     return Experiment("noise", "5 % general chat among the training examples", tuple(rows), note)
 
 
+def sequence(sets: Sequence[str]) -> Experiment:
+    """The downstream tasks one after another: LoRA and SLIM going on, and SLIM with an adapter for each task."""
+    rows: list[Contender] = []
+    for method in GOING_ON:
+        earlier: Contender | None = None
+        for stage, one in enumerate(sets, 1):
+            title = f"{METHODS[method].title} after {', then '.join(sets[:stage])}"
+            earlier = Contender(
+                stage_name(method, stage), title, setup(method), data=one, scored_as=MIXED, after=earlier
+            )
+            rows.append(earlier)
+    # The first task's is the first stage.
+    rows += [
+        Contender(alone_name(one), f"SLIM on {one} alone", setup("slim"), data=one, scored_as=MIXED)
+        for one in sets[1:]
+    ]
+    note = (
+        "With an adapter for each task, that adapter answers a question whose gates let the least of it past LoRA; "
+        "nobody tells which task it is of."
+    )
+    title = "The downstream tasks learned one after another"
+    return Experiment("sequence", title, tuple(rows), note, stage_name("lora", len(sets)))
+
+
 def overhead(sets: Sequence[str]) -> Experiment:
     """What each method costs."""
     rows = tuple(map(contender, (name for name in METHODS if name not in AFTERWARDS)))
-    return Experiment("overhead", "Parameters and training time", rows)
+    return Experiment("overhead", "Parameters, training time and memory", rows)
 
 
 EXPERIMENTS: Mapping[str, Callable[[Sequence[str]], Experiment]] = {
@@ -170,4 +206,5 @@ EXPERIMENTS: Mapping[str, Callable[[Sequence[str]], Experiment]] = {
     "case-study": case_study,
     "noise": noise,
     "overhead": overhead,
+    "sequence": sequence,
 }

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..base.errors import EngineError
@@ -43,6 +43,7 @@ class Contender:
         finish: what is done to the trained adapter.
         strength: of the gate while it answers; None as trained.
         data: the set of training examples.
+        after: the contender from whose adapter its training goes on; None for a new adapter.
         steps: optimiser steps; None for the usual number.
         scored_as: the set whose tasks it is measured on; None for `data`.
         paper: mean score in % in the paper by kind, "downstream" and "general".
@@ -57,6 +58,7 @@ class Contender:
     steps: int | None = None
     scored_as: str | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
+    after: Contender | None = None
 
     @property
     def part(self) -> str:
@@ -71,6 +73,11 @@ class Cell:
     contender: Contender
     rate: float
     seed: int
+
+    @property
+    def earlier(self) -> Cell | None:
+        """The cell from whose adapter its training goes on."""
+        return None if self.contender.after is None else replace(self, contender=self.contender.after)
 
     @property
     def words(self) -> str:

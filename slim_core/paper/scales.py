@@ -22,7 +22,7 @@ from .runs import MIXED, Cell, PaperError
 NOISY = "noisy"
 CHAT_SHARE = 0.05
 # Fields of a training's settings that say where it is, not what it is.
-PLACES = ("base", "data", "output", "resume", "bf16")
+PLACES = ("base", "data", "output", "resume", "bf16", "start_from")
 
 
 def unknown_set(name: str, sets: Sequence[str]) -> PaperError:
@@ -74,11 +74,19 @@ class DemoScale:
         own = {name: getattr(self.plan, name) for name in ("examples", "earlier", "general_share")}
         return {"base": sha256(self.folder / "model.safetensors"), "set": data} | own
 
-    def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
-        """The settings of a cell's training."""
+    def settings(self, cell: Cell, data: Path, folder: Path, before: Path | None = None) -> TrainSettings:
+        """The settings of a cell's training.
+
+        Args:
+            cell: what is trained.
+            data: its training examples.
+            folder: of the adapter.
+            before: of the adapter that it goes on from.
+        """
         steps = self.plan.steps if cell.contender.steps is None else cell.contender.steps
         task = Trained(cell.contender.setup.method, cell.rate, cell.seed, self.folder, data, folder)
-        return settings_of(cell.contender.setup, task, replace(self.plan, steps=steps))
+        made = settings_of(cell.contender.setup, task, replace(self.plan, steps=steps))
+        return made if before is None else replace(made, start_from=str(before))
 
     def write_set(self, name: str, path: Path) -> None:
         """Write a set of training examples as JSON lines."""
@@ -150,8 +158,8 @@ class FullScale:
             {"chat": sha256(self.chat)} if data == NOISY and self.chat is not None else {}
         )
 
-    def settings(self, cell: Cell, data: Path, folder: Path) -> TrainSettings:
-        """The settings of a cell's training."""
+    def settings(self, cell: Cell, data: Path, folder: Path, before: Path | None = None) -> TrainSettings:
+        """The settings of a cell's training; see `DemoScale`."""
         setup = cell.contender.setup
         usual: dict[str, Any] = {"validation_share": 0.01, "group_by_length": True, "skip_long": True}
         steps = self.max_steps if cell.contender.steps is None else cell.contender.steps
@@ -166,6 +174,7 @@ class FullScale:
             max_steps=steps,
             four_bit=self.four_bit,
             resume=(folder / "training.json").is_file(),
+            start_from=None if before is None else str(before),
             **(usual | dict(setup.changes)),
         )
 

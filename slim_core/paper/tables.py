@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..base.formatting import size
 from ..demo.report import Table
 from ..evaluation.metrics import Comparison, spread
 from ..evaluation.report.markup import interval, percent, signed
@@ -15,6 +16,7 @@ from ..evaluation.statistics import Score, difference, mean_score, ratio
 from ..evaluation.summary import BASE, Group, fine
 from .collect import Collected, Part, key_of
 from .runs import MIXED, Contender
+from .sequence import sequence_tables
 
 
 MISSING = "not measured"
@@ -29,6 +31,8 @@ def tables(found: Collected) -> list[Table]:
     for part in found.parts:
         for group in part.evaluation.groups:
             made += _group(found, part, group)
+    if found.experiment.name == "sequence":
+        made = [*sequence_tables(found), *made]
     if found.experiment.name == "overhead":
         made.insert(0, _overhead(found))
     if not made and found.experiment.contenders:
@@ -252,23 +256,26 @@ def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
 
 def _overhead(found: Collected) -> Table:
     table = Table(
-        "What a method costs: trained parameters and seconds a step of training on the machine where it was trained",
-        ("method", "parameters", "seconds a step", "× LoRA"),
+        "What a method costs: trained parameters, seconds a step of training, and the most memory meanwhile "
+        "(allocated on a GPU, resident of the whole process on a CPU), on the machine where it was trained",
+        ("method", "parameters", "seconds a step", "× LoRA", "memory"),
     )
-    costs: dict[str, tuple[int, float]] = {}
+    costs: dict[str, tuple[int, float, int | None]] = {}
     for contender in found.experiment.contenders:
         keys = [key for key in found.places if key.startswith(f"{contender.name} at ")]
         records = [record for key in keys if (record := found.places[key].record) is not None]
         if records:
             seconds = fmean(record.seconds / max(1, record.steps) for record in records)
-            costs[contender.name] = (records[0].trainable_parameters, seconds)
+            peaks = [record.peak_memory for record in records if record.peak_memory is not None]
+            costs[contender.name] = (records[0].trainable_parameters, seconds, max(peaks, default=None))
     for contender in found.experiment.contenders:
         if contender.name not in costs:
-            table.add(contender.title, MISSING, "", "")
+            table.add(contender.title, MISSING, "", "", "")
             continue
-        parameters, seconds = costs[contender.name]
+        parameters, seconds, peak = costs[contender.name]
         ratio_ = f"{seconds / costs['lora'][1]:.2f}" if "lora" in costs else NONE
-        table.add(contender.title, f"{parameters:,}", f"{seconds:.2f}", ratio_)
+        memory = NONE if peak is None else size(peak)
+        table.add(contender.title, f"{parameters:,}", f"{seconds:.2f}", ratio_, memory)
     return table
 
 

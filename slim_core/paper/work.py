@@ -37,12 +37,14 @@ class Place:
 
     Attributes:
         data: the training examples.
+        before: folder of the adapter that the training goes on from; None for a new one.
         origin: folder of the trained adapter.
         folder: of the adapter that answers: the same, or what was made of it.
         measured: its answers.
     """
 
     data: Path
+    before: Path | None
     origin: Path
     folder: Path
     measured: Path
@@ -78,12 +80,14 @@ class Work:
         data = self.folder / "data" / f"{contender.data}-{_hash(identity)}.jsonl"
         # The folder is needed to make settings, but decides about nothing.
         told = described(self.scale.settings(cell, data, self.folder))
+        before = None if cell.earlier is None else self.place(cell.earlier).folder
+        identity = identity if before is None else identity | {"after": before.name}
         name = f"{contender.setup.method}-{cell.rate:g}-{cell.seed}-{_hash([VERSION, identity, told])}"
         origin = self.folder / "trained" / name
         folder = origin if contender.finish is None else self._finished(origin, contender.finish)
         strength = "" if contender.strength is None else f"-gate-{contender.strength:g}"
         measured = f"{folder.name}{strength}-{_hash(self.scale.asked(contender.part))}.json"
-        return Place(data, origin, folder, self.folder / "measured" / measured)
+        return Place(data, before, origin, folder, self.folder / "measured" / measured)
 
     def _finished(self, origin: Path, finish: Finish) -> Path:
         return origin.with_name(f"{origin.name}-{finish.method}-{_hash(asdict(finish))}")

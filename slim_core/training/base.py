@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..base.devices import compute_dtype
@@ -98,6 +100,8 @@ def add_adapter(
     Raises:
         TrainingError: if the model has no such modules, or some that cannot be adapted.
     """
+    if settings.start_from is not None:
+        return _trained_before(base, method, settings)
     own_tokens = _own_tokens(base, settings, closing) if settings.train_closing_token else None
     try:
         shapes = describe_base(base, settings.base)
@@ -105,6 +109,28 @@ def add_adapter(
         return get_peft_model(base, adapter_config(method, settings, linears, opening, own_tokens))
     except (TypeError, ValueError) as error:
         raise TrainingError(f"The {method} adapter does not fit {settings.base}: {error}") from None
+
+
+def _trained_before(base: PreTrainedModel, method: str, settings: TrainSettings) -> PeftModel:
+    """The base with an adapter that was trained before; its own configuration counts, not that of the settings."""
+    folder = settings.start_from
+    assert folder is not None  # as the caller checked
+    if not (Path(folder) / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise TrainingError(
+            f"--start-from: {folder} has no {SAFETENSORS_WEIGHTS_NAME}; name the folder of an adapter."
+        )
+    try:
+        config = PeftConfig.from_pretrained(folder)
+        shapes = describe_base(base, settings.base)
+        linears = {name: sizes for name, sizes in shapes.linears.items() if name != shapes.head}
+        wanted = adapter_config(method, settings, linears)
+        if any(getattr(config, name, None) != getattr(wanted, name, None) for name in ("peft_type", "use_dora")):
+            raise TrainingError(f"--start-from: the adapter in {folder} is not of the method {method}.")
+        if base.device.type == "meta":  # only its sizes are wanted
+            return get_peft_model(base, config)
+        return PeftModel.from_pretrained(base, folder, is_trainable=True, config=config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"--start-from: the adapter in {folder} does not fit {settings.base}: {error}") from None
 
 
 def _own_tokens(base: PreTrainedModel, settings: TrainSettings, closing: int | None) -> dict[str, list[int]]:

@@ -45,6 +45,8 @@ class TrainingRecord:
         trainable_parameters: how many.
         validation_loss_before, validation_loss_after: nats per answer token; None without validation data.
         seconds: training time, those before a resume included.
+        peak_memory: most bytes while it trained, since a resume: allocated on CUDA, resident of the process on a CPU.
+            None where the system does not tell.
         curves: the Trainer's log.
         answers_end_with: the mark at which answers are to be stopped, where the base's token for it cannot be learned.
     """
@@ -61,6 +63,7 @@ class TrainingRecord:
     validation_loss_before: float | None = None
     validation_loss_after: float | None = None
     seconds: float = 0.0
+    peak_memory: int | None = None
     curves: list[dict[str, float]] = field(default_factory=list)
     answers_end_with: str | None = None
 

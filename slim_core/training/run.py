@@ -35,6 +35,7 @@ from .early_stopping import KeepBest
 from .encoding import ExampleEncoder
 from .errors import TrainingError
 from .examples import Examples, load_examples
+from .memory import PeakMemory
 from .names import named
 from .output import check_output, check_space, empty_folders_undone, try_output
 from .progress import LiveProgress, LossGuard, StopOnInterrupt
@@ -273,7 +274,7 @@ def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) ->
             train_dataset=examples.train,
             eval_dataset=examples.validation or None,
             data_collator=Collator(_pad_token(tokenizer)),
-            callbacks=[LossGuard(), *prepared.callbacks],
+            callbacks=[LossGuard(), PeakMemory(record), *prepared.callbacks],
             watched=examples.validation or examples.train,
             group_by_length=settings.group_by_length,
             rates=None if rates is None else rates(model.peft_config["default"]),

@@ -121,6 +121,8 @@ class TrainSettings:
         log_every, save_every: in optimiser steps.
         report_to: transformers' integrations that also get the logs, such as tensorboard.
         resume: resume from the last checkpoint in `output`.
+        start_from: folder of an adapter of the same base and method, from which the training goes on; its own
+            configuration counts. None for a new one.
     """
 
     base: str
@@ -165,6 +167,7 @@ class TrainSettings:
     save_every: int = 200
     report_to: list[str] = field(default_factory=list)
     resume: bool = False
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         """Raises TrainingError for the first setting that cannot be."""
@@ -182,6 +185,8 @@ class TrainSettings:
             raise TrainingError(
                 f"--method must be one of {', '.join(METHODS)}, not {', '.join(unknown) or 'nothing'}."
             )
+        if self.start_from is not None and len(self.methods) > 1:
+            raise TrainingError("--start-from goes on from one adapter; name one --method, the adapter's own.")
         if len(set(self.methods)) < len(self.methods):
             raise TrainingError(f"--method names {', '.join(self.methods)}; name each method once.")
         for method, options in self.options.items():

@@ -174,7 +174,7 @@ def test_other_experiments_share_what_is_trained(done, base):
     plan = run("overhead", "--only", "lora", "slim", "--seeds", 1, "--base", base, "--work", done, "--dry-run")
     assert "Nothing is left to do." in plan.stderr and plan.stderr.count(": finished") == 2
     cost = run("overhead", "--only", "lora", "slim", "--seeds", 1, "--base", base, "--work", done, "--report")
-    assert cost.exit_code == 0 and "1.00" in cost.stdout
+    assert cost.exit_code == 0 and "1.00" in cost.stdout and "memory" in cost.stdout
     cases = run("case-study", "--only", "slim", "--seeds", 1, "--base", base, "--work", done, "--report")
     assert cases.exit_code == 0, cases.output
 
@@ -207,6 +207,7 @@ def test_two_processes_do_not_do_the_same(done, base):
         (["table2", "--only", "slimm"], "table2 has no 'slimm'; there are lora, dora,"),
         (["table2", "--steps", "2", "3"], "--steps has 3 numbers; only the experiment steps takes several."),
         (["table2", "--seeds", "1", "1"], "--seeds names something twice"),
+        (["sequence", "--rates", "0.1", "0.2"], "each stage of a sequence goes on from the one before at one rate"),
         (["table2", "--rates", "0"], "--rates must be above 0 and below 1."),
         (["table2", "--data-dir", "."], "--data-dir is for --scale full"),
         (["table2", "--plan", "width=3"], "--plan has no field 'width'; there are steps,"),

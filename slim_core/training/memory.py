@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The most memory that a training takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from .report import TrainingRecord
+
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+class PeakMemory(TrainerCallback):
+    """Writes the most memory during a training into its record.
+
+    Args:
+        record: of the training.
+    """
+
+    def __init__(self, record: TrainingRecord) -> None:
+        self._record, self._watched = record, False
+
+    def on_train_begin(self, args: TrainingArguments, *others: Any, **more: Any) -> None:
+        self._watched = watch_memory(args.device)
+
+    def on_train_end(self, args: TrainingArguments, *others: Any, **more: Any) -> None:
+        self._record.peak_memory = peak_memory(args.device) if self._watched else None
+
+
+def watch_memory(device: torch.device) -> bool:
+    """Begin to measure anew.
+
+    Returns:
+        Whether it can be measured: on CUDA, and on a CPU under Linux.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        CLEAR.write_text("5", encoding="ascii")  # resets the peak of resident memory
+    except OSError:
+        return False
+    return device.type == "cpu"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes since `watch_memory`: allocated on CUDA, resident of the whole process on a CPU.
+
+    Returns:
+        None if the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else 1024 * int(found[1])

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sequence of tasks: trainings that go on from each other, and what is made of their answers."""
+
+import json
+import shutil
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from slim_core.demo.trial import TrialPlan
+from slim_core.evaluation.metrics import backward_transfer
+from slim_core.paper import execute
+from slim_core.paper.experiments import sequence
+from slim_core.paper.runs import Cell
+from slim_core.paper.scales import DemoScale
+from slim_core.paper.sequence import EACH
+from slim_core.paper.work import Work
+from tests.paper.test_paper import base, run, short_answers  # noqa: F401 - fixtures
+
+
+SETS = ("obqa", "siqa", "boolq")
+# As `HOW` and `PLAN` have it on the command line.
+SMALL = replace(TrialPlan(), steps=2, examples=12, batch=2, r=2)
+
+
+@pytest.fixture(scope="module")
+def learned(base, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("sequence")
+    result = run("sequence", "--seeds", 1, "--base", base, "--work", folder)
+    assert result.exit_code == 0, result.output
+    return folder, result
+
+
+def test_each_stage_goes_on_from_the_one_before(base, learned):  # noqa: F811
+    folder, _ = learned
+    work, found = Work(folder, DemoScale(base, SMALL, questions=2)), sequence(SETS)
+    names = [contender.name for contender in found.contenders]
+    assert names == [*(f"{m}-{i}" for m in ("lora", "slim") for i in (1, 2, 3)), "slim-siqa", "slim-boolq"]
+    by_name = {c.name: work.place(Cell(c, 0.01, 1)) for c in found.contenders}
+    assert by_name["slim-1"].before is None and by_name["slim-siqa"].before is None
+    assert by_name["slim-3"].before == by_name["slim-2"].folder
+    assert by_name["slim-2"].origin != by_name["slim-siqa"].origin
+    starts = {
+        path.parent.name: json.loads(path.read_text())["arguments"]["start_from"]
+        for path in (folder / "trained").glob("*/training.json")
+    }
+    expected = {p.origin.name: None if p.before is None else str(p.before) for p in by_name.values()}
+    assert starts == expected
+
+
+def test_the_matrix_and_what_follows_from_it(learned):
+    folder, result = learned
+    told = json.loads((folder / "sequence-demo.json").read_text(encoding="utf-8"))
+    lora, slim, each = told["sequence"]
+    assert [one["method"] for one in (lora, slim, each)] == ["LoRA, one adapter", "SLIM, one adapter", EACH]
+    samples = told["parts"]["mixed"]["samples"]
+    for stage, column in enumerate(("base", "lora-1@1", "lora-2@1", "lora-3@1")):
+        expected = [fmean(s["answers"][column]["mark"] for s in samples[f"demo_{one}"]) for one in SETS]
+        assert lora["accuracy"][stage] == expected
+    for one in (lora, slim, each):
+        assert one["backward_transfer"] == backward_transfer(one["accuracy"]) and len(one["general"]) == 4
+    assert each["accuracy"][1] == slim["accuracy"][1]  # with one task there is one adapter
+    columns = ["slim-1@1", "slim-siqa@1", "slim-boolq@1"]
+    for j, (one, own) in enumerate(zip(SETS, columns, strict=True)):
+        marks, chosen = [], []
+        for sample in samples[f"demo_{one}"]:
+            past = {c: fmean(sample["answers"][c].get("identity") or [1.0]) for c in columns}
+            chosen.append(min(columns, key=past.__getitem__))
+            marks.append(sample["answers"][chosen[-1]]["mark"])
+        assert each["accuracy"][3][j] == fmean(marks)
+        assert each["own_adapter"][j] == fmean(c == own for c in chosen)
+    assert "backward transfer" in result.stdout and "own adapter" in result.stdout
+
+
+def test_an_interrupted_sequence_gives_the_same_file(base, learned, tmp_path, monkeypatch):  # noqa: F811
+    folder, _ = learned
+    work = tmp_path / "work"
+    shutil.copytree(folder, work)
+    (work / "sequence-demo.json").unlink()
+    # The second stage is gone, but not the third, which was made from it.
+    small = Work(work, DemoScale(base, SMALL, questions=2))
+    places = {c.name: small.place(Cell(c, 0.01, 1)) for c in sequence(SETS).contenders}
+    begun = json.loads((places["slim-3"].origin / "training.json").read_text())["arguments"]["start_from"]
+    assert begun.endswith(places["slim-2"].origin.name)
+    for name in ("slim-2", "slim-3"):
+        shutil.rmtree(places[name].origin)
+        places[name].measured.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "train", lambda settings: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run("sequence", "--seeds", 1, "--base", base, "--work", work).exit_code == 130
+    # A stage alone has the ones before it made too.
+    assert run("sequence", "--only", "slim-3", "--seeds", 1, "--base", base, "--work", work).exit_code == 0
+    assert places["slim-2"].is_ready and not places["slim-2"].measured.is_file()
+    assert run("sequence", "--seeds", 1, "--base", base, "--work", work).exit_code == 0
+    assert (work / "sequence-demo.json").read_bytes() == (folder / "sequence-demo.json").read_bytes()
