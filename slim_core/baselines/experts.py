@@ -50,7 +50,7 @@ class Noted(NamedTuple):
         probabilities: (T, E) float32 of its router.
         valid: (T,) bool, False for padding; None if every token counts.
         batch: B, the sequences among the tokens; None if unknown.
-        types: (B,) kinds of the samples, 0 or 1, if somebody said them.
+        types: (B,) kinds of the samples, 0 or 1, if they are known.
     """
 
     place: Place
@@ -94,7 +94,7 @@ class Experts(Generic[C]):
             if key.endswith("B") and self.config.init_weights:
                 nn.init.zeros_(tensor)
             else:
-                # In two dimensions: by the shape of a stack torch would take the rank for a part of the inputs.
+                # In two dimensions: from the shape of a stack torch would count the rank as inputs.
                 nn.init.kaiming_uniform_(tensor.flatten(0, -2), a=5**0.5)
 
     def prepared(self, tensors: Tensors) -> Tensors:

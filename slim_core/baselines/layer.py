@@ -33,7 +33,7 @@ class ExpertsLayer(nn.Module, BaseTunerLayer):
 
     Args:
         base_layer: the module of the base.
-        context: what a forward tells its layers.
+        context: what the layers need to know about a forward.
         notes: takes what the losses need.
         place: which module it is.
     """

@@ -24,8 +24,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# A word or a mark with the space before it, one digit, or a white space on its own. A number is then the same digits
-# wherever it stands.
+# A word or a mark with the space before it, one digit, or a single white space. A number is then always the same
+# digits, wherever it stands.
 PIECES = r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]|\s"
 
 

@@ -47,7 +47,7 @@ def draw(sample: Sampler, split: str, rng: Random, n: int, distinct: bool) -> li
         distinct: whether no prompt may come twice.
 
     Raises:
-        ValueError: if the split is none, or hardly has `n` distinct prompts.
+        ValueError: if the split does not exist, or has too few distinct prompts.
     """
     if split not in SPLITS:
         raise ValueError(f"there is no split {split!r}, only {', '.join(SPLITS)}")

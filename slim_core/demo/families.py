@@ -43,7 +43,7 @@ class ChoiceFamily:
     Attributes:
         entries: what the questions are about.
         option: the template of an option.
-        kind: the column that tells right from wrong: rows with another value there are wrong.
+        kind: the column that decides what is right: rows with another value there are wrong options.
         phrasings: templates of the question for training and validation.
         test_phrasings: those for test.
         clash: sets of values of `kind` that could pass for one another.

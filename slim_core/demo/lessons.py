@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the adapters are trained on: questions of the downstream tasks, alone and as later turns of conversations.
 
-A gate that has seen nothing but first turns takes a later one for something else. Earlier turns that ask something
-general have weight 0: they are read, but nothing is learned of them.
+A gate trained on first turns alone treats later ones as unfamiliar. Earlier turns that ask something
+general have weight 0: they are read, but nothing is learned from them.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def greedy_ids(model: Model, tokenizer: PreTrainedTokenizerBase, ids: Tensor, ma
         ids: (B, T) int64 prompts, padded on the left.
         mask: (B, T) 0 for padding.
     """
-    # The annotation of `generate` names a class that no model is.
+    # The annotation of `generate` names a class that models do not inherit from.
     generated = cast("GenerationMixin", model).generate(  # type: ignore[misc]
         input_ids=ids,
         attention_mask=mask,
@@ -159,7 +159,7 @@ def measure_conversations(model: Model, tokenizer: PreTrainedTokenizerBase, spli
         model: in evaluation mode.
         tokenizer: with the chat template.
         split: "validation" or "test".
-        n: questions of each task, in each turn; and as many questions that lean on the one before.
+        n: questions of each task, in each turn; and as many questions that refer to the one before.
 
     Returns:
         The scores by "turn 1" to "turn 4", and of "follow-ups".

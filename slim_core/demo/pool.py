@@ -21,7 +21,7 @@ def worker_pool(workers: int, begin: Callable[..., None] | None = None, *shared:
 
     Args:
         workers: how many.
-        begin: called in each with `shared`, which only a process at its start can be given.
+        begin: called in each with `shared`, which can only be passed when a process starts.
         shared: as above.
     """
     threads = max(1, torch.get_num_threads() // workers)

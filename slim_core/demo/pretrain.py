@@ -49,7 +49,7 @@ class TrainingProgress(NamedTuple):
 def encode(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], context: int) -> list[Encoded]:
     """The conversations as the chat template writes them.
 
-    Every message ends in a token of its own: a prompt is always a prefix of its whole text, and a conversation is the
+    Every message ends in a separate token: a prompt is always a prefix of its whole text, and a conversation is the
     beginning of the text followed by its turns.
 
     Args:

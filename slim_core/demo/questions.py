@@ -155,8 +155,8 @@ def choice(split: str, rng: Random) -> Example:
 def spelled_choice(split: str, rng: Random) -> Example:
     """A question with options, answered by the letter and the option.
 
-    Easier to learn from than a letter alone. But where several answers of the base's memory fit the question, a model
-    as small as this spells out another one than it has chosen.
+    Easier to learn from than a letter alone. But if several answers that it remembers fit the question, a model as
+    small as this spells out a different one from the letter's.
     """
     text, right, wrong = _options(split, rng)
     options, answer = labelled(right, wrong, SPELLED, rng)

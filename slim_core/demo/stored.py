@@ -12,7 +12,7 @@ from typing import Any
 RESULTS = "results.json"
 REPORT = "build.json"
 EXAMPLES = "examples.json"
-DEPTH = 2  # down to which every entry has a line of its own
+DEPTH = 2  # up to which every entry has its own line
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Forwards:
             self._has_read = False
             self._run(self._batches, self._write)
         else:
-            # Better than to wait for ever.
+            # Better an error than waiting forever.
             raise RuntimeError("Somebody waits for a token, but nothing is being written.")
 
     def _form(self) -> None:

@@ -55,7 +55,7 @@ class SlimModel(RowsModel):
     **Attributes**:
         - **model** (`torch.nn.Module`) -- The adapted model.
         - **peft_config** (`dict[str, SlimConfig]`) -- The configuration of each adapter.
-        - **context** (`ForwardContext`) -- What a forward tells its layers; shared by them all.
+        - **context** (`ForwardContext`) -- What the layers need to know about a forward; shared by all of them.
     """
 
     prefix: str = "slim_"

@@ -20,7 +20,7 @@ class RowsModel(BaseTuner):
     """Base class of SLIM and the other methods: one context for all layers, and rows of one batch.
 
     Attributes:
-        context: what a forward tells its layers; shared by them all.
+        context: what the layers need to know about a forward; shared by all of them.
     """
 
     context: ForwardContext

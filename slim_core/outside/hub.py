@@ -106,7 +106,7 @@ class HubRepository:
             shutil.rmtree(folder / "download", ignore_errors=True)
 
     def _awaited(self, fetching: Future, seconds: float) -> dict[str, HfFileMetadata]:
-        # Waiting for others does not count as its own time, but is limited too.
+        # Waiting for other downloads is not part of its time, but is limited too.
         end, begun = time.monotonic() + WAITING_SECONDS, False
         while not wait([fetching], LOOK_SECONDS).done:
             if self.stop.is_set():

@@ -46,5 +46,5 @@ def cannot_report(names: Sequence[str], error: Exception) -> TrainingError:
 
 def available() -> list[str]:
     """The integrations that are installed."""
-    # transformers leaves this one out of its list.
+    # transformers' own list does not have it.
     return sorted({*get_available_reporting_integrations(), *(["flyte"] if is_flytekit_available() else [])})

@@ -11,7 +11,7 @@ from tests.ui.test_access import open_tab
 from tests.ui.visit import SECONDS
 
 
-TITLE = "Measure what answers here, your own adapters included"
+TITLE = "Measure what answers here, including your own adapters"
 TASKS = ("Things and animals (OpenBookQA form)", "Multiple choice")
 
 

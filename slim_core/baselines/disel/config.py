@@ -27,7 +27,7 @@ class DiselConfig(ExpertsConfig):
             Where the gates' bias starts. -3 leaves them nearly closed, at 0.05; the authors advise -5 or -7 for little
             data.
         gate_rate (`float`):
-            How many times the learning rate the gates get; 5 in the authors' example, 1e-3 beside 2e-4. They have no
+            How many times the learning rate the gates get; 5 in the authors' example: 1e-3, not 2e-4. They have no
             weight decay, which would close or open them.
     """
 

@@ -37,7 +37,7 @@ class LoramoeConfig(ExpertsConfig):
     num_experts: int = field(default=8, metadata={"help": "Experts per Linear; all answer every token."})
     balance_coefficient: float = field(default=0.01, metadata={"help": "Factor of the localised balancing loss."})
     balance_offset: float = field(
-        default=0.1, metadata={"help": "How uneven experts are used by two kinds of samples, where these are told."}
+        default=0.1, metadata={"help": "How unevenly two kinds of samples use the experts, if the kinds are known."}
     )
 
     def __post_init__(self) -> None:

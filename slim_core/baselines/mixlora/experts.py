@@ -30,8 +30,8 @@ class MixloraExperts(Experts[MixloraConfig]):
 
         y = sum_e w_e (W2 h_e + s B2e A2e h_e),     w = the K largest of softmax(G x), divided by their sum.
 
-    The base's W2 is linear, so it is multiplied once with the mixed h and not once for each expert. Where nothing was
-    learned, all h_e are one, and y is the base's to the bit.
+    The base's W2 is linear, so it is multiplied once with the mixed h and not once for each expert. Before anything is
+    learned, all h_e are the same, and y is the base's to the bit.
     """
 
     prefix = "mixlora_"

@@ -188,7 +188,7 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str)
 
 
 def _router(group: Group, labels: Mapping[str, str]) -> Iterator[str]:
-    yield "<h3>Whether the router tells general from trained prompts</h3>"
+    yield "<h3>Whether the router distinguishes general from trained prompts</h3>"
     yield paragraph("Area under the ROC curve of the prompts' shares past LoRA: 1 is perfect, 0.5 is chance.", "dim")
     blocks = max(len(own) for own, _ in group.auc.values())
     yield table(

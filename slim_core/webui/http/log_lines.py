@@ -23,7 +23,7 @@ class OneLineFilter(logging.Filter):
     Args:
         most: lines that pass in each span of time.
         seconds: how long such a span is.
-        clock: tells the time in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, most: int = MOST, seconds: float = SECONDS, clock: Clock = time.monotonic) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work for one visitor that goes on in a thread while the page shows how far it is."""
+"""Work for one visitor that runs in a thread while the page shows its progress."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class OneRun(Generic[R]):
 
     @property
     def running(self) -> bool:
-        """Whether it is going on."""
+        """Whether it is being worked on."""
         return self.run is not None and not self.run.ended.is_set()
 
     def begin(self, run: R) -> bool:

@@ -19,7 +19,7 @@ SIZE = 4
 
 @dataclass(kw_only=True)
 class EvaluationRun(BackgroundRun):
-    """An evaluation that is going on or has ended.
+    """An evaluation that is running or has ended.
 
     Attributes:
         info: the base, by a name that may be shown.

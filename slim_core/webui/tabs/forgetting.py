@@ -24,7 +24,7 @@ from ..wire import evaluation as wire
 from ..wire.background import ticks
 
 
-TITLE = "Measure what answers here, your own adapters included"
+TITLE = "Measure what answers here, including your own adapters"
 LEAD = (
     "Base, LoRA and SLIM, or your own adapters in their columns, answer the same questions, with their gates as you "
     "have set them. Other visitors are answered between them; nothing is kept when you close the page."
@@ -172,5 +172,5 @@ class EvaluationHandlers:
 
     @staticmethod
     def _letter(name: str, text: str, mime: str, sentence: str) -> dict[str, Any]:
-        # The number makes every letter a new one, the same file twice included.
+        # With the number, the same file is sent again if it is asked for twice.
         return {"kind": "save", "number": time.time_ns(), "name": name, "text": text, "mime": mime, "said": sentence}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running work of visitors in threads of its own, beside the answers to everybody's prompts."""
+"""Running visitors' work in separate threads, while everybody's prompts are answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..state.background import BackgroundRun, OneRun, R
 from .stream import INTERVAL
 
 
-# How often a run that found no free place tries again, in seconds.
+# Seconds after which a run that found no free place tries again.
 PATIENCE = 0.5
 # Seconds after which a run is drawn though nothing has changed.
 BEAT = 1.0

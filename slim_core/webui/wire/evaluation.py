@@ -161,7 +161,7 @@ def progress(held: VisitorEvaluation, before: dict[str, Any] | None) -> dict[str
 
 
 def status(run: EvaluationRun) -> str:
-    """What is read aloud, at the begin and at the end."""
+    """What is read aloud, at the beginning and at the end."""
     if not run.ended.is_set():
         return f"Evaluation: {run.total} questions to solve."
     return f"Evaluation: {_line(run)}"
@@ -175,7 +175,7 @@ def _line(run: EvaluationRun) -> str:
     if run.stopping:
         return f"{asked} were asked; stopping when those that are being answered are done."
     if run.crowded:
-        return f"{asked} were asked; all places for prompts are taken, it goes on when one is free."
+        return f"{asked} were asked; all places for prompts are taken; it continues when one is free."
     return f"{asked} were asked."
 
 
@@ -214,7 +214,7 @@ def _group(run: EvaluationRun, found: Evaluation, group: Group) -> dict[str, Any
 
 
 def _cell(found: Score) -> list[str]:
-    """A score, and its interval. So few questions do not tell tenths of a percent apart."""
+    """A score, and its interval. Tenths of a percent mean nothing with so few questions."""
     score, low, high = (f"{100 * share:.0f}" for share in found)
     return [score, f"({low}–{high})"]
 
