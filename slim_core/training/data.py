@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .errors import DataError
 from .files import Record
 from .layouts import Layout, filled, find_layout, first_of, listed
-from .messages import READ, Message, content_text
+from .messages import MEDIA, NOTHING, READ, Message, check_understood, content_text
 from .settings import Columns
 from .sources import expand, read_source
 from .tools import read_tools
@@ -25,9 +25,6 @@ __all__ = [
     "to_conversations",
     "unused",
 ]
-
-
-NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Conversation(NamedTuple):
@@ -94,9 +91,7 @@ def unused(records: Sequence[Record], columns: Columns) -> list[str]:
                 if value not in NOTHING:
                     names[name] = None
             elif isinstance(value, list) and name in layout.columns:
-                keys = [
-                    key for m in value if isinstance(m, dict) for key, v in m.items() if v not in (None, "", [], {})
-                ]
+                keys = [key for m in value if isinstance(m, dict) for key, v in m.items() if v not in NOTHING]
                 names |= {f"{name}[].{key}": None for key in keys if key not in READ}
     return list(names)
 
@@ -108,6 +103,11 @@ def _converted(record: Record, layout: Layout) -> Conversation | PlainText:
             f"{record.place}: there is no `{missing[0]}`, which the first record has; the columns are "
             f"{listed(record)}; give every record the same ones."
         )
+    read = layout.reads(record)
+    beside = {name: value for name, value in record.fields.items() if name not in read}
+    check_understood(beside, f"{record.place}: it", MEDIA)
+    if beside.get("label") is False:
+        raise DataError(f"{record.place}: `label` is false, so its answer is marked as a bad one; remove the record.")
     if layout.convert is None:
         name = layout.columns[0]
         passage = PlainText(filled(record.fields[name], name, record.place), record.place)
@@ -130,8 +130,8 @@ def _converted(record: Record, layout: Layout) -> Conversation | PlainText:
             "at least one of them weight 1."
         )
     tools = first_of(layout.tools, record)
-    read = [] if tools is None else read_tools(record.fields[tools], tools, record.place)
-    made = Conversation(messages, record.place, unlearned, tuple(read), len(system))
+    described = [] if tools is None else read_tools(record.fields[tools], tools, record.place)
+    made = Conversation(messages, record.place, unlearned, tuple(described), len(system))
     for i, message in enumerate(messages):
         _check_nul(message["content"], f"{record.place}: {made.name(i)}")
     return made
@@ -139,7 +139,12 @@ def _converted(record: Record, layout: Layout) -> Conversation | PlainText:
 
 def _system(record: Record, layout: Layout) -> list[Message]:
     name = first_of(layout.system, record)
-    text = "" if name is None else content_text(record.fields[name], record.place, name)
+    if name is None:
+        return []
+    given = record.fields[name]
+    # As Gemini has it.
+    parts = given.get("parts") if isinstance(given, dict) else None
+    text = content_text(given if parts is None else parts, record.place, name)
     return [{"role": "system", "content": text}] if text.strip() else []
 
 

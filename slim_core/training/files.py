@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import unicodedata
 import zlib
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from .parsing import NO_ARRAY, as_json, json_items, parse_json
 
 
 EXAMPLE = '{"prompt": "…", "completion": "…"}'
-PYTHON = re.compile(r"\s*\{\s*'")
 
 
 class Record(NamedTuple):
@@ -84,6 +82,8 @@ def read_file(path: Path) -> DataSource:
     fingerprint: dict[str, str | None] = {"sha256": hashlib.sha256(content).hexdigest()}
     if path.suffix.lower() == ".gz" and content:
         content = _unpacked(name, content)
+        if content.startswith(GZIP):
+            raise DataError(f"{name} is packed with gzip twice; unpack it once.")
     if kind != ".parquet":
         _check_other_content(name, content)
     if not content.strip():
@@ -99,13 +99,23 @@ def _escaped(name: str) -> str:
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
+GZIP = b"\x1f\x8b"
 # What files begin with that are none of their ending: what they are, and what to do.
 OTHER_CONTENT = (
-    (b"\x1f\x8b", "is packed with gzip; let its name end in .gz"),
+    (GZIP, "is packed with gzip; let its name end in .gz"),
     (b"PAR1", "is a Parquet file; let its name end in .parquet"),
     (b"PK\x03\x04", "is a zip archive or an Excel file; unpack it, or save it as CSV"),
     (b"\x28\xb5\x2f\xfd", "is packed with zstd; unpack it"),
     (b"BZh", "is packed with bzip2; unpack it"),
+    (b"\xfd7zXZ", "is packed with xz; unpack it"),
+    (b"7z\xbc\xaf", "is a 7z archive; unpack it"),
+    (b"Rar!", "is a RAR archive; unpack it"),
+    (b"SQLite format 3", "is a database of SQLite; export its table as CSV"),
+    (b"\xd0\xcf\x11\xe0", "is an old Excel file; save it as CSV"),
+    (b"\x80\x04\x95", "is a Python pickle, which can run code; write it as JSONL"),
+    (b"%PDF-", "is a PDF file; write its text as JSONL"),
+    (b"{\\rtf", "is rich text; save it as plain text"),
+    (b"<?xml", "is XML in place of the file; download the file itself"),
     (b"ARROW1", "is an Arrow file; save it as Parquet"),
     (b"version https://git-lfs", "is a pointer of Git LFS in place of the file; fetch it with git lfs pull"),
     (b"<!doctype html", "is a web page in place of the file; download the file itself"),
@@ -133,6 +143,8 @@ def utf8_text(name: str, content: bytes) -> str:
     Raises:
         DataError: with its place, if it is not UTF-8 or no text.
     """
+    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise DataError(f"{name} is saved as UTF-32; save it as UTF-8.")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{name} is saved as UTF-16; save it as UTF-8.")
     try:
@@ -157,8 +169,11 @@ def _object(value: Any, place: str) -> Record:
 def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
     records, blank = [], 0
     # Not splitlines(), which also breaks at characters that JSON allows inside of a text.
-    lines = utf8_text(name, content).split("\n")
+    # Inside of a text, JSON has no line end but as an escape.
+    lines = utf8_text(name, content).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
+        # Files that were put one behind the other keep their marks.
+        line = line.lstrip("\ufeff")
         if not line.strip():
             blank += number < len(lines)
             continue
@@ -167,8 +182,6 @@ def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
             remedy = "name the file .json if it is one JSON array"
         elif line.rstrip().endswith("},"):
             remedy = "put no comma after an object, each line is one"
-        elif PYTHON.match(line):
-            remedy = "this is how Python shows a dict; write each line with json.dumps"
         elif number == 1 and line.strip() == "{":
             remedy = "write each object on one line, or name the file .json and put the objects between [ and ]"
         place = f"{name}, line {number}"
@@ -183,13 +196,24 @@ def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
     except json.JSONDecodeError as error:
         if error.msg == NO_ARRAY and text.lstrip().startswith("{"):
             raise DataError(
-                f"{name}, line 1: the file is not one JSON array; put the records between [ and ], or name the file "
-                ".jsonl if each line is one object."
+                f"{name}, line 1: the file is not one JSON array{_with_members(text)}; put the records between [ and "
+                f"], each an object such as {EXAMPLE}, or name the file .jsonl if each line is one object."
             ) from None
         raise DataError(
             f"{name}, line {error.lineno}: this is not valid JSON ({error.msg} at character {error.colno}); the file "
             f"must be one array of objects such as [{EXAMPLE}]."
         ) from None
+
+
+def _with_members(text: str) -> str:
+    """What a file has instead of an array, if it is one object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    names = [f"`{_escaped(str(key)[:40])}`" for key in [*value][:3]] if isinstance(value, dict) else []
+    more = ", …" if len(value) > len(names) else ""
+    return f" but one object with {', '.join(names)}{more}" if names else ""
 
 
 def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Record], int]:
@@ -211,6 +235,11 @@ def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Rec
                     f"{place}: {len(row)} fields, but the header has {len(header)} ({', '.join(header)}); put a text "
                     f'that contains a {"tab" if delimiter != "," else "comma"} or a line break between " and ".'
                 )
+            elif any(cell.startswith(' "') for cell in row):
+                raise DataError(
+                    f'{place}: a field begins with a space before its ", which would become a part of the text; put '
+                    "the separator directly before the quotation mark."
+                )
             else:
                 records.append(Record(dict(zip(header, row, strict=True)), place))
     except csv.Error as error:
@@ -223,10 +252,18 @@ def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Rec
 
 def _header(row: list[str], place: str, delimiter: str) -> list[str]:
     names = [cell.strip() for cell in row]
-    if len(names) == 1 and ";" in names[0]:
-        raise DataError(f"{place}: the columns are separated by ; but must be by a comma; save the file with commas.")
-    if len(names) == 1 and "\t" in names[0]:
-        raise DataError(f"{place}: the columns are separated by tabs; name the file .tsv, or save it with commas.")
+    # What a table of pandas numbers its rows with.
+    if len(names) > 1 and not names[0]:
+        names[0] = "Unnamed: 0"
+    own = "a tab" if delimiter == "\t" else "a comma"
+    for mark, shown, remedy in (
+        (";", "by ;", "save the file with commas"),
+        ("|", "by |", "save the file with commas"),
+        ("\t", "by tabs", "name the file .tsv, or save it with commas"),
+        (",", "by commas", "name the file .csv"),
+    ):
+        if len(names) == 1 and mark in names[0]:
+            raise DataError(f"{place}: the columns are separated {shown} but must be by {own}; {remedy}.")
     if "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{place}: the first line must name each column once, such as prompt{delimiter}completion, not "
@@ -242,11 +279,21 @@ def _read_parquet(name: str, content: bytes) -> tuple[list[Record], int]:
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
-    except UnicodeDecodeError:
-        raise DataError(f"{name}: a text in it is not UTF-8; write the file again with texts in UTF-8.") from None
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except pyarrow.ArrowException as error:
         raise DataError(f"{name} cannot be read as Parquet ({first_line(error)}); write the file again.") from None
+    columns = {}
+    for column, values in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns[column] = values.to_pylist()
+        except UnicodeDecodeError:
+            raise DataError(f"{name}: a text in it is not UTF-8; write the file again with texts in UTF-8.") from None
+        except Exception as error:  # dates beyond Python's, time zones that nobody knows
+            raise DataError(
+                f"{name}: the column `{_escaped(column)}` ({values.type}) cannot be read ({first_line(error)}); "
+                "remove it, or write it as text."
+            ) from None
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     return [Record(row, f"{name}, record {number}") for number, row in enumerate(rows, 1)], 0
 
 

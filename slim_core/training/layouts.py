@@ -43,9 +43,10 @@ ANSWERS = (
 TEXT = "text"
 # Next to `text` they show that it is a question, which training on plain text would miss.
 LABELS = ("label", "labels", "target", "summary")
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction")
 HISTORY = "history"
 TOOLS = ("tools", "functions")
+MOST_LISTED = 12  # columns
 NEEDED = (
     "expected are `messages`, or `conversations`, or `prompt` and `completion`, or `instruction` and `output` (with "
     "or without `input`), or `question` and `answer`, or `text`; name other columns with --prompt-column and "
@@ -176,7 +177,9 @@ def _chosen_flags(own: dict[str, str], talks: list[str]) -> str:
 
 def listed(record: Record) -> str:
     """The columns of a record, for use in a sentence."""
-    return ", ".join(f"`{named(name)}`" for name in record.fields) or "none"
+    names = [f"`{named(name)}`" for name in record.fields]
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return f"{', '.join(names[:MOST_LISTED])}{more}" if names else "none"
 
 
 def filled(value: Any, name: str, place: str) -> str:

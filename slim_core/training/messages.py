@@ -7,14 +7,17 @@ else.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .errors import DataError
+from .names import named
 from .parsing import as_json, parse_json
 from .tools import CALL_KEYS, call_of_function, read_calls
 
 
 Message = dict[str, Any]
+NOTHING: tuple[Any, ...] = (None, "", [], {})
 ROLES = {
     "system": ("system", "developer"),
     "user": ("user", "human", "prompter"),
@@ -27,10 +30,22 @@ FLAGS = ("weight", "train", "training", "loss")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Templates that know them write them; the others are noticed where the text is written.
 PASSED_ON = ("name", "tool_call_id")
-READ = frozenset({"role", "from", "content", "value", *FLAGS, *THOUGHTS, *PASSED_ON, *CALL_KEYS})
+# Gemini has a list of parts.
+CONTENTS = ("content", "value", "parts")
+READ = frozenset({"role", "from", *CONTENTS, *FLAGS, *THOUGHTS, *PASSED_ON, *CALL_KEYS})
 # They change what an answer says or which part of it is learned.
-REFUSED = ("image", "images", "audio", "audios", "video", "videos", "refusal", "prefix", "train_detail", "mask")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+REFUSED = (*MEDIA, "refusal", "prefix", "train_detail")
+# So do these, unless they have these values.
+USUAL = {"channel": "final", "recipient": "all", "end_turn": True, "eot": True, "eos": True}
+# Other names that say what is learned: `loss_mask`, `is_masked`, `trainable`, `sample_weight`.
+LEARNING = re.compile(
+    r"(?:(?:is|do|no|to|compute|sample|example|instance|answer|assistant|label|loss)_)*(?:un)?"
+    r"(?:mask(?:s|ed)?|train(?:able|ed|_on)?|learn(?:able|ed)?|loss(?:_scale)?|weights?|ignored?|excluded?|skip(?:ped)?)",
+    re.IGNORECASE,
+)
 TEXT_PARTS = ("text", "input_text", "output_text")
+MOST_TURNS = 8  # that a sentence lists
 EXAMPLE = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 
 
@@ -57,9 +72,7 @@ def read_messages(value: Any, name: str, place: str) -> list[Message]:
 
 def _message(value: Any, where: str) -> Message:
     role, content = _role_and_content(value, where)
-    refused = [key for key in REFUSED if value.get(key) not in (None, "", [], {}, False)]
-    if refused:
-        raise DataError(f"{where} ({role}) has `{refused[0]}`, which cannot be trained on; remove the record.")
+    check_understood({key: v for key, v in value.items() if key not in READ}, f"{where} ({role})")
     message: Message = {"role": role, "content": content}
     message |= {key: _text_of(value[key], key, where) for key in (*THOUGHTS, *PASSED_ON) if value.get(key)}
     if str(value.get("role") or value.get("from")).lower() == "function_call":
@@ -77,10 +90,51 @@ def _message(value: Any, where: str) -> Message:
     return message | _weight(value, role, where)
 
 
+def check_understood(values: dict[str, Any], where: str, refused: tuple[str, ...] = REFUSED) -> None:
+    """Refuse what would change the meaning of an example if it were passed over.
+
+    Args:
+        values: the keys of a message, or the columns of a record, that are not read.
+        where: they stand.
+        refused: names whose values cannot be honoured.
+
+    Raises:
+        DataError: for the first such key.
+    """
+    for key, value in values.items():
+        if value in NOTHING or value == USUAL.get(key):
+            continue
+        if key in refused and value is not False:
+            raise DataError(f"{where} has `{key}`, which cannot be trained on; remove the record.")
+        if key in USUAL and refused is REFUSED:
+            raise DataError(
+                f"{where} has the {key} {as_json(value)}, which cannot be trained on, only {as_json(USUAL[key])}; "
+                "remove the record."
+            )
+        one = key in FLAGS and _is_one(value)
+        if LEARNING.fullmatch(key) and not one and (_is_number(value) or isinstance(value, list)):
+            raise DataError(
+                f"{where} has `{named(key)}`, which may say whether an answer is learned, but is not known here; give "
+                "answers `weight` 1 (learned) or 0 (read, but not learned), or remove it."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number or a truth value, or a cell of a CSV file is one."""
+    if not isinstance(value, str):
+        return isinstance(value, int | float)  # a truth value is an int too
+    return re.fullmatch(r"\s*(?:[-+]?\d+(?:\.\d*)?|true|false)\s*", value, re.IGNORECASE) is not None
+
+
+def _is_one(value: Any) -> bool:
+    text = value.strip().lower() if isinstance(value, str) else value
+    return text in (1, "1", "1.0", "true")
+
+
 def _role_and_content(value: Any, where: str) -> tuple[str, str]:
     if not isinstance(value, dict):
         raise DataError(f"{where} must have `role` and `content`, or `from` and `value`, but is {as_json(value)}.")
-    keys = [_only(value, pair, where) for pair in (("role", "from"), ("content", "value"))]
+    keys = [_only(value, names, where) for names in (("role", "from"), CONTENTS)]
     if keys[0] is None:
         raise DataError(f"{where} must have `role` and `content`, or `from` and `value`; it has {_keys(value)}.")
     given = value[keys[0]]
@@ -89,16 +143,16 @@ def _role_and_content(value: Any, where: str) -> tuple[str, str]:
         raise DataError(f"{where} has the role {as_json(given)}; it must be one of {', '.join(ROLES)}.")
     if keys[1] is not None:
         return role, content_text(value[keys[1]], f"{where} ({role})", keys[1])
-    if {"content", "value"} & value.keys() or any(value.get(key) for key in CALL_KEYS):
+    if value.keys() & {*CONTENTS} or any(value.get(key) for key in CALL_KEYS):
         return role, ""
     raise DataError(f"{where} has `{keys[0]}` but no `content`; add it or remove the record.")
 
 
-def _only(value: dict[str, Any], names: tuple[str, str], where: str) -> str | None:
-    """Which of two alternative names is present."""
+def _only(value: dict[str, Any], names: tuple[str, ...], where: str) -> str | None:
+    """Which of several alternative names is present."""
     there = [name for name in names if value.get(name) is not None]
-    if len(there) > 1 and value[names[0]] != value[names[1]]:
-        raise DataError(f"{where} has `{names[0]}` and `{names[1]}`, which differ; keep one.")
+    if any(value[name] != value[there[0]] for name in there[1:]):
+        raise DataError(f"{where} has `{there[0]}` and `{there[1]}`, which differ; keep one.")
     return there[0] if there else None
 
 
@@ -174,5 +228,10 @@ def check_order(messages: list[Message], where: str) -> None:
     if merged[0] != "user" or len(merged) % 2 or not asked:
         raise DataError(
             f"{where} must alternate between user (or tool, after an answer) and assistant, beginning with user, not "
-            f"{turns}."
+            f"{_shortened(turns)}."
         )
+
+
+def _shortened(turns: list[str]) -> str:
+    more = ", …" if len(turns) > MOST_TURNS else ""
+    return f"{', '.join(turns[:MOST_TURNS])}{more}"

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from .errors import DataError
 
 
 DEPTH = 64  # levels; records have a handful, and Python's own functions break at some hundreds
+PYTHON = re.compile(r"[\s\[]*\{\s*'|\s*\[[\s\[]*'")
 NO_ARRAY = "Expecting ["
 # Names of the list in which a JSON file may hold its records.
 WRAPPERS = ("data", "train", "records", "examples")
@@ -31,6 +33,8 @@ def parse_json(text: str, place: str, remedy: str) -> Any:
         if text[end:].strip():
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
+        if PYTHON.match(text):
+            remedy = "this is how Python shows lists and dicts; write JSON with json.dumps"
         raise DataError(
             f"{place}: this is not valid JSON ({error.msg} at character {error.colno}); {remedy}."
         ) from None

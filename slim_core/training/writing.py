@@ -68,10 +68,23 @@ class Writer:
             except Exception as error:  # a template is a program and may raise anything
                 failed = failed or error
         assert failed is not None  # there is one form at least
+        if (broken := self._broken()) is not None:
+            raise DataError(
+                f"{place}: the model's chat template cannot write any conversation ({broken}); repair the template of "
+                "the base, or choose another base."
+            ) from None
         raise DataError(
             f"{place}: the model's chat template refuses this conversation ({first_line(failed)}); "
             "change the record to a form the template accepts."
         ) from None
+
+    def _broken(self) -> str | None:
+        """Why the template cannot write even one question and its answer; None if it can."""
+        try:
+            self._apply([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], [], False)
+        except Exception as error:  # a template is a program and may raise anything
+            return first_line(error)
+        return None
 
     def _without_empty(self, messages: list[Message], tools: list[dict], prompt: bool, text: str) -> str:
         """The text with null instead of empty content beside tool calls, if the template supports null."""

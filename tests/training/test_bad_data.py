@@ -69,6 +69,20 @@ _text = pyarrow.StringArray.from_buffers(1, *_binary.buffers()[1:])
 pyarrow.parquet.write_table(pyarrow.table({"prompt": _text, "completion": ["a"]}), _table)
 NOT_UTF8 = _table.getvalue()
 
+
+def parquet(**columns: pyarrow.Array) -> bytes:
+    written = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["q"], "completion": ["a"]} | columns), written)
+    return written.getvalue()
+
+
+# Values that Parquet has and Python has not, in a column that is not used.
+UNREADABLE = [
+    ("date32", parquet(t=pyarrow.array([10**8], pyarrow.date32()))),
+    ("timestamp", parquet(t=pyarrow.array([2**62], pyarrow.timestamp("us")))),
+    ("timestamp", parquet(t=pyarrow.array([1], pyarrow.timestamp("us", tz="Foo/Bar")))),
+]
+
 # name, content, what the sentence says
 BAD = [
     # -- files
@@ -97,7 +111,7 @@ BAD = [
     (
         "a.json",
         GOOD,
-        r"a.json, line 1: the file is not one JSON array; put the records between \[ and \], or name the",
+        r"a.json, line 1: the file is not one JSON array but one object with .*; put the records between \[ and \]",
     ),
     ("a.json", f"[{GOOD},\n{{]", "a.json, line 3: this is not valid JSON"),
     ("a.json", f"[{GOOD}", r"a.json, line 2: this is not valid JSON \(Expecting , or \]"),
@@ -109,6 +123,18 @@ BAD = [
     ("a.csv", 'prompt,completion\n"q,a\n', 'a.csv, line 2: this is not valid CSV .*; close each "'),
     ("a.csv", 'prompt,completion\nq,"a"b\n', "a.csv, line 2: this is not valid CSV"),
     ("a.csv", "prompt;completion\nq;a\n", "a.csv, line 1: the columns are separated by ; but must be by a comma"),
+    ("a.csv", "prompt|completion\nq|a\n", "a.csv, line 1: the columns are separated by [|] but must be by a comma"),
+    (
+        "a.tsv",
+        "prompt,completion\nq,a\n",
+        "a.tsv, line 1: the columns are separated by commas but must be by a tab; na",
+    ),
+    ("a.csv", 'prompt, completion\nq, "a"\n', 'a.csv, line 2: a field begins with a space before its "'),
+    (
+        "a.csv",
+        "messages\n\"[{'role': 'user'}]\"\n",
+        "a.csv, line 2: `messages`: this is not valid JSON .*; this is how Python shows lists and dicts",
+    ),
     ("a.csv", "prompt,prompt\nq,a\n", "a.csv, line 1: the first line must name each column once"),
     ("a.csv", "prompt,\nq,a\n", "a.csv, line 1: the first line must name each column once"),
     ("a.json", '{"data": [{"prompt": "q", "completion": "a"}, 5]}', "a.json, line 1: a record must be a JSON object"),
@@ -145,6 +171,12 @@ BAD = [
     ("a.jsonl.gz", gzip.compress(GOOD.encode())[:-9], "a.jsonl.gz cannot be unpacked"),
     ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz is empty"),
     ("a.txt.gz", gzip.compress(b"hello"), "a.txt.gz has an unknown file type"),
+    ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}")), "a.jsonl.gz is packed with gzip twice; unpack it once"),
+    ("a.csv", "prompt,completion".encode("utf-32"), "a.csv is saved as UTF-32"),
+    *(
+        ("a.parquet", made, f"a.parquet: the column `t` .{kind}.* cannot be read .*; remove")
+        for kind, made in UNREADABLE
+    ),
     # -- columns
     (
         "a.jsonl",
@@ -157,6 +189,12 @@ BAD = [
         "`text` stands beside `label`, .* --prompt-column text --completion-column label, or --text-column text",
     ),
     ("a.jsonl", "{}", "a.jsonl, line 1: the columns are none; expected are"),
+    ("a.jsonl", json.dumps({f"c{i}": 1 for i in range(500)}), "`c11` and 488 more; expected are"),
+    (
+        "a.json",
+        '{"prompt": ["q"], "completion": ["a"]}',
+        "but one object with `prompt`, `completion`; put the records",
+    ),
     ("a.jsonl", GOOD + '{"prompt": "q"}', "a.jsonl, line 2: there is no `completion`, which the first record has"),
     (
         "a.jsonl",
@@ -226,7 +264,7 @@ OTHER_CONTENT = [
     (
         "a.jsonl",
         b"{'prompt': 'q', 'completion': 'a'}\n",
-        "a.jsonl, line 1: this is not valid JSON .*how Python shows a dict; wri",
+        "a.jsonl, line 1: this is not valid JSON .*how Python shows lists and dicts; wri",
     ),
     (
         "a.jsonl",
@@ -238,7 +276,11 @@ OTHER_CONTENT = [
         b'{\n "prompt": "q"\n}\n',
         "a.jsonl, line 1: this is not valid JSON .*write each object on one line, or",
     ),
-    ("a.csv", b"prompt\tcompletion\nq\ta\n", "a.csv, line 1: the columns are separated by tabs; name the file .tsv"),
+    (
+        "a.csv",
+        b"prompt\tcompletion\nq\ta\n",
+        "a.csv, line 1: the columns are separated by tabs but must be by a comma; name the file .tsv",
+    ),
 ]
 
 

@@ -117,6 +117,32 @@ BAD = [
     ([ASKED, ANSWER | {"images": ["x.png"]}], {}, "message 2 of `messages` .assistant. has `images`, which cannot be"),
     ([ASKED, ANSWER | {"refusal": "No."}], {}, "has `refusal`, which cannot be trained on"),
     ([ASKED, ANSWER | {"prefix": True}], {}, "has `prefix`, which cannot be trained on"),
+    ([ASKED, ANSWER | {"channel": "analysis"}], {}, 'has the channel "analysis", .*, only "final"; remove the record'),
+    ([ASKED, ANSWER | {"recipient": "browser"}], {}, 'has the recipient "browser", which cannot be trained on'),
+    ([ASKED, ANSWER | {"end_turn": False}], {}, "has the end_turn false, which cannot be trained on, only true"),
+    *(
+        ([ASKED, ANSWER | {key: value}], {}, f"has `{key}`, which may say whether an answer is learned, .* `weight` 1")
+        for key, value in (
+            ("mask", True),
+            ("is_masked", False),
+            ("loss_mask", [0, 1]),
+            ("loss_scale", 0.5),
+            ("trainable", False),
+            ("train_on", 1),
+            ("ignore", True),
+            ("compute_loss", 0),
+        )
+    ),
+    ([ASKED, ANSWER], {"weight": 0}, "line 1: it has `weight`, which may say whether an answer is learned"),
+    ([ASKED, ANSWER], {"weight": "0"}, "line 1: it has `weight`, which may say whether an answer is learned"),
+    ([ASKED, ANSWER], {"sample_weight": 0.5}, "line 1: it has `sample_weight`, which may say"),
+    ([ASKED, ANSWER], {"images": ["x.png"]}, "line 1: it has `images`, which cannot be trained on; remove the record"),
+    ([ASKED, ANSWER], {"label": False}, "line 1: `label` is false, so its answer is marked as a bad one; remove"),
+    (
+        [ASKED, ANSWER | {"parts": [{"text": "y"}]}],
+        {},
+        "message 2 of `messages` has `content` and `parts`, which diff",
+    ),
     ([ASKED, ANSWER | {"train": "yes"}], {}, 'message 2 of `messages` has the train "yes"; it must be 1 or true'),
     ([ASKED, ANSWER | {"loss": 0.5}], {}, "message 2 of `messages` has the loss 0.5; it must be 1 or true"),
     ([ASKED | {"train": True}, ANSWER], {}, "message 1 of `messages` .user. has the train true, but only answers"),
@@ -141,6 +167,25 @@ def test_what_cannot_be_honoured_is_refused_with_its_place(messages, columns, se
     with pytest.raises(DataError, match=sentence) as caught:
         converted(messages, **columns)
     assert str(caught.value).startswith("a.jsonl, line 1: ") and "\n" not in str(caught.value)
+
+
+def test_what_changes_nothing_is_no_reason_to_refuse():
+    notes = {"channel": "final", "recipient": "all", "end_turn": True, "mask": None, "training_data": "web", "id": 4}
+    columns = {"weight": 1, "train": "true", "label": True, "images": [], "body_weight": 70, "split": "train"}
+    assert len(converted([ASKED, ANSWER | notes], **columns).messages) == 2
+
+
+def test_parts_of_a_text_may_be_the_content_as_gemini_has_it():
+    contents = [{"role": "user", "parts": [{"text": "What"}, {"text": " is it?"}]}]
+    contents += [{"role": "model", "parts": [{"text": "A dog."}]}]
+    record = Record({"contents": contents, "systemInstruction": {"parts": [{"text": "Be brief."}]}}, "a.jsonl, line 1")
+    (made,) = to_conversations([record], Columns())
+    assert [m["content"] for m in made.messages] == ["Be brief.", "What is it?", "A dog."]
+
+
+def test_a_long_conversation_in_a_wrong_order_is_not_listed_in_whole():
+    with pytest.raises(DataError, match=r"not (user, ){8}…\."):
+        converted([ASKED] * 300 + [ANSWER])
 
 
 def test_several_results_may_follow_an_answer():

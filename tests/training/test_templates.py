@@ -243,6 +243,9 @@ BAD = [
     (THOUGHTLESS, [ASKED, THOUGHT], {}, "drops or changes a part of the answer of message 2, so it cannot be"),
     (OPENS, [ASKED, THOUGHT], {}, "drops or changes a part of the answer of message 2"),
     (LOUD, [ASKED, ANSWER], {}, "drops or changes a part of the answer of message 2"),
+    ("{{ foo.bar }}", [ASKED, ANSWER], {}, "cannot write any conversation .'foo' is undefined.; repair the template"),
+    ("{% for m in messages %}{{ m", [ASKED, ANSWER], {}, "cannot write any conversation .unexpected end of template"),
+    (STRICT, [ASKED, ANSWER | {"tool_calls": []}, RESULT, ANSWER], {}, "refuses this conversation .no call."),
 ]
 
 
