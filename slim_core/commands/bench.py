@@ -144,15 +144,17 @@ def compare(
     experts: Experts = 8,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens per answer.")] = 64,
     prompt: Annotated[str, typer.Option(help="The question.")] = "What is the capital of Peru?",
+    words: Annotated[int, typer.Option(min=1, help="Tokens that each turn of a conversation adds.")] = 32,
     rounds: Rounds = 7,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Base, LoRA and SLIM in one batch, compared with the base alone and with separate runs."""
-    from ..evaluation.bench.compare import experts_used, time_ways
+    """Base, LoRA and SLIM in one batch, compared with the base alone and with separate runs; a conversation's third
+    turn."""
+    from ..evaluation.bench.compare import experts_used, time_third_turn, time_ways
 
     device = _device(device)
-    report = Report("compare", device, json, tokens=tokens, rounds=rounds, prompt=prompt)
+    report = Report("compare", device, json, tokens=tokens, words=words, rounds=rounds, prompt=prompt)
     engine = _engine(base, lora, slim, shape, rank, experts, device)
     adapters = "; ".join(f"{variant.label} {variant.detail}" for variant in engine.variants[1:])
     report.put(base=engine.info.name, dtype=engine.info.dtype, adapters=adapters)
@@ -162,6 +164,8 @@ def compare(
     for name, number in used.items():
         report.say(f"{name}: a token gets {number:.2f} LoRA experts in each Linear")
     report.add(f"{tokens} tokens an answer", time_ways(engine, prompt, tokens, rounds))
+    title = f"third turn of a conversation, {3 * words + 2 * tokens} tokens"
+    report.add(title, time_third_turn(engine, words, tokens, rounds))
     report.save()
 
 

@@ -51,11 +51,11 @@ def serve(
         bool, typer.Option("--api-only", help="Serve the OpenAI-compatible API alone, without the page.")
     ] = False,
     queue_size: Annotated[
-        int | None, typer.Option(rich_help_panel=LIMITS, help="Maximum number of queued requests. (default: 32)")
+        int | None, typer.Option(rich_help_panel=LIMITS, help="Maximum number of queued requests. (default: 128)")
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(rich_help_panel=LIMITS, help="Maximum number of prompts running or queued. (default: 16)"),
+        typer.Option(rich_help_panel=LIMITS, help="Maximum number of prompts running or queued. (default: 64)"),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
@@ -106,6 +106,14 @@ def serve(
         int | None,
         typer.Option(
             rich_help_panel=LIMITS, help="Maximum memory for one visitor's adapters, in bytes. (default: 1000000000)"
+        ),
+    ] = None,
+    cache_memory: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=LIMITS,
+            help="Maximum memory for keys and values kept for next turns, in bytes; 0 keeps none. "
+            "(default: 1000000000)",
         ),
     ] = None,
 ) -> None:
@@ -159,6 +167,7 @@ def api_service(config: Config) -> EngineService:
     from ..webui.state.choices import first_choice
 
     engine = open_base(first_choice(config, DEMO), config.device or None)
+    engine.keep_at_most(config.cache_memory)
     if not config.adapters:
         return EngineService(engine, config.concurrency, config.max_new_tokens)
     memory = (config.max_adapters, config.adapter_memory)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,8 +46,8 @@ class Engine(Reader):
     """Answers of a base model and its adapters, several at a time as the rows of one batch.
 
     Any thread may call any method. Answers of several callers are rows of shared batches (`scheduler`); whoever finds
-    no room, and whoever needs the model alone, waits in one line, first come, first served. An `answer` generator that
-    is open takes its room, so finish or close it before attaching or detaching in the same thread.
+    no room, and whoever needs the model alone, waits in one line, in which visitors take turns. An `answer` generator
+    that is open takes its room, so finish or close it before attaching or detaching in the same thread.
 
     Args:
         model: the base model without adapters, in evaluation mode.
@@ -200,6 +200,7 @@ class Engine(Reader):
         batched: bool = True,
         routing_every: float = 0.4,
         reading: None = None,
+        visitor: Hashable = None,
     ) -> Generator[Step, None, None]: ...
 
     @overload
@@ -212,6 +213,7 @@ class Engine(Reader):
         batched: bool = True,
         routing_every: float = 0.4,
         reading: Reading | None = None,
+        visitor: Hashable = None,
     ) -> Generator[Step | Drift, None, None]: ...
 
     def answer(
@@ -223,6 +225,7 @@ class Engine(Reader):
         batched: bool = True,
         routing_every: float = 0.4,
         reading: Reading | None = None,
+        visitor: Hashable = None,
     ) -> Generator[Step | Drift, None, None]:
         """Answer all rows.
 
@@ -239,6 +242,7 @@ class Engine(Reader):
             routing_every: seconds between two fillings of `Step.routing`.
             reading: which variants read the base's answer afterwards, without waiting again. Where there is one, the
                 last that is yielded is its drift.
+            visitor: who asks; in the queue visitors take turns. None for one who asks for one answer at a time.
 
         Raises:
             EngineError: if there is no row, a setting is out of its range, or the model fails; after the answers, as
@@ -249,7 +253,7 @@ class Engine(Reader):
         if stops is not None and len(stops) != len(rows):
             raise EngineError(f"There are {len(rows)} answers but stop flags for {len(stops)}.")
         check_sampling(sampling)
-        return self._answer(tuple(rows), sampling, stops, batched, routing_every, reading)
+        return self._answer(tuple(rows), sampling, stops, batched, routing_every, reading, visitor)
 
     def _answer(
         self,
@@ -259,11 +263,12 @@ class Engine(Reader):
         batched: bool,
         routing_every: float,
         reading: Reading | None,
+        visitor: Hashable,
     ) -> Generator[Step | Drift, None, None]:
         def stopped(row: int) -> bool:
             return self._closed is not None or (stops is not None and stops.stopped(row))
 
-        ticket = self._scheduler.join()
+        ticket = self._scheduler.join(visitor)
         work: Work | None = None
         try:
             self._check_open()

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue for the model: first come, first served, and everyone knows their place."""
+"""The queue for the model: visitors take turns, and everyone knows their place."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable
+from bisect import insort
+from collections.abc import Callable, Hashable
 
 
 class FairQueue:
     """A queue for the model: who may use it now, and who waits. Places belong to tickets, not to threads.
+
+    Each visitor has one place in a round, and rounds follow each other: who waits with many is not before another
+    one's first. Within a round it is first come, first served.
 
     A generator is often driven by another thread at each step, so a lock that belongs to a thread would not do.
 
@@ -23,18 +26,36 @@ class FairQueue:
 
     def _start(self) -> None:
         self.changed = threading.Condition()
-        self._places: deque[QueuePlace] = deque()
+        self._places: list[QueuePlace] = []
+        # Of the latest whose turn it was, and by visitor that of the latest place.
+        self._round = 0
+        self._rounds: dict[Hashable, int] = {}
+        self._number = 0
         self._process = os.getpid()
 
-    def join(self) -> QueuePlace:
-        """Join the queue at its end. The returned place must be given back with `leave`."""
+    def join(self, visitor: Hashable = None) -> QueuePlace:
+        """Join the queue. The returned place must be given back with `leave`.
+
+        Args:
+            visitor: whose place it is; None for one who has no other.
+        """
         if self._process != os.getpid():
             # The parent's callers do not exist in a forked process and could never leave.
             self._start()
-        ticket = QueuePlace(self)
         with self.changed:
-            self._places.append(ticket)
+            number = self._round
+            if visitor is not None:
+                self._rounds[visitor] = number = max(number, self._rounds.get(visitor, -1) + 1)
+            self._number += 1
+            ticket = QueuePlace(self, (number, self._number))
+            insort(self._places, ticket, key=lambda place: place.order)
         return ticket
+
+    def _served(self, ticket: QueuePlace) -> None:
+        """It is the turn of one of this round."""
+        if ticket.order[0] > self._round:
+            self._round = ticket.order[0]
+            self._rounds = {visitor: last for visitor, last in self._rounds.items() if last >= self._round}
 
     def __len__(self) -> int:
         """How many are in line."""
@@ -42,10 +63,14 @@ class FairQueue:
 
 
 class QueuePlace:
-    """A place in a `FairQueue`."""
+    """A place in a `FairQueue`.
 
-    def __init__(self, line: FairQueue) -> None:
-        self._queue = line
+    Attributes:
+        order: the round, and a number by which earlier ones of a round come first.
+    """
+
+    def __init__(self, line: FairQueue, order: tuple[int, int]) -> None:
+        self._queue, self.order = line, order
 
     @property
     def place(self) -> int:
@@ -64,7 +89,10 @@ class QueuePlace:
             Whether it is this one's turn.
         """
         with self._queue.changed:
-            return self._queue.changed.wait_for(lambda: self._queue._places[0] is self and ready(), seconds)
+            found = self._queue.changed.wait_for(lambda: self._queue._places[0] is self and ready(), seconds)
+            if found:
+                self._queue._served(self)
+            return found
 
     def leave(self) -> None:
         """Give up the place. Calling it again does nothing."""

@@ -52,6 +52,11 @@ class Reader:
         if self._closed is not None:
             raise EngineError(self._closed)
 
+    @property
+    def kept_at_most(self) -> int:
+        """Memory that kept rows may take, in bytes."""
+        return self._scheduler.kept.most_bytes
+
     def keep_at_most(self, most_bytes: int) -> None:
         """Keep the keys and values of rows that have ended: the next turn of a conversation is read from there.
 

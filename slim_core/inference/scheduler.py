@@ -9,7 +9,7 @@ process lacks no thread. Forwards that read (prompts, or an answer for its drift
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from transformers import PreTrainedModel
@@ -73,9 +73,9 @@ class Scheduler:
 
     # -- who may come --------------------------------------------------------------------------------------------
 
-    def join(self) -> QueuePlace:
-        """Get in line; whoever joins leaves it, or is let in by `enter`."""
-        ticket = self.line.join()
+    def join(self, visitor: Hashable = None) -> QueuePlace:
+        """Get in line; whoever joins leaves it, or is let in by `enter`. For visitors see `FairQueue.join`."""
+        ticket = self.line.join(visitor)
         with self.line.changed:
             if self._process != os.getpid():
                 self._start()  # as the line does

@@ -140,6 +140,7 @@ class BaseSwitch:
         self.generation = 0
         self._engine: Engine | UnavailableEngine = engine
         self._device, self.put = device, put
+        self._kept_at_most = engine.kept_at_most
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -230,6 +231,7 @@ class BaseSwitch:
         self._report("loading")
 
     def _come(self, choice: BaseChoice, engine: Engine) -> None:
+        engine.keep_at_most(self._kept_at_most)
         self.choice = choice
         self.generation += 1
         self._replace(engine)

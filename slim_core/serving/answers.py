@@ -50,27 +50,34 @@ def _check(service: Service, wanted: Request, variant: Variant) -> None:
             raise ApiError(400, sentence, field, "context_length_exceeded")
 
 
-def _answers(service: Service, wanted: Request, variant: str, stops: Stops) -> list[Generator[Step, None, None]]:
+def _answers(
+    service: Service, wanted: Request, variant: str, stops: Stops, visitor: str | None
+) -> list[Generator[Step, None, None]]:
     """For each requested choice an answer to every prompt, each choice with its own random numbers."""
     rows = [replace(wanted.row(prompt), variant=variant) for prompt in wanted.prompts]
     seed = secrets.randbits(62) if wanted.seed is None else wanted.seed
     tokens = service.max_new_tokens if wanted.wanted_tokens is None else max(1, wanted.wanted_tokens)
     return [
-        service.answer(rows, wanted.sampling(tokens, (seed + choice) % 2**63), stops)
+        service.answer(rows, wanted.sampling(tokens, (seed + choice) % 2**63), stops, visitor)
         for choice in range(wanted.choices)
     ]
 
 
-async def steps_of(service: Service, wanted: Request) -> ChoiceSteps:
+async def steps_of(service: Service, wanted: Request, visitor: str | None = None) -> ChoiceSteps:
     """The index and the state of each choice as it comes: those of the first prompt, then those of the second.
 
     It takes a place and keeps it, with the variant, until it ends or is closed.
+
+    Args:
+        service: who answers.
+        wanted: well-formed.
+        visitor: who asks, by address; those who ask for much take turns with others.
 
     Raises:
         ApiError: if there is no place, the request cannot be answered, or the model fails.
     """
     try:
-        service.enter()
+        service.enter(visitor)
     except BusyError as error:
         raise ApiError(429, str(error), code="rate_limit_exceeded") from None
     try:
@@ -78,20 +85,22 @@ async def steps_of(service: Service, wanted: Request) -> ChoiceSteps:
             if variant is None:
                 raise no_model(service, wanted.model)
             await run_sync(_check, service, wanted, variant)
-            async with aclosing(_written(service, wanted, variant.name)) as steps:
+            async with aclosing(_written(service, wanted, variant.name, visitor)) as steps:
                 async for step in steps:
                     yield step
     finally:
-        service.leave()
+        service.leave(visitor)
 
 
-async def _written(service: Service, wanted: Request, variant: str) -> ChoiceSteps:
+async def _written(service: Service, wanted: Request, variant: str, visitor: str | None) -> ChoiceSteps:
     """`steps_of` a request that was checked."""
     stops = Stops(len(wanted.prompts))
-    answers = _answers(service, wanted, variant, stops)
+    answers = _answers(service, wanted, variant, stops, visitor)
+    # A thread of its own: the places bound how many there are.
+    own = anyio.CapacityLimiter(1)
     try:
         for choice, answer in enumerate(answers):
-            while (step := await run_sync(next, answer, None, abandon_on_cancel=False)) is not None:
+            while (step := await run_sync(next, answer, None, abandon_on_cancel=False, limiter=own)) is not None:
                 for prompt, row in enumerate(step.rows):
                     if row.finish_reason == "error":
                         raise ApiError(500, row.error or FAILED)
@@ -103,7 +112,7 @@ async def _written(service: Service, wanted: Request, variant: str) -> ChoiceSte
         stops.stop_all()
         with anyio.CancelScope(shield=True):
             for answer in answers:
-                await run_sync(answer.close)
+                await run_sync(answer.close, limiter=own)
 
 
 def _prompt_alone(row: RowStep) -> RowStep:

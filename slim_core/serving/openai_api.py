@@ -84,7 +84,7 @@ async def _read(request: Request, kind: type[Wanted]) -> Wanted:
 
 async def _answer(service: Service, wanted: answers.Request, reply: Reply, request: Request) -> Response:
     """Answer a well-formed request, whole or as a stream."""
-    steps = answers.steps_of(service, wanted)
+    steps = answers.steps_of(service, wanted, request.client.host if request.client else None)
     # An error before the answer begins gets a status of its own. An answer that has begun gives its place back
     # whatever happens.
     first = await anext(steps)

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
 from ..base.messages import Message
 from ..inference.stops import Stops
 from ..inference.types import ModelInfo, Row, Sampling, Step, Variant
+from .places import Places
 
 
 class BusyError(Exception):
@@ -32,7 +32,7 @@ class AnsweringEngine(DescribedEngine, Protocol):
     """What it needs from an engine that it calls itself, such as `slim_core.inference.Engine`."""
 
     def answer(
-        self, rows: Sequence[Row], sampling: Sampling, stops: Stops | None = None
+        self, rows: Sequence[Row], sampling: Sampling, stops: Stops | None = None, *, visitor: Hashable = None
     ) -> Generator[Step, None, None]: ...
 
 
@@ -62,13 +62,19 @@ class Service(Protocol):
             ApiError: if it cannot be had.
         """
 
-    def enter(self) -> None:
-        """Take a place; it must be given back with `leave`. Raises BusyError if there is none."""
+    def enter(self, visitor: str | None = None) -> None:
+        """Take a place; it must be given back with `leave`. Raises BusyError if there is none.
 
-    def leave(self) -> None:
+        Args:
+            visitor: who asks; None for one who has no other place.
+        """
+
+    def leave(self, visitor: str | None = None) -> None:
         """Give the place back."""
 
-    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Stops) -> Generator[Step, None, None]:
+    def answer(
+        self, rows: Sequence[Row], sampling: Sampling, stops: Stops, visitor: str | None = None
+    ) -> Generator[Step, None, None]:
         """As `Engine.answer`."""
 
 
@@ -87,14 +93,14 @@ class EngineService:
 
     Args:
         engine: the model with its variants.
-        places: how many requests are answered or wait in line at once.
+        places: how many requests are answered or wait in line at once; a quarter more for clients who have none.
         max_new_tokens: the most tokens that an answer may have.
     """
 
     def __init__(self, engine: AnsweringEngine, places: int, max_new_tokens: int) -> None:
         self.engine = engine
         self.max_new_tokens = max_new_tokens
-        self._places, self._count = threading.BoundedSemaphore(places), places
+        self._places = Places(places)
 
     @property
     def models(self) -> dict[str, str]:
@@ -105,17 +111,20 @@ class EngineService:
         """One of them; None if there is none of that name."""
         return named(self.engine.variants, model)
 
-    def enter(self) -> None:
+    def enter(self, visitor: str | None = None) -> None:
         """Take a place. Raises BusyError if there is none."""
-        if not self._places.acquire(blocking=False):
+        if not self._places.take(visitor):
+            most = self._places.most
             raise BusyError(
-                f"{self._count} requests are running or queued, and no more can be taken. Try again in a few seconds."
+                f"{most} requests are running or queued, and no more can be taken. Try again in a few seconds."
             )
 
-    def leave(self) -> None:
+    def leave(self, visitor: str | None = None) -> None:
         """Give the place back."""
-        self._places.release()
+        self._places.give_back(visitor)
 
-    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Stops) -> Generator[Step, None, None]:
+    def answer(
+        self, rows: Sequence[Row], sampling: Sampling, stops: Stops, visitor: str | None = None
+    ) -> Generator[Step, None, None]:
         """As `Engine.answer`."""
-        return self.engine.answer(rows, sampling, stops)
+        return self.engine.answer(rows, sampling, stops, visitor=visitor)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +29,7 @@ from ..inference.types import (
     Variant,
 )
 from ..many import Respondent
+from ..serving.places import Places
 from .limits import LimitError
 from .state.choices import NOT_ALLOWED, Choices
 from .state.visitor_adapters import VisitorAdapters
@@ -55,6 +55,7 @@ class AppEngine(Protocol):
         *,
         batched: bool = True,
         reading: Reading | None = None,
+        visitor: Hashable = None,
     ) -> Generator[Step | Drift, None, None]: ...
 
     def score(
@@ -85,6 +86,7 @@ class Job:
         batched: all at once, or one after another.
         reading: which variants read the base's answer afterwards.
         adapters: the visitor's adapters that it needs, by the names of their variants.
+        visitor: who asks, where one may ask for several at once; see `Engine.answer`.
     """
 
     rows: tuple[Row, ...]
@@ -92,6 +94,7 @@ class Job:
     batched: bool = True
     reading: Reading | None = None
     adapters: tuple[tuple[str, Adapter], ...] = ()
+    visitor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ class Backend:
         limits: how many adapters of visitors are held.
         switch: changes the engine; None if it cannot be changed.
         choices: what visitors may change it to.
-        places: maximum number of prompts, of visitors and programs, that are running or queued.
+        places: maximum number of prompts, of visitors and programs, that are running or queued; a quarter more for
+            visitors who have none.
 
     Attributes:
         engine: the model with its variants. It may be another one the next time.
@@ -133,11 +137,11 @@ class Backend:
         limits: StoreLimits | None = None,
         switch: BaseSwitch | None = None,
         choices: Choices | None = None,
-        places: int = 16,
+        places: int = 64,
     ) -> None:
         self.engine = engine
         self.places = places
-        self._places = threading.BoundedSemaphore(places)
+        self._places = Places(places)
         self.variants = engine.variants
         self.zero_gpu = gpu is not None
         self.visitor_adapters = VisitorAdapters(engine, limits, zero_gpu=self.zero_gpu)
@@ -164,20 +168,23 @@ class Backend:
         (samples,) = self._zero_gpu_solving(job) if self._zero_gpu_solving else solve_job(self.engine, job)
         return samples
 
-    def enter(self) -> None:
+    def enter(self, visitor: str | None = None) -> None:
         """Take one of the places; it must be given back with `leave`.
+
+        Args:
+            visitor: whose it is; None for one who has no other.
 
         Raises:
             LimitError: if there is none.
         """
-        if not self._places.acquire(blocking=False):
+        if not self._places.take(visitor):
             raise LimitError(
                 f"{self.places} prompts are running or queued, and no more can be taken. Try again in a minute."
             )
 
-    def leave(self) -> None:
+    def leave(self, visitor: str | None = None) -> None:
         """Give it back."""
-        self._places.release()
+        self._places.give_back(visitor)
 
     def _put(self, engine: AppEngine) -> None:
         self.engine = engine
@@ -231,7 +238,8 @@ def seconds_of(job: Job, stops: Stops) -> int:
 def run_job(engine: AppEngine, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
     with _brought(engine, job.adapters):
-        yield from engine.answer(job.rows, job.sampling, stops, batched=job.batched, reading=job.reading)
+        how: dict[str, Any] = {"batched": job.batched, "reading": job.reading, "visitor": job.visitor}
+        yield from engine.answer(job.rows, job.sampling, stops, **how)
 
 
 def seconds_of_solving(job: SolvingJob) -> int:

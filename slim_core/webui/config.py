@@ -62,7 +62,8 @@ class Config:
         api_key: what programs must send to the OpenAI-compatible endpoint; if empty, any program may use it, or none
         if people must sign in.
         queue_size: maximum number of queued requests; more are refused.
-        concurrency: maximum number of prompts running or queued; more are refused.
+        concurrency: maximum number of prompts running or queued; more are refused, a quarter more of visitors who have
+            none.
         max_new_tokens: maximum length of an answer, in tokens.
         max_prompts: maximum number of prompts in a visitor's list.
         max_questions: maximum number of questions of each task in a visitor's evaluation.
@@ -76,6 +77,7 @@ class Config:
         max_adapters: maximum number of such adapters, and of those that visitors bring, in memory.
         adapter_memory: maximum bytes of all these adapters in the model.
         visitor_memory: maximum bytes of one visitor's adapters.
+        cache_memory: maximum bytes of keys and values that are kept for the next turns of conversations; 0 keeps none.
     """
 
     base: str = ""
@@ -91,8 +93,8 @@ class Config:
     auth_user: str = ""
     auth_password: str = ""
     api_key: str = ""
-    queue_size: int = 32
-    concurrency: int = 16
+    queue_size: int = 128
+    concurrency: int = 64
     max_new_tokens: int = 1024
     max_prompts: int = 50
     max_questions: int = 100
@@ -105,13 +107,15 @@ class Config:
     max_adapters: int = 16
     adapter_memory: int = 4_000_000_000
     visitor_memory: int = 1_000_000_000
+    cache_memory: int = 1_000_000_000
 
     def __post_init__(self) -> None:
         if bool(self.auth_user) != bool(self.auth_password):
             raise ConfigError("SLIM_AUTH_USER and SLIM_AUTH_PASSWORD belong together: set both or none.")
         for field in fields(self):
-            if type(field.default) is int and getattr(self, field.name) < 1:
-                raise ConfigError(f"{variable(field.name)} must be at least 1.")
+            least = 0 if field.name == "cache_memory" else 1
+            if type(field.default) is int and getattr(self, field.name) < least:
+                raise ConfigError(f"{variable(field.name)} must be at least {least}.")
         if self.port > 65_535:
             raise ConfigError(f"{variable('port')} is {self.port:,}; a port is at most 65,535.")
         most = RANGES["max_new_tokens"].high

@@ -63,7 +63,10 @@ def open_backend(config: Config, demo: Path, gpu: Callable[..., Any] | None = No
 def open_engine(config: Config, demo: Path, zero_gpu: bool = False) -> Engine:
     """The engine for the base from the settings, or for the demo's."""
     # On ZeroGPU, the model is put on "cuda" when the app starts and moves to the real GPU at the first call.
-    return open_base(first_choice(config, demo), config.device or ("cuda" if zero_gpu else None))
+    engine = open_base(first_choice(config, demo), config.device or ("cuda" if zero_gpu else None))
+    # There each prompt is answered by a process of its own, which leaves nothing to the next one.
+    engine.keep_at_most(0 if zero_gpu else config.cache_memory)
+    return engine
 
 
 def launch(demo: Interface, config: Config, **options: Any) -> Any:
@@ -97,6 +100,8 @@ def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any
         share=False,
         show_error=False,
         max_file_size=config.max_upload,
+        # Each answer that is followed may wait in one, and the page needs some for itself.
+        max_threads=2 * config.concurrency,
         app_kwargs={"lifespan": guarded_requests(demo, folder, config.max_upload)},
         # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
         state_session_capacity=config.sessions,

@@ -62,12 +62,15 @@ def test_decode(tmp_path):
 @pytest.mark.parametrize("own", [True, False])
 def test_compare(tmp_path, folders, own):
     where = ("--base", folders.base, "--lora", folders.lora, "--slim", folders.slim) if own else TINY[:4]
-    found, said = bench(tmp_path, "compare", *where, "--tokens", 3, "--rounds", 1, "--device", "cpu")
-    (case,) = found["cases"]
+    found, said = bench(tmp_path, "compare", *where, "--tokens", 3, "--words", 20, "--rounds", 1, "--device", "cpu")
+    case, talk = found["cases"]
     ways = by_way(case, "token")
     assert {"base alone", "slim alone", "all in one batch", "one after another"} <= ways.keys()
     assert all(way in said for way in ways)
     assert ways["base alone"]["ratios"]["base alone"] == 1
+    firsts = by_way(talk, "first token")
+    assert talk["title"] == "third turn of a conversation, 66 tokens" and "all in one batch, kept" in said
+    assert firsts["base alone, kept"]["ratios"].keys() == {"base alone, read anew", "all in one batch, read anew"}
     assert found["experts_used"]["lora"] == 1 and found["dtype"] == "float32"
 
 

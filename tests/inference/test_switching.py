@@ -58,6 +58,7 @@ def world(folders) -> World:
 
 
 def test_there_and_back_again(world, other):
+    world.engine.keep_at_most(10**6)
     before = ids(last(world.engine, rows(QUESTION)))
     model = weakref.ref(EngineProbe(world.engine).base)
     progress = world.go(BaseChoice(str(other)))
@@ -68,6 +69,7 @@ def test_there_and_back_again(world, other):
     assert model() is None, "the old base is still in memory"
     assert world.stages == ["ending", "loading"] and world.switch.generation == 1
     assert last(world.engine, [Row("base", QUESTION)]).rows[0].tokens
+    assert world.engine.kept_at_most == 10**6
     # The adapters of the first come back with it.
     world.go(world.first)
     assert world.engine.info.name == "First" and world.switch.generation == 2

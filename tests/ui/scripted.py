@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -114,6 +114,7 @@ class ScriptedEngine:
     drift_of: dict[str, float] = field(default_factory=dict)
     peeks: int = 0
     runs: int = 0
+    visitors: list[Hashable] = field(default_factory=list)
     closed: int = 0
 
     def __post_init__(self) -> None:
@@ -152,8 +153,10 @@ class ScriptedEngine:
         batched: bool = True,
         routing_every: float = 0.4,
         reading: Reading | None = None,
+        visitor: Hashable = None,
     ) -> Iterator[Step | Drift]:
-        ticket = self.queue.join()
+        self.visitors.append(visitor)
+        ticket = self.queue.join(visitor)
         self.runs += 1
         try:
             while not ticket.wait(0.05):

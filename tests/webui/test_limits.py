@@ -134,6 +134,7 @@ def test_config_from_environment_and_flags():
         ({"SLIM_LOAD_4BIT": "maybe"}, "SLIM_LOAD_4BIT is 'maybe'; say 1 or 0."),
         ({"SLIM_AUTH_USER": "u"}, "set both or none"),
         ({"SLIM_QUEUE_SIZE": "0"}, "SLIM_QUEUE_SIZE must be at least 1."),
+        ({"SLIM_CACHE_MEMORY": "-1"}, "SLIM_CACHE_MEMORY must be at least 0."),
         ({"SLIM_PORT": "99999"}, "SLIM_PORT is 99,999; a port is at most 65,535."),
         ({"SLIM_SLIM": "x"}, "An adapter needs its base model: set SLIM_BASE."),
     ],

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
+from itertools import count
 
 from ...inference import Engine, Message, Row, Sampling
 from .turns import Measured, Measures, Way, summary, take_turns
 
 
 BASE, RUNS = "base alone", "one after another"
+READ_ANEW, ALL_ANEW = "base alone, read anew", "all in one batch, read anew"
+# Enough for any conversation here, in bytes.
+KEPT = 2**33
+# Every vocabulary has so many tokens.
+SOME_TOKENS = 200
 
 
 def experts_used(engine: Engine, prompt: str, tokens: int) -> dict[str, float]:
@@ -39,14 +46,65 @@ def answer(engine: Engine, rows: Sequence[Row], tokens: int, batched: bool = Tru
     Raises:
         ValueError: if an answer did not get its tokens.
     """
+    start = time.perf_counter()
+    first, _ = timed(engine, rows, tokens, batched)
+    seconds = time.perf_counter() - start
+    return {"first token": first, "token": (seconds - first) / (tokens - 1), "answer": seconds}
+
+
+def timed(
+    engine: Engine, rows: Sequence[Row], tokens: int, batched: bool = True
+) -> tuple[float, list[tuple[int, ...]]]:
+    """Seconds until all rows have a first token, and the tokens of their answers.
+
+    Raises:
+        ValueError: if an answer did not get its tokens.
+    """
     start, first = time.perf_counter(), 0.0
     for step in engine.answer(rows, Sampling(max_new_tokens=tokens), batched=batched):
         if not first and all(row.tokens for row in step.rows):
             first = time.perf_counter() - start
-    seconds = time.perf_counter() - start
     if any(row.tokens != tokens for row in step.rows):
         raise ValueError(f"The answers did not get {tokens} tokens: {[row.error for row in step.rows]}.")
-    return {"first token": first, "token": (seconds - first) / (tokens - 1), "answer": seconds}
+    return first, [row.token_ids for row in step.rows]
+
+
+def time_third_turn(engine: Engine, words: int, tokens: int, rounds: int) -> list[Measured]:
+    """Time the first token of the third turn of a conversation, read anew or from where its second turn ended.
+
+    Args:
+        engine: with at least one adapter.
+        words: tokens that a turn adds, any of the vocabulary.
+        tokens: length of each answer.
+        rounds: how often each way has its turn.
+    """
+    names = [variant.name for variant in engine.variants]
+    numbers, before = count(), engine.kept_at_most
+
+    def way(wanted: list[str], kept: bool) -> Way:
+        def talk() -> Measures:
+            # Other words each time, so that only the conversation itself goes on.
+            dice = random.Random(next(numbers))
+            engine.keep_at_most(KEPT if kept else 0)
+            so_far: list[tuple[int, ...]] = [() for _ in wanted]
+            for _ in range(3):
+                turn = tuple(dice.randrange(10, SOME_TOKENS) for _ in range(words))
+                so_far = [text + turn for text in so_far]
+                rows = [Row(name, (), text=text) for name, text in zip(wanted, so_far, strict=True)]
+                first, written = timed(engine, rows, tokens)
+                so_far = [text + ids for text, ids in zip(so_far, written, strict=True)]
+            return {"first token": first}
+
+        return talk
+
+    ways = {READ_ANEW: way(names[:1], False), "base alone, kept": way(names[:1], True)}
+    ways |= {ALL_ANEW: way(names, False), "all in one batch, kept": way(names, True)}
+    ends, engine.end_tokens = engine.end_tokens, frozenset()
+    try:
+        return summary(take_turns(ways, rounds), (READ_ANEW, ALL_ANEW))
+    finally:
+        engine.end_tokens = ends
+        engine.keep_at_most(before)
 
 
 def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[Measured]:

@@ -40,18 +40,22 @@ class Programs:
         """One of them; None if there is none of that name."""
         return named(self._backend.variants, model)
 
-    def enter(self) -> None:
+    def enter(self, visitor: str | None = None) -> None:
         """Take one of the app's places. Raises BusyError if there is none."""
         try:
-            self._backend.enter()
+            self._backend.enter(visitor)
         except LimitError as error:
             raise BusyError(str(error)) from None
 
-    def leave(self) -> None:
+    def leave(self, visitor: str | None = None) -> None:
         """Give the place back."""
-        self._backend.leave()
+        self._backend.leave(visitor)
 
-    def answer(self, rows: Sequence[Row], sampling: Sampling, stops: Stops) -> Generator[Step, None, None]:
+    def answer(
+        self, rows: Sequence[Row], sampling: Sampling, stops: Stops, visitor: str | None = None
+    ) -> Generator[Step, None, None]:
         """As `Engine.answer`."""
         # Nobody reads the base's answer, so there is no drift among the steps.
-        return cast("Generator[Step, None, None]", self._backend.run(Job(tuple(rows), sampling), stops))
+        return cast(
+            "Generator[Step, None, None]", self._backend.run(Job(tuple(rows), sampling, visitor=visitor), stops)
+        )

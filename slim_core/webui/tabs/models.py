@@ -185,6 +185,8 @@ def memory_of(backend: Backend) -> dict[str, Any]:
         use.append(["Visitors’ adapters", f"{visitors}: {size(held)}, {held / whole:.1%}"])
     # On ZeroGPU there is no GPU between two calls, and asking for its memory would be an error.
     memory = None if backend.zero_gpu else backend.engine.memory()
+    if memory is not None and memory.kept:
+        use.append(["Kept for next turns", size(memory.kept)])
     if memory is not None and memory.free is not None and memory.total is not None:
         use.append(["Free", f"{size(memory.free)} of {size(memory.total)}"])
     return {"title": "Memory", "rows": use}

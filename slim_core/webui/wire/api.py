@@ -41,6 +41,7 @@ def add_api(backend: Backend, config: Config) -> None:
         stop: list[str] = [],  # noqa: B006 - the schema shows it
         seed: int = 0,
         strength: float | None = None,
+        request: gr.Request | None = None,
     ) -> Iterator[dict]:
         """Answer a prompt by the base model, LoRA and SLIM at once.
 
@@ -75,7 +76,7 @@ def add_api(backend: Backend, config: Config) -> None:
             "seed": seed,
         }
         variants = [variant.name for variant in backend.variants]
-        yield from _throttled(_compare(prompt, system, stop, numbers, variants, strength))
+        yield from _throttled(_compare(prompt, system, stop, numbers, variants, strength, _address(request)))
 
     def routing(
         prompt: str,
@@ -83,6 +84,7 @@ def add_api(backend: Backend, config: Config) -> None:
         system: str = "",
         max_new_tokens: int = min(64, usual),
         strength: float | None = None,
+        request: gr.Request | None = None,
     ) -> dict:
         """Answer a prompt greedily with one variant, and return the routing of each token.
 
@@ -107,7 +109,7 @@ def add_api(backend: Backend, config: Config) -> None:
         last: RowStep | None = None
         record: RoutingRecord | None = None
         numbers = {"max_new_tokens": max_new_tokens}
-        for item in _run(prompt, system, (), numbers, [variant], drift=False, strength=strength):
+        for item in _run(prompt, system, (), numbers, [variant], False, strength, _address(request)):
             if isinstance(item, Step):
                 last, record = item.rows[0], item.routing.get(0, record)
         if last is None or last.error or record is None:
@@ -151,7 +153,14 @@ def add_api(backend: Backend, config: Config) -> None:
         }
 
     def _run(
-        prompt: str, system: str, stop: Any, numbers: dict, names: list[str], drift: bool, strength: Any
+        prompt: str,
+        system: str,
+        stop: Any,
+        numbers: dict,
+        names: list[str],
+        drift: bool,
+        strength: Any,
+        visitor: str | None,
     ) -> Generator[Step | Drift, None, None]:
         try:
             strength = check_strength(strength)
@@ -167,16 +176,16 @@ def add_api(backend: Backend, config: Config) -> None:
             strengths = tuple(strength if name in gated else None for name in readers)
             reading = Reading(readers, messages, strengths=strengths) if readers else None
             stops = Stops(len(rows))
-            backend.enter()
+            backend.enter(visitor)
             try:
-                work = backend.run(Job(rows, sampling, reading=reading), stops)
+                work = backend.run(Job(rows, sampling, reading=reading, visitor=visitor), stops)
                 try:
                     yield from work
                 finally:
                     stops.stop_all()
                     work.close()
             finally:
-                backend.leave()
+                backend.leave(visitor)
         except (LimitError, EngineError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -184,10 +193,10 @@ def add_api(backend: Backend, config: Config) -> None:
         return {v.name for v in backend.adapters if v.strength is not None}
 
     def _compare(
-        prompt: str, system: str, stop: Any, numbers: dict, names: list[str], strength: Any
+        prompt: str, system: str, stop: Any, numbers: dict, names: list[str], strength: Any, visitor: str | None
     ) -> Generator[dict, None, None]:
         result: dict[str, Any] = {}
-        for item in _run(prompt, system, stop, numbers, names, drift=True, strength=strength):
+        for item in _run(prompt, system, stop, numbers, names, True, strength, visitor):
             if isinstance(item, Drift):
                 result = result | {"drift": {v.variant: v.total for v in item.variants}}
             else:
@@ -206,6 +215,12 @@ def add_api(backend: Backend, config: Config) -> None:
     gr.api(compare, api_name="compare", **work)
     gr.api(routing, api_name="routing", **work)
     gr.api(models, api_name="models", queue=False)
+
+
+def _address(request: gr.Request | None) -> str | None:
+    """Who asks: programs of one address take turns with others, not with each other."""
+    client = None if request is None else request.client
+    return None if client is None else client.host
 
 
 def _rows(numbers: Tensor) -> list[list[float]]:

@@ -18,6 +18,8 @@ from .stream import INTERVAL
 PATIENCE = 0.5
 # Seconds after which a run is drawn though nothing has changed.
 BEAT = 1.0
+# Whose places these are: those who ask something themselves come before.
+BACKGROUND = "background"
 FAILED = "The model failed. The server's log says why."
 
 
@@ -74,10 +76,13 @@ class Threads:
 
 
 def take_place(backend: Backend, run: BackgroundRun) -> bool:
-    """Take a place, waiting for one as long as it takes; False if the run is to end meanwhile."""
+    """Take a place, waiting for one as long as it takes; False if the run is to end meanwhile.
+
+    It is given back with `backend.leave(BACKGROUND)`.
+    """
     while not run.stopping:
         try:
-            backend.enter()
+            backend.enter(BACKGROUND)
         except LimitError:
             run.crowded = True
             run.pause(PATIENCE)

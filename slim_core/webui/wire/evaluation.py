@@ -28,7 +28,7 @@ from ..state.evaluation_run import EvaluationRun, VisitorEvaluation
 from ..state.session import Session
 from ..words import base_name
 from . import plane
-from .background import FAILED, Threads, take_place
+from .background import BACKGROUND, FAILED, Threads, take_place
 
 
 OTHER_BASE = "The base model was changed, so the rest was not asked."
@@ -107,7 +107,7 @@ class Evaluations:
                 run.note = FAILED
                 return
             finally:
-                self._backend.leave()
+                self._backend.leave(BACKGROUND)
             run.samples[unit.task.name] += found
 
 

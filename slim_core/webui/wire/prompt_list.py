@@ -22,7 +22,7 @@ from ..state.columns import columns
 from ..state.prompt_list import ListRun, PromptList
 from ..state.session import Session
 from ..words import base_name
-from .background import FAILED, Threads, take_place
+from .background import BACKGROUND, FAILED, Threads, take_place
 from .verdict import KINDS, of_variant, share
 
 
@@ -101,7 +101,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
     try:
         kept, adapters = backend.visitor_adapters.keep(run.as_session())
     except LimitError as error:
-        backend.leave()
+        backend.leave(BACKGROUND)
         run.note = str(error)  # no answer should be attributed to the wrong adapter
         return None
     stops = run.begin()
@@ -130,7 +130,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
         return gathering.failed(FAILED)
     finally:
         run.place = 0
-        backend.leave()
+        backend.leave(BACKGROUND)
         kept.close()
 
 

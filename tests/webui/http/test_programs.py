@@ -26,7 +26,7 @@ def served() -> Iterator[Callable[..., tuple[str, ScriptedEngine]]]:
 
     def start(places: int = 16, **settings) -> tuple[str, ScriptedEngine]:
         engine, config = ScriptedEngine(), Config(port=free_port(), **settings)
-        backend = Backend(engine, places=places)
+        backend = engine.backend = Backend(engine, places=places)
         app = build(backend, config, RESULTS)
         app.programs = openai_api(Programs(backend, 64), config.api_key or None, config.api_closed)
         apps.append(app)
@@ -66,6 +66,29 @@ def test_programs_take_the_places_of_visitors(served):
     with pytest.raises(openai.RateLimitError, match="Try again"):
         ask(client(url))
     stream.close()
+
+
+def test_a_program_that_takes_all_places_keeps_no_visitor_away(served):
+    url, engine = served(places=4)
+    engine.delay = {"lora": 0.2}
+    streams = [ask(client(url), stream=True) for _ in range(4)]
+    for stream in streams[:1]:
+        next(stream)
+    with pytest.raises(openai.RateLimitError, match="Try again"):
+        ask(client(url))
+    engine.backend.enter()  # a visitor of the page
+    engine.backend.leave()
+    for stream in streams:
+        stream.close()
+
+
+def test_programs_of_one_address_are_one_visitor(served):
+    url, engine = served()
+    ask(client(url))
+    started = httpx.post(f"{url}/gradio_api/call/compare", json={"data": ["Hello", "", 0, 1, 0, 0, 1, 4]}).json()
+    told = httpx.get(f"{url}/gradio_api/call/compare/{started['event_id']}", timeout=60).text
+    assert "event: complete" in told
+    assert engine.visitors == ["127.0.0.1"] * 2
 
 
 def test_where_people_sign_in_programs_need_a_key(served):
