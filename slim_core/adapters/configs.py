@@ -140,7 +140,8 @@ def _check_known(raw: Raw, known: set[str]) -> tuple[str, ...]:
     """Refuse an unknown field that is set, since it could change the answer; list unknown fields that are not set."""
     unknown = {field: value for field, value in raw.items() if field not in {*known, *NOTES, *VARIANTS}}
     for field, value in unknown.items():
-        if not (unset(value) or value == "" or (field in INERT and isinstance(value, (str, int, float)))):
+        inert = field in INERT or field.endswith("_version")
+        if not (_says_nothing(value) or (inert and isinstance(value, (str, int, float)))):
             raise AdapterError(
                 f"{CONFIG}: {shown(field)} is unknown and set to {shown(value)}, which could change the answer; "
                 "leave it out if it does not, or train a plain LoRA."
@@ -150,6 +151,11 @@ def _check_known(raw: Raw, known: set[str]) -> tuple[str, ...]:
     listed = ", ".join(shown(field) for field in sorted(unknown)[:5])
     more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
     return (f"Unknown fields that cannot change an answer were ignored: {listed}{more}.",)
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether a field of an unknown name is not set, nor anything in it."""
+    return unset(value) or value == "" or (isinstance(value, dict) and all(map(_says_nothing, value.values())))
 
 
 def _check_start(raw: Raw) -> None:

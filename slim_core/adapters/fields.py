@@ -78,7 +78,7 @@ def check_name(name: Any, field: str, limits: Limits) -> None:
 def names(raw: Raw, field: str, limits: Limits) -> list[str] | None:
     """A list of plain module names; None if unset."""
     value = raw.get(field)
-    if unset(value):
+    if unset(value) or value == "":
         return None
     if isinstance(value, str):
         refuse(
@@ -105,7 +105,7 @@ def targets(raw: Raw, limits: Limits) -> list[str] | str | None:
         return None
     if isinstance(value, str) and value.lower() == ALL_LINEAR:
         return ALL_LINEAR
-    listed = names(raw, "target_modules", limits)
+    listed = None if value == "" else names(raw, "target_modules", limits)
     if listed is None:
         refuse("target_modules", f"is empty; it must list module names such as 'q_proj', or be '{ALL_LINEAR}'")
     return listed

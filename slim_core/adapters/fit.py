@@ -128,7 +128,7 @@ def _excluded(config: RowConfig, name: str) -> bool:
 def ignored_names(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     """A sentence for each field that names modules the base does not have. They have no effect, as in PEFT."""
     sentences = []
-    for field in ("target_modules", "rank_pattern", "alpha_pattern"):
+    for field in ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
         named = getattr(config, field, None)
         absent = _absent(named, base) if named and named != ALL_LINEAR else []
         if absent:

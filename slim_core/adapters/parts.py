@@ -18,14 +18,15 @@ MAGNITUDE = "lora_magnitude_vector"
 
 
 def copied_modules(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
-    """Full names of the modules that the adapter replaces, in the base's order.
+    """Full names of the modules that the adapter replaces, in the base's order. Names that the base lacks are ignored.
 
     Raises:
         AdapterError: for another module than the output head and the input embedding.
     """
     named = getattr(config, "modules_to_save", None) or ()
     for name in named:
-        if not any(_is(name, table) for table in base.tables):
+        modules = (*base.linears, *base.others)
+        if not any(_is(name, table) for table in base.tables) and any(_is(name, module) for module in modules):
             refuse(
                 "modules_to_save",
                 f"names {shown(name)}, but an adapter can replace only {_tables(base)} of {shown(base.name, 120)}; "

@@ -81,11 +81,31 @@ class Folder:
             if not self.path.is_dir():
                 raise AdapterError(f"There is no folder {named}.")
             paths = [path for path in sorted(self.path.iterdir()) if not path.is_dir()]
+            if not any(_last_part(path.name).endswith(".json") for path in paths):
+                self._look_below()
         except OSError as error:
             raise AdapterError(
                 f"The folder {named} cannot be read: {reason(error)}; name one that you may read."
             ) from None
-        Upload.of(paths).copy_to(folder, limits)
+        Upload(tuple(UploadedFile(str(path), _cached(path)) for path in paths)).copy_to(folder, limits)
+
+    def _look_below(self) -> None:
+        """Raises AdapterError if the adapter is in a folder inside of this one."""
+        inside = [path.parent for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}") for path in self.path.glob(pattern)]
+        if inside:
+            what = f"{len(inside)} adapters, such as" if len(inside) > 1 else "an adapter in"
+            raise AdapterError(
+                f"The folder {shown(str(self.path), 200)} has no `{CONFIG}` itself but {what} "
+                f"{shown(str(min(inside, key=lambda path: (len(path.parts), path))), 200)}; name that folder."
+            )
+
+
+def _cached(path: Path) -> Path:
+    """Where the bytes of a file are: the Hub's cache keeps them in its own folder, to which snapshots link."""
+    target = path.resolve() if path.is_symlink() else path
+    # models--OWNER--NAME/snapshots/COMMIT/FILE is a link to models--OWNER--NAME/blobs/HASH.
+    repository = path.absolute().parent.parent.parent
+    return target if target.parent == repository.resolve() / "blobs" else path
 
 
 def adapters_in(root: str | Path) -> list[str]:

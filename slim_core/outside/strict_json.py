@@ -17,6 +17,14 @@ from .errors import AdapterError, shown
 BRACKET_OR_TEXT = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
+# What people have in the place of JSON, in lower case.
+OTHER_CONTENT = (
+    ("version https://git-lfs", "a Git LFS pointer; fetch the file that it stands for with git lfs pull"),
+    ("<", "a web page; download the file itself"),
+    ("---", "YAML; write it as JSON"),
+)
+
+
 def read_object(data: bytes, name: str, depth: int) -> dict[str, Any]:
     """Parse `data` as one JSON object.
 
@@ -39,6 +47,9 @@ def read_object(data: bytes, name: str, depth: int) -> dict[str, Any]:
             parse_float=lambda digits: _finite(digits, name),
         )
     except json.JSONDecodeError as error:
+        for start, what in OTHER_CONTENT:
+            if text.lstrip().lower().startswith(start):
+                raise AdapterError(f"{name} is not JSON but {what}.") from None
         raise AdapterError(
             f"{name} is not valid JSON: {error.msg.rstrip('.')} in line {error.lineno}, column {error.colno}."
         ) from None

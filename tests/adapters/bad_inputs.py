@@ -112,6 +112,11 @@ FORMAT = {
     ),
     # -- the config as JSON
     "config no JSON": (config_bytes(b"{r: 4}"), r"config\.json is not valid JSON: .* line 1, column 2"),
+    "config an LFS pointer": (
+        config_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        "not JSON but a Git LFS po",
+    ),
+    "config a web page": (config_bytes(b"<!doctype html><html>"), "is not JSON but a web page; download the file"),
     "config a list": (config_bytes(b"[]"), r"must be a JSON object \{…\}, not a list"),
     "config a text": (config_bytes(b'"x"'), r"must be a JSON object \{…\}, not a text"),
     "config with BOM": (config_text(lambda text: "\ufeff" + text), "starts with a byte order mark"),
@@ -144,7 +149,7 @@ FORMAT = {
     "rslora a text": (config(use_rslora="yes"), "`use_rslora` is 'yes'; it must be true or false"),
     "dropout 1": (config(lora_dropout=1), "`lora_dropout` is 1; it must be a number from 0 to below 1"),
     "targets empty": (config(target_modules=[]), "`target_modules` is empty"),
-    "targets an empty text": (config(target_modules=""), "`target_modules` is the text ''"),
+    "targets an empty text": (config(target_modules=""), "`target_modules` is empty; it must list"),
     "targets with a regex inside": (
         config(target_modules=["q_proj", "(a+)+$"]),
         r"the entry '\(a\+\)\+\$'; each must",
@@ -226,6 +231,7 @@ FORMAT = {
         config(base_model_name_or_path=["x"]),
         r"`base_model_name_or_path` is \['x'\]; it must be a string",
     ),
+    "unknown object": (config(new_config={"a": {"b": 1}}), "'new_config' is unknown and set to {'a'"),
     "unknown field": (config(run_this="rm -rf /"), "'run_this' is unknown and set to 'rm -rf /'"),
     "unknown field with an odd name": (config(**{"a\u202eb\n": 1}), r"'a\\u202eb\\n' is unknown and set to"),
 }

@@ -248,6 +248,44 @@ def test_a_router_that_cannot_have_learned_is_marked(tmp_path):
     assert len(adapter.warnings) == 1 and "`top_k` is 1" in adapter.warnings[0]
 
 
+# Fields that change nothing, and what is said of them.
+HARMLESS = [
+    ({"exclude_modules": ""}, None),
+    ({"unsloth_version": "2026.1", "trl_version": 1}, "were ignored: 'trl_version', 'unsloth_version'"),
+    ({"new_config": {"a": None, "b": {"c": []}}}, "were ignored: 'new_config'"),
+    ({"modules_to_save": ["score", "classifier"]}, "`modules_to_save` names 'classifier', 'score', which was ignored"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), HARMLESS, ids=range(len(HARMLESS)))
+def test_what_changes_no_answer_is_ignored_and_said(changes, said, good_lora, tmp_path):
+    folder = shutil.copytree(good_lora, tmp_path / "theirs")
+    config(**changes)(folder)
+    adapter = open_adapter(Folder(folder), describe_base(build("llama")))
+    assert [said in sentence for sentence in adapter.warnings] == ([] if said is None else [True])
+    same_as_peft(folder, lambda: build("llama"))
+
+
+def test_a_snapshot_in_the_hubs_cache_is_read_through_its_links(good_lora, tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "abc", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in (CONFIG, WEIGHTS):
+        shutil.copy(good_lora / name, blobs / name[:9])
+        (snapshot / name).symlink_to(f"../../blobs/{name[:9]}")
+    assert open_adapter(Folder(snapshot), describe_base(build("llama"))).kind == "lora"
+    (snapshot / WEIGHTS).unlink()
+    (snapshot / WEIGHTS).symlink_to(good_lora / WEIGHTS)
+    assert f"`{WEIGHTS}` is a link" in list(check(Folder(snapshot), None))[-1].sentence
+
+
+def test_a_folder_around_an_adapter_says_where_it_is(good_lora, tmp_path):
+    shutil.copytree(good_lora, tmp_path / "run" / "checkpoints" / "checkpoint-20")
+    sentence = list(check(Folder(tmp_path / "run"), None))[-1].sentence
+    assert "has no `adapter_config.json` itself but an adapter in " in sentence
+    assert sentence.endswith("run/checkpoints/checkpoint-20'; name that folder.")
+
+
 def test_the_same_model_in_a_folder_and_on_the_hub_is_no_other_base(good_lora, tmp_path):
     folder = shutil.copytree(good_lora, tmp_path / "upload")
     config(base_model_name_or_path="someone/Tiny-Llama")(folder)
