@@ -34,6 +34,7 @@ def paper(
             "noise",
             "overhead",
             "sequence",
+            "bases",
         ],
         typer.Argument(help="Which table or figure.", show_default=False),
     ],
@@ -58,6 +59,10 @@ def paper(
     plan: Annotated[
         list[str], typer.Option(help="FIELD=VALUE of how the demo's adapters are trained; repeatable.")
     ] = [],  # noqa: B006
+    base_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps that each base of the experiment bases is trained. (default: 2400)"),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(rich_help_panel=FULL, help="Folder with the data sets. (default: the Hub)")
     ] = None,
@@ -97,7 +102,10 @@ def paper(
     JSON file and pages.
     """
     from ..inference import EngineError
+    from ..paper.bases import BaseShape
+    from ..paper.runs import PaperError
     from ..training import TrainingError
+    from .paper_bases import run_bases
     from .paper_run import Options, run_paper
 
     options = Options(
@@ -116,6 +124,14 @@ def paper(
         load_4bit,
     )
     try:
+        if experiment == "bases":
+            if scale == "full":
+                raise PaperError("bases are trained on the demo's world; leave --scale full out.")
+            shape = BaseShape() if base_steps is None else BaseShape(steps=base_steps)
+            run_bases(options, DEMO, shape, work, jobs, dry_run, report, markdown)
+            return
+        if base_steps is not None:
+            raise PaperError("--base-steps is for the experiment bases; leave it out.")
         run_paper(options, scale, DEMO, work, jobs, yes, dry_run, report, markdown, items)
     except (EngineError, TrainingError) as error:
         refuse(error)

@@ -164,19 +164,19 @@ def run_paper(
     failed = []
     if not report:
         estimate = estimate_paper(work, cells)
-        _say(f"{experiment.title}: {len(cells)} cells. {estimate.words}")
+        say(f"{experiment.title}: {len(cells)} cells. {estimate.words}")
         if dry_run:
             for cell in cells:
-                _say(f"{cell.words}: {_state(work, cell)}")
+                say(f"{cell.words}: {_state(work, cell)}")
             return
         if estimate.measurements and scale_name == "full" and not torch.cuda.is_available() and not yes:
             raise PaperError("There is no GPU here, so this would take far longer; pass --yes to start all the same.")
-        failed = _run(work, cells, jobs)
+        failed = run_jobs(work, cells, jobs)
     found = collect(work, experiment, cells)
     written = _write(found, work, scale_name)
     _show(found, scale, markdown, items)
     if written:
-        _say(f"Results: {', '.join(printable(str(path)) for path in written)}.")
+        say(f"Results: {', '.join(printable(str(path)) for path in written)}.")
     if failed:
         raise typer.Exit(1)
 
@@ -190,16 +190,16 @@ def _state(work: Work, cell: Cell) -> str:
     return "begun" if (place.origin / "training.json").is_file() else "to do"
 
 
-def _run(work: Work, cells: Sequence[Cell], jobs: int) -> list[str]:
+def run_jobs(work: Work, cells: Sequence[Cell], jobs: int) -> list[str]:
     """Train and measure; returns what failed."""
     try:
         if jobs == 1:
-            return run_cells(work, cells, _say)
+            return run_cells(work, cells, say)
         with worker_pool(jobs) as pool:
-            waiting = [pool.submit(run_cells, work, cells, _say) for _ in range(jobs)]
+            waiting = [pool.submit(run_cells, work, cells, say) for _ in range(jobs)]
             return sorted({sentence for one in waiting for sentence in one.result()})
     except KeyboardInterrupt:
-        _say("Interrupted; the same command continues from here.")
+        say("Interrupted; the same command continues from here.")
         raise typer.Exit(130) from None
 
 
@@ -235,5 +235,6 @@ def _show(found: Collected, scale: Scale, markdown: bool, items: int) -> None:
             console.print(sentence, soft_wrap=True, highlight=False)
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """Print a sentence about progress."""
     screen(stderr=True, soft_wrap=True).print(printable(sentence), highlight=False)

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from .conversations import Conversation, conversations
 from .example import Example
@@ -28,6 +28,7 @@ from .recipe import Phase, Recipe, Training
 
 DRAW = 64  # number of batches drawn and sorted by length at a time
 SAVE_SECONDS = 120.0
+M = TypeVar("M", bound=PreTrainedModel)
 
 
 class Encoded(NamedTuple):
@@ -151,7 +152,7 @@ def _muon(parameters: list[nn.Parameter], training: Training, device: torch.devi
     return Muon(parameters, lr=rate, weight_decay=decay)
 
 
-class Pretraining:
+class Pretraining(Generic[M]):
     """The model, its optimisers and its progress. Saved often, so that training can be resumed.
 
     Args:
@@ -165,14 +166,14 @@ class Pretraining:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        model: LlamaForCausalLM,
+        model: M,
         training: Training,
         file: Path,
         device: torch.device,
     ) -> None:
         self.tokenizer, self.training, self.device = tokenizer, training, device
         self.model = model.to(device)  # type: ignore[arg-type]  # a wrapped method, which mypy takes for a function
-        blocks = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
+        blocks = [p for p in _blocks(self.model).parameters() if p.ndim == 2]
         chosen = set(map(id, blocks))
         rest = [p for p in self.model.parameters() if id(p) not in chosen]
         # Muon needs about half of AdamW's steps here.
@@ -206,7 +207,7 @@ class Pretraining:
         ends = accumulate(phase.steps for phase in self.training.phases)
         return next(phase for phase, end in zip(self.training.phases, ends, strict=True) if self.step < end)
 
-    def run(self, report: Callable[[TrainingProgress], None]) -> LlamaForCausalLM:
+    def run(self, report: Callable[[TrainingProgress], None]) -> M:
         """Train to the end.
 
         Args:
@@ -232,9 +233,9 @@ class Pretraining:
         ids, wanted = collate(batch, self.tokenizer.pad_token_id, self._phase().prompt_share, rng)
         ids, wanted = ids.to(self.device), wanted.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bf16(self.device)):
-            hidden = self.model.model(input_ids=ids).last_hidden_state[:, :-1]
+            hidden = self.model.base_model(input_ids=ids).last_hidden_state[:, :-1]
             # The output head is a third of the work, so it runs only where a prediction counts.
-            logits = self.model.lm_head(hidden[wanted])
+            logits = self.model.get_output_embeddings()(hidden[wanted])
         loss = nn.functional.cross_entropy(logits.float(), ids[:, 1:][wanted])
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -278,6 +279,12 @@ class Pretraining:
             schedule.last_epoch = self.step
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * self._factor(self.step)
+
+
+def _blocks(model: PreTrainedModel) -> nn.Module:
+    """The decoder layers; GPT-2 has a name of its own for them."""
+    decoder = model.base_model
+    return decoder.get_submodule("layers" if hasattr(decoder, "layers") else "h")
 
 
 def _digest(model: nn.Module) -> str:

@@ -110,6 +110,12 @@ def _demo(
     return PaperEstimate(len(untrained), measured, seconds / 3600, None, basis)
 
 
+def adapters_hours(scale: DemoScale, cells: Sequence[Cell]) -> float:
+    """Hours for the cells of an experiment on a base that is not there yet."""
+    seconds = sum((cell.contender.steps or scale.plan.steps) * DEMO_SECONDS_A_STEP for cell in cells)
+    return (seconds + len(cells) * scale.questions * 8 * DEMO_SECONDS_A_QUESTION) / 3600
+
+
 def _full(scale: FullScale, cells: Sequence[Cell], measured: int) -> PaperEstimate:
     choice = BaseChoice(scale.base, scale.revision, 4 if scale.four_bit else None)
     with base_files(choice) as files:

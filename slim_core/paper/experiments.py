@@ -197,6 +197,11 @@ def overhead(sets: Sequence[str]) -> Experiment:
     return Experiment("overhead", "Parameters, training time and memory", rows)
 
 
+def bases(sets: Sequence[str]) -> Experiment:
+    """LoRA and SLIM on one of several bases."""
+    return Experiment("bases", "Other bases", (contender("lora"), contender("slim")))
+
+
 EXPERIMENTS: Mapping[str, Callable[[Sequence[str]], Experiment]] = {
     "table1": table1,
     "table2": table2,
@@ -207,4 +212,5 @@ EXPERIMENTS: Mapping[str, Callable[[Sequence[str]], Experiment]] = {
     "noise": noise,
     "overhead": overhead,
     "sequence": sequence,
+    "bases": bases,
 }
