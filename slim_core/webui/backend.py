@@ -127,7 +127,7 @@ class Backend:
     Attributes:
         engine: the model with its variants. It may be another one the next time.
         variants: the app's own: the base first. Visitors' adapters are not among them.
-        own: visitors' adapters.
+        visitor_adapters: visitors' adapters.
     """
 
     def __init__(

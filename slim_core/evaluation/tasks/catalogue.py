@@ -15,8 +15,8 @@ from .build import Asking, build_task
 from .config import read_config
 from .documents import records_of, split_of
 from .local import LAYOUTS
-from .own import open_questions, read_questions, read_text
 from .task import Kind, Request, Task
+from .user_files import open_questions, read_questions, read_text
 
 
 LIBRARY = Path(__file__).with_name("library")

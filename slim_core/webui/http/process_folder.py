@@ -20,7 +20,7 @@ OWN = "slim-"
 # Bytes that must be free on the disk for the app to start.
 ROOM = 1_000_000
 
-_own: Path | None = None
+_folder: Path | None = None
 _lock = threading.Lock()
 
 
@@ -36,20 +36,20 @@ def process_folder(seconds: float) -> Path:
     Raises:
         ConfigError: if nothing can be written there.
     """
-    global _own
+    global _folder
     with _lock:
-        if _own is None:
+        if _folder is None:
             named = os.environ.get(VARIABLE) or "the folder for temporary files"
             try:
                 root = Path(os.environ.get(VARIABLE) or Path(tempfile.gettempdir()) / "gradio").absolute()
                 named = str(root)
-                _own = _make(root, seconds)
+                _folder = _make(root, seconds)
             except OSError as error:
                 raise ConfigError(
                     f"Uploads cannot be written to {named} ({reason(error)}); name a folder that can be written to in "
                     f"{VARIABLE}."
                 ) from None
-        return _own
+        return _folder
 
 
 def _make(root: Path, seconds: float) -> Path:

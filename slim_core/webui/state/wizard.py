@@ -31,7 +31,7 @@ class Wizard:
     """One run of the checks in a separate thread; the page only reads its state.
 
     Args:
-        own: where the adapter goes.
+        adapters: where the adapter goes.
         owner: whose it is.
         source: where it comes from.
         label: the visitor's name for it; None for the source's own.
@@ -42,11 +42,13 @@ class Wizard:
         variant: what is attached, once all are.
     """
 
-    def __init__(self, own: VisitorAdapters, owner: str, source: Source, label: str | None, limits: Limits) -> None:
+    def __init__(
+        self, adapters: VisitorAdapters, owner: str, source: Source, label: str | None, limits: Limits
+    ) -> None:
         self._stop = threading.Event()
         if isinstance(source, HubRepository):
             source = replace(source, on_progress=self._fetched, stop=self._stop)
-        self._own, self._owner, self._source, self._label, self._limits = own, owner, source, label, limits
+        self._adapters, self._owner, self._source, self._label, self._limits = adapters, owner, source, label, limits
         self.checks: list[Check] = []
         self.variant: Variant | None = None
         self._note = ""
@@ -93,7 +95,7 @@ class Wizard:
             self._end("failed", FAILED)
 
     def _check(self) -> Adapter | None:
-        with closing(check(self._source, self._own.shapes, label=self._label, limits=self._limits)) as running:
+        with closing(check(self._source, self._adapters.shapes, label=self._label, limits=self._limits)) as running:
             for item in running:
                 self._note = ""
                 if item.adapter is not None:
@@ -109,7 +111,7 @@ class Wizard:
             adapter.delete()
             return
         try:
-            variant = self._own.add(self._owner, adapter)
+            variant = self._adapters.add(self._owner, adapter)
         except (AdapterError, EngineError) as error:
             adapter.delete()
             self._end("failed", str(error))
@@ -120,8 +122,8 @@ class Wizard:
         with self._lock:
             self.variant = variant
             if self._stop.is_set():
-                self._own.remove(variant.name)
-        self._end("passed", f"{adapter.title}, {adapter.detail}.{'' if self._own.tried else UNTRIED}")
+                self._adapters.remove(variant.name)
+        self._end("passed", f"{adapter.title}, {adapter.detail}.{'' if self._adapters.tried else UNTRIED}")
 
     def _end(self, state: Any, sentence: str) -> None:
         self._note = ""
@@ -131,7 +133,7 @@ class Wizard:
         with self._lock:
             self._stop.set()
             if self.variant is not None:
-                self._own.remove(self.variant.name)
+                self._adapters.remove(self.variant.name)
 
 
 def untouched() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from slim_core.evaluation.errors import EvaluationError
 from slim_core.evaluation.tasks import Asking, load_tasks
-from slim_core.evaluation.tasks.own import passages_of
+from slim_core.evaluation.tasks.user_files import passages_of
 from slim_core.inference import Message, Passage
 
 
