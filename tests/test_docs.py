@@ -72,6 +72,22 @@ def test_the_readme_is_short():
     assert len(text_of(README).splitlines()) <= 150
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    # PEFT's own tests, and names that stand for a new file.
+    elsewhere = {"test_custom_models.py", "test_decoder_models.py", "webui/tabs/NAME.py", "assets/webui/NAME.js"}
+    named = set(re.findall(r"`([\w/.]+\.(?:py|js|css|md|toml))`", prose(page))) - elsewhere
+    assert not [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in source_files())]
+
+
+@cache
+def source_files() -> list[str]:
+    """Paths of the project's own files, from its root."""
+    folders = [ROOT / name for name in ("slim_core", "assets", "tests", "docs", "examples", "deploy", "scripts")]
+    found = [*ROOT.glob("*"), *(path for folder in folders for path in folder.rglob("*.*"))]
+    return [path.relative_to(ROOT).as_posix() for path in found]
+
+
 def test_the_readme_leads_to_every_page_and_example():
     linked = set(re.findall(r"\]\(([^)#]+)", text_of(README)))
     here = {str(path.relative_to(ROOT)) for path in (*PAGES[1:], *EXAMPLES.glob("*.*")) if path.suffix != ".jsonl"}
