@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable
 class FairQueue:
     """A queue for the model: who may use it now, and who waits. Places belong to tickets, not to threads.
 
-    Each visitor has one place in a round, and rounds follow each other: who waits with many is not before another
-    one's first. Within a round it is first come, first served.
+    Each visitor has one place in a round, and rounds follow each other: a visitor's second prompt waits behind every
+    other visitor's first. Within a round it is first come, first served.
 
     A generator is often driven by another thread at each step, so a lock that belongs to a thread would not do.
 
@@ -27,7 +27,7 @@ class FairQueue:
     def _start(self) -> None:
         self.changed = threading.Condition()
         self._places: list[QueuePlace] = []
-        # Of the latest whose turn it was, and by visitor that of the latest place.
+        # The round of the latest turn, and by visitor the round of the latest place.
         self._round = 0
         self._rounds: dict[Hashable, int] = {}
         self._number = 0

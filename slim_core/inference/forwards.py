@@ -62,7 +62,7 @@ class Forwards:
         self._model = self._scopes = None  # type: ignore[assignment]
 
     def refresh(self) -> None:
-        """An adapter has come or gone; nobody is answered."""
+        """An adapter was attached or detached; nobody is answered."""
         self._scopes = RowScopes(self._model)
 
     def read_prompt(self, answer: Draft) -> None:
@@ -128,7 +128,7 @@ class Forwards:
         return {draft: work for work in self.works for draft in work.writing}
 
     def tidy(self) -> None:
-        """Let go of batches in which nobody is left. Nobody is making a forward, and the caller has the lock."""
+        """Drop batches that have no rows left. Nobody is making a forward, and the caller has the lock."""
         writers = self._writers()
         for batches in (self._prompts, self._batches):
             gone = [batch for batch in batches if not any(answer in writers for answer in batch.answers)]
@@ -151,7 +151,7 @@ class Forwards:
             forward(batch, writers)
         except BaseException as error:
             if not is_failure(error):
-                batches.appendleft(batch)  # for the others; who made the forward is ended by it
+                batches.appendleft(batch)  # for the others; an interrupt ends the caller that made the forward
                 raise
             if is_out_of_memory(error):
                 out_of_memory = True
@@ -164,7 +164,7 @@ class Forwards:
             self._divide(batches, batch, writers, failure)
 
     def _run_out(self, batches: deque[Batch], batch: Batch, writers: dict[Draft, Work]) -> None:
-        """The memory was used up: who came last gives theirs back."""
+        """Memory ran out: the answers of the latest caller end."""
         works = self._works_of(batch, writers)
         if self._kept:
             self._kept.clear()
@@ -189,7 +189,7 @@ class Forwards:
             torch.cuda.empty_cache()
 
     def _divide(self, batches: deque[Batch], batch: Batch, writers: dict[Draft, Work], failure: BaseException) -> None:
-        """The model has failed: each caller gets a batch alone, or the failure if that is how it is already."""
+        """The model has failed: each caller gets a separate batch; one that is alone in its batch gets the error."""
         works = self._works_of(batch, writers)
         if len(works) == 1:
             with self._lock:

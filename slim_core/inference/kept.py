@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows that have ended, kept so that a later prompt that begins with their tokens need not be read from its beginning.
 
-The next turn of a conversation is such a prompt. What counts is the tokens alone: a chat template that writes an
-earlier turn in another way begins another text there.
+The next turn of a conversation is such a prompt. Only the tokens matter: if a chat template writes an earlier turn
+differently, nothing is reused from there on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .records import joined_records
 from .start import KeptRow, Key, Start
 
 
-# Fewer tokens are read as fast as they are looked up and copied.
+# With fewer tokens, reading them is as fast as looking them up and copying.
 LEAST = 16
 
 
@@ -30,7 +30,7 @@ class KeptRows:
     """The rows that were used last, as many as fit. One thread at a time calls its methods.
 
     Args:
-        possible: whether the model's caches can be gone on from: each token has a column, and keeps its position.
+        possible: whether the model's caches can be continued: each token has a column, and keeps its position.
 
     Attributes:
         most_bytes: memory that they may take; 0 keeps none.
@@ -60,7 +60,7 @@ class KeptRows:
         self.bytes = 0
 
     def keep(self, row: KeptRow) -> None:
-        """Keep a row, and forget the one that it goes on from."""
+        """Keep a row, and forget the one that it continues."""
         if row.bytes > self.most_bytes or len(row.tokens) < LEAST:
             return
         known = self._tokens.setdefault(row.key, [])
@@ -124,7 +124,7 @@ class KeptRows:
             if best is not None and alike <= best.length:
                 break
             length = alike
-            # In between only an opening will do, since nothing before it counts behind it.
+            # In between, a row can only be continued from an opening: after it, nothing before it counts.
             if opening is not None and alike < len(row.tokens):
                 length = _last_opening(draft.prompt, alike, opening)
             if length > (best.length if best else 0) and (row.routing is not None or not recorded):
@@ -189,7 +189,7 @@ def begun_cache(model: PreTrainedModel, drafts: Sequence[Draft], gaps: Sequence[
 def kept_row(
     draft: Draft, cache: DynamicCache, row: int, columns: slice, opening: tuple[int, ...] | None
 ) -> KeptRow | None:
-    """A row that has ended, as it is kept; None if nothing can go on from it.
+    """A row that has ended, as it is kept; None if nothing can continue it.
 
     Args:
         draft: whose it is.

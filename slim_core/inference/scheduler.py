@@ -67,7 +67,7 @@ class Scheduler:
         self.kept.clear()
 
     def refresh(self) -> None:
-        """An adapter has come or gone; the caller has the model alone."""
+        """An adapter was attached or detached; the caller has the model alone."""
         self.kept.clear()
         self._forwards.refresh()
 
@@ -140,7 +140,7 @@ class Scheduler:
         """Return when something of the work has changed, making forwards as long as nobody else does."""
         while True:
             with self.line.changed:
-                # Who waits to make a forward between two steps goes first, or might never get a turn.
+                # A caller that waits to make a forward between two steps goes first, or it might never get a turn.
                 self.line.changed.wait_for(lambda: work.changed or not (self._leading or self._between))
                 if work.changed:
                     work.changed = False
