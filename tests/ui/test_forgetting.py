@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.ui.test_access import open_tab
+from tests.ui.test_access import open_tab, serious
 from tests.ui.visit import SECONDS
 
 
@@ -80,6 +80,9 @@ def test_an_evaluation_from_its_tasks_to_its_files(visit, demo):
     name, text = saved(v, "Save report as HTML")
     assert name == "slim-evaluation.html" and "<svg" in text and text.rstrip().endswith("</html>")
     expect(v.status).to_have_text("The report is saved as HTML.")
+    v.page.get_by_text("Which differences are more than chance").click()
+    v.stands_still()
+    assert serious(v) == [] and v.width()[0] <= 1280
 
 
 def test_stop_keeps_partial_results(visit, site):

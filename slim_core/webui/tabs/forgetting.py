@@ -70,7 +70,7 @@ def build(page: Page, tab: gr.Tab) -> None:
                 for title in ("Save results as JSON", "Save report as HTML")
             ]
         view = canvas("evaluation", None)
-    fixed('<h2 class="slim-stored">Stored results</h2>')
+    fixed('<div class="slim-lead"><h2>Stored results</h2></div>')
     page.forgetting.render()
     handlers = EvaluationHandlers(page, offered, held, view, run, stop, exports)
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
