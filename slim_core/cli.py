@@ -12,7 +12,7 @@ import typer
 
 from .commands import adapter, bench, demo
 from .commands.compare import compare
-from .commands.console import refuse, screen
+from .commands.console import at_home, refuse, screen
 from .commands.estimate import estimate
 from .commands.evaluate import EvaluateCommand, evaluate
 from .commands.gate_proxy import gate_proxy
@@ -200,7 +200,7 @@ def train(
         settings = TrainSettings(
             base=base,
             data=data,
-            output=output,
+            output=at_home(output),
             methods=method,
             columns=Columns(
                 messages_column, prompt_column, completion_column, input_column, text_column, system_column

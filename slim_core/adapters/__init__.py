@@ -15,6 +15,7 @@ from ..outside.limits import OPERATOR, Limits
 from ..outside.sources import named_source
 from .adapter import Adapter
 from .attach import attach, detach, load_whole, try_out
+from .fit import absent_names
 from .report import Check, check, check_form, clean_label, open_adapter
 from .row_parts import part_tensors
 from .store import AdapterStore, NoRoomError, StoredAdapter, StoreLimits
@@ -36,6 +37,7 @@ __all__ = [
     "StoreLimits",
     "Upload",
     "UploadedFile",
+    "absent_names",
     "attach",
     "base_from_config",
     "check",

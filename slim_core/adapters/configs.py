@@ -7,6 +7,7 @@ Nothing that could lead elsewhere survives: no path, no repository, no class or 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any, NamedTuple, cast
 
 from peft import LoraConfig
@@ -244,7 +245,9 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
     dropped = NOTES | {"auto_mapping", "base_model_name_or_path", "modules_to_save"}
     rest = {field: value for field, value in raw.items() if field in SLIM_FIELDS - dropped}
     try:
-        config = SlimConfig(**(rest | _common(raw, limits)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `_oddities` says it
+            config = SlimConfig(**(rest | _common(raw, limits)))
     except (ValueError, TypeError) as error:
         raise AdapterError(f"{CONFIG}: {error}") from None
     config.target_modules = config.target_modules or fields.ALL_LINEAR

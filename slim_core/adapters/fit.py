@@ -7,9 +7,10 @@ PEFT loads what fits and warns of the rest, so an adapter of another base may lo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
+from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
@@ -127,13 +128,29 @@ def _excluded(config: RowConfig, name: str) -> bool:
 
 def ignored_names(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     """A sentence for each field that names modules the base does not have. They have no effect, as in PEFT."""
-    sentences = []
-    for field in ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern"):
+    fields = ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
+    return tuple(
+        f"`{field}` names {names}, which was ignored: {why}."
+        for field, names, why in absent_names(config, base, fields)
+    )
+
+
+def absent_names(config: PeftConfig, base: BaseShapes, fields: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Names that match no module of the base.
+
+    Args:
+        config: of an adapter.
+        base: what it is for.
+        fields: of the config, in which to look.
+
+    Yields:
+        The field, the names and what the base has instead, the last two as parts of a sentence.
+    """
+    for field in fields:
         named = getattr(config, field, None)
-        absent = _absent(named, base) if named and named != ALL_LINEAR else []
+        absent = _absent(named, base) if named and not isinstance(named, str) else []
         if absent:
-            sentences.append(f"`{field}` names {_listed(absent)}, which was ignored: {_not_there(base)}.")
-    return tuple(sentences)
+            yield field, _listed(absent), _not_there(base)
 
 
 def _absent(named: Iterable[str], base: BaseShapes) -> list[str]:

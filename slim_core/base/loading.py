@@ -28,6 +28,7 @@ from .devices import all_gpus, answer_dtype, bytes_on, chosen_device, device_mem
 from .errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from .estimate import Bits, MemoryNeed, empty_model, estimate, quantised_weights
 from .families import check_family, measured
+from .files import base_files
 from .formatting import count, size
 from .progress import OnProgress, weight_progress
 from .prompts import Prompts
@@ -45,17 +46,14 @@ def read_tokenizer(base: str, revision: str | None = None) -> tuple[PreTrainedTo
     Raises:
         EngineError: if there is no base model of that name.
     """
-    folder = named_folder(base)
-    if folder is not None and (folder / "adapter_config.json").is_file():
-        raise EngineError(f"{base} is an adapter; --base must name the model that it belongs to.")
-    try:
-        config = read_base_config(base, revision)
-    except Exception as error:  # hub, file and format errors of many kinds
-        raise EngineError(
-            f"The base model {base} cannot be loaded: {first_line(error)}; --base takes a folder or a Hub id such as "
-            "Qwen/Qwen3-0.6B."
-        ) from None
-    return _tokenizer(base, base, revision), config
+    with base_files(BaseChoice(base, revision)) as files:
+        config = files.config()
+    return _tokenizer(_located(base), base, revision), config
+
+
+def _located(base: str) -> str:
+    """A name as transformers takes it: a folder with the home folder in place of ~, or a Hub id."""
+    return str(named_folder(base) or base)
 
 
 def _tokenizer(base: str, label: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -118,8 +116,8 @@ def read_model(
     try:
         with weight_progress(on_progress):
             loaded = AutoModelForCausalLM.from_pretrained(
-                base,
-                config=config or read_base_config(base, revision),
+                _located(base),
+                config=config or read_base_config(_located(base), revision),
                 revision=revision,
                 trust_remote_code=False,
                 use_safetensors=True,

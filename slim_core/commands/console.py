@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -16,6 +17,14 @@ def screen(**options: Any) -> Console:
         options: of rich's Console.
     """
     return Console(markup=False, emoji=False, **options)
+
+
+def at_home(path: Path) -> Path:
+    """A path with the home folder in place of a leading ~, which shells leave in --output=~/mine."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # of an unknown user
+        refuse(f"{path} begins with a user that is not on this machine; check it.")
 
 
 def refuse(sentence: object) -> NoReturn:

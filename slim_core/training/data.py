@@ -11,7 +11,7 @@ from .files import Record
 from .layouts import Layout, filled, find_layout, first_of, listed
 from .messages import MEDIA, NOTHING, READ, Message, check_understood, content_text
 from .settings import Columns
-from .sources import expand, read_source
+from .sources import expand, is_file, read_source
 from .tools import read_tools
 
 
@@ -21,6 +21,7 @@ __all__ = [
     "PlainText",
     "expand",
     "find_layout",
+    "is_file",
     "read_source",
     "to_conversations",
     "unused",

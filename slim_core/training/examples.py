@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedConfig
 
-from .data import expand, read_source, to_conversations, unused
+from .data import expand, is_file, read_source, to_conversations, unused
 from .encoding import IGNORED, EncodedExample, ExampleEncoder
 from .errors import DataError, TrainingError
 from .files import DataSource
-from .settings import DEFAULT_LENGTH, TrainSettings
+from .names import named
+from .settings import DEFAULT_LENGTH, DEFAULT_SPLIT, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def load_examples(settings: TrainSettings, encoder: ExampleEncoder, config: PreT
         DataError: for the first thing that is wrong with the data.
     """
     limit = length_limit(settings, config)
+    _check_data_sets(settings)
     reader = _Reader(settings, encoder, limit, config.get_text_config().vocab_size)
     everything = reader.read(settings.data, settings.split, "training")
     if settings.validation:
@@ -114,6 +116,25 @@ def load_examples(settings: TrainSettings, encoder: ExampleEncoder, config: PreT
         duplicates=len(train) - len(trained),
         in_both=in_both,
     )
+
+
+def _check_data_sets(settings: TrainSettings) -> None:
+    """Refuse settings of data sets where the data are files, of which they would change nothing."""
+    names = [path for given in (*settings.data, *settings.validation) for path in expand(given)]
+    file = next((name for name in names if is_file(name)), None)
+    flags = {
+        "--split": settings.split if settings.split != DEFAULT_SPLIT else None,
+        "--subset": settings.subset,
+        "--revision": settings.revision,
+    }
+    given = [flag for flag, value in flags.items() if value is not None] if all(map(is_file, names)) else []
+    # Of a file, the same examples would be trained and validated.
+    given += ["--validation-split"] if settings.validation_split is not None else []
+    if file is not None and given:
+        raise DataError(
+            f"{given[0]} chooses a part of a data set, but {named(file)} is a file; leave it out"
+            + (", or give a file with --validation." if given[0] == "--validation-split" else ".")
+        )
 
 
 def _key(example: EncodedExample) -> bytes:

@@ -74,7 +74,7 @@ def read_file(path: Path) -> DataSource:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"There is no file {_escaped(str(path))}; check the path given to --data.") from None
+        raise DataError(f"There is no file {_escaped(str(path))}; check the path.") from None
     except OSError as error:
         raise DataError(
             f"{_escaped(str(path))} cannot be read: {error.strerror}; name a readable data file."

@@ -44,8 +44,8 @@ def check_output(settings: TrainSettings) -> dict[str, PreviousRun]:
             return read_previous_runs(settings)
         if folder.is_dir() and any(folder.iterdir()):
             raise TrainingError(
-                f"The folder {named(folder)} is not empty; choose another --output, pass --resume to go on with its "
-                "run, or delete it."
+                f"The folder {named(folder)} is not empty; choose another --output, or pass --resume to go on with "
+                "its run."
             )
     except (OSError, ValueError) as error:
         raise _cannot_be_written(folder, error) from None

@@ -16,6 +16,7 @@ from .losses import LOSSES
 
 
 DEFAULT_LENGTH = 2048
+DEFAULT_SPLIT = "train"
 # SlimConfig's fields that have a flag of their own.
 OWN_FLAGS = {
     "r": "--rank",
@@ -130,7 +131,7 @@ class TrainSettings:
     output: Path
     methods: list[str] = field(default_factory=lambda: ["slim"])
     columns: Columns = field(default_factory=Columns)
-    split: str = "train"
+    split: str = DEFAULT_SPLIT
     subset: str | None = None
     revision: str | None = None
     validation: list[str] = field(default_factory=list)

@@ -32,6 +32,12 @@ def expand(name: str) -> list[str]:
     return files
 
 
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file, which may be missing, and not of a folder or a data set."""
+    path = Path(name)
+    return path.is_file() or (kind_of(path) is not None and not path.is_dir())
+
+
 def read_source(name: str, *, split: str, subset: str | None, revision: str | None) -> DataSource:
     """Read a file, a folder that holds a data set, or a data set of the Hub.
 
@@ -45,7 +51,7 @@ def read_source(name: str, *, split: str, subset: str | None, revision: str | No
         DataError: if there is nothing to read under that name.
     """
     path = Path(name)
-    if path.is_file() or (kind_of(path) is not None and not path.is_dir()):
+    if is_file(name):
         return read_file(path)
     if not path.is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
         raise DataError(f"There is no file {named(name)}; data files end in {ENDINGS}.")
@@ -56,7 +62,9 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
     if sentence := lacking("datasets", f"The data set {name}"):
         raise DataError(sentence)
     # Slow to import, and files do not need it.
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()  # they would stand between the run's own lines
 
     try:
         # `datasets` runs no code of a data set since version 4.

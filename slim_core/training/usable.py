@@ -11,12 +11,16 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedConfig
 
-from ..adapters import OPERATOR, AdapterError, check_form, describe_base
+from ..adapters import OPERATOR, AdapterError, absent_names, check_form, describe_base
 from ..base.config import build_empty
 from ..outside.errors import reason
 from .base import add_adapter
 from .errors import TrainingError
-from .settings import TrainSettings
+from .settings import OWN_FLAGS, TrainSettings
+
+
+# Fields that name modules of the base.
+NAMING = ("target_modules", "exclude_modules", "modules_to_save")
 
 
 def check_usable(
@@ -50,6 +54,10 @@ def _adapter_bytes(method: str, settings: TrainSettings, config: PreTrainedConfi
         raise
     except Exception:  # loading the base will report it better
         return None
+    # PEFT would leave out what it does not find, and train the rest.
+    for field, names, why in absent_names(model.peft_config[model.active_adapter], shapes, NAMING):
+        flag = OWN_FLAGS.get(field, f"--slim {field}")
+        raise TrainingError(f"{flag} names {names}, but {why}.")
     try:
         check_form(_written(model), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes, OPERATOR)
     except AdapterError as error:

@@ -57,6 +57,14 @@ def test_names_are_printed_as_they_are(name, base, pairs, tmp_path):
     assert f"The slim adapter is in {shown}." in lines
 
 
+def test_a_home_folder_that_the_shell_has_left_is_found(base, pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base").symlink_to(base)
+    result = run("--base", "~/base", "--data", pairs, "--output", "~/out", "--max-steps", "1", "--rank", "2")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+
+
 def test_the_defaults_are_the_papers(tmp_path, monkeypatch):
     asked = []
 
@@ -80,12 +88,18 @@ BAD = [
     (["--slim", "clusters=3"], "Error: --slim has no field 'clusters'"),
     (["--prompt-column", "prompt"], "Error: Name both --prompt-column and --completion-column"),
     (["--resume"], "Error: There is no run to resume in"),
-    (["--base", "missing"], "Error: The base model missing cannot be loaded"),
-    (["--base", "~nobody-of-that-name/base"], "Error: The base model ~nobody-of-that-name/base cannot be loaded"),
-    (["--base", "long/" * 1000], "Error: The base model long/"),
-    (["--base", "[bold]:train:"], "Error: The base model [bold]:train: cannot be loaded"),
+    (["--base", "./missing"], "Error: There is no folder ./missing; name a folder or a Hub id"),
+    (["--base", ""], "Error: The base '' is neither a folder nor a Hub id"),
+    (["--base", "~nobody-of-that-name/base"], "Error: There is no folder ~nobody-of-that-name/base; name"),
+    (["--base", "long/" * 1000], "Error: The base 'long/long"),
+    (["--base", "[bold]:train:"], "Error: The base '[bold]:train:' is neither a folder nor a Hub id"),
     (["--data", ":train:[red].jsonl"], "Error: No file matches the pattern :train:[red].jsonl"),
     (["--data", "a\nb\x1b.jsonl"], "Error: There is no file a\\nb\\x1b.jsonl"),
+    (["--base-revision", "v2"], "Error: base"),
+    (["--split", "test"], "Error: --split chooses a part of a data set, but "),
+    (["--revision", "v2"], "Error: --revision chooses a part of a data set, but "),
+    (["--validation-split", "test"], "Error: --validation-split chooses a part of a data set, but "),
+    (["--validation", "missing.jsonl"], "Error: There is no file missing.jsonl; check the path."),
     (["--method", ":train:"], f"Error: --method must be one of {NAMES}, not :train:"),
 ]
 

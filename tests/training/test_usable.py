@@ -80,7 +80,7 @@ BAD = {
     "no such module": (
         "lora",
         {"slim": {"modules_to_save": ["score"]}},
-        "`modules_to_save` names 'score', but an adapter can replace only",
+        "--slim modules_to_save names 'score', but .* has no such module; its Linears are down_proj, ",
     ),
     "an embedding": (
         "lora",
@@ -92,6 +92,16 @@ BAD = {
     "rank of a LoRA": ("lora", {"r": 200, "num_experts": 8}, "`r` is 1600; it must be a whole number from 1 to 1024"),
     "alpha": ("slim", {"alpha": 1e6}, "`alpha` is 1000000.0; it must be a number above 0 and up to 4096"),
     "clusters": ("slim", {"slim": {"num_clusters": 5000}}, "`num_clusters` is 5000; .* from 0 to 1024"),
+    "one of the targets": (
+        "lora",
+        {"target_modules": ["q_proj", "qproj"]},
+        "--target names 'qproj', but .* no such mod",
+    ),
+    "nothing to exclude": (
+        "slim",
+        {"slim": {"exclude_modules": ["nope"]}},
+        "--slim exclude_modules names 'nope', but",
+    ),
     "no such target": ("lora", {"target_modules": ["c_attn"]}, "The lora adapter does not fit .*c_attn"),
 }
 
