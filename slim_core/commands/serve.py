@@ -113,7 +113,7 @@ def serve(
         typer.Option(
             rich_help_panel=LIMITS,
             help="Maximum memory for keys and values kept for next turns, in bytes; 0 keeps none. "
-            "(default: 1000000000)",
+            "(default: 500000000)",
         ),
     ] = None,
 ) -> None:

@@ -11,6 +11,7 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -24,6 +25,9 @@ from .start import KeptRow, Key, Start
 
 # With fewer tokens, reading them is as fast as looking them up and copying.
 LEAST = 16
+# How many kept rows are looked at for a prompt. The one that has most in common with it comes first; only one whose
+# whole text the prompt begins with can be better, and stands near to it.
+NEIGHBOURS = 8
 
 
 class KeptRows:
@@ -120,8 +124,9 @@ class KeptRows:
         """The start that leaves the least to be read."""
         best: Start | None = None
         recorded = draft.routing and draft.peft_name in traceable
-        for row, alike in self._alike((draft.peft_name, draft.strength), tuple(draft.prompt)):
-            if best is not None and alike <= best.length:
+        known = self._alike((draft.peft_name, draft.strength), tuple(draft.prompt))
+        for row, alike in islice(known, NEIGHBOURS):
+            if alike < LEAST or (best is not None and alike <= best.length):
                 break
             length = alike
             # In between, a row can only be continued from an opening: after it, nothing before it counts.

@@ -107,7 +107,7 @@ class Config:
     max_adapters: int = 16
     adapter_memory: int = 4_000_000_000
     visitor_memory: int = 1_000_000_000
-    cache_memory: int = 1_000_000_000
+    cache_memory: int = 500_000_000
 
     def __post_init__(self) -> None:
         if bool(self.auth_user) != bool(self.auth_password):

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import Row, Sampling, Stops, cache, load_engine
+from slim_core.inference import Row, Sampling, Stops, cache, kept, load_engine
 from slim_core.inference.batch import Batch
 from tests.inference.conftest import TEXTS, last, save_slim, tiny_base
 from tests.inference.probe import EngineProbe
@@ -310,3 +310,18 @@ def test_a_model_whose_caches_have_a_window_keeps_nothing(tmp_path):
     engine.keep_at_most(ALL)
     once(engine, ("base",), [words(1, 40)])
     assert engine.memory().kept == 0
+
+
+def test_of_many_kept_rows_a_few_are_looked_at(engine, reads, monkeypatch):
+    """Those which begin alike are many, and the one that the prompt goes on from is found all the same."""
+    system = words(1, 20)
+    prompts = [system + OPENING + words(seed, 12) for seed in range(2, 30)]
+    engine.keep_at_most(ALL)
+    for prompt in prompts:
+        once(engine, ("turns",), [prompt], tokens=1)
+    looked, original = [], kept._common
+    monkeypatch.setattr(kept, "_common", lambda *texts: looked.append(texts) or original(*texts))
+    for prompt in prompts:
+        once(engine, ("turns",), [prompt + words(40, 4)], tokens=1)
+        assert reads[-1][1] == 4
+    assert len(looked) <= 3 * kept.NEIGHBOURS * len(prompts)
