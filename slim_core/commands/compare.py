@@ -68,6 +68,7 @@ def compare(
     All answers share their random numbers: where they differ, the models differ. Several questions are asked one after
     another; Ctrl-C ends the list and keeps the answers so far.
     """
+    from ..adapters import clean_label
     from ..inference import EngineError, Message, Sampling, load_engine
     from .compare_blind import BlindVote
     from .compare_many import Many
@@ -98,7 +99,7 @@ def compare(
             eight_bit=load_8bit,
         )
         for each in adapter:
-            engine.attach(each, label=Path(each).name or each)
+            engine.attach(each, label=clean_label(Path(each).name or each))
         _check_strength(engine, strength)
         if many is not None:
             failed = many.run(engine, system or "", sampling, strength)

@@ -15,9 +15,12 @@ from ..outside.errors import reason
 from ..training.errors import DataError
 from ..training.files import READERS as TABLES
 from ..training.files import utf8_text
+from ..training.messages import MEDIA, content_text
 from ..training.parsing import as_json, json_items, parse_json
 
 
+# What a question may have beside its text.
+UNREAD = ("input", "context", "history", "tools", "functions", "tool_calls", "function_call", "documents", *MEDIA)
 EXAMPLE = '"…", {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 
 
@@ -113,12 +116,15 @@ def _counted(prompts: list[ListedPrompt], name: str, most: int | None) -> list[L
     return prompts
 
 
-def _lines(text: str, name: str) -> list[ListedPrompt]:
+def _split(text: str) -> list[str]:
     # Not splitlines(), which also breaks at characters that stand inside of a line.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _lines(text: str, name: str) -> list[ListedPrompt]:
     return [
         ListedPrompt((Message("user", line.strip()),), f"{name}, line {number}")
-        for number, line in enumerate(lines, 1)
+        for number, line in enumerate(_split(text), 1)
         if line.strip()
     ]
 
@@ -135,7 +141,7 @@ def _read_csv(name: str, content: bytes) -> list[ListedPrompt]:
             f"{name}, line 1: there is no column `prompt`, only {columns}; rename the column that has the prompts."
         )
     return [
-        listed_prompt({key: r.fields[key] for key in ("prompt", "system") if r.fields.get(key)}, r.place)
+        listed_prompt({key: value for key, value in r.fields.items() if value and key != "messages"}, r.place)
         for r in records
     ]
 
@@ -153,7 +159,8 @@ def _read_json(name: str, content: bytes) -> list[ListedPrompt]:
 
 
 def _read_jsonl(name: str, content: bytes) -> list[ListedPrompt]:
-    lines = enumerate(utf8_text(name, content).split("\n"), 1)
+    # Files that were put one behind the other keep their marks.
+    lines = enumerate((line.lstrip("\ufeff") for line in _split(utf8_text(name, content))), 1)
     places = ((line, f"{name}, line {number}") for number, line in lines if line.strip())
     return [listed_prompt(parse_json(line, place, f"each line must be {EXAMPLE}"), place) for line, place in places]
 
@@ -176,6 +183,7 @@ def listed_prompt(value: Any, place: str) -> ListedPrompt:
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise DataError(f"{place}: a prompt must be {EXAMPLE}, not {as_json(value)}.")
+    _check_read(value, place)
     if "prompt" in value and "messages" in value:
         raise DataError(f"{place}: there are both `prompt` and `messages`; keep one.")
     if "messages" in value:
@@ -186,6 +194,16 @@ def listed_prompt(value: Any, place: str) -> ListedPrompt:
     system = value.get("system")
     system_messages = () if system in (None, "") else (Message("system", _words(system, f"{place}: `system`")),)
     return ListedPrompt((*system_messages, Message("user", prompt)), place)
+
+
+def _check_read(value: dict[str, Any], where: str) -> None:
+    """Refuse what belongs to a question but is not asked. Others, such as right answers, may stand beside it."""
+    unread = next((key for key in UNREAD if value.get(key)), None)
+    if unread is not None:
+        raise DataError(
+            f"{where} has `{unread}`, which would not be asked; write it into the prompt or into `messages`, or "
+            "remove it."
+        )
 
 
 def _words(value: Any, where: str) -> str:
@@ -219,4 +237,7 @@ def _message(value: Any, where: str) -> Message:
     role = value.get("role")
     if role not in get_args(Role):
         raise DataError(f"{where} has the role {as_json(role)}; it must be one of {', '.join(get_args(Role))}.")
-    return Message(cast("Role", role), _words(value.get("content"), f"{where}: `content`"))
+    _check_read(value, where)
+    content = value.get("content")
+    text = content_text(content, where, "content") if isinstance(content, list) else content
+    return Message(cast("Role", role), _words(text, f"{where}: `content`"))

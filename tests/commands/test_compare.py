@@ -3,6 +3,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -113,6 +114,13 @@ def test_verdicts_in_words():
         "Partly like the training data: SLIM sent some of it past LoRA."
     )
     assert verdict_sentence("SLIM", verdict(0.1), same=True).startswith("Like the training data: SLIM answers with")
+
+
+def test_the_name_of_a_folder_is_one_line_without_control_characters(folders, tmp_path):
+    named = shutil.copytree(folders.lora, tmp_path / "a\nb\x1b[31m\u202e[red]")
+    result = run("--base", folders.base, "--adapter", named, "--device", "cpu", "--max-new-tokens", 4)
+    assert result.exit_code == 0, result.output
+    assert "a b [31m [red]" in result.stdout and "\x1b" not in result.stdout and "\u202e" not in result.stdout
 
 
 def test_the_base_alone(folders):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of prompts: what is read of each kind of file, and what is said of those that cannot be asked."""
 
+import json
+
 import pytest
 
 from slim_core.base.errors import EngineError
@@ -27,6 +29,14 @@ TOLD = (
     ("name", "text", "found"),
     [
         ("a.txt", "One\nTwo\n", user(("One", 1), ("Two", 2))),
+        ("a.jsonl", '"One"\r"Two"\r', user(("One", 1), ("Two", 2))),
+        ("a.jsonl", '"One"\n\ufeff"Two"', user(("One", 1), ("Two", 2))),
+        ("a.csv", "prompt,answer,context\nOne,x,\n", user(("One", 2))),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": [{"type": "text", "text": "One"}]}], "id": 4}',
+            user(("One", 1)),
+        ),
         ("a.txt", "\ufeffOne\r\n\r\n  Two  \r\n", user(("One", 1), ("Two", 3))),
         ("a.TXT", "line separator\u2028inside", user(("line separator\u2028inside", 1))),
         ("a.csv", "prompt\nOne\nTwo\n", user(("One", 2), ("Two", 3))),
@@ -104,6 +114,25 @@ def test_what_is_read(name, text, found):
             "a.jsonl",
             b'{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}',
             "alternate between user and assistant and end with user, not user, user.",
+        ),
+        *(
+            (
+                "a.jsonl",
+                json.dumps({"prompt": "a", key: ["b"]}).encode(),
+                f"a.jsonl, line 1 has `{key}`, which would not",
+            )
+            for key in ("input", "context", "history", "tools", "images")
+        ),
+        ("a.csv", b"prompt,context\na,b\n", "a.csv, line 2 has `context`, which would not be asked; write it into"),
+        (
+            "a.jsonl",
+            b'{"messages": [{"role": "user", "content": "a", "tool_calls": [{"name": "f"}]}]}',
+            "a.jsonl, line 1: message 1 has `tool_calls`, which would not be asked",
+        ),
+        (
+            "a.jsonl",
+            b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            'a.jsonl, line 1: message 1: part 1 of `content` is of the type "image_url", but only text',
         ),
         ("a\x1b[2J.txt", b"", "There is no prompt in a\\x1b[2J.txt: write at least one."),
     ],
