@@ -22,12 +22,12 @@ class Method:
     """A method that can be trained, checked, and shown as a row.
 
     Attributes:
-        name: of `--method`.
-        title: what people call it.
-        peft_type: what its files say it is.
-        configure: makes its configuration, from SLIM's of the same run, which has the budget; the user's options for
-            this method; and (C_in, C_out) of the base's Linears except its head, by name. Raises ValueError or
-            TypeError for what cannot be.
+        name: its name for `--method`.
+        title: its name for people.
+        peft_type: the PEFT type in its files.
+        configure: makes its configuration from three arguments: SLIM's configuration of the same run, which sets the
+            budget; the user's options for this method; and (C_in, C_out) of the base's Linears except its head, by
+            name. Raises ValueError or TypeError for options that are not possible.
         config_cls: of its configuration.
         tuner: the PEFT tuner, where it is one of this package.
         experts: what it is at one place, where rows of the engine are computed by it.

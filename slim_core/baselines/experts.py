@@ -28,7 +28,7 @@ def _call(module: nn.Module, x: Tensor) -> Tensor:
 
 @dataclass
 class Running:
-    """What a method knows about the current forward.
+    """What a method is told about the current forward.
 
     Attributes:
         learning: whether the adapter is being trained by it.

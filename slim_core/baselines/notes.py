@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the layers of one model record in a training forward, for the losses that are added at its end."""
+"""What the layers of one model record in a training forward, for the losses that are added when it ends."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class Notes:
         return self._noted.get(adapter_name, [])
 
     def forget(self, adapter_name: str) -> None:
-        """An adapter was deleted."""
+        """Forget an adapter that was deleted."""
         self._noted.pop(adapter_name, None)

@@ -133,7 +133,7 @@ def build_base(work: Path, recipe: Recipe, conversations: Conversations, console
         The folder of the base, its weights in bfloat16.
 
     Raises:
-        BuildError: if it answers too few validation questions rightly.
+        BuildError: if it answers too few validation questions correctly.
     """
     tokenizer = train_tokenizer()
     single = _train(
@@ -188,7 +188,7 @@ def _examine(base: Path, console: Console) -> dict[str, float]:
     """The base's scores on validation questions, singly and in conversations.
 
     Raises:
-        BuildError: if it answers too few rightly.
+        BuildError: if it answers too few correctly.
     """
     model, tokenizer = load(base)
     scores = _scores(measure(model, tokenizer, "validation", BASE_QUESTIONS))

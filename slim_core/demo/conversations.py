@@ -15,7 +15,7 @@ from .world import general_examples
 
 
 Conversation = list[Example]
-# What a fact is asked of again: "What is the capital of France?" "And of Spain?"
+# Columns whose entry a follow-up question replaces: "What is the capital of France?" "And of Spain?"
 FOLLOWED = {
     *("country", "capital", "city", "landmark", "book", "element", "animal", "food", "product", "item", "tool"),
     *("thing", "job", "word", "day", "month", "one", "verb"),

@@ -32,9 +32,9 @@ def lessons(
     Args:
         n: questions of each downstream task.
         earlier: how many turns come before the last; one number is drawn for each conversation.
-        general_share: how many of these turns ask something general, the others something of a downstream task.
+        general_share: share of these turns that ask something general; the others ask about a downstream task.
         tasks: the downstream tasks.
-        chat_share: how many of all conversations end in small talk, which is learned too; 0 to below 1.
+        chat_share: share of all conversations that end in small talk, which is learned too; from 0 to below 1.
 
     Returns:
         The messages of each.

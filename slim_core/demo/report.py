@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is stored about the demo, as tables for a terminal or for Markdown."""
+"""The stored results of the demo, as tables for a terminal or for Markdown."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class TrialPlan:
         batch: examples of a step.
         examples: training examples of each downstream task.
         earlier: how many turns may come before each of them.
-        general_share: how many of these ask something general, of which nothing is learned.
+        general_share: share of these that ask something general, from which nothing is learned.
         questions: validation questions of each task.
         r: rank of an expert; LoRA has the rank of all experts together.
         alpha: for rank r: the factor of both is alpha / r.
@@ -115,7 +115,7 @@ class Trial:
         seed: of everything that was drawn.
         folder: of the adapter.
         scores: by task.
-        rewound: the scores with what LoRA adds multiplied by a factor, by the factor. For LoRA from the first seed.
+        rewound: by factor, the scores when what LoRA adds is multiplied by it. Only for LoRA from the first seed.
     """
 
     method: str
@@ -175,7 +175,7 @@ def settings_of(setup: Setup, task: Task, plan: TrialPlan) -> TrainSettings:
         plan: everything else.
 
     Raises:
-        TrainingError: if the changes cannot be.
+        TrainingError: if the changes are not possible.
     """
     changes = dict(setup.changes)
     own = changes.pop("slim", {})

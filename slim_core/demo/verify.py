@@ -262,7 +262,7 @@ def sample(demo: Path, n: int, split: str = "test") -> dict[str, Any]:
 
 
 def differences(fresh: dict[str, Any], demo: Path) -> list[str]:
-    """Where the stored results are not about these weights, or can hardly be true given a fresh sample.
+    """Where the stored results are not about these weights, or hardly fit a fresh sample.
 
     Args:
         fresh: of `sample`, with any number of questions.

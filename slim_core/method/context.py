@@ -168,7 +168,7 @@ class ForwardContext:
         self._handles, self._argument_names = [], {}
 
     def forget(self, adapter_name: str) -> None:
-        """An adapter was deleted."""
+        """Forget an adapter that was deleted."""
         self.losses.forget(adapter_name)
         self.contextual.discard(adapter_name)
 

@@ -81,5 +81,5 @@ class LossTerms:
         self.balance.setdefault(adapter_name, []).append(term)
 
     def forget(self, adapter_name: str) -> None:
-        """An adapter was deleted."""
+        """Forget an adapter that was deleted."""
         self.balance.pop(adapter_name, None)

@@ -30,7 +30,7 @@ class LoramoeConfig(ExpertsConfig):
             Factor of the localised balancing loss. The authors' script has 0, which leaves the paper's own loss out,
             and without it their users saw no gain over LoRA. 0.01 is this project's choice, the size of MixLoRA's.
         balance_offset (`float`):
-            How uneven the two kinds of experts are to be used by the two kinds of samples, delta of the paper, 0 to
+            How unevenly the two kinds of samples are to use the two kinds of experts: delta in the paper, from 0 to
             below 1. It matters only if sample types are set; see `sample_types`. 0.1 is this project's choice.
     """
 

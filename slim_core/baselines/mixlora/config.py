@@ -20,7 +20,7 @@ class MixloraType(str, Enum):
 class MixloraConfig(ExpertsConfig):
     """Configuration of MixLoRA (Li et al., 2024, arXiv 2404.15159), and with `mask_rate` above 0 of MixLoRA-Dy.
 
-    Rank 16, alpha 32, 8 experts and the best 2 are those of the authors' templates, which SLIM's paper compares with.
+    Rank 16, alpha 32, 8 experts and top-2 are from the authors' templates, with which SLIM's paper compares.
     Their dropout of 0.05 is not the default here, so that all methods are trained alike.
 
     Args:
@@ -32,9 +32,9 @@ class MixloraConfig(ExpertsConfig):
             Factor of the load balance, which is K where experts are used evenly. 0.01 is what the authors'
             documentation has; their code's own default is 0.001.
         mask_rate (`float`):
-            Share p of the entries of each expert's product that dynamic merging drops, 0 <= p < 1. With more than 0
-            this is MixLoRA-Dy, as SLIM's paper compares with: whole rows of B and columns of A are dropped, for each
-            expert others.
+            Share p of the entries of each expert's product that dynamic merging drops, 0 <= p < 1. Above 0 this is
+            MixLoRA-Dy, with which SLIM's paper compares: whole rows of B and columns of A are dropped, different ones
+            for each expert.
         mask_rescale (`bool`):
             Multiply what survives by 1 / (1 - p), as DARE does.
         mask_seed (`int`):
