@@ -3,7 +3,7 @@
 slim.drift = (component) => {
   const { el, put } = slim;
   const root = () => component.element.querySelector(".slim-root");
-  const MOVED = 0.7;  // nats in all from which a variant has moved: half or twice as likely
+  const MOVED = 0.7;  // nats in total from which a variant has moved: half or twice as likely
   let drawn = "";
   const number = (x) => (Math.abs(x) >= 100 ? Math.round(x).toLocaleString("en") : x.toFixed(2).replace(/^-(0\.00)$/, "$1"));
   // A ratio from nats, like `times` in formatting.py.
@@ -36,7 +36,7 @@ slim.drift = (component) => {
     const mean = variant.kl.reduce((a, b) => a + b, 0) / Math.max(1, variant.kl.length);
     const node = el("section", { class: "slim-card slim-wide", "data-kind": variant.kind, "data-taught": taught ? "true" : null },
       el("div", { class: "slim-card-line" }, el("h2", {}, variant.label, ...(taught ? [" ", el("span", { class: "slim-chip" }, "moved towards what it was taught")] : [])),
-        el("span", { class: "slim-note" }, `${number(variant.total)} nats in all · mean KL ${number(mean)} nats`)),
+        el("span", { class: "slim-note" }, `${number(variant.total)} nats in total · mean KL ${number(mean)} nats`)),
       ...(variant.exact ? [el("p", { class: "slim-exact" }, variant.exact)] : []), strip);
     const text = slim.strip(strip, {
       label: `The base’s answer as ${variant.label} reads it; the most at token ${top + 1}, ${ratio(variant.log_ratio[top] ?? 0)}`,
@@ -54,7 +54,7 @@ slim.drift = (component) => {
     const labels = [...new Set(groups.flatMap((group) => Object.keys(group.kl)))];
     const nats = (x) => (x === undefined ? "–" : x === 0 ? "0" : x < 0.001 ? "under 0.001" : x.toFixed(3));
     return el("section", { class: "slim-card slim-wide" }, el("h2", {}, "In domain and outside"),
-      el("p", { class: "slim-note" }, "Mean KL of this conversation’s prompts so far, in nats a token: how far each variant has moved from the base. A gate lets SLIM move where it was trained and keeps it in place elsewhere."),
+      el("p", { class: "slim-note" }, "Mean KL of this conversation’s prompts so far, in nats per token: how far each variant has moved from the base. A gate lets SLIM move where it was trained and keeps it in place elsewhere."),
       el("div", { class: "slim-table", tabindex: "0", role: "region", "aria-label": "Mean KL in domain and outside" }, el("table", {},
         el("thead", {}, el("tr", {}, ...["What the gate says", "Prompts", ...labels].map((name) => el("th", { scope: "col" }, name)))),
         el("tbody", {}, ...groups.map((group) => el("tr", {}, el("th", { scope: "row" }, group.title), el("td", {}, String(group.prompts)),

@@ -34,7 +34,7 @@ slim.plane = (plane) => {
     const y = (share) => height - BOTTOM - ((height - TOP - BOTTOM) * (share - up.low)) / (up.high - up.low);
     const summary = [plane.base, ...plane.shipped].map(described).join("; ");
     const svg = part("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
-      "aria-label": `Learning against forgetting. ${summary}.${plane.here ? ` Where you are, ${plane.here.text}.` : ""}` });
+      "aria-label": `Learning against forgetting. ${summary}.${plane.here ? ` Your gate, ${plane.here.text}.` : ""}` });
     const line = (x1, y1, x2, y2, name) => svg.append(part("line", { x1, y1, x2, y2, class: name }));
     for (const tick of across.ticks) {
       line(x(tick), TOP, x(tick), height - BOTTOM, "slim-plane-grid");
@@ -93,10 +93,10 @@ slim.plane = (plane) => {
 
   const rows = everything.map((point) => el("tr", {}, el("th", { scope: "row" }, point.name), el("td", {}, point.what || "as it is here"),
     ...["downstream", "general"].map((name) => el("td", {}, `${percent(point[name][0])} (${percent(point[name][1])} to ${percent(point[name][2])})`))));
-  const parts = [plane.note ?? "Dashed: the base. Lines through a point are its intervals: over the questions; over the seeds for small points, which are learning rates on validation questions."];
+  const parts = [plane.note ?? "Dashed lines: the base. The lines through a large point are its 95 % intervals over the questions. Small points are learning rates, scored on validation questions; the lines through them are ranges over the seeds."];
   if (plane.strengths.length > 1) parts.push("The blue line is SLIM’s gate from open to strong, the same adapter throughout.");
   if (plane.scales.length > 1) parts.push("The orange line is LoRA scaled down.");
-  if (plane.here) parts.push(`The ring is your gate ${plane.here.text}.`);
+  if (plane.here) parts.push(`The ring is your gate, ${plane.here.text}.`);
   return el("section", { class: "slim-card slim-wide", "aria-label": "Learning against forgetting" },
     el("h2", {}, "Learning against forgetting"), el("p", { class: "slim-note" }, parts.join(" ")), node,
     el("details", {}, el("summary", {}, "The points as a table"),

@@ -101,7 +101,7 @@ slim.routing = (component) => {
     const imbalance = data.imbalance[scope];
     put(parts.imbalance, bars.length === 0 ? "No tokens yet." : imbalance === null
       ? `No LoRA expert was used (${scope}).`
-      : `Mean weight over tokens and Linears (${scope}). Imbalance of the LoRA experts: ${imbalance.toFixed(2)}, largest over mean; 1 is even, ${data.experts} is one for all.`);
+      : `Mean weight over tokens and Linears (${scope}). Imbalance of the LoRA experts: ${imbalance.toFixed(2)} (largest weight over mean weight: 1 if all are used alike, ${data.experts} if only one is used).`);
   }
 
   function png() {
@@ -133,7 +133,7 @@ slim.routing = (component) => {
       : value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is being written."
       : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
     if (parts.body.hidden) { parts.strip.mark(-1); parts.map.mark(-1); return; }
-    put(parts.note, "Hover or focus a token for its number; choose one for all experts of every Linear. The last token of an answer is never read, so it has no routing.");
+    put(parts.note, "Hover over a token or focus it to see its number; choose it to see all experts of every Linear. The last token of an answer is never read, so it has no routing.");
     const rows = data.blocks.length;
     const floats = (bytes) => new Float32Array(bytes.buffer);
     const ofGate = data.gated && { gate: byGate(data.gate), distance: floats(byDistance(data.distance)), reference: floats(byReference(data.reference)) };

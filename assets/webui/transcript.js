@@ -106,7 +106,7 @@ slim.transcript = (component) => {
     const close = () => { form.remove(); refs.bubble.hidden = refs.edit.hidden = false; refs.edit.focus(); };
     const form = el("form", { class: "slim-editor", onsubmit: (event) => {
       event.preventDefault();
-      // The typed text stays, since the server would refuse it now.
+      // The typed text stays in the box: the server would refuse it now.
       if (root.dataset.running === "true") { say("Answers are still being written. Stop them first."); return; }
       trigger("edit_turn", { turn: refs.turn.id, text: area.value });
       close();

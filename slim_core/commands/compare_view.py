@@ -114,7 +114,7 @@ def drift_sentence(variants: Sequence[Variant], drift: Drift, taught: bool = Fal
     Args:
         variants: base and adapters.
         drift: how the adapters read the base's answer.
-        taught: whether the question is like the training data, where it was the purpose that they move.
+        taught: whether the question is like the training data, so that the adapters were meant to move.
     """
     labels = {variant.name: variant.label for variant in variants}
     ratios = [f"{likelihood(d.total)} for {labels[d.variant]}" for d in drift.variants]
@@ -124,5 +124,5 @@ def drift_sentence(variants: Sequence[Variant], drift: Drift, taught: bool = Fal
     )
     return (
         f"{before}The base's own answer is, compared with the base, {' and '.join(ratios)}. "
-        f"Mean drift in nats a token: {', '.join(means)}."
+        f"Mean drift in nats per token: {', '.join(means)}."
     )

@@ -48,7 +48,7 @@ def known_of(answer: PromptAnswer) -> list[str]:
     if answer.identity is not None:
         facts.append(f"{answer.identity:.0%} identity")
     if answer.log_ratio is not None and answer.mean_kl is not None:
-        facts.append(f"base's answer {likelihood(answer.log_ratio)}, {answer.mean_kl:.3f} nats a token")
+        facts.append(f"base's answer {likelihood(answer.log_ratio)}, {answer.mean_kl:.3f} nats per token")
     return facts
 
 
@@ -63,7 +63,7 @@ def summary(results: Sequence[PromptResult]) -> Iterator[str]:
         means = ", ".join(f"{printable(label)} {mean:.3f}" for label, mean in group.means.items())
         which = f", {KINDS[group.kind]}" if group.kind else ""
         prompts = f"{group.prompts} prompt{'' if group.prompts == 1 else 's'}"
-        yield f"{prompts}{which}: mean drift in nats a token: {means}."
+        yield f"{prompts}{which}: mean drift in nats per token: {means}."
     failed = sum(result.failed for result in results)
     if failed:
         yield f"{failed} prompt{'' if failed == 1 else 's'} failed."

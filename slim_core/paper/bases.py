@@ -152,7 +152,7 @@ def is_trained(folder: Path) -> bool:
 
 
 def train_base(folder: Path, name: str, shape: BaseShape, demo: Path, say: Callable[[str], None]) -> None:
-    """Train a family's base; what an earlier call has done of it is not done again.
+    """Train a family's base, or continue where an earlier call was interrupted.
 
     Args:
         folder: of `base_folder`.
@@ -179,7 +179,7 @@ def train_base(folder: Path, name: str, shape: BaseShape, demo: Path, say: Calla
     trained = pretraining.run(progress).to("cpu")  # type: ignore[arg-type]  # a wrapped method, not a function
     trained.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # Last, since it says that everything else is there.
+    # Written last: its presence means that everything else is there.
     write_json(folder / "trained.json", {"family": name, "seconds": pretraining.seconds} | asdict(shape))
     state.unlink(missing_ok=True)
 
@@ -243,6 +243,6 @@ def _means(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
 
 
 def spent(work: Path) -> float | None:
-    """Mean seconds a step of the bases that were trained in this folder."""
+    """Mean seconds per step of the bases that were trained in this folder."""
     told = [json.loads(path.read_text(encoding="utf-8")) for path in (work / "bases").glob("*/trained.json")]
     return fmean(one["seconds"] / max(1, one["steps"]) for one in told) if told else None

@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Collected:
-    """Everything that is finished of an experiment.
+    """The finished part of an experiment.
 
     Attributes:
         experiment: which.
@@ -103,7 +103,8 @@ def _part(work: Work, experiment: Experiment, name: str, cells: Sequence[Cell], 
         told = json.loads(place.measured.read_text(encoding="utf-8"))
         if told["tasks"] != {task.name: task.fingerprint for task in tasks}:
             raise PaperError(
-                f"{place.measured.name} was measured on other questions than those of now; delete it to measure again."
+                f"{place.measured.name} was measured on questions other than the current ones; delete it to measure "
+                "again."
             )
         only = cell.contender.name not in chosen or chosen[cell.contender.name] == cell.rate
         column = f"{cell.contender.name}@{cell.seed}" if only else key_of(cell)
@@ -122,7 +123,7 @@ def _part(work: Work, experiment: Experiment, name: str, cells: Sequence[Cell], 
 
 
 def _only(sample: Sample, name: str, column: str) -> Sample:
-    """A sample with the answer of one."""
+    """A sample with only the answer of one column."""
     if "error" in sample:
         return sample
     return {"id": sample["id"], "answers": {column: sample["answers"][name]}}
@@ -149,7 +150,7 @@ def _join(samples: list[Sample], found: Sequence[Sample], column: str, place: Pl
 
 
 def _pairs(columns: Mapping[str, Cell], rival: str) -> list[tuple[str, str]]:
-    """Each with the base, and with the rival from the same seed."""
+    """Pairs of each column with the base, and with the rival from the same seed."""
     found = []
     for column, cell in columns.items():
         if " at " in column:

@@ -41,9 +41,9 @@ TOKENS = 160  # of an example
 ANSWER = 64  # tokens of an answer, in the mean over the tasks
 # What a data-centre GPU does in practice: multiplications in bfloat16, and bytes read from its memory, per second.
 SUSTAINED, BANDWIDTH = 1e14, 1e12
-STEP_SECONDS = 0.03  # of the program itself, for a token of all rows
+STEP_SECONDS = 0.03  # seconds that the program itself takes for one token of all rows
 TOTAL_RANK = 128
-BYTES_TRAINED = 16  # a trained number with its gradient and the optimiser's two
+BYTES_TRAINED = 16  # bytes of a trained number, its gradient and the optimiser's two numbers
 ROWS = 100  # base and adapter, 50 questions together
 
 
@@ -55,7 +55,7 @@ class PaperEstimate:
         trainings, measurements: how many.
         hours: for all of it, in one process.
         bytes: of memory, the most at a time; None if it does not matter.
-        basis: a sentence about what the numbers rest on.
+        basis: what the numbers are based on.
     """
 
     trainings: int

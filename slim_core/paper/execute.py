@@ -46,7 +46,7 @@ def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
 
     Raises:
         KeyboardInterrupt: if a person ended a training; the next call continues it.
-        PaperError, EvaluationError: if nothing can be done, for instance because data are missing.
+        PaperError, EvaluationError: if nothing can be done, for example because data are missing.
     """
     left = [(cell, work.place(cell)) for cell in cells]
     failed: dict[str, str] = {}
@@ -67,7 +67,7 @@ def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
 
 
 def _done_alone(work: Work, cell: Cell, place: Place, say: Say) -> bool:
-    """Do everything for a cell; False if another process is doing a part of it."""
+    """Do everything for a cell; False if another process is doing part of it."""
     if place.measured.is_file():
         return True
     if not _made(work, cell, place, say):
@@ -111,7 +111,7 @@ def _train(work: Work, cell: Cell, place: Place, say: Say) -> None:
 
 
 def _finish(work: Work, cell: Cell, place: Place) -> None:
-    """Make another adapter of the trained one."""
+    """Make another adapter from the trained one."""
     finish = cell.contender.finish
     if finish is None or METHODS[finish.method].finish is None:
         raise PaperError(f"{place.folder} has no adapter any more; delete the folder to train it again.")
@@ -166,7 +166,7 @@ def _with_strength(participant: Participant, strength: float | None) -> Particip
 
 
 def _journal(path: Path, fingerprint: str) -> Journal:
-    """What is finished of a measurement; from the beginning if the adapter has changed since."""
+    """The finished part of a measurement; empty if the adapter has changed since."""
     try:
         return Journal(path, fingerprint, resume=True)
     except EvaluationError:

@@ -144,14 +144,14 @@ def steps_of(steps: Sequence[int]) -> Callable[[Sequence[str]], Experiment]:
             for n in steps
             for method in ("lora", "slim")
         ]
-        note = "Each number of steps is a training of its own, whose rate falls to 0 at its end."
+        note = "Each number of steps is a separate training, whose learning rate falls to 0 at its end."
         return Experiment("steps", "Forgetting over training steps", tuple(rows), note, f"lora-{max(steps)}")
 
     return build
 
 
 def case_study(sets: Sequence[str]) -> Experiment:
-    """Single questions with everybody's answer."""
+    """Single questions with the answers of all contenders."""
     rows = [contender(method) for method in ("lora", "dora", "loramoe", "mixlora", "mola", "disel", "slim")]
     return Experiment("case-study", "Single questions with all answers", tuple(rows))
 
@@ -163,7 +163,7 @@ def noise(sets: Sequence[str]) -> Experiment:
         title = METHODS[method].title
         rows.append(contender(method))
         rows.append(Contender(f"{method}-noisy", f"{title}, 5 % chat", setup(method), data="noisy", scored_as=MIXED))
-    note = "The question is whether the gate opens for chat too once chat is among what it was trained on."
+    note = "The question is whether the gate opens for chat too once chat is part of the training data."
     return Experiment("noise", "5 % general chat among the training examples", tuple(rows), note)
 
 
@@ -184,8 +184,8 @@ def sequence(sets: Sequence[str]) -> Experiment:
         for one in sets[1:]
     ]
     note = (
-        "With an adapter for each task, that adapter answers a question whose gates let the least of it past LoRA; "
-        "nobody tells which task it is of."
+        "With an adapter for each task, a question is answered by the adapter that the smallest share of it "
+        "bypasses; the task of the question is not given."
     )
     title = "The downstream tasks learned one after another"
     return Experiment("sequence", title, tuple(rows), note, stage_name("lora", len(sets)))

@@ -26,7 +26,7 @@ PLACES = ("base", "data", "output", "resume", "bf16", "start_from")
 
 
 def unknown_set(name: str, sets: Sequence[str]) -> PaperError:
-    """There is no such set."""
+    """The error for a name that no set of training examples has."""
     return PaperError(f"There is no set of training examples {name!r}; there are {MIXED}, {NOISY}, {', '.join(sets)}.")
 
 
@@ -70,7 +70,7 @@ class DemoScale:
         )
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What decides about a training beside its settings: the base, and the set of examples."""
+        """What a training depends on besides its settings: the base and the set of examples."""
         own = {name: getattr(self.plan, name) for name in ("examples", "earlier", "general_share")}
         return {"base": sha256(self.folder / "model.safetensors"), "set": data} | own
 
@@ -98,7 +98,7 @@ class DemoScale:
             raise unknown_set(name, self.sets)
 
     def asked(self, part: str) -> list[Any]:
-        """What decides about the questions of `tasks`."""
+        """What the questions of `tasks` depend on."""
         return [part, self.questions]
 
     def tasks(self, part: str) -> list[Task]:
@@ -152,7 +152,7 @@ class FullScale:
         )
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What decides about a training beside its settings: the base, and the set of examples."""
+        """What a training depends on besides its settings: the base and the set of examples."""
         where = None if self.data_dir is None else "local"
         return {"base": self.base, "set": data, "downstream": self.downstream, "data": where} | (
             {"chat": sha256(self.chat)} if data == NOISY and self.chat is not None else {}
@@ -201,7 +201,7 @@ class FullScale:
         return lines[:n]
 
     def asked(self, part: str) -> list[Any]:
-        """What decides about the questions of `tasks`, whose data need not be there yet."""
+        """What the questions of `tasks` depend on; their data need not be there yet."""
         return [part, self.questions, self.downstream, self.data_dir is not None]
 
     def tasks(self, part: str) -> list[Task]:
@@ -214,7 +214,7 @@ class FullScale:
 
 
 def _lesson(item: Request) -> str:
-    """A training question with its answer, as LLM-Adapters' data have it."""
+    """A training question with its answer, worded as in LLM-Adapters' data."""
     assert not isinstance(item.prompt, str)  # asked as a user's message
     assert hasattr(item.expected, "targets")
     answer = {"role": "assistant", "content": f"the correct answer is {item.expected.targets[0]}"}

@@ -54,7 +54,7 @@ class Stages:
 
 
 def stages_of(found: Collected) -> list[Stages]:
-    """Every method and seed of which all stages are measured."""
+    """Every method and seed whose stages are all measured."""
     made: list[Stages] = []
     for part in found.parts:
         tasks = {t.name: t.kind for t in part.evaluation.tasks}
@@ -93,7 +93,7 @@ def _widest(columns: Sequence[str]) -> Callable[[Sample], str]:
     """Which column answers: that with the smallest share of the prompt past LoRA; the earliest of equal ones."""
 
     def chosen(sample: Sample) -> str:
-        # Nothing is recorded where the base's own answer is empty; then nothing speaks for an adapter.
+        # Nothing is recorded where the base's own answer is empty; then there is no reason to prefer an adapter.
         past = [fmean(sample["answers"][column].get("identity") or [1.0]) for column in columns]
         return columns[past.index(min(past))]
 
@@ -128,7 +128,7 @@ def _stages(
 
 
 def sequence_data(found: Collected) -> list[dict[str, Any]]:
-    """What the result file has of it."""
+    """The part of the result file about stages."""
     return [
         {
             "method": one.title,

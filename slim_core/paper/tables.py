@@ -182,7 +182,7 @@ def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], oth
     if list(columns) == list(others):
         return [NONE, NONE]
     if list(others) != [BASE]:
-        # Only seeds that both have, so that a seed's luck is not taken for a difference.
+        # Only seeds that both have, so that a difference between seeds is not taken for one between methods.
         seeds = {part.columns[column].seed for column in columns} & {part.columns[column].seed for column in others}
         columns = [column for column in columns if part.columns[column].seed in seeds]
         others = [column for column in others if part.columns[column].seed in seeds]
@@ -256,9 +256,9 @@ def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
 
 def _overhead(found: Collected) -> Table:
     table = Table(
-        "What a method costs: trained parameters, seconds a step of training, and the most memory meanwhile "
+        "What a method costs: trained parameters, seconds per training step, and peak memory "
         "(allocated on a GPU, resident of the whole process on a CPU), on the machine where it was trained",
-        ("method", "parameters", "seconds a step", "× LoRA", "memory"),
+        ("method", "parameters", "seconds per step", "× LoRA", "memory"),
     )
     costs: dict[str, tuple[int, float, int | None]] = {}
     for contender in found.experiment.contenders:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The work folder: which trainings and measurements it has, under which names, and who is working on them.
 
-A name has the hash of everything that decides about the result, so that nothing is ever mistaken for something else,
-and two experiments with the same cell share it.
+Each name contains a hash of everything that the result depends on, so that no result is ever mistaken for another, and
+two experiments with the same cell share it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Place:
         data: the training examples.
         before: folder of the adapter that the training goes on from; None for a new one.
         origin: folder of the trained adapter.
-        folder: of the adapter that answers: the same, or what was made of it.
+        folder: of the adapter that answers: the trained one, or the one that was made from it.
         measured: its answers.
     """
 
@@ -78,7 +78,7 @@ class Work:
         contender = cell.contender
         identity = self.scale.identity(contender.data)
         data = self.folder / "data" / f"{contender.data}-{_hash(identity)}.jsonl"
-        # The folder is needed to make settings, but decides about nothing.
+        # The folder is needed to make settings, but the result does not depend on it.
         told = described(self.scale.settings(cell, data, self.folder))
         before = None if cell.earlier is None else self.place(cell.earlier).folder
         identity = identity if before is None else identity | {"after": before.name}

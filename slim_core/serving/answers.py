@@ -22,11 +22,11 @@ from .requests import ChatRequest, Request
 
 ChoiceStep = tuple[int, RowStep]
 ChoiceSteps = AsyncGenerator[ChoiceStep, None]
-FAILED = "The server failed while it answered. Try again; if it happens again, look into the server's log."
+FAILED = "The server failed while it answered. Try again; if it happens again, look at the server's log."
 
 
 def no_model(service: Service, name: str) -> ApiError:
-    """That there is no model of this name."""
+    """The error for a name that no model has."""
     known = ", ".join(service.models)
     return ApiError(404, f"There is no model {shown(name)} here; there are {known}.", "model", "model_not_found")
 
@@ -108,7 +108,7 @@ async def _written(service: Service, wanted: Request, variant: str, visitor: str
     except EngineError as error:
         raise ApiError(500, str(error)) from None
     finally:
-        # The client may have left; the model must be free all the same.
+        # The client may have left; the model must become free all the same.
         stops.stop_all()
         with anyio.CancelScope(shield=True):
             for answer in answers:

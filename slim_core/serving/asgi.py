@@ -49,7 +49,7 @@ async def respond(app: ASGIApp, call: Call) -> Pieces:
                     yield bytes(body)
                 more = message.get("more_body", False)
         if more:
-            # It has failed without an end.
+            # The app ended without a complete response: raise what went wrong.
             await task
     finally:
         left.set()
@@ -60,7 +60,7 @@ def _scope(call: Call) -> dict[str, Any]:
     path, _, query = call.path.partition("?")
     return {
         "type": "http",
-        # In this version an app that streams listens for the client that leaves.
+        # With this version of the specification, streaming responses notice when the client leaves.
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": call.method,

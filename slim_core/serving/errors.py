@@ -14,7 +14,7 @@ class ApiError(Exception):
     """A request that is refused. The message is a complete sentence.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: one sentence.
         param: the field that it is about.
         code: a word for programs.
@@ -40,7 +40,7 @@ def of_validation(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False)[0]
     place = ""
     for part in first["loc"]:
-        # A union's branches are part of pydantic's way, not of the request's.
+        # Pydantic adds the branches of a union to the path; the request has no such fields.
         if isinstance(part, int):
             place += f"[{part}]"
         elif part.isidentifier() and not part.startswith(("function-", "tagged-")):

@@ -19,7 +19,7 @@ from .requests import MOST_PROMPTS, ChatMessage, Prompt, prompts_given
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of one request.
+    """How one request was judged.
 
     Attributes:
         verdict: how the gate judged its prompt.
@@ -31,7 +31,7 @@ class Judged:
 
 
 class _Chat(BaseModel):
-    """Of a chat only what is judged: all other fields are passed on unread."""
+    """The part of a chat request that is judged; all other fields are passed on unread."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -39,7 +39,7 @@ class _Chat(BaseModel):
 
 
 class _Completion(BaseModel):
-    """Likewise of a completion."""
+    """The part of a completion request that is judged."""
 
     model_config = ConfigDict(extra="ignore")
 

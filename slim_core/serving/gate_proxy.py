@@ -23,7 +23,7 @@ from .http import LAST_EVENT, event, new_api, read_json
 # All other headers of a request or a response concern one connection and are not passed on.
 TO_UPSTREAM = ("accept", "authorization", "openai-organization", "openai-project", "user-agent")
 TO_CLIENT = ("content-type", "retry-after", "www-authenticate", "x-request-id")
-# An answer may take any time, a connection may not.
+# An answer may take any amount of time, opening a connection may not.
 TIMEOUT = httpx.Timeout(None, connect=10)
 # Idle connections are closed before servers usually close them.
 LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=2)
@@ -90,7 +90,7 @@ def gate_proxy(gate: Gate, model: str, upstream: str, places: int) -> FastAPI:
             content = json.loads(bytes(found.body))
             return content | {"data": [_entry(model), *(entry | {} for entry in content["data"])]}
         except (ValueError, TypeError, KeyError):
-            raise ApiError(502, f"What {upstream} lists as its models does not have OpenAI's form.") from None
+            raise ApiError(502, f"The list of models from {upstream} is not in OpenAI's format.") from None
 
     @api.get("/v1/models")
     async def models(request: Request) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every API here does with HTTP: it reads JSON within a limit, and refuses in OpenAI's form."""
+"""HTTP as all APIs here use it: JSON is read within a limit, and errors have OpenAI's form."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ async def read_bytes(request: Request) -> bytes:
     async for piece in request.stream():
         body += piece
         if len(body) > MOST_BYTES:
-            raise ApiError(413, f"The request has more than {megabytes(MOST_BYTES)}; that is too much.")
+            raise ApiError(413, f"The request is larger than {megabytes(MOST_BYTES)}, the most that is read.")
     return bytes(body)
 
 
 async def read_json(request: Request) -> Any:
-    """The request's body; raises ApiError if it is too large or no JSON."""
+    """The request's body; raises ApiError if it is too large or not JSON."""
     body = await read_bytes(request)
     try:
         return json.loads(body)

@@ -36,7 +36,7 @@ WORDS = "An adapter that is loaded when it is asked for."
 
 
 class AttachingEngine(AnsweringEngine, Protocol):
-    """What is needed of an engine whose adapters come and go."""
+    """What is needed from an engine whose adapters come and go."""
 
     shapes: BaseShapes
 
@@ -107,7 +107,7 @@ class AdaptersOnDemand(EngineService):
             yield variant
         finally:
             with anyio.CancelScope(shield=True):
-                # If it was to make room meanwhile, it is detached only now, which waits for the model.
+                # If it had to make room in the meantime, it is detached only now, which waits for the model.
                 await run_sync(kept.close)
             self._ended.set()
 
@@ -141,7 +141,7 @@ class AdaptersOnDemand(EngineService):
                 # The model has its own copy.
                 adapter.delete()
         variant = self._keep(name, kept)
-        assert variant is not None  # it is nobody else's turn, and nothing else removes one
+        assert variant is not None  # only this task has the turn, and nothing else removes an adapter
         return variant
 
     def _opened(self, name: str) -> Adapter:
@@ -151,6 +151,6 @@ class AdaptersOnDemand(EngineService):
         self._attached[name] = self._engine.attach(held.adapter, name=held.key, label=name)
 
     def _detach(self, held: StoredAdapter) -> None:
-        # What could not be attached is not there.
+        # An adapter that could not be attached is not there.
         with suppress(EngineError):
             self._engine.detach(held.key)

@@ -42,5 +42,5 @@ class Places:
         """Give a place back."""
         with self._lock:
             self._taken[visitor] -= 1
-            # Of those who have left nothing is kept.
+            # Nothing is kept about visitors who have no place any more.
             self._taken = +self._taken

@@ -56,7 +56,7 @@ class Service(Protocol):
     def use(self, model: str) -> AbstractAsyncContextManager[Variant | None]:
         """The variant of that name, kept while the context is open; None if there is none.
 
-        It is one of the engine's by the time that it is given out, maybe under another name.
+        When it is yielded, it is one of the engine's variants, perhaps under another name there.
 
         Raises:
             ApiError: if it cannot be had.

@@ -22,9 +22,9 @@ TRIES = 3
 # Seconds until the next try, in which it becomes known that a replica has ended.
 PAUSE = 0.5
 TO_REPLICA = ("content-type",)
-LOST = "The replica that wrote this answer has ended, and what you have of it is not all: send the request again."
+LOST = "The replica that was writing this answer has ended, so the answer is incomplete: send the request again."
 ALL_LOST = (
-    f"{TRIES} replicas ended while they answered this request, one after the other: look into their logs before you "
+    f"{TRIES} replicas ended while they answered this request, one after the other: look at their logs before you "
     "send it again."
 )
 FULL = "All places are taken by requests that are running or queued. Try again in a few seconds."
@@ -38,10 +38,10 @@ class Call(NamedTuple):
     """A request to a replica.
 
     Attributes:
-        method: of HTTP.
+        method: HTTP method.
         path: with its query.
         headers: those that matter.
-        body: all of it.
+        body: the whole body.
         model: the name of the model, or None.
     """
 

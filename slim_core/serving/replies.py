@@ -12,9 +12,9 @@ from ..inference.types import FinishReason, RowStep, TokenLogProb
 from .requests import CompletionRequest, Request
 
 
-# A person who stops an answer is unknown to that protocol.
+# The protocol has no reason for an answer that a person stopped.
 REASONS: dict[FinishReason, str] = {"end": "stop", "stop_string": "stop", "stopped": "stop", "length": "length"}
-# What OpenAI's API says of a token that cannot come.
+# What OpenAI's API gives for a token whose probability is 0.
 IMPOSSIBLE = -9999.0
 HALF = "\ufffd"
 TokenTexts = Callable[[Sequence[int]], tuple[str, ...]]
@@ -105,7 +105,7 @@ class ChatReply(Reply):
         return {"delta": delta, "logprobs": self._log_probs(row, tokens)}
 
     def _log_probs(self, row: RowStep, tokens: int) -> dict[str, Any] | None:
-        # Without the token that ended the answer, which is no part of the message.
+        # Without the token that ended the answer, which is not part of the message.
         found = row.log_probs[tokens : len(row.token_ids)]
         if self._wanted.likeliest is None:
             return None
@@ -118,7 +118,7 @@ class ChatReply(Reply):
     def _named(self, token: int, log_prob: float | None) -> dict[str, Any]:
         assert log_prob is not None  # only the first token of a prompt has none
         (text,) = self._texts([token])
-        # Of half a character the bytes are not known.
+        # The bytes of half a character are not known.
         return {"token": text, "logprob": _number(log_prob), "bytes": None if HALF in text else list(text.encode())}
 
 

@@ -13,7 +13,7 @@ from ..base.messages import Message, Role
 from ..inference.types import Row, Sampling
 
 
-# They change nothing of one answer.
+# Fields that do not change the answer; they are accepted and ignored.
 IGNORED = {
     "metadata",
     "parallel_tool_calls",
@@ -46,7 +46,7 @@ MOST_CHOICES = 8
 MOST_STOPS = 16
 MOST_PROMPTS = 64
 MOST_LIKELIEST = 20
-# As OpenAI's.
+# The default of OpenAI's API.
 COMPLETION_TOKENS = 16
 # What an answer follows: a conversation, plain text, or token ids.
 Prompt = tuple[Message, ...] | str | tuple[int, ...]
@@ -57,7 +57,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Likeliest = Annotated[int, Field(ge=0, le=MOST_LIKELIEST)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
-# Not unions: an error would be told of the branch that was not meant.
+# Not unions: the error could then be about the branch that was not meant.
 StopTexts = Annotated[
     list[StopText], Field(max_length=MOST_STOPS), BeforeValidator(lambda g: [g] if isinstance(g, str) else g)
 ]
@@ -103,7 +103,7 @@ class StreamOptions(BaseModel):
 
 
 class Request(BaseModel):
-    """What both types of request have. `top_k` and the fields after it are not OpenAI's."""
+    """Fields of both types of request. `top_k` and the fields after it are not OpenAI's."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -25,7 +25,7 @@ def drift_sentence(drift: Drift, labels: dict[str, str], taught: bool = False) -
     Args:
         drift: how they read the base's answer.
         labels: their names.
-        taught: whether the prompt is like the training data, where it was the purpose that they move.
+        taught: whether the prompt is like the training data, so that the adapters were meant to move.
     """
     parts = [
         f"{labels.get(variant.variant, variant.variant)} finds {'it' if i else 'the base’s answer'} "
@@ -73,7 +73,7 @@ def speed(step: RowStep) -> str:
 
 
 def base_name(info: ModelInfo) -> str:
-    """The base's name for visitors; of a folder the last part, as its place on the server is not theirs to know."""
+    """The base's name for visitors; for a folder only its last part, so that its place on the server stays unknown."""
     return Path(info.name).name if Path(info.name).is_dir() else info.name
 
 
@@ -111,7 +111,7 @@ def distance_sentence(measure: Measure) -> str:
 
 def measure_rows(measure: Measure) -> list[list[str]]:
     """How an adapter measures the distance, and what follows from it, as names and texts."""
-    whose = "the mean of its own and all before it" if measure.carries_up else "its own alone"
+    whose = "the mean excess of its own router and all before it" if measure.carries_up else "its own router alone"
     excess = f"strength {measure.strength:g} × (distance − reference)"
     ways = {
         "gate": f"the LoRA experts’ weights × (1 − {excess}), at least 0",
@@ -124,5 +124,5 @@ def measure_rows(measure: Measure) -> list[list[str]]:
         ["Measured as", STATISTICS[measure.statistic]],
     ]
     if measure.mode != "paper":
-        rows.append(["Reference", f"as far as {100 * measure.quantile:.6g}% of the training data"])
-    return [*rows, ["How LoRA yields", ways[measure.mode]], ["Routers that count", whose]]
+        rows.append(["Reference", f"{100 * measure.quantile:.6g}% of the training data are nearer"])
+    return [*rows, ["How LoRA yields", ways[measure.mode]], ["Judged by", whose]]

@@ -30,7 +30,7 @@ class Failure:
 def lend(
     gpu: Callable[..., Any], work: Callable[..., Iterator[T]], seconds: Callable[..., int]
 ) -> Callable[..., Generator[T, None, None]]:
-    """Work that borrows a GPU for the time of one call.
+    """Work that borrows a GPU for the duration of one call.
 
     Args:
         gpu: the decorator that lends it, as `spaces.GPU`.

@@ -47,7 +47,8 @@ def listed(tmp_path):
 def test_the_table_and_the_progress(folders, listed):
     result = run(*sources(folders), *HOW, "--prompts", listed)
     assert result.exit_code == 0, result.output
-    for part in ("Base", "LoRA", "SLIM", "of Peru?", "=1+1", "identity", "likely", "mean drift in nats a token: LoRA"):
+    drift = "mean drift in nats per token: LoRA"
+    for part in ("Base", "LoRA", "SLIM", "of Peru?", "=1+1", "identity", "likely", drift):
         assert part in words(result.stdout), part
     assert result.stderr.splitlines() == ["1 of 2, prompts.txt, line 1", "2 of 2, prompts.txt, line 3"]
 
@@ -195,7 +196,7 @@ def test_names_and_answers_do_not_move_the_cursor():
     assert "\x1b" not in text and "\x07" not in text
     assert "S\\x1b[2J[red]" in text and "b [bold]" in text and "No\\x1b[2J." in text
     assert list(summary(results)) == [
-        "1 prompt, unlike the training data: mean drift in nats a token: S 0.000.",
+        "1 prompt, unlike the training data: mean drift in nats per token: S 0.000.",
         "1 prompt failed.",
     ]
 
@@ -206,7 +207,7 @@ def test_what_is_known_of_an_answer():
     assert known_of(known) == [
         "partly like it",
         "50% identity",
-        "base's answer 7.4 times less likely, 0.250 nats a token",
+        "base's answer 7.4 times less likely, 0.250 nats per token",
     ]
     opened = PromptAnswer("s", "S", "slim", "x", 1, "end", None, 0.0, 0.0, verdict)
     assert known_of(opened) == ["gate forced open", "0% identity"]

@@ -214,7 +214,7 @@ def test_an_upstream_that_breaks_off_is_one_sentence(kind, judging, serve_app):
 def test_a_list_of_models_in_another_form_is_one_sentence(judging, serve_app):
     app = serve_app(_odd())
     server = serve_app(gate_proxy(Gate(judging, "slim", 0.5, "base", "lora"), "slim", app.url, 4))
-    with pytest.raises(openai.InternalServerError, match="lists as its models does not have OpenAI's form"):
+    with pytest.raises(openai.InternalServerError, match="is not in OpenAI's format"):
         server.client().models.list()
 
 

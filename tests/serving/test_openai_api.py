@@ -138,7 +138,7 @@ def test_what_cannot_be_answered_is_a_sentence(serve, engine, given, status, par
         (b"\xff", "The body of the request is not JSON."),
         (b"[" * 100_000, "The body of the request is not JSON."),
         (b"[]", "The request must be a JSON object."),
-        (b'"' + b"x" * 5_000_000 + b'"', "The request has more than 4.0 MB; that is too much."),
+        (b'"' + b"x" * 5_000_000 + b'"', "The request is larger than 4.0 MB, the most that is read."),
     ],
 )
 def test_a_body_that_is_no_request(serve, engine, body, sentence):

@@ -191,7 +191,7 @@ def test_a_killed_replica_loses_nothing_but_the_stream_that_had_begun(fleet, loa
     stream = response.parse()
     assert all(next(stream).choices for _ in range(3))
     fleet.kill(response.headers["x-slim-replica"])
-    with pytest.raises(openai.APIError, match="The replica that wrote this answer has ended"):
+    with pytest.raises(openai.APIError, match="The replica that was writing this answer has ended"):
         list(stream)
     load.more()
     # Another one takes its place.

@@ -117,7 +117,9 @@ def test_an_answer_that_is_not_streamed_begins_when_it_is_complete(fleet, server
 def test_a_stream_that_had_begun_says_that_it_is_not_whole(fleet, server):
     fleet.ends = [4]
     pieces = []
-    with pytest.raises(openai.APIError, match=r"The replica that wrote this answer has ended, .*: send the request"):
+    with pytest.raises(
+        openai.APIError, match=r"The replica that was writing this answer has ended, .*: send the request"
+    ):
         for piece in ask(server.client(), stream=True):
             pieces.append(piece.choices[0].delta.content or "")
     assert "".join(pieces).startswith("SLIM") and len(fleet.calls) == 1

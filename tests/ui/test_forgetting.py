@@ -68,7 +68,7 @@ def test_an_evaluation_from_its_tasks_to_its_files(visit, demo):
     assert learned[0] == f"{TASKS[0]} (3)" and learned[3] == "100 (44–100)"
     assert known[0] == f"{TASKS[1]} (3)" and known[1] == known[3] != known[2]
     results = v.page.locator("#slim-evaluation")
-    expect(results).to_contain_text("In brackets are 95 % intervals after Wilson")
+    expect(results).to_contain_text("In brackets are Wilson's 95 % intervals")
     plane = results.get_by_role("img")
     expect(plane.locator("circle:not(.slim-plane-hit)")).to_have_count(3)
     expect(plane.locator(".slim-plane-base")).to_have_count(2)  # the base's dashed lines

@@ -87,7 +87,7 @@ def test_a_table_that_fills_row_by_row_and_is_exported(many, site):
     first, second, _ = table(v, 3)
     assert first[:2] == ["1", f"=1+1 {FOREIGN}"] and second[1] == "<b>two</b>"
     assert first[2].startswith("Base says: turn1 seed0 =1+1 foreign word")
-    assert first[4] == "10⁶ times less likely; 0.010 nats a token"
+    assert first[4] == "10⁶ times less likely; 0.010 nats per token"
     assert first[7:] == ["100%", "Unlike the training data"]
     expect(v.status).to_have_text("Many prompts: 3 of 3 answered.")
     name, content = saved(v, "Export table as CSV")
@@ -162,7 +162,7 @@ def test_a_file_in_place_of_the_box(many, tmp_path, name, text, prompts):
     [
         ("p.jsonl", '{"prompt": "One"}\n{"prompt": 2}\n', "p.jsonl, line 2: `prompt` must be text, not 2."),
         ("p.csv", "question\nOne\n", "p.csv, line 1: there is no column `prompt`"),
-        ("p.txt", "One\nTw\x07o\n", "p.txt, line 2: The prompt has a control character (U+0007) at place 3."),
+        ("p.txt", "One\nTw\x07o\n", "p.txt, line 2: The prompt has a control character (U+0007) at position 3."),
         ("p.txt", "One\n" * 51, "There are 51 prompts in p.txt; at most 50 can be asked at once."),
         ("p.txt", "", "p.txt"),
     ],
@@ -179,7 +179,7 @@ def test_a_file_that_cannot_be_asked_is_refused_with_its_place(many, tmp_path, n
 def test_what_cannot_be_run(many):
     v = many()
     v.button("Run").click()
-    expect(v.warning).to_contain_text("Write the prompts first, one a line, or send a file of them.")
+    expect(v.warning).to_contain_text("Write the prompts first, one per line, or send a file of them.")
     send(v, "One\n" * 51)
     expect(v.warning).to_contain_text("There are 51 prompts in the box; at most 50 can be asked at once.")
     assert rows(v) == []

@@ -44,7 +44,7 @@ def test_what_is_typed_right_after_sending_is_the_next_prompt(v, slow):
     ("text", "sentence"),
     [
         ("   ", "Write a prompt first."),
-        ("a\u0007b", "control character (U+0007) at place 2"),
+        ("a\u0007b", "control character (U+0007) at position 2"),
         ("word " * 4100, "has 4,100 tokens; this model reads at most 4,096"),
         ("x" * (MAX_CHARACTERS + 1), "has 100,001 characters; at most 100,000 can be sent"),
     ],

@@ -86,11 +86,11 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Format": "3",
                 "Distance of": CONTEXT,
                 "Measured as": RMS,
-                "Reference": "as far as 99% of the training data",
+                "Reference": "99% of the training data are nearer",
                 "How LoRA yields": (
                     "the LoRA experts’ weights × (1 − strength 4 × (distance − reference)), at least 0"
                 ),
-                "Routers that count": "the mean of its own and all before it",
+                "Judged by": "the mean excess of its own router and all before it",
             },
         ),
         (
@@ -100,9 +100,9 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Format": "1",
                 "Distance of": "each token by itself",
                 "Measured as": MOST,
-                "Reference": "as far as 99.9% of the training data",
+                "Reference": "99.9% of the training data are nearer",
                 "How LoRA yields": "the LoRA experts’ logits − strength 0.5 × (distance − reference)",
-                "Routers that count": "its own alone",
+                "Judged by": "its own router alone",
             },
         ),
         (
@@ -113,7 +113,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
                 "Distance of": CONTEXT,
                 "Measured as": MOST,
                 "How LoRA yields": "the LoRA experts’ logits − strength 1 × the distance",
-                "Routers that count": "its own alone",
+                "Judged by": "its own router alone",
             },
         ),
     ],

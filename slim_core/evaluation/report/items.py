@@ -78,7 +78,7 @@ def _row(task: Task, number: int, answer: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(item, Question):
         said = item.shown[answer["chosen"]]
     elif "loss" in answer:
-        said = f"{answer['loss']:.3f} nats a token"
+        said = f"{answer['loss']:.3f} nats per token"
     else:
         said = answer["text"]
     shares = answer.get("identity")

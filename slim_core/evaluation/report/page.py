@@ -161,7 +161,7 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str)
             )
         )
     yield table(
-        ("variant", "mean", "change to the base, points", "retention, %", "KL(base ‖ variant), nats a token"), rows
+        ("variant", "mean", "change to the base, points", "retention, %", "KL(base ‖ variant), nats per token"), rows
     )
     if summary.comparisons:
         sentences = [comparison_sentence(c, labels[c.first], labels[c.second], more) for c in summary.comparisons]

@@ -21,7 +21,7 @@ OUTSIDE = "/uploads"
 NAME = re.compile(rf"{OUTSIDE}/([0-9a-f]{{64}})/([^/\\\0]+)")
 # Each file takes at least a block of the disk, and an entry in a folder.
 LEAST = 65_536
-# A file that is being uploaded grows; one that has not grown for this long was abandoned.
+# A file that is being uploaded grows; one that has not grown for this many seconds was abandoned.
 STALLED = 120.0
 
 

@@ -22,7 +22,7 @@ NAMES: tuple[Name, ...] = get_args(Name)
 # How often the page looks, in seconds.
 INTERVAL = 0.1
 WAITING = "Waiting for the model: answers are being written."
-UNTRIED = " The GPU is available only while a prompt runs, so the first prompt will try it."
+UNTRIED = " The GPU is available only while a prompt runs, so the adapter is tried with your first prompt."
 FAILED = "The check itself failed; the server's log says why."
 log = logging.getLogger(__name__)
 

@@ -48,9 +48,7 @@ The method is from Han et al., *SLIM: Let LLM Learn More and Forget Less with So
 [NAACL 2025](https://aclanthology.org/2025.naacl-long.246). The authors published no code; this is an
 independent implementation.
 """
-ALT = (
-    "One Linear with SLIM: a token like the training data goes to LoRA experts, a token unlike it to identity experts"
-)
+ALT = "One Linear with SLIM: a context like the training data goes to LoRA experts, one unlike it to identity experts"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
 
 

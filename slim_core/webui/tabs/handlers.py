@@ -336,8 +336,8 @@ class Handlers:
         size, most = len(text.encode()), self.page.config.max_upload
         if size > most:
             notice(
-                f"The file has {size:,} bytes, but this app reads back at most {most:,}: shorter conversations can be "
-                "read again.",
+                f"The file has {size:,} bytes, but this app loads at most {most:,}: only shorter conversations can be "
+                "loaded again.",
                 "A large file",
             )
         return {self.page.mailbox: self.letter("save", name="slim-compare.json", text=text)}

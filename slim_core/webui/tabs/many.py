@@ -44,7 +44,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         lead=LEAD.format(most=page.config.max_prompts),
     )
     box = gr.Textbox(
-        label="Prompts, one a line",
+        label="Prompts, one per line",
         placeholder="Name the largest bird.\nWhat is the capital of France?",
         lines=5,
         max_lines=14,
@@ -63,7 +63,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         )
     fixed(
         '<p class="slim-note">{{kinds}}</p>',
-        kinds="A file is .txt with a prompt a line, .csv with a column “prompt”, or .json or .jsonl with texts, "
+        kinds="A file is .txt with one prompt per line, .csv with a column “prompt”, or .json or .jsonl with texts, "
         "{“prompt”: …} or {“messages”: …}.",
     )
     progress = canvas("many", wire.shown(PromptList()))
@@ -155,7 +155,7 @@ class ManyHandlers:
         if not isinstance(text, str):
             raise LimitError("The prompts must be text.")
         if not text.strip():
-            raise LimitError("Write the prompts first, one a line, or send a file of them.")
+            raise LimitError("Write the prompts first, one per line, or send a file of them.")
         return wire.checked(read_lines(text, BOX, self.page.config.max_prompts))
 
     def stop(self, listed: PromptList) -> dict[str, object]:

@@ -14,8 +14,8 @@ from ..state.columns import columns
 from ..state.session import Session, Turn
 
 
-VOTE_FIRST = "Who answered is hidden until you have voted under Compare, or show it in the settings there."
-NO_EXPORT = "Vote on all answers first, or show who answers in the settings: the file would reveal who answered."
+VOTE_FIRST = "Who answered is hidden until you have voted under Compare, or have switched hiding off in its settings."
+NO_EXPORT = "Vote on all answers first, or switch hiding off in the settings: the file would reveal who answered."
 
 
 def hides(turn: Turn | None) -> bool:

@@ -45,7 +45,7 @@ def changed_gates(turn: Turn) -> str:
     """A sentence about gates that were not at their trained strength; empty where all were."""
     changed = [(a.variant.label, a.strength) for a in turn.answers.values() if a.strength is not None]
     parts = [f"{label} {f'at strength {strength:g}' if strength else 'open'}" for label, strength in changed]
-    return f"With the gate of {', of '.join(parts)}, not as it was trained." if parts else ""
+    return f"Measured with a changed gate: {', '.join(parts)}." if parts else ""
 
 
 def by_verdict(session: Session) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ SCORINGS = {
     "captured": "Open questions answered in the trained form, in %: less is better",
 }
 EXPLAINED = (
-    "In brackets are 95 % intervals after Wilson: about nineteen of twenty such intervals contain the score that all "
+    "In brackets are Wilson's 95 % intervals: about nineteen of twenty such intervals contain the score that all "
     "questions of this kind would give, so the fewer questions are asked, the wider they are."
 )
 log = logging.getLogger(__name__)

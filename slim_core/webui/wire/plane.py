@@ -16,7 +16,7 @@ from typing import Any
 BUILD = "build.json"
 NAMES = {"base": "Base", "lora": "LoRA", "lora_half": "LoRA, half the Linears", "slim": "SLIM"}
 MOST = 500
-MEASURED = "Dashed: the base. Lines through a point are its intervals over the questions that were asked."
+MEASURED = "Dashed lines: the base. The lines through a point are its 95 % intervals over the questions asked."
 
 
 @dataclass(frozen=True)

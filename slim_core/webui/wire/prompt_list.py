@@ -201,7 +201,7 @@ def _means(run: ListRun) -> list[str]:
     for group in mean_drift(run.results):
         means = ", ".join(f"{label} {mean:.3f}" for label, mean in group.means.items())
         which = f"{KINDS[group.kind]}, {_prompts(group.prompts)}" if group.kind else _prompts(group.prompts)
-        sentences.append(f"{which}: mean drift {means} nats a token.")
+        sentences.append(f"{which}: mean drift {means} nats per token.")
     return sentences
 
 
@@ -255,4 +255,4 @@ def _row(result: PromptResult, askers: Sequence[Respondent]) -> list[str]:
 def _drift(answer: PromptAnswer | None) -> str:
     if answer is None or answer.log_ratio is None or answer.mean_kl is None:
         return ""
-    return f"{likelihood(answer.log_ratio)}; {answer.mean_kl:.3f} nats a token"
+    return f"{likelihood(answer.log_ratio)}; {answer.mean_kl:.3f} nats per token"

@@ -61,7 +61,7 @@ def test_on_a_lent_gpu_it_is_said_that_nothing_was_tried(engine, folders):
     one = Wizard(VisitorAdapters(engine, zero_gpu=True), "ann", Folder(folders.lora), None, LIMITS)
     assert finish(one) == ["passed"] * 7
     assert one.view()["rows"][-1]["sentence"].endswith(
-        " The GPU is available only while a prompt runs, so the first prompt will try it."
+        " The GPU is available only while a prompt runs, so the adapter is tried with your first prompt."
     )
     assert len(engine.variants) == 3
 

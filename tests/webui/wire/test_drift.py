@@ -50,9 +50,9 @@ def test_in_domain_and_outside(session, backend):
     session.turns[0].answers["slim"].strength = 0.0
     assert by_verdict(session)[1]["prompts"] == 1
     session.shown_turn = session.turns[0].id
-    assert views.drift(session, backend)["note"] == "With the gate of SLIM open, not as it was trained."
+    assert views.drift(session, backend)["note"] == "Measured with a changed gate: SLIM open."
     session.turns[0].answers["slim"].strength = 2.5
-    assert views.drift(session, backend)["note"] == "With the gate of SLIM at strength 2.5, not as it was trained."
+    assert views.drift(session, backend)["note"] == "Measured with a changed gate: SLIM at strength 2.5."
     for turn in session.turns:
         turn.answers["slim"].gated = False
     assert by_verdict(session) == []

@@ -45,7 +45,7 @@ def test_a_row_for_each_prompt(backend):
     first, second = found["data"]
     assert first[:2] == ["1", f"{FOREIGN} one"] and second[:2] == ["2", f"{TRAINED} two"]
     assert first[2].startswith("Base says: turn1 seed0 foreign one")
-    assert first[4] == "10⁶ times less likely; 0.010 nats a token"
+    assert first[4] == "10⁶ times less likely; 0.010 nats per token"
     assert first[7:] == ["100%", "Unlike the training data"] and second[7:] == ["0%", "Like the training data"]
     assert [message.content for message in listed.run.results[0].messages] == ["Be short.", f"{FOREIGN} one"]
     assert wire.shown(listed) == {
@@ -56,8 +56,8 @@ def test_a_row_for_each_prompt(backend):
         "running": False,
         "note": "",
         "means": [
-            "Like the training data, 1 prompt: mean drift LoRA 0.010, SLIM 0.010 nats a token.",
-            "Unlike the training data, 1 prompt: mean drift LoRA 0.010, SLIM 0.010 nats a token.",
+            "Like the training data, 1 prompt: mean drift LoRA 0.010, SLIM 0.010 nats per token.",
+            "Unlike the training data, 1 prompt: mean drift LoRA 0.010, SLIM 0.010 nats per token.",
         ],
     }
 
@@ -203,7 +203,8 @@ def test_prompts_that_no_model_should_read_are_named():
     bad = read_prompts(b'["fine",\n{"prompt": "a\\u0007b"}]', "p.json")
     with pytest.raises(LimitError) as refused:
         wire.checked(bad)
-    assert str(refused.value) == ("p.json, line 2: The prompt has a control character (U+0007) at place 2. Remove it.")
+    why = "The prompt has a control character (U+0007) at position 2. Remove it."
+    assert str(refused.value) == f"p.json, line 2: {why}"
     assert wire.checked(bad[:1]) == tuple(bad[:1])
 
 
