@@ -80,7 +80,9 @@ def read_previous_runs(settings: TrainSettings) -> dict[str, PreviousRun]:
         try:
             runs[method] = _read_one(method, folder, settings)
         except OSError as error:
-            raise TrainingError(f"The run in {named(folder)} cannot be read: {reason(error)}.") from None
+            raise TrainingError(
+                f"The run in {named(folder)} cannot be read: {reason(error)}; restore it, or {ELSEWHERE}."
+            ) from None
     if all(earlier.record is None for earlier in runs.values()):
         raise TrainingError(
             f"There is no run to resume in {named(settings.output)} ({RECORD} is missing); name its folder with "

@@ -192,6 +192,9 @@ def _check_weights(path: Path, name: Path) -> None:
         raise _Damage(f"{name} is truncated or not a safetensors file") from None
     if not shapes:
         raise _Damage(f"{name} holds no weights")
+    with safe_open(path, framework="pt") as file:
+        if not all(torch.isfinite(file.get_tensor(key)).all() for key in shapes):
+            raise _Damage(f"{name} holds numbers that are not finite")
 
 
 def _check_torch(path: Path, name: Path) -> None:

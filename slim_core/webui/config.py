@@ -141,6 +141,8 @@ class Config:
             raise ConfigError("SLIM_LOAD_4BIT and SLIM_LOAD_8BIT cannot both be set: choose one.")
         if (self.lora or self.slim) and not self.base:
             raise ConfigError("An adapter needs its base model: set SLIM_BASE.")
+        if self.revision and not self.base:
+            raise ConfigError(f"{variable('revision')} is of a base model on the Hub: set SLIM_BASE too.")
 
     @property
     def store_limits(self) -> StoreLimits:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from slim_core.cli import app
@@ -73,6 +73,11 @@ def summed(base, crashed, tmp_path) -> TrainSettings:
     return settings(base, crashed / "pairs.jsonl", tmp_path / "out", save_every=2, resume=True)
 
 
+def not_finite(folder: Path) -> None:
+    found = load_file(folder / WEIGHTS)
+    save_file(found | {name: t * float("nan") for name, t in found.items() if name.endswith("_A")}, folder / WEIGHTS)
+
+
 STATE, WEIGHTS, CONFIG = "trainer_state.json", "adapter_model.safetensors", "adapter_config.json"
 DAMAGES = [
     (remove(STATE), "trainer_state.json is missing"),
@@ -95,6 +100,7 @@ DAMAGES = [
     (cut(WEIGHTS), "adapter_model.safetensors is truncated or not a safetensors file"),
     (write(WEIGHTS, b"\0" * 5000), "adapter_model.safetensors is truncated or not a safetensors file"),
     (lambda f: save_file({}, f / WEIGHTS), "adapter_model.safetensors holds no weights"),
+    (not_finite, "adapter_model.safetensors holds numbers that are not finite"),
     (remove(CONFIG), "adapter_config.json is missing"),
     (cut(CONFIG), "adapter_config.json is truncated or not JSON"),
     (remove("optimizer.pt"), "optimizer.pt is missing"),

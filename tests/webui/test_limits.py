@@ -137,6 +137,7 @@ def test_config_from_environment_and_flags():
         ({"SLIM_CACHE_MEMORY": "-1"}, "SLIM_CACHE_MEMORY must be at least 0."),
         ({"SLIM_PORT": "99999"}, "SLIM_PORT is 99,999; a port is at most 65,535."),
         ({"SLIM_SLIM": "x"}, "An adapter needs its base model: set SLIM_BASE."),
+        ({"SLIM_REVISION": "x"}, "SLIM_REVISION is of a base model on the Hub: set SLIM_BASE too."),
     ],
 )
 def test_config_that_makes_no_sense(environment, sentence):
