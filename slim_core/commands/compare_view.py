@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..base.formatting import likelihood
 from ..inference import Drift, RoutingRecord, RowStep, Variant, Verdict
+from ..outside.errors import visible
 
 
 BAR = 20
@@ -26,7 +27,7 @@ def answers_view(variants: Sequence[Variant], rows: Sequence[RowStep], numbers: 
     table = Table(expand=True)
     for variant in variants:
         table.add_column(Text(f"{variant.label}\n{variant.detail}".strip()), ratio=1, overflow="fold")
-    table.add_row(*(Text(row.text) if row.error is None else Text(row.error, style="red") for row in rows))
+    table.add_row(*(Text(visible(row.text)) if row.error is None else Text(row.error, style="red") for row in rows))
     if not numbers:
         return table
     table.add_section()

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from ..outside.errors import visible
 from ..outside.record import RECORD
 from .encoding import IGNORED, EncodedExample, ExampleEncoder
 from .examples import Examples, Lengths
@@ -184,9 +185,9 @@ def print_preview(console: Console, example: EncodedExample, tokenizer: PreTrain
     whole = Text()
     answers = answer_texts(example, tokenizer)
     for learned, tokens in _runs(example):
-        whole.append(_text(tokens, tokenizer), style="bold green" if learned else "")
+        whole.append(visible(_text(tokens, tokenizer)), style="bold green" if learned else "")
     console.print(Panel(whole, title=Text(f"First example ({example.place}), as the model sees it")))
-    console.print(Panel(Text("\n⋯\n".join(answers), style="bold green"), title="What it learns to write"))
+    console.print(Panel(Text(visible("\n⋯\n".join(answers)), style="bold green"), title="What it learns to write"))
 
 
 def answer_texts(example: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -84,6 +84,13 @@ def test_of_plain_text_no_template_is_told(tmp_path):
     assert record["template"] == "fallback" and "The tokenizer has no chat template" in shown
 
 
+def test_codes_that_a_terminal_would_obey_are_shown_as_escapes(tmp_path):
+    rows = [{"prompt": "q \x1b[31m", "completion": "a \x1b]0;title\x07 \u202eb"}] * 2
+    _, shown, _ = loaded(tmp_path, {"a": rows})
+    assert r"\x1b[31m" in shown and r"\x1b]0;title" in shown and r"\u202e" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & {*shown}
+
+
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_the_first_example_shown_is_the_first_that_is_trained_on(seed, tmp_path):
     found, shown, _ = loaded(tmp_path, {"a": ROWS}, seed=seed, validation_share=0.1)
