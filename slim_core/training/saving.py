@@ -157,6 +157,8 @@ def keep_elsewhere(
             continue
     made: Path | None = None
     try:
+        # Not in this process's private folder (`outside/private.py`), which is deleted when the process ends: this
+        # adapter is for the user to keep.
         made = Path(tempfile.mkdtemp(prefix=f"slim-{record.method}-"))
         save_adapter(trainer, tokenizer, record, made)
         return made
