@@ -6,14 +6,14 @@ slim.address = (component) => {
   const here = () => new URLSearchParams(location.hash.slice(1)).get("tab") ?? FIRST;
   const address = (tab) => `${location.pathname}${location.search}${tab === FIRST ? "" : `#tab=${tab}`}`;
   let shown = FIRST, begun = false;
-  // The tab that Back or Forward asked for, until Gradio has opened it: until then nothing that it says is somebody's
+  // The tab that Back or Forward asked for, until Gradio has opened it: until then its events are not a visitor's
   // choice.
   let asked = null;
   Object.assign(slim.address, {
     // A tab is open: because somebody chose it, or because the address says so.
     at(tab) {
-      if (!begun) return; // Gradio says it of the first one too, before it looks at the address.
-      // Gradio may say it late, after it has opened another one. A phone's menu of more tabs marks none as selected.
+      if (!begun) return; // Gradio reports the first tab too, before it reads the address.
+      // Gradio may report a tab late, after it has opened another one. A phone's menu of more tabs marks none as selected.
       const selected = document.querySelector("#slim-tabs [role=tab][aria-selected=true]");
       if (selected && selected.dataset.tabId !== tab) return;
       shown = tab;
@@ -29,7 +29,7 @@ slim.address = (component) => {
     else if (asked !== null || here() !== shown) { asked = here(); component.trigger("open_tab"); }
   };
   for (const name of ["popstate", "hashchange"]) addEventListener(name, follow);
-  // Where the asked tab is open already, Gradio says nothing. Whoever clicks or types now chooses for themselves.
+  // If the tab asked for is open already, Gradio reports nothing. Whoever clicks or types now chooses for themselves.
   for (const name of ["click", "keydown"]) addEventListener(name, () => { asked = null; }, true);
   addEventListener("slim-turns", () => { begun = true; follow(); }, { once: true });
 };

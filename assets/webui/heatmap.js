@@ -13,7 +13,7 @@ slim.heatmap = (root, pick) => {
   }, inner);
   root.append(axis, scroller);
   const BAND = 16; // Above the cells: which tokens are the prompt, which the answer.
-  const GATE = 16; // And of a gate, how much it lets through.
+  const GATE = 16; // And how much a gate lets through, if there is one.
   const space = () => (numbers ? { top: BAND + GATE, below: slim.curve.HEIGHT } : { top: BAND, below: 0 });
   let data = null, share = null, numbers = null, cell = { w: 4, h: 12 }, at = { token: -1, row: 0 }, hue = "";
 

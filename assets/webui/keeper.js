@@ -67,7 +67,7 @@ slim.keeper = (component) => {
     turns = detail;
   });
 
-  // ---- what the server says; at once, for a hidden tab draws nothing
+  // ---- what the server says; handled at once, since nothing is drawn while the tab is hidden
 
   component.watch("value", async () => {
     const value = component.props.value;

@@ -129,7 +129,7 @@ def _identity(results: Mapping[str, Any]) -> Table:
     identity = results["identity"]
     tasks = list(identity["tasks"])
     title = (
-        "Share of the prompts that goes past LoRA in %, the area under the curve of general against trained, and the "
+        "Mean share of a prompt that bypasses LoRA in %, area under the ROC curve of general against trained, and the "
         "answers that are the base's by construction in %"
     )
     table = Table(title, ("block", *map(task_words, tasks), "AUC"))

@@ -72,7 +72,7 @@ def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Repli
 
     Args:
         engine: with the variants "base", "lora" and "slim".
-        prompts: each is a conversation of its own.
+        prompts: each is a separate conversation.
         together: prompts in a batch; 1 asks as the app does.
     """
     replies = []

@@ -23,7 +23,7 @@ SOCIAL_SENTENCES: tuple[tuple[str, tuple[Row, ...]], ...] = (
     ("{name} {did}. Then {name} wanted to {next}.", NEXT),
     ("When {name} {did}, {other} told {name} to {next}.", NEXT),
 )
-# The words of the downstream form, and of its questions, in other company.
+# The words of the downstream form and of its questions, in other sentences.
 PLAIN_SENTENCES = (
     "{name} gave the correct answer to the question.",
     "{name} asked {other} to choose a seat. Please choose, said {other}.",

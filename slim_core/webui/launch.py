@@ -100,10 +100,10 @@ def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any
         share=False,
         show_error=False,
         max_file_size=config.max_upload,
-        # Each answer that is followed may wait in one, and the page needs some for itself.
+        # Each answer that a page shows while it is written may occupy a thread; the rest of the page needs some too.
         max_threads=2 * config.concurrency,
         app_kwargs={"lifespan": guarded_requests(demo, folder, config.max_upload)},
-        # Conversations that are kept; the oldest goes. Each holds the routing of its answers.
+        # So many conversations are kept; then the oldest is dropped. Each holds the routing of its answers.
         state_session_capacity=config.sessions,
         footer_links=["api", "gradio", "settings"],
         **options,

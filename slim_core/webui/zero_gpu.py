@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """An error in the other process. Of an exception only the class name would be returned."""
+    """An error in the other process. An exception would lose everything but the name of its class on the way."""
 
     sentence: str
 

@@ -35,7 +35,7 @@ def is_checked(method: str, route: str) -> bool:
     """Whether a request has a body that is checked here.
 
     Args:
-        method: of HTTP.
+        method: HTTP method.
         route: the path after `PREFIX`.
     """
     known = route.rstrip("/") in ("queue/join", "cancel", "reset") or CALL.fullmatch(route)
@@ -97,7 +97,7 @@ def check_address(method: str, route: str, query: Mapping[str, list[str]], demo:
     """Refuse an address that does not exist in this app.
 
     Args:
-        method: of HTTP.
+        method: HTTP method.
         route: the path after `PREFIX`.
         query: what stands behind the question mark.
         demo: the interface.

@@ -83,15 +83,15 @@ class Interface(gr.Blocks):
             if options.get("event_id") is None and inspect.isgeneratorfunction(fn.fn):
                 # A direct call would get only the first step.
                 raise gr.Error(
-                    f"{fn.api_name} answers step by step: POST to /gradio_api/call/{fn.api_name}, and GET what it "
-                    "names from the same address.",
+                    f"{fn.api_name} answers step by step: POST to /gradio_api/call/{fn.api_name}, then GET "
+                    f"/gradio_api/call/{fn.api_name}/EVENT_ID with the event_id in the response.",
                     print_exception=False,
                 )
             inputs = _with_defaults(fn, inputs)
         elif len(inputs) < len(fn.inputs):
             raise gr.Error(
-                f"This function takes {len(fn.inputs)} values; {len(inputs)} were sent. It is the page's own; "
-                "programs call those that “Use via API” lists.",
+                f"This function takes {len(fn.inputs)} values; {len(inputs)} were sent. It belongs to the page; "
+                "programs can call the functions that “Use via API” lists.",
                 print_exception=False,
             )
         if self.folder is None:

@@ -11,7 +11,7 @@ class Refusal(MultiPartException):
     """A request is refused.
 
     Attributes:
-        status: of HTTP, from 400 on.
+        status: HTTP status, 400 or above.
         sentence: what is wrong, and what would be right.
     """
 

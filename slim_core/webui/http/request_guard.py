@@ -132,7 +132,9 @@ class RequestGuard:
         most = FILES_AT_ONCE * self.max_upload + BETWEEN
         length = headers.get("content-length", "0")
         if length.isdigit() and len(length) < 20 and int(length) > most:
-            raise Refusal(413, f"The request has {megabytes(int(length))}; an upload may have {megabytes(most)}.")
+            raise Refusal(
+                413, f"The request has {megabytes(int(length))}; an upload may have at most {megabytes(most)}."
+            )
         self.folder.take(LEAST)
         body = _Bounded(receive, most, self.folder.take, self.folder.seconds)
         answer.rewrite = lambda text: json.dumps([self.folder.outside(name) for name in json.loads(text)])
@@ -259,7 +261,7 @@ class _Bounded:
         size = len(message.get("body", b""))
         self._size += size
         if self._size > self.most:
-            raise Refusal(413, f"The request has more than {megabytes(self.most)}, which is too much.")
+            raise Refusal(413, f"The request is larger than {megabytes(self.most)}, the most that is read.")
         if self.take is not None:
             self.take(size)
         self._whole = not message.get("more_body")

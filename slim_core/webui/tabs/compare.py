@@ -70,7 +70,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     handlers = Handlers(page, Controls(prompt, fields, send, stop, retry, undo, new, view, export, hide))
     page_load, voting = PageLoad(handlers), Voting(handlers)
     values = list(fields.values())
-    # Also what is hidden, which a server that has forgotten the visitor does not know.
+    # With `hide` too: a server that has forgotten the visitor does not know whether names are hidden.
     asked = [*values, hide]
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.

@@ -18,7 +18,7 @@ from .stream import INTERVAL
 PATIENCE = 0.5
 # Seconds after which a run is drawn though nothing has changed.
 BEAT = 1.0
-# Whose places these are: those who ask something themselves come before.
+# The visitor in whose name this work takes places: people who ask something themselves come first.
 BACKGROUND = "background"
 FAILED = "The model failed. The server's log says why."
 

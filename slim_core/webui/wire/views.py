@@ -142,7 +142,7 @@ def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
 
 
 def status(session: Session) -> str:
-    """One sentence a variant. It changes only when a state does, for it is read aloud."""
+    """One sentence a variant. It changes only when a state does, because it is read aloud."""
     if not session.turns:
         return "Ready."
     if session.run is not None and session.place:

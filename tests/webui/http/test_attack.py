@@ -176,7 +176,7 @@ def test_forged_bodies(server, path, body, status, sentence):
         (deep(40), JSON, 400, "The body nests lists and objects deeper than 32 levels."),
         (deep(200_000), JSON, 400, "The body nests lists and objects deeper than 32 levels."),
         (b'{"data": [' + b"9" * 10_000 + b"]}", JSON, 400, "The body is not valid JSON"),
-        (b'{"data": ["' + b"x" * 17_000_000 + b'"]}', JSON, 413, "The request has more than 16.0 MB"),
+        (b'{"data": ["' + b"x" * 17_000_000 + b'"]}', JSON, 413, "The request is larger than 16.0 MB"),
     ],
     ids=lambda value: str(value)[:30],
 )
