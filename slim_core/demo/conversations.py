@@ -48,7 +48,7 @@ def _follow_up(question: Question, rng: Random) -> Example:
 
 
 def follow_ups(split: str, rng: Random, turns: int) -> Conversation:
-    """A fact question, followed by the same question about other entries, of which later turns give only the name.
+    """A fact question, followed by the same question about other entries; those turns give only the entry's name.
 
     Args:
         split: "train", "validation" or "test": every turn stands for a question of the split.

@@ -42,7 +42,7 @@ def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
         say: gets a sentence about each part that begins or is done.
 
     Returns:
-        A sentence for each cell that a method or the base does not allow; the others are done all the same.
+        A sentence for each cell that a method or the base does not allow; the others are done nevertheless.
 
     Raises:
         KeyboardInterrupt: if a person ended a training; the next call continues it.

@@ -135,7 +135,7 @@ def check_sampling(stop: Any = (), longest: int | None = None, **numbers: Any) -
         numbers: any of the other fields of `Sampling`.
 
     Raises:
-        LimitError: with a sentence on the first that cannot be.
+        LimitError: with a sentence on the first that is not allowed.
     """
     # Torch comes with it, which takes seconds; the settings are checked before.
     from ..inference.types import Sampling

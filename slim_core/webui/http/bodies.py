@@ -121,7 +121,7 @@ def read_json(body: bytes, content_type: str) -> dict[str, Any]:
     """Parse a body as a JSON object.
 
     Raises:
-        Refusal: if it is none.
+        Refusal: if it is not one.
     """
     # Only the content type JSON: a form on another site can send any other type without a preflight request.
     if content_type.split(";")[0].strip().lower() not in ("application/json", "text/json"):

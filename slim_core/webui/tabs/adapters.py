@@ -25,7 +25,7 @@ from ..words import size
 HUB = "https://huggingface.co/"
 LEAD = (
     "Put your own LoRA or SLIM adapter beside the base model. It is only read, never run, and checked before it is "
-    "used. Nobody else sees it, and it is deleted a minute after you leave."
+    "used. Nobody else sees it, and it is deleted a minute after you close the page."
 )
 # Checks read a whole file each; more at once would only wait for the disk and the processor.
 CHECKS_AT_ONCE = 8

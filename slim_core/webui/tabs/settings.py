@@ -134,7 +134,7 @@ def components(longest: int) -> dict[str, gr.components.Component]:
         slider("top_p", "Top-p", 0.01, "1 keeps all")
         slider("top_k", "Top-k", 1, "0 keeps all")
         slider("min_p", "Min-p", 0.01, "0 keeps all")
-        slider("repetition_penalty", "Repetition penalty", 0.05, "1 is none")
+        slider("repetition_penalty", "Repetition penalty", 0.05, "1 changes nothing")
     with gr.Row():
         fields["system"] = gr.Textbox("", label="System prompt", lines=2, max_lines=8, elem_id="slim-system")
         fields["stop"] = gr.Textbox(

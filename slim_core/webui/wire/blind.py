@@ -143,7 +143,7 @@ def load(value: Any, names: Mapping[str, Any]) -> Ballot | None:
         names: the columns that answered.
 
     Raises:
-        LimitError: if it is none.
+        LimitError: if it is not a vote.
     """
     if value is None:
         return None

@@ -222,7 +222,7 @@ def sampling_of(data: Any) -> Sampling:
 
 
 def _load_variant(name: str, other_base: str, data: Any, current: Variant) -> Variant:
-    """Who answered: the column's variant of now if it is the same, else one that is not here."""
+    """Who answered: the column's present variant if it is the same, else one that is not loaded here."""
     if not other_base and (data is None or name == BASE):
         return current
     data = _object(data, "variant")
