@@ -73,9 +73,10 @@ def test_rows_of_base_lora_dora_and_slim_are_each_what_they_are_alone(with_dora,
 def test_logits_beside_a_dora_are_those_of_each_row_alone(with_dora, monkeypatch):
     wanted = [Row(name, messages) for name, messages in MIXED]
     together = logits_of(with_dora, wanted, monkeypatch)
+    # A product over more rows may be summed in another order: by processor, up to 1.4e-5 was seen.
     for index, row in enumerate(wanted):
         for step, values in enumerate(logits_of(with_dora, [row], monkeypatch)):
-            torch.testing.assert_close(together[step][index], values[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(together[step][index], values[0], atol=5e-5, rtol=5e-5)
 
 
 def test_greedy_is_what_transformers_generates(engine, folders):
