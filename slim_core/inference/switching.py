@@ -227,6 +227,7 @@ class BaseSwitch:
         old = self._engine
         self._replace(UnavailableEngine(old, sentence))
         if isinstance(old, Engine):
+            self._kept_at_most = old.kept_at_most
             old.close(sentence)
         self._report("loading")
 
