@@ -22,7 +22,7 @@ DIGITS = 6  # behind the point
 class Solver(Protocol):
     """What solving needs from `slim_core.inference.Engine`."""
 
-    def answer(self, rows: Sequence[Row], sampling: Sampling) -> Iterator[Step | Drift]: ...
+    def answer(self, rows: Sequence[Row], sampling: Sampling, *, keep: bool) -> Iterator[Step | Drift]: ...
 
     def score(
         self,
@@ -136,7 +136,7 @@ def _written(engine: Solver, respondents: Sequence[Respondent], task: Task, item
     """Greedy answers; then all variants read the base's own, whose KL measures how far they are from it."""
     rows = [_row(r, item) for item in items for r in respondents]
     sampling = Sampling(max_new_tokens=task.max_new_tokens, stop=task.until)
-    *_, step = engine.answer(rows, sampling)
+    *_, step = engine.answer(rows, sampling, keep=False)
     assert isinstance(step, Step)  # no drift was asked for
     found = []
     for number, item in enumerate(items):

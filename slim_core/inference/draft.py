@@ -137,6 +137,7 @@ class Work:
         stopped: whether the row of an index was stopped by a person.
         batched: all at once, or one after another.
         routing_every: seconds between readings of the routing records.
+        keep: whether rows that have ended are kept for prompts that go on from them.
 
     Attributes:
         writing: the drafts that are being written now.
@@ -155,8 +156,9 @@ class Work:
         stopped: Callable[[int], bool] = lambda row: False,
         batched: bool = True,
         routing_every: float = 0.4,
+        keep: bool = True,
     ) -> None:
-        self.drafts, self.end_tokens, self.stopped = drafts, end_tokens, stopped
+        self.drafts, self.end_tokens, self.stopped, self.keep = drafts, end_tokens, stopped, keep
         self._sampling, self._every = sampling, routing_every
         self.sampler = Sampler(sampling)
         live = [draft for draft in drafts if not draft.done]

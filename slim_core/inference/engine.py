@@ -201,6 +201,7 @@ class Engine(Reader):
         routing_every: float = 0.4,
         reading: None = None,
         visitor: Hashable = None,
+        keep: bool = True,
     ) -> Generator[Step, None, None]: ...
 
     @overload
@@ -214,6 +215,7 @@ class Engine(Reader):
         routing_every: float = 0.4,
         reading: Reading | None = None,
         visitor: Hashable = None,
+        keep: bool = True,
     ) -> Generator[Step | Drift, None, None]: ...
 
     def answer(
@@ -226,6 +228,7 @@ class Engine(Reader):
         routing_every: float = 0.4,
         reading: Reading | None = None,
         visitor: Hashable = None,
+        keep: bool = True,
     ) -> Generator[Step | Drift, None, None]:
         """Answer all rows.
 
@@ -243,6 +246,7 @@ class Engine(Reader):
             reading: which variants read the base's answer afterwards, without waiting again. Where there is one, the
                 last that is yielded is its drift.
             visitor: who asks; in the queue visitors take turns. None for one who asks for one answer at a time.
+            keep: whether a later prompt may go on from these answers (`keep_at_most`); False where none will.
 
         Raises:
             EngineError: if there is no row, a setting is out of its range, or the model fails; after the answers, as
@@ -253,7 +257,7 @@ class Engine(Reader):
         if stops is not None and len(stops) != len(rows):
             raise EngineError(f"There are {len(rows)} answers but stop flags for {len(stops)}.")
         check_sampling(sampling)
-        return self._answer(tuple(rows), sampling, stops, batched, routing_every, reading, visitor)
+        return self._answer(tuple(rows), sampling, stops, batched, routing_every, reading, visitor, keep)
 
     def _answer(
         self,
@@ -264,6 +268,7 @@ class Engine(Reader):
         routing_every: float,
         reading: Reading | None,
         visitor: Hashable,
+        keep: bool,
     ) -> Generator[Step | Drift, None, None]:
         def stopped(row: int) -> bool:
             return self._closed is not None or (stops is not None and stops.stopped(row))
@@ -272,7 +277,8 @@ class Engine(Reader):
         work: Work | None = None
         try:
             self._check_open()
-            work = Work(self._prepare(rows, sampling), sampling, self.end_tokens, stopped, batched, routing_every)
+            drafts = self._prepare(rows, sampling)
+            work = Work(drafts, sampling, self.end_tokens, stopped, batched, routing_every, keep)
             # While it waits, adapters may go; from then on none does.
             check = partial(end_unknown, rows, work.drafts, lambda: self.variants)
             seconds = 0.0

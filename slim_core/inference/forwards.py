@@ -7,7 +7,7 @@ Forwards that read (prompts, or an answer for its drift) and forwards that write
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Condition
 
 import torch
@@ -243,14 +243,14 @@ class Forwards:
                     batch.read_routing(work.writing)
                     work.new_routing = True
                 work.settle()
-        self._keep(batch)
+        self._keep(batch, writers)
 
-    def _keep(self, batch: Batch) -> None:
+    def _keep(self, batch: Batch, writers: Mapping[Draft, Work]) -> None:
         """Keep the rows that have ended with this token."""
         if not self._kept.most_bytes:
             return
         for answer in batch.answers:
-            if answer.done and answer.finish_reason != "error":
+            if writers[answer].keep and answer.done and answer.finish_reason != "error":
                 row = batch.kept(answer)
                 if row is not None:
                     self._kept.keep(row)

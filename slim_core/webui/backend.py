@@ -56,6 +56,7 @@ class AppEngine(Protocol):
         batched: bool = True,
         reading: Reading | None = None,
         visitor: Hashable = None,
+        keep: bool = True,
     ) -> Generator[Step | Drift, None, None]: ...
 
     def score(
@@ -87,6 +88,7 @@ class Job:
         reading: which variants read the base's answer afterwards.
         adapters: the visitor's adapters that it needs, by the names of their variants.
         visitor: who asks, where one may ask for several at once; see `Engine.answer`.
+        keep: whether a later prompt may go on from these answers.
     """
 
     rows: tuple[Row, ...]
@@ -95,6 +97,7 @@ class Job:
     reading: Reading | None = None
     adapters: tuple[tuple[str, Adapter], ...] = ()
     visitor: str | None = None
+    keep: bool = True
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,12 @@ def seconds_of(job: Job, stops: Stops) -> int:
 def run_job(engine: AppEngine, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
     with _brought(engine, job.adapters):
-        how: dict[str, Any] = {"batched": job.batched, "reading": job.reading, "visitor": job.visitor}
+        how: dict[str, Any] = {
+            "batched": job.batched,
+            "reading": job.reading,
+            "visitor": job.visitor,
+            "keep": job.keep,
+        }
         yield from engine.answer(job.rows, job.sampling, stops, **how)
 
 

@@ -93,8 +93,9 @@ def assert_all_same(found, alone):
         assert_same([one], [other])
 
 
-def once(engine, names, prompts, routing=True, tokens=6, **sampling):
-    return list(engine.answer(asked(names, prompts, routing), Sampling(max_new_tokens=tokens, **sampling)))
+def once(engine, names, prompts, routing=True, tokens=6, keep=True, **sampling):
+    wanted = Sampling(max_new_tokens=tokens, **sampling)
+    return list(engine.answer(asked(names, prompts, routing), wanted, keep=keep))
 
 
 @pytest.mark.parametrize(("sampling", "piece"), [*((one, 512) for one in SETTINGS), (SETTINGS[3], 12)])
@@ -254,6 +255,12 @@ def test_the_least_recently_used_go_first(engine, reads):
     engine.keep_at_most(0)
     assert engine.memory().kept == 0
     once(engine, ("slim",), prompts[:1])
+    assert engine.memory().kept == 0
+
+
+def test_answers_that_nobody_will_go_on_from_are_not_kept(engine, reads):
+    engine.keep_at_most(ALL)
+    once(engine, ("slim",), [words(0, 40)], keep=False)
     assert engine.memory().kept == 0
 
 

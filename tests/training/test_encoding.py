@@ -115,7 +115,7 @@ def test_a_template_that_rewrites_earlier_answers_is_refused():
 
 def test_what_the_template_raises_is_a_sentence():
     with pytest.raises(
-        DataError, match=r"line 1: the model's chat template refuses .* \(Conversation roles must be kn"
+        DataError, match=r"line 1: the model's chat template cannot write any .* \(Conversation roles must be kn"
     ):
         learned(REFUSES, conversation("a", "b"))
 

@@ -243,7 +243,7 @@ def test_resuming_with_other_settings_or_data_or_nothing_is_a_sentence(base, pai
     with pytest.raises(TrainingError, match="There is no run to resume in"):
         train(settings(base, pairs, out, resume=True))
     train(settings(base, pairs, out), callbacks=[Signal()])
-    with pytest.raises(TrainingError, match=r"The folder .* is not empty; choose another --output, pass --resume"):
+    with pytest.raises(TrainingError, match=r"The folder .* is not empty; choose another --output, or pass --resume"):
         train(settings(base, pairs, out))
     with pytest.raises(TrainingError, match=r"had learning_rate = 0\.01, now it is 0\.02; pass the same settings"):
         train(settings(base, pairs, out, resume=True, learning_rate=0.02))

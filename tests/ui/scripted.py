@@ -154,6 +154,7 @@ class ScriptedEngine:
         routing_every: float = 0.4,
         reading: Reading | None = None,
         visitor: Hashable = None,
+        keep: bool = True,
     ) -> Iterator[Step | Drift]:
         self.visitors.append(visitor)
         ticket = self.queue.join(visitor)

@@ -178,7 +178,7 @@ def add_api(backend: Backend, config: Config) -> None:
             stops = Stops(len(rows))
             backend.enter(visitor)
             try:
-                work = backend.run(Job(rows, sampling, reading=reading, visitor=visitor), stops)
+                work = backend.run(Job(rows, sampling, reading=reading, visitor=visitor, keep=False), stops)
                 try:
                     yield from work
                 finally:

@@ -105,7 +105,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
         run.note = str(error)  # no answer should be attributed to the wrong adapter
         return None
     stops = run.begin()
-    job = Job(gathering.rows, run.sampling, run.batched, gathering.reading, tuple(adapters.items()))
+    job = Job(gathering.rows, run.sampling, run.batched, gathering.reading, tuple(adapters.items()), keep=False)
     try:
         with closing(backend.run(job, stops)) as items:
             for item in items:
