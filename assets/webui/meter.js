@@ -29,6 +29,7 @@ slim.meter = (component) => {
     }
     if (!slim.metered) {
       if (!line.hidden) line.hidden = true; // to set it again would be a change of the page
+      asked = null;
       return;
     }
     const waiting = answered < number && now - sent < PATIENCE;
@@ -48,6 +49,8 @@ slim.meter = (component) => {
     }
     const fits = asked !== null && asked === (box()?.value ?? "") && value.kind;
     line.hidden = !fits;
+    // The box was emptied meanwhile, and the same may be in it again before that is noticed.
+    if (!fits && value.kind) asked = null;
     if (!fits) return;
     attribute(line, "data-kind", value.kind);
     put(word, value.word);

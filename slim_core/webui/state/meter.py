@@ -13,6 +13,8 @@ PAUSE = 3
 MOST_SECONDS = 1.0
 # Its speed is unknown at first, so the first reading is short.
 FIRST_TOKENS = 256
+# A reading of fewer tokens than this says little of how long more of them take.
+FEW_TOKENS = 64
 MOST_TOKENS = 2048
 
 
@@ -37,7 +39,13 @@ class Meter:
         """Whether a prompt is short enough for the meter."""
         if self._seconds_per_token is None:
             return tokens <= FIRST_TOKENS
-        return tokens <= MOST_TOKENS and tokens * self._seconds_per_token <= MOST_SECONDS
+        if tokens > MOST_TOKENS:
+            return False
+        if tokens * self._seconds_per_token <= MOST_SECONDS:
+            return True
+        # The machine may have been busy during the last reading, so its speed does not count for ever.
+        self._seconds_per_token /= 2
+        return False
 
     def end(self, tokens: int = 0, seconds: float = 0.0) -> None:
         """Give it back.
@@ -50,4 +58,4 @@ class Meter:
             self._reading = False
             if tokens:
                 self._free_at = time.monotonic() + PAUSE * seconds
-                self._seconds_per_token = seconds / tokens
+                self._seconds_per_token = seconds / max(tokens, FEW_TOKENS)

@@ -100,3 +100,11 @@ def test_it_reads_the_prompt_as_the_next_of_the_conversation(engine, backend):
     peek(session, backend, "Second")
     assert [message.role for message in rows[0].messages] == ["user", "assistant", "user"]
     assert rows[0].messages[-1].content == "Second"
+
+
+def test_one_slow_reading_does_not_end_the_meter():
+    meter = Meter()
+    meter.end(3, 0.5)
+    assert meter.fits(100), "three tokens say little of a hundred"
+    meter.end(3, 20.0)
+    assert [meter.fits(10) for _ in range(4)] == [False, False, True, True]
