@@ -10,16 +10,10 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
-import typer
 
-from slim_core.cli import app
-from slim_core.training import Columns, DataError, TrainingError, TrainSettings
+from slim_core.training import Columns, DataError, TrainingError
 from slim_core.training.data import read_source, to_conversations
-from slim_core.training.encoding import ExampleEncoder
-from slim_core.training.examples import load_examples
-from slim_core.training.settings import OWN_FLAGS
-from tests.conftest import tiny_llama
-from tests.training.conftest import PAIRS, settings, small_tokenizer, write_jsonl
+from tests.training.conftest import write_jsonl
 
 
 GOOD = '{"prompt": "q", "completion": "a"}\n'
@@ -326,89 +320,3 @@ def test_bad_column_flags_get_one_sentence(columns, sentence, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}])
     with pytest.raises(TrainingError, match=sentence):
         read(path, Columns(**columns))
-
-
-# -- limits ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def config():
-    return tiny_llama(vocab_size=320, max_position_embeddings=64).config
-
-
-@pytest.fixture
-def with_long_ones(tmp_path):
-    records = [{"prompt": q, "completion": a} for q, a in PAIRS]
-    records[5]["completion"] = records[9]["completion"] = "long " * 60
-    return write_jsonl(tmp_path / "long.jsonl", records)
-
-
-def test_longer_examples_stop_the_run_with_their_line_and_number(with_long_ones, config, tmp_path):
-    wanted = (
-        r"long\.jsonl, line 6: the example has \d+ tokens, but the limit is 64 \(2 of 24 examples are longer\); "
-        "shorten it, raise --max-length, or pass --skip-long"
-    )
-    with pytest.raises(DataError, match=wanted):
-        load_examples(settings("b", with_long_ones, tmp_path / "o"), ExampleEncoder(small_tokenizer()), config)
-
-
-def test_longer_examples_left_out_are_counted_and_nothing_else_is_missing(with_long_ones, config, tmp_path):
-    asked = settings("b", with_long_ones, tmp_path / "o", skip_long=True)
-    found = load_examples(asked, ExampleEncoder(small_tokenizer()), config)
-    assert (found.too_long, len(found.train), len(found.validation)) == (2, 20, 2)
-    assert found.sources[0]["records"] == 24 and found.sources[0]["too_long"] == 2
-    places = {example.place for example in [*found.train, *found.validation]}
-    assert places == {f"long.jsonl, line {i}" for i in range(1, 25)} - {"long.jsonl, line 6", "long.jsonl, line 10"}
-
-
-def test_a_limit_beyond_the_model_all_too_long_and_a_foreign_vocabulary_are_sentences(pairs, config, tmp_path):
-    encoder = ExampleEncoder(small_tokenizer())
-    with pytest.raises(TrainingError, match="--max-length is 65 tokens, but b reads 64 at most; choose that or less"):
-        load_examples(settings("b", pairs, tmp_path / "o", max_length=65), encoder, config)
-    with pytest.raises(DataError, match="All training examples are longer than 4 tokens; raise --max-length"):
-        load_examples(settings("b", pairs, tmp_path / "o", max_length=4, skip_long=True), encoder, config)
-    config.vocab_size = 50
-    with pytest.raises(DataError, match=r"pairs\.jsonl, line 1: token \d+ is not in the model's vocabulary of 50"):
-        load_examples(settings("b", pairs, tmp_path / "o"), encoder, config)
-
-
-def test_one_example_cannot_be_split(config, tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "completion": "a"}])
-    encoder = ExampleEncoder(small_tokenizer())
-    with pytest.raises(DataError, match=r"only one example \(a\.jsonl, line 1\), .* or pass --validation-share 0"):
-        load_examples(settings("b", path, tmp_path / "o"), encoder, config)
-    assert load_examples(settings("b", path, tmp_path / "o", validation_share=0.0), encoder, config).validation == []
-
-
-BAD_SETTINGS = [
-    ({"data": []}, "No data were given"),
-    ({"methods": ["qlora"]}, "--method must be one of lora, dora, slim, .*, not qlora"),
-    ({"methods": ["slim", "slim"]}, "name each method once"),
-    ({"batch_size": 0}, "--batch-size must be 1 or more, not 0"),
-    ({"batch_size": 16, "micro_batch": 3}, "--batch-size 16 is not a multiple of --micro-batch 3 times 1 device"),
-    ({"batch_size": 2, "micro_batch": 4}, "--batch-size 2 is not a multiple of --micro-batch 4"),
-    ({"learning_rate": float("nan")}, "--learning-rate must be above 0, not nan"),
-    ({"epochs": 0.0}, "--epochs must be above 0"),
-    ({"validation_share": 1.0}, "--validation-share must be at least 0 and below 1"),
-    ({"validation": ["a"], "validation_split": "b"}, "Give --validation or --validation-split, not both"),
-    ({"max_length": 1}, "--max-length must be 2 tokens or more"),
-    ({"seed": -1}, "--seed must be at least 0"),
-    ({"slim": {"clusters": 3}}, "--slim has no field 'clusters'; there are "),
-    ({"slim": {"target_modules": ["q_proj"]}}, "--slim target_modules: pass --target instead, for all methods alike"),
-    ({"slim": {"r": 4}}, "--slim r: pass --rank instead"),
-    ({"slim": {"trainable_token_indices": [1]}}, "--slim has no field 'trainable_token_indices'; there are "),
-    ({"slim": {"yield_mode": "odd"}}, "These settings of SLIM are invalid: .*yield_mode"),
-    ({"top_k": 11}, "These settings of SLIM are invalid: `top_k` is 11"),
-]
-
-
-@pytest.mark.parametrize("changes,sentence", BAD_SETTINGS)
-def test_bad_settings_get_one_sentence(changes, sentence, tmp_path):
-    small = {"base": "b", "data": ["a.jsonl"], "output": tmp_path}
-    with pytest.raises(TrainingError, match=sentence):
-        TrainSettings(**(small | changes))
-
-
-def test_the_flags_that_are_named_are_there():
-    train = typer.main.get_command(app).commands["train"]
-    assert set(OWN_FLAGS.values()) <= {name for option in train.params for name in option.opts}
