@@ -23,7 +23,7 @@ from .records import joined_records
 from .start import KeptRow, Key, Start
 
 
-# With fewer tokens, reading them is as fast as looking them up and copying.
+# Fewer tokens are simply read again.
 LEAST = 16
 # How many kept rows are looked at for a prompt. The one that has most in common with it comes first; only one whose
 # whole text the prompt begins with can be better, and stands near to it.
@@ -65,7 +65,7 @@ class KeptRows:
 
     def keep(self, row: KeptRow) -> None:
         """Keep a row, and forget the one that it continues."""
-        if row.bytes > self.most_bytes or len(row.tokens) < LEAST:
+        if row.bytes > self.most_bytes:
             return
         known = self._tokens.setdefault(row.key, [])
         place = bisect_left(known, row.tokens)
@@ -194,7 +194,7 @@ def begun_cache(model: PreTrainedModel, drafts: Sequence[Draft], gaps: Sequence[
 def kept_row(
     draft: Draft, cache: DynamicCache, row: int, columns: slice, opening: tuple[int, ...] | None
 ) -> KeptRow | None:
-    """A row that has ended, as it is kept; None if nothing can continue it.
+    """A row that has ended, as it is kept; None if it is too short, or if nothing can continue it.
 
     Args:
         draft: whose it is.
@@ -204,6 +204,8 @@ def kept_row(
         opening: the ids that open a turn for its variant; None if it has no contexts.
     """
     count = columns.stop - columns.start
+    if count < LEAST:
+        return None
     state = None if opening is None else state_of_row(cache, row, draft.peft_name, opening)
     if opening is not None and state is None:
         return None

@@ -63,8 +63,8 @@ class Interface(gr.Blocks):
     def _drop_empty_session(self, name: str | None, state: SessionState | None) -> None:
         """Forget the session of a program.
 
-        For each, Gradio keeps a copy of the page's configuration, about a megabyte, and drops the oldest session when
-        there are too many: a program that calls often would push out visitors' conversations.
+        For each, Gradio keeps a copy of the page's configuration, more than half a megabyte, and drops the oldest
+        session when there are too many: a program that calls often would push out visitors' conversations.
         """
         if name is not None and state is not None and not state.state_data:
             self.state_holder.session_data.pop(name, None)
