@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Items solved by all variants in one batch, against each adapter loaded by PEFT alone: by a plain loop, and by
-lm-evaluation-harness where it is installed.
+lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def test_written_answers_as_a_plain_loop_writes_them(engine, respondents, tasks,
 def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, files, models, folders, monkeypatch):
     """Each model alone in lm-evaluation-harness: the same likelihoods, choices, answers and marks."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    harness = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    import lm_eval  # takes seconds
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -150,7 +150,7 @@ def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, files,
     ours = {task.name: solve(engine, respondents, task, range(len(DOCS))) for task in tasks}
     for name in NAMES:
         model = HFLM(pretrained=models[name], tokenizer=tokenizer, batch_size=3, max_length=256)
-        theirs = harness.simple_evaluate(
+        theirs = lm_eval.simple_evaluate(
             model=model, tasks=["choice", "written"], task_manager=manager, log_samples=True, bootstrap_iters=0
         )["samples"]
         for sample in theirs["choice"]:
