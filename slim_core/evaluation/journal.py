@@ -59,19 +59,19 @@ class Journal:
         whole = 0
         for number, line in enumerate(lines):
             try:
-                found = json.loads(line)
+                entry = json.loads(line)
             except ValueError:
                 break
             if number == 0:
-                if found.get("format") != FORMAT:
+                if entry.get("format") != FORMAT:
                     raise EvaluationError(f"{self.path} is not a journal of an evaluation; name another --output.")
-                if found["fingerprint"] != fingerprint:
+                if entry["fingerprint"] != fingerprint:
                     raise EvaluationError(
                         f"{self.path} is from an evaluation of other adapters, tasks or settings; continue with "
                         "those, or delete it."
                     )
             else:
-                self.done[found["task"], found["unit"]] = found["samples"]
+                self.done[entry["task"], entry["unit"]] = entry["samples"]
             whole += len(line)
         return whole
 

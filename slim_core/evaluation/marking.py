@@ -41,10 +41,10 @@ class Filter:
             return text.strip()
         if self.function == "lowercase":
             return text.lower()
-        found: list[str | tuple[str, ...]] = re.findall(self.pattern, text)
-        if not -len(found) <= self.group < len(found):
+        matches: list[str | tuple[str, ...]] = re.findall(self.pattern, text)
+        if not -len(matches) <= self.group < len(matches):
             return self.fallback
-        match = found[self.group]
+        match = matches[self.group]
         if isinstance(match, tuple):
             match = next(filter(None, match), self.fallback)
         return match.strip()
@@ -79,16 +79,16 @@ class Expected:
 
     def mark(self, text: str) -> float:
         """1.0 for a right answer, else 0.0."""
-        found = self.taken(text)
-        return float(any(self._is(found, target) for target in self.targets))
+        answer = self.taken(text)
+        return float(any(self._is(answer, target) for target in self.targets))
 
-    def _is(self, found: str, target: str) -> bool:
+    def _is(self, answer: str, target: str) -> bool:
         if self.match == "search":
-            return re.search(target, found, re.IGNORECASE if self.ignore_case else 0) is not None
+            return re.search(target, answer, re.IGNORECASE if self.ignore_case else 0) is not None
         if self.match == "contains":
             words = r"\s+".join(map(re.escape, target.split()))
-            return re.search(rf"(?<!\w){words}(?!\w)", found, re.IGNORECASE) is not None
-        return self._normal(found) == self._normal(target)
+            return re.search(rf"(?<!\w){words}(?!\w)", answer, re.IGNORECASE) is not None
+        return self._normal(answer) == self._normal(target)
 
     def _normal(self, text: str) -> str:
         for pattern in self.ignore:
@@ -108,7 +108,7 @@ def read_filters(steps: Sequence[Any], place: str) -> tuple[Filter, ...]:
     Raises:
         EvaluationError: if one is unknown, or its pattern is invalid.
     """
-    found = []
+    filters = []
     for step in steps:
         if not isinstance(step, Mapping) or not isinstance(step.get("function"), str):
             raise EvaluationError(f"{place}: a filter must name its `function`, such as regex, not {step!r}.")
@@ -118,15 +118,15 @@ def read_filters(steps: Sequence[Any], place: str) -> tuple[Filter, ...]:
             group, fallback = step.get("group_select", 0), step.get("fallback", NOT_FOUND)
             if not isinstance(group, int) or not isinstance(fallback, str):
                 raise EvaluationError(f"{place}: `group_select` must be a whole number and `fallback` a string.")
-            found.append(Filter("regex", pattern, group, fallback))
+            filters.append(Filter("regex", pattern, group, fallback))
         elif function in ("remove_whitespace", "lowercase"):
-            found.append(Filter(function))
+            filters.append(Filter(function))
         elif function != "take_first":  # there is one answer, and it is taken
             raise EvaluationError(
                 f"{place}: the filter {function!r} is unknown; the known ones are regex, remove_whitespace, lowercase "
                 "and take_first."
             )
-    return tuple(found)
+    return tuple(filters)
 
 
 def check_pattern(pattern: Any, place: str) -> str:

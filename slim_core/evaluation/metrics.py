@@ -44,18 +44,18 @@ def standings(outcomes: Mapping[str, Marks], tasks: Sequence[str], base: str = "
         tasks: that are averaged, each with the same weight.
         base: the variant that all others are compared with.
     """
-    found = []
-    for variant, own in outcomes.items():
+    result = []
+    for variant, marks in outcomes.items():
         compared = variant != base and base in outcomes
-        found.append(
+        result.append(
             Standing(
                 variant,
-                mean_share(own, tasks),
-                difference(own, outcomes[base], tasks) if compared else None,
-                ratio(own, outcomes[base], tasks) if compared else None,
+                mean_share(marks, tasks),
+                difference(marks, outcomes[base], tasks) if compared else None,
+                ratio(marks, outcomes[base], tasks) if compared else None,
             )
         )
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -114,25 +114,25 @@ def comparisons(
     ]
 
 
-def comparison_sentence(found: Comparison, first: str, second: str, more: str = SOLVES) -> str:
+def comparison_sentence(comparison: Comparison, first: str, second: str, more: str = SOLVES) -> str:
     """A sentence that compares two variants; differences that are not significant are not claimed.
 
     Args:
-        found: the comparison.
+        comparison: the comparison.
         first, second: their names for people.
         more: what a higher share means.
     """
-    if found.shown:
-        better, worse = (first, second) if found.gap.score > 0 else (second, first)
-        return f"{better} {more} {worse}: {_points(abs(found.gap.score))} points, p = {found.p:.2g}."
-    if found.detectable is None:
+    if comparison.shown:
+        better, worse = (first, second) if comparison.gap.score > 0 else (second, first)
+        return f"{better} {more} {worse}: {_points(abs(comparison.gap.score))} points, p = {comparison.p:.2g}."
+    if comparison.detectable is None:
         return (
-            f"No difference between {first} and {second} is shown; they disagree too rarely on {found.n:,} questions "
-            "to show any."
+            f"No difference between {first} and {second} is shown; they disagree too rarely on {comparison.n:,} "
+            "questions to show any."
         )
     return (
-        f"No difference between {first} and {second} is shown (p = {found.p:.2g}); {found.n:,} questions show one of "
-        f"{_points(found.detectable)} points or more four times in five."
+        f"No difference between {first} and {second} is shown (p = {comparison.p:.2g}); {comparison.n:,} questions "
+        f"show one of {_points(comparison.detectable)} points or more four times in five."
     )
 
 

@@ -106,27 +106,29 @@ def _stages(group: Group, columns: Sequence[str]) -> dict[str, float | None]:
     }
 
 
-def to_json(found: Evaluation) -> str:
+def to_json(evaluation: Evaluation) -> str:
     """The whole of it. It has no times, so that the same evaluation gives the same file."""
-    return json.dumps(as_data(found), ensure_ascii=False, indent=1, allow_nan=False)
+    return json.dumps(as_data(evaluation), ensure_ascii=False, indent=1, allow_nan=False)
 
 
-def as_data(found: Evaluation) -> dict[str, Any]:
+def as_data(evaluation: Evaluation) -> dict[str, Any]:
     """The content of the file."""
     return {
         "format": FORMAT,
         "version": VERSION,
-        "base": asdict(found.base),
+        "base": asdict(evaluation.base),
         "variants": [
             asdict(p.respondent.variant)
             | {"name": p.respondent.column, "strength_used": p.respondent.strength}
             | {"source": p.source, "sha256": p.sha256}
-            for p in found.participants
+            for p in evaluation.participants
         ],
-        "tasks": [_task(task) for task in found.tasks],
-        "summary": [_plain(asdict(group)) for group in found.groups],
-        "stages": found.stages,
-        "samples": {task.name: [_sample(task, one) for one in found.samples[task.name]] for task in found.tasks},
+        "tasks": [_task(task) for task in evaluation.tasks],
+        "summary": [_plain(asdict(group)) for group in evaluation.groups],
+        "stages": evaluation.stages,
+        "samples": {
+            task.name: [_sample(task, sample) for sample in evaluation.samples[task.name]] for task in evaluation.tasks
+        },
     }
 
 
@@ -146,18 +148,18 @@ def _task(task: Task) -> dict[str, Any]:
 
 def _sample(task: Task, sample: Sample) -> Sample:
     item = task.items[sample["id"]]
-    told: dict[str, Any] = {"id": sample["id"], "asked": asked(item)}
+    data: dict[str, Any] = {"id": sample["id"], "asked": asked(item)}
     if isinstance(item, Question):
-        told |= {"options": list(item.shown), "right": list(item.right)}
+        data |= {"options": list(item.shown), "right": list(item.right)}
     elif isinstance(item, Request):
-        told |= {"expected": _plain(asdict(item.expected))}
-    return told | sample
+        data |= {"expected": _plain(asdict(item.expected))}
+    return data | sample
 
 
 def _plain(value: Any) -> Any:
     """Values for JSON, which has no infinity and writes named tuples as lists."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -82,10 +82,10 @@ def _count(text: str, word: str) -> int:
 def _is_json(text: str) -> bool:
     inside = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", text, re.DOTALL)
     try:
-        found = json.loads(inside[1] if inside else text)
+        value = json.loads(inside[1] if inside else text)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict | list)
+    return isinstance(value, dict | list)
 
 
 def _numbered(text: str) -> list[int]:
@@ -143,7 +143,7 @@ def read_rules(value: Any, place: str) -> Rules:
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise EvaluationError(f'{place}: `rules` must be a list such as [{{"rule": "max_words", "n": 20}}].')
-    return Rules(tuple(_rule(one, place) for one in value))
+    return Rules(tuple(_rule(rule, place) for rule in value))
 
 
 def _rule(value: Any, place: str) -> Rule:
@@ -152,16 +152,16 @@ def _rule(value: Any, place: str) -> Rule:
     name = value["rule"]
     if name not in RULES:
         raise EvaluationError(f"{place}: there is no rule {name!r}; the rules are {', '.join(RULES)}.")
-    given = {key: argument for key, argument in value.items() if key != "rule"}
-    wanted = RULES[name].arguments
-    if given.keys() != wanted.keys():
-        takes = " and ".join(f"`{key}`" for key in wanted) or "nothing else"
-        raise EvaluationError(f"{place}: the rule {name} takes {takes}, not {', '.join(given) or 'nothing'}.")
-    for key, kind in wanted.items():
-        argument = given[key]
+    arguments = {key: argument for key, argument in value.items() if key != "rule"}
+    kinds = RULES[name].arguments
+    if arguments.keys() != kinds.keys():
+        takes = " and ".join(f"`{key}`" for key in kinds) or "nothing else"
+        raise EvaluationError(f"{place}: the rule {name} takes {takes}, not {', '.join(arguments) or 'nothing'}.")
+    for key, kind in kinds.items():
+        argument = arguments[key]
         # True is an int too, but is not meant here.
         fine = bool(argument.strip()) if isinstance(argument, str) else type(argument) is int and argument >= 0
         if not (fine and isinstance(argument, kind)):
-            what = "a text" if kind is str else "a whole number from 0"
-            raise EvaluationError(f"{place}: `{key}` of the rule {name} must be {what}, not {argument!r}.")
-    return Rule(name, tuple(sorted(given.items())))
+            expected = "a text" if kind is str else "a whole number from 0"
+            raise EvaluationError(f"{place}: `{key}` of the rule {name} must be {expected}, not {argument!r}.")
+    return Rule(name, tuple(sorted(arguments.items())))

@@ -33,11 +33,11 @@ def units_of(tasks: Sequence[Task], size: int) -> list[Unit]:
         tasks: what is to be solved.
         size: items of a unit.
     """
-    found = []
+    units = []
     for task in tasks:
         places = range(len(task.items))
-        found += [Unit(task, at // size, tuple(places[at : at + size])) for at in range(0, len(places), size)]
-    return found
+        units += [Unit(task, at // size, tuple(places[at : at + size])) for at in range(0, len(places), size)]
+    return units
 
 
 def fingerprint_of(
@@ -52,14 +52,14 @@ def fingerprint_of(
         tasks: what is solved.
         size: items of a unit.
     """
-    told: Any = (
+    inputs: Any = (
         asdict(engine.info),
         [(r.column, r.variant.name, r.strength) for r in respondents],
         sources,
         [(task.name, task.fingerprint) for task in tasks],
         size,
     )
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run_tasks(
@@ -94,7 +94,7 @@ def run_tasks(
             journal.add(*key, solve(engine, respondents, unit.task, unit.ids))
         samples[unit.task.name] += journal.done[key]
         on_progress(unit)
-    for name, found in samples.items():
-        if all("error" in sample for sample in found):
-            raise EvaluationError(f"No item of {name} could be solved: {found[0]['error']}")
+    for name, task_samples in samples.items():
+        if all("error" in sample for sample in task_samples):
+            raise EvaluationError(f"No item of {name} could be solved: {task_samples[0]['error']}")
     return samples

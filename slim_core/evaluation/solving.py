@@ -52,18 +52,18 @@ def solve(engine: Solver, respondents: Sequence[Respondent], task: Task, ids: Se
     except EngineError as error:
         if len(ids) == 1:
             return [{"id": ids[0], "error": str(error)}]
-    found = [sample for one in ids for sample in solve(engine, respondents, task, [one])]
-    sentences = {sample.get("error") for sample in found}
+    samples = [sample for item_id in ids for sample in solve(engine, respondents, task, [item_id])]
+    sentences = {sample.get("error") for sample in samples}
     if None not in sentences and len(sentences) == 1:
         raise EngineError(str(sentences.pop()))
-    return found
+    return samples
 
 
 def _solved(engine: Solver, respondents: Sequence[Respondent], task: Task, ids: Sequence[int]) -> list[Sample]:
-    items = [task.items[one] for one in ids]
+    items = [task.items[item_id] for item_id in ids]
     requests = [item for item in items if isinstance(item, Request)]
-    found = _written(engine, respondents, task, requests) if requests else _read(engine, respondents, task, items)
-    return [{"id": one} | sample for one, sample in zip(ids, found, strict=True)]
+    samples = _written(engine, respondents, task, requests) if requests else _read(engine, respondents, task, items)
+    return [{"id": item_id} | sample for item_id, sample in zip(ids, samples, strict=True)]
 
 
 def _names(respondents: Sequence[Respondent]) -> tuple[list[str], list[float | None]]:
@@ -72,12 +72,12 @@ def _names(respondents: Sequence[Respondent]) -> tuple[list[str], list[float | N
 
 def _known(read: Likelihood, place: int) -> dict[str, Any]:
     """Further values of a likelihood: KL(base || variant) per token, and the shares past LoRA by block."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if read.kl is not None:
-        found["kl"] = _round(float(read.kl[place].double().mean()))
+        values["kl"] = _round(float(read.kl[place].double().mean()))
     if place in read.identity:
-        found["identity"] = [_round(share) for share in read.identity[place]]
-    return found
+        values["identity"] = [_round(share) for share in read.identity[place]]
+    return values
 
 
 def _round(number: float) -> float:
@@ -91,13 +91,13 @@ def _read(engine: Solver, respondents: Sequence[Respondent], task: Task, items: 
     """Questions by the likelihood of their options, and texts by their loss."""
     passages = [passage for item in items for passage in _passages(item)]
     reads = engine.score(passages, *_names(respondents), routing=True)
-    found, at = [], 0
+    samples, at = [], 0
     for item in items:
-        own = reads[at : at + len(_passages(item))]
-        at += len(own)
+        item_reads = reads[at : at + len(_passages(item))]
+        at += len(item_reads)
         make = _chosen if isinstance(item, Question) else _lost
-        found.append({"answers": {r.column: make(task, item, own, i) for i, r in enumerate(respondents)}})
-    return found
+        samples.append({"answers": {r.column: make(task, item, item_reads, i) for i, r in enumerate(respondents)}})
+    return samples
 
 
 def _passages(item: Item) -> tuple[Passage, ...]:
@@ -138,7 +138,7 @@ def _written(engine: Solver, respondents: Sequence[Respondent], task: Task, item
     sampling = Sampling(max_new_tokens=task.max_new_tokens, stop=task.until)
     *_, step = engine.answer(rows, sampling, keep=False)
     assert isinstance(step, Step)  # no drift was asked for
-    found = []
+    samples = []
     for number, item in enumerate(items):
         steps = step.rows[number * len(respondents) :][: len(respondents)]
         errors = [row.error for row in steps if row.error is not None]
@@ -149,16 +149,16 @@ def _written(engine: Solver, respondents: Sequence[Respondent], task: Task, item
         if read is not None:
             for place, r in enumerate(respondents):
                 answers[r.column] |= _known(read, place)
-        found.append({"answers": answers})
-    return found
+        samples.append({"answers": answers})
+    return samples
 
 
-def _reading(engine: Solver, respondents: Sequence[Respondent], own: Passage) -> Likelihood | None:
+def _reading(engine: Solver, respondents: Sequence[Respondent], passage: Passage) -> Likelihood | None:
     """How all variants read the base's own answer; None if it is empty or too long."""
-    if not own.words.strip():
+    if not passage.words.strip():
         return None
     try:
-        return engine.score([own], *_names(respondents), routing=True)[0]
+        return engine.score([passage], *_names(respondents), routing=True)[0]
     except EngineError:
         # Read as text it may have more tokens than were generated. The answers still count.
         return None
@@ -175,7 +175,7 @@ def _answer(item: Request, row: RowStep) -> dict[str, Any]:
     expected = item.expected
     # What goes on from plain text often begins with the space behind it.
     text = row.text.removeprefix(" ")
-    found: dict[str, Any] = {"mark": expected.mark(text), "text": text, "tokens": row.tokens}
+    answer: dict[str, Any] = {"mark": expected.mark(text), "text": text, "tokens": row.tokens}
     if isinstance(expected, Rules):
-        return found | {"rules": [rule.holds(text) for rule in expected.rules]}
-    return found | ({"taken": expected.taken(text)} if expected.filters else {})
+        return answer | {"rules": [rule.holds(text) for rule in expected.rules]}
+    return answer | ({"taken": expected.taken(text)} if expected.filters else {})

@@ -101,12 +101,12 @@ def summarise(
         columns: names of the variants.
         pairs: which of them are compared.
     """
-    found = []
+    groups = []
     for scoring in get_args(Scoring):
-        own = [task for task in tasks if task.scoring == scoring]
-        if own:
-            found.append(_group(scoring, own, samples, columns, pairs))
-    return found
+        scored = [task for task in tasks if task.scoring == scoring]
+        if scored:
+            groups.append(_group(scoring, scored, samples, columns, pairs))
+    return groups
 
 
 def fine(samples: Sequence[Sample]) -> list[Sample]:
@@ -132,9 +132,9 @@ def _group(
 ) -> Group:
     kinds = {}
     for kind in get_args(Kind):
-        own = [task.name for task in tasks if task.kind == kind]
-        if own:
-            kinds[kind] = _kind(scoring, own, samples, columns, pairs)
+        names = [task.name for task in tasks if task.kind == kind]
+        if names:
+            kinds[kind] = _kind(scoring, names, samples, columns, pairs)
     scores = tuple(_scores(task, samples[task.name], columns) for task in tasks)
     return Group(scoring, scores, kinds, _router(tasks, samples, columns), _seeds(kinds))
 
@@ -189,7 +189,7 @@ def _kind(
 def _router(
     tasks: Sequence[Task], samples: Mapping[str, Sequence[Sample]], columns: Sequence[str]
 ) -> dict[str, tuple[list[float], float]]:
-    found = {}
+    aucs = {}
     for column in columns:
         shares: dict[str, list[list[float]]] = {"downstream": [], "general": []}
         for task in tasks:
@@ -198,12 +198,12 @@ def _router(
         trained, foreign = shares["downstream"], shares["general"]
         # With a LoRA nothing bypasses it, so there is nothing to compare.
         if trained and foreign and any(any(share) for share in trained + foreign):
-            found[column] = router_auc(trained, foreign)
-    return found
+            aucs[column] = router_auc(trained, foreign)
+    return aucs
 
 
 def _seeds(kinds: Mapping[str, KindSummary]) -> dict[str, dict[str, Spread]]:
-    found: dict[str, dict[str, Spread]] = {}
+    spreads: dict[str, dict[str, Spread]] = {}
     for kind, summary in kinds.items():
         values: dict[str, list[float]] = {}
         for standing in summary.standings:
@@ -211,5 +211,5 @@ def _seeds(kinds: Mapping[str, KindSummary]) -> dict[str, dict[str, Spread]]:
                 values.setdefault(match["method"] + match["rest"], []).append(standing.mean.score)
         for method, scores in values.items():
             if len(scores) > 1:
-                found.setdefault(method, {})[kind] = spread(scores)
-    return found
+                spreads.setdefault(method, {})[kind] = spread(scores)
+    return spreads

@@ -68,13 +68,13 @@ def serve_clients(ask: Ask, variants: list[str], levels: list[int], questions: i
         questions: of a round, over all clients; at least one each.
         rounds: that are measured, after one for warming up.
     """
-    found: dict[int, list[_Round]] = {level: [] for level in levels}
+    by_level: dict[int, list[_Round]] = {level: [] for level in levels}
     for number in range(rounds + 1):
         for level in levels:
-            one = _round(ask, variants, level, max(level, questions))
+            measured = _round(ask, variants, level, max(level, questions))
             if number:
-                found[level].append(one)
-    return [_served(level, own) for level, own in found.items()]
+                by_level[level].append(measured)
+    return [_served(level, level_rounds) for level, level_rounds in by_level.items()]
 
 
 def _round(ask: Ask, variants: list[str], clients: int, questions: int) -> _Round:
@@ -151,11 +151,11 @@ def ask_server(url: str, key: str, tokens: int) -> Ask:
     def ask(number: int, variant: str) -> bool:
         messages = [{"role": "user", "content": f"What is {number} + 8?"}]
         body = {"model": variant, "messages": messages, "max_tokens": tokens, "temperature": 0}
-        found = client.post(f"{url.rstrip('/')}/chat/completions", json=body)
-        if found.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        response = client.post(f"{url.rstrip('/')}/chat/completions", json=body)
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             return False
-        found.raise_for_status()
-        return bool(found.json()["choices"])
+        response.raise_for_status()
+        return bool(response.json()["choices"])
 
     return ask
 
@@ -163,8 +163,8 @@ def ask_server(url: str, key: str, tokens: int) -> Ask:
 def variants_of(url: str, key: str) -> list[str]:
     """The models of a server. Raises OSError with a sentence if it does not say."""
     try:
-        found = httpx.get(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
-        found.raise_for_status()
-        return [str(model["id"]) for model in found.json()["data"]]
+        response = httpx.get(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
+        response.raise_for_status()
+        return [str(model["id"]) for model in response.json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise OSError(f"No server that speaks OpenAI's protocol answers at {url} ({type(error).__name__}).") from None

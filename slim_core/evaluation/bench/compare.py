@@ -81,16 +81,16 @@ def time_third_turn(engine: Engine, words: int, tokens: int, rounds: int) -> lis
     names = [variant.name for variant in engine.variants]
     numbers, before = count(), engine.kept_at_most
 
-    def way(wanted: list[str], kept: bool) -> Way:
+    def way(variants: list[str], kept: bool) -> Way:
         def talk() -> Measures:
             # Other words each time, so that only the conversation itself goes on.
             dice = random.Random(next(numbers))
             engine.keep_at_most(KEPT if kept else 0)
-            so_far: list[tuple[int, ...]] = [() for _ in wanted]
+            so_far: list[tuple[int, ...]] = [() for _ in variants]
             for _ in range(3):
                 turn = tuple(dice.randrange(10, SOME_TOKENS) for _ in range(words))
                 so_far = [text + turn for text in so_far]
-                rows = [Row(name, (), text=text) for name, text in zip(wanted, so_far, strict=True)]
+                rows = [Row(name, (), text=text) for name, text in zip(variants, so_far, strict=True)]
                 first, written = timed(engine, rows, tokens)
                 so_far = [text + ids for text, ids in zip(so_far, written, strict=True)]
             return {"first token": first}
@@ -118,8 +118,8 @@ def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[Mea
     """
     names = [variant.name for variant in engine.variants]
 
-    def way(wanted: list[str], routing: bool = False, batched: bool = True) -> Way:
-        rows = [Row(name, (Message("user", prompt),), routing) for name in wanted]
+    def way(variants: list[str], routing: bool = False, batched: bool = True) -> Way:
+        rows = [Row(name, (Message("user", prompt),), routing) for name in variants]
 
         return lambda: {"token": answer(engine, rows, tokens, batched)["answer"] / tokens}
 

@@ -113,19 +113,19 @@ def _linears(base: PreTrainedModel) -> list[nn.Linear]:
     return [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
 
 
-def adapter_bytes(base: PreTrainedModel, config: PeftConfig, held: int) -> int:
+def adapter_bytes(base: PreTrainedModel, config: PeftConfig, all_bytes: int) -> int:
     """Bytes of an adapter's weights that a token needs: all of a LoRA; of SLIM the router, and K of E experts.
 
     Args:
         base: all whose Linears but the head are adapted.
         config: of the adapter.
-        held: bytes of all its weights.
+        all_bytes: bytes of all its weights.
     """
     if not isinstance(config, SlimConfig):
-        return held
+        return all_bytes
     wide = sum(linear.in_features + linear.out_features for linear in _linears(base))
     # The engine keeps them in float32.
-    return held - FACTOR_BYTES * config.r * wide * (config.num_experts - config.top_k)
+    return all_bytes - FACTOR_BYTES * config.r * wide * (config.num_experts - config.top_k)
 
 
 def _engine_ways(engine: Engine, ids: tuple[int, ...], tokens: int) -> dict[str, Way]:
@@ -133,9 +133,9 @@ def _engine_ways(engine: Engine, ids: tuple[int, ...], tokens: int) -> dict[str,
         rows = [Row(name, (), text=ids) for name in names]
 
         def turn() -> Measures:
-            found = answer(engine, rows, tokens, batched)
+            measures = answer(engine, rows, tokens, batched)
             # One after another there is no first token of all.
-            return found if batched else {"answer": found["answer"]}
+            return measures if batched else {"answer": measures["answer"]}
 
         return turn
 

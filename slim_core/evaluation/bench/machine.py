@@ -48,7 +48,7 @@ def dtype_of(device: str) -> torch.dtype:
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Date, device and versions, as JSON has them."""
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device,
         "processor": _processor(),
@@ -59,8 +59,8 @@ def describe_machine(device: str) -> dict[str, Any]:
     }
     if torch.device(device).type == "cuda":
         card = torch.cuda.get_device_properties(device)
-        found |= {"card": card.name, "card_bytes": card.total_memory, "cuda": torch.version.cuda}
-    return found
+        machine |= {"card": card.name, "card_bytes": card.total_memory, "cuda": torch.version.cuda}
+    return machine
 
 
 def sentence_of(machine: dict[str, Any]) -> str:
@@ -101,8 +101,10 @@ def limits(device: str, dtype: torch.dtype, megabytes: int = 256, size: int = 0)
         "copy": repeated(lambda: target.copy_(source), device),
         "product": repeated(lambda: a @ b, device),
     }
-    found = {name: statistics.median(one["run"] for one in rounds) for name, rounds in take_turns(ways, 5).items()}
-    return Limits(2 * source.nbytes / found["copy"], 2 * size**3 / found["product"])
+    seconds = {
+        name: statistics.median(measures["run"] for measures in rounds) for name, rounds in take_turns(ways, 5).items()
+    }
+    return Limits(2 * source.nbytes / seconds["copy"], 2 * size**3 / seconds["product"])
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

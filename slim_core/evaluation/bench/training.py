@@ -25,8 +25,8 @@ class _Step:
         if checkpointing:
             self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self._model.enable_input_require_grads()
-        own = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        self._optimiser = torch.optim.AdamW(own, lr=1e-4)
+        trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.AdamW(trainable, lr=1e-4)
         self.peak: int | None = None
 
     def __call__(self) -> Measures:
@@ -45,8 +45,8 @@ class _Step:
         if counts:
             # The other models are there too; their own memory does not count.
             state = (t for s in self._optimiser.state.values() for t in s.values() if isinstance(t, torch.Tensor))
-            held = bytes_of([*self._model.parameters(), *self._model.buffers()]) + bytes_of(state)
-            self.peak = torch.cuda.max_memory_allocated(device) - before + held
+            own_bytes = bytes_of([*self._model.parameters(), *self._model.buffers()]) + bytes_of(state)
+            self.peak = torch.cuda.max_memory_allocated(device) - before + own_bytes
         return {"step": seconds}
 
 
@@ -71,7 +71,7 @@ def time_training(
 
     def facts(way: str, measure: str, seconds: float) -> dict[str, float]:
         peak = steps[way].peak
-        found = {"tokens_per_second": batch * length / seconds}
-        return found if peak is None else found | {"peak_bytes": peak}
+        rates = {"tokens_per_second": batch * length / seconds}
+        return rates if peak is None else rates | {"peak_bytes": peak}
 
     return summary(take_turns(ways, rounds), (LORA, f"{LORA}, checkpointing"), facts)

@@ -87,36 +87,36 @@ def take_turns(ways: Mapping[str, Way], rounds: int, warm_up: int = 1) -> dict[s
         ways: by name.
         rounds: that are measured. warm_up: rounds before them that are not.
     """
-    found: dict[str, list[Measures]] = {name: [] for name in ways}
+    measured: dict[str, list[Measures]] = {name: [] for name in ways}
     for number in range(warm_up + rounds):
         for name, way in ways.items():
             measures = way()
             if number >= warm_up:
-                found[name].append(measures)
-    return found
+                measured[name].append(measures)
+    return measured
 
 
 def summary(
-    found: Mapping[str, Sequence[Measures]],
+    measured: Mapping[str, Sequence[Measures]],
     references: Sequence[str],
     facts: Callable[[str, str, float], dict[str, float]] = lambda way, measure, seconds: {},
 ) -> list[Measured]:
     """Medians, their spread, and ratios.
 
     Args:
-        found: of `take_turns`.
+        measured: of `take_turns`.
         references: ways that the others are compared with, where they have the same measure.
         facts: of the median of a way's measure.
     """
     rows = []
-    for way, rounds in found.items():
+    for way, rounds in measured.items():
         for measure in rounds[0]:
-            values = [one[measure] for one in rounds]
+            values = [measures[measure] for measures in rounds]
             low, _, high = statistics.quantiles(values, n=4) if len(values) > 3 else (min(values), 0, max(values))
             ratios = {
-                other: statistics.median(v / o[measure] for v, o in zip(values, found[other], strict=True))
+                other: statistics.median(v / o[measure] for v, o in zip(values, measured[other], strict=True))
                 for other in references
-                if other in found and measure in found[other][0]
+                if other in measured and measure in measured[other][0]
             }
             median = statistics.median(values)
             rows.append(Measured(way, measure, median, low, high, ratios, facts(way, measure, median)))

@@ -76,11 +76,11 @@ def _row(task: Task, number: int, answer: Mapping[str, Any]) -> tuple[str, ...]:
     item = task.items[number]
     mark = "" if "mark" not in answer else "✓" if answer["mark"] else "✗"
     if isinstance(item, Question):
-        said = item.shown[answer["chosen"]]
+        text = item.shown[answer["chosen"]]
     elif "loss" in answer:
-        said = f"{answer['loss']:.3f} nats per token"
+        text = f"{answer['loss']:.3f} nats per token"
     else:
-        said = answer["text"]
+        text = answer["text"]
     shares = answer.get("identity")
     past = "" if not shares else f"{fmean(shares):.0%}: " + " ".join(f"{share:.0%}" for share in shares)
-    return mark, said, "" if "kl" not in answer else f"{answer['kl']:.3f}", past
+    return mark, text, "" if "kl" not in answer else f"{answer['kl']:.3f}", past

@@ -62,15 +62,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[
         text: columns of long texts.
         last: how many of the last rows stand out.
     """
-    found = list(rows)
+    all_rows = list(rows)
 
     def cells(row: Sequence[str], tag: str) -> str:
         marked = (' class="text"' if place in text else "" for place in range(len(row)))
         return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marked, row, strict=True))
 
     lines = [f"<thead><tr>{cells(head, 'th')}</tr></thead><tbody>"]
-    for number, row in enumerate(found):
-        kind = ' class="all"' if number >= len(found) - last else ""
+    for number, row in enumerate(all_rows):
+        kind = ' class="all"' if number >= len(all_rows) - last else ""
         lines.append(f"<tr{kind}>{cells(row, 'td')}</tr>")
     return '<div class="wide"><table>' + "\n".join(lines) + "</tbody></table></div>"
 
@@ -80,18 +80,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def interval(found: Score) -> str:
+def interval(score: Score) -> str:
     """A share with its interval, in %."""
-    return f"{percent(found.score)} ({percent(found.low)}–{percent(found.high)})"
+    return f"{percent(score.score)} ({percent(score.low)}–{percent(score.high)})"
 
 
-def signed(found: Score) -> str:
+def signed(score: Score) -> str:
     """A difference with its interval, in points."""
-    return f"{100 * found.score:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    return f"{100 * score.score:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
 
 
-def plain_interval(found: Score, sign: bool = False) -> str:
+def plain_interval(score: Score, sign: bool = False) -> str:
     """A number with its interval, such as nats."""
     form = "+.3f" if sign else ".3f"
     between = " to " if sign else "–"
-    return f"{found.score:{form}} ({found.low:{form}}{between}{found.high:{form}})"
+    return f"{score.score:{form}} ({score.low:{form}}{between}{score.high:{form}})"

@@ -26,13 +26,13 @@ MORE = {"captured": "falls into the trained form more often than"}
 KINDS = {"downstream": "downstream (what was trained)", "general": "general (what the base knew before)"}
 
 
-def report_page(found: Evaluation) -> str:
+def report_page(evaluation: Evaluation) -> str:
     """The whole page."""
-    return page("What was learned and what was forgotten", _parts(found))
+    return page("What was learned and what was forgotten", _parts(evaluation))
 
 
-def _parts(found: Evaluation) -> Iterator[str]:
-    labels = found.labels
+def _parts(evaluation: Evaluation) -> Iterator[str]:
+    labels = evaluation.labels
     yield paragraph(
         "Scores are in % with 95 % intervals. All variants solved the same items, in one batch on one copy of the "
         "base. What is scored in different ways is never put into one table or mean. A difference that is not "
@@ -47,19 +47,19 @@ def _parts(found: Evaluation) -> Iterator[str]:
                 p.source,
                 f"{p.respondent.variant.detail} {p.sha256[:12]}".strip(),
             )
-            for p in found.participants
+            for p in evaluation.participants
         ],
         text=(2, 3),
     )
-    for group in found.groups:
-        yield from _group(group, found, labels)
+    for group in evaluation.groups:
+        yield from _group(group, evaluation, labels)
     yield "<h2>Items</h2>"
     yield paragraph("Where the variants differ first. The result file has all items.", "dim")
-    for task in found.tasks:
-        yield from items_of(task, found.samples[task.name], labels)
+    for task in evaluation.tasks:
+        yield from items_of(task, evaluation.samples[task.name], labels)
 
 
-def _group(group: Group, found: Evaluation, labels: Mapping[str, str]) -> Iterator[str]:
+def _group(group: Group, evaluation: Evaluation, labels: Mapping[str, str]) -> Iterator[str]:
     yield f"<h2>{SCORINGS[group.scoring]}</h2>"
     yield _scores(group, labels)
     yield from map(paragraph, notes(group))
@@ -81,16 +81,16 @@ def _group(group: Group, found: Evaluation, labels: Mapping[str, str]) -> Iterat
                 (
                     method,
                     kind,
-                    str(own.seeds),
-                    percent(own.mean),
-                    f"{percent(own.low)}–{percent(own.high)}",
-                    "" if own.deviation is None else percent(own.deviation),
+                    str(spread.seeds),
+                    percent(spread.mean),
+                    f"{percent(spread.low)}–{percent(spread.high)}",
+                    "" if spread.deviation is None else percent(spread.deviation),
                 )
                 for method, kinds in group.seeds.items()
-                for kind, own in kinds.items()
+                for kind, spread in kinds.items()
             ],
         )
-    if stages := found.stages.get(group.scoring):
+    if stages := evaluation.stages.get(group.scoring):
         yield "<h3>The adapters as stages of one training</h3>"
         yield table(
             ("average accuracy", "backward transfer", "forgetting"),
@@ -118,12 +118,12 @@ def notes(group: Group) -> Iterator[str]:
             items = task.n + task.left_out
             yield f"{task.title}: {task.left_out} of {items} items could not be solved and are left out."
         if task.unforgettable:
-            why = (
+            reason = (
                 "solves none of it"
                 if task.chance is None
                 else f"is not shown to beat guessing ({percent(task.chance)} %)"
             )
-            yield f"{task.title}: the base {why}, so this task cannot show forgetting."
+            yield f"{task.title}: the base {reason}, so this task cannot show forgetting."
 
 
 def _losses(group: Group, labels: Mapping[str, str]) -> str:
@@ -150,13 +150,14 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str)
     standings = {standing.variant: standing for standing in summary.standings}
     rows = []
     for column, label in labels.items():
-        own, kl = standings.get(column), summary.kl.get(column)
+        standing, kl = standings.get(column), summary.kl.get(column)
+        retention = None if standing is None or kind != "general" else standing.retention
         rows.append(
             (
                 label,
-                "" if own is None else interval(own.mean),
-                "" if own is None or own.change is None else signed(own.change),
-                "" if own is None or own.retention is None or kind != "general" else interval(own.retention),
+                "" if standing is None else interval(standing.mean),
+                "" if standing is None or standing.change is None else signed(standing.change),
+                "" if retention is None else interval(retention),
                 "" if kl is None else plain_interval(kl),
             )
         )
@@ -190,11 +191,11 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str)
 def _router(group: Group, labels: Mapping[str, str]) -> Iterator[str]:
     yield "<h3>Whether the router distinguishes general from trained prompts</h3>"
     yield paragraph("Area under the ROC curve of the prompts' shares past LoRA: 1 is perfect, 0.5 is chance.", "dim")
-    blocks = max(len(own) for own, _ in group.auc.values())
+    blocks = max(len(by_block) for by_block, _ in group.auc.values())
     yield table(
         ("variant", *(f"block {number}" for number in range(blocks)), "all"),
         [
-            (labels[column], *(f"{one:.3f}" for one in own), f"{whole:.3f}")
-            for column, (own, whole) in group.auc.items()
+            (labels[column], *(f"{auc:.3f}" for auc in by_block), f"{whole:.3f}")
+            for column, (by_block, whole) in group.auc.items()
         ],
     )

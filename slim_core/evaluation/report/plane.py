@@ -42,11 +42,11 @@ def method_of(name: str) -> str:
 
 def frontier(points: Sequence[Point]) -> list[Point]:
     """The Pareto frontier, from left to right: nothing more can be kept without losing trained skills."""
-    found: list[Point] = []
+    best: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.kept.score, -p.learned.score)):
-        if not found or point.learned.score > found[-1].learned.score:
-            found.append(point)
-    return found[::-1]
+        if not best or point.learned.score > best[-1].learned.score:
+            best.append(point)
+    return best[::-1]
 
 
 def plane(points: Sequence[Point], base: str) -> str:
@@ -71,10 +71,12 @@ def plane(points: Sequence[Point], base: str) -> str:
             parts.append(f'<polyline points="{places}" fill="none" stroke="{colours[method]}" stroke-width="1.5"/>')
     parts += [_point(point, across, up, colours[method_of(point.name)]) for point in points]
     parts.append(_legend(methods, colours))
-    said = "; ".join(f"{p.name}: kept {percent(p.kept.score)}, learned {percent(p.learned.score)}" for p in points)
+    description = "; ".join(
+        f"{p.name}: kept {percent(p.kept.score)}, learned {percent(p.learned.score)}" for p in points
+    )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%" role="img">'
-        f"<title>{escape(said)}</title>{''.join(parts)}</svg>"
+        f"<title>{escape(description)}</title>{''.join(parts)}</svg>"
     )
 
 

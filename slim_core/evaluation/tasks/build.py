@@ -71,10 +71,10 @@ def build_task(
     Raises:
         EvaluationError: if a record does not fit the templates, or the form the task.
     """
-    own = dict(config.get("metadata") or {})
+    metadata = dict(config.get("metadata") or {})
     if asking.form not in ("standard", _scoring(config)):
-        if "question" in own:
-            config = _in_form(config, own, asking.form)
+        if "question" in metadata:
+            config = _in_form(config, metadata, asking.form)
         else:
             raise EvaluationError(
                 f"{name} can only be scored by {_scoring(config)}: its file does not separate question and options; "
@@ -82,16 +82,16 @@ def build_task(
             )
     shots = config.get("num_fewshot") or 0 if asking.shots is None else asking.shots
     examples = records(config.get("fewshot_split") or config.get("training_split") or split) if shots else []
-    chat = bool(own.get("chat")) if asking.chat is None else asking.chat
-    maker = _Maker(config, name, chat, shots, examples, own.get("fewshot_by"))
+    chat = bool(metadata.get("chat")) if asking.chat is None else asking.chat
+    maker = _Maker(config, name, chat, shots, examples, metadata.get("fewshot_by"))
     items = tuple(maker.item(record) for record in drawn(records(split), asking.limit))
     if not items:
         raise EvaluationError(f"{name} has no question in its split {split}.")
     generation = config.get("generation_kwargs") or {}
     return Task(
         name=name,
-        title=str(own.get("title") or config.get("task_alias") or name),
-        kind=asking.kind or _kind(own.get("kind", "downstream"), name),
+        title=str(metadata.get("title") or config.get("task_alias") or name),
+        kind=asking.kind or _kind(metadata.get("kind", "downstream"), name),
         scoring=_scoring(config),
         items=items,
         metric="acc_norm" if _scoring(config) == "likelihood" and "acc_norm" in _metrics(config) else "acc",
@@ -116,39 +116,41 @@ def _scoring(config: Mapping[str, Any]) -> Scoring:
         return "written"
     options = config["doc_to_choice"]
     options = list(options.values()) if isinstance(options, Mapping) else options
-    labels = isinstance(options, list) and all(isinstance(one, str) and LABEL.fullmatch(one) for one in options)
+    labels = isinstance(options, list) and all(
+        isinstance(option, str) and LABEL.fullmatch(option) for option in options
+    )
     return "letters" if labels or config.get("_letters") else "likelihood"
 
 
 def _until(value: Any, name: str) -> tuple[str, ...]:
-    found = [value] if isinstance(value, str) else value or []
-    if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
+    stops = [value] if isinstance(value, str) else value or []
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise EvaluationError(f"{name}: `until` must be a list of strings.")
-    return tuple(found)
+    return tuple(stops)
 
 
 def _longest(generation: Mapping[str, Any], name: str) -> int:
-    found = next((generation[key] for key in ("max_gen_toks", "max_new_tokens") if key in generation), LONGEST)
-    if not isinstance(found, int) or found < 1:
+    longest = next((generation[key] for key in ("max_gen_toks", "max_new_tokens") if key in generation), LONGEST)
+    if not isinstance(longest, int) or longest < 1:
         raise EvaluationError(f"{name}: `max_gen_toks` must be a whole number of at least 1.")
-    return found
+    return longest
 
 
-def _in_form(config: Mapping[str, Any], own: Mapping[str, Any], form: Form) -> dict[str, Any]:
+def _in_form(config: Mapping[str, Any], metadata: Mapping[str, Any], form: Form) -> dict[str, Any]:
     """The same questions, scored in another way.
 
     `metadata` says what is asked (`question`), which options there are (`options`), and which is right (`right`), each
     where the task's own templates do not, and `frame` the words of LLM-Adapters' fine-tuning data around them.
     """
-    options, right = own.get("options", config["doc_to_choice"]), own.get("right", config["doc_to_target"])
-    same = dict(config) | {"metadata": dict(own), "description": None, "fewshot_config": None}
-    same |= {"_question": own["question"], "_options": options, "_right": right}
+    options, right = metadata.get("options", config["doc_to_choice"]), metadata.get("right", config["doc_to_target"])
+    same = dict(config) | {"metadata": dict(metadata), "description": None, "fewshot_config": None}
+    same |= {"_question": metadata["question"], "_options": options, "_right": right}
     if form == "written":
         return same | {
             "output_type": "generate_until",
-            "_frame": own.get("frame") or {"ask": "Please choose the correct answer to the question: "},
+            "_frame": metadata.get("frame") or {"ask": "Please choose the correct answer to the question: "},
             "generation_kwargs": {"max_gen_toks": 32},
-            "metadata": dict(own) | {"chat": True},
+            "metadata": dict(metadata) | {"chat": True},
         }
     return same | {"_letters": form == "letters", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}]}
 
@@ -182,7 +184,7 @@ class _Maker:
         filters = config.get("filter_list") or []
         self._filters = read_filters(filters[0].get("filter") or [], name) if filters else ()
         exact: Mapping[str, Any] = next(iter(config.get("metric_list") or []), {})
-        self._ignore = tuple(check_pattern(one, name) for one in exact.get("regexes_to_ignore") or [])
+        self._ignore = tuple(check_pattern(pattern, name) for pattern in exact.get("regexes_to_ignore") or [])
         self._ignore_case = bool(exact.get("ignore_case"))
         self._ignore_punctuation = bool(exact.get("ignore_punctuation"))
 
@@ -260,21 +262,23 @@ class _Maker:
 
     def _indices(self, target: Any, options: Sequence[str], place: str) -> tuple[int, ...]:
         """Which options are right."""
-        found: list[int] = []
-        for one in target if isinstance(target, list | tuple) else [target]:
-            if isinstance(one, str) and one in options:
-                one = options.index(one)
+        indices: list[int] = []
+        for answer in target if isinstance(target, list | tuple) else [target]:
+            if isinstance(answer, str) and answer in options:
+                answer = options.index(answer)
             # An answer key that is a letter, while the options are texts.
-            elif isinstance(one, str) and len(one) == 1 and one in LETTERS[: len(options)]:
-                one = LETTERS.index(one)
-            if isinstance(one, bool):
-                one = int(one)
-            if not isinstance(one, int) or not 0 <= one < len(options):
-                raise EvaluationError(f"{place}: the right answer {one!r} is not one of the {len(options)} options.")
-            found.append(one)
-        if not found:
+            elif isinstance(answer, str) and len(answer) == 1 and answer in LETTERS[: len(options)]:
+                answer = LETTERS.index(answer)
+            if isinstance(answer, bool):
+                answer = int(answer)
+            if not isinstance(answer, int) or not 0 <= answer < len(options):
+                raise EvaluationError(
+                    f"{place}: the right answer {answer!r} is not one of the {len(options)} options."
+                )
+            indices.append(answer)
+        if not indices:
             raise EvaluationError(f"{place}: there is no right answer.")
-        return tuple(found)
+        return tuple(indices)
 
     # -- what comes before
 
@@ -284,19 +288,19 @@ class _Maker:
 
     def _solved(self, record: Record) -> str:
         """The first solved examples, never the question itself."""
-        found: list[str] = []
+        solved: list[str] = []
         for example in self._examples:
-            if len(found) == self._shots:
+            if len(solved) == self._shots:
                 break
             like = self._by is None or example.fields.get(self._by) == record.fields.get(self._by)
             if like and example.fields != record.fields:
-                found.append(self._example(example) + self._config.get("fewshot_delimiter", "\n\n"))
-        if len(found) < self._shots:
+                solved.append(self._example(example) + self._config.get("fewshot_delimiter", "\n\n"))
+        if len(solved) < self._shots:
             raise EvaluationError(
-                f"{self._name}: there are {len(found)} solved examples for {record.place}, but {self._shots} are "
+                f"{self._name}: there are {len(solved)} solved examples for {record.place}, but {self._shots} are "
                 "needed."
             )
-        return "".join(found)
+        return "".join(solved)
 
     def _example(self, record: Record) -> str:
         place = f"{self._name}, {record.place}"

@@ -68,15 +68,15 @@ def load_tasks(
     others = others or {}
     if data_dir is not None and not data_dir.is_dir():
         raise EvaluationError(f"There is no folder {data_dir}; name one with data sets in --data-dir.")
-    found: list[Task] = []
+    tasks: list[Task] = []
     for name, kind in _spread(names, GROUPS | dict(groups or {})):
         task = _load(name, replace(asking, kind=kind or asking.kind), data_dir, trained_form, others)
-        if task.name in {other.name for other in found}:
+        if task.name in {other.name for other in tasks}:
             raise EvaluationError(f"There are two tasks named {task.name}; name each once.")
-        found.append(task)
-    if not found:
+        tasks.append(task)
+    if not tasks:
         raise EvaluationError("No task was named; name one with --tasks.")
-    return found
+    return tasks
 
 
 def training_questions(name: str, data_dir: Path | None) -> list[Request]:
@@ -105,13 +105,13 @@ def training_questions(name: str, data_dir: Path | None) -> list[Request]:
 
 
 def _spread(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[tuple[str, Kind | None]]:
-    found: list[tuple[str, Kind | None]] = []
+    pairs: list[tuple[str, Kind | None]] = []
     for name in names:
         before, colon, rest = name.partition(":")
         kind = cast("Kind", before) if colon and before in get_args(Kind) else None
         name = rest if kind else name
-        found += [(one, kind) for one in groups.get(name, [name])]
-    return found
+        pairs += [(member, kind) for member in groups.get(name, [name])]
+    return pairs
 
 
 def _load(name: str, asking: Asking, data_dir: Path | None, trained_form: str, others: Others) -> Task:

@@ -78,24 +78,24 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         EvaluationError: if it cannot be read, has an unknown entry, or would run code.
     """
-    found = _read(path, path.name, 0)
-    for key, value in found.items():
+    config = _read(path, path.name, 0)
+    for key, value in config.items():
         _check(key, value, path.name)
-    missing = [key for key in NEEDED if found.get(key) is None]
+    missing = [key for key in NEEDED if config.get(key) is None]
     if missing:
         raise EvaluationError(f"{path.name} has no `{missing[0]}`; a task needs {', '.join(NEEDED)}.")
-    _check_values(found, path.name)
-    return {key: value for key, value in found.items() if value is not None}
+    _check_values(config, path.name)
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def _read(path: Path, name: str, depth: int) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        why = reason(error) if isinstance(error, OSError) else "it is not UTF-8"
-        raise EvaluationError(f"The task file {name} cannot be read: {why}; name a readable one.") from None
+        cause = reason(error) if isinstance(error, OSError) else "it is not UTF-8"
+        raise EvaluationError(f"The task file {name} cannot be read: {cause}; name a readable one.") from None
     try:
-        found = yaml.load(text, _Loader)
+        config = yaml.load(text, _Loader)
     except EvaluationError as error:
         raise EvaluationError(f"{name}, {error}.") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -103,13 +103,13 @@ def _read(path: Path, name: str, depth: int) -> dict[str, Any]:
         line = "" if mark is None else f", line {mark.line + 1}"
         problem = getattr(error, "problem", None) or first_line(error)
         raise EvaluationError(f"{name}{line}: this is not YAML with plain values only ({problem}).") from None
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise EvaluationError(f"{name} must hold `key: value` lines such as `task: my_task`.")
-    if (included := found.pop("include", None)) is not None:
+    if (included := config.pop("include", None)) is not None:
         if not isinstance(included, str) or Path(included).name != included or depth >= 4:
             raise EvaluationError(f"{name}: `include` must name a file in the same folder, not {included!r}.")
-        return _read(path.parent / included, included, depth + 1) | found
-    return found
+        return _read(path.parent / included, included, depth + 1) | config
+    return config
 
 
 def _check(key: str, value: Any, name: str) -> None:

@@ -67,11 +67,11 @@ def _of_files(config: Mapping[str, Any], split: str, name: str, folder: Path) ->
             raise EvaluationError(f"{name}: `data_files` has no {split}, only {', '.join(map(str, files))}.")
         files = files[split]
     named = [files] if isinstance(files, str) else files
-    if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named):
+    if not isinstance(named, list) or not named or not all(isinstance(file, str) for file in named):
         raise EvaluationError(f"{name}: `dataset_kwargs` must name `data_files`, such as {{test: questions.jsonl}}.")
-    found: list[Record] = []
-    for one in named:
-        beside = folder / Path(one).expanduser()
+    records: list[Record] = []
+    for file in named:
+        beside = folder / Path(file).expanduser()
         for path in expand(str(beside)):
-            found += read_file(Path(path)).records
-    return found
+            records += read_file(Path(path)).records
+    return records

@@ -48,13 +48,13 @@ def _lines(path: Path) -> list[str]:
 
 def _records(path: Path, change: Callable[[Fields], Fields] = lambda fields: fields) -> list[Record]:
     """The records of a file, with other columns."""
-    found = []
+    records = []
     for fields, place in read_file(path).records:
         try:
-            found.append(Record(change(fields), place))
+            records.append(Record(change(fields), place))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(f"{place}: this is not a record of the expected data set ({error!r}).") from None
-    return found
+    return records
 
 
 def _labelled(folder: Path, texts: tuple[str, ...], labels: tuple[str, ...], column: str) -> list[Record]:
@@ -77,7 +77,7 @@ def _choices(texts: list[str], labels: list[str]) -> Fields:
 
 def _openbookqa(folder: Path, split: str) -> list[Record]:
     file = {"validation": "dev"}.get(split, split) + ".tsv"
-    found = []
+    records = []
     lines = _lines(_path(folder, "openbookqa", file))
     for number, line in enumerate(lines[1:], 2):
         cells = line.split("\t")
@@ -86,8 +86,8 @@ def _openbookqa(folder: Path, split: str) -> list[Record]:
             raise DataError(f"{file}, line {number}: this is not an OpenBookQA question with options (A) to (D).")
         options = _choices(parts[2::2], parts[1::2])
         fields = {"id": cells[0], "question_stem": cells[1], "choices": options, "answerKey": cells[4].strip()}
-        found.append(Record(fields, f"{file}, line {number}"))
-    return found
+        records.append(Record(fields, f"{file}, line {number}"))
+    return records
 
 
 # -- ARC, and BoolQ without its passages, in the form of LLM-Adapters --------------------------------------------
@@ -140,9 +140,11 @@ def _mmlu_file(file: Path, subject: str) -> Iterator[Record]:
 
 
 def _csqa_fields(fields: Fields) -> Fields:
-    asked = fields["question"]
-    options = _choices([one["text"] for one in asked["choices"]], [one["label"] for one in asked["choices"]])
-    return {"question": asked["stem"], "choices": options, "answerKey": fields["answerKey"]}
+    question = fields["question"]
+    options = _choices(
+        [option["text"] for option in question["choices"]], [option["label"] for option in question["choices"]]
+    )
+    return {"question": question["stem"], "choices": options, "answerKey": fields["answerKey"]}
 
 
 # The Hub's data have the beginning in two parts, the second of which is an incomplete sentence.

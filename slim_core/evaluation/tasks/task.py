@@ -98,8 +98,8 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that affects the scores."""
-        told = (self.scoring, self.metric, self.until, self.max_new_tokens, [_plain(item) for item in self.items])
-        return hashlib.sha256(json.dumps(told, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
+        inputs = (self.scoring, self.metric, self.until, self.max_new_tokens, [_plain(item) for item in self.items])
+        return hashlib.sha256(json.dumps(inputs, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(item: Item) -> Any:

@@ -69,13 +69,13 @@ def target(source: Any, document: Document, place: str, has_choices: bool) -> An
     """`doc_to_target`: a text, the number of an option, or a list of either."""
     if not isinstance(source, str):
         return source
-    found = text_or_number(source, document, place, has_choices)
-    if isinstance(found, str) and source not in document and found[:1] == "[" and found[-1:] == "]":
+    value = text_or_number(source, document, place, has_choices)
+    if isinstance(value, str) and source not in document and value[:1] == "[" and value[-1:] == "]":
         try:
-            return ast.literal_eval(found)
+            return ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            return found
-    return found
+            return value
+    return value
 
 
 def choices(source: Any, document: Document, place: str) -> list[str]:
@@ -86,20 +86,24 @@ def choices(source: Any, document: Document, place: str) -> list[str]:
     """
     if isinstance(source, str):
         if source in document:
-            found = document[source]
+            options = document[source]
         else:
             text = render(source, document, place)
             try:
-                found = ast.literal_eval(text)  # a Python list literal, which runs no code
+                options = ast.literal_eval(text)  # a Python list literal, which runs no code
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise EvaluationError(
                     f"{place}: `doc_to_choice` must give a list such as {{{{choices.text}}}}, not {_shown(text)}."
                 ) from None
     else:
-        found = list(source.values()) if isinstance(source, Mapping) else source
-    if not isinstance(found, list | tuple) or len(found) < 2 or not all(isinstance(one, str) for one in found):
-        raise EvaluationError(f"{place}: `doc_to_choice` must give at least two texts, not {_shown(str(found))}.")
-    return list(found)
+        options = list(source.values()) if isinstance(source, Mapping) else source
+    if (
+        not isinstance(options, list | tuple)
+        or len(options) < 2
+        or not all(isinstance(option, str) for option in options)
+    ):
+        raise EvaluationError(f"{place}: `doc_to_choice` must give at least two texts, not {_shown(str(options))}.")
+    return list(options)
 
 
 def _shown(text: str) -> str:

@@ -39,11 +39,11 @@ def read_questions(path: Path, asking: Asking) -> Task:
         records = read_file(path).records
     except DataError as error:
         raise EvaluationError(str(error)) from None
-    items = [(_kind_of(record), record) for record in records]
-    kinds = {kind for kind, _ in items}
+    pairs = [(_kind_of(record), record) for record in records]
+    kinds = {kind for kind, _ in pairs}
     if len(kinds) > 1:
-        first, place = items[0][0], items[0][1].place
-        other = next(record.place for kind, record in items if kind != first)
+        first, place = pairs[0][0], pairs[0][1].place
+        other = next(record.place for kind, record in pairs if kind != first)
         raise EvaluationError(
             f"{other} is scored differently from {place}; put records with {' and with '.join(sorted(kinds))} into "
             "separate files."
@@ -56,13 +56,13 @@ def read_questions(path: Path, asking: Asking) -> Task:
     if asking.shots:
         raise EvaluationError(f"{path.name} has no solved examples; leave --shots out.")
     chat = asking.chat if asking.chat is not None else True
-    found = [make(record, chat) for record in drawn(records, asking.limit)]
+    items = [make(record, chat) for record in drawn(records, asking.limit)]
     return Task(
         path.stem,
         path.stem.replace("_", " "),
         asking.kind or "downstream",
         scoring,
-        tuple(found),
+        tuple(items),
         "acc_norm" if kind == "choices" else "acc",
         source=path.name,
     )
@@ -100,13 +100,14 @@ def _answered(record: Record, chat: bool) -> Item:
     targets = value if isinstance(value, list) else [value]
     # Numbers are common in such files; booleans are not texts.
     fine = all(
-        isinstance(one, str | int | float) and not isinstance(one, bool) and str(one).strip() for one in targets
+        isinstance(target, str | int | float) and not isinstance(target, bool) and str(target).strip()
+        for target in targets
     )
     if not targets or not fine:
         raise EvaluationError(f"{record.place}: `answer` must be a string or a list of strings, not {value!r}.")
     if match not in get_args(Match):
         raise EvaluationError(f"{record.place}: `match` is {match!r}; it must be {', '.join(get_args(Match))}.")
-    texts = tuple(str(one).strip() for one in targets)
+    texts = tuple(str(target).strip() for target in targets)
     if match == "search":
         texts = tuple(check_pattern(text, record.place) for text in texts)
     return Request(_prompt(record, chat), Expected(texts, match=cast("Match", match), ignore_case=True))
@@ -148,7 +149,7 @@ def read_text(path: Path, asking: Asking) -> Task:
     except OSError as error:
         raise EvaluationError(f"The text {path.name} cannot be read: {reason(error)}; name a readable one.") from None
     records = [Record({"text": passage}, path.name) for passage in passages_of(text)]
-    items: Sequence[Any] = [Text(Passage("", one.fields["text"])) for one in drawn(records, asking.limit)]
+    items: Sequence[Any] = [Text(Passage("", record.fields["text"])) for record in drawn(records, asking.limit)]
     if not items:
         raise EvaluationError(f"The text {path.name} is empty; write some text.")
     title = f"Loss on {path.stem.replace('_', ' ')}"
@@ -157,17 +158,17 @@ def read_text(path: Path, asking: Asking) -> Task:
 
 def passages_of(text: str) -> list[str]:
     """Passages of at most `PASSAGE` characters, cut between sentences where there are any, else between words."""
-    found = []
+    passages = []
     for line in text.split("\n"):
         rest = line.strip()
         while len(rest) > PASSAGE:
             cuts = [match.end() for match in re.finditer(r"[.!?][\"”')]*\s", rest[:PASSAGE])]
             cut = cuts[-1] if cuts else rest.rfind(" ", 0, PASSAGE)
             cut = cut if cut > 0 else PASSAGE
-            found.append(rest[:cut].strip())
+            passages.append(rest[:cut].strip())
             rest = rest[cut:].strip()
-        found.append(rest)
-    return [passage for passage in found if any(c.isalnum() for c in passage)]
+        passages.append(rest)
+    return [passage for passage in passages if any(c.isalnum() for c in passage)]
 
 
 def open_questions(name: str, prompts: Sequence[str], form: str, asking: Asking) -> Task:
