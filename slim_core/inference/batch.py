@@ -41,25 +41,25 @@ class Batch:
         self._model, self._scopes = model, scopes
         self.answers = in_order(answers)
         starts = [answer.start for answer in self.answers]
-        held = [0 if start is None else start.length for start in starts]
-        self.unread = max(len(answer.prompt) - n for answer, n in zip(self.answers, held, strict=True))
-        self._held = max(held)
+        kept_lengths = [0 if start is None else start.length for start in starts]
+        self.unread = max(len(answer.prompt) - n for answer, n in zip(self.answers, kept_lengths, strict=True))
+        self._held = max(kept_lengths)
         self.width = self._held + self.unread
         self._padding = [self.width - len(answer.prompt) for answer in self.answers]
         # Where some of a text is held, its padding is in front of the rest of it, until all are read.
-        self._gaps = [p - (self._held - n) if n else 0 for p, n in zip(self._padding, held, strict=True)]
+        self._gaps = [p - (self._held - n) if n else 0 for p, n in zip(self._padding, kept_lengths, strict=True)]
         device = model.device
         # Which token stands for padding does not matter, it is masked; but the opening of a turn may go across a gap.
-        whole = [[0] * padding + answer.prompt for padding, answer in zip(self._padding, self.answers, strict=True)]
-        self._next = torch.tensor([ids[-self.unread :] for ids in whole], device=device)
+        texts = [[0] * padding + answer.prompt for padding, answer in zip(self._padding, self.answers, strict=True)]
+        self._next = torch.tensor([ids[-self.unread :] for ids in texts], device=device)
         columns, before = (
             torch.arange(self._held, self.width, device=device),
             torch.tensor(self._padding, device=device),
         )
-        first = torch.tensor(held, device=device).unsqueeze(1)
+        first = torch.tensor(kept_lengths, device=device).unsqueeze(1)
         self._positions = torch.maximum(columns - before.unsqueeze(1), first)
         self._cache = begun_cache(model, self.answers, self._gaps) if self._held else growing_cache(model.config)
-        self._trace = scopes.trace(self._wanted()) if self._wanted() else None
+        self._trace = scopes.trace(self._traced_rows()) if self._traced_rows() else None
         # Whether what is traced are single tokens, none of them padding.
         self._traces_tokens = True
         self._set_rows()
@@ -84,34 +84,34 @@ class Batch:
         """(B,) tokens of each row, with those that are to be read next."""
         return [self.width - padding for padding in self._padding]
 
-    def _wanted(self) -> list[int]:
+    def _traced_rows(self) -> list[int]:
         """The rows whose routing is recorded."""
         return [
             i for i, answer in enumerate(self.answers) if answer.routing and answer.peft_name in self._scopes.traceable
         ]
 
     def _go_on_tracing(
-        self, parts: Sequence[tuple[Batch, Sequence[int]]], found: Sequence[tuple[int, int, Draft]]
+        self, parts: Sequence[tuple[Batch, Sequence[int]]], sources: Sequence[tuple[int, int, Draft]]
     ) -> None:
         """Take the trace of the first part along; what others have recorded goes to the answers."""
-        first, wanted = parts[0][0], self._wanted()
+        first, traced = parts[0][0], self._traced_rows()
         self._trace, self._traces_tokens = None, True
         for number, (batch, _) in enumerate(parts):
             if number or not batch._traces_tokens:
                 batch.read_routing()
-        if not wanted:
+        if not traced:
             return
         if first._trace is None:
-            self._trace = self._scopes.trace(wanted)
+            self._trace = self._scopes.trace(traced)
         else:
-            places = {row: place for place, (part, row, _) in enumerate(found) if part == 0}
-            self._trace = first._trace.moved(places, wanted)
+            places = {row: place for place, (part, row, _) in enumerate(sources) if part == 0}
+            self._trace = first._trace.moved(places, traced)
 
     def _set_rows(self) -> None:
         names = [answer.peft_name for answer in self.answers]
         strengths = [answer.strength for answer in self.answers]
-        own = all(strength is None for strength in strengths)
-        self._rows = self._scopes.rows(names, None if own else strengths) if self._scopes.adapted else None
+        own_strengths = all(strength is None for strength in strengths)
+        self._rows = self._scopes.rows(names, None if own_strengths else strengths) if self._scopes.adapted else None
         self._set_mask()
 
     def _set_mask(self) -> None:
@@ -245,43 +245,45 @@ def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
         parts: batches, and which of their rows; at least one row in all. Where they are several, rows can join each of
             them, and all prompts have been read.
     """
-    found = [(number, row, batch.answers[row]) for number, (batch, rows) in enumerate(parts) for row in rows]
-    found.sort(key=lambda each: each[2].peft_name)
+    sources = [(number, row, batch.answers[row]) for number, (batch, rows) in enumerate(parts) for row in rows]
+    sources.sort(key=lambda each: each[2].peft_name)
     first = parts[0][0]
-    whole = Batch.__new__(Batch)
-    whole._model, whole._scopes, whole.unread = first._model, first._scopes, first.unread
-    whole.answers = [answer for _, _, answer in found]
-    lengths = [parts[number][0].lengths[row] for number, row, _ in found]
+    joined = Batch.__new__(Batch)
+    joined._model, joined._scopes, joined.unread = first._model, first._scopes, first.unread
+    joined.answers = [answer for _, _, answer in sources]
+    lengths = [parts[number][0].lengths[row] for number, row, _ in sources]
     # A window counts its own columns, and so does a prompt that is being read: there the padding stays.
     trimmed = first.joins and first.unread == 1
-    whole.width = max(lengths) if trimmed else first.width
-    whole._padding = [whole.width - length for length in lengths]
-    own = [
+    joined.width = max(lengths) if trimmed else first.width
+    joined._padding = [joined.width - length for length in lengths]
+    rows_of_parts = [
         RowsOf(
             batch._cache,
-            torch.tensor([row for part, row, _ in found if part == number]),
-            torch.tensor([place for place, (part, _, _) in enumerate(found) if part == number]),
+            torch.tensor([row for part, row, _ in sources if part == number]),
+            torch.tensor([place for place, (part, _, _) in enumerate(sources) if part == number]),
         )
         for number, (batch, _) in enumerate(parts)
     ]
     # By place: the rows of all parts, one part behind the other.
-    behind = torch.cat([part.places for part in own]).argsort()
-    whole._held = first._held
-    whole._gaps = [parts[number][0]._gaps[row] for number, row, _ in found]
+    behind = torch.cat([part.places for part in rows_of_parts]).argsort()
+    joined._held = first._held
+    joined._gaps = [parts[number][0]._gaps[row] for number, row, _ in sources]
     for name in ("_next", "_positions"):
-        rows = [getattr(batch, name)[part.rows] for (batch, _), part in zip(parts, own, strict=True)]
-        setattr(whole, name, torch.cat(rows)[behind])
-    held = whole.width - whole.unread
+        rows = [getattr(batch, name)[part.rows] for (batch, _), part in zip(parts, rows_of_parts, strict=True)]
+        setattr(joined, name, torch.cat(rows)[behind])
+    read_columns = joined.width - joined.unread
     if not first.joins:
-        whole._cache = first._cache
-        whole._cache.batch_select_indices(own[0].rows)
-    elif held:
-        whole._cache = joined_cache(whole._model.config, [part for part in own if len(part.rows)], len(found), held)
+        joined._cache = first._cache
+        joined._cache.batch_select_indices(rows_of_parts[0].rows)
+    elif read_columns:
+        joined._cache = joined_cache(
+            joined._model.config, [part for part in rows_of_parts if len(part.rows)], len(sources), read_columns
+        )
     else:
-        whole._cache = growing_cache(whole._model.config)
-    whole._go_on_tracing(parts, found)
-    whole._set_rows()
-    return whole
+        joined._cache = growing_cache(joined._model.config)
+    joined._go_on_tracing(parts, sources)
+    joined._set_rows()
+    return joined
 
 
 def in_order(answers: Sequence[Draft]) -> list[Draft]:

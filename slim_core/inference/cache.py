@@ -36,9 +36,9 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None  # it is initialised
-        held = self.get_seq_length()
-        self.keys = self._keys.append(self.keys, key_states, held)
-        self.values = self._values.append(self.values, value_states, held)
+        length = self.get_seq_length()
+        self.keys = self._keys.append(self.keys, key_states, length)
+        self.values = self._values.append(self.values, value_states, length)
         return self.keys, self.values
 
     def take(self, parts: Sequence[tuple[RowsOf, GrowingLayer]], rows: int, length: int) -> None:
@@ -78,10 +78,10 @@ class GrowingLayer(DynamicLayer):
 
     @staticmethod
     def _of(keys: Tensor, values: Tensor) -> GrowingLayer:
-        found = GrowingLayer()
-        found.lazy_initialization(keys, values)
-        found.keys, found.values = keys, values
-        return found
+        layer = GrowingLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        return layer
 
 
 class _Growing:
@@ -109,10 +109,12 @@ class _Growing:
         room = -(-(length + 1) // ROOM) * ROOM
         # Zeros where padding will be: it is masked, but a NaN would be in every sum.
         self._buffer = first.new_zeros(rows, first.shape[1], room, first.shape[-1])
-        for part, held in parts:
-            kept = min(length, held.shape[-2])
-            source = held.narrow(-2, held.shape[-2] - kept, kept).index_select(0, part.rows.to(held.device))
-            self._buffer.narrow(-2, length - kept, kept).index_copy_(0, part.places.to(held.device), source)
+        for part, tensor in parts:
+            columns = min(length, tensor.shape[-2])
+            source = tensor.narrow(-2, tensor.shape[-2] - columns, columns).index_select(
+                0, part.rows.to(tensor.device)
+            )
+            self._buffer.narrow(-2, length - columns, columns).index_copy_(0, part.places.to(tensor.device), source)
         self._shown = self._buffer.narrow(-2, 0, length)
         return self._shown
 
@@ -157,22 +159,22 @@ def joined_cache(config: PreTrainedConfig, parts: Sequence[RowsOf], rows: int, l
         rows: how many there are.
         length: columns; the parts' are added or cut off in front.
     """
-    whole = growing_cache(config)
-    for index, layer in enumerate(whole.layers):
+    joined = growing_cache(config)
+    for index, layer in enumerate(joined.layers):
         assert isinstance(layer, GrowingLayer)  # `is_growing`
         layer.take([(part, part.cache.layers[index]) for part in parts], rows, length)
-    put_together(whole, parts, rows, length)
-    return whole
+    put_together(joined, parts, rows, length)
+    return joined
 
 
 def layerwise(cache: DynamicCache, change: Callable[[GrowingLayer], GrowingLayer]) -> DynamicCache:
     """A growing cache of layers that are made of those of another one."""
-    found = DynamicCache()
-    found.layers = [change(layer) for layer in cache.layers if isinstance(layer, GrowingLayer)]
-    return found
+    changed = DynamicCache()
+    changed.layers = [change(layer) for layer in cache.layers if isinstance(layer, GrowingLayer)]
+    return changed
 
 
 def bytes_of(cache: DynamicCache) -> int:
     """Memory of what a cache holds, without the room for more."""
-    found = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-    return sum(part.numel() * part.element_size() for part in found if isinstance(part, Tensor))
+    tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(part.numel() * part.element_size() for part in tensors if isinstance(part, Tensor))

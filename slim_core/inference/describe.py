@@ -37,11 +37,11 @@ def describe(model: PreTrainedModel, prompts: Prompts, name: str) -> ModelInfo:
 
 def end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
     """Every token that ends an answer: what the model's files say, and what the chat template closes one with."""
-    found = {prompts.tokenizer.eos_token_id, prompts.closing_token}
+    end_ids = {prompts.tokenizer.eos_token_id, prompts.closing_token}
     for config in (model.generation_config, model.config.get_text_config()):
         ids = getattr(config, "eos_token_id", None)
-        found.update(i for i in (ids if isinstance(ids, (list, tuple)) else [ids]) if isinstance(i, int))
-    return frozenset(found - {None})
+        end_ids.update(i for i in (ids if isinstance(ids, (list, tuple)) else [ids]) if isinstance(i, int))
+    return frozenset(end_ids - {None})
 
 
 def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -50,8 +50,8 @@ def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     """
     config = model.config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    found = [getattr(config, name, None) for name in names]
-    return next((length for length in found if isinstance(length, int) and length > 0), tokenizer.model_max_length)
+    lengths = [getattr(config, name, None) for name in names]
+    return next((length for length in lengths if isinstance(length, int) and length > 0), tokenizer.model_max_length)
 
 
 def _devices(model: PreTrainedModel) -> list[torch.device]:
@@ -75,7 +75,7 @@ def _size(model: PreTrainedModel) -> tuple[int, int]:
 
 def bytes_by_device(model: nn.Module) -> dict[torch.device, int]:
     """Bytes of a model on each device, including its adapters; shared tensors count once."""
-    found: Counter[torch.device] = Counter()
+    sizes: Counter[torch.device] = Counter()
     for tensor in (*model.parameters(), *model.buffers(), *part_tensors(model)):
-        found[tensor.device] += tensor.numel() * tensor.element_size()
-    return dict(found)
+        sizes[tensor.device] += tensor.numel() * tensor.element_size()
+    return dict(sizes)

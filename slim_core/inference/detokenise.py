@@ -86,9 +86,9 @@ class AnswerText:
         self._text += new
         if not self._stop:
             return False
-        found = [self._text.find(stop, max(0, searched - len(stop) + 1)) for stop in self._stop]
-        if any(position >= 0 for position in found):
-            self._text = self._text[: min(position for position in found if position >= 0)]
+        positions = [self._text.find(stop, max(0, searched - len(stop) + 1)) for stop in self._stop]
+        if any(position >= 0 for position in positions):
+            self._text = self._text[: min(position for position in positions if position >= 0)]
             self._held = 0
             return True
         self._held = max(_overlap(self._text, stop) for stop in self._stop)

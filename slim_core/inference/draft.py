@@ -15,7 +15,7 @@ from ..base.errors import EngineError
 from ..outside.errors import first_line
 from ..peft_tools import RowRouting
 from .detokenise import AnswerText
-from .drift import AnswerReading, Found
+from .drift import AnswerReading, DriftTensors
 from .sampling import Sampler
 from .start import Start
 from .types import FinishReason, RowStep, Sampling, State, TokenLogProb
@@ -142,7 +142,7 @@ class Work:
     Attributes:
         writing: the drafts that are being written now.
         reading: what the model reads once the answers are there.
-        found: what came of it; None if it was stopped.
+        drift: what came of it; None if it was stopped.
         changed: whether there is something that the caller has not seen.
         new_routing: whether routing records are part of it.
         failure: why it ended, where the model failed.
@@ -165,7 +165,7 @@ class Work:
         self._waiting = deque([live] if batched else [[draft] for draft in live])
         self.writing: list[Draft] = []
         self.reading: AnswerReading | None = None
-        self.found: Found | None = None
+        self.drift: DriftTensors | None = None
         self.changed = self.new_routing = False
         self.failure: BaseException | None = None
         self._read_at = 0.0

@@ -44,8 +44,8 @@ class AnswerReading:
     @property
     def rows(self) -> list[tuple[str, float | None]]:
         """PEFT names and strengths of the base and of the readers."""
-        own = self.strengths or [None for _ in self.variants]
-        return [(BASE_ROW, None), *((peft_name(name), s) for name, s in zip(self.variants, own, strict=True))]
+        strengths = self.strengths or [None for _ in self.variants]
+        return [(BASE_ROW, None), *((peft_name(name), s) for name, s in zip(self.variants, strengths, strict=True))]
 
     @property
     def length(self) -> int:
@@ -54,13 +54,13 @@ class AnswerReading:
 
 
 # (R, T) float32 log p_base(token) - log p_reader(token), and (R, T) float32 KL(p_base || p_reader); on the CPU.
-Found = tuple[Tensor, Tensor]
+DriftTensors = tuple[Tensor, Tensor]
 
 
 @torch.inference_mode()
 def read_answers(
     model: PreTrainedModel, scopes: RowScopes, readings: Sequence[AnswerReading]
-) -> Generator[None, None, list[Found | None]]:
+) -> Generator[None, None, list[DriftTensors | None]]:
     """Let variants read answers, all of them in one batch. Each yield is a forward.
 
     They are read in pieces on a KV cache, so that the logits of a long answer over a large vocabulary are never there
@@ -74,12 +74,12 @@ def read_answers(
     Returns:
         For each what its readers make of it; None where it was stopped.
     """
-    rows, found = _rows_of(readings), [_Comparison(reading) for reading in readings]
+    rows, comparisons = _rows_of(readings), [_Comparison(reading) for reading in readings]
     names, strengths = [row.name for row in rows], [row.strength for row in rows]
     in_order = sorted(range(len(rows)), key=lambda at: rows[at].place)
     places = [[at for at in in_order if rows[at].reading == number] for number in range(len(readings))]
-    own = all(strength is None for strength in strengths)
-    whose = scopes.rows(names, None if own else strengths) if scopes.adapted else None
+    own_strengths = all(strength is None for strength in strengths)
+    whose = scopes.rows(names, None if own_strengths else strengths) if scopes.adapted else None
     width, answered = max(reading.length for reading in readings), max(len(reading.answer) for reading in readings)
     padding = [width - readings[row.reading].length for row in rows]
     # The last of an answer's tokens stands at the end of each row, as does the prediction of it.
@@ -91,26 +91,26 @@ def read_answers(
     columns = torch.arange(width, device=model.device)
     positions, mask = (columns - starts).clamp_min(0), (columns >= starts).long() if any(padding) else None
     piece = max(1, LOGITS_AT_ONCE // (len(rows) * model.config.get_text_config().vocab_size))
-    cache, silent, most = growing_cache(model.config), width - answered, longest_piece(model.config)
-    done = 0
-    while done < width:
+    cache, silent, longest = growing_cache(model.config), width - answered, longest_piece(model.config)
+    begin = 0
+    while begin < width:
         if all(reading.stopped() for reading in readings):
             break
         # Pieces of the prompt that predict nothing of the answer; then the rest of it with the first of the answer.
-        upto = done + most if silent - done > most else min(max(done, silent) + piece, width)
-        wanted = max(0, upto - max(done, silent))
+        upto = begin + longest if silent - begin > longest else min(max(begin, silent) + piece, width)
+        logit_columns = max(0, upto - max(begin, silent))
         part = None if mask is None else mask[:, :upto]
         arguments = forward_arguments(
-            model, ids[:, done:upto], positions[:, done:upto], part, cache, keep=max(1, wanted)
+            model, ids[:, begin:upto], positions[:, begin:upto], part, cache, keep=max(1, logit_columns)
         )
         with scopes.answering(whose):
             logits = model(**arguments).logits
-        if wanted:
-            for number, comparison in enumerate(found):
-                comparison.add(logits[places[number], -wanted:], width - upto)
-        done = upto
+        if logit_columns:
+            for number, comparison in enumerate(comparisons):
+                comparison.add(logits[places[number], -logit_columns:], width - upto)
+        begin = upto
         yield
-    return [comparison.found for comparison in found]
+    return [comparison.drift for comparison in comparisons]
 
 
 class _Row(NamedTuple):
@@ -158,7 +158,7 @@ class _Comparison:
         self._divergences.append(torch.stack(kl).cpu())
 
     @property
-    def found(self) -> Found | None:
+    def drift(self) -> DriftTensors | None:
         parts = (self._ratios, self._divergences)
         if self._reading.stopped() or not self._ratios:
             return None
@@ -166,16 +166,16 @@ class _Comparison:
         return ratios, divergences
 
 
-def drift_of(variants: Sequence[str], tokens: tuple[str, ...], found: Found) -> Drift:
+def drift_of(variants: Sequence[str], tokens: tuple[str, ...], tensors: DriftTensors) -> Drift:
     """What readers make of an answer, as it is shown.
 
     Args:
         variants: names of the readers.
         tokens: texts of the answer's tokens.
-        found: of `read_answers`.
+        tensors: of `read_answers`.
     """
-    read = zip(variants, *found, strict=True)
-    return Drift(tokens, tuple(VariantDrift(name, ratio, kl) for name, ratio, kl in read))
+    readers = zip(variants, *tensors, strict=True)
+    return Drift(tokens, tuple(VariantDrift(name, ratio, kl) for name, ratio, kl in readers))
 
 
 def answer_to_read(step: Step, reading: Reading, base: str) -> tuple[int, ...]:

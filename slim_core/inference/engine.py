@@ -300,12 +300,12 @@ class Engine(Reader):
             assert isinstance(last, Step)
             if reading is not None and (ids := answer_to_read(last, reading, BASE)):
                 # What was written of a stopped answer is read; a stop that comes from now on ends the reading.
-                wanted = [index for index in range(len(rows)) if not stopped(index)]
+                unstopped = [index for index in range(len(rows)) if not stopped(index)]
                 yield last
                 self._check_open()
 
                 def unwanted() -> bool:
-                    return self._closed is not None or (bool(wanted) and all(map(stopped, wanted)))
+                    return self._closed is not None or (bool(unstopped) and all(map(stopped, unstopped)))
 
                 last = self._read(work, ids, reading, unwanted) or last
         finally:

@@ -86,13 +86,13 @@ class QueuePlace:
             ready: what else has to be so; asked under the lock when somebody has left or `changed` was notified.
 
         Returns:
-            Whether it is this one's turn.
+            Whether its turn has come.
         """
         with self._queue.changed:
-            found = self._queue.changed.wait_for(lambda: self._queue._places[0] is self and ready(), seconds)
-            if found:
+            has_turn = self._queue.changed.wait_for(lambda: self._queue._places[0] is self and ready(), seconds)
+            if has_turn:
                 self._queue._served(self)
-            return found
+            return has_turn
 
     def leave(self) -> None:
         """Give up the place. Calling it again does nothing."""

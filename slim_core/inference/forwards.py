@@ -141,13 +141,13 @@ class Forwards:
         with self._lock:
             writers = self._writers()
         batch = batches.popleft()
-        kept = [row for row, answer in enumerate(batch.answers) if answer in writers]
-        if not kept:
+        remaining = [row for row, answer in enumerate(batch.answers) if answer in writers]
+        if not remaining:
             return
         out_of_memory, failure = False, None
         try:
-            if len(kept) < len(batch.answers):
-                batch = together([(batch, kept)])
+            if len(remaining) < len(batch.answers):
+                batch = together([(batch, remaining)])
             forward(batch, writers)
         except BaseException as error:
             if not is_failure(error):

@@ -32,7 +32,7 @@ def in_groups(
     unread = unread or lengths
     group: list[Work] = []
     for work in sorted(works, key=lambda work: max(lengths(work))):
-        all_lengths, to_read = ([n for one in (*group, work) for n in of(one)] for of in (lengths, unread))
+        all_lengths, to_read = ([n for member in (*group, work) for n in of(member)] for of in (lengths, unread))
         if group and not (alike(all_lengths) and max(to_read) * len(to_read) <= cache.PIECE):
             yield group
             group = []

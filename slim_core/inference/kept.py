@@ -67,16 +67,16 @@ class KeptRows:
         """Keep a row, and forget the one that it continues."""
         if row.bytes > self.most_bytes:
             return
-        known = self._tokens.setdefault(row.key, [])
-        place = bisect_left(known, row.tokens)
-        if place < len(known) and known[place] == row.tokens:
+        kept_tokens = self._tokens.setdefault(row.key, [])
+        place = bisect_left(kept_tokens, row.tokens)
+        if place < len(kept_tokens) and kept_tokens[place] == row.tokens:
             self._forget(row.key, row.tokens)
-        if place and row.tokens[: len(known[place - 1])] == known[place - 1]:
-            before = self._rows[row.key, known[place - 1]]
+        if place and row.tokens[: len(kept_tokens[place - 1])] == kept_tokens[place - 1]:
+            before = self._rows[row.key, kept_tokens[place - 1]]
             if row.routing is not None or before.routing is None:
                 self._forget(row.key, before.tokens)
-        known = self._tokens.setdefault(row.key, [])
-        insort(known, row.tokens)
+        kept_tokens = self._tokens.setdefault(row.key, [])
+        insort(kept_tokens, row.tokens)
         self._rows[row.key, row.tokens] = row
         self.bytes += row.bytes
         self._shrink()
@@ -87,9 +87,9 @@ class KeptRows:
 
     def _forget(self, key: Key, tokens: tuple[int, ...]) -> None:
         self.bytes -= self._rows.pop((key, tokens)).bytes
-        known = self._tokens[key]
-        del known[bisect_left(known, tokens)]
-        if not known:
+        kept_tokens = self._tokens[key]
+        del kept_tokens[bisect_left(kept_tokens, tokens)]
+        if not kept_tokens:
             del self._tokens[key]
 
     def starts(
@@ -107,25 +107,25 @@ class KeptRows:
         none: list[Start | None] = [None for _ in drafts]
         if not self._rows or any(draft.scores_prompt for draft in drafts):
             return none
-        found = [self._start(draft, openings.get(draft.peft_name), traceable) for draft in drafts]
-        if any(start is None and draft.peft_name in openings for start, draft in zip(found, drafts, strict=True)):
+        starts = [self._start(draft, openings.get(draft.peft_name), traceable) for draft in drafts]
+        if any(start is None and draft.peft_name in openings for start, draft in zip(starts, drafts, strict=True)):
             return none
-        rest = max(
-            len(draft.prompt) - (start.length if start else 0) for start, draft in zip(found, drafts, strict=True)
+        longest_rest = max(
+            len(draft.prompt) - (start.length if start else 0) for start, draft in zip(starts, drafts, strict=True)
         )
-        if max(len(draft.prompt) for draft in drafts) - rest < LEAST:
+        if max(len(draft.prompt) for draft in drafts) - longest_rest < LEAST:
             return none
-        for start in found:
+        for start in starts:
             if start is not None:
                 self._rows.move_to_end((start.row.key, start.row.tokens))
-        return found
+        return starts
 
     def _start(self, draft: Draft, opening: tuple[int, ...] | None, traceable: set[str]) -> Start | None:
         """The start that leaves the least to be read."""
         best: Start | None = None
         recorded = draft.routing and draft.peft_name in traceable
-        known = self._alike((draft.peft_name, draft.strength), tuple(draft.prompt))
-        for row, alike in islice(known, NEIGHBOURS):
+        neighbours = self._alike((draft.peft_name, draft.strength), tuple(draft.prompt))
+        for row, alike in islice(neighbours, NEIGHBOURS):
             if alike < LEAST or (best is not None and alike <= best.length):
                 break
             length = alike
@@ -138,28 +138,28 @@ class KeptRows:
 
     def _alike(self, key: Key, prompt: tuple[int, ...]) -> Iterator[tuple[KeptRow, int]]:
         """Kept rows, and how many tokens they have in common with a prompt but for its last; the most first."""
-        known = self._tokens.get(key, [])
-        before = bisect_left(known, prompt) - 1
+        kept_tokens = self._tokens.get(key, [])
+        before = bisect_left(kept_tokens, prompt) - 1
         behind = before + 1
-        while before >= 0 or behind < len(known):
-            sides = [(_common(known[at], prompt), at) for at in (before, behind) if 0 <= at < len(known)]
+        while before >= 0 or behind < len(kept_tokens):
+            sides = [(_common(kept_tokens[at], prompt), at) for at in (before, behind) if 0 <= at < len(kept_tokens)]
             length, at = max(sides)
             before, behind = (before - 1, behind) if at == before else (before, behind + 1)
-            yield self._rows[key, known[at]], length
+            yield self._rows[key, kept_tokens[at]], length
 
 
 def _common(tokens: tuple[int, ...], prompt: tuple[int, ...]) -> int:
     """Length of what both begin with, without the prompt's last token, which is read for what comes next."""
-    most = min(len(tokens), len(prompt) - 1)
-    if tokens[:most] == prompt[:most]:
-        return most
-    return next(place for place in range(most) if tokens[place] != prompt[place])
+    length = min(len(tokens), len(prompt) - 1)
+    if tokens[:length] == prompt[:length]:
+        return length
+    return next(place for place in range(length) if tokens[place] != prompt[place])
 
 
-def _last_opening(prompt: Sequence[int], most: int, opening: tuple[int, ...]) -> int:
-    """The last place, at most `most`, whose token ends the opening of a turn; 0 if there is none."""
+def _last_opening(prompt: Sequence[int], limit: int, opening: tuple[int, ...]) -> int:
+    """The last place, at most `limit`, whose token ends the opening of a turn; 0 if there is none."""
     size = len(opening)
-    ends = (end for end in range(most, size - 2, -1) if tuple(prompt[end - size + 1 : end + 1]) == opening)
+    ends = (end for end in range(limit, size - 2, -1) if tuple(prompt[end - size + 1 : end + 1]) == opening)
     return next(ends, 0) if size else 0
 
 
@@ -174,8 +174,8 @@ def begun_cache(model: PreTrainedModel, drafts: Sequence[Draft], gaps: Sequence[
     starts = {row: draft.start for row, draft in enumerate(drafts) if draft.start is not None}
     parts = []
     for row, start in starts.items():
-        own = layerwise(start.row.cache, partial(GrowingLayer.upto, length=start.length))
-        parts.append(RowsOf(own, torch.tensor([0]), torch.tensor([row])))
+        row_cache = layerwise(start.row.cache, partial(GrowingLayer.upto, length=start.length))
+        parts.append(RowsOf(row_cache, torch.tensor([0]), torch.tensor([row])))
     length = max(start.length for start in starts.values())
     cache = joined_cache(model.config, parts, len(drafts), length)
     # In a gap the tokens in front of it are read once more, and count for nothing.
@@ -209,13 +209,13 @@ def kept_row(
     state = None if opening is None else state_of_row(cache, row, draft.peft_name, opening)
     if opening is not None and state is None:
         return None
-    own = layerwise(cache, lambda layer: layer.row(row, columns.start, columns.stop))
+    row_cache = layerwise(cache, lambda layer: layer.row(row, columns.start, columns.stop))
     records = list(draft.records)
     routing = joined_records(records) if records else None
     if routing is not None and routing.weights.shape[1] != count:
         routing = None
-    held = bytes_of(own) + 8 * count
+    size = bytes_of(row_cache) + 8 * count
     tensors = [*(state.sums.values() if state else ()), *(routing[2:] if routing else ())]
-    held += sum(part.numel() * part.element_size() for part in tensors)
+    size += sum(part.numel() * part.element_size() for part in tensors)
     tokens = tuple([*draft.prompt, *draft.ids][:count])
-    return KeptRow((draft.peft_name, draft.strength), tokens, own, state, routing, held)
+    return KeptRow((draft.peft_name, draft.strength), tokens, row_cache, state, routing, size)

@@ -25,7 +25,7 @@ VISITOR_TOKENS = 32_768
 def read_base(
     choice: BaseChoice,
     folder: Path,
-    how: LoadPlan,
+    load_plan: LoadPlan,
     prompts: Prompts,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Engine:
@@ -34,19 +34,19 @@ def read_base(
     Args:
         choice: the base.
         folder: its files.
-        how: as `plan` says.
+        load_plan: as `plan` returns it.
         prompts: as `read_prompts` returns it.
         on_progress: called with weights read so far and in all.
 
     Raises:
         EngineError: if something cannot be loaded or does not fit.
     """
-    model = read_weights(choice, folder, how, on_progress)
+    model = read_weights(choice, folder, load_plan, on_progress)
     engine = Engine(model, prompts, choice.name or choice.base)
     if not choice.operator:
         engine.info = replace(engine.info, context_length=min(engine.info.context_length, VISITOR_TOKENS))
-    own: tuple[tuple[str | None, Kind], ...] = ((choice.lora, "lora"), (choice.slim, "slim"))
-    for adapter, kind in own:
+    adapters: tuple[tuple[str | None, Kind], ...] = ((choice.lora, "lora"), (choice.slim, "slim"))
+    for adapter, kind in adapters:
         if adapter is not None:
             engine.attach(adapter, name=kind, kind=kind)
     return engine
@@ -95,6 +95,6 @@ def open_base(
         EngineError: if something cannot be loaded or does not fit.
     """
     with base_files(choice) as files:
-        how = plan(choice, files.config(), device, dtype)
+        load_plan = plan(choice, files.config(), device, dtype)
         folder = files.fetch(lambda done, total: None, threading.Event())
-        return read_base(choice, folder, how, read_prompts(choice, folder))
+        return read_base(choice, folder, load_plan, read_prompts(choice, folder))

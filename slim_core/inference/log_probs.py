@@ -21,11 +21,11 @@ def log_probs_of(logits: Tensor, tokens: Sequence[int], likeliest: int) -> list[
         likeliest: how many of the likeliest are returned; fewer where the vocabulary is smaller.
     """
     log_p = logits.float().log_softmax(-1)
-    own = log_p.gather(-1, torch.tensor(tokens, device=log_p.device).unsqueeze(-1)).squeeze(-1).tolist()
-    values, ids = (found.tolist() for found in log_p.topk(min(likeliest, log_p.shape[-1]), -1))
+    chosen = log_p.gather(-1, torch.tensor(tokens, device=log_p.device).unsqueeze(-1)).squeeze(-1).tolist()
+    values, ids = (tensor.tolist() for tensor in log_p.topk(min(likeliest, log_p.shape[-1]), -1))
     return [
         TokenLogProb(token, value, tuple(zip(best, best_values, strict=True)))
-        for token, value, best, best_values in zip(tokens, own, ids, values, strict=True)
+        for token, value, best, best_values in zip(tokens, chosen, ids, values, strict=True)
     ]
 
 
@@ -38,11 +38,11 @@ def of_chosen(answers: Sequence[Draft], logits: Tensor, tokens: Sequence[int]) -
         logits: (B, V).
         tokens: B of them.
     """
-    found: list[TokenLogProb | None] = [None] * len(answers)
+    log_probs: list[TokenLogProb | None] = [None] * len(answers)
     for row, answer in enumerate(answers):
         if answer.likeliest is not None:
-            found[row] = log_probs_of(logits[row : row + 1], tokens[row : row + 1], answer.likeliest)[0]
-    return found
+            log_probs[row] = log_probs_of(logits[row : row + 1], tokens[row : row + 1], answer.likeliest)[0]
+    return log_probs
 
 
 @torch.inference_mode()

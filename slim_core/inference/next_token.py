@@ -17,22 +17,22 @@ from .sampling import most_likely
 def choose(works: Sequence[Work], answers: Sequence[Draft], logits: Tensor) -> tuple[Tensor, list[int], list[bool]]:
     """The next token of each row, as its caller wants it chosen; see `Sampler.choose`."""
     # All who take the most likely token are one.
-    rows: dict[Work | None, list[int]] = {}
+    rows_by_chooser: dict[Work | None, list[int]] = {}
     for row, work in enumerate(works):
-        rows.setdefault(None if work.sampler.plain else work, []).append(row)
+        rows_by_chooser.setdefault(None if work.sampler.plain else work, []).append(row)
     tokens = torch.empty(len(works), dtype=torch.int64, device=logits.device)
     ids, finite = [0] * len(works), [False] * len(works)
-    for chooser, own in rows.items():
-        scores = logits if len(rows) == 1 else logits[own]
+    for chooser, rows in rows_by_chooser.items():
+        scores = logits if len(rows_by_chooser) == 1 else logits[rows]
         if chooser is None:
-            found = most_likely(scores.float())
+            chosen = most_likely(scores.float())
         else:
             seen = None
             if chooser.sampler.counts_repetitions:
-                texts = [answers[row].seen(logits.device) for row in own]
+                texts = [answers[row].seen(logits.device) for row in rows]
                 seen = pad_sequence(texts, batch_first=True, padding_value=NO_TOKEN)
-            found = chooser.sampler.choose(scores, seen)
-        tokens[own] = found[0]
-        for row, token, fine in zip(own, *found[1:], strict=True):
+            chosen = chooser.sampler.choose(scores, seen)
+        tokens[rows] = chosen[0]
+        for row, token, fine in zip(rows, *chosen[1:], strict=True):
             ids[row], finite[row] = token, fine
     return tokens, ids, finite

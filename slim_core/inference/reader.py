@@ -132,9 +132,9 @@ class Reader:
             while not self._scheduler.enter(ticket, work, WAITING_SECONDS):
                 self._check_open()
             self._check_open()
-            found = self._read(work, answer_ids, reading, lambda: False)
-            assert found is not None  # nobody stops it
-            return found
+            drift = self._read(work, answer_ids, reading, lambda: False)
+            assert drift is not None  # nobody stops it
+            return drift
         finally:
             self._scheduler.leave(ticket, work)
 
@@ -143,6 +143,8 @@ class Reader:
     ) -> Drift | None:
         """What the readers make of an answer; None if they were stopped. The work was let in."""
         check_variants(reading.variants, self.variants)
-        wanted = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
-        found = self._scheduler.read(work, wanted)
-        return None if found is None else drift_of(reading.variants, self._prompts.token_texts(wanted.answer), found)
+        answer_reading = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
+        tensors = self._scheduler.read(work, answer_reading)
+        if tensors is None:
+            return None
+        return drift_of(reading.variants, self._prompts.token_texts(answer_reading.answer), tensors)

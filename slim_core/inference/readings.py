@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ..base.errors import is_failure
 from ..peft_tools import RowScopes
 from .draft import Work
-from .drift import Found, read_answers
+from .drift import DriftTensors, read_answers
 from .groups import in_groups
 
 
@@ -27,7 +27,7 @@ class Readings:
         self._lock, self._together = lock, together
         self._waiting: list[Work] = []
         self._now: list[Work] = []
-        self._steps: Generator[None, None, list[Found | None]] | None = None
+        self._steps: Generator[None, None, list[DriftTensors | None]] | None = None
         # Those which could not be read together are read one by one.
         self._alone = 0
 
@@ -54,12 +54,12 @@ class Readings:
                 return
             self._steps = read_answers(model, scopes, readings)
         failure: BaseException | None = None
-        found: list[Found | None] = [None for _ in self._now]
+        drifts: list[DriftTensors | None] = [None for _ in self._now]
         try:
             next(self._steps)
             return
         except StopIteration as ended:
-            found = ended.value
+            drifts = ended.value
         except BaseException as error:
             if not is_failure(error):
                 self._again()
@@ -70,8 +70,8 @@ class Readings:
             self._again()
             return
         with self._lock:
-            for work, read in zip(self._now, found, strict=True):
-                work.failure, work.found = failure, read
+            for work, drift in zip(self._now, drifts, strict=True):
+                work.failure, work.drift = failure, drift
                 work.reading, work.changed = None, True
         self._now, self._steps = [], None
 

@@ -35,10 +35,10 @@ def routing_of(
         prompts: how tokens are written.
         opening: the token ids that open a user's turn for this variant; empty if none do.
     """
-    known = len(records)
-    joined = joined_records(records[:known])
+    count = len(records)
+    joined = joined_records(records[:count])
     # Whoever makes the next forward may have added one meanwhile.
-    records[:known] = [joined]
+    records[:count] = [joined]
     tokens = joined.weights.shape[1]
     return RoutingRecord(
         variant=variant,
@@ -86,5 +86,5 @@ def joined_records(records: Sequence[RowRouting]) -> RowRouting:
 
 def block_of(module: str) -> int:
     """The decoder block of a Linear, counted from 0; what is outside of all blocks counts to the first."""
-    found = BLOCK.search(module)
-    return int(found[1]) if found else 0
+    match = BLOCK.search(module)
+    return int(match[1]) if match else 0

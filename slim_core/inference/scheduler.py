@@ -19,7 +19,7 @@ from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
 from ..outside.errors import first_line
 from .cache import growing_cache, is_growing, positions_vary
 from .draft import Draft, Work
-from .drift import AnswerReading, Found
+from .drift import AnswerReading, DriftTensors
 from .fair_queue import FairQueue, QueuePlace
 from .forwards import Forwards
 from .kept import KeptRows
@@ -107,8 +107,8 @@ class Scheduler:
             return True
         if self.most_rows < work.rows + sum(other.rows for other in works):
             return False
-        wanted = sum(each.rows * each.columns for each in (work, *works)) * self._forwards.column_bytes
-        return self._most_bytes is None or wanted <= self._most_bytes
+        needed_bytes = sum(each.rows * each.columns for each in (work, *works)) * self._forwards.column_bytes
+        return self._most_bytes is None or needed_bytes <= self._most_bytes
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -172,7 +172,7 @@ class Scheduler:
         finally:
             self._led()
 
-    def read(self, work: Work, reading: AnswerReading) -> Found | None:
+    def read(self, work: Work, reading: AnswerReading) -> DriftTensors | None:
         """Read an answer between the forwards of others, for a work that was let in and has none to write.
 
         Returns:
@@ -187,7 +187,7 @@ class Scheduler:
         while work.reading is not None:
             self.advance(work)
         if work.failure is None:
-            return work.found
+            return work.drift
         if is_out_of_memory(work.failure):
             raise EngineError(out_of_memory_sentence(self.model.device, len(reading.rows))) from None
         sentence = f"The model failed while it read the answer: {first_line(work.failure)}."

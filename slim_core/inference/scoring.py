@@ -63,7 +63,7 @@ def likelihoods(
         EngineError: if memory runs out or the model fails.
     """
     texts = [_Text(tuple(before), tuple(words)) for before, words in passages]
-    found: dict[int, Likelihood] = {}
+    by_index: dict[int, Likelihood] = {}
     # Grouped by what is read, so that it is read once, with similar lengths together.
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, text in enumerate(texts):
@@ -72,14 +72,14 @@ def likelihoods(
     try:
         for batch in _batches(groups, texts, len(variants), model.config.get_text_config().vocab_size):
             with between():
-                found.update(_read(model, batch, texts, variants, strengths, routing))
+                by_index.update(_read(model, batch, texts, variants, strengths, routing))
     except Exception as error:
         if is_out_of_memory(error):
             raise EngineError(out_of_memory_sentence(model.device, len(variants))) from None
         if isinstance(error, EngineError) or not is_failure(error):
             raise
         raise EngineError(f"The model failed while it read a text: {first_line(error)}.") from error
-    return [found[index] for index in range(len(texts))]
+    return [by_index[index] for index in range(len(texts))]
 
 
 def _batches(
@@ -124,8 +124,8 @@ def _read(
     with ExitStack() as scopes:
         trace = None
         if adapted:
-            own = not any(strength is not None for strength in strengths)
-            scopes.enter_context(adapter_rows(model, rows, None if own else [*strengths] * len(reads)))
+            own_strengths = not any(strength is not None for strength in strengths)
+            scopes.enter_context(adapter_rows(model, rows, None if own_strengths else [*strengths] * len(reads)))
             if routing and any(row in traceable for row in rows):
                 trace = scopes.enter_context(trace_routing(model))
         cache = growing_cache(model.config)

@@ -59,8 +59,8 @@ def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
         return None
     if layer not in rows.kept:
         rows.kept[layer] = _token_rows(layer, rows)
-    kept = rows.kept[layer]
-    return None if kept is None else kept.add(x, result, context.sequences, context.trace)
+    token_rows = rows.kept[layer]
+    return None if token_rows is None else token_rows.add(x, result, context.sequences, context.trace)
 
 
 def _is_one_token_each(layer: Linear, batch: BatchRows, x: Tensor, result: Tensor) -> bool:
@@ -84,7 +84,7 @@ def _is_one_token_each(layer: Linear, batch: BatchRows, x: Tensor, result: Tenso
 
 def _token_rows(layer: Linear, batch: BatchRows) -> TokenRows | None:
     """The batch's rows at one Linear; None if one of them cannot be computed token by token."""
-    found = TokenRows(layer.module_name, layer.in_features, layer.out_features)
+    token_rows = TokenRows(layer.module_name, layer.in_features, layer.out_features)
     rows = [(row, name) for row, name in enumerate(batch.adapter_names) if name in layer.slim_A]
     if len(rows) > MOST_ROWS or not all(_is_plain(layer, name) for name in {name for _, name in rows}):
         return None
@@ -93,10 +93,10 @@ def _token_rows(layer: Linear, batch: BatchRows) -> TokenRows | None:
         router = _router(layer, batch, name) if config.routed else None
         scale = 1.0 if name in layer.folded else layer.scaling[name]
         experts = config.num_experts if config.routed else 1
-        wanted = None if batch.strengths is None else batch.strengths[row]
-        strength = config.yield_strength if wanted is None else wanted
-        found.put(row, name, layer.slim_A[name], layer.slim_B[name], experts, scale, router, strength)
-    return found
+        row_strength = None if batch.strengths is None else batch.strengths[row]
+        strength = config.yield_strength if row_strength is None else row_strength
+        token_rows.put(row, name, layer.slim_A[name], layer.slim_B[name], experts, scale, router, strength)
+    return token_rows
 
 
 def _is_plain(layer: Linear, name: str) -> bool:

@@ -57,10 +57,10 @@ def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
     Raises:
         ValueError: if what was read before is not known.
     """
-    found = sequences.of_tokens.get(opening)
-    if found is None:
-        found = sequences.of_tokens[opening] = _work_out(sequences, opening)
-    return found
+    contexts = sequences.of_tokens.get(opening)
+    if contexts is None:
+        contexts = sequences.of_tokens[opening] = _work_out(sequences, opening)
+    return contexts
 
 
 def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
@@ -69,7 +69,7 @@ def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
     before = [0] * sequences.batch
     if sequences.state is not None:
         before = [int(count) for count in sequences.state.count_of(opening).tolist()]
-    own = [True for _ in rows] if sequences.valid is None else sequences.valid[:, 0].tolist()
+    valid = [True for _ in rows] if sequences.valid is None else sequences.valid[:, 0].tolist()
     begins = [False for _ in rows]
     if sequences.positions is not None:
         positions = sequences.positions.expand(sequences.batch, 1)[:, 0].tolist()
@@ -77,7 +77,7 @@ def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
     if opening and sequences.ids is not None:
         opened = _opens_turn(sequences, sequences.ids, opening)
         begins = [begun or opens for begun, opens in zip(begins, opened, strict=True)]
-    counts = [(0 if begins[row] else before[row]) + own[row] for row in rows]
+    counts = [(0 if begins[row] else before[row]) + valid[row] for row in rows]
     if sequences.ended is not None:
         steps = torch.tensor([before, counts], dtype=torch.float32).t().unsqueeze(-1)
         sequences.ended.counts[opening] = steps if sequences.trail else steps[:, -1:]
@@ -85,7 +85,7 @@ def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
         counts,
         [min(max(count, 1).bit_length(), LENGTH_BUCKETS) - 1 for count in counts],
         ~np.array(begins)[:, None] if any(begins) else None,
-        None if all(own) else np.array(own)[:, None],
+        None if all(valid) else np.array(valid)[:, None],
         {},
     )
 

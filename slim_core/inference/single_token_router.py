@@ -56,7 +56,7 @@ class TokenRouter:
         self._reference = None if reference is None else reference.reshape(-1).tolist()
         self._input: Tensor | None = None
         self._version = self._reads = 0
-        self._found: dict[int, TokenRouting] = {}
+        self._routings: dict[int, TokenRouting] = {}
         # Of the running input, by row: sums of the contexts, their counts and buckets.
         self._sums = np.empty((0, 0), np.float32)
         self._counts: list[int] = []
@@ -69,7 +69,7 @@ class TokenRouter:
         """Start with the input `x` of all rows from one of the Linears, (B, C) float32 in `tokens`."""
         version = 0 if x.is_inference() else x._version
         if self._input is not x or self._version != version or self._reads == self._readers:
-            self._input, self._version, self._reads, self._found = x, version, 0, {}
+            self._input, self._version, self._reads, self._routings = x, version, 0, {}
             if self._contextual:
                 assert sequences is not None  # `_is_one_token_each` has asked
                 self._go_on(x, tokens, sequences)
@@ -92,8 +92,8 @@ class TokenRouter:
             sequences.state.kept_sums(key)  # whether it has read what is in the cache
         self._sums = latest.steps[:, 1]
         if sequences.ended is not None:
-            kept = torch.from_numpy(latest.steps)
-            sequences.ended.sums[key] = kept if sequences.trail else kept[:, -1:]
+            steps = torch.from_numpy(latest.steps)
+            sequences.ended.sums[key] = steps if sequences.trail else steps[:, -1:]
 
     def _add_up(self, key: str, tokens: np.ndarray, contexts: TokenContexts, sequences: Sequences) -> np.ndarray:
         """(B, 2, C) sums before and after the tokens."""
@@ -106,11 +106,11 @@ class TokenRouter:
 
     def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
         """Routing of the token `x`, (C,) float32, row `row` of the input given to `begin`."""
-        found = self._found.get(row)
-        if found is None:
+        routing = self._routings.get(row)
+        if routing is None:
             with np.errstate(all="ignore"):  # NaNs propagate, as everywhere
-                found = self._found[row] = self._route(row, x, strength)
-        return found
+                routing = self._routings[row] = self._route(row, x, strength)
+        return routing
 
     def _route(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
         placed, bucket, closed = x, 0, False
@@ -127,15 +127,15 @@ class TokenRouter:
             distance = math.sqrt(z.dot(z) / len(z)) - 1
         reference = 0.0 if self._reference is None else self._reference[bucket]
         gate, push = self._gate(row, distance, bucket, strength, closed)
-        found = TokenRouting([], distance, cluster, [], gate, reference)
+        routing = TokenRouting([], distance, cluster, [], gate, reference)
         if gate == 0.0:
-            return self._past_all(found)
+            return self._past_all(routing)
         if self._contextual:
             z = x if self._mean is None or self._spread is None else (x - self._mean) * self._spread
         if self._down is not None and self._up is not None:
             hidden = self._down.dot(z)
             z = z + self._up.dot(hidden / (1 + np.exp(-hidden)))
-        return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, found)
+        return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, routing)
 
     def _gate(self, row: int, distance: float, bucket: int, strength: float, closed: bool) -> tuple[float, float]:
         """The gate, and what is subtracted from the LoRA experts' logits where the config asks for that instead.
@@ -151,34 +151,34 @@ class TokenRouter:
             return 1.0, strength * excess
         return 0.0 if closed else min(max(1 - strength * excess, 0.0), 1.0), 0.0
 
-    def _past_all(self, found: TokenRouting) -> TokenRouting:
+    def _past_all(self, routing: TokenRouting) -> TokenRouting:
         lora, identity = self._config.num_experts, self._config.num_identity
-        return found._replace(weights=[0.0] * lora + [1 / max(identity, 1)] * identity)
+        return routing._replace(weights=[0.0] * lora + [1 / max(identity, 1)] * identity)
 
-    def _soft_top_k(self, scores: list[float], push: float, found: TokenRouting) -> TokenRouting:
-        lora, gate = self._config.num_experts, found.gate
+    def _soft_top_k(self, scores: list[float], push: float, routing: TokenRouting) -> TokenRouting:
+        lora, gate = self._config.num_experts, routing.gate
         if push:
             scores[:lora] = [score - push for score in scores[:lora]]
         weights, total, best = [0.0] * len(scores), 0.0, max(scores)
-        kept: list[int] = []
+        experts: list[int] = []
         if math.isnan(sum(scores) + gate) or best == -math.inf:
             # NaNs have no order, so nothing can be chosen.
-            return found._replace(weights=[math.nan] * len(scores), sent=[(0, math.nan)])
+            return routing._replace(weights=[math.nan] * len(scores), sent=[(0, math.nan)])
         for _ in range(self._config.top_k):
             score = max(scores)
-            if kept and score == -math.inf:
+            if experts and score == -math.inf:
                 break
             expert = scores.index(score)
             scores[expert] = -math.inf
             weights[expert] = power = math.exp(score - best)
             total += power
-            kept.append(expert)
+            experts.append(expert)
         sent = []
-        for expert in kept:
+        for expert in experts:
             weights[expert] = weight = weights[expert] / total * gate
             if expert < lora and weight:
                 sent.append((expert, weight))
         if gate < 1.0:
-            rest = (1 - gate) / max(self._config.num_identity, 1)
-            weights[lora:] = [weight + rest for weight in weights[lora:]]
-        return found._replace(weights=weights, sent=sent)
+            bypass = (1 - gate) / max(self._config.num_identity, 1)
+            weights[lora:] = [weight + bypass for weight in weights[lora:]]
+        return routing._replace(weights=weights, sent=sent)

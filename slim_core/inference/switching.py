@@ -186,20 +186,20 @@ class BaseSwitch:
 
     def _run(self, choice: BaseChoice, stop: threading.Event) -> None:
         before = self._engine
-        why = self._switch(choice, stop)
-        if why is None:
+        failure = self._switch(choice, stop)
+        if failure is None:
             self._report("done", sentence=f"The base is {choice.label} now; conversations and adapters were cleared.")
         elif self._engine is before:
-            self._report("failed", sentence=why)
+            self._report("failed", sentence=failure)
         else:
-            self._report("failed", sentence=self._go_back(why))
+            self._report("failed", sentence=self._go_back(failure))
 
     def _switch(self, choice: BaseChoice, stop: threading.Event) -> str | None:
         """Returns why it failed. A partially loaded model is freed by then, with the traceback that referenced it."""
         try:
             with base_files(choice) as files:
-                how = self._plan(choice, files.config(stop))
-                _check_amount(choice, files.size, how.need)
+                load_plan = self._plan(choice, files.config(stop))
+                _check_amount(choice, files.size, load_plan.need)
                 self._report("fetching", 0, files.size)
                 folder = files.fetch(lambda done, total: self._report("fetching", done, total), stop)
                 if stop.is_set():
@@ -207,7 +207,7 @@ class BaseSwitch:
                 # Before the old base is unloaded: the chat template is a program that may never end.
                 prompts = read_prompts(choice, folder)
                 self._release(choice)
-                engine = read_base(choice, folder, how, prompts, lambda *n: self._report("loading", *n))
+                engine = read_base(choice, folder, load_plan, prompts, lambda *n: self._report("loading", *n))
                 _try_out(engine, choice)
                 self._come(choice, engine)
             return None
@@ -237,17 +237,17 @@ class BaseSwitch:
         self.generation += 1
         self._replace(engine)
 
-    def _go_back(self, why: str) -> str:
+    def _go_back(self, failure: str) -> str:
         """Load the previous base again, else the one the app started with. Returns the message."""
         # A visitor's base would have to be downloaded again, while nobody gets an answer.
         choices = [choice for choice in dict.fromkeys((self.choice, self._first)) if choice.operator]
         for choice in choices:
-            failed = self._load_again(choice)
-            if failed is None:
-                return f"{why} {choice.label} is loaded again; conversations and adapters were cleared."
-            why = f"{why} {failed}"
-        self._replace(UnavailableEngine(self._engine, f"No base is loaded. {why}"))
-        return why
+            next_failure = self._load_again(choice)
+            if next_failure is None:
+                return f"{failure} {choice.label} is loaded again; conversations and adapters were cleared."
+            failure = f"{failure} {next_failure}"
+        self._replace(UnavailableEngine(self._engine, f"No base is loaded. {failure}"))
+        return failure
 
     def _load_again(self, choice: BaseChoice) -> str | None:
         """Returns why it failed."""
@@ -256,8 +256,8 @@ class BaseSwitch:
         try:
             with base_files(choice) as files:
                 folder = files.fetch(lambda done, total: None, threading.Event())
-                how = plan(choice, files.config(), self._device)
-                self._come(choice, read_base(choice, folder, how, read_prompts(choice, folder)))
+                load_plan = plan(choice, files.config(), self._device)
+                self._come(choice, read_base(choice, folder, load_plan, read_prompts(choice, folder)))
         except BaseException as error:
             log.exception("the base of before could not be loaded again")
             return f"{choice.label} could not be loaded again: {first_line(error)}."
@@ -270,11 +270,11 @@ class BaseSwitch:
 
 def _check_amount(choice: BaseChoice, fetched: int, need: MemoryNeed) -> None:
     """Check that a visitor's files are about as large as the weights their config describes."""
-    most = BYTES_OF_A_PARAMETER * need.parameters + BYTES_OF_TEXTS
-    if not choice.operator and fetched > most:
+    limit = BYTES_OF_A_PARAMETER * need.parameters + BYTES_OF_TEXTS
+    if not choice.operator and fetched > limit:
         raise EngineError(
             f"{choice.label} has {size(fetched)} of files, but its config describes {count(need.parameters)} "
-            f"parameters, which take at most {size(most)}; choose another model."
+            f"parameters, which take at most {size(limit)}; choose another model."
         )
 
 
@@ -282,9 +282,9 @@ def _try_out(engine: Engine, choice: BaseChoice) -> None:
     """Run a short generation test on a loaded base before anyone uses it."""
     try:
         *_, step = engine.answer([Row(BASE, (Message("user", "Hello"),))], Sampling(max_new_tokens=2))
-        why = step.rows[0].error
+        failure = step.rows[0].error
     except EngineError as error:
-        why = str(error)
-    if why:
+        failure = str(error)
+    if failure:
         engine.close(f"{choice.label} cannot answer.")
-        raise EngineError(f"{choice.label} was loaded, but cannot answer. {why}")
+        raise EngineError(f"{choice.label} was loaded, but cannot answer. {failure}")

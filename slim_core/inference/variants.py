@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 BASE = "base"
 
 
-def new_name(name: str | None, kind: Kind, known: Iterable[Variant]) -> str:
+def new_name(name: str | None, kind: Kind, variants: Iterable[Variant]) -> str:
     """The name of a variant that comes; a free one if none was chosen.
 
     Raises:
         EngineError: if it is taken.
     """
-    taken = {variant.name for variant in known}
+    taken = {variant.name for variant in variants}
     if name is None:
         return kind if kind not in taken else next(new for n in count(2) if (new := f"{kind}-{n}") not in taken)
     if name in taken:
@@ -49,11 +49,11 @@ def new_name(name: str | None, kind: Kind, known: Iterable[Variant]) -> str:
     return name
 
 
-def check_variants(names: Iterable[str], known: Iterable[Variant]) -> None:
+def check_variants(names: Iterable[str], variants: Iterable[Variant]) -> None:
     """Raises EngineError if one of the names is no variant's."""
-    there = {variant.name for variant in known}
+    known = {variant.name for variant in variants}
     for name in names:
-        if name not in there:
+        if name not in known:
             raise EngineError(f"There is no variant named {name!r}: it may have been removed.")
 
 
@@ -72,12 +72,12 @@ def opened_adapter(source: str | Path, shapes: BaseShapes) -> Adapter:
         EngineError: if a check fails.
     """
     try:
-        found = open_adapter(named_source(source), shapes, limits=OPERATOR)
+        adapter = open_adapter(named_source(source), shapes, limits=OPERATOR)
     except AdapterError as error:
         raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
-    for sentence in found.warnings:
+    for sentence in adapter.warnings:
         log.warning("%s: %s", source, sentence)
-    return found
+    return adapter
 
 
 class Adapters:
@@ -98,14 +98,14 @@ class Adapters:
             EngineError: if it does not fit, its answers overflow, or memory does not suffice; the base and the other
                 adapters are as before.
         """
-        own, attached = peft_name(name), False
+        adapter_name, attached = peft_name(name), False
         try:
-            self._model = attach(self._model, adapter, own)
+            self._model = attach(self._model, adapter, adapter_name)
             attached = True
             # Here it only answers.
-            if own in self._configs():
-                fold_masks(self._base, own)
-            try_out(self._model, own)
+            if adapter_name in self._configs():
+                fold_masks(self._base, adapter_name)
+            try_out(self._model, adapter_name)
         except BaseException as error:
             if attached:
                 self.detach(name)
