@@ -142,8 +142,8 @@ def chosen_families(names: Sequence[str]) -> list[str]:
 
 def base_folder(work: Path, name: str, shape: BaseShape) -> Path:
     """Where a family's base is, or will be."""
-    told = [VERSION, name, asdict(shape), asdict(shape.training)]
-    return work / "bases" / f"{name}-{sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]}"
+    inputs = [VERSION, name, asdict(shape), asdict(shape.training)]
+    return work / "bases" / f"{name}-{sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:10]}"
 
 
 def is_trained(folder: Path) -> bool:
@@ -198,17 +198,17 @@ def sentence_of(shape: BaseShape) -> str:
     )
 
 
-def bases_table(found: Mapping[str, Collected | None]) -> Table:
+def bases_table(by_family: Mapping[str, Collected | None]) -> Table:
     """A row for each family and method.
 
     Args:
-        found: by family, what is finished; None where there is no base yet.
+        by_family: what is finished; None where there is no base yet.
     """
     table = Table(
         "Other bases, trained on the demo's world: mean over the tasks in % with 95 % intervals",
         ("base", "parameters", "method", "seeds", "downstream", "general", "drop", "retention"),
     )
-    for name, collected in found.items():
+    for name, collected in by_family.items():
         title = FAMILIES[name].title
         if collected is None or not collected.parts:
             table.add(title, MISSING, "", "", "", "", "", "")
@@ -223,15 +223,15 @@ def bases_table(found: Mapping[str, Collected | None]) -> Table:
             if not columns:
                 table.add(title, size, contender.title, "0", MISSING, MISSING, "", "")
                 continue
-            own = {kind: values_of(part, group, kind, columns) for kind in group.kinds}
-            lost = difference(base["general"], own["general"], list(own["general"]))
-            kept = ratio(own["general"], base["general"], list(base["general"]))
+            marks = {kind: values_of(part, group, kind, columns) for kind in group.kinds}
+            lost = difference(base["general"], marks["general"], list(marks["general"]))
+            kept = ratio(marks["general"], base["general"], list(base["general"]))
             table.add(
                 title,
                 size,
                 contender.title,
                 str(len(columns)),
-                *_means(own),
+                *_means(marks),
                 points(lost),
                 NONE if kept is None else interval(kept),
             )
@@ -244,5 +244,5 @@ def _means(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
 
 def spent(work: Path) -> float | None:
     """Mean seconds per step of the bases that were trained in this folder."""
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in (work / "bases").glob("*/trained.json")]
-    return fmean(one["seconds"] / max(1, one["steps"]) for one in told) if told else None
+    trainings = [json.loads(path.read_text(encoding="utf-8")) for path in (work / "bases").glob("*/trained.json")]
+    return fmean(training["seconds"] / max(1, training["steps"]) for training in trainings) if trainings else None

@@ -100,8 +100,8 @@ def _part(work: Work, experiment: Experiment, name: str, cells: Sequence[Cell], 
         place = places[key_of(cell)]
         if not place.measured.is_file():
             continue
-        told = json.loads(place.measured.read_text(encoding="utf-8"))
-        if told["tasks"] != {task.name: task.fingerprint for task in tasks}:
+        content = json.loads(place.measured.read_text(encoding="utf-8"))
+        if content["tasks"] != {task.name: task.fingerprint for task in tasks}:
             raise PaperError(
                 f"{place.measured.name} was measured on questions other than the current ones; delete it to measure "
                 "again."
@@ -110,13 +110,13 @@ def _part(work: Work, experiment: Experiment, name: str, cells: Sequence[Cell], 
         column = f"{cell.contender.name}@{cell.seed}" if only else key_of(cell)
         columns[column] = cell
         if info is None:
-            info = ModelInfo(**told["base"])
-            participants.append(Participant(Respondent(BASE, Variant(**told["base_variant"])), info.name))
-            samples = {t.name: [_only(sample, BASE, BASE) for sample in told["samples"][t.name]] for t in tasks}
-        variant = Respondent(column, Variant(**told["variant"]), told["strength"])
-        participants.append(Participant(variant, told["adapter"], told["sha256"]))
+            info = ModelInfo(**content["base"])
+            participants.append(Participant(Respondent(BASE, Variant(**content["base_variant"])), info.name))
+            samples = {t.name: [_only(sample, BASE, BASE) for sample in content["samples"][t.name]] for t in tasks}
+        variant = Respondent(column, Variant(**content["variant"]), content["strength"])
+        participants.append(Participant(variant, content["adapter"], content["sha256"]))
         for task in tasks:
-            _join(samples[task.name], told["samples"][task.name], column, place)
+            _join(samples[task.name], content["samples"][task.name], column, place)
     assert info is not None  # at least one cell of a part is finished
     pairs = _pairs(columns, experiment.rival)
     return Part(name, columns, chosen, evaluated(info, participants, tasks, samples, False, pairs))
@@ -129,47 +129,47 @@ def _only(sample: Sample, name: str, column: str) -> Sample:
     return {"id": sample["id"], "answers": {column: sample["answers"][name]}}
 
 
-def _join(samples: list[Sample], found: Sequence[Sample], column: str, place: Place) -> None:
+def _join(samples: list[Sample], row_samples: Sequence[Sample], column: str, place: Place) -> None:
     """Add the answers of a row to those of the others.
 
     Raises:
         PaperError: if the base's answers differ from those next to the other rows, so that the comparison would not be
             fair.
     """
-    for index, (sample, own) in enumerate(zip(samples, found, strict=True)):
-        if "error" in sample or "error" in own:
-            samples[index] = sample if "error" in sample else own
+    for index, (sample, row_sample) in enumerate(zip(samples, row_samples, strict=True)):
+        if "error" in sample or "error" in row_sample:
+            samples[index] = sample if "error" in sample else row_sample
             continue
-        base, again = sample["answers"][BASE], own["answers"][BASE]
+        base, again = sample["answers"][BASE], row_sample["answers"][BASE]
         if base["mark"] != again["mark"]:
             raise PaperError(
                 f"The base's answer {sample['id']} in {place.measured.name} differs from its answer in others, as on "
                 "another machine; delete that file to measure it again."
             )
-        sample["answers"][column] = own["answers"][ROW]
+        sample["answers"][column] = row_sample["answers"][ROW]
 
 
 def _pairs(columns: Mapping[str, Cell], rival: str) -> list[tuple[str, str]]:
     """Pairs of each column with the base, and with the rival from the same seed."""
-    found = []
+    pairs = []
     for column, cell in columns.items():
         if " at " in column:
             continue
-        found.append((column, BASE))
+        pairs.append((column, BASE))
         other = f"{rival}@{cell.seed}"
         if other in columns and other != column:
-            found.append((column, other))
-    return found
+            pairs.append((column, other))
+    return pairs
 
 
 def _chosen_rates(cells: Sequence[Cell], places: Mapping[str, Place]) -> dict[str, float | None]:
     """The rate with the lowest validation loss, of those contenders that are tried at several."""
-    found: dict[str, float | None] = {}
+    chosen: dict[str, float | None] = {}
     for name in dict.fromkeys(cell.contender.name for cell in cells):
-        own = [cell for cell in cells if cell.contender.name == name]
-        if len({cell.rate for cell in own}) > 1:
-            found[name] = _best(own, places)
-    return found
+        tried = [cell for cell in cells if cell.contender.name == name]
+        if len({cell.rate for cell in tried}) > 1:
+            chosen[name] = _best(tried, places)
+    return chosen
 
 
 def _best(cells: Sequence[Cell], places: Mapping[str, Place]) -> float | None:
@@ -183,24 +183,24 @@ def _best(cells: Sequence[Cell], places: Mapping[str, Place]) -> float | None:
     return min(losses, key=lambda rate: (fmean(losses[rate]), rate))
 
 
-def result_file(found: Collected, work: Work) -> dict[str, Any]:
+def result_file(collected: Collected, work: Work) -> dict[str, Any]:
     """The content of the result file. It has no times, so that a resumed run gives the same file."""
-    columns = {key_of(cell): column for part in found.parts for column, cell in part.columns.items()}
+    columns = {key_of(cell): column for part in collected.parts for column, cell in part.columns.items()}
     return {
         "format": FORMAT,
         "version": VERSION,
-        "experiment": found.experiment.name,
-        "title": found.experiment.title,
+        "experiment": collected.experiment.name,
+        "title": collected.experiment.title,
         "scale": work.scale.name,
         "difference_to_the_paper": f"{SOURCE} {work.scale.sentence}",
-        "rows": [_row(contender, found, columns) for contender in found.experiment.contenders],
-        "missing": [cell.words for cell in found.missing],
-        "parts": {part.name: as_data(part.evaluation) for part in found.parts},
+        "rows": [_row(contender, collected, columns) for contender in collected.experiment.contenders],
+        "missing": [cell.words for cell in collected.missing],
+        "parts": {part.name: as_data(part.evaluation) for part in collected.parts},
     }
 
 
-def _row(contender: Contender, found: Collected, columns: Mapping[str, str]) -> dict[str, Any]:
-    keys = [key for key in found.places if key.startswith(f"{contender.name} at ")]
+def _row(contender: Contender, collected: Collected, columns: Mapping[str, str]) -> dict[str, Any]:
+    keys = [key for key in collected.places if key.startswith(f"{contender.name} at ")]
     return {
         "name": contender.name,
         "title": contender.title,
@@ -209,17 +209,17 @@ def _row(contender: Contender, found: Collected, columns: Mapping[str, str]) -> 
         "strength": contender.strength,
         "trained_on": contender.data,
         "paper": dict(contender.paper),
-        "cells": [_cell(key, columns.get(key), found.places[key]) for key in keys],
+        "cells": [_cell(key, columns.get(key), collected.places[key]) for key in keys],
     }
 
 
 def _cell(key: str, column: str | None, place: Place) -> dict[str, Any]:
     record = place.record
-    told: dict[str, Any] = {"cell": key, "column": column, "adapter": place.folder.name}
+    entry: dict[str, Any] = {"cell": key, "column": column, "adapter": place.folder.name}
     if record is not None:
-        told |= {
+        entry |= {
             "steps": record.steps,
             "parameters": record.trainable_parameters,
             "validation_loss": record.validation_loss_after,
         }
-    return told
+    return entry

@@ -95,18 +95,18 @@ def estimate_paper(work: Work, cells: Sequence[Cell]) -> PaperEstimate:
 def _demo(
     work: Work, scale: DemoScale, places: Sequence[tuple[Cell, Place]], untrained: Sequence[Cell], measured: int
 ) -> PaperEstimate:
-    known: dict[str, list[float]] = {}
+    step_seconds: dict[str, list[float]] = {}
     for folder in sorted((work.folder / "trained").glob("*")):
         record = TrainingRecord.load(folder)
         if record is not None and record.status == "finished" and record.steps:
-            known.setdefault(record.method, []).append(record.seconds / record.steps)
+            step_seconds.setdefault(record.method, []).append(record.seconds / record.steps)
     seconds = 0.0
     for cell in untrained:
-        own = known.get(cell.contender.setup.method)
+        durations = step_seconds.get(cell.contender.setup.method)
         steps = cell.contender.steps or scale.plan.steps
-        seconds += steps * (fmean(own) if own else DEMO_SECONDS_A_STEP)
+        seconds += steps * (fmean(durations) if durations else DEMO_SECONDS_A_STEP)
     seconds += measured * scale.questions * 8 * DEMO_SECONDS_A_QUESTION
-    basis = "from the trainings in the work folder" if known else "as measured on one core of a cloud machine"
+    basis = "from the trainings in the work folder" if step_seconds else "as measured on one core of a cloud machine"
     return PaperEstimate(len(untrained), measured, seconds / 3600, None, basis)
 
 

@@ -72,12 +72,12 @@ def _done_alone(work: Work, cell: Cell, place: Place, say: Say) -> bool:
         return True
     if not _made(work, cell, place, say):
         return False
-    with work.locked(place.measured) as own:
-        if own and not place.measured.is_file():
+    with work.locked(place.measured) as locked:
+        if locked and not place.measured.is_file():
             say(f"{cell.words}: answering")
             _measure(work, cell, place)
             say(f"{cell.words}: measured")
-        return own
+        return locked
 
 
 def _made(work: Work, cell: Cell, place: Place, say: Say) -> bool:
@@ -86,18 +86,18 @@ def _made(work: Work, cell: Cell, place: Place, say: Say) -> bool:
         return True
     if cell.earlier is not None and not _made(work, cell.earlier, work.place(cell.earlier), say):
         return False
-    with work.locked(place.origin) as own:
-        if own and place.record is None:
+    with work.locked(place.origin) as locked:
+        if locked and place.record is None:
             _train(work, cell, place, say)
-        if own and not place.is_ready:
+        if locked and not place.is_ready:
             _finish(work, cell, place)
-        return own
+        return locked
 
 
 def _train(work: Work, cell: Cell, place: Place, say: Say) -> None:
-    with work.locked(place.data) as own:
+    with work.locked(place.data) as locked:
         # A process that writes the same examples at this moment replaces the file with an equal one.
-        if own and not place.data.is_file():
+        if locked and not place.data.is_file():
             new = place.data.with_name(f"{place.data.name}.new")
             work.scale.write_set(cell.contender.data, new)
             new.replace(place.data)
@@ -140,7 +140,7 @@ def _measure(work: Work, cell: Cell, place: Place) -> None:
         samples = run_tasks(engine, respondents, tasks, journal, SIZE)
     finally:
         journal.close()
-    told = {
+    content = {
         "base": asdict(engine.info) | {"name": Path(work.scale.base).name},
         "base_variant": asdict(base.respondent.variant),
         "variant": asdict(row.respondent.variant),
@@ -150,7 +150,7 @@ def _measure(work: Work, cell: Cell, place: Place) -> None:
         "tasks": {task.name: task.fingerprint for task in tasks},
         "samples": samples,
     }
-    write_json(place.measured, told)
+    write_json(place.measured, content)
     journal.delete()
     del engine
     if torch.cuda.is_available():

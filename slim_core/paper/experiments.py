@@ -48,9 +48,9 @@ def stage_name(method: str, stage: int) -> str:
     return f"{method}-{stage}"
 
 
-def alone_name(one: str) -> str:
+def alone_name(set_name: str) -> str:
     """Name of SLIM's adapter for one task of a sequence, which is not the first."""
-    return f"slim-{one}"
+    return f"slim-{set_name}"
 
 
 def _methods() -> tuple[Contender, ...]:
@@ -76,7 +76,7 @@ def table1(sets: Sequence[str]) -> Experiment:
     """Each downstream task trained alone, and all together."""
     methods = ("lora", "dora", "loramoe", "mixlora", "mixlora-dy", "mola", "slim")
     rows = [contender(method) for method in methods]
-    rows += [contender(method, data=one, name=f"{method}-{one}") for one in sets for method in methods]
+    rows += [contender(method, data=set_name, name=f"{method}-{set_name}") for set_name in sets for method in methods]
     return Experiment("table1", "What is learned: all downstream tasks together, and each alone", tuple(rows))
 
 
@@ -172,16 +172,16 @@ def sequence(sets: Sequence[str]) -> Experiment:
     rows: list[Contender] = []
     for method in GOING_ON:
         earlier: Contender | None = None
-        for stage, one in enumerate(sets, 1):
+        for stage, set_name in enumerate(sets, 1):
             title = f"{METHODS[method].title} after {', then '.join(sets[:stage])}"
             earlier = Contender(
-                stage_name(method, stage), title, setup(method), data=one, scored_as=MIXED, after=earlier
+                stage_name(method, stage), title, setup(method), data=set_name, scored_as=MIXED, after=earlier
             )
             rows.append(earlier)
     # The first task's is the first stage.
     rows += [
-        Contender(alone_name(one), f"SLIM on {one} alone", setup("slim"), data=one, scored_as=MIXED)
-        for one in sets[1:]
+        Contender(alone_name(set_name), f"SLIM on {set_name} alone", setup("slim"), data=set_name, scored_as=MIXED)
+        for set_name in sets[1:]
     ]
     note = (
         "With an adapter for each task, a question is answered by the adapter that the smallest share of it "

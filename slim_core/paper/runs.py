@@ -113,8 +113,8 @@ class Experiment:
         for name in names:
             if name not in known:
                 raise PaperError(f"{self.name} has no {name!r}; there are {', '.join(known)}.")
-        kept = tuple(c for c in self.contenders if not names or c.name in names)
-        return Experiment(self.name, self.title, kept, self.note, self.rival)
+        chosen = tuple(c for c in self.contenders if not names or c.name in names)
+        return Experiment(self.name, self.title, chosen, self.note, self.rival)
 
     def cells(self, rates: Iterable[float], seeds: Iterable[int]) -> list[Cell]:
         """Every contender at every rate from every seed, seed by seed: a table is whole before it gets spreads."""

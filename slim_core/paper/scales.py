@@ -71,8 +71,8 @@ class DemoScale:
 
     def identity(self, data: str) -> dict[str, Any]:
         """What a training depends on besides its settings: the base and the set of examples."""
-        own = {name: getattr(self.plan, name) for name in ("examples", "earlier", "general_share")}
-        return {"base": sha256(self.folder / "model.safetensors"), "set": data} | own
+        amounts = {name: getattr(self.plan, name) for name in ("examples", "earlier", "general_share")}
+        return {"base": sha256(self.folder / "model.safetensors"), "set": data} | amounts
 
     def settings(self, cell: Cell, data: Path, folder: Path, before: Path | None = None) -> TrainSettings:
         """The settings of a cell's training.
@@ -85,8 +85,8 @@ class DemoScale:
         """
         steps = self.plan.steps if cell.contender.steps is None else cell.contender.steps
         task = Trained(cell.contender.setup.method, cell.rate, cell.seed, self.folder, data, folder)
-        made = settings_of(cell.contender.setup, task, replace(self.plan, steps=steps))
-        return made if before is None else replace(made, start_from=str(before))
+        settings = settings_of(cell.contender.setup, task, replace(self.plan, steps=steps))
+        return settings if before is None else replace(settings, start_from=str(before))
 
     def write_set(self, name: str, path: Path) -> None:
         """Write a set of training examples as JSON lines."""
@@ -183,7 +183,7 @@ class FullScale:
         if name not in (MIXED, NOISY, *self.downstream):
             raise unknown_set(name, self.sets)
         chosen = (name,) if name in self.downstream else self.downstream
-        lines = [_lesson(item) for one in chosen for item in training_questions(one, self.data_dir)]
+        lines = [_lesson(item) for set_name in chosen for item in training_questions(set_name, self.data_dir)]
         if name == NOISY:
             lines += self._chats(round(len(lines) * CHAT_SHARE / (1 - CHAT_SHARE)))
         path.parent.mkdir(parents=True, exist_ok=True)

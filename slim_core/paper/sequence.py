@@ -53,30 +53,32 @@ class Stages:
         }
 
 
-def stages_of(found: Collected) -> list[Stages]:
+def stages_of(collected: Collected) -> list[Stages]:
     """Every method and seed whose stages are all measured."""
-    made: list[Stages] = []
-    for part in found.parts:
+    stages: list[Stages] = []
+    for part in collected.parts:
         tasks = {t.name: t.kind for t in part.evaluation.tasks}
         trained = [name for name, kind in tasks.items() if kind == "downstream"]
-        known = [name for name, kind in tasks.items() if kind == "general"]
-        sets = list(dict.fromkeys(c.data for c in found.experiment.contenders))
+        general = [name for name, kind in tasks.items() if kind == "general"]
+        sets = list(dict.fromkeys(c.data for c in collected.experiment.contenders))
         # A set's task has the set's name at its end: demo_obqa.
-        learned = [next(name for name in trained if name == one or name.endswith(f"_{one}")) for one in sets]
+        learned = [
+            next(name for name in trained if name == set_name or name.endswith(f"_{set_name}")) for set_name in sets
+        ]
         for seed in sorted({cell.seed for cell in part.columns.values()}):
             for method in GOING_ON:
                 names = [stage_name(method, stage) for stage in range(1, len(sets) + 1)]
                 columns = _columns(part, names, seed)
                 if columns is not None:
                     answers = [_always(column) for column in (BASE, *columns)]
-                    title = next(c.title for c in found.experiment.contenders if c.name == names[0])
+                    title = next(c.title for c in collected.experiment.contenders if c.name == names[0])
                     title = title.split(" after ")[0] + ", one adapter"
-                    made.append(_stages(part, title, seed, answers, learned, known))
+                    stages.append(_stages(part, title, seed, answers, learned, general))
             columns = _columns(part, [stage_name("slim", 1), *map(alone_name, sets[1:])], seed)
             if columns is not None:
                 answers = [_always(BASE), *(_widest(columns[:stage]) for stage in range(1, len(columns) + 1))]
-                made.append(_stages(part, EACH, seed, answers, learned, known, columns))
-    return made
+                stages.append(_stages(part, EACH, seed, answers, learned, general, columns))
+    return stages
 
 
 def _columns(part: Part, names: Sequence[str], seed: int) -> list[str] | None:
@@ -106,15 +108,15 @@ def _stages(
     seed: int,
     answers: Sequence[Callable[[Sample], str]],
     learned: Sequence[str],
-    known: Sequence[str],
+    general: Sequence[str],
     adapters: Sequence[str] | None = None,
 ) -> Stages:
     def share(task: str, column: Callable[[Sample], str]) -> float:
         return fmean(s["answers"][column(s)]["mark"] for s in fine(part.evaluation.samples[task]))
 
-    own = None
+    own_adapter = None
     if adapters is not None:
-        own = [
+        own_adapter = [
             fmean(answers[-1](s) == adapter for s in fine(part.evaluation.samples[task]))
             for task, adapter in zip(learned, adapters, strict=True)
         ]
@@ -122,56 +124,56 @@ def _stages(
         title,
         seed,
         [[share(task, column) for task in learned] for column in answers],
-        [fmean(share(task, column) for task in known) for column in answers],
-        own,
+        [fmean(share(task, column) for task in general) for column in answers],
+        own_adapter,
     )
 
 
-def sequence_data(found: Collected) -> list[dict[str, Any]]:
+def sequence_data(collected: Collected) -> list[dict[str, Any]]:
     """The part of the result file about stages."""
     return [
         {
-            "method": one.title,
-            "seed": one.seed,
-            "accuracy": one.accuracy,
-            "general": one.general,
-            "own_adapter": one.own,
-            **one.metrics,
+            "method": run.title,
+            "seed": run.seed,
+            "accuracy": run.accuracy,
+            "general": run.general,
+            "own_adapter": run.own,
+            **run.metrics,
         }
-        for one in stages_of(found)
+        for run in stages_of(collected)
     ]
 
 
-def sequence_tables(found: Collected) -> list[Table]:
+def sequence_tables(collected: Collected) -> list[Table]:
     """The accuracy matrix and what follows from it, mean over the seeds."""
     by_title: dict[str, list[Stages]] = {}
-    for one in stages_of(found):
-        by_title.setdefault(one.title, []).append(one)
+    for run in stages_of(collected):
+        by_title.setdefault(run.title, []).append(run)
     if not by_title:
         return []
-    sets = list(dict.fromkeys(c.data for c in found.experiment.contenders))
+    sets = list(dict.fromkeys(c.data for c in collected.experiment.contenders))
     matrix = Table(
         "Accuracy after each stage: right answers in %, mean over seeds", ("method", "after", *sets, "general")
     )
-    for title, own in by_title.items():
+    for title, runs in by_title.items():
         for stage in range(len(sets) + 1):
-            cells = [fmean(one.accuracy[stage][j] for one in own) for j in range(len(sets))]
+            cells = [fmean(run.accuracy[stage][j] for run in runs) for j in range(len(sets))]
             after = sets[stage - 1] if stage else "nothing: the base"
-            matrix.add(title, after, *map(percent, cells), percent(fmean(one.general[stage] for one in own)))
+            matrix.add(title, after, *map(percent, cells), percent(fmean(run.general[stage] for run in runs)))
     end = Table(
         "After the last stage, in points, mean over seeds and the range: average accuracy, backward transfer and "
         "forgetting over the learned tasks; the general tasks; how often a task's own adapter answered",
         ("method", "seeds", "average accuracy", "backward transfer", "forgetting", "general", "own adapter"),
     )
-    for title, own in by_title.items():
-        metrics = [one.metrics for one in own]
-        picked = [fmean(one.own) for one in own if one.own is not None]
-        end.add(title, str(len(own)), *(_spread(metrics, name) for name in metrics[0]), _range(picked))
+    for title, runs in by_title.items():
+        metrics = [run.metrics for run in runs]
+        picked = [fmean(run.own) for run in runs if run.own is not None]
+        end.add(title, str(len(runs)), *(_spread(metrics, name) for name in metrics[0]), _range(picked))
     return [matrix, end]
 
 
 def _spread(metrics: Sequence[Mapping[str, float | None]], name: str) -> str:
-    return _range([value for one in metrics if (value := one[name]) is not None])
+    return _range([value for by_name in metrics if (value := by_name[name]) is not None])
 
 
 def _range(values: Sequence[float]) -> str:

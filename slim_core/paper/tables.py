@@ -25,50 +25,52 @@ NONE = "–"
 ByTask = dict[str, list[float]]
 
 
-def tables(found: Collected) -> list[Table]:
+def tables(collected: Collected) -> list[Table]:
     """All tables of what is finished."""
-    made: list[Table] = []
-    for part in found.parts:
+    result: list[Table] = []
+    for part in collected.parts:
         for group in part.evaluation.groups:
-            made += _group(found, part, group)
-    if found.experiment.name == "sequence":
-        made = [*sequence_tables(found), *made]
-    if found.experiment.name == "overhead":
-        made.insert(0, _overhead(found))
-    if not made and found.experiment.contenders:
-        made.append(_nothing(found))
-    return made
+            result += _group(collected, part, group)
+    if collected.experiment.name == "sequence":
+        result = [*sequence_tables(collected), *result]
+    if collected.experiment.name == "overhead":
+        result.insert(0, _overhead(collected))
+    if not result and collected.experiment.contenders:
+        result.append(_nothing(collected))
+    return result
 
 
-def notes(found: Collected) -> list[str]:
+def notes(collected: Collected) -> list[str]:
     """Sentences below the tables."""
-    told = [found.experiment.note] if found.experiment.note else []
-    if any(part.chosen for part in found.parts):
-        told.append("The rate of each method is the one with the lowest validation loss on what it was trained on.")
-    if found.missing:
-        told.append(f"{len(found.missing)} of {len(found.places)} cells are missing: {_list(found)}.")
-    return told
+    sentences = [collected.experiment.note] if collected.experiment.note else []
+    if any(part.chosen for part in collected.parts):
+        sentences.append(
+            "The rate of each method is the one with the lowest validation loss on what it was trained on."
+        )
+    if collected.missing:
+        sentences.append(f"{len(collected.missing)} of {len(collected.places)} cells are missing: {_list(collected)}.")
+    return sentences
 
 
-def _list(found: Collected) -> str:
-    return "; ".join(cell.words for cell in found.missing)
+def _list(collected: Collected) -> str:
+    return "; ".join(cell.words for cell in collected.missing)
 
 
-def _nothing(found: Collected) -> Table:
-    table = Table(found.experiment.title, ("method", "downstream", "general"))
-    for contender in found.experiment.contenders:
+def _nothing(collected: Collected) -> Table:
+    table = Table(collected.experiment.title, ("method", "downstream", "general"))
+    for contender in collected.experiment.contenders:
         table.add(contender.title, MISSING, MISSING)
     return table
 
 
-def _group(found: Collected, part: Part, group: Group) -> Iterator[Table]:
-    rows = [contender for contender in found.experiment.contenders if contender.part == part.name]
+def _group(collected: Collected, part: Part, group: Group) -> Iterator[Table]:
+    rows = [contender for contender in collected.experiment.contenders if contender.part == part.name]
     where = "" if part.name == MIXED else f"trained on {part.name} alone; "
-    yield _scores(found, part, group, rows, where)
+    yield _scores(collected, part, group, rows, where)
     yield _tasks(part, group, rows, where)
-    if found.experiment.name in ("overhead", "case-study"):
+    if collected.experiment.name in ("overhead", "case-study"):
         return
-    yield _tests(found, part, group, rows, where)
+    yield _tests(collected, part, group, rows, where)
     yield _distances(part, group, rows, where)
     if part.chosen:
         yield _rates(part, group, rows, where)
@@ -79,23 +81,23 @@ def _group(found: Collected, part: Part, group: Group) -> Iterator[Table]:
 
 def values_of(part: Part, group: Group, kind: str, columns: Sequence[str]) -> ByTask:
     """For each task of a kind the marks of its items, mean over the columns, which are seeds."""
-    found: ByTask = {}
+    marks: ByTask = {}
     for task in group.tasks:
         if task.kind == kind:
             samples = fine(part.evaluation.samples[task.name])
-            found[task.name] = [fmean(s["answers"][column]["mark"] for column in columns) for s in samples]
-    return found
+            marks[task.name] = [fmean(s["answers"][column]["mark"] for column in columns) for s in samples]
+    return marks
 
 
 def _kinds(group: Group) -> list[str]:
     return [kind for kind in ("downstream", "general") if kind in group.kinds]
 
 
-def _scores(found: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
     n = {kind: sum(task.n for task in group.tasks if task.kind == kind) for kind in _kinds(group)}
-    told = ", ".join(f"{count:,} {kind}" for kind, count in n.items())
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in n.items())
     table = Table(
-        f"{found.experiment.title}: {where}mean over the tasks in % with 95 % intervals; {told} questions",
+        f"{collected.experiment.title}: {where}mean over the tasks in % with 95 % intervals; {counts} questions",
         ("method", "seeds", "downstream", "over seeds", "general", "over seeds", "drop", "retention",
          "paper: downstream", "paper: general"),
     )  # fmt: skip
@@ -108,12 +110,12 @@ def _scores(found: Collected, part: Part, group: Group, rows: Sequence[Contender
         if not columns:
             table.add(contender.title, "0", MISSING, "", MISSING, "", "", "", *paper)
             continue
-        own = {kind: values_of(part, group, kind, columns) for kind in _kinds(group)}
+        marks = {kind: values_of(part, group, kind, columns) for kind in _kinds(group)}
         cells = []
         for kind in ("downstream", "general"):
-            cells += _score_and_spread(part, group, kind, own, columns)
-        kept = ratio(own["general"], base["general"], list(base["general"])) if "general" in own else None
-        lost = difference(base["general"], own["general"], list(own["general"])) if "general" in own else None
+            cells += _score_and_spread(part, group, kind, marks, columns)
+        kept = ratio(marks["general"], base["general"], list(base["general"])) if "general" in marks else None
+        lost = difference(base["general"], marks["general"], list(marks["general"])) if "general" in marks else None
         table.add(
             contender.title,
             str(len(columns)),
@@ -131,14 +133,14 @@ def _two(base: Mapping[str, ByTask], show: Any) -> list[str]:
 
 
 def _score_and_spread(
-    part: Part, group: Group, kind: str, own: Mapping[str, ByTask], columns: Sequence[str]
+    part: Part, group: Group, kind: str, marks: Mapping[str, ByTask], columns: Sequence[str]
 ) -> list[str]:
-    if kind not in own:
+    if kind not in marks:
         return [NONE, NONE]
-    each = [values_of(part, group, kind, [column]) for column in columns]
-    over = spread([fmean(fmean(values) for values in one.values()) for one in each])
-    shown = f"{percent(over.low)}–{percent(over.high)}" if over.seeds > 1 else NONE
-    return [interval(mean_score(own[kind], list(own[kind]))), shown]
+    by_seed = [values_of(part, group, kind, [column]) for column in columns]
+    over = spread([fmean(fmean(values) for values in seed_marks.values()) for seed_marks in by_seed])
+    extremes = f"{percent(over.low)}–{percent(over.high)}" if over.seeds > 1 else NONE
+    return [interval(mean_score(marks[kind], list(marks[kind]))), extremes]
 
 
 def _tasks(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
@@ -158,8 +160,8 @@ def _tasks(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
 # -- tests -------------------------------------------------------------------------------------------------------
 
 
-def _tests(found: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
-    rival = next((c for c in rows if c.name == found.experiment.rival), None)
+def _tests(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+    rival = next((c for c in rows if c.name == collected.experiment.rival), None)
     against = [("base", [BASE])]
     if rival is not None and part.columns_of(rival):
         against.append((rival.title, part.columns_of(rival)))
@@ -188,9 +190,9 @@ def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], oth
         others = [column for column in others if part.columns[column].seed in seeds]
         if not seeds:
             return [NONE, NONE]
-    own, other = values_of(part, group, kind, columns), values_of(part, group, kind, others)
+    marks, other_marks = values_of(part, group, kind, columns), values_of(part, group, kind, others)
     tests = [c for c in group.kinds[kind].comparisons if c.first in columns and c.second in others]
-    return [signed(difference(own, other, list(own))), chance(tests)]
+    return [signed(difference(marks, other_marks, list(marks))), chance(tests)]
 
 
 # -- what the gate does ------------------------------------------------------------------------------------------
@@ -242,9 +244,9 @@ def _mean(values: Sequence[Score | float | None]) -> float | None:
 def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
     table = Table(f"Every rate: {where}in %, mean over seeds", ("method", "rate", "seeds", "downstream", "general"))
     for contender in rows:
-        own = {column: cell for column, cell in part.columns.items() if cell.contender.name == contender.name}
-        for rate in sorted({cell.rate for cell in own.values()}):
-            columns = [column for column, cell in own.items() if cell.rate == rate]
+        cells = {column: cell for column, cell in part.columns.items() if cell.contender.name == contender.name}
+        for rate in sorted({cell.rate for cell in cells.values()}):
+            columns = [column for column, cell in cells.items() if cell.rate == rate]
             means = [
                 percent(fmean(fmean(v) for v in values_of(part, group, kind, columns).values()))
                 for kind in _kinds(group)
@@ -254,21 +256,21 @@ def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
     return table
 
 
-def _overhead(found: Collected) -> Table:
+def _overhead(collected: Collected) -> Table:
     table = Table(
         "What a method costs: trained parameters, seconds per training step, and peak memory "
         "(allocated on a GPU, resident of the whole process on a CPU), on the machine where it was trained",
         ("method", "parameters", "seconds per step", "× LoRA", "memory"),
     )
     costs: dict[str, tuple[int, float, int | None]] = {}
-    for contender in found.experiment.contenders:
-        keys = [key for key in found.places if key.startswith(f"{contender.name} at ")]
-        records = [record for key in keys if (record := found.places[key].record) is not None]
+    for contender in collected.experiment.contenders:
+        keys = [key for key in collected.places if key.startswith(f"{contender.name} at ")]
+        records = [record for key in keys if (record := collected.places[key].record) is not None]
         if records:
             seconds = fmean(record.seconds / max(1, record.steps) for record in records)
             peaks = [record.peak_memory for record in records if record.peak_memory is not None]
             costs[contender.name] = (records[0].trainable_parameters, seconds, max(peaks, default=None))
-    for contender in found.experiment.contenders:
+    for contender in collected.experiment.contenders:
         if contender.name not in costs:
             table.add(contender.title, MISSING, "", "", "")
             continue
@@ -279,10 +281,10 @@ def _overhead(found: Collected) -> Table:
     return table
 
 
-def cases(found: Collected, most: int) -> list[Table]:
+def cases(collected: Collected, most: int) -> list[Table]:
     """Single general questions on which the variants differ most, with all answers."""
-    made = []
-    for part in found.parts:
+    result = []
+    for part in collected.parts:
         columns = {BASE: "base"} | {
             column: cell.contender.title for column, cell in part.columns.items() if " at " not in column
         }
@@ -291,8 +293,8 @@ def cases(found: Collected, most: int) -> list[Table]:
                 continue
             samples = [sample for sample in fine(part.evaluation.samples[task.name]) if _telling(sample, columns)]
             for sample in samples[:most]:
-                made.append(_case(part, task, sample, columns))
-    return made
+                result.append(_case(part, task, sample, columns))
+    return result
 
 
 def _telling(sample: Sample, columns: Mapping[str, str]) -> bool:
@@ -317,9 +319,9 @@ def _case(part: Part, task: Any, sample: Sample, columns: Mapping[str, str]) -> 
 # -- cells -------------------------------------------------------------------------------------------------------
 
 
-def points(found: Score) -> str:
+def points(score: Score) -> str:
     """A difference in points with its interval."""
-    return f"{percent(found.score)} ({percent(found.low)} to {percent(found.high)})"
+    return f"{percent(score.score)} ({percent(score.low)} to {percent(score.high)})"
 
 
 def chance(tests: Sequence[Comparison]) -> str:

@@ -79,10 +79,10 @@ class Work:
         identity = self.scale.identity(contender.data)
         data = self.folder / "data" / f"{contender.data}-{_hash(identity)}.jsonl"
         # The folder is needed to make settings, but the result does not depend on it.
-        told = described(self.scale.settings(cell, data, self.folder))
+        settings = described(self.scale.settings(cell, data, self.folder))
         before = None if cell.earlier is None else self.place(cell.earlier).folder
         identity = identity if before is None else identity | {"after": before.name}
-        name = f"{contender.setup.method}-{cell.rate:g}-{cell.seed}-{_hash([VERSION, identity, told])}"
+        name = f"{contender.setup.method}-{cell.rate:g}-{cell.seed}-{_hash([VERSION, identity, settings])}"
         origin = self.folder / "trained" / name
         folder = origin if contender.finish is None else self._finished(origin, contender.finish)
         strength = "" if contender.strength is None else f"-gate-{contender.strength:g}"
@@ -103,8 +103,8 @@ class Work:
         lock = self.folder / "locks" / f"{path.name}.lock"
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            held = FileLock(lock)
-            held.acquire(timeout=0)
+            file_lock = FileLock(lock)
+            file_lock.acquire(timeout=0)
         except Timeout:
             yield False
             return
@@ -113,7 +113,7 @@ class Work:
         try:
             yield True
         finally:
-            held.release()
+            file_lock.release()
 
 
 def write_json(path: Path, value: Any) -> None:
