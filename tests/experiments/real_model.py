@@ -4,11 +4,11 @@
 A Llama of 260 thousand parameters that was trained on children's stories is fine-tuned on BoolQ, ARC-Easy and
 OpenBookQA in the instruction form of LLM-Adapters, the loss on the answers alone. For each method and peak rate the
 script prints the task's loss on held-out questions, KL(base || adapted) in nats per token on text of four other kinds,
-the share of tokens that went past LoRA, and, with `--layers`, that share by Linear. A gate is measured at other
-strengths too, without training again. LoRA and SLIM have the same total
-rank and see the same batches. Nothing is chosen by these numbers; all rows are printed.
+and the share of tokens that went past LoRA; then, in Markdown, means over the seeds with the least and the most, and,
+with `--layers`, the shares by block. A gate is measured at other strengths too, without training again. LoRA and SLIM
+have the same total rank and see the same batches. Nothing is chosen by these numbers; all rows are printed.
 
-    python -m tests.experiments.real_model --data FOLDER --lr 3e-4 1e-3 3e-3
+    python -m tests.experiments.real_model --data FOLDER --lr 3e-4 1e-3 3e-3 --seeds 0 1 2
 
 FOLDER holds `lm-stories260K/hf`, `llm-adapters`, `openbookqa`, `tinystories`, `general-text`, `gsm8k` and `piqa`.
 """
@@ -20,7 +20,7 @@ import copy
 import csv
 import json
 import re
-import time
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -164,14 +164,39 @@ def kl_of(model: PeftModel, texts: Texts) -> float:
 
 
 @torch.no_grad()
-def identity_of(model: PeftModel, texts: Texts) -> tuple[float, dict[str, float]]:
-    """Mean share of tokens past LoRA, and the same by block and Linear."""
+def identity_of(model: PeftModel, texts: Texts) -> dict[int, float]:
+    """Mean share of tokens past LoRA by block."""
     ids, mask, _ = trimmed(texts, slice(0, 2 * BATCH))
     with trace_routing(model) as trace:
         model(input_ids=ids, attention_mask=mask)
     rows = [trace.row(row) for row in trace.rows]
-    share = torch.cat([row.identity for row in rows], dim=1).mean(1)
-    return share.mean().item(), dict(zip(rows[0].modules, share.tolist(), strict=True))
+    linears = torch.cat([row.identity for row in rows], dim=1).mean(1).tolist()
+    blocks: dict[int, list[float]] = {}
+    for module, share in zip(rows[0].modules, linears, strict=True):
+        blocks.setdefault(int(re.search(r"layers\.(\d+)\.", module)[1]), []).append(share)
+    return {block: statistics.fmean(shares) for block, shares in sorted(blocks.items())}
+
+
+class Row(NamedTuple):
+    """What was measured of one adapter, at one strength of its gate.
+
+    Attributes:
+        loss: of the task's held-out answers, in nats.
+        drift: KL(base || adapted) in nats per token, by kind of text.
+        shares: of tokens past LoRA, by kind of text and block; none of a LoRA.
+    """
+
+    loss: float
+    drift: dict[str, float]
+    shares: dict[str, dict[int, float]]
+
+
+def measured(model: PeftModel, task: Texts, others: dict[str, Texts], routed: bool) -> Row:
+    return Row(
+        loss_of(model, task),
+        {kind: kl_of(model, texts) for kind, texts in others.items()},
+        {kind: identity_of(model, texts) for kind, texts in ({"task": task} | others).items()} if routed else {},
+    )
 
 
 def main() -> None:
@@ -179,14 +204,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the model and the data")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--texts", type=int, default=96, help="texts of each other kind")
     parser.add_argument("--slim", type=json.loads, nargs="+", help="changes to SlimConfig, as JSON")
     parser.add_argument(
         "--strengths", type=float, nargs="*", default=[2.0, 0.0], help="of a gate, measured beside its own; 0 opens it"
     )
     parser.add_argument("--no-lora", action="store_true", help="train the SLIM variants only")
-    parser.add_argument("--layers", action="store_true", help="print the shares past LoRA by block and Linear too")
+    parser.add_argument("--layers", action="store_true", help="print the shares past LoRA by block too")
     args = parser.parse_args()
 
     folder = args.data / "lm-stories260K" / "hf"
@@ -195,8 +220,10 @@ def main() -> None:
     held_out = encode_task(tokenizer, list(instructions(args.data, "test"))[::8])
     others = {name: encode_texts(tokenizer, texts) for name, texts in other_texts(args.data, args.texts).items()}
     print(f"{len(task.ids)} training and {len(held_out.ids)} test questions; {args.texts} texts of each other kind")
-    print(f"{'method':<58}{'rate':>7}{'task':>8}" + "".join(f"{'KL ' + name:>12}" for name in others), end="")
-    print(f"{'past LoRA: task':>17}" + "".join(f"{name:>9}" for name in others) + f"{'s':>6}", flush=True)
+    print(
+        f"{'method':<58}{'rate':>7}{'seed':>6}{'task':>8}" + "".join(f"{'KL ' + name:>12}" for name in others), end=""
+    )
+    print(f"{'past LoRA: task':>17}" + "".join(f"{name:>9}" for name in others), flush=True)
     token = {"distance_scope": "token", "yield_mode": "calibrated", "yield_quantile": 0.95}
     configs = (
         {}
@@ -207,37 +234,58 @@ def main() -> None:
         same = {"r": RANK, "num_experts": EXPERTS, "alpha": 2 * RANK, "num_clusters": 64, "target_modules": LINEARS}
         config = SlimConfig(**(same | changes))
         configs["SLIM " + json.dumps(changes).replace('"', "")] = config
-    for lr in args.lr:
-        for name, config in configs.items():
-            torch.manual_seed(args.seed)
-            # A copy: `set_gate` below writes into the config of the model, and the next rate begins as trained.
-            model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), copy.deepcopy(config))
-            begin = time.perf_counter()
-            train(model, task, args.steps, lr, args.seed)
-            seconds = time.perf_counter() - begin
-            report(name, lr, model, held_out, others, seconds, args.layers)
-            if isinstance(config, SlimConfig) and config.yield_mode == "gate":
-                for strength in args.strengths:
-                    set_gate(model, strength=strength)
-                    report(f"{name}, strength {strength:g}", lr, model, held_out, others, 0, False)
+    table: dict[tuple[float, str], list[Row]] = {}
+
+    def add(name: str, lr: float, seed: int, routed: bool) -> None:
+        row = measured(model, held_out, others, routed)
+        table.setdefault((lr, name), []).append(row)
+        line = f"{name:<58}{lr:>7.0e}{seed:>6}{row.loss:>8.4f}" + "".join(f"{kl:>12.3f}" for kl in row.drift.values())
+        widths = (17, *(9 for _ in others))
+        shares = [statistics.fmean(blocks.values()) for blocks in row.shares.values()]
+        print(line + "".join(f"{share:>{width}.2f}" for share, width in zip(shares, widths, strict=False)), flush=True)
+
+    for seed in args.seeds:
+        for lr in args.lr:
+            for name, config in configs.items():
+                torch.manual_seed(seed)
+                # A copy: `set_gate` below writes into the config of the model, and the next rate begins as trained.
+                model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), copy.deepcopy(config))
+                train(model, task, args.steps, lr, seed)
+                add(name, lr, seed, isinstance(config, SlimConfig))
+                if isinstance(config, SlimConfig) and config.yield_mode == "gate":
+                    for strength in args.strengths:
+                        set_gate(model, strength=strength)
+                        add(f"{name}, strength {strength:g}", lr, seed, True)
+    print_means(table, list(others))
+    if args.layers:
+        print_blocks(table)
 
 
-def report(
-    name: str, lr: float, model: PeftModel, task: Texts, others: dict[str, Texts], seconds: float, layers: bool
-) -> None:
-    line = f"{name:<58}{lr:>7.0e}{loss_of(model, task):>8.4f}"
-    line += "".join(f"{kl_of(model, texts):>12.3f}" for texts in others.values())
-    if not name.startswith("LoRA"):
-        shares = {kind: identity_of(model, texts) for kind, texts in ({"task": task} | others).items()}
-        line += f"{shares['task'][0]:>17.2f}" + "".join(f"{shares[kind][0]:>9.2f}" for kind in others)
-        line += f"{seconds:>6.0f}"
-    else:
-        line += f"{seconds:>{23 + 9 * len(others)}.0f}"
-    print(line, flush=True)
-    if layers and not name.startswith("LoRA"):
-        for module in shares["task"][1]:
-            numbers = "".join(f"{shares[kind][1][module]:>9.2f}" for kind in shares)
-            print(f"    {module:<40}{numbers}")
+def print_means(table: dict[tuple[float, str], list[Row]], kinds: list[str]) -> None:
+    """Loss and drift over the seeds: the mean, the least and the most."""
+    print(f"\n| rate | method | task loss | {' | '.join(f'KL {kind}' for kind in kinds)} |")
+    print(f"| ---: | --- |{' ---: |' * (1 + len(kinds))}")
+    for (lr, name), rows in table.items():
+        cells = [spread([row.loss for row in rows], 4)]
+        cells += [spread([row.drift[kind] for row in rows], 4) for kind in kinds]
+        print(f"| {lr:g} | {name} | {' | '.join(cells)} |")
+
+
+def print_blocks(table: dict[tuple[float, str], list[Row]]) -> None:
+    """Shares of tokens past LoRA by block, in %: means over the seeds and the block's Linears."""
+    for (lr, name), rows in table.items():
+        if shares := rows[0].shares:
+            print(f"\nPast LoRA by block in %, {name}, at {lr:g}:\n")
+            print(f"| block | {' | '.join(shares)} |")
+            print(f"| ---: |{' ---: |' * len(shares)}")
+            for block in next(iter(shares.values())):
+                cells = [f"{100 * statistics.fmean(row.shares[kind][block] for row in rows):.1f}" for kind in shares]
+                print(f"| {block} | {' | '.join(cells)} |")
+
+
+def spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 if __name__ == "__main__":
