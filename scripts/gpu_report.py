@@ -16,11 +16,11 @@ COUNTS = ("tests", "failures", "errors", "skipped")
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
     """Name, exit code, seconds and command of each step; code 124 says that it ran out of its time."""
-    found = []
+    steps = []
     for line in (folder / "steps.tsv").read_text(encoding="utf-8").splitlines():
         name, code, seconds, command = line.split("\t")
-        found.append({"step": name, "code": code, "seconds": int(seconds), "command": command})
-    return found
+        steps.append({"step": name, "code": code, "seconds": int(seconds), "command": command})
+    return steps
 
 
 def tests_of(folder: Path) -> dict[str, int] | None:
@@ -75,8 +75,8 @@ def main(folder: Path, device: str) -> None:
     machine = describe_machine(device)
     steps, tests = steps_of(folder), tests_of(folder)
     benches = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("bench-*.json"))}
-    found = {"machine": machine, "steps": steps, "tests": tests, "benches": benches}
-    (folder / "check.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    check = {"machine": machine, "steps": steps, "tests": tests, "benches": benches}
+    (folder / "check.json").write_text(json.dumps(check, indent=1) + "\n", encoding="utf-8")
     where = machine.get("card", machine["processor"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     lines = [f"# {where}, {machine['date'][:10]}", "", f"{versions}, CUDA {machine.get('cuda') or 'not used'}", ""]

@@ -257,10 +257,10 @@ def train(
 
 def _by_method(texts: list[str]) -> dict[str, dict[str, Any]]:
     """METHOD.KEY=VALUE texts by method."""
-    found: dict[str, dict[str, Any]] = {}
+    by_method: dict[str, dict[str, Any]] = {}
     for name, value in pairs(texts, "--option").items():
         method, separator, key = name.partition(".")
         if not separator:
             raise typer.BadParameter(f"--option takes METHOD.KEY=VALUE, such as disel.gate_bias=-5, not {name!r}.")
-        found.setdefault(method, {})[key] = value
-    return found
+        by_method.setdefault(method, {})[key] = value
+    return by_method

@@ -219,16 +219,16 @@ def _new_folder(path: Path) -> Iterator[None]:
     from ..outside.errors import reason, shown
     from ..outside.files import CONFIG, WEIGHTS
 
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise AdapterError(f"{path} exists and is not empty; name a new folder.")
-        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        created = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        _remove_empty(made)
+        _remove_empty(created)
         raise AdapterError(
             f"The LoRA cannot be written to {shown(str(path), 120)}: {reason(error)}; name another folder."
         ) from None
@@ -238,7 +238,7 @@ def _new_folder(path: Path) -> Iterator[None]:
         for name in (CONFIG, WEIGHTS, GGUF):  # half an adapter is useless
             with suppress(OSError):
                 (path / name).unlink()
-        _remove_empty(made)
+        _remove_empty(created)
         raise
 
 
@@ -258,8 +258,8 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, Any]]:
     yield "targets", targets
     if config.modules_to_save:
         yield "own modules", ", ".join(sorted(config.modules_to_save))
-    if own := getattr(config, "trainable_token_indices", None):
-        yield "own tokens", own
+    if tokens := getattr(config, "trainable_token_indices", None):
+        yield "own tokens", tokens
     yield "parameters", f"{adapter.parameters:,}"
     yield "bytes", f"{adapter.bytes:,}"
     yield "base", adapter.trained_on or "not named"
@@ -315,9 +315,9 @@ def _load(base: str, revision: str | None) -> tuple[Any, Any]:
     choice = BaseChoice(base, revision)
     try:
         with base_files(choice) as files:
-            how = plan(choice, files.config(), "cpu")
+            loading_plan = plan(choice, files.config(), "cpu")
             folder = files.fetch(lambda done, total: None, Event())
-            return read_weights(choice, folder, how), read_prompts(choice, folder).tokenizer
+            return read_weights(choice, folder, loading_plan), read_prompts(choice, folder).tokenizer
     except EngineError as error:
         raise AdapterError(str(error)) from None
 

@@ -109,7 +109,7 @@ def decode(
         "decode", device, json, shape=shape, prompt=prompt, tokens=tokens, rank=rank, experts=experts, rounds=rounds
     )
     base, tokenizer = _random(shape, device)
-    found, left_out = time_decoding(
+    measured, left_out = time_decoding(
         base,
         tokenizer,
         rank=rank,
@@ -119,7 +119,7 @@ def decode(
         rounds=rounds,
         limits=_limits(report, device, base),
     )
-    report.add(f"{shape}, {prompt} tokens read, {tokens} written", found)
+    report.add(f"{shape}, {prompt} tokens read, {tokens} written", measured)
     for name, reason in left_out.items():
         report.leave_out(name, reason)
     report.save()
@@ -129,9 +129,9 @@ def _limits(report: Report, device: str, base: PreTrainedModel) -> Limits:
     from ..evaluation.bench.machine import limits
 
     # The tiny model is for tests.
-    found = limits(device, base.dtype) if base.config.hidden_size > 32 else limits(device, base.dtype, 1, 64)
-    report.put(copy_bandwidth=found.copy_bandwidth, matrix_rate=found.matrix_rate)
-    return found
+    device_limits = limits(device, base.dtype) if base.config.hidden_size > 32 else limits(device, base.dtype, 1, 64)
+    report.put(copy_bandwidth=device_limits.copy_bandwidth, matrix_rate=device_limits.matrix_rate)
+    return device_limits
 
 
 @app.command()

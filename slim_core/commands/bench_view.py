@@ -55,34 +55,34 @@ class Report:
 
     def add(self, title: str, measured: Sequence[Measured]) -> None:
         """Show and keep a case, ratios first."""
-        self._found["cases"].append({"title": title, "rows": [one.plain() for one in measured]})
-        for measure in dict.fromkeys(one.measure for one in measured):
-            rows = [one for one in measured if one.measure == measure]
-            references = list(dict.fromkeys(name for one in rows for name in one.ratios))
-            facts = list(dict.fromkeys(name for one in rows for name in one.facts))
+        self._found["cases"].append({"title": title, "rows": [row.plain() for row in measured]})
+        for measure in dict.fromkeys(row.measure for row in measured):
+            rows = [row for row in measured if row.measure == measure]
+            references = list(dict.fromkeys(name for row in rows for name in row.ratios))
+            facts = list(dict.fromkeys(name for row in rows for name in row.facts))
             table = Table(title=title if measure == "run" else f"{title}: {measure}", title_justify="left")
             for column in ("", *(f"× {name}" for name in references), "ms", "quartiles", *facts):
                 table.add_column(column.replace("_", " "), justify="right" if column else "left")
-            for one in rows:
-                ratios = [f"{one.ratios[name]:.2f}" if name in one.ratios else "" for name in references]
-                known = [_shown(name, one.facts[name]) if name in one.facts else "" for name in facts]
-                spread = f"{_ms(one.low)} – {_ms(one.high)}"
-                table.add_row(one.way, *ratios, _ms(one.seconds), spread, *known)
+            for row in rows:
+                ratios = [f"{row.ratios[name]:.2f}" if name in row.ratios else "" for name in references]
+                known = [_shown(name, row.facts[name]) if name in row.facts else "" for name in facts]
+                spread = f"{_ms(row.low)} – {_ms(row.high)}"
+                table.add_row(row.way, *ratios, _ms(row.seconds), spread, *known)
             self._console.print(table)
 
     def add_clients(self, title: str, served: Sequence[Served]) -> None:
         """Show and keep what clients got."""
-        self._found["cases"].append({"title": title, "rows": [one.plain() for one in served]})
+        self._found["cases"].append({"title": title, "rows": [row.plain() for row in served]})
         table = Table(title=printable(title), title_justify="left")
         times = ("clients", "× 1st", "answers/s", "least – most", "p50 s", "p99 s")
         for column in (*times, "answered", "refused", "lost"):
             table.add_column(column, justify="right")
-        for one in served:
-            ratio = one.answers_per_second / served[0].answers_per_second if served[0].answers_per_second else 0.0
-            low, high = one.spread
-            rates = (f"{ratio:.2f}", f"{one.answers_per_second:.1f}", f"{low:.1f} – {high:.1f}")
-            counts = (str(one.answers), str(one.refused), str(one.lost))
-            table.add_row(str(one.clients), *rates, _seconds(one.p50), _seconds(one.p99), *counts)
+        for row in served:
+            ratio = row.answers_per_second / served[0].answers_per_second if served[0].answers_per_second else 0.0
+            low, high = row.spread
+            rates = (f"{ratio:.2f}", f"{row.answers_per_second:.1f}", f"{low:.1f} – {high:.1f}")
+            counts = (str(row.answers), str(row.refused), str(row.lost))
+            table.add_row(str(row.clients), *rates, _seconds(row.p50), _seconds(row.p99), *counts)
         self._console.print(table)
 
     def save(self) -> None:

@@ -39,12 +39,12 @@ class BlindVote:
 
     def view(self, rows: Sequence[RowStep]) -> Table:
         """The answers without names, and without numbers that would reveal them."""
-        found = {row.variant: row for row in rows}
+        by_variant = {row.variant: row for row in rows}
         covered = [
             replace(self._variants[name], label=letter, detail="")
             for letter, name in zip(self.letters, self._ballot.order, strict=True)
         ]
-        return answers_view(covered, [found[name] for name in self._ballot.order], numbers=False)
+        return answers_view(covered, [by_variant[name] for name in self._ballot.order], numbers=False)
 
     def ask(self, console: Console) -> None:
         """Ask the user to choose, if there is a terminal."""

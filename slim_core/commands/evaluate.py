@@ -100,8 +100,8 @@ def evaluate(
             work: Prompting | TaskRun = Prompting.read(prompts, output, system or "", max_new_tokens)
         else:
             asking = Asking(scoring, chat, None, limit, shots)
-            found = chosen_tasks(base, tasks, asking, data_dir, trained_form or TRAINED_FORM)
-            work = TaskRun.prepare(found, output, resume, sequence, batch_size)
+            chosen = chosen_tasks(base, tasks, asking, data_dir, trained_form or TRAINED_FORM)
+            work = TaskRun.prepare(chosen, output, resume, sequence, batch_size)
         engine = load_engine(named.base, revision=revision, device=device, four_bit=load_4bit, eight_bit=load_8bit)
         work.run(engine, attach(engine, named, strengths))
     except EngineError as error:

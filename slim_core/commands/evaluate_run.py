@@ -59,31 +59,33 @@ def adapters_of(base: str | None, adapters: Sequence[str]) -> Named:
     """
     if base is None:
         demo = demo_choice(DEMO, "--base and --adapters")
-        own = {name: source for name, source in (("lora", demo.lora), ("slim", demo.slim)) if source is not None}
-        return Named(demo.base, _by_name(adapters) or own)
-    found = _by_name(adapters)
-    if not found:
+        demo_adapters = {
+            name: source for name, source in (("lora", demo.lora), ("slim", demo.slim)) if source is not None
+        }
+        return Named(demo.base, _by_name(adapters) or demo_adapters)
+    sources = _by_name(adapters)
+    if not sources:
         raise EvaluationError("No adapter was named; name one or more with --adapters.")
-    return Named(base, found)
+    return Named(base, sources)
 
 
 def _by_name(adapters: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for text in adapters:
         before, equals, after = text.partition("=")
         # A folder may have = in its name.
-        given = bool(equals) and NAME.fullmatch(before) is not None and not Path(text).exists()
-        name, source = (before, after) if given else (re.sub(r"[^\w.@-]+", "-", Path(text).name), text)
+        is_named = bool(equals) and NAME.fullmatch(before) is not None and not Path(text).exists()
+        name, source = (before, after) if is_named else (re.sub(r"[^\w.@-]+", "-", Path(text).name), text)
         if not source.strip():
             raise EvaluationError(f"{text!r} does not name an adapter; write NAME=FOLDER, or a folder or Hub id.")
         if not NAME.fullmatch(name) or name == "base":
             raise EvaluationError(
                 f"{name!r} cannot be an adapter's name; write NAME=FOLDER, with letters, digits, - and _ in the name."
             )
-        if name in found:
+        if name in sources:
             raise EvaluationError(f"There are two adapters named {name}; write another name before one: NAME=FOLDER.")
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources
 
 
 def chosen_tasks(
@@ -112,25 +114,27 @@ def attach(engine: Engine, named: Named, strengths: Sequence[float]) -> list[Par
     Raises:
         EngineError: if an adapter cannot be used with this base, or a strength is invalid.
     """
-    found = [Participant(Respondent("base", engine.variants[0]), named.base)]
+    participants = [Participant(Respondent("base", engine.variants[0]), named.base)]
     for name, source in named.adapters.items():
-        found.append(attach_adapter(engine, name, source))
-    gated = [participant for participant in found if participant.respondent.variant.strength is not None]
+        participants.append(attach_adapter(engine, name, source))
+    gated = [participant for participant in participants if participant.respondent.variant.strength is not None]
     if strengths and not gated:
         raise EvaluationError("No adapter here has a gate, so --strengths has no effect.")
     for strength in dict.fromkeys(strengths):
         if not 0 <= strength < math.inf:
             raise EvaluationError(f"--strengths has {strength:g}; it must be 0 or more.")
-        for one in gated:
-            own = one.respondent
-            found.append(
+        for adapter in gated:
+            respondent = adapter.respondent
+            participants.append(
                 Participant(
-                    Respondent(f"{own.column}, gate {strength:g}", own.variant, strength), one.source, one.sha256
+                    Respondent(f"{respondent.column}, gate {strength:g}", respondent.variant, strength),
+                    adapter.source,
+                    adapter.sha256,
                 )
             )
-    if len(found) > MOST:
-        raise EvaluationError(f"There are {len(found)} variants; at most {MOST} can be compared at once.")
-    return found
+    if len(participants) > MOST:
+        raise EvaluationError(f"There are {len(participants)} variants; at most {MOST} can be compared at once.")
+    return participants
 
 
 def new_files(output: Path) -> tuple[Path, Path]:
@@ -222,10 +226,10 @@ class TaskRun:
             raise typer.Exit(130) from None
         finally:
             journal.close()
-        found = evaluated(engine.info, participants, self.tasks, samples, self.sequence)
-        self._write(found)
+        evaluation = evaluated(engine.info, participants, self.tasks, samples, self.sequence)
+        self._write(evaluation)
         journal.delete()
-        show(found, screen())
+        show(evaluation, screen())
         written = f"{printable(str(self.results))} and {printable(str(self.report))}"
         screen(stderr=True, soft_wrap=True).print(f"Results and report: {written}.", highlight=False)
 
@@ -241,10 +245,10 @@ class TaskRun:
                 f"same order; there are {stages} adapters and {max(counts)} such tasks."
             )
 
-    def _write(self, found: Evaluation) -> None:
+    def _write(self, evaluation: Evaluation) -> None:
         # The report is written first, so that the results exist only when everything is complete.
-        write_whole(self.report, report_page(found))
-        write_whole(self.results, to_json(found) + "\n")
+        write_whole(self.report, report_page(evaluation))
+        write_whole(self.results, to_json(evaluation) + "\n")
 
 
 @dataclass(frozen=True)
@@ -297,9 +301,9 @@ class Prompting:
         write_whole(self.report, answers_page(results, labels))
         text = answers_json(results, len(self.prompts), engine.info.name, respondents, sampling)
         write_whole(self.results, text + "\n")
-        said = f"{len(results)} of {len(self.prompts)} prompts are answered"
+        summary = f"{len(results)} of {len(self.prompts)} prompts are answered"
         screen(stderr=True, soft_wrap=True).print(
-            f"{'Interrupted: ' if interrupted else ''}{said}; they are in {printable(str(self.results))} and "
+            f"{'Interrupted: ' if interrupted else ''}{summary}; they are in {printable(str(self.results))} and "
             f"{printable(str(self.report))}.",
             highlight=False,
         )

@@ -17,10 +17,10 @@ from ..evaluation.summary import BASE, Group
 from .console import printable
 
 
-def show(found: Evaluation, console: Console) -> None:
+def show(evaluation: Evaluation, console: Console) -> None:
     """Print scores, what was kept, and the comparison of each adapter with the base."""
-    labels = {column: printable(label) for column, label in found.labels.items()}
-    for group in found.groups:
+    labels = {column: printable(label) for column, label in evaluation.labels.items()}
+    for group in evaluation.groups:
         console.print(_scores(group, labels), "")
         for sentence in notes(group):
             console.print(printable(sentence), soft_wrap=True, highlight=False)

@@ -80,11 +80,11 @@ def run_bases(
                 say("Interrupted; the same command continues from its last save.")
                 raise typer.Exit(130) from None
             failed += run_jobs(works[name], cells, jobs)
-    found: dict[str, Collected | None] = {
+    by_family: dict[str, Collected | None] = {
         name: collect(works[name], experiment, cells) if is_trained(folders[name]) else None for name in families
     }
-    written = _write(found, works, folder, shape)
-    table = bases_table(found)
+    written = _write(by_family, works, folder, shape)
+    table = bases_table(by_family)
     if markdown:
         print(table.markdown(), sentence_of(shape), sep="\n\n")
     else:
@@ -96,22 +96,25 @@ def run_bases(
         raise typer.Exit(1)
 
 
-def _write(found: dict[str, Collected | None], works: dict[str, Work], folder: Path, shape: BaseShape) -> list[Path]:
-    whole = {name: one for name, one in found.items() if one is not None and one.parts}
-    if not whole:
+def _write(
+    by_family: dict[str, Collected | None], works: dict[str, Work], folder: Path, shape: BaseShape
+) -> list[Path]:
+    measured = {name: collected for name, collected in by_family.items() if collected is not None and collected.parts}
+    if not measured:
         return []
     pages = []
-    for name, collected in whole.items():
+    for name, collected in measured.items():
         pages.append(folder / f"bases-demo-{name}.html")
         write_whole(pages[-1], report_page(collected.parts[0].evaluation))
-    told = {
+    content = {
         "format": "slim-paper-bases",
         "version": 1,
         "bases": sentence_of(shape),
         "families": {
-            name: {"title": FAMILIES[name].title} | result_file(one, works[name]) for name, one in whole.items()
+            name: {"title": FAMILIES[name].title} | result_file(collected, works[name])
+            for name, collected in measured.items()
         },
     }
     results = folder / "bases-demo.json"
-    write_whole(results, json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(results, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
     return [results, *pages]

@@ -65,14 +65,14 @@ class Options:
         return self.steps[0] if self.steps and self.experiment != "steps" else None
 
     def _demo(self, demo: Path) -> DemoScale:
-        given = {
+        flags = {
             "--data-dir": self.data_dir,
             "--downstream": self.downstream,
             "--chat": self.chat,
             "--revision": self.revision,
             "--load-4bit": self.four_bit,
         }
-        for flag, value in given.items():
+        for flag, value in flags.items():
             if value:
                 raise PaperError(f"{flag} is for --scale full; leave it out, or name that scale.")
         folder = Path(self.base) if self.base else demo / "base"
@@ -81,9 +81,9 @@ class Options:
                 f"{folder} has no model.safetensors; --base at demo scale is a folder like the demo's base."
             )
         plan = replace(TrialPlan(), **_plan_fields(self.plan))
-        own = self._one_number_of_steps()
-        found = DemoScale(folder, plan if own is None else replace(plan, steps=own))
-        return found if self.questions is None else replace(found, questions=self.questions)
+        steps = self._one_number_of_steps()
+        scale = DemoScale(folder, plan if steps is None else replace(plan, steps=steps))
+        return scale if self.questions is None else replace(scale, questions=self.questions)
 
     def _full(self) -> FullScale:
         if self.plan:
@@ -130,12 +130,12 @@ def _check_numbers(options: Options) -> None:
         raise PaperError("--seeds must be 0 or more.")
 
 
-def _plan_fields(given: dict[str, Any]) -> dict[str, Any]:
-    known = [each.name for each in fields(TrialPlan) if each.name not in ("rates", "seeds", "half", "questions")]
-    for name in given:
+def _plan_fields(changes: dict[str, Any]) -> dict[str, Any]:
+    known = [field.name for field in fields(TrialPlan) if field.name not in ("rates", "seeds", "half", "questions")]
+    for name in changes:
         if name not in known:
             raise PaperError(f"--plan has no field {name!r}; there are {', '.join(known)}.")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
 
 
 def run_paper(
@@ -172,9 +172,9 @@ def run_paper(
         if estimate.measurements and scale_name == "full" and not torch.cuda.is_available() and not yes:
             raise PaperError("There is no GPU here, so this would take far longer; pass --yes to start all the same.")
         failed = run_jobs(work, cells, jobs)
-    found = collect(work, experiment, cells)
-    written = _write(found, work, scale_name)
-    _show(found, scale, markdown, items)
+    collected = collect(work, experiment, cells)
+    written = _write(collected, work, scale_name)
+    _show(collected, scale, markdown, items)
     if written:
         say(f"Results: {', '.join(printable(str(path)) for path in written)}.")
     if failed:
@@ -197,37 +197,37 @@ def run_jobs(work: Work, cells: Sequence[Cell], jobs: int) -> list[str]:
             return run_cells(work, cells, say)
         with worker_pool(jobs) as pool:
             waiting = [pool.submit(run_cells, work, cells, say) for _ in range(jobs)]
-            return sorted({sentence for one in waiting for sentence in one.result()})
+            return sorted({sentence for job in waiting for sentence in job.result()})
     except KeyboardInterrupt:
         say("Interrupted; the same command continues from here.")
         raise typer.Exit(130) from None
 
 
-def _write(found: Collected, work: Work, scale: str) -> list[Path]:
-    if not found.parts:
+def _write(collected: Collected, work: Work, scale: str) -> list[Path]:
+    if not collected.parts:
         return []
-    name = f"{found.experiment.name}-{scale}"
+    name = f"{collected.experiment.name}-{scale}"
     results = work.folder / f"{name}.json"
     pages = []
-    for part in found.parts:
+    for part in collected.parts:
         pages.append(work.folder / f"{name}-{part.name}.html")
         write_whole(pages[-1], report_page(part.evaluation))
-    content = result_file(found, work)
-    if found.experiment.name == "sequence":
-        content["sequence"] = sequence_data(found)
+    content = result_file(collected, work)
+    if collected.experiment.name == "sequence":
+        content["sequence"] = sequence_data(collected)
     write_whole(results, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
     return [results, *pages]
 
 
-def _show(found: Collected, scale: Scale, markdown: bool, items: int) -> None:
+def _show(collected: Collected, scale: Scale, markdown: bool, items: int) -> None:
     console = screen()
-    made = cases(found, items) if found.experiment.name == "case-study" and found.parts else []
-    for table in [*tables(found), *made]:
+    case_tables = cases(collected, items) if collected.experiment.name == "case-study" and collected.parts else []
+    for table in [*tables(collected), *case_tables]:
         if markdown:
             print(table.markdown(), end="\n\n")
         else:
             console.print(table.rich(), "")
-    sentences = [*notes(found), SOURCE, scale.sentence]
+    sentences = [*notes(collected), SOURCE, scale.sentence]
     for sentence in sentences:
         if markdown:
             print(sentence, end="\n\n")

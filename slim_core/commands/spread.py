@@ -15,7 +15,7 @@ class SpreadCommand(TyperCommand):
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         """Repeat the option before each further value."""
-        found: list[str] = []
+        words: list[str] = []
         option, values = None, 0
         for word in args:
             if word.startswith("-") and word != "-":
@@ -23,6 +23,6 @@ class SpreadCommand(TyperCommand):
             elif option is not None:
                 values += 1
                 if values > 1:
-                    found.append(option)
-            found.append(word)
-        return super().parse_args(ctx, found)
+                    words.append(option)
+            words.append(word)
+        return super().parse_args(ctx, words)
