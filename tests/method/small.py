@@ -6,11 +6,15 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from importlib.metadata import version
 
+import pytest
 import torch
+from packaging.version import Version
 from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from slim_core import SlimConfig
 from slim_core.method import SlimLayer
@@ -18,6 +22,10 @@ from tests.conftest import build
 
 
 T5_LINEARS = ["q", "k", "v", "o", "wi", "wo"]
+transformers_takes_peft = pytest.mark.skipif(
+    Version(version("peft")) < Version(MIN_PEFT_VERSION),
+    reason=f"transformers {version('transformers')} refuses PEFT before {MIN_PEFT_VERSION} in `add_adapter`",
+)
 
 
 def tiny_opt() -> OPTForCausalLM:

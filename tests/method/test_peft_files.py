@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 import slim_core
 from slim_core import SlimConfig
 from tests.conftest import TINY, build
-from tests.method.small import logits, slim, tensors_of, train, trained
+from tests.method.small import logits, slim, tensors_of, train, trained, transformers_takes_peft
 
 
 # Every kind of state at once.
@@ -191,6 +191,7 @@ def test_transformers_loads_an_adapter_by_itself(variant, tmp_path, ids):
     assert torch.equal(logits(base, ids), logits(model, ids))
 
 
+@transformers_takes_peft
 def test_an_adapter_that_transformers_saved_loads_in_peft(tmp_path, ids):
     base = build("llama")
     base.add_adapter(slim(**EVERYTHING))

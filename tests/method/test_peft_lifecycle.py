@@ -14,7 +14,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 import slim_core.method
 from slim_core import SlimConfig, SlimModel
 from tests.conftest import TINY, build
-from tests.method.small import hooked, logits, slim, slim_layers, train
+from tests.method.small import hooked, logits, slim, slim_layers, train, transformers_takes_peft
 
 
 LINEARS_OF_A_BLOCK = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -185,6 +185,7 @@ def test_injecting_gives_the_same_as_a_peft_model(ids):
     assert len(slim_layers(base)) == 14 and torch.equal(logits(base, ids), expected)
 
 
+@transformers_takes_peft
 def test_transformers_own_adapter_methods_work(ids):
     base = build("llama")
     before = logits(base, ids)
@@ -204,6 +205,7 @@ def test_transformers_own_adapter_methods_work(ids):
     assert torch.equal(logits(base, ids), first) and list(base.peft_config) == ["first"]
 
 
+@transformers_takes_peft
 def test_an_adapter_deleted_by_transformers_leaves_no_loss_behind(ids):
     base = build("llama")
     base.add_adapter(slim(balance_coefficient=0.1), "first")
@@ -214,6 +216,7 @@ def test_an_adapter_deleted_by_transformers_leaves_no_loss_behind(ids):
     assert not any("first" in layer.context.losses.balance for layer in slim_layers(base).values())
 
 
+@transformers_takes_peft
 def test_injected_adapters_learn_from_the_models_own_forward(ids):
     base = build("llama")
     base.add_adapter(slim())

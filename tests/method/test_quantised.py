@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from slim_core import SlimConfig
 from slim_core.method import SlimLayer
 from tests.conftest import every_device, tiny_llama
+from tests.method.small import transformers_takes_peft
 
 
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
@@ -231,7 +232,10 @@ def test_a_forward_in_evaluation_mode_does_not_change_the_state_dict(kind, folde
     assert [key for key, value in before.items() if not torch.equal(after[key], value)] == []
 
 
-@pytest.mark.parametrize("native", [False, True], ids=["peft", "transformers"])
+@pytest.mark.parametrize(
+    "native",
+    [pytest.param(False, id="peft"), pytest.param(True, id="transformers", marks=transformers_takes_peft)],
+)
 def test_no_4bit_linear_is_repacked_whether_adapted_or_not(native, folder, ids):
     model = load(folder, "nf4")
     if native:
