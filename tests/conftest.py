@@ -103,10 +103,10 @@ def real_data(path: str) -> Path:
     folder = os.environ.get("SLIM_TEST_DATA")
     if not folder:
         pytest.skip(NO_DATA)
-    found = Path(folder) / path
-    if not found.exists():
+    location = Path(folder) / path
+    if not location.exists():
         pytest.fail(f"SLIM_TEST_DATA is {folder}, where {path} is missing; name a folder that holds it, or unset it")
-    return found
+    return location
 
 
 def require_stories() -> Path:

@@ -97,7 +97,7 @@ FORMAT = {
     "negative shape": (header(first({"shape": [-4, 32]})), "not a valid safetensors file"),
     "unknown dtype": (header(first({"dtype": "F1"})), "not a valid safetensors file"),
     "tensor without a shape": (
-        header(lambda found: {k: {"dtype": "F32", "data_offsets": [0, 4]} for k in found}),
+        header(lambda tensors: {k: {"dtype": "F32", "data_offsets": [0, 4]} for k in tensors}),
         "not a valid safetensors file",
     ),
     "no tensors": (weights_bytes(lambda data: packed({})), "holds no tensors"),

@@ -51,9 +51,9 @@ def retype(dtype: torch.dtype):
 def first(change):
     """Change the header's first tensor."""
 
-    def spoil(found):
-        name = next(key for key in found if key != "__metadata__")
-        return found | {name: found[name] | change}
+    def spoil(header):
+        name = next(key for key in header if key != "__metadata__")
+        return header | {name: header[name] | change}
 
     return spoil
 

@@ -116,7 +116,7 @@ def test_fifty_adapters_leave_memory_and_modules_where_they_were(folders):
         detach(model, f"visitor-{number}")
         adapter.delete()
 
-    def held() -> tuple[int, int, int, dict]:
+    def footprint() -> tuple[int, int, int, dict]:
         gc.collect()
         objects = gc.get_objects()
         alive = [o for o in objects if isinstance(o, torch.Tensor)]
@@ -124,10 +124,10 @@ def test_fifty_adapters_leave_memory_and_modules_where_they_were(folders):
         return len(alive), sum(t.nbytes for t in alive), layers, state(model)
 
     visit(0), visit(1)
-    before = held()
+    before = footprint()
     for number in range(2, 52):
         visit(number)
-    assert held() == before
+    assert footprint() == before
 
 
 # -- failures ----------------------------------------------------------------------------------------------------

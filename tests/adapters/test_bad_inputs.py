@@ -46,10 +46,10 @@ def before(base):
     return logits(base, IDS)
 
 
-def refused(found, base, before, name: str, words: str) -> None:
+def refused(checks, base, before, name: str, words: str) -> None:
     """The last check failed under this name with one sentence, and nothing happened to the base."""
-    last = found[-1]
-    assert [c.state for c in found[:-1]] == ["passed"] * (len(found) - 1) and last.adapter is None
+    last = checks[-1]
+    assert [c.state for c in checks[:-1]] == ["passed"] * (len(checks) - 1) and last.adapter is None
     assert (last.name, last.state) == (name, "failed"), last.sentence
     assert re.search(words, last.sentence), last.sentence
     assert "\n" not in last.sentence and len(last.sentence) < 700 and last.sentence.endswith((".", "}.", "…"))
@@ -75,9 +75,9 @@ def test_a_bad_slim_adapter_gets_its_sentence(name, spoil, words, good_slim, bas
 
 @pytest.mark.parametrize("folder", ["good_lora", "good_slim"])
 def test_unspoiled_they_pass(folder, request, base):
-    found = list(check(Folder(request.getfixturevalue(folder)), describe_base(base), limits=LIMITS))
-    assert [c.name for c in found] == [*CHECKS_IN_ORDER] and found[-1].adapter
-    assert all(c.state == "passed" for c in found), found
+    checks = list(check(Folder(request.getfixturevalue(folder)), describe_base(base), limits=LIMITS))
+    assert [c.name for c in checks] == [*CHECKS_IN_ORDER] and checks[-1].adapter
+    assert all(c.state == "passed" for c in checks), checks
 
 
 CHECKS_IN_ORDER = ("readable", "format", "size", "fits this base", "weights finite", "changes something", "ready")
@@ -109,14 +109,14 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize(("given", "words"), NAMES.values(), ids=NAMES)
-def test_the_name_of_an_upload_is_only_compared(given, words, good_lora, base, before, private):
-    files = (UploadedFile(WEIGHTS, good_lora / WEIGHTS), UploadedFile(given, good_lora / CONFIG))
-    found = list(check(Upload(files), describe_base(base)))
+@pytest.mark.parametrize(("file_name", "words"), NAMES.values(), ids=NAMES)
+def test_the_name_of_an_upload_is_only_compared(file_name, words, good_lora, base, before, private):
+    files = (UploadedFile(WEIGHTS, good_lora / WEIGHTS), UploadedFile(file_name, good_lora / CONFIG))
+    checks = list(check(Upload(files), describe_base(base)))
     if words:
-        refused(found, base, before, "readable", words)
+        refused(checks, base, before, "readable", words)
         return
-    adapter = found[-1].adapter
+    adapter = checks[-1].adapter
     assert adapter.folder.parent.parent == private
     assert [path.name for path in adapter.folder.iterdir()] == [WEIGHTS]
 
@@ -180,10 +180,10 @@ def test_the_name_of_the_base_is_shown_and_never_followed(elsewhere, good_lora, 
     folder = shutil.copytree(good_lora, tmp_path / "adapter")
     config(base_model_name_or_path=elsewhere)(folder)
     monkeypatch.setattr("socket.socket.connect", None)
-    *_, last = found = list(check(Folder(folder), describe_base(base, "me/my-base")))
-    assert found[3].state == "warning" and "Trained on another base" in found[3].sentence
-    assert elsewhere in found[3].sentence and "me/my-base" in found[3].sentence
-    assert last.adapter.trained_on == elsewhere and last.adapter.warnings == (found[3].sentence,)
+    *_, last = checks = list(check(Folder(folder), describe_base(base, "me/my-base")))
+    assert checks[3].state == "warning" and "Trained on another base" in checks[3].sentence
+    assert elsewhere in checks[3].sentence and "me/my-base" in checks[3].sentence
+    assert last.adapter.trained_on == elsewhere and last.adapter.warnings == (checks[3].sentence,)
     assert last.adapter.config.base_model_name_or_path is None
 
 
@@ -234,13 +234,13 @@ def test_a_slim_adapter_whose_masks_leave_nothing_is_marked(good_slim, base, tmp
 def test_one_linear_that_moves_is_enough(key, good_lora, base, tmp_path):
     folder = shutil.copytree(good_lora, tmp_path / "nearly")
     tensors(lambda saved: {k: t * (key in k) for k, t in saved.items()})(folder)
-    assert all(found.state == "passed" for found in check(Folder(folder), describe_base(base)))
+    assert all(result.state == "passed" for result in check(Folder(folder), describe_base(base)))
 
 
 def test_hostile_headers_take_no_longer_than_others(good_lora, base, before, tmp_path):
     folder = shutil.copytree(good_lora, tmp_path / "bad")
     weights_bytes(lambda data: packed(b'{"' + b'\\"' * 2_000_000))(folder)
     start = time.perf_counter()
-    found = list(check(Folder(folder), describe_base(base)))
+    checks = list(check(Folder(folder), describe_base(base)))
     assert time.perf_counter() - start < 5
-    refused(found, base, before, "format", "is not valid JSON")
+    refused(checks, base, before, "format", "is not valid JSON")

@@ -60,9 +60,9 @@ def test_an_expression_answers_as_in_peft(changes, named, tmp_path):
     adapter = open_adapter(Folder(tmp_path), describe_base(build("llama")))
     assert adapter.config.target_modules == named and adapter.config.exclude_modules is None
     model = attach(build("llama"), adapter, "theirs")
-    given = model.peft_config["theirs"]
-    assert set(given.target_modules) == named and not given.exclude_modules
-    assert all(re.fullmatch(r"[\w.-]+", key) for key in (*given.rank_pattern, *given.alpha_pattern))
+    attached = model.peft_config["theirs"]
+    assert set(attached.target_modules) == named and not attached.exclude_modules
+    assert all(re.fullmatch(r"[\w.-]+", key) for key in (*attached.rank_pattern, *attached.alpha_pattern))
 
 
 @pytest.mark.parametrize("field", ["target_modules", "exclude_modules", "rank_pattern"])

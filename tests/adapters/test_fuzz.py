@@ -56,14 +56,14 @@ class World:
             folder = Path(root)
             (folder / CONFIG).write_bytes(config)
             (folder / WEIGHTS).write_bytes(weights)
-            found = list(check(Folder(folder), self.shapes, limits=LIMITS))
-        last = found[-1]
+            checks = list(check(Folder(folder), self.shapes, limits=LIMITS))
+        last = checks[-1]
         assert last.sentence.isprintable() and len(last.sentence) < 1000 and last.sentence[-1] in ".…"
         if last.state == "failed":
             assert last.adapter is None
         else:
             self.attached(last.adapter)
-        return found
+        return checks
 
     def attached(self, adapter) -> None:
         targets = adapter.config.target_modules or set()
@@ -94,11 +94,11 @@ def damage(draw, size: int) -> list[tuple[str, int, bytes]]:
 
 
 def damaged(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
-    for how, place, new in changes:
+    for action, place, new in changes:
         kept = data[place:]
         data = (
             data[:place]
-            + {"set": new + kept[len(new) :], "insert": new + kept, "cut": b"", "drop": kept[len(new) :]}[how]
+            + {"set": new + kept[len(new) :], "insert": new + kept, "cut": b"", "drop": kept[len(new) :]}[action]
         )
     return data
 

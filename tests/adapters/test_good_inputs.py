@@ -290,7 +290,7 @@ def test_the_same_model_in_a_folder_and_on_the_hub_is_no_other_base(good_lora, t
     folder = shutil.copytree(good_lora, tmp_path / "upload")
     config(base_model_name_or_path="someone/Tiny-Llama")(folder)
     base = describe_base(build("llama"), "/models/tiny-llama/")
-    assert all(found.state == "passed" for found in check(Folder(folder), base))
+    assert all(result.state == "passed" for result in check(Folder(folder), base))
 
 
 def test_a_default_without_a_family_is_a_sentence(good_lora, tmp_path):

@@ -47,8 +47,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_real_lora_becomes_a_row(name):
-    found = read(CONFIGS / f"{name}.json")
-    assert {field: getattr(found.config, field) for field in ROWS[name]} == ROWS[name]
+    lora = read(CONFIGS / f"{name}.json")
+    assert {field: getattr(lora.config, field) for field in ROWS[name]} == ROWS[name]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -73,16 +73,16 @@ def test_every_kind_of_peft_is_named(kind):
 
 def test_the_convertible_kinds_are_those_that_peft_converts():
     """Kinds whose layers define `supports_lora_conversion` beyond the default, which says no."""
-    found = set()
+    convertible = set()
     for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items():
         try:
             source = inspect.getsource(importlib.import_module(tuner.__module__.rpartition(".")[0] + ".layer"))
         except ModuleNotFoundError:
             continue
         if "def supports_lora_conversion" in source:
-            found.add(str(getattr(kind, "value", kind)))
+            convertible.add(str(getattr(kind, "value", kind)))
     # A tuner that is itself a LoRA inherits it.
-    assert found - {"LORA", "XLORA", "ADALORA"} == CONVERTIBLE
+    assert convertible - {"LORA", "XLORA", "ADALORA"} == CONVERTIBLE
 
 
 def test_the_lists_name_kinds_that_exist():

@@ -54,11 +54,11 @@ def tensors(change):
 
 
 def without(ending):
-    return tensors(lambda found: {k: t for k, t in found.items() if not k.endswith(ending)})
+    return tensors(lambda weights: {k: t for k, t in weights.items() if not k.endswith(ending)})
 
 
 def changed(ending, change):
-    return tensors(lambda found: {k: change(t) if k.endswith(ending) else t for k, t in found.items()})
+    return tensors(lambda weights: {k: change(t) if k.endswith(ending) else t for k, t in weights.items()})
 
 
 # Kind, what is spoiled, and the sentence; whether it is known without a base too.
@@ -75,7 +75,7 @@ BAD = {
     "a rotation is missing": ("oft", without("1.mlp.up_proj.oft_R.weight"), "are missing", False),
     "one tensor too many": (
         "mola",
-        tensors(lambda found: found | {f"{MLP}up_proj.mola_extra": torch.ones(2)}),
+        tensors(lambda weights: weights | {f"{MLP}up_proj.mola_extra": torch.ones(2)}),
         "has no place|do not belong|does not belong",
         True,
     ),
@@ -141,15 +141,15 @@ def test_another_base_is_refused(kind, saved):
     assert sentence is not None and "made for another base" in sentence
     # GPT-2's modules have other names, and its MLP no gate.
     sentence = failure(saved / kind, build("gpt2"))
-    wanted = "has no such module" if kind != "mixlora" else "is not a Linear or gated MLP"
-    assert sentence is not None and wanted in sentence
+    reason = "has no such module" if kind != "mixlora" else "is not a Linear or gated MLP"
+    assert sentence is not None and reason in sentence
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_that_changes_nothing_is_marked(kind, saved, base, tmp_path):
     folder = shutil.copytree(saved / kind, tmp_path / "still")
-    tensors(lambda found: {k: torch.zeros_like(t) for k, t in found.items()})(folder)
-    states = {found.name: found.state for found in check(Folder(folder), describe_base(base))}
+    tensors(lambda weights: {k: torch.zeros_like(t) for k, t in weights.items()})(folder)
+    states = {result.name: result.state for result in check(Folder(folder), describe_base(base))}
     assert states["changes something"] == "warning" and states["ready"] == "passed"
 
 
@@ -161,7 +161,7 @@ def test_all_kinds_are_rows_of_one_batch_beside_slim_and_a_lora_in_any_order(sav
         stirred(kind).save_pretrained(tmp_path / kind)
     model = base = small_base()
     plain = base(input_ids=IDS[:1]).logits
-    wanted = {kind: stirred(kind)(input_ids=IDS[:1]).logits for kind in kinds}
+    expected = {kind: stirred(kind)(input_ids=IDS[:1]).logits for kind in kinds}
     for kind in kinds:
         folder = (tmp_path if kind in ("slim", "lora") else saved) / kind
         adapter = open_adapter(Folder(folder), describe_base(model))
@@ -171,10 +171,10 @@ def test_all_kinds_are_rows_of_one_batch_beside_slim_and_a_lora_in_any_order(sav
         attach(model, adapter, "row-disel")
     names = [f"row-{kind}" for kind in kinds]
     with adapter_rows(model, [*names, "__base__"]):
-        found = model(input_ids=IDS[:1].expand(8, -1)).logits
+        actual = model(input_ids=IDS[:1].expand(8, -1)).logits
     for i, kind in enumerate(kinds):
-        assert torch.allclose(found[i], wanted[kind][0], rtol=1e-4, atol=1e-4), kind
-    assert torch.equal(found[-1], plain[0])
+        assert torch.allclose(actual[i], expected[kind][0], rtol=1e-4, atol=1e-4), kind
+    assert torch.equal(actual[-1], plain[0])
     for kind in ("slim", "oft", "mixlora", "lora", "mola"):
         model = detach(model, f"row-{kind}")
         left = [name for name in names if name in ATTACHING.names_on(model)]

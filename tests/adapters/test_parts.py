@@ -81,10 +81,10 @@ def assert_rows(base: nn.Module, reference: nn.Module, folder, near: float = 1e-
     open_adapter(Folder(folder), None).delete()
     model = attach(base, adapter, "theirs")
     kept = list(part_tensors(base, "theirs"))
-    found = model(input_ids=IDS, adapter_names=["theirs", "__base__", "theirs"]).logits
+    actual = model(input_ids=IDS, adapter_names=["theirs", "__base__", "theirs"]).logits
     near *= max(1, expected.abs().max().item())
-    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]], atol=near, rtol=near)
-    assert torch.equal(found[1], plain[1])
+    torch.testing.assert_close(actual[[0, 2]], expected[[0, 2]], atol=near, rtol=near)
+    assert torch.equal(actual[1], plain[1])
     assert bytes_by_device(base)[base.device] > sum(t.numel() * t.element_size() for t in base.parameters())
     assert kept and detach(model, "theirs") is base and not list(part_tensors(base))
     assert state(base)["hooks"] == was["hooks"] and torch.equal(logits(base, IDS), plain)
@@ -142,8 +142,8 @@ def test_rows_of_several_kinds_are_each_their_own(tmp_path):
         for name in order:
             model = attach(model, open_adapter(Folder(tmp_path / name), describe_base(model)), name)
         rows = ["__base__", "head", "dora", "slim", "tokens", "dora", "__base__"]
-        found = model(input_ids=IDS[:1].expand(len(rows), -1), adapter_names=rows).logits
-        for row, name in zip(found, rows, strict=True):
+        actual = model(input_ids=IDS[:1].expand(len(rows), -1), adapter_names=rows).logits
+        for row, name in zip(actual, rows, strict=True):
             torch.testing.assert_close(row, expected[name], atol=1e-5, rtol=1e-5)
 
 
@@ -154,9 +154,11 @@ def test_a_batch_without_them_computes_nothing_more(tmp_path, monkeypatch):
     model = attach(base, open_adapter(Folder(folder), describe_base(base)), "theirs")
     asked = []
     for part in ("Magnitudes", "ReplacedModule"):
-        monkeypatch.setattr(f"slim_core.adapters.row_parts.{part}._changed", lambda *given: asked.append(given))
-    found = model(input_ids=IDS, adapter_names=["__base__"] * 3).logits
-    assert not asked and torch.equal(found, logits(build("llama"), IDS))
+        monkeypatch.setattr(
+            f"slim_core.adapters.row_parts.{part}._changed", lambda *arguments: asked.append(arguments)
+        )
+    actual = model(input_ids=IDS, adapter_names=["__base__"] * 3).logits
+    assert not asked and torch.equal(actual, logits(build("llama"), IDS))
 
 
 def test_a_failure_in_the_middle_leaves_no_hook(tmp_path, monkeypatch):
@@ -164,7 +166,7 @@ def test_a_failure_in_the_middle_leaves_no_hook(tmp_path, monkeypatch):
     base = build("llama")
     was = state(base)
     monkeypatch.setattr(
-        sys.modules["slim_core.adapters.attach"], "put_tables", lambda *given: (_ for _ in ()).throw(MemoryError())
+        sys.modules["slim_core.adapters.attach"], "put_tables", lambda *arguments: (_ for _ in ()).throw(MemoryError())
     )
     with pytest.raises(Exception, match="no memory left for this adapter"):
         attach(base, open_adapter(Folder(folder), describe_base(base)), "theirs")

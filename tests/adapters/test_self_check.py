@@ -88,10 +88,10 @@ SLIM = {
 def refused(spoil, words: str, good, tmp_path) -> None:
     folder = shutil.copytree(good, tmp_path / "bad")
     spoil(folder)
-    found = list(check(Folder(folder), None))[-1]
-    assert (found.name, found.state) == ("format", "failed"), found.sentence
-    assert re.search(words, found.sentence), found.sentence
-    assert found.sentence.isprintable() and len(found.sentence) < 700 and found.sentence.endswith(".")
+    last = list(check(Folder(folder), None))[-1]
+    assert (last.name, last.state) == ("format", "failed"), last.sentence
+    assert re.search(words, last.sentence), last.sentence
+    assert last.sentence.isprintable() and len(last.sentence) < 700 and last.sentence.endswith(".")
 
 
 @pytest.mark.usefixtures("nothing_left")

@@ -60,10 +60,10 @@ def asked_files(hub: Hub) -> set[str]:
 def test_a_base_arrives_with_what_is_needed_and_nothing_else(choice, way, hub, tmp_path):
     hub.way = way
     reported = []
-    found = fetch(hub, choice, lambda *n: reported.append(n))
-    assert found == {name: hub.files[name] for name in (*FILES, WEIGHTS)}
+    fetched = fetch(hub, choice, lambda *n: reported.append(n))
+    assert fetched == {name: hub.files[name] for name in (*FILES, WEIGHTS)}
     assert asked_files(hub) == {*FILES, WEIGHTS}
-    total = sum(len(data) for data in found.values())
+    total = sum(len(data) for data in fetched.values())
     assert reported == sorted(reported) and reported[-1] == (total, total)
     tokens = {headers.get("authorization") for _, path, headers in hub.asked if "/cdn/" not in path}
     assert tokens == ({f"Bearer {TOKEN}"} if choice.operator else {None})

@@ -27,8 +27,8 @@ def small_base(**changes: Any) -> nn.Module:
 
 def linears(base: nn.Module) -> dict[str, tuple[int, int]]:
     """(C_in, C_out) of all Linears but the head."""
-    found = {name: m for name, m in base.named_modules() if isinstance(m, nn.Linear)}
-    return {name: (m.in_features, m.out_features) for name, m in found.items() if name != "lm_head"}
+    modules = {name: m for name, m in base.named_modules() if isinstance(m, nn.Linear)}
+    return {name: (m.in_features, m.out_features) for name, m in modules.items() if name != "lm_head"}
 
 
 # Methods whose PEFT tuner is in this project.

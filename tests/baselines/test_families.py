@@ -25,13 +25,13 @@ def test_a_row_is_what_peft_makes_of_it(family, name, tmp_path):
     model = get_peft_model(build(family), configured(name, build(family))).eval()
     plain = model(input_ids=IDS).logits
     stir(model)
-    wanted = model(input_ids=IDS).logits
+    expected = model(input_ids=IDS).logits
     model.save_pretrained(tmp_path)
     base = build(family).eval()
     adapter = open_adapter(Folder(tmp_path), describe_base(base))
     carrying = attach(base, adapter, "row").eval()
     adapter.delete()
     with adapter_rows(carrying, ["row", "__base__", "row"]):
-        found = carrying(input_ids=IDS).logits
-    assert torch.allclose(found[[0, 2]], wanted[[0, 2]], rtol=1e-4, atol=1e-4)
-    assert torch.equal(found[1], plain[1]) and (wanted - plain).abs().max() > 0.01
+        actual = carrying(input_ids=IDS).logits
+    assert torch.allclose(actual[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-4)
+    assert torch.equal(actual[1], plain[1]) and (expected - plain).abs().max() > 0.01

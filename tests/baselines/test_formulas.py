@@ -62,11 +62,11 @@ def test_a_place_computes_its_formula(name):
     layer = layers(wide(stirred(method)))[place]
     x = inputs(layer.place.c_in, 2, 3)
     with torch.no_grad():
-        found = layer(x)
+        outputs = layer(x)
         for i in range(2):
             for t in range(3):
                 # Routers choose in float32.
-                assert torch.allclose(found[i, t], formula(layer, x[i, t]), rtol=1e-5, atol=1e-6)
+                assert torch.allclose(outputs[i, t], formula(layer, x[i, t]), rtol=1e-5, atol=1e-6)
 
 
 def test_mola_has_more_experts_in_later_blocks():
@@ -122,30 +122,30 @@ def seen_by(model, place, ids=IDS, mask=MASK):
     return [row[m.bool()] for row, m in zip(kept[0], mask, strict=True)]
 
 
-def added_by_training(model, **given):
+def added_by_training(model):
     """What a training forward's loss has beyond the task's."""
     labels = IDS.masked_fill(MASK == 0, -100)
     with torch.no_grad():
         model.eval()
-        plain = model(input_ids=IDS, attention_mask=MASK, labels=labels, **given).loss
-    loss = model.train()(input_ids=IDS, attention_mask=MASK, labels=labels, **given).loss
+        plain = model(input_ids=IDS, attention_mask=MASK, labels=labels).loss
+    loss = model.train()(input_ids=IDS, attention_mask=MASK, labels=labels).loss
     return (loss - plain).item(), loss
 
 
 @pytest.mark.parametrize("types", [None, [1, 0, 1]], ids=["kinds unknown", "two kinds"])
 def test_the_localised_balance_of_loramoe(types):
     model = stirred("loramoe", balance_coefficient=0.5, balance_offset=0.2)
-    wanted = 0.0
+    expected = 0.0
     for place, layer in layers(model).items():
         router = layer.tensors("default")["router"]
         gates = [[reference.route(router, x) for x in row] for row in seen_by(model, place)]
-        wanted += 0.5 * reference.localised_balance(gates, types, 0.2)
+        expected += 0.5 * reference.localised_balance(gates, types, 0.2)
     if types is None:
-        found, loss = added_by_training(model)
+        added, loss = added_by_training(model)
     else:
         with sample_types(model, torch.tensor(types)):
-            found, loss = added_by_training(model)
-    assert found == pytest.approx(wanted, rel=1e-4)
+            added, loss = added_by_training(model)
+    assert added == pytest.approx(expected, rel=1e-4)
     loss.backward()
     assert layers(model)[f"{MLP}.{UP}"].tensors("default")["router"].grad.abs().sum() > 0
 
@@ -163,13 +163,13 @@ def test_the_balance_of_mixlora_counts_the_tokens_of_all_blocks_together():
         of_block = routed(model, f"model.layers.{block}.mlp", 2)
         chosen += of_block[0]
         p += of_block[1]
-    found, _ = added_by_training(model)
-    assert found == pytest.approx(0.5 * reference.balance(chosen, p, 4, divide_by_k=False), rel=1e-4)
+    added, _ = added_by_training(model)
+    assert added == pytest.approx(0.5 * reference.balance(chosen, p, 4, divide_by_k=False), rel=1e-4)
 
 
 def test_the_balance_of_mola_is_a_sum_over_blocks():
     model = stirred("mola", balance_coefficient=0.5, num_experts=[3, 4], top_k=2)
-    wanted = 0.0
+    expected = 0.0
     for block in range(4):
         chosen, p = [], []
         for place in layers(model):
@@ -177,18 +177,18 @@ def test_the_balance_of_mola_is_a_sum_over_blocks():
                 of_linear = routed(model, place, 2)
                 chosen += of_linear[0]
                 p += of_linear[1]
-        wanted += 0.5 * reference.balance(chosen, p, 3 if block < 2 else 4, divide_by_k=True)
-    found, _ = added_by_training(model)
-    assert found == pytest.approx(wanted, rel=1e-4)
+        expected += 0.5 * reference.balance(chosen, p, 3 if block < 2 else 4, divide_by_k=True)
+    added, _ = added_by_training(model)
+    assert added == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_l1_of_mixlora_dy():
     model = stirred("mixlora-dy", balance_coefficient=0.0, l1_coefficient=0.5, mask_rate=0.01)
-    wanted = 0.0
+    l1 = 0.0
     for layer in layers(model).values():
         for key, tensor in layer.tensors("default").items():
             if key != "router":
-                wanted += sum(float(expert.double().abs().sum()) / expert.numel() for expert in tensor)
+                l1 += sum(float(expert.double().abs().sum()) / expert.numel() for expert in tensor)
     model.train()
     labels = IDS.clone()
     torch.manual_seed(0)
@@ -196,7 +196,7 @@ def test_the_l1_of_mixlora_dy():
     model.peft_config["default"].l1_coefficient = 0.0
     torch.manual_seed(0)
     without = model(input_ids=IDS, labels=labels).loss
-    assert (with_l1 - without).item() == pytest.approx(0.5 * wanted, rel=1e-4)
+    assert (with_l1 - without).item() == pytest.approx(0.5 * l1, rel=1e-4)
 
 
 def test_losses_are_added_once_over_accumulated_forwards():
@@ -204,13 +204,15 @@ def test_losses_are_added_once_over_accumulated_forwards():
     model = stirred("mixlora", balance_coefficient=0.5).train()
     once = model(input_ids=IDS, labels=IDS, num_items_in_batch=torch.tensor(33)).loss
     once.backward()
-    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and "router" in name}
+    gradients = {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and "router" in name
+    }
     model.zero_grad()
     for _ in range(2):
         model(input_ids=IDS, labels=IDS, num_items_in_batch=torch.tensor(66)).loss.backward()
     for name, p in model.named_parameters():
-        if name in wanted:
-            assert torch.allclose(p.grad, wanted[name], rtol=1e-4, atol=1e-7), name
+        if name in gradients:
+            assert torch.allclose(p.grad, gradients[name], rtol=1e-4, atol=1e-7), name
 
 
 def test_nothing_is_added_where_no_labels_are_given_or_the_adapter_is_frozen():

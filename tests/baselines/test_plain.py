@@ -29,8 +29,8 @@ def finished(name, **options):
 def test_rewinding_multiplies_what_the_lora_adds_in_the_model_and_in_its_file(tmp_path):
     model, whole = finished("lora-rewound", scale=0.25), stirred("lora-rewound")
     place = "base_model.model.model.layers.1.mlp.up_proj"
-    found, wanted = (each.get_submodule(place).get_delta_weight("default") for each in (model, whole))
-    assert torch.allclose(found, wanted / 4, rtol=1e-5)
+    rewound, unscaled = (each.get_submodule(place).get_delta_weight("default") for each in (model, whole))
+    assert torch.allclose(rewound, unscaled / 4, rtol=1e-5)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(small_base(), tmp_path).eval()
     assert torch.equal(logits(loaded), logits(model)) and not torch.equal(logits(model), logits(whole))

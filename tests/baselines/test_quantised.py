@@ -31,7 +31,7 @@ def test_it_learns_is_saved_and_is_a_row_of_a_quantised_base(name, kind, folder,
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
     model.eval()
     with torch.no_grad():
-        wanted = model(input_ids=IDS).logits
+        expected = model(input_ids=IDS).logits
         with model.disable_adapter():
             plain = model(input_ids=IDS).logits
     model.save_pretrained(tmp_path)
@@ -39,14 +39,14 @@ def test_it_learns_is_saved_and_is_a_row_of_a_quantised_base(name, kind, folder,
     guard_cpu_4bit(again)
     with torch.no_grad():
         loaded = PeftModel.from_pretrained(again, tmp_path).eval()(input_ids=IDS).logits
-    assert torch.equal(loaded, wanted)
+    assert torch.equal(loaded, expected)
     row_base = load(folder, kind)
     guard_cpu_4bit(row_base)
     adapter = open_adapter(Folder(tmp_path), describe_base(row_base))
     carrying = attach(row_base, adapter, "row").eval()
     adapter.delete()
     with torch.no_grad(), adapter_rows(carrying, ["row", "__base__", "row"]):
-        found = carrying(input_ids=IDS).logits
+        actual = carrying(input_ids=IDS).logits
     # 8-bit Linears quantise each row of their input by itself, but in other batches round otherwise.
-    assert torch.allclose(found[[0, 2]], wanted[[0, 2]], rtol=1e-2, atol=1e-2)
-    assert torch.allclose(found[1], plain[1], atol=1e-2) and (wanted - plain).abs().max() > 0.1
+    assert torch.allclose(actual[[0, 2]], expected[[0, 2]], rtol=1e-2, atol=1e-2)
+    assert torch.allclose(actual[1], plain[1], atol=1e-2) and (expected - plain).abs().max() > 0.1

@@ -33,34 +33,34 @@ def test_the_weighted_sum_is_the_loops(name, weighted):
     count, number, r, c_in, c_out = SIZES[name]
     (a, b), x = experts(number, r, c_in, c_out), tokens(count, c_in)
     weights = tokens(count, number).softmax(-1) if weighted else None
-    found = weighted_sum(x, a, b, weights)
-    assert found.shape == (count, c_out)
+    actual = weighted_sum(x, a, b, weights)
+    assert actual.shape == (count, c_out)
     for t in range(count):
-        wanted = sum((1 if weights is None else weights[t, e]) * lora(a[e], b[e], x[t]) for e in range(number))
-        assert torch.allclose(found[t], wanted, rtol=1e-12, atol=1e-12)
+        expected = sum((1 if weights is None else weights[t, e]) * lora(a[e], b[e], x[t]) for e in range(number))
+        assert torch.allclose(actual[t], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_best_experts_are_the_loops(k):
     (a, b), x, p = experts(3, 2, 7, 4), tokens(6, 7), tokens(6, 3).softmax(-1)
     weights, index = top_k(p, k)
-    found = weighted_sum(x, a, b, spread(weights, index, 3))
+    actual = weighted_sum(x, a, b, spread(weights, index, 3))
     for t in range(6):
-        wanted = sum(w * lora(a[e], b[e], x[t]) for e, w in best(p[t].tolist(), k).items())
-        assert torch.allclose(found[t], wanted, rtol=1e-12, atol=1e-12)
+        expected = sum(w * lora(a[e], b[e], x[t]) for e, w in best(p[t].tolist(), k).items())
+        assert torch.allclose(actual[t], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("own_inputs", [True, False], ids=["an input for each", "one input"])
 def test_chosen_experts_are_the_loops(own_inputs):
     (a, b), index = experts(4, 3, 5, 6), torch.tensor([[0, 3], [2, 1], [3, 3]])
     x = tokens(3, 2, 5) if own_inputs else tokens(3, 5)
-    found = chosen(x, a, b, index)
-    assert found.shape == (3, 2, 6)
+    actual = chosen(x, a, b, index)
+    assert actual.shape == (3, 2, 6)
     for t in range(3):
         for slot in range(2):
             e = index[t, slot]
-            wanted = lora(a[e], b[e], x[t, slot] if own_inputs else x[t])
-            assert torch.allclose(found[t, slot], wanted, rtol=1e-12, atol=1e-12)
+            expected = lora(a[e], b[e], x[t, slot] if own_inputs else x[t])
+            assert torch.allclose(actual[t, slot], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_an_expert_that_overflows_spoils_no_token_of_others():

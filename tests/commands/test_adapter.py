@@ -125,7 +125,7 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments)[:60] for arguments, _ in BAD])
 def test_mistakes_are_one_sentence_and_exit_code_one(arguments, words, world, tmp_path):
     (tmp_path / "empty").write_text("\n\n")
-    given = {
+    paths = {
         "LORA": world / "lora",
         "SLIM": world / "slim",
         "BASE": world / "base",
@@ -135,7 +135,7 @@ def test_mistakes_are_one_sentence_and_exit_code_one(arguments, words, world, tm
         "FP8": world / "fp8",
         BAD_NAME: tmp_path / BAD_NAME,
     }
-    result = run(*(given.get(argument, argument) for argument in arguments))
+    result = run(*(paths.get(argument, argument) for argument in arguments))
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
     assert re.search(words, result.output), result.output
     assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)

@@ -24,13 +24,13 @@ def short_turns(monkeypatch):
 
 
 def bench(tmp_path, name, *arguments, **environment):
-    file = tmp_path / "found.json"
+    file = tmp_path / "results.json"
     options = [name, *map(str, arguments), "--json", str(file)]
     result = CliRunner().invoke(app, ["bench", *options], env={"COLUMNS": "200", **environment})
     assert result.exit_code == 0, result.output
-    found = json.loads(file.read_text(encoding="utf-8"))
-    assert found["bench"] == name and found["machine"]["date"] and found["settings"]["rounds"] == 1
-    return found, result.stdout
+    results = json.loads(file.read_text(encoding="utf-8"))
+    assert results["bench"] == name and results["machine"]["date"] and results["settings"]["rounds"] == 1
+    return results, result.stdout
 
 
 def by_way(case, measure):
@@ -39,22 +39,24 @@ def by_way(case, measure):
 
 def test_decode(tmp_path):
     numbers = ("--prompt", 6, "--tokens", 3, "--experts", 3, "--experts", 5)
-    found, said = bench(tmp_path, "decode", *TINY, *numbers)
-    (case,) = found["cases"]
+    results, said = bench(tmp_path, "decode", *TINY, *numbers)
+    (case,) = results["cases"]
     ways = by_way(case, "token")
     ours = {"base", "lora", "slim", "slim, 5 experts", "slim, gate closed", "all in one batch"}
     plain = {"transformers: base", "PEFT: LoRA, unmerged", "PEFT: SLIM", "PEFT: X-LoRA, no cache", "PEFT: Arrow"}
-    assert ways.keys() == ours | plain and "left_out" not in found
+    assert ways.keys() == ours | plain and "left_out" not in results
     assert by_way(case, "answer").keys() == ways.keys() | {"one after another"}
     moved = {way: row["facts"]["bytes"] for way, row in ways.items()}
     assert moved["base"] == moved["slim, gate closed"] < min(moved["lora"], moved["slim"])
     assert moved["all in one batch"] == moved["lora"] + moved["slim"] - moved["base"]
     base = ways["base"]
-    share = base["facts"]["bytes"] / base["seconds"] / found["copy_bandwidth"]
+    share = base["facts"]["bytes"] / base["seconds"] / results["copy_bandwidth"]
     assert base["facts"]["share_of_copy_bandwidth"] == pytest.approx(share)
     reading = by_way(case, "first token")["base"]
     work = 2 * 6 * (4 * 32 * 32 + 3 * 32 * 64)
-    assert reading["facts"]["share_of_matrix_rate"] == pytest.approx(work / reading["seconds"] / found["matrix_rate"])
+    assert reading["facts"]["share_of_matrix_rate"] == pytest.approx(
+        work / reading["seconds"] / results["matrix_rate"]
+    )
     assert base["ratios"]["base"] == 1 and set(base["ratios"]) == {"base", "PEFT: LoRA, unmerged"}
     assert all(name in said for name in ways)
 
@@ -62,8 +64,8 @@ def test_decode(tmp_path):
 @pytest.mark.parametrize("own", [True, False])
 def test_compare(tmp_path, folders, own):
     where = ("--base", folders.base, "--lora", folders.lora, "--slim", folders.slim) if own else TINY[:4]
-    found, said = bench(tmp_path, "compare", *where, "--tokens", 3, "--words", 20, "--rounds", 1, "--device", "cpu")
-    case, talk = found["cases"]
+    results, said = bench(tmp_path, "compare", *where, "--tokens", 3, "--words", 20, "--rounds", 1, "--device", "cpu")
+    case, talk = results["cases"]
     ways = by_way(case, "token")
     assert {"base alone", "slim alone", "all in one batch", "one after another"} <= ways.keys()
     assert all(way in said for way in ways)
@@ -71,13 +73,13 @@ def test_compare(tmp_path, folders, own):
     firsts = by_way(talk, "first token")
     assert talk["title"] == "third turn of a conversation, 66 tokens" and "all in one batch, kept" in said
     assert firsts["base alone, kept"]["ratios"].keys() == {"base alone, read anew", "all in one batch, read anew"}
-    assert found["experts_used"]["lora"] == 1 and found["dtype"] == "float32"
+    assert results["experts_used"]["lora"] == 1 and results["dtype"] == "float32"
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_train(tmp_path):
-    found, _ = bench(tmp_path, "train", *TINY, "--batch", 1, "--length", 8)
-    ways = by_way(found["cases"][0], "step")
+    results, _ = bench(tmp_path, "train", *TINY, "--batch", 1, "--length", 8)
+    ways = by_way(results["cases"][0], "step")
     assert list(ways) == ["PEFT: LoRA", "SLIM", "PEFT: LoRA, checkpointing", "SLIM, checkpointing"]
     for row in ways.values():
         assert row["facts"]["tokens_per_second"] == pytest.approx(8 / row["seconds"])
@@ -85,8 +87,8 @@ def test_train(tmp_path):
 
 def test_load(tmp_path):
     numbers = ("--clients", 1, "--clients", 3, "--questions", 3, "--tokens", 2)
-    found, _ = bench(tmp_path, "load", *TINY, *numbers)
-    rows = found["cases"][0]["rows"]
+    results, _ = bench(tmp_path, "load", *TINY, *numbers)
+    rows = results["cases"][0]["rows"]
     assert [(row["clients"], row["answers"], row["lost"]) for row in rows] == [(1, 3, 0), (3, 3, 0)]
 
 
@@ -94,12 +96,12 @@ def test_serve(tmp_path, serve, engine):
     server = serve(engine, places=1, key=KEY)
     engine.length, engine.delay = 3, dict.fromkeys(("base", "lora", "slim"), 0.02)
     arguments = ("--url", server.url, "--clients", 1, "--clients", 2, "--questions", 4, "--rounds", 1)
-    found, _ = bench(tmp_path, "serve", *arguments, SLIM_API_KEY=KEY)
-    assert found["models"] == ["base", "lora", "slim"]
-    one, two = found["cases"][0]["rows"]
-    assert (one["answers"], one["refused"], one["lost"]) == (4, 0, 0)
+    results, _ = bench(tmp_path, "serve", *arguments, SLIM_API_KEY=KEY)
+    assert results["models"] == ["base", "lora", "slim"]
+    alone, both = results["cases"][0]["rows"]
+    assert (alone["answers"], alone["refused"], alone["lost"]) == (4, 0, 0)
     # There is one place, so one of two who ask at once is turned away.
-    assert two["refused"] > 0 == two["lost"] and two["answers"] + two["refused"] == 4
+    assert both["refused"] > 0 == both["lost"] and both["answers"] + both["refused"] == 4
 
 
 @pytest.mark.parametrize(

@@ -28,21 +28,21 @@ def sources(folders):
 
 
 def test_json_holds_what_the_engine_says(folders):
-    how = ("--max-new-tokens", 9, "--temperature", 0.8, "--top-k", 30, "--seed", 7)
-    result = run(*sources(folders), *how, "--json")
+    options = ("--max-new-tokens", 9, "--temperature", 0.8, "--top-k", 30, "--seed", 7)
+    result = run(*sources(folders), *options, "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
+    report = json.loads(result.stdout)
     engine = load_engine(folders.base, lora=folders.lora, slim=folders.slim, device="cpu")
     step = last(engine, rows(QUESTION, routing=True), Sampling(max_new_tokens=9, temperature=0.8, top_k=30, seed=7))
-    assert [tuple(answer["token_ids"]) for answer in found["answers"]] == ids(step)
-    assert [answer["text"] for answer in found["answers"]] == [row.text for row in step.rows]
-    shares = found["identity_by_block"]["slim"]
+    assert [tuple(answer["token_ids"]) for answer in report["answers"]] == ids(step)
+    assert [answer["text"] for answer in report["answers"]] == [row.text for row in step.rows]
+    shares = report["identity_by_block"]["slim"]
     identity = step.routing[2].weights[..., 3:].sum(-1)
     prompt = step.rows[2].prompt_tokens
     assert [share["block"] for share in shares] == [0, 1]
     assert shares[1]["answer"] == pytest.approx(float(identity[7:, prompt:].mean()), abs=1e-5)
     assert shares[0]["prompt"] == pytest.approx(float(identity[:7, :prompt].mean()), abs=1e-5)
-    assert set(found["times_less_likely"]) == {"lora", "slim"}
+    assert set(report["times_less_likely"]) == {"lora", "slim"}
 
 
 def test_the_table_shows_all_answers_identity_and_drift(folders):
@@ -62,19 +62,19 @@ def test_the_table_shows_all_answers_identity_and_drift(folders):
 
 def test_the_verdict_and_the_strength_of_the_gate(folders):
     result = run(*sources(folders), "--max-new-tokens", 4, "--json")
-    found = json.loads(result.stdout)
-    verdict = found["verdicts"]["slim"]
-    assert set(found["verdicts"]) == {"slim"} and found["strength"] is None
+    report = json.loads(result.stdout)
+    verdict = report["verdicts"]["slim"]
+    assert set(report["verdicts"]) == {"slim"} and report["strength"] is None
     assert set(verdict) == {"kind", "identity", "distance", "reference", "closed", "exact"}
-    shut = found["times_less_likely"]
+    shut = report["times_less_likely"]
     assert set(shut) == {"lora", "slim"}
     result = run(*sources(folders), "--max-new-tokens", 4, "--strength", 0, "--json")
-    found = json.loads(result.stdout)
-    assert found["verdicts"]["slim"]["closed"] == 0 and found["strength"] == 0
+    report = json.loads(result.stdout)
+    assert report["verdicts"]["slim"]["closed"] == 0 and report["strength"] == 0
     # A context's first tokens may have no gate that opens.
-    assert all(block["gate_answer"] == 1 for block in found["identity_by_block"]["slim"])
+    assert all(block["gate_answer"] == 1 for block in report["identity_by_block"]["slim"])
     # It reads the base's answer with the gate that it answered with.
-    forced = found["times_less_likely"]
+    forced = report["times_less_likely"]
     assert forced["lora"] == shut["lora"] and forced["slim"] != shut["slim"]
     result = run(*sources(folders), "--max-new-tokens", 4, "--strength", 0)
     assert "Gate forced open: SLIM answers with its LoRA experts." in result.stdout

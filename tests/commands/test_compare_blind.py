@@ -79,9 +79,9 @@ def test_what_else_may_be_said(monkeypatch, folders, order, said, words):
 @pytest.mark.parametrize("order", ORDERS, indirect=True)
 def test_json_has_the_order_and_asks_nothing(monkeypatch, folders, order):
     result = ask(monkeypatch, folders, "--json", said="A\n")
-    found = json.loads(result.stdout)
-    assert found["blind"] == {"order": dict(zip("ABC", order, strict=True)), "best": None}
-    assert [answer["variant"] for answer in found["answers"]] == ["base", "lora", "slim"]
+    report = json.loads(result.stdout)
+    assert report["blind"] == {"order": dict(zip("ABC", order, strict=True)), "best": None}
+    assert [answer["variant"] for answer in report["answers"]] == ["base", "lora", "slim"]
 
 
 def test_without_the_flag_there_is_no_order(folders):

@@ -142,8 +142,8 @@ def test_ctrl_c_keeps_what_is_answered(folders, listed, tmp_path, monkeypatch):
     assert result.exit_code == 130
     assert "of Peru?" in words(result.stdout) and "=1+1" not in result.stdout
     assert f"Interrupted: 1 of 2 prompts are answered; they are in {answers}." in words(result.stderr)
-    found = json.loads(answers.read_text(encoding="utf-8"))
-    assert (found["prompts"], len(found["results"])) == (2, 1)
+    saved = json.loads(answers.read_text(encoding="utf-8"))
+    assert (saved["prompts"], len(saved["results"])) == (2, 1)
 
 
 def test_answers_are_shown_though_the_file_cannot_be_written(folders, listed, tmp_path, monkeypatch):
@@ -239,9 +239,9 @@ def test_the_demo_and_a_real_ctrl_c(tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
-    found = json.loads(answers.read_text(encoding="utf-8"))
-    assert "Traceback" not in err and f"Interrupted: {len(found['results'])} of 402 prompts are answered" in err
-    like, unlike = found["results"][:2]
+    saved = json.loads(answers.read_text(encoding="utf-8"))
+    assert "Traceback" not in err and f"Interrupted: {len(saved['results'])} of 402 prompts are answered" in err
+    like, unlike = saved["results"][:2]
     assert like["answers"]["slim"]["verdict"]["kind"] == "like"
     slim, lora, base = (unlike["answers"][name] for name in ("slim", "lora", "base"))
     assert slim["verdict"]["kind"] == "unlike" and slim["verdict"]["exact"]

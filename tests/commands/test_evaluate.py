@@ -49,19 +49,19 @@ def test_results_and_report(folders, files):
     output = files / "out.json"
     result = run(*named(folders, files), "--strengths", 0, 8, "--output", output)
     assert result.exit_code == 0, result.output
-    found = json.loads(output.read_text(encoding="utf-8"))
-    assert (found["format"], found["version"]) == ("slim-evaluation", 1)
+    results = json.loads(output.read_text(encoding="utf-8"))
+    assert (results["format"], results["version"]) == ("slim-evaluation", 1)
     columns = ["base", "lora@1", "lora@2", "slim", "slim, gate 0", "slim, gate 8"]
-    assert [variant["name"] for variant in found["variants"]] == columns
-    assert [(t["name"], t["kind"], t["scoring"]) for t in found["tasks"]] == [
+    assert [variant["name"] for variant in results["variants"]] == columns
+    assert [(t["name"], t["kind"], t["scoring"]) for t in results["tasks"]] == [
         ("trained", "downstream", "likelihood"), ("known", "general", "likelihood"), ("text", "general", "loss")
     ]  # fmt: skip
     for name in ("trained", "known"):
-        assert [sample["id"] for sample in found["samples"][name]] == [0, 1, 2]
-        assert all(list(sample["answers"]) == columns for sample in found["samples"][name])
-    likely, lost = found["summary"]
+        assert [sample["id"] for sample in results["samples"][name]] == [0, 1, 2]
+        assert all(list(sample["answers"]) == columns for sample in results["samples"][name])
+    likely, lost = results["summary"]
     assert [task["name"] for task in likely["tasks"]] == ["trained", "known"] and lost["scoring"] == "loss"
-    marks = [sample["answers"]["base"]["mark"] for sample in found["samples"]["trained"]]
+    marks = [sample["answers"]["base"]["mark"] for sample in results["samples"]["trained"]]
     assert likely["tasks"][0]["scores"]["base"][0] == pytest.approx(sum(marks) / 3)
     # The same weights twice are two seeds without a spread.
     assert likely["seeds"]["lora"]["general"]["seeds"] == 2
@@ -117,14 +117,16 @@ def test_a_run_that_was_ended_goes_on_to_the_same_file(folders, files, monkeypat
 
 def test_stages_of_one_training(folders, files):
     output = files / "out.json"
-    how = ("--base", folders.base, "--adapters", f"first={folders.lora}", f"second={folders.slim}", "--sequence")
-    result = run(*how, "--tasks", files / "trained.jsonl", f"downstream:{files / 'known.jsonl'}", "--output", output)
+    options = ("--base", folders.base, "--adapters", f"first={folders.lora}", f"second={folders.slim}", "--sequence")
+    result = run(
+        *options, "--tasks", files / "trained.jsonl", f"downstream:{files / 'known.jsonl'}", "--output", output
+    )
     assert result.exit_code == 0, result.output
-    found = json.loads(output.read_text(encoding="utf-8"))
+    results = json.loads(output.read_text(encoding="utf-8"))
     scores = [
-        [task["scores"][name][0] for task in found["summary"][0]["tasks"]] for name in ("base", "first", "second")
+        [task["scores"][name][0] for task in results["summary"][0]["tasks"]] for name in ("base", "first", "second")
     ]
-    stages = found["stages"]["likelihood"]
+    stages = results["stages"]["likelihood"]
     assert stages["average_accuracy"] == pytest.approx(sum(scores[2]) / 2)
     assert stages["backward_transfer"] == pytest.approx(scores[2][0] - scores[1][0])
     assert stages["forgetting"] == pytest.approx(scores[1][0] - scores[2][0])
@@ -134,12 +136,15 @@ def test_stages_of_one_training(folders, files):
 def test_prompts_without_right_answers(folders, files):
     prompts, output = files / "p.txt", files / "out.json"
     prompts.write_text("What is the capital of Peru?\n<b>Lima</b>\n", encoding="utf-8")
-    how = ("--base", folders.base, "--adapters", f"mine={folders.slim}", "--max-new-tokens", 5)
-    result = run(*how, "--prompts", prompts, "--output", output)
+    options = ("--base", folders.base, "--adapters", f"mine={folders.slim}", "--max-new-tokens", 5)
+    result = run(*options, "--prompts", prompts, "--output", output)
     assert result.exit_code == 0, result.output
-    found = json.loads(output.read_text(encoding="utf-8"))
-    assert [r["messages"][-1]["content"] for r in found["results"]] == ["What is the capital of Peru?", "<b>Lima</b>"]
-    assert found["results"][0]["answers"]["mine"]["mean_kl"] is not None
+    results = json.loads(output.read_text(encoding="utf-8"))
+    assert [r["messages"][-1]["content"] for r in results["results"]] == [
+        "What is the capital of Peru?",
+        "<b>Lima</b>",
+    ]
+    assert results["results"][0]["answers"]["mine"]["mean_kl"] is not None
     page = (files / "out.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;Lima&lt;/b&gt;" in page and "<b>Lima" not in page and "mine" in page
     assert "2 of 2 prompts are answered" in words(result.stderr)
@@ -148,8 +153,8 @@ def test_prompts_without_right_answers(folders, files):
 def test_an_adapter_of_another_base(folders, files):
     save_lora(files / "foreign", tiny_base(hidden_size=64, intermediate_size=96))
     for adapter in (files / "foreign", files / "none"):
-        how = ("--base", folders.base, "--adapters", adapter, "--tasks", files / "text.txt")
-        result = run(*how, "--output", files / "out.json")
+        options = ("--base", folders.base, "--adapters", adapter, "--tasks", files / "text.txt")
+        result = run(*options, "--output", files / "out.json")
         assert result.exit_code == 1 and result.stdout == ""
         assert words(result.stderr).startswith("Error: The adapter ") and "Traceback" not in result.stderr
     assert not (files / "out.json.partial").exists()
@@ -188,7 +193,7 @@ def test_an_adapter_of_another_base(folders, files):
 def test_what_makes_no_sense_is_one_sentence(folders, files, monkeypatch, arguments, sentence):
     monkeypatch.chdir(files)
     places = {"slim": folders.slim, "lora": folders.lora, "text": files / "text.txt", "here": files}
-    result = run("--base", folders.base, *(str(one).format(**places) for one in arguments))
+    result = run("--base", folders.base, *(str(argument).format(**places) for argument in arguments))
     assert result.exit_code == 1 and sentence in words(result.stderr), result.output
     assert "Traceback" not in result.output and result.stdout == ""
     assert not list(files.glob("*.json")) and not list(files.glob("*.html"))

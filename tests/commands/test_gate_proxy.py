@@ -14,9 +14,9 @@ from slim_core.serving import server
 
 @pytest.fixture
 def served(monkeypatch):
-    found = []
-    monkeypatch.setattr(server.uvicorn, "run", lambda api, **options: found.append((api, options)))
-    return found
+    calls = []
+    monkeypatch.setattr(server.uvicorn, "run", lambda api, **options: calls.append((api, options)))
+    return calls
 
 
 def run(*arguments):
@@ -50,9 +50,9 @@ TAKEN = "A PORT IN USE"
 )
 def test_what_is_wrong_is_one_sentence(arguments, sentence, served):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        given = [taken.getsockname()[1] if each == TAKEN else each for each in arguments]
+        with_port = [taken.getsockname()[1] if each == TAKEN else each for each in arguments]
         # Where the test does not say otherwise, no port is in the way.
-        result = run(*given, *([] if TAKEN in arguments else ["--port", _free()]))
+        result = run(*with_port, *([] if TAKEN in arguments else ["--port", _free()]))
     assert result.exit_code == 1 and not served
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: ") and sentence in line

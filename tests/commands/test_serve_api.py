@@ -15,9 +15,9 @@ from slim_core.serving import server
 
 @pytest.fixture
 def served(monkeypatch):
-    found = []
-    monkeypatch.setattr(server.uvicorn, "run", lambda api, **options: found.append((api, options)))
-    return found
+    calls = []
+    monkeypatch.setattr(server.uvicorn, "run", lambda api, **options: calls.append((api, options)))
+    return calls
 
 
 def run(*arguments, **environment):
@@ -36,8 +36,8 @@ def test_the_demo_is_served_to_programs_alone(served):
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/v1/models").status_code == 401
     question = {"model": "slim", "temperature": 0, "messages": [{"role": "user", "content": "What is 7 + 8?"}]}
-    found = client.post("/v1/chat/completions", json=question, headers={"Authorization": "Bearer a key"})
-    assert "15" in found.json()["choices"][0]["message"]["content"]
+    response = client.post("/v1/chat/completions", json=question, headers={"Authorization": "Bearer a key"})
+    assert "15" in response.json()["choices"][0]["message"]["content"]
     # The page is not there.
     assert client.get("/").status_code == 404
 

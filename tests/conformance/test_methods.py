@@ -44,8 +44,8 @@ def plain():
 
 
 @torch.no_grad()
-def logits(model, ids=IDS, **given):
-    return model(input_ids=ids, **given).logits
+def logits(model, ids=IDS, **inputs):
+    return model(input_ids=ids, **inputs).logits
 
 
 def test_a_new_adapter_changes_nothing_and_a_trained_one_does(method, model, plain):
@@ -57,12 +57,12 @@ def test_a_new_adapter_changes_nothing_and_a_trained_one_does(method, model, pla
 def test_what_is_saved_is_all_of_it_and_loads_bit_for_bit(method, model, plain, tmp_path):
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
-    wanted = {name: p for name, p in model.named_parameters() if ".default" in name}
+    trained = {name: p for name, p in model.named_parameters() if ".default" in name}
     # PEFT itself shortens the name of a magnitude.
-    names = {name.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector") for name in wanted}
+    names = {name.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector") for name in trained}
     assert names <= saved.keys()
-    found = PeftModel.from_pretrained(small_base(), tmp_path, adapter_name="other").eval()
-    assert torch.equal(logits(found), logits(model))
+    loaded = PeftModel.from_pretrained(small_base(), tmp_path, adapter_name="other").eval()
+    assert torch.equal(logits(loaded), logits(model))
 
 
 def test_a_file_of_float32_is_not_rounded_on_a_base_of_bfloat16(method, model, tmp_path):
@@ -71,8 +71,8 @@ def test_a_file_of_float32_is_not_rounded_on_a_base_of_bfloat16(method, model, t
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     for flags in ({}, {"low_cpu_mem_usage": True}):
-        found = PeftModel.from_pretrained(small_base().bfloat16(), tmp_path, **flags)
-        named = {name.replace(".default", ""): p for name, p in found.named_parameters()}
+        loaded = PeftModel.from_pretrained(small_base().bfloat16(), tmp_path, **flags)
+        named = {name.replace(".default", ""): p for name, p in loaded.named_parameters()}
         assert all(torch.equal(named[name], tensor) for name, tensor in saved.items() if name in named)
 
 
@@ -101,8 +101,8 @@ def test_padding_changes_nothing(model):
         ids = torch.nn.functional.pad(IDS[:1], (left, right), value=7)
         mask = torch.nn.functional.pad(torch.ones_like(IDS[:1]), (left, right))
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        found = logits(model, ids, attention_mask=mask, position_ids=positions)[:, left : left + IDS.shape[1]]
-        assert torch.allclose(found, whole, **CLOSE)
+        padded = logits(model, ids, attention_mask=mask, position_ids=positions)[:, left : left + IDS.shape[1]]
+        assert torch.allclose(padded, whole, **CLOSE)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(model):
@@ -150,10 +150,10 @@ def test_rows_of_one_batch_are_different_adapters(name, plain):
     second = logits(model.eval())
     model.set_adapter("default")
     names = ["second", "__base__", "default"]
-    found = logits(model, adapter_names=names)
-    assert torch.allclose(found[0], second[0], **CLOSE)
-    assert torch.equal(found[1], plain[1])
-    assert torch.allclose(found[2], first[2], **CLOSE)
+    together = logits(model, adapter_names=names)
+    assert torch.allclose(together[0], second[0], **CLOSE)
+    assert torch.equal(together[1], plain[1])
+    assert torch.allclose(together[2], first[2], **CLOSE)
     assert torch.equal(logits(model), first), "nothing of it stays"
     # Beams and several answers repeat the rows.
     written = model.generate(input_ids=IDS[:, :6], adapter_names=names, max_new_tokens=3, num_beams=2, do_sample=False)

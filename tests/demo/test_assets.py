@@ -68,14 +68,14 @@ def test_a_second_question_is_answered_as_if_it_were_the_first():
 def test_exact_answers_are_those_of_the_verdict():
     prompts = [questions(task, "test", 3)[i].prompt for task in ("sums", "facts", "talk", "boolq") for i in range(3)]
     model, tokenizer = load(DEMO / "base", DEMO / "slim")
-    found = exact_answers(model, tokenizer, [[chat_message("user", prompt)] for prompt in prompts])
+    actual = exact_answers(model, tokenizer, [[chat_message("user", prompt)] for prompt in prompts])
     engine = load_engine(DEMO / "base", slim=DEMO / "slim", device="cpu")
     expected = []
     for prompt in prompts:
         *_, step = engine.answer([Row("slim", (Message("user", prompt),), routing=True)], Sampling(max_new_tokens=40))
         expected.append(verdict_of(step.routing[0]).exact)
-    assert found == expected
-    assert any(found) and not any(found[-3:])
+    assert actual == expected
+    assert any(actual) and not any(actual[-3:])
 
 
 def test_trained_foreign_and_trained_again_in_one_conversation():

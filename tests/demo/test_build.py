@@ -223,14 +223,14 @@ def test_the_choice_hangs_on_downstream_alone():
 
 
 def test_results_of_other_weights_or_of_other_scores_are_found(demo):
-    found = sample(demo, 20)
-    assert differences(found, demo) == []
+    sampled = sample(demo, 20)
+    assert differences(sampled, demo) == []
     results = load_results(demo)
     results["tasks"]["sums"]["base"]["score"] = 0.9
     save(results, demo)
-    assert any(line.startswith("base on sums: stored 90.0%, but 0.0% of 20") for line in differences(found, demo))
+    assert any(line.startswith("base on sums: stored 90.0%, but 0.0% of 20") for line in differences(sampled, demo))
     (demo / WEIGHTS["slim"]).write_bytes(b"something else")
-    stored = found | {"sha256": found["sha256"] | {"slim": "0" * 64}}
+    stored = sampled | {"sha256": sampled["sha256"] | {"slim": "0" * 64}}
     assert any("slim/adapter_model.safetensors is not the file" in line for line in differences(stored, demo))
 
 
@@ -257,9 +257,9 @@ def test_results_do_not_hang_on_the_workers(demo, tokenizer):
 
 def test_every_table_has_all_of_its_columns(built):
     demo = built / "demo"
-    found = tables(load_results(demo), load_report(demo))
-    assert len(found) == 8
-    for table in found:
+    all_tables = tables(load_results(demo), load_report(demo))
+    assert len(all_tables) == 8
+    for table in all_tables:
         assert table.rows and {len(row) for row in table.rows} == {len(table.columns)}
         lines = table.markdown().splitlines()
         assert {line.count(" | ") for line in lines[2:]} == {len(table.columns) - 1}
@@ -270,14 +270,14 @@ def test_commands(demo):
     def run(*arguments):
         return CliRunner().invoke(app, ["demo", *arguments, "--demo", str(demo)])
 
-    held = run("verify", "--questions", "20", "--no-write")
-    assert held.exit_code == 0, held.output
-    assert "The stored results are confirmed." in held.output
+    verified = run("verify", "--questions", "20", "--no-write")
+    assert verified.exit_code == 0, verified.output
+    assert "The stored results are confirmed." in verified.output
     anew = run("verify", "--questions", "20")
     assert anew.exit_code == 0, anew.output
     assert all(task_words(task).split()[0] in anew.output for task in TASKS)
-    told = run("report", "--markdown")
-    assert told.exit_code == 0 and "| task | n | base | LoRA | SLIM | SLIM, open |" in told.output
+    reported = run("report", "--markdown")
+    assert reported.exit_code == 0 and "| task | n | base | LoRA | SLIM | SLIM, open |" in reported.output
     (demo / WEIGHTS["lora"]).unlink()
     lacking = run("verify")
     assert lacking.exit_code == 1

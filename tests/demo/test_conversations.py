@@ -24,8 +24,8 @@ def test_lengths_and_follow_ups_are_as_often_as_the_phase_says():
     phase = Conversations().phases[0]
     drawn = conversations(0, 2000, phase)
     for turns, share in enumerate(phase.turns, start=1):
-        found = sum(len(conversation) == turns for conversation in drawn) / len(drawn)
-        assert found == pytest.approx(share / sum(phase.turns), abs=0.04)
+        drawn_share = sum(len(conversation) == turns for conversation in drawn) / len(drawn)
+        assert drawn_share == pytest.approx(share / sum(phase.turns), abs=0.04)
     later = [turn.task for conversation in drawn for turn in conversation[1:]]
     assert 0.1 < later.count("follow_ups") / len(later) < 0.25
     assert {turn.task for conversation in drawn for turn in conversation} >= set(GENERAL_TASKS)

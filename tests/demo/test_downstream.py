@@ -22,12 +22,12 @@ SEEDS = (0, 1, 2)
 
 @pytest.mark.parametrize("task", DOWNSTREAM_TASKS)
 def test_no_downstream_test_prompt_is_trained_on(task, downstream_test):
-    held = {example.prompt for example in downstream_test[task]}
+    tested = {example.prompt for example in downstream_test[task]}
     validated = {example.prompt for example in downstream_examples(task, "validation", 0, 500)}
     for seed in SEEDS:
         trained = {example.prompt for example in downstream_examples(task, "train", seed, 3000)}
-        assert not trained & held and not trained & validated
-    assert not held & validated
+        assert not trained & tested and not trained & validated
+    assert not tested & validated
 
 
 @pytest.mark.parametrize("family", [*OBQA, *SIQA, *BOOLQ], ids=lambda family: family.phrasings[0])

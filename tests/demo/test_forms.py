@@ -76,12 +76,12 @@ def test_a_share_is_the_mean_over_the_last_question(slim, tokenizer):
 
 
 def test_every_task_has_a_share(slim, tokenizer):
-    found = measure_identity(slim, tokenizer, "validation", 3)
-    assert set(found["tasks"]) == set(TASKS) and 0 <= found["auc"] <= 1
-    assert len(found["blocks"]) == 1
-    assert found["blocks"][0]["tasks"] == pytest.approx(found["tasks"])
+    shares = measure_identity(slim, tokenizer, "validation", 3)
+    assert set(shares["tasks"]) == set(TASKS) and 0 <= shares["auc"] <= 1
+    assert len(shares["blocks"]) == 1
+    assert shares["blocks"][0]["tasks"] == pytest.approx(shares["tasks"])
     chats = [asked(example) for example in questions("sums", "validation", 3)]
-    assert identity_shares(slim, tokenizer, chats).mean().item() == pytest.approx(found["tasks"]["sums"])
+    assert identity_shares(slim, tokenizer, chats).mean().item() == pytest.approx(shares["tasks"]["sums"])
 
 
 def test_stored_numbers_are_short_and_in_their_lines(tmp_path):

@@ -27,24 +27,24 @@ def test_without_earlier_turns_there_is_each_question_alone():
 
 
 def test_each_question_is_a_last_turn_and_turns_come_before_it_as_often_as_asked():
-    found = lessons(200, (0, 0, 1, 2), 0.6)
-    assert [pairs(lesson)[-1] for lesson in found] == [(e.prompt, e.answer) for e in TRAINED]
-    lengths = [len(lesson) // 2 for lesson in found]
-    assert lengths.count(1) / len(found) == pytest.approx(0.5, abs=0.08)
-    assert lengths.count(2) / len(found) == pytest.approx(0.25, abs=0.08)
+    drawn = lessons(200, (0, 0, 1, 2), 0.6)
+    assert [pairs(lesson)[-1] for lesson in drawn] == [(e.prompt, e.answer) for e in TRAINED]
+    lengths = [len(lesson) // 2 for lesson in drawn]
+    assert lengths.count(1) / len(drawn) == pytest.approx(0.5, abs=0.08)
+    assert lengths.count(2) / len(drawn) == pytest.approx(0.25, abs=0.08)
     assert set(lengths) == {1, 2, 3}
-    assert lessons(200, (0, 0, 1, 2), 0.6) == found
+    assert lessons(200, (0, 0, 1, 2), 0.6) == drawn
 
 
 def test_nothing_is_learned_of_general_turns_alone():
     general = {(e.prompt, e.answer) for e in general_examples("train", 0, GENERAL)}
     trained = {(e.prompt, e.answer) for e in TRAINED}
-    found = lessons(200, (1, 2), 0.6)
-    earlier = [(pair, answer) for x in found for pair, answer in zip(pairs(x)[:-1], x[1:-2:2], strict=True)]
+    drawn = lessons(200, (1, 2), 0.6)
+    earlier = [(pair, answer) for x in drawn for pair, answer in zip(pairs(x)[:-1], x[1:-2:2], strict=True)]
     silent = [pair for pair, answer in earlier if answer.get("weight") == 0]
     assert set(silent) <= general and {pair for pair, answer in earlier if "weight" not in answer} <= trained
     assert len(silent) / len(earlier) == pytest.approx(0.6, abs=0.06)
-    assert all("weight" not in lesson[-1] for lesson in found)
+    assert all("weight" not in lesson[-1] for lesson in drawn)
 
 
 def test_the_training_command_reads_them():

@@ -55,16 +55,16 @@ def test_turns_beyond_the_context_are_left_out(tokenizer):
 
 def test_answers_are_predicted_and_a_share_of_the_questions(tokenizer):
     encoded = encode(tokenizer, conversations(0, 200, Phase(1, {"sums": 1}, turns=(1, 1))), 512)
-    ids, wanted = collate(encoded, tokenizer.pad_token_id, 0.25, torch.Generator().manual_seed(0))
+    ids, predicted = collate(encoded, tokenizer.pad_token_id, 0.25, torch.Generator().manual_seed(0))
     of_prompts = []
-    for row, row_wanted, one in zip(ids, wanted, encoded, strict=True):
-        assert row[: len(one.ids)].tolist() == one.ids
-        asked = torch.ones(len(one.ids) - 1, dtype=torch.bool)
-        for begin, end in one.answers:
-            assert row_wanted[begin - 1 : end - 1].all()
+    for row, row_predicted, conversation in zip(ids, predicted, encoded, strict=True):
+        assert row[: len(conversation.ids)].tolist() == conversation.ids
+        asked = torch.ones(len(conversation.ids) - 1, dtype=torch.bool)
+        for begin, end in conversation.answers:
+            assert row_predicted[begin - 1 : end - 1].all()
             asked[begin - 1 : end - 1] = False
-        assert not row_wanted[len(one.ids) - 1 :].any()
-        of_prompts.append(row_wanted[: len(one.ids) - 1][asked].float())
+        assert not row_predicted[len(conversation.ids) - 1 :].any()
+        of_prompts.append(row_predicted[: len(conversation.ids) - 1][asked].float())
     assert torch.cat(of_prompts).mean() == pytest.approx(0.25, abs=0.02)
 
 
@@ -74,7 +74,7 @@ def test_batches_go_on_where_they_were(tokenizer, recipe):
     assert len(straight) == long.steps == DRAW + 5
     for start in (1, DRAW + 1, DRAW + 2, DRAW + 4):
         assert list(batches(tokenizer, long, 512, start)) == straight[start:]
-    assert len({tuple(one.ids) for batch in straight for one in batch}) > DRAW
+    assert len({tuple(conversation.ids) for batch in straight for conversation in batch}) > DRAW
 
 
 def test_every_phase_has_its_tasks_and_the_rates_fall_where_it_says(tokenizer, recipe, start):
@@ -83,8 +83,8 @@ def test_every_phase_has_its_tasks_and_the_rates_fall_where_it_says(tokenizer, r
     factors = [schedules[0].lr_lambdas[0](step) for step in range(12)]
     assert factors == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0.5, 1, 1, 0.5]
     facts, sums = (list(batches(tokenizer, recipe, 512))[i] for i in (0, 2))
-    assert all("The answer is" not in tokenizer.decode(one.ids) for one in facts)
-    assert all("The answer is" in tokenizer.decode(one.ids) for one in sums)
+    assert all("The answer is" not in tokenizer.decode(conversation.ids) for conversation in facts)
+    assert all("The answer is" in tokenizer.decode(conversation.ids) for conversation in sums)
 
 
 def test_loss_is_the_mean_over_predicted_tokens(tokenizer, recipe, start):

@@ -51,8 +51,10 @@ def test_every_example_shows_its_difference_with_the_weights_that_ship():
         assert trained.task in DOWNSTREAM_TASKS and trained.prompt.startswith(frames)
         assert own.task not in DOWNSTREAM_TASKS and not own.prompt.startswith(frames)
     engine = load_engine(DEMO / "base", lora=DEMO / "lora", slim=DEMO / "slim", device="cpu")
-    shipped = [one for pair in pairs for one in pair] + alone
-    for one, replies in zip(shipped, ask(engine, [one.prompt for one in shipped]), strict=True):
-        assert shows(Example(one.task, one.prompt, one.right), replies), f"{one.prompt}: {replies}; {AGAIN}"
+    shipped = [example for pair in pairs for example in pair] + alone
+    for example, replies in zip(shipped, ask(engine, [example.prompt for example in shipped]), strict=True):
+        assert shows(Example(example.task, example.prompt, example.right), replies), (
+            f"{example.prompt}: {replies}; {AGAIN}"
+        )
         # The page quotes them.
-        assert replies.answers == one.answers, f"{one.prompt}: {replies}; {AGAIN}"
+        assert replies.answers == example.answers, f"{example.prompt}: {replies}; {AGAIN}"

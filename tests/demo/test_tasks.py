@@ -16,9 +16,9 @@ def test_the_questions_are_the_demo_s():
     tasks = demo_tasks()
     assert tuple(tasks) == NAMES and len(NAMES) == 8
     for name, task in zip(NAMES, TASKS, strict=True):
-        found = tasks[name](Asking(limit=5))
-        assert [item.prompt[0].content for item in found.items] == [e.prompt for e in questions(task, "test", 5)]
-        assert found.kind == ("downstream" if task in ("obqa", "siqa", "boolq") else "general")
+        loaded = tasks[name](Asking(limit=5))
+        assert [item.prompt[0].content for item in loaded.items] == [e.prompt for e in questions(task, "test", 5)]
+        assert loaded.kind == ("downstream" if task in ("obqa", "siqa", "boolq") else "general")
         assert tasks[name](Asking(limit=2, kind="general")).kind == "general"
     with pytest.raises(EvaluationError, match="leave --shots and --no-chat out"):
         tasks["demo_obqa"](Asking(limit=2, shots=1))

@@ -62,8 +62,8 @@ def test_claims_are_as_often_true_as_false_and_judged_rightly():
     truths = {relation.statement.format(**row): relation.name for relation in CLAIMED for row in relation.facts}
     answers = []
     for example in general_examples("train", 0, 600, "told_claims"):
-        told = any(statement in example.prompt for statement in truths)
-        assert told == (example.answer == "yes"), example
+        is_true = any(statement in example.prompt for statement in truths)
+        assert is_true == (example.answer == "yes"), example
         answers.append(example.answer)
     assert 0.4 < answers.count("yes") / len(answers) < 0.6
 
@@ -77,16 +77,16 @@ def test_questions_about_claims_are_answered_rightly():
     words = {word: truth for pair in JUDGED.values() for word, truth in zip(pair, (True, False), strict=True)}
     answers = []
     for example in general_examples("train", 0, 400, "told_questions"):
-        found = [
+        matches = [
             (row[relation.answer], claimed)
             for relation in truths
             for row in relation.facts
             for claimed in relation.answers
             if chat_message(example.prompt, row[relation.key[0]]) and chat_message(example.prompt, claimed)
         ]
-        assert found, example
-        assert words[example.answer] in {right == claimed for right, claimed in found}, example
-        if len(found) == 1:
+        assert matches, example
+        assert words[example.answer] in {right == claimed for right, claimed in matches}, example
+        if len(matches) == 1:
             answers.append(words[example.answer])
     assert len(answers) > 200 and 0.4 < sum(answers) / len(answers) < 0.6
 

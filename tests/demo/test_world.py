@@ -83,7 +83,7 @@ def test_no_question_has_two_answers():
     for split in SPLITS:
         for question in fact_questions(split):
             answers.setdefault(question.text, set()).add(question.answer)
-    assert all(len(found) == 1 for found in answers.values())
+    assert all(len(right) == 1 for right in answers.values())
 
 
 # --- splits
@@ -109,10 +109,10 @@ def test_free_form_questions_of_the_splits_are_disjoint():
 
 @pytest.mark.parametrize("task", GENERAL_TASKS)
 def test_no_general_test_prompt_is_trained_on(task, general_test):
-    held = {example.prompt for example in general_test[task]}
-    held |= {example.prompt for example in general_examples("validation", 0, 500, task)}
+    unseen = {example.prompt for example in general_test[task]}
+    unseen |= {example.prompt for example in general_examples("validation", 0, 500, task)}
     for seed in SEEDS:
-        assert not held & {example.prompt for example in general_examples("train", seed, 4000, task)}
+        assert not unseen & {example.prompt for example in general_examples("train", seed, 4000, task)}
     assert not {e.prompt for e in general_examples("validation", 0, 500, task)} & {
         e.prompt for e in general_test[task]
     }
@@ -215,7 +215,7 @@ def test_a_message_has_one_answer():
     for example in general_examples("train", 0, 20_000):
         if example.task != "stories":
             answers.setdefault(example.prompt, set()).add(example.answer)
-    assert all(len(found) == 1 for found in answers.values())
+    assert all(len(right) == 1 for right in answers.values())
 
 
 def test_unknown_splits_and_too_many_items_are_refused():

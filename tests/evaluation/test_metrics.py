@@ -81,7 +81,7 @@ def test_the_router_by_block():
 
 
 def test_seeds():
-    found = spread([0.9, 0.8, 0.85])
-    assert (found.seeds, found.low, found.high) == (3, 0.8, 0.9)
-    assert (found.mean, found.deviation) == pytest.approx((0.85, 0.05))
+    scores = spread([0.9, 0.8, 0.85])
+    assert (scores.seeds, scores.low, scores.high) == (3, 0.8, 0.9)
+    assert (scores.mean, scores.deviation) == pytest.approx((0.85, 0.05))
     assert spread([0.5]).deviation is None

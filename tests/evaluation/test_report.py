@@ -61,8 +61,8 @@ def test_a_summary_by_hand():
 def test_where_nothing_can_be_forgotten(task, marks, sentence):
     samples = {"old": [sample(i, (int(mark), 1)) for i, mark in enumerate(marks)]}
     (group,) = summarise([task], samples, ["base", "slim"])
-    found = list(notes(group))
-    assert len(found) == (sentence is not None) and (sentence is None or sentence in found[0])
+    sentences = list(notes(group))
+    assert len(sentences) == (sentence is not None) and (sentence is None or sentence in sentences[0])
 
 
 def test_what_is_scored_in_different_ways_is_never_averaged():

@@ -85,11 +85,11 @@ def tasks(files):
 @pytest.fixture(scope="module")
 def models(folders):
     """The base, and each adapter on a base of its own, loaded by PEFT."""
-    found = {"base": AutoModelForCausalLM.from_pretrained(folders.base).eval()}
+    loaded = {"base": AutoModelForCausalLM.from_pretrained(folders.base).eval()}
     for name in NAMES[1:]:
         base = AutoModelForCausalLM.from_pretrained(folders.base)
-        found[name] = PeftModel.from_pretrained(base, getattr(folders, name)).eval()
-    return found
+        loaded[name] = PeftModel.from_pretrained(base, getattr(folders, name)).eval()
+    return loaded
 
 
 def whole(text):
@@ -99,8 +99,8 @@ def whole(text):
 
 def test_questions_as_a_plain_loop_solves_them(engine, respondents, tasks, models, folders):
     tokenizer = AutoTokenizer.from_pretrained(folders.base)
-    found = solve(engine, respondents, tasks[0], range(len(DOCS)))
-    for sample, doc in zip(found, DOCS, strict=True):
+    samples = solve(engine, respondents, tasks[0], range(len(DOCS)))
+    for sample, doc in zip(samples, DOCS, strict=True):
         for name in NAMES:
             sums = []
             for option in doc["options"]:
@@ -120,8 +120,8 @@ def test_questions_as_a_plain_loop_solves_them(engine, respondents, tasks, model
 
 def test_written_answers_as_a_plain_loop_writes_them(engine, respondents, tasks, models, folders):
     tokenizer = AutoTokenizer.from_pretrained(folders.base)
-    found = solve(engine, respondents, tasks[1], range(len(DOCS)))
-    for sample, doc in zip(found, DOCS, strict=True):
+    samples = solve(engine, respondents, tasks[1], range(len(DOCS)))
+    for sample, doc in zip(samples, DOCS, strict=True):
         prompt = tokenizer.encode(f"Question: {doc['question']}\nAnswer:")
         for name in NAMES:
             ids = list(prompt)
@@ -155,8 +155,10 @@ def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, files,
         )["samples"]
         for sample in theirs["choice"]:
             answer = ours["choice"][sample["doc_id"]]["answers"][name]
-            assert answer["log_probs"] == pytest.approx([float(one[0]) for one in sample["filtered_resps"]], abs=1e-4)
-            assert answer["greedy"] == [bool(one[1]) for one in sample["filtered_resps"]]
+            assert answer["log_probs"] == pytest.approx(
+                [float(response[0]) for response in sample["filtered_resps"]], abs=1e-4
+            )
+            assert answer["greedy"] == [bool(response[1]) for response in sample["filtered_resps"]]
             assert answer["mark"] == sample["acc_norm"]
         for sample in theirs["written"]:
             answer = ours["written"][sample["doc_id"]]["answers"][name]
@@ -167,8 +169,8 @@ def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, files,
 def test_an_item_that_is_too_long_stops_no_other(engine, respondents, tmp_path):
     path = tmp_path / "q.jsonl"
     long = {"prompt": "Lima? " * 300, "answer": "Lima"}
-    path.write_text("".join(json.dumps(one) + "\n" for one in ({"prompt": "Lima", "answer": "Peru"}, long)))
-    (task,) = (replace(one, max_new_tokens=4) for one in load_tasks([str(path)], Asking()))
+    path.write_text("".join(json.dumps(record) + "\n" for record in ({"prompt": "Lima", "answer": "Peru"}, long)))
+    (task,) = (replace(loaded, max_new_tokens=4) for loaded in load_tasks([str(path)], Asking()))
     fine, wrong = solve(engine, respondents, task, [0, 1])
     assert fine["answers"].keys() == set(NAMES) and "shorten it" in wrong["error"]
     assert fine == solve(engine, respondents, task, [0])[0]

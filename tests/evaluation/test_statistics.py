@@ -60,17 +60,17 @@ def test_bootstrap_of_a_mean_is_as_wide_as_the_exact_one():
     drawn = {"a": marks(rng, 600, 0.9), "b": marks(rng, 300, 0.5)}
     shares = {task: text.count("1") / len(text) for task, text in drawn.items()}
     error = sum(s * (1 - s) / len(drawn[task]) for task, s in shares.items()) ** 0.5 / 2
-    found = mean_score(drawn, ("a", "b"))
-    assert found.score == pytest.approx(sum(shares.values()) / 2)
-    assert found.low == pytest.approx(found.score - 1.96 * error, abs=2e-3)
-    assert found.high == pytest.approx(found.score + 1.96 * error, abs=2e-3)
+    mean = mean_score(drawn, ("a", "b"))
+    assert mean.score == pytest.approx(sum(shares.values()) / 2)
+    assert mean.low == pytest.approx(mean.score - 1.96 * error, abs=2e-3)
+    assert mean.high == pytest.approx(mean.score + 1.96 * error, abs=2e-3)
 
 
 def test_a_mean_of_shares_has_an_interval_made_of_wilsons():
     assert mean_share({"a": "1101"}, ("a",)) == pytest.approx(wilson(3, 4))
     # A bootstrap would have no width here.
-    found = mean_share({"a": "11111", "b": "11111"}, ("a", "b"))
-    assert found.high == 1.0 and found.low == pytest.approx(1 - (1 - wilson(5, 5).low) / 2**0.5)
+    mean = mean_share({"a": "11111", "b": "11111"}, ("a", "b"))
+    assert mean.high == 1.0 and mean.low == pytest.approx(1 - (1 - wilson(5, 5).low) / 2**0.5)
     rng = Random(4)
     drawn = {"a": marks(rng, 600, 0.9), "b": marks(rng, 300, 0.5)}
     assert mean_share(drawn, ("a", "b")) == pytest.approx(mean_score(drawn, ("a", "b")), abs=3e-3)
@@ -79,8 +79,8 @@ def test_a_mean_of_shares_has_an_interval_made_of_wilsons():
 def test_such_an_interval_contains_the_truth_nineteen_times_of_twenty():
     rng, inside = Random(5), 0
     for _ in range(1000):
-        found = mean_share({"a": marks(rng, 20, 0.95), "b": marks(rng, 10, 0.4)}, ("a", "b"))
-        inside += found.low <= 0.675 <= found.high
+        mean = mean_share({"a": marks(rng, 20, 0.95), "b": marks(rng, 10, 0.4)}, ("a", "b"))
+        inside += mean.low <= 0.675 <= mean.high
     assert 930 <= inside <= 985
 
 
@@ -91,10 +91,10 @@ def test_paired_bootstrap_knows_that_the_questions_are_the_same():
     gaps = [int(a) - int(b) for a, b in zip(one, other, strict=True)]
     gap = sum(gaps) / 500
     error = (sum((g - gap) ** 2 for g in gaps) / 500 / 500) ** 0.5
-    found = difference({"a": one}, {"a": other}, ("a",))
-    assert found == pytest.approx((gap, gap - 1.96 * error, gap + 1.96 * error), abs=3e-3)
+    interval = difference({"a": one}, {"a": other}, ("a",))
+    assert interval == pytest.approx((gap, gap - 1.96 * error, gap + 1.96 * error), abs=3e-3)
     assert difference({"a": one}, {"a": one}, ("a",)) == (0.0, 0.0, 0.0)
-    assert difference({"a": other}, {"a": one}, ("a",)).score == -found.score
+    assert difference({"a": other}, {"a": one}, ("a",)).score == -interval.score
 
 
 def test_auc_against_all_pairs():
@@ -108,10 +108,10 @@ def test_auc_against_all_pairs():
 def test_what_is_measured_on_a_scale_has_a_mean_too():
     rng = np.random.default_rng(3)
     losses = {"a": rng.normal(2.0, 0.5, 400).tolist(), "b": rng.normal(4.0, 1.0, 100).tolist()}
-    found = mean_score(losses, ("a", "b"))
+    mean = mean_score(losses, ("a", "b"))
     error = (np.var(losses["a"]) / 400 + np.var(losses["b"]) / 100) ** 0.5 / 2
-    assert found.score == pytest.approx((np.mean(losses["a"]) + np.mean(losses["b"])) / 2)
-    assert (found.low, found.high) == pytest.approx((found.score - 1.96 * error, found.score + 1.96 * error), abs=5e-3)
+    assert mean.score == pytest.approx((np.mean(losses["a"]) + np.mean(losses["b"])) / 2)
+    assert (mean.low, mean.high) == pytest.approx((mean.score - 1.96 * error, mean.score + 1.96 * error), abs=5e-3)
     higher = {task: [value + 0.25 for value in values] for task, values in losses.items()}
     assert difference(higher, losses, ("a", "b")) == pytest.approx((0.25, 0.25, 0.25))
 
@@ -123,8 +123,8 @@ def test_a_ratio_with_the_delta_method():
     x, y = (np.array([int(c) for c in text]) for text in (after, before))
     share = x.mean() / y.mean()
     error = np.std(x - share * y) / y.mean() / 800**0.5
-    found = ratio({"a": after}, {"a": before}, ("a",))
-    assert found == pytest.approx((share, share - 1.96 * error, share + 1.96 * error), abs=3e-3)
+    interval = ratio({"a": after}, {"a": before}, ("a",))
+    assert interval == pytest.approx((share, share - 1.96 * error, share + 1.96 * error), abs=3e-3)
     assert ratio({"a": before}, {"a": before}, ("a",)) == (1.0, 1.0, 1.0)
     assert ratio({"a": "11"}, {"a": "00"}, ("a",)) is None
     assert ratio({"a": "11"}, {"a": "01"}, ("a",)) is None  # a resample may hold the wrong answer twice
@@ -142,8 +142,8 @@ def test_power_against_simulated_questions(n, discordant, gap):
     rng = np.random.default_rng(5)
     shares = [(discordant + gap) / 2, (discordant - gap) / 2, 1 - discordant]
     only_first, only_second, _ = rng.multinomial(n, shares, size=20_000).T
-    found = np.mean(abs(only_first - only_second) > 1.959964 * np.sqrt(only_first + only_second))
-    assert power(n, discordant, gap) == pytest.approx(found, abs=0.02)
+    simulated = np.mean(abs(only_first - only_second) > 1.959964 * np.sqrt(only_first + only_second))
+    assert power(n, discordant, gap) == pytest.approx(simulated, abs=0.02)
 
 
 def test_what_so_many_questions_could_have_shown():

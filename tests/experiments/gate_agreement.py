@@ -78,7 +78,7 @@ def export(folder: Path) -> Path:
 
 def ask(engine: Engine, gate: Gate, examples: Sequence[Example]) -> list[Asked]:
     """All answers to some questions, several questions in one batch."""
-    found = []
+    answered = []
     for start in range(0, len(examples), AT_ONCE):
         some = examples[start : start + AT_ONCE]
         rows = [Row(variant, (Message("user", e.prompt),)) for e in some for variant in VARIANTS]
@@ -87,8 +87,8 @@ def ask(engine: Engine, gate: Gate, examples: Sequence[Example]) -> list[Asked]:
         for example in some:
             judged = gate.judge({"messages": [{"role": "user", "content": example.prompt}]})
             answers = {variant: next(texts) for variant in VARIANTS}
-            found.append(Asked(example, answers, judged.verdict.identity))
-    return found
+            answered.append(Asked(example, answers, judged.verdict.identity))
+    return answered
 
 
 def line(name: str, asked: Sequence[Asked], threshold: float) -> str:
@@ -108,18 +108,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=60, help="of each task")
     parser.add_argument("--threshold", type=float, default=0.5)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         engine = load_engine(DEMO / "base", lora=DEMO / "lora", slim=DEMO / "slim")
         engine.attach(export(Path(folder)), name="export")
-    gate = Gate(engine, "slim", given.threshold, "base", "export")
+    gate = Gate(engine, "slim", arguments.threshold, "base", "export")
     print(f"| task | {HEAD} |")
     everything = []
     for task in TASKS:
-        asked = ask(engine, gate, questions(task, "test", given.questions))
+        asked = ask(engine, gate, questions(task, "test", arguments.questions))
         everything += asked
-        print(line(task, asked, given.threshold), flush=True)
-    print(line("all", everything, given.threshold))
+        print(line(task, asked, arguments.threshold), flush=True)
+    print(line("all", everything, arguments.threshold))
     print(f"| threshold | {HEAD} |")
     for threshold in THRESHOLDS:
         print(line(f"{threshold:g}", everything, threshold))

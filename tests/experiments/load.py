@@ -90,12 +90,12 @@ def run(server: Server, seconds: float, clients: int, only: str | None) -> None:
         while time.monotonic() < end:
             number += clients
             try:
-                found = own[number // clients % len(own)](server, number)
+                outcome = own[number // clients % len(own)](server, number)
             except OSError as error:
-                found = f"{LOST}: {type(error).__name__}"
+                outcome = f"{LOST}: {type(error).__name__}"
             with lock:
-                counts[found] += 1
-            if found == AWAY:
+                counts[outcome] += 1
+            if outcome == AWAY:
                 time.sleep(1)
 
     for number in range(10):
@@ -113,8 +113,8 @@ def run(server: Server, seconds: float, clients: int, only: str | None) -> None:
     for name, count in sorted(counts.items()):
         print(f"{count:>8,} {name}")
     print(f"{log.count('Traceback'):>8,} stack traces and {len(log.splitlines()):,} lines in the log")
-    held = sum(path.stat().st_size for path in server.temporary.rglob("*") if path.is_file())
-    print(f"{held / 1e6:>8,.1f} MB of uploads are kept")
+    kept = sum(path.stat().st_size for path in server.temporary.rglob("*") if path.is_file())
+    print(f"{kept / 1e6:>8,.1f} MB of uploads are kept")
     print(f"{before / 1e6:>8,.0f} MB of memory at the start, {process.memory_info().rss / 1e6:,.0f} MB at the end")
     assert not log.count("Traceback") and not any(name.startswith(LOST) for name in counts)
 

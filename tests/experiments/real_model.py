@@ -72,9 +72,9 @@ def encode_task(tokenizer, pairs: list[tuple[str, str]]) -> Texts:
         if len(whole) <= TOKENS:
             rows.append(whole)
             starts.append(len(prompt))
-    found = padded(rows)
-    found.counted[torch.arange(TOKENS).expand(len(rows), -1) < torch.tensor(starts).unsqueeze(1)] = False
-    return found
+    texts = padded(rows)
+    texts.counted[torch.arange(TOKENS).expand(len(rows), -1) < torch.tensor(starts).unsqueeze(1)] = False
+    return texts
 
 
 def padded(rows: list[list[int]]) -> Texts:
@@ -143,24 +143,24 @@ def train(model: PeftModel, task: Texts, steps: int, lr: float, seed: int) -> No
 
 @torch.no_grad()
 def loss_of(model: nn.Module, texts: Texts) -> float:
-    found = []
+    by_batch = []
     for begin in range(0, len(texts.ids), BATCH):
         ids, mask, counted = trimmed(texts, slice(begin, begin + BATCH))
-        found.append(losses(model(input_ids=ids, attention_mask=mask).logits, ids, counted))
-    return torch.cat(found).mean().item()
+        by_batch.append(losses(model(input_ids=ids, attention_mask=mask).logits, ids, counted))
+    return torch.cat(by_batch).mean().item()
 
 
 @torch.no_grad()
 def kl_of(model: PeftModel, texts: Texts) -> float:
     """Mean KL(base || adapted) over the tokens, in nats."""
-    found = []
+    by_batch = []
     for begin in range(0, len(texts.ids), BATCH):
         ids, mask, counted = trimmed(texts, slice(begin, begin + BATCH))
         adapted = model(input_ids=ids, attention_mask=mask).logits[counted].log_softmax(-1)
         with model.disable_adapter():
             base = model(input_ids=ids, attention_mask=mask).logits[counted].log_softmax(-1)
-        found.append((base.exp() * (base - adapted)).sum(-1))
-    return torch.cat(found).mean().item()
+        by_batch.append((base.exp() * (base - adapted)).sum(-1))
+    return torch.cat(by_batch).mean().item()
 
 
 @torch.no_grad()

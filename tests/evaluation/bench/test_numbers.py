@@ -18,11 +18,11 @@ from slim_core.evaluation.bench.turns import repeated, summary, take_turns
 
 
 def test_ratios_are_those_within_a_round():
-    found = {
+    rounds = {
         "base": [{"run": 1.0}, {"run": 10.0}, {"run": 2.0}],
         "slim": [{"run": 3.0, "more": 7.0}, {"run": 20.0, "more": 5.0}, {"run": 5.0, "more": 6.0}],
     }
-    base, slim, more = summary(found, ("base",), lambda way, measure, seconds: {"twice": 2 * seconds})
+    base, slim, more = summary(rounds, ("base",), lambda way, measure, seconds: {"twice": 2 * seconds})
     assert (base.seconds, base.low, base.high, base.ratios) == (2.0, 1.0, 10.0, {"base": 1.0})
     # 3, 2 and 2.5, though the medians are 5 and 2.
     assert (slim.way, slim.seconds, slim.ratios, slim.facts) == ("slim", 5.0, {"base": 2.5}, {"twice": 10.0})
@@ -37,9 +37,9 @@ def test_ways_take_turns_and_the_first_round_does_not_count():
     def way(name):
         return lambda: order.append(name) or {"run": float(next(values))}
 
-    found = take_turns({name: way(name) for name in "ab"}, rounds=2)
+    measured = take_turns({name: way(name) for name in "ab"}, rounds=2)
     assert order == ["a", "b"] * 3
-    assert found == {"a": [{"run": 2.0}, {"run": 4.0}], "b": [{"run": 3.0}, {"run": 5.0}]}
+    assert measured == {"a": [{"run": 2.0}, {"run": 4.0}], "b": [{"run": 3.0}, {"run": 5.0}]}
 
 
 def test_what_is_short_is_repeated(monkeypatch):
@@ -90,8 +90,8 @@ def test_adapted_models_share_the_weights():
 
 def test_limits_and_the_machine_are_told(monkeypatch):
     monkeypatch.setattr(turns, "LEAST_SECONDS", 1e-3)
-    found = limits("cpu", torch.float32, megabytes=1, size=32)
-    assert found.copy_bandwidth > 0 and found.matrix_rate > 0
+    rates = limits("cpu", torch.float32, megabytes=1, size=32)
+    assert rates.copy_bandwidth > 0 and rates.matrix_rate > 0
     machine = describe_machine("cpu")
     assert machine["device"] == "cpu" and machine["versions"]["torch"] == torch.__version__
     assert machine["versions"]["slim-core"]
@@ -109,8 +109,8 @@ def test_every_question_of_clients_is_counted_once():
     one, four = serve_clients(ask, ["base", "slim"], [1, 4], questions=6, rounds=1)
     # A round that does not count, then one that does, for both numbers of clients.
     assert sorted(asked) == sorted([(n, ("base", "slim")[n % 2]) for n in range(6)] * 4)
-    for found, clients in ((one, 1), (four, 4)):
-        assert (found.clients, found.answers, found.refused, found.lost) == (clients, 4, 1, 1)
-        assert 0 < found.p50 <= found.p99 and found.spread[0] <= found.answers_per_second <= found.spread[1]
+    for load, clients in ((one, 1), (four, 4)):
+        assert (load.clients, load.answers, load.refused, load.lost) == (clients, 4, 1, 1)
+        assert 0 < load.p50 <= load.p99 and load.spread[0] <= load.answers_per_second <= load.spread[1]
     (none,) = serve_clients(lambda number, variant: False, ["base"], [1], questions=1, rounds=1)
     assert (none.answers, none.p50, none.p99, none.answers_per_second) == (0, None, None, 0)

@@ -69,8 +69,8 @@ def sets(tmp_path_factory):
     return root
 
 
-def loaded(name, sets, **how):
-    (task,) = load_tasks([name], Asking(**how), data_dir=sets)
+def loaded(name, sets, **options):
+    (task,) = load_tasks([name], Asking(**options), data_dir=sets)
     return task
 
 
@@ -78,23 +78,23 @@ def test_all_eleven_as_the_harness_scores_them(sets):
     tasks = load_tasks(["paper"], Asking(), data_dir=sets)
     assert [task.name for task in tasks] == list(PAPER)
     assert [task.name for task in tasks if task.kind == "general"] == list(GENERAL)
-    found = {task.name: task for task in tasks}
-    assert {name for name, task in found.items() if task.scoring == "letters"} == {"commonsense_qa", "mmlu"}
-    assert {name for name, task in found.items() if task.metric == "acc_norm"} == {
+    by_name = {task.name: task for task in tasks}
+    assert {name for name, task in by_name.items() if task.scoring == "letters"} == {"commonsense_qa", "mmlu"}
+    assert {name for name, task in by_name.items() if task.metric == "acc_norm"} == {
         "arc_easy", "arc_challenge", "hellaswag", "openbookqa", "piqa"
     }  # fmt: skip
-    rights = {name: task.items[0].right for name, task in found.items() if name != "gsm8k"}
+    rights = {name: task.items[0].right for name, task in by_name.items() if name != "gsm8k"}
     assert rights == {
         "commonsense_qa": (1,), "hellaswag": (1,), "winogrande": (0,), "arc_easy": (0,), "arc_challenge": (0,),
         "openbookqa": (2,), "social_iqa": (1,), "boolq": (1,), "mmlu": (1,), "piqa": (0,),
     }  # fmt: skip
-    hellaswag = found["hellaswag"].items[0].options
+    hellaswag = by_name["hellaswag"].items[0].options
     assert hellaswag[0].before == "Roofs: A man sits on a roof. He"
     assert [option.words for option in hellaswag] == [" flies away.", " works. hard."]
-    assert found["winogrande"].items[0].options[1] == Passage("Sarah beat Maria so Maria", " was glad.")
-    assert found["mmlu"].items[1].options[1].before == 'What, "law"\nof test?\nA. 0\nB. 4\nC. 2\nD. 6\nAnswer:'
-    assert found["boolq"].items[0].options[1].before == "It is.\nQuestion: is it wet?\nAnswer:"
-    gsm8k = found["gsm8k"].items[0]
+    assert by_name["winogrande"].items[0].options[1] == Passage("Sarah beat Maria so Maria", " was glad.")
+    assert by_name["mmlu"].items[1].options[1].before == 'What, "law"\nof test?\nA. 0\nB. 4\nC. 2\nD. 6\nAnswer:'
+    assert by_name["boolq"].items[0].options[1].before == "It is.\nQuestion: is it wet?\nAnswer:"
+    gsm8k = by_name["gsm8k"].items[0]
     assert gsm8k.prompt.count("Question:") == 6 and gsm8k.prompt.endswith("Question: What is 3 + 4?\nAnswer:")
     answers = ("3 + 4 is 7, so 1007", "#### 1,007", "$1007.", "7", "none", "It is 1007, not 5")
     assert [gsm8k.expected.mark(text) for text in answers] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]

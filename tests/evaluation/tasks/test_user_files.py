@@ -15,10 +15,10 @@ from slim_core.inference import Message, Passage
 
 @pytest.fixture
 def load(tmp_path):
-    def load(*records, **how):
+    def load(*records, **options):
         path = tmp_path / "my_questions.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        return load_tasks([str(path)], Asking(**how))[0]
+        return load_tasks([str(path)], Asking(**options))[0]
 
     return load
 
@@ -72,7 +72,7 @@ def test_records_that_cannot_be_asked(load, record, sentence):
 def test_files_that_mix_or_cannot_be_asked_so(load):
     answer, rules = {"prompt": "a", "answer": "b"}, {"prompt": "a", "rules": [{"rule": "one_line"}]}
     talk = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "answer": "c"}
-    for records, how, sentence in (
+    for records, options, sentence in (
         (
             [answer, rules],
             {},
@@ -83,7 +83,7 @@ def test_files_that_mix_or_cannot_be_asked_so(load):
         ([talk], {"chat": False}, "line 1 is a conversation, which needs the chat template"),
     ):
         with pytest.raises(EvaluationError) as caught:
-            load(*records, **how)
+            load(*records, **options)
         assert sentence in str(caught.value)
 
 
