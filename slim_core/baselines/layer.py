@@ -67,15 +67,15 @@ class ExpertsLayer(nn.Module, BaseTunerLayer):
         if device is None:
             device = next(self.get_base_layer().parameters()).device
         for name in self.adapter_layer_names:
-            held = getattr(self, name)
-            if adapter_name in held and held[adapter_name].device.type != "meta" and device.type != "meta":
-                held[adapter_name] = held[adapter_name].to(device)
+            container = getattr(self, name)
+            if adapter_name in container and container[adapter_name].device.type != "meta" and device.type != "meta":
+                container[adapter_name] = container[adapter_name].to(device)
 
     def tensors(self, adapter_name: str) -> dict[str, Tensor]:
         """The tensors of an adapter by key."""
         prefix = self.experts_cls.prefix
-        held = ((key, getattr(self, prefix + key)) for key in self.experts_cls.keys)
-        return {key: container[adapter_name] for key, container in held if adapter_name in container}
+        containers = ((key, getattr(self, prefix + key)) for key in self.experts_cls.keys)
+        return {key: container[adapter_name] for key, container in containers if adapter_name in container}
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., C_in) to the module's output, in its dtype."""

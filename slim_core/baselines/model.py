@@ -36,8 +36,8 @@ class ExpertsModel(RowsModel):
     target_module_mapping: dict[str, list[str]] = {}
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        found = next((m.notes for m in model.modules() if isinstance(m, ExpertsLayer)), None)
-        self.notes = Notes() if found is None else found
+        notes = next((m.notes for m in model.modules() if isinstance(m, ExpertsLayer)), None)
+        self.notes = Notes() if notes is None else notes
         super().__init__(model, *args, **kwargs)
 
     @property
@@ -132,7 +132,7 @@ class ExpertsModel(RowsModel):
 
     def _losses(self, model: nn.Module) -> dict[str, Tensor]:
         layers = [module for module in model.modules() if isinstance(module, ExpertsLayer)]
-        found: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         for name in self.active_adapters:
             places = [(layer.experts[name], layer.tensors(name)) for layer in layers if name in layer.experts]
             config = self.peft_config[name]
@@ -145,19 +145,19 @@ class ExpertsModel(RowsModel):
                     'gradient checkpointing. Pass gradient_checkpointing_kwargs={"use_reentrant": False}.'
                 )
             for key, value in self._experts.losses(config, noted, places).items():
-                found[key] = found[key] + value if key in found else value
-        return found
+                losses[key] = losses[key] + value if key in losses else value
+        return losses
 
 
 def _linears(modules: dict[str, nn.Module]) -> dict[str, tuple[nn.Module, tuple[int, int]]]:
     """A base's Linears by name with their sizes, including those inside an adapted MLP."""
-    found = {}
+    linears = {}
     for name, module in modules.items():
         parts = {name: module}
         if is_gated_mlp(module):
             parts = {f"{name}.{part}": getattr(module, part) for part in GATED}
-        for own, each in parts.items():
-            base = each.get_base_layer() if isinstance(each, BaseTunerLayer) else each
+        for full_name, linear in parts.items():
+            base = linear.get_base_layer() if isinstance(linear, BaseTunerLayer) else linear
             if is_supported(base):
-                found[own] = base, cast("tuple[int, int]", _get_in_out_features(base))
-    return found
+                linears[full_name] = base, cast("tuple[int, int]", _get_in_out_features(base))
+    return linears

@@ -42,8 +42,8 @@ class Place:
 
 def block_of(name: str) -> int:
     """The first number in a module's name, which counts the decoder blocks in every family; 0 if there is none."""
-    found = re.search(r"(?:^|\.)(\d+)\.", name)
-    return int(found[1]) if found else 0
+    match = re.search(r"(?:^|\.)(\d+)\.", name)
+    return int(match[1]) if match else 0
 
 
 def blocks_of(names: Iterable[str]) -> int:
@@ -60,25 +60,25 @@ def gated_mlps(linears: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, i
     Returns:
         By name of the module, its channels and those between its Linears.
     """
-    found = {}
+    mlps = {}
     for name, (c_in, inner) in linears.items():
         parent, _, last = name.rpartition(".")
         others = [linears.get(f"{parent}.{other}") for other in GATED[1:]]
         if last == GATED[0] and others == [(c_in, inner), (inner, c_in)]:
-            found[parent] = (c_in, inner)
-    return found
+            mlps[parent] = (c_in, inner)
+    return mlps
 
 
 def mlp_linears(names: Iterable[str]) -> set[str]:
     """Endings by which `target_modules` names the Linears of MLPs, such as "mlp.up_proj"."""
-    found = set()
+    endings = set()
     for name in names:
         *above, last = name.split(".")
         if MLPS & set(above):
-            found.add(".".join(name.split(".")[-2:]))
+            endings.add(".".join(name.split(".")[-2:]))
         elif last in BARE:
-            found.add(last)
-    return found
+            endings.add(last)
+    return endings
 
 
 def is_gated_mlp(module: nn.Module) -> bool:

@@ -44,11 +44,11 @@ def _lora_mlp(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) ->
     """Only on the Linears of the MLPs. In PEFT's own comparison of methods this learned more and forgot less."""
     if slim.target_modules != "all-linear":
         raise ValueError("lora-mlp names its Linears itself; leave --target out, or choose lora.")
-    found = _lora(slim, options, linears)
-    found.target_modules = mlp_linears(linears)  # type: ignore[assignment]  # as PEFT itself keeps a list
-    if not found.target_modules:
+    config = _lora(slim, options, linears)
+    config.target_modules = mlp_linears(linears)  # type: ignore[assignment]  # as PEFT itself keeps a list
+    if not config.target_modules:
         raise ValueError("lora-mlp adapts the Linears of MLPs, and this base has none that are recognised.")
-    return found
+    return config
 
 
 def _rewound(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> LoraConfig:

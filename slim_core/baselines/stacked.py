@@ -56,9 +56,9 @@ def side_by_side(b: Tensor) -> Tensor:
     return b.transpose(0, 1).flatten(1)
 
 
-def _kept(hidden: Tensor, wanted: Tensor) -> Tensor:
+def _kept(hidden: Tensor, routed: Tensor) -> Tensor:
     # Not a product, since an expert's output for a token that is not routed to it may be infinite in half precision.
-    return hidden.masked_fill(~wanted.unsqueeze(-1), 0)
+    return hidden.masked_fill(~routed.unsqueeze(-1), 0)
 
 
 def top_k(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:

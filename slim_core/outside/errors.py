@@ -29,7 +29,7 @@ OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 def visible(text: str) -> str:
     """A text for the terminal, of any number of lines, with escapes in place of control codes."""
-    return OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
+    return OBEYED.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def shown(value: object, most: int = 60) -> str:

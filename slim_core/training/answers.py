@@ -98,8 +98,8 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
         # A call may be closed by another token than a text.
         end = len(alone)
     # The prompt may open a thought that the answer continues.
-    asked = writer.write(conversation, messages[:index])
-    lost = _lost(conversation, index, writer, text[len(asked) if text.startswith(asked) else begin or 0 : end])
+    previous = writer.write(conversation, messages[:index])
+    lost = _lost(conversation, index, writer, text[len(previous) if text.startswith(previous) else begin or 0 : end])
     if begin is None or end is None or end <= begin or lost:
         raise DataError(_why_not(conversation, index, writer, alone, lost))
     return Span(begin, end, closed)

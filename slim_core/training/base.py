@@ -123,8 +123,8 @@ def _trained_before(base: PreTrainedModel, method: str, settings: TrainSettings)
         config = PeftConfig.from_pretrained(folder)
         shapes = describe_base(base, settings.base)
         linears = {name: sizes for name, sizes in shapes.linears.items() if name != shapes.head}
-        wanted = adapter_config(method, settings, linears)
-        if any(getattr(config, name, None) != getattr(wanted, name, None) for name in ("peft_type", "use_dora")):
+        expected = adapter_config(method, settings, linears)
+        if any(getattr(config, name, None) != getattr(expected, name, None) for name in ("peft_type", "use_dora")):
             raise TrainingError(f"--start-from: the adapter in {folder} is not of the method {method}.")
         if base.device.type == "meta":  # only its sizes are wanted
             return get_peft_model(base, config)

@@ -77,11 +77,11 @@ def read_checkpoints(folder: Path) -> Checkpoints:
     entries = sorted(filter(_has_checkpoint_name, (folder / CHECKPOINTS).iterdir()), key=step_of, reverse=True)
     whole, damaged = [], []
     for path in entries:
-        why = checkpoint_damage(path, step_of(path))
-        if why is None:
+        damage = checkpoint_damage(path, step_of(path))
+        if damage is None:
             whole.append(path)
         else:
-            damaged.append(DamagedCheckpoint(path, why))
+            damaged.append(DamagedCheckpoint(path, damage))
     return Checkpoints(tuple(whole), tuple(damaged))
 
 

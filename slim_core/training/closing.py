@@ -93,12 +93,12 @@ def _answers(example: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> lis
 
 def common_mark(answers: Iterable[str]) -> str | None:
     """The mark that stands at the end of every answer and nowhere else in one; None if there is none."""
-    found = list(answers)
+    texts = list(answers)
     # One more, so that what is cut off is seen to be a part of something.
-    mark = MARK.search(found[0][-MOST_ENDING - 1 :]) if found else None
+    mark = MARK.search(texts[0][-MOST_ENDING - 1 :]) if texts else None
     if mark is None or len(mark[0]) > MOST_ENDING:
         return None
     alone = all(
-        answer.endswith(mark[0]) and 0 < answer.find(mark[0]) == len(answer) - len(mark[0]) for answer in found
+        answer.endswith(mark[0]) and 0 < answer.find(mark[0]) == len(answer) - len(mark[0]) for answer in texts
     )
     return mark[0] if alone else None

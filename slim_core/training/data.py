@@ -132,20 +132,20 @@ def _converted(record: Record, layout: Layout) -> Conversation | PlainText:
         )
     tools = first_of(layout.tools, record)
     described = [] if tools is None else read_tools(record.fields[tools], tools, record.place)
-    made = Conversation(messages, record.place, unlearned, tuple(described), len(system))
+    conversation = Conversation(messages, record.place, unlearned, tuple(described), len(system))
     for i, message in enumerate(messages):
-        _check_nul(message["content"], f"{record.place}: {made.name(i)}")
-    return made
+        _check_nul(message["content"], f"{record.place}: {conversation.name(i)}")
+    return conversation
 
 
 def _system(record: Record, layout: Layout) -> list[Message]:
     name = first_of(layout.system, record)
     if name is None:
         return []
-    given = record.fields[name]
+    value = record.fields[name]
     # As Gemini has it.
-    parts = given.get("parts") if isinstance(given, dict) else None
-    text = content_text(given if parts is None else parts, record.place, name)
+    parts = value.get("parts") if isinstance(value, dict) else None
+    text = content_text(value if parts is None else parts, record.place, name)
     return [{"role": "system", "content": text}] if text.strip() else []
 
 

@@ -44,9 +44,9 @@ class KeepBest(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        found = kwargs["metrics"]["eval_loss"]
-        if found < self._loss:
-            self._loss, self._step = found, state.global_step
+        loss = kwargs["metrics"]["eval_loss"]
+        if loss < self._loss:
+            self._loss, self._step = loss, state.global_step
             self._kept = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
 
     def _tensors(self) -> dict[str, Tensor]:

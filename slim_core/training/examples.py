@@ -120,20 +120,20 @@ def load_examples(settings: TrainSettings, encoder: ExampleEncoder, config: PreT
 
 def _check_data_sets(settings: TrainSettings) -> None:
     """Refuse settings of data sets where the data are files, of which they would change nothing."""
-    names = [path for given in (*settings.data, *settings.validation) for path in expand(given)]
+    names = [path for pattern in (*settings.data, *settings.validation) for path in expand(pattern)]
     file = next((name for name in names if is_file(name)), None)
     flags = {
         "--split": settings.split if settings.split != DEFAULT_SPLIT else None,
         "--subset": settings.subset,
         "--revision": settings.revision,
     }
-    given = [flag for flag, value in flags.items() if value is not None] if all(map(is_file, names)) else []
+    flags_given = [flag for flag, value in flags.items() if value is not None] if all(map(is_file, names)) else []
     # Of a file, the same examples would be trained and validated.
-    given += ["--validation-split"] if settings.validation_split is not None else []
-    if file is not None and given:
+    flags_given += ["--validation-split"] if settings.validation_split is not None else []
+    if file is not None and flags_given:
         raise DataError(
-            f"{given[0]} chooses a part of a data set, but {named(file)} is a file; leave it out"
-            + (", or give a file with --validation." if given[0] == "--validation-split" else ".")
+            f"{flags_given[0]} chooses a part of a data set, but {named(file)} is a file; leave it out"
+            + (", or give a file with --validation." if flags_given[0] == "--validation-split" else ".")
         )
 
 
@@ -181,7 +181,7 @@ class _Reader:
     def read(self, names: Sequence[str], split_name: str, use: str) -> list[EncodedExample]:
         examples: list[EncodedExample] = []
         seen: set[bytes] = set()
-        for name in (path for given in names for path in expand(given)):
+        for name in (path for pattern in names for path in expand(pattern)):
             settings = self.settings
             source = read_source(name, split=split_name, subset=settings.subset, revision=settings.revision)
             encoded = [self.encoder.encode(c) for c in to_conversations(source.records, settings.columns)]

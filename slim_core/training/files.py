@@ -255,7 +255,7 @@ def _header(row: list[str], place: str, delimiter: str) -> list[str]:
     # What a table of pandas numbers its rows with.
     if len(names) > 1 and not names[0]:
         names[0] = "Unnamed: 0"
-    own = "a tab" if delimiter == "\t" else "a comma"
+    separator = "a tab" if delimiter == "\t" else "a comma"
     for mark, shown, remedy in (
         (";", "by ;", "save the file with commas"),
         ("|", "by |", "save the file with commas"),
@@ -263,7 +263,7 @@ def _header(row: list[str], place: str, delimiter: str) -> list[str]:
         (",", "by commas", "name the file .csv"),
     ):
         if len(names) == 1 and mark in names[0]:
-            raise DataError(f"{place}: the columns are separated {shown} but must be by {own}; {remedy}.")
+            raise DataError(f"{place}: the columns are separated {shown} but must be by {separator}; {remedy}.")
     if "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{place}: the first line must name each column once, such as prompt{delimiter}completion, not "

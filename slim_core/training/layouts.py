@@ -123,41 +123,42 @@ def _named_layout(columns: Columns) -> Layout | None:
 
 def _usual_layout(record: Record) -> Layout:
     # Their names in the record, by those that are known here: `Question` is `question`.
-    own = {name.casefold(): name for name in record.fields} | {name: name for name in record.fields}
+    column_of = {name.casefold(): name for name in record.fields} | {name: name for name in record.fields}
 
     def layout(columns: tuple[str, ...], convert: Converter | None, more: str | None = None) -> Layout:
-        system, tools = (tuple(own.get(name, name) for name in names) for names in (SYSTEM, TOOLS))
-        named = tuple(own[name] for name in columns)
-        history = None if convert is not _from_pair else own.get(HISTORY, HISTORY)
-        return Layout(named, convert, None if more is None else own.get(more, more), system, history, tools)
+        system, tools = (tuple(column_of.get(name, name) for name in names) for names in (SYSTEM, TOOLS))
+        named = tuple(column_of[name] for name in columns)
+        history = None if convert is not _from_pair else column_of.get(HISTORY, HISTORY)
+        return Layout(named, convert, None if more is None else column_of.get(more, more), system, history, tools)
 
     for name in MESSAGES:
-        if name in own:
+        if name in column_of:
             return layout((name,), _from_messages)
     for prompt, completion, more in PAIRS:
-        if {prompt, completion} <= own.keys():
+        if {prompt, completion} <= column_of.keys():
             return layout((prompt, completion), _from_pair, more)
     talks = [name for name, value in record.fields.items() if _is_talk(value)]
     if len(talks) == 1:
         return layout((talks[0],), _from_messages)
-    labels = [own[name] for name in LABELS if name in own]
-    if TEXT in own and labels:
-        text = own[TEXT]
+    labels = [column_of[name] for name in LABELS if name in column_of]
+    if TEXT in column_of and labels:
+        text = column_of[TEXT]
         raise DataError(
             f"{record.place}: `{text}` stands beside `{labels[0]}`, so it may be a question or a text to learn; say "
             f"which with --prompt-column {text} --completion-column {labels[0]}, or --text-column {text}."
         )
-    if TEXT in own:
+    if TEXT in column_of:
         return layout((TEXT,), None)
-    asked, answered = ([name for name in names if name in own] for names in (QUESTIONS, ANSWERS))
-    if asked == ["instruction", "input"] and len(answered) == 1:
-        return layout((asked[0], answered[0]), _from_pair, asked[1])
-    if len(asked) == len(answered) == 1:
-        return layout((asked[0], answered[0]), _from_pair)
-    if {"chosen", "rejected"} <= own.keys():
+    questions, answers = ([name for name in names if name in column_of] for names in (QUESTIONS, ANSWERS))
+    if questions == ["instruction", "input"] and len(answers) == 1:
+        return layout((questions[0], answers[0]), _from_pair, questions[1])
+    if len(questions) == len(answers) == 1:
+        return layout((questions[0], answers[0]), _from_pair)
+    if {"chosen", "rejected"} <= column_of.keys():
         raise DataError(
-            f"{record.place}: `{own['chosen']}` and `{own['rejected']}` are data for learning from preferences, which "
-            f"is not done here; to learn the answers that were chosen, pass {_chosen_flags(own, talks)}."
+            f"{record.place}: `{column_of['chosen']}` and `{column_of['rejected']}` are data for learning from "
+            f"preferences, which is not done here; to learn the answers that were chosen, pass "
+            f"{_chosen_flags(column_of, talks)}."
         )
     raise DataError(f"{record.place}: the columns are {listed(record)}; {NEEDED}.")
 
@@ -168,11 +169,11 @@ def _is_talk(value: Any) -> bool:
     return bool(messages) and all(isinstance(m, dict) and {"role", "from"} & m.keys() for m in messages)
 
 
-def _chosen_flags(own: dict[str, str], talks: list[str]) -> str:
-    if own["chosen"] in talks:
-        return f"--messages-column {own['chosen']}"
-    asked = next((own[name] for name in QUESTIONS if name in own), "COLUMN")
-    return f"--prompt-column {asked} --completion-column {own['chosen']}"
+def _chosen_flags(column_of: dict[str, str], talks: list[str]) -> str:
+    if column_of["chosen"] in talks:
+        return f"--messages-column {column_of['chosen']}"
+    question = next((column_of[name] for name in QUESTIONS if name in column_of), "COLUMN")
+    return f"--prompt-column {question} --completion-column {column_of['chosen']}"
 
 
 def listed(record: Record) -> str:

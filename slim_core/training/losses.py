@@ -119,24 +119,24 @@ class TaskLoss:
         """() the mean over the tokens that are learned, or their sum divided by `num_items_in_batch`."""
         if not self._module.training:
             return self._own(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
-        kept, targets = _learned(labels)
+        learned, targets = _learned(labels)
         base = None if self._base is None else self._base.to(logits.device)
-        found = self._loss.of_tokens(logits.float()[kept], targets.to(logits.device), base, self._weight)
+        losses = self._loss.of_tokens(logits.float()[learned], targets.to(logits.device), base, self._weight)
         items = kwargs.get("num_items_in_batch")
         if items is None:
-            return found.mean()
-        return found.sum() / (items.to(found.device) if isinstance(items, Tensor) else items)
+            return losses.mean()
+        return losses.sum() / (items.to(losses.device) if isinstance(items, Tensor) else items)
 
     @contextmanager
     def knowing_the_base(self, inputs: dict[str, Any]) -> Iterator[None]:
         """Within this context, the base's logits for these inputs are available if the loss needs them."""
         if self._loss.needs_base and self._module.training:
-            kept, _ = _learned(inputs["labels"])
-            given = {name: value for name, value in inputs.items() if name != "labels"}
+            learned, _ = _learned(inputs["labels"])
+            without_labels = {name: value for name, value in inputs.items() if name != "labels"}
             self._model.eval()
             try:
                 with torch.no_grad(), self._model.disable_adapter():
-                    self._base = self._model(**given, use_cache=False).logits[kept]
+                    self._base = self._model(**without_labels, use_cache=False).logits[learned]
             finally:
                 self._model.train()
         try:
@@ -148,5 +148,5 @@ class TaskLoss:
 def _learned(labels: Tensor) -> tuple[Tensor, Tensor]:
     """(B, T) bool, which logits predict a token that is learned, and (N,) these tokens."""
     next_ones = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
-    kept = next_ones != IGNORED
-    return kept, next_ones[kept]
+    learned = next_ones != IGNORED
+    return learned, next_ones[learned]

@@ -111,8 +111,8 @@ def check_understood(values: dict[str, Any], where: str, refused: tuple[str, ...
                 f"{where} has the {key} {as_json(value)}, which cannot be trained on, only {as_json(USUAL[key])}; "
                 "remove the record."
             )
-        one = key in FLAGS and _is_one(value)
-        if LEARNING.fullmatch(key) and not one and (_is_number(value) or isinstance(value, list)):
+        says_learned = key in FLAGS and _is_one(value)
+        if LEARNING.fullmatch(key) and not says_learned and (_is_number(value) or isinstance(value, list)):
             raise DataError(
                 f"{where} has `{named(key)}`, which may say whether an answer is learned, but is not known here; give "
                 "answers `weight` 1 (learned) or 0 (read, but not learned), or remove it."
@@ -137,10 +137,10 @@ def _role_and_content(value: Any, where: str) -> tuple[str, str]:
     keys = [_only(value, names, where) for names in (("role", "from"), CONTENTS)]
     if keys[0] is None:
         raise DataError(f"{where} must have `role` and `content`, or `from` and `value`; it has {_keys(value)}.")
-    given = value[keys[0]]
-    role = ROLE_OF.get(given.lower()) if isinstance(given, str) else None
+    raw_role = value[keys[0]]
+    role = ROLE_OF.get(raw_role.lower()) if isinstance(raw_role, str) else None
     if role is None:
-        raise DataError(f"{where} has the role {as_json(given)}; it must be one of {', '.join(ROLES)}.")
+        raise DataError(f"{where} has the role {as_json(raw_role)}; it must be one of {', '.join(ROLES)}.")
     if keys[1] is not None:
         return role, content_text(value[keys[1]], f"{where} ({role})", keys[1])
     if value.keys() & {*CONTENTS} or any(value.get(key) for key in CALL_KEYS):
@@ -150,10 +150,10 @@ def _role_and_content(value: Any, where: str) -> tuple[str, str]:
 
 def _only(value: dict[str, Any], names: tuple[str, ...], where: str) -> str | None:
     """Which of several alternative names is present."""
-    there = [name for name in names if value.get(name) is not None]
-    if any(value[name] != value[there[0]] for name in there[1:]):
-        raise DataError(f"{where} has `{there[0]}` and `{there[1]}`, which differ; keep one.")
-    return there[0] if there else None
+    present = [name for name in names if value.get(name) is not None]
+    if any(value[name] != value[present[0]] for name in present[1:]):
+        raise DataError(f"{where} has `{present[0]}` and `{present[1]}`, which differ; keep one.")
+    return present[0] if present else None
 
 
 def _keys(value: dict[str, Any]) -> str:
@@ -193,8 +193,8 @@ def _text_of(value: Any, key: str, where: str) -> str:
 
 
 def _weight(value: dict[str, Any], role: str, where: str) -> dict[str, int]:
-    given = {key: value[key] for key in FLAGS if value.get(key) is not None}
-    for key, weight in given.items():
+    weights = {key: value[key] for key in FLAGS if value.get(key) is not None}
+    for key, weight in weights.items():
         # `False` and `0.0` are 0 too.
         if not isinstance(weight, int | float) or weight not in (0, 1):
             raise DataError(
@@ -205,9 +205,9 @@ def _weight(value: dict[str, Any], role: str, where: str) -> dict[str, int]:
             raise DataError(
                 f"{where} ({role}) has the {key} {as_json(weight)}, but only answers are learned; remove it."
             )
-    if len({int(weight) for weight in given.values()}) > 1:
-        raise DataError(f"{where} has {' and '.join(f'`{key}`' for key in given)}, which contradict; keep one.")
-    return {"weight": int(next(iter(given.values())))} if given and role == "assistant" else {}
+    if len({int(weight) for weight in weights.values()}) > 1:
+        raise DataError(f"{where} has {' and '.join(f'`{key}`' for key in weights)}, which contradict; keep one.")
+    return {"weight": int(next(iter(weights.values())))} if weights and role == "assistant" else {}
 
 
 def check_order(messages: list[Message], where: str) -> None:
@@ -224,8 +224,8 @@ def check_order(messages: list[Message], where: str) -> None:
         raise DataError(f"{where} must end with an answer (role assistant); add one or cut what follows the last.")
     # Several results follow one answer where it has called several tools.
     merged = [role for i, role in enumerate(turns) if role != "tool" or turns[i - 1 : i] != ["tool"]]
-    asked = all(role == "assistant" if i % 2 else role in ("user", "tool") for i, role in enumerate(merged))
-    if merged[0] != "user" or len(merged) % 2 or not asked:
+    alternates = all(role == "assistant" if i % 2 else role in ("user", "tool") for i, role in enumerate(merged))
+    if merged[0] != "user" or len(merged) % 2 or not alternates:
         raise DataError(
             f"{where} must alternate between user (or tool, after an answer) and assistant, beginning with user, not "
             f"{_shortened(turns)}."

@@ -108,16 +108,16 @@ def _probe(folder: Path) -> None:
 
 
 def _cannot_be_written(folder: Path, error: OSError | ValueError) -> TrainingError:
-    why = reason(error) if isinstance(error, OSError) else str(error)
+    cause = reason(error) if isinstance(error, OSError) else str(error)
     if isinstance(error, UnicodeError):
-        why = "its name is not UTF-8"
+        cause = "its name is not UTF-8"
     with suppress(OSError, ValueError):
-        there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
-        if os.path.exists(there) and not there.is_dir():
-            why = f"{named(there)} is a file"
-        elif os.path.islink(there) and not os.path.exists(there):
-            why = f"{named(there)} is a link that leads nowhere"
-    return TrainingError(f"--output {named(folder)} cannot be written: {why}; name a writable folder.")
+        existing = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+        if os.path.exists(existing) and not existing.is_dir():
+            cause = f"{named(existing)} is a file"
+        elif os.path.islink(existing) and not os.path.exists(existing):
+            cause = f"{named(existing)} is a link that leads nowhere"
+    return TrainingError(f"--output {named(folder)} cannot be written: {cause}; name a writable folder.")
 
 
 def check_space(settings: TrainSettings, sizes: Sequence[int | None]) -> None:

@@ -179,9 +179,9 @@ def read_record(folder: Path) -> TrainingRecord | None:
     return record
 
 
-def _damaged_record(path: Path, why: str) -> TrainingError:
+def _damaged_record(path: Path, damage: str) -> TrainingError:
     return TrainingError(
-        f"{named(path)} is damaged ({why}), so the run cannot be resumed; restore that file, or {ELSEWHERE}."
+        f"{named(path)} is damaged ({damage}), so the run cannot be resumed; restore that file, or {ELSEWHERE}."
     )
 
 
@@ -200,26 +200,26 @@ def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
         checkpoints: as they were read.
         model: what is to be trained.
     """
-    wanted = {
+    expected = {
         name: tuple(tensor.shape)
         for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
     whole, damaged = [], list(checkpoints.damaged)
     for path in checkpoints.whole:
         # FSDP and DeepSpeed may keep the weights in pieces, which only they can read.
-        saved = tensor_shapes(path / WEIGHTS) if (path / WEIGHTS).exists() else wanted
-        if saved == wanted:
+        saved = tensor_shapes(path / WEIGHTS) if (path / WEIGHTS).exists() else expected
+        if saved == expected:
             whole.append(path)
         else:
-            damaged.append(DamagedCheckpoint(path, _difference(saved, wanted)))
+            damaged.append(DamagedCheckpoint(path, _difference(saved, expected)))
     return Checkpoints(tuple(whole), tuple(sorted(damaged, key=lambda each: step_of(each.path), reverse=True)))
 
 
-def _difference(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
-    name = next(name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name))
+def _difference(saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+    name = next(name for name in sorted(saved.keys() | expected.keys()) if saved.get(name) != expected.get(name))
     if name not in saved:
         return f"{WEIGHTS} has no {name}"
-    if name not in wanted:
+    if name not in expected:
         return f"{WEIGHTS} has {name[:200]!r}, which the model does not have"
     return f"{WEIGHTS} has {name} in a different shape"
 
@@ -237,8 +237,8 @@ def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> No
 
 
 def _default(name: str) -> Any:
-    found = next(each for each in fields(TrainSettings) if each.name == name)
-    value = found.default if found.default_factory is MISSING else found.default_factory()
+    field = next(candidate for candidate in fields(TrainSettings) if candidate.name == name)
+    value = field.default if field.default_factory is MISSING else field.default_factory()
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)  # as the record holds it
     return None if value is MISSING else _as_json(value)

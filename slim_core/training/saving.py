@@ -155,14 +155,14 @@ def keep_elsewhere(
             return folder
         except SaveError:
             continue
-    made: Path | None = None
+    temporary: Path | None = None
     try:
         # Not in this process's private folder (`outside/private.py`), which is deleted when the process ends: this
         # adapter is for the user to keep.
-        made = Path(tempfile.mkdtemp(prefix=f"slim-{record.method}-"))
-        save_adapter(trainer, tokenizer, record, made)
-        return made
+        temporary = Path(tempfile.mkdtemp(prefix=f"slim-{record.method}-"))
+        save_adapter(trainer, tokenizer, record, temporary)
+        return temporary
     except (OSError, SaveError):
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         return None

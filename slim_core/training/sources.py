@@ -80,21 +80,23 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
 
 
 def _not_loaded(name: str, split: str, error: Exception) -> str:
-    why = first_line(error)
+    cause = first_line(error)
     if Path(name).is_dir():
-        return f"The folder {named(name)} cannot be loaded as a data set: {why}; give a data file, or another --split."
+        return (
+            f"The folder {named(name)} cannot be loaded as a data set: {cause}; give a data file, or another --split."
+        )
     if _unreachable(error):
         return (
-            f"The Hub could not be reached for the data set {name} ({why}); try again with a connection, or give a "
+            f"The Hub could not be reached for the data set {name} ({cause}); try again with a connection, or give a "
             "data file."
         )
     if type(error).__name__ in ("DatasetNotFoundError", "RepositoryNotFoundError"):
         return (
-            f"There is no data set {name} on the Hub that you may read ({why}); check the id, log in with `hf auth "
+            f"There is no data set {name} on the Hub that you may read ({cause}); check the id, log in with `hf auth "
             "login` if it is private or gated, or give a data file."
         )
     return (
-        f"The data set {name} (split {split}) cannot be loaded: {why}; give another --split or --subset, or a data "
+        f"The data set {name} (split {split}) cannot be loaded: {cause}; give another --split or --subset, or a data "
         "file."
     )
 

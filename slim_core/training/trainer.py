@@ -77,16 +77,16 @@ class SlimTrainer(Trainer):
         """As transformers', with parameters of their own rates in groups of their own."""
         optimizer = super().create_optimizer(model)
         named = (self.model if model is None else model).named_parameters()
-        own: dict[float, list[nn.Parameter]] = defaultdict(list)
+        by_rate: dict[float, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in named:
             parts = name.split(".")
             rate = next((rate for ending, rate in self._rates.items() if ending in parts), None)
             if rate is not None and parameter.requires_grad:
-                own[rate].append(parameter)
-        moved = {id(parameter) for parameters in own.values() for parameter in parameters}
+                by_rate[rate].append(parameter)
+        moved = {id(parameter) for parameters in by_rate.values() for parameter in parameters}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in moved]
-        for rate, parameters in own.items():
+        for rate, parameters in by_rate.items():
             group = {"params": parameters, "lr": self.args.learning_rate * rate, "weight_decay": 0.0}
             optimizer.add_param_group(group)
         return optimizer

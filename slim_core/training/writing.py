@@ -36,8 +36,8 @@ class Writer:
         Raises:
             DataError: if the template refuses it.
         """
-        given = conversation.messages if messages is None else messages
-        return self._render(given, list(conversation.tools), conversation.place, prompt)
+        messages = conversation.messages if messages is None else messages
+        return self._render(messages, list(conversation.tools), conversation.place, prompt)
 
     def with_changed(self, conversation: Conversation, index: int, message: Message) -> str | None:
         """The text of a conversation with another message in the place of one; None if the template refuses that."""

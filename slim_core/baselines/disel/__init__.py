@@ -33,8 +33,8 @@ class DiselModel(ExpertsModel):
 
 def _configure(slim: SlimConfig, options: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> DiselConfig:
     """With SLIM's total rank and its factor alpha / r."""
-    own = {"r": slim.num_experts * slim.r, "alpha": slim.num_experts * slim.alpha}
-    return DiselConfig(**(common_fields(slim) | own | dict(options)))
+    defaults = {"r": slim.num_experts * slim.r, "alpha": slim.num_experts * slim.alpha}
+    return DiselConfig(**(common_fields(slim) | defaults | dict(options)))
 
 
 def _rates(config: DiselConfig) -> dict[str, float]:

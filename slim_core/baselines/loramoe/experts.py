@@ -56,10 +56,10 @@ class LoramoeExperts(Experts[LoramoeConfig]):
 
     @classmethod
     def default_targets(cls, linears: Mapping[str, tuple[int, int]]) -> set[str] | str:
-        found = mlp_linears(linears)
-        if not found:
+        targets = mlp_linears(linears)
+        if not targets:
             raise ValueError("LoRAMoE adapts the Linears of MLPs, and this base has none that are recognised.")
-        return found
+        return targets
 
 
 def uneven(noted: Noted, offset: float) -> Tensor:
@@ -83,8 +83,8 @@ def uneven(noted: Noted, offset: float) -> Tensor:
     used = gates.view(batch, -1, gates.shape[-1]).sum(1)
     if noted.types is not None:
         first = torch.arange(gates.shape[-1], device=gates.device) < gates.shape[-1] // 2
-        own = (noted.types.to(gates.device).view(-1, 1) == 1) == first
-        used = used * torch.where(own, 1 + offset, 1 - offset)
+        own_kind = (noted.types.to(gates.device).view(-1, 1) == 1) == first
+        used = used * torch.where(own_kind, 1 + offset, 1 - offset)
     return used.var() / (used.mean() ** 2 + 1e-10)
 
 

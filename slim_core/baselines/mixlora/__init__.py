@@ -37,18 +37,18 @@ class MixloraModel(ExpertsModel):
 
 
 def _configure(slim: SlimConfig, options: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]) -> MixloraConfig:
-    own = {"num_experts": slim.num_experts, "top_k": min(slim.top_k, slim.num_experts)}
-    return MixloraConfig(**(common_fields(slim) | own | dict(options)))
+    defaults = {"num_experts": slim.num_experts, "top_k": min(slim.top_k, slim.num_experts)}
+    return MixloraConfig(**(common_fields(slim) | defaults | dict(options)))
 
 
 def _configure_dy(
     slim: SlimConfig, options: Mapping[str, Any], linears: Mapping[str, tuple[int, int]]
 ) -> MixloraConfig:
-    own = {name: getattr(slim, name) for name in ("mask_rate", "mask_rescale", "mask_seed", "l1_coefficient")}
-    found = _configure(slim, own | dict(options), linears)
-    if not found.mask_rate:
+    defaults = {name: getattr(slim, name) for name in ("mask_rate", "mask_rescale", "mask_seed", "l1_coefficient")}
+    config = _configure(slim, defaults | dict(options), linears)
+    if not config.mask_rate:
         raise ValueError("MixLoRA-Dy with `mask_rate` 0 is MixLoRA; choose a rate above 0, or that method.")
-    return found
+    return config
 
 
 MIXLORA = Method(

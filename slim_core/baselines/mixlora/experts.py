@@ -42,10 +42,10 @@ class MixloraExperts(Experts[MixloraConfig]):
         number, r, place = self.config.num_experts, self.config.r, self.place
         if place.kind == "linear":
             return {"A": (1, r, place.c_in), "B": (1, place.c_out, r)}
-        found: dict[str, tuple[int, ...]] = {"router": (number, place.c_in)}
+        shapes: dict[str, tuple[int, ...]] = {"router": (number, place.c_in)}
         for part, (c_in, c_out) in self._sizes().items():
-            found |= {f"{part}_A": (number, r, c_in), f"{part}_B": (number, c_out, r)}
-        return found
+            shapes |= {f"{part}_A": (number, r, c_in), f"{part}_B": (number, c_out, r)}
+        return shapes
 
     def _sizes(self) -> dict[str, tuple[int, int]]:
         """(C_in, C_out) of the Linears of an MLP, or of the one Linear, by the beginning of their tensors' names."""
@@ -125,7 +125,7 @@ class MixloraExperts(Experts[MixloraConfig]):
             seed = module_seed(self.config.mask_seed, self.place.name)
             generator = torch.Generator().manual_seed(seed)
         keep = math.sqrt(1 - self.config.mask_rate)
-        found = dict(tensors)
+        merged = dict(tensors)
         for part in self._sizes():
             for factor, one_by in (("A", -2), ("B", -1)):
                 key = f"{part}_{factor}".lstrip("_")
@@ -133,8 +133,8 @@ class MixloraExperts(Experts[MixloraConfig]):
                 shape[one_by] = 1
                 device = tensors[key].device
                 drawn = torch.rand(shape, generator=generator, device="cpu" if generator is not None else device)
-                found[key] = tensors[key] * (drawn < keep).to(device)
-        return found
+                merged[key] = tensors[key] * (drawn < keep).to(device)
+        return merged
 
     # -- losses and settings -------------------------------------------------------------------------------------
 
@@ -147,11 +147,11 @@ class MixloraExperts(Experts[MixloraConfig]):
         cls, config: MixloraConfig, noted: list[Noted], adapters: Iterable[tuple[Experts, Tensors]]
     ) -> dict[str, Tensor]:
         """Load balance E sum_ke f_ke P_e over the tokens of all MLPs together; L1 over all experts."""
-        found = {}
+        losses = {}
         if config.balance_coefficient and noted:
             device = noted[0].probabilities.device
             mean = torch.stack([shares(each, config.top_k).to(device) for each in noted]).mean(0)
-            found["balance"] = config.balance_coefficient * config.num_experts * (mean[:-1].sum(0) * mean[-1]).sum()
+            losses["balance"] = config.balance_coefficient * config.num_experts * (mean[:-1].sum(0) * mean[-1]).sum()
         if config.l1_coefficient:
             terms = [
                 len(tensor) * tensor.float().abs().mean()
@@ -159,8 +159,8 @@ class MixloraExperts(Experts[MixloraConfig]):
                 for key, tensor in tensors.items()
                 if key != "router"
             ]
-            found["l1"] = config.l1_coefficient * torch.stack([t.to(terms[0].device) for t in terms]).sum()
-        return found
+            losses["l1"] = config.l1_coefficient * torch.stack([t.to(terms[0].device) for t in terms]).sum()
+        return losses
 
     @classmethod
     def default_targets(cls, linears: Mapping[str, tuple[int, int]]) -> set[str] | str:

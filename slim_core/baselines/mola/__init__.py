@@ -41,12 +41,12 @@ def _configure(slim: SlimConfig, options: Mapping[str, Any], linears: Mapping[st
     counts = [max(k, round(slim.num_experts * part / 4)) for part in (1, 2, 3, 4)]
     if blocks < len(counts):
         counts = [counts[block * len(counts) // blocks] for block in range(blocks)]
-    own: dict[str, Any] = {"num_experts": counts, "top_k": k}
+    defaults: dict[str, Any] = {"num_experts": counts, "top_k": k}
     if "r" not in options:
         mean = sum(counts) / len(counts)
-        own["r"] = max(1, round(slim.num_experts * slim.r / mean))
-        own["alpha"] = slim.alpha / slim.r * own["r"]
-    return MolaConfig(**(common_fields(slim) | own | dict(options)))
+        defaults["r"] = max(1, round(slim.num_experts * slim.r / mean))
+        defaults["alpha"] = slim.alpha / slim.r * defaults["r"]
+    return MolaConfig(**(common_fields(slim) | defaults | dict(options)))
 
 
 MOLA = Method("mola", "MoLA", "MOLA", _configure, MolaConfig, MolaModel, MolaExperts)
