@@ -13,8 +13,7 @@ from ..base.errors import EngineError
 from ..base.messages import Message, Role
 from ..outside.errors import reason
 from ..training.errors import DataError
-from ..training.files import READERS as TABLES
-from ..training.files import utf8_text
+from ..training.files import TABLES, utf8_text
 from ..training.messages import MEDIA, content_text
 from ..training.parsing import as_json, json_items, parse_json
 

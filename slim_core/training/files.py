@@ -57,11 +57,15 @@ class DataSource:
 def kind_of(path: Path) -> str | None:
     """The extension that says how to read a file, without .gz; None if it is unknown."""
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return plain.suffix.lower() if plain.suffix.lower() in READERS else None
+    return plain.suffix.lower() if plain.suffix.lower() in KINDS else None
 
 
-def read_file(path: Path) -> DataSource:
+def read_file(path: Path, example: str = EXAMPLE) -> DataSource:
     """Read a file according to its extension.
+
+    Args:
+        path: of the file.
+        example: a record as it should be, for the sentence on one that is not.
 
     Raises:
         DataError: if the file is missing, empty, of another kind, or has a line that cannot be read.
@@ -87,10 +91,10 @@ def read_file(path: Path) -> DataSource:
     if kind != ".parquet":
         _check_other_content(name, content)
     if not content.strip():
-        raise DataError(f"{name} is empty; it needs at least one record, such as {EXAMPLE}.")
-    records, blank = READERS[kind](name, content)
+        raise DataError(f"{name} is empty; it needs at least one record, such as {example}.")
+    records, blank = JSON[kind](name, content, example) if kind in JSON else TABLES[kind](name, content)
     if not records:
-        raise DataError(f"{name} has no record; it needs at least one, such as {EXAMPLE}.")
+        raise DataError(f"{name} has no record; it needs at least one, such as {example}.")
     return DataSource(name, records, blank, fingerprint)
 
 
@@ -160,13 +164,13 @@ def utf8_text(name: str, content: bytes) -> str:
     return text
 
 
-def _object(value: Any, place: str) -> Record:
+def _object(value: Any, place: str, example: str) -> Record:
     if not isinstance(value, dict):
-        raise DataError(f"{place}: a record must be a JSON object such as {EXAMPLE}, not {as_json(value)}.")
+        raise DataError(f"{place}: a record must be a JSON object such as {example}, not {as_json(value)}.")
     return Record(value, place)
 
 
-def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
+def _read_jsonl(name: str, content: bytes, example: str) -> tuple[list[Record], int]:
     records, blank = [], 0
     # Not splitlines(), which also breaks at characters that JSON allows inside of a text.
     # Inside of a text, JSON has no line end but as an escape.
@@ -177,7 +181,7 @@ def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
         if not line.strip():
             blank += number < len(lines)
             continue
-        remedy = f"each line must be one object such as {EXAMPLE}"
+        remedy = f"each line must be one object such as {example}"
         if line.lstrip().startswith("["):
             remedy = "name the file .json if it is one JSON array"
         elif line.rstrip().endswith("},"):
@@ -185,23 +189,23 @@ def _read_jsonl(name: str, content: bytes) -> tuple[list[Record], int]:
         elif number == 1 and line.strip() == "{":
             remedy = "write each object on one line, or name the file .json and put the objects between [ and ]"
         place = f"{name}, line {number}"
-        records.append(_object(parse_json(line, place, remedy), place))
+        records.append(_object(parse_json(line, place, remedy), place, example))
     return records, blank
 
 
-def _read_json(name: str, content: bytes) -> tuple[list[Record], int]:
+def _read_json(name: str, content: bytes, example: str) -> tuple[list[Record], int]:
     text = utf8_text(name, content)
     try:
-        return [_object(value, f"{name}, line {line}") for value, line in json_items(text, name)], 0
+        return [_object(value, f"{name}, line {line}", example) for value, line in json_items(text, name)], 0
     except json.JSONDecodeError as error:
         if error.msg == NO_ARRAY and text.lstrip().startswith("{"):
             raise DataError(
                 f"{name}, line 1: the file is not one JSON array{_with_members(text)}; put the records between [ and "
-                f"], each an object such as {EXAMPLE}, or name the file .jsonl if each line is one object."
+                f"], each an object such as {example}, or name the file .jsonl if each line is one object."
             ) from None
         raise DataError(
             f"{name}, line {error.lineno}: this is not valid JSON ({error.msg} at character {error.colno}); the file "
-            f"must be one array of objects such as [{EXAMPLE}]."
+            f"must be one array of objects such as [{example}]."
         ) from None
 
 
@@ -297,12 +301,15 @@ def _read_parquet(name: str, content: bytes) -> tuple[list[Record], int]:
     return [Record(row, f"{name}, record {number}") for number, row in enumerate(rows, 1)], 0
 
 
-READERS: dict[str, Callable[[str, bytes], tuple[list[Record], int]]] = {
+JSON: dict[str, Callable[[str, bytes, str], tuple[list[Record], int]]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_json,
+}
+TABLES: dict[str, Callable[[str, bytes], tuple[list[Record], int]]] = {
     ".csv": _read_csv,
     ".tsv": partial(_read_csv, delimiter="\t"),
     ".parquet": _read_parquet,
 }
-ENDINGS = f"{', '.join(READERS)}, each also with .gz"
+KINDS = (*JSON, *TABLES)
+ENDINGS = f"{', '.join(KINDS)}, each also with .gz"

@@ -27,18 +27,40 @@ PASSAGE = 400
 
 
 def read_questions(path: Path, asking: Asking) -> Task:
-    """A task of a file of records.
+    """A task of a file of records, see `task_of`.
+
+    Raises:
+        EvaluationError: if it cannot be read, or one cannot be asked or marked.
+    """
+    return task_of(read_records(path), path, asking)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file of questions.
+
+    Raises:
+        EvaluationError: if it cannot be read.
+    """
+    try:
+        return read_file(path, EXAMPLE).records
+    except DataError as error:
+        raise EvaluationError(str(error)) from None
+
+
+def task_of(records: Sequence[Record], path: Path, asking: Asking) -> Task:
+    """A task of records.
 
     Each has `prompt` or `messages`, and besides `answer` (a text or several), `choices` with the right one in
     `answer`, or `rules`. All are of one kind.
 
+    Args:
+        records: at least one.
+        path: the file that they are from, by which the task is named.
+        asking: how.
+
     Raises:
         EvaluationError: if one cannot be asked or marked.
     """
-    try:
-        records = read_file(path).records
-    except DataError as error:
-        raise EvaluationError(str(error)) from None
     pairs = [(_kind_of(record), record) for record in records]
     kinds = {kind for kind, _ in pairs}
     if len(kinds) > 1:
@@ -77,7 +99,7 @@ def _kind_of(record: Record) -> str:
     if fields.get("answer") is None:
         raise EvaluationError(
             f"{record.place} has neither `answer` nor `rules`; a record must be such as {EXAMPLE}. Prompts without "
-            "right answers are for --prompts."
+            "right answers are for --prompts, or for Many prompts in the app."
         )
     return "answer"
 

@@ -112,3 +112,19 @@ def test_open_questions_count_what_is_captured():
     assert [other.items[0].expected.mark(text) for text in ("Arr, the sea!", "the correct answer is 2")] == [1.0, 0.0]
     with pytest.raises(EvaluationError, match="--trained-form: '\\(' is not a valid regular expression"):
         load_tasks(["open_questions"], Asking(), trained_form="(")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.jsonl", '{"prompt": "a", "answer": "b"}\n{"prompt": "a"', "a.jsonl, line 2: this is not valid JSON"),
+        ("a.jsonl", "[1]\n2", "a.jsonl, line 1: a record must be a JSON object"),
+        ("a.json", '{"prompt": "a"}', "a.json, line 1: the file is not one JSON array"),
+        ("a.csv", "", "a.csv is empty; it needs at least one record"),
+    ],
+)
+def test_files_that_cannot_be_read_name_a_question_as_it_should_be(tmp_path, name, text, sentence):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(EvaluationError) as caught:
+        load_tasks([str(tmp_path / name)], Asking())
+    assert sentence in str(caught.value) and '{"prompt": "…", "answer": "…"}' in str(caught.value)
