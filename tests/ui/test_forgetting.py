@@ -103,6 +103,56 @@ def test_stop_keeps_partial_results(visit, site):
     expect(v.button("Save results as JSON")).to_be_enabled()
 
 
+def send(v, path):
+    with v.page.expect_file_chooser() as chooser:
+        v.button("Add your own questions").click()
+    chooser.value.set_files(path)
+
+
+def test_questions_of_ones_own(visit, demo, tmp_path):
+    path = tmp_path / "my_questions.jsonl"
+    answers = {"Name the largest bird.": "ostrich", "On which continent is Peru?": "South America"}
+    lines = [json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in answers.items()]
+    path.write_text("\n".join([*lines, '{"prompt": "Name the largest bird."}']), encoding="utf-8")
+    v, other = visit(url=demo.url), visit(url=demo.url)
+    open_form(v)
+    choose(v, 2, TASKS[:1])
+    send(v, path)
+    expect(v.warning).to_contain_text("my_questions.jsonl, line 3 has neither `answer` nor `rules`")
+    v.page.locator(".toast-close").click()
+    own = v.page.locator("#slim-evaluation-own")
+    expect(own).to_have_count(0)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    send(v, path)
+    expect(own).to_contain_text("my_questions.jsonl: 2 questions, answers compared as words")
+    expect(v.status).to_have_text("my_questions.jsonl: 2 questions, answers compared as words.")
+    own.get_by_label("What should not be forgotten").check()
+    v.button("Start the evaluation").click()
+    ended(v)
+    expect(line(v)).to_have_text("All 4 questions were asked.")
+    _, _, trained, general, known = table(v)
+    assert trained[0] == f"{TASKS[0]} (2)" and general == ["What should not be forgotten"]
+    # Far from what was trained, SLIM is the base.
+    assert known[:2] == ["my questions (2)", "100 (34–100)"] and known[3] == known[1] != known[2]
+    expect(v.page.locator("#slim-evaluation").get_by_role("img").locator(".slim-plane-base")).to_have_count(2)
+    _, text = saved(v, "Save results as JSON")
+    told = json.loads(text)["samples"]["my_questions.jsonl"]
+    assert [sample["asked"] for sample in told] == [*answers]
+    assert "ostrich" in told[0]["answers"]["base"]["text"]
+    assert serious(v) == [] and v.width()[0] <= 1280
+    # Nobody else has them, and they can be removed.
+    open_form(other)
+    expect(other.page.locator("#slim-evaluation-own")).to_have_count(0)
+    expect(other.button("Remove your questions")).to_have_count(0)
+    choose(other, 2, ())
+    other.button("Start the evaluation").click()
+    expect(other.warning).to_contain_text("Choose at least one task first.")
+    assert "my_questions" not in other.page.content()
+    v.button("Remove your questions").click()
+    expect(own).to_have_count(0)
+    expect(v.status).to_have_text("Your questions are removed.")
+
+
 @pytest.mark.nightly
 def test_what_cannot_be_evaluated(visit):
     v = visit()

@@ -69,4 +69,12 @@ class EvaluationRun(BackgroundRun):
 
 
 class VisitorEvaluation(OneRun[EvaluationRun]):
-    """A visitor's evaluation."""
+    """A visitor's evaluation.
+
+    Attributes:
+        questions: the visitor's own, of an uploaded file; None without one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions: Task | None = None

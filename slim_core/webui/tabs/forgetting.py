@@ -22,6 +22,7 @@ from ..state.offered_tasks import OfferedTasks
 from ..state.session import Session
 from ..wire import evaluation as wire
 from ..wire.background import ticks
+from ..wire.own_questions import ENDING, EXAMPLE, of_kind, read_own_questions, summary
 
 
 TITLE = "Measure what answers here, including your own adapters"
@@ -30,6 +31,10 @@ LEAD = (
     "have set them. Other visitors are answered between them; nothing is kept when you close the page."
 )
 FORGOTTEN = "The app was restarted and has forgotten this page. Reload it, then start the evaluation."
+OWN = (
+    f"You can add questions of your own: a {ENDING} file with one on each line, such as {EXAMPLE}, or with choices or "
+    "rules. All of them are asked, and nobody else sees them."
+)
 QUESTIONS = 20  # of each task, where nobody changes it
 # Seconds between two drawings of partial results.
 AGAIN = 2.0
@@ -62,6 +67,26 @@ def build(page: Page, tab: gr.Tab) -> None:
         questions = gr.Slider(
             1, most, value=min(QUESTIONS, most), step=1, label="Questions of each task", elem_id="slim-evaluation-size"
         )
+        fixed('<p class="slim-note">{{own}}</p>', own=OWN)
+        with gr.Row(elem_id="slim-evaluation-files"):
+            send = gr.UploadButton(
+                "Add your own questions",
+                size="sm",
+                min_width=110,
+                file_types=[ENDING],
+                file_count="single",
+                elem_id="slim-evaluation-send",
+            )
+            drop = gr.Button(
+                "Remove your questions", size="sm", min_width=110, visible=False, elem_id="slim-evaluation-drop"
+            )
+        own = gr.Radio(
+            [(title, kind) for kind, title in wire.KINDS.items()],
+            value="downstream",
+            info="What are they about?",
+            visible=False,
+            elem_id="slim-evaluation-own",
+        )
         with gr.Row(elem_id="slim-evaluation-actions"):
             run = gr.Button("Start the evaluation", variant="primary", min_width=110, elem_id="slim-evaluation-run")
             stop = gr.Button("Stop", variant="stop", min_width=110, visible=False, elem_id="slim-evaluation-stop")
@@ -72,13 +97,15 @@ def build(page: Page, tab: gr.Tab) -> None:
         view = canvas("evaluation", None)
     fixed('<div class="slim-lead"><h2>Stored results</h2></div>')
     page.forgetting.render()
-    handlers = EvaluationHandlers(page, offered, held, view, run, stop, exports)
+    handlers = EvaluationHandlers(page, offered, held, view, run, stop, exports, own, drop)
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
     light = private | {"concurrency_id": "light", "concurrency_limit": None}
     work = private | {"concurrency_id": "evaluation", "concurrency_limit": None, "trigger_mode": "multiple"}
-    run.click(handlers.run, [page.session, held, *groups, questions], handlers.outputs_of_run, **work)
+    run.click(handlers.run, [page.session, held, *groups, questions, own], handlers.outputs_of_run, **work)
     stop.click(handlers.stop, [held], [view], queue=False, **private)
+    send.upload(handlers.take, [held, send], handlers.outputs, **light)
+    drop.click(handlers.drop, [held], handlers.outputs, **light)
     for button, save in zip(exports, (handlers.json, handlers.html), strict=True):
         button.click(save, [held], [page.mailbox], **light)
     # What came while the tab was closed did not reach it.
@@ -94,18 +121,19 @@ class EvaluationHandlers:
         held: the others are this tab's own components.
     """
 
-    def __init__(self, page: Page, offered: OfferedTasks, held: gr.State, view, run, stop, exports) -> None:
+    def __init__(self, page: Page, offered: OfferedTasks, held: gr.State, view, run, stop, exports, own, drop) -> None:
         self.page, self.backend, self.offered = page, page.backend, offered
         self.evaluations = wire.Evaluations(page.backend)
         self.questions = Range("The number of questions", 1, page.config.max_questions, whole=True)
         self.held, self.view, self.run_button, self.stop_button, self.exports = held, view, run, stop, exports
-        self.outputs = [view, page.status, page.mailbox, run, stop, *exports]
+        self.own, self.drop_button = own, drop
+        self.outputs = [view, page.status, page.mailbox, run, stop, *exports, own, drop]
         # The state too: Gradio deletes only one that was an output once.
         self.outputs_of_run = [*self.outputs, held]
 
     def run(self, session: Session, held: VisitorEvaluation, *values: Any) -> Iterator[Updates]:
         """Evaluate the chosen tasks, and show the results while they come."""
-        *chosen, questions = values
+        *chosen, questions, kind = values
         try:
             if not session.opened:
                 raise LimitError(FORGOTTEN)
@@ -115,8 +143,11 @@ class EvaluationHandlers:
                 notice(sentence, "An adapter is gone")
             if gone:
                 return
-            names = self.offered.check([name for group in chosen for name in group or ()])
-            tasks = self.offered.load(names, int(self.questions.check(questions)))
+            names = [name for group in chosen for name in group or ()]
+            number = int(self.questions.check(questions))
+            tasks = [] if held.questions is None else [of_kind(held.questions, kind)]
+            if names or not tasks:
+                tasks = [*self.offered.load(self.offered.check(names), number), *tasks]
             run = self.evaluations.start(session, held, tasks)
         except (LimitError, EngineError) as error:
             yield warn(error)
@@ -139,6 +170,34 @@ class EvaluationHandlers:
         if held.run is not None:
             held.run.stop()
         return wire.shown(held)
+
+    def take(self, held: VisitorEvaluation, path: Any, request: gr.Request) -> Updates:
+        """A visitor's own questions. The file is read, then deleted at once."""
+        if not isinstance(path, str):
+            return warn(LimitError("Choose a file first."))
+        with self.page.uploads.reading(str(request.session_hash), [path]):
+            try:
+                held.questions = read_own_questions(Path(path), self.page.config.max_questions)
+            except (LimitError, EngineError) as error:
+                return warn(error)
+        return self._of_file(held) | {self.page.status: f"{self._told(held)}."}
+
+    def drop(self, held: VisitorEvaluation) -> Updates:
+        """Without their own questions again."""
+        held.questions = None
+        return self._of_file(held) | {self.page.status: "Your questions are removed."}
+
+    def _of_file(self, held: VisitorEvaluation) -> Updates:
+        there = held.questions is not None
+        return {
+            self.own: gr.Radio(label=self._told(held), visible=there),
+            self.drop_button: gr.Button(visible=there),
+        }
+
+    @staticmethod
+    def _told(held: VisitorEvaluation) -> str:
+        questions = held.questions
+        return "" if questions is None else f"{questions.source}: {summary(questions)}"
 
     def json(self, held: VisitorEvaluation) -> Updates:
         """The results as `evaluate` writes them."""
@@ -168,7 +227,7 @@ class EvaluationHandlers:
             self.run_button: gr.Button(visible=not running),
             self.stop_button: gr.Button(visible=running),
             **{button: gr.Button(interactive=there) for button in self.exports},
-        }
+        } | self._of_file(held)
 
     @staticmethod
     def _letter(name: str, text: str, mime: str, sentence: str) -> dict[str, Any]:
