@@ -122,15 +122,15 @@ class AdapterRouter:
         """
         if self.readers == 1:
             return self._route(x, whole_x, training, learning)
-        held = self._shared
+        shared = self._shared
         countless = torch.compiler.is_compiling() or whole_x.is_inference()
         version = 0 if countless else whole_x._version
-        if held is None or held.x is not whole_x or held.version != version:
-            held = SharedRouting(whole_x, version, self._route(x, whole_x, training, learning), 0)
-        held = held._replace(readers=held.readers + 1)
+        if shared is None or shared.x is not whole_x or shared.version != version:
+            shared = SharedRouting(whole_x, version, self._route(x, whole_x, training, learning), 0)
+        shared = shared._replace(readers=shared.readers + 1)
         # The last reader releases the activations.
-        self._shared = held if held.readers < self.readers else None
-        return held.routing
+        self._shared = shared if shared.readers < self.readers else None
+        return shared.routing
 
     def _route(self, x: Tensor, whole_x: Tensor, training: bool, learning: bool) -> Routing:
         config = self.config
@@ -168,17 +168,17 @@ class AdapterRouter:
 
     def _read(self, whole_x: Tensor, learning: bool) -> Sequences | None:
         """The sequences of the layer's input; None if its tokens are not the model's input tokens."""
-        found = self._context.sequences
-        if found is not None:
-            found = found.of_input(whole_x)
+        sequences = self._context.sequences
+        if sequences is not None:
+            sequences = sequences.of_input(whole_x)
         elif self.config.distance_scope == "context":
             tokens = whole_x[0].numel() // whole_x.shape[-1]
-            found = self._context.each_row_alone(len(whole_x), tokens, whole_x.device)
+            sequences = self._context.each_row_alone(len(whole_x), tokens, whole_x.device)
         if learning:
             # Kept for the forward that gradient checkpointing repeats when the model's is over.
-            self._sequences = found
-            self._valid = None if found is None else found.learned_from(self.opening)
-        return found
+            self._sequences = sequences
+            self._valid = None if sequences is None else sequences.learned_from(self.opening)
+        return sequences
 
     @torch.no_grad()
     def _contexts(self, x: Tensor, whole_x: Tensor, sequences: Sequences | None) -> Contexts:
@@ -252,15 +252,15 @@ class AdapterRouter:
         # With gradients the router is folded again each time, so that it gets its own.
         folds = router.mean is not None and router.down is None and not torch.is_grad_enabled()
         sources = (center, clusters.var, clusters.reference, *router)
-        known = (None if t is None else 0 if t.is_inference() else t._version for t in sources)
-        versions = (folds, self.config.yield_quantile, *known)
+        tensor_versions = (None if t is None else 0 if t.is_inference() else t._version for t in sources)
+        versions = (folds, self.config.yield_quantile, *tensor_versions)
         kept = self._tables
         same = kept is not None and all(a is b for a, b in zip(kept.sources, sources, strict=True))
         if kept is None or not same or kept.versions != versions:
             # Usable for a later forward with gradients too, whatever mode this one runs in.
             with torch.inference_mode(False), torch.no_grad():
-                made = *clusters.tables(), Router(*router.folded()) if folds else router
-            kept = self._tables = KeptTables(sources, versions, *made)
+                tables = *clusters.tables(), Router(*router.folded()) if folds else router
+            kept = self._tables = KeptTables(sources, versions, *tables)
         return kept.tables, kept.reference, kept.router
 
     def forget(self) -> None:

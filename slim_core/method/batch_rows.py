@@ -55,27 +55,27 @@ class BatchRows:
 
     def _by_adapter(self, length: int, device: torch.device) -> dict[str, slice | Tensor]:
         names = self.adapter_names
-        repeat, rest = divmod(length, len(names))
-        if rest:
+        repeat, remainder = divmod(length, len(names))
+        if remainder:
             raise ValueError(
                 f"`adapter_names` has {len(names)} names, but a layer got {length} rows, which is not a multiple of "
                 "it: this layer cannot tell which adapter each row belongs to."
             )
-        found: dict[str, slice | Tensor] = {}
+        rows_by_adapter: dict[str, slice | Tensor] = {}
         for name in dict.fromkeys(n for n in names if n != BASE_ROW):
             index = [i * repeat + j for i, n in enumerate(names) if n == name for j in range(repeat)]
             if index[-1] - index[0] + 1 == len(index):
-                found[name] = slice(index[0], index[-1] + 1)
+                rows_by_adapter[name] = slice(index[0], index[-1] + 1)
             else:
-                found[name] = torch.tensor(index, device=device)
-        return found
+                rows_by_adapter[name] = torch.tensor(index, device=device)
+        return rows_by_adapter
 
-    def strengths_of(self, adapter_name: str, own: float, device: torch.device) -> float | Tensor:
-        """(rows,) strength of each row of an adapter; `own`, the strength in its config, if no row has another."""
+    def strengths_of(self, adapter_name: str, default: float, device: torch.device) -> float | Tensor:
+        """(rows,) strength of each row of an adapter; `default`, the strength in its config, if no row has another."""
         if self.strengths is None:
-            return own
-        wanted = zip(self.adapter_names, self.strengths, strict=True)
-        return torch.tensor([own if s is None else s for name, s in wanted if name == adapter_name], device=device)
+            return default
+        rows = zip(self.adapter_names, self.strengths, strict=True)
+        return torch.tensor([default if s is None else s for name, s in rows if name == adapter_name], device=device)
 
 
 def check_names(adapter_names: list[str], known: Collection[str], training: bool) -> None:

@@ -71,9 +71,9 @@ def quantiles_by_bucket(distance: Tensor, bucket: Tensor, counted: Tensor, bucke
     index = first + low.long()
     last = len(distance) - 1
     high = distance[(index + (place > low)).clamp(max=last)]
-    found = torch.lerp(distance[index.clamp(max=last)], high, place - low)
-    number = number.to(distance.dtype).expand_as(found)
-    return torch.stack([torch.where(number > 0, number * found, 0), number])
+    quantiles = torch.lerp(distance[index.clamp(max=last)], high, place - low)
+    number = number.to(distance.dtype).expand_as(quantiles)
+    return torch.stack([torch.where(number > 0, number * quantiles, 0), number])
 
 
 def sum_tokens(

@@ -35,12 +35,12 @@ def in_backward() -> bool:
 
 def _stacks(model: nn.Module) -> list[nn.Module]:
     """The encoder and decoder of a model, or its only decoder: the inner modules that may be called directly."""
-    found = []
+    stacks = []
     for name in ("get_encoder", "get_decoder"):
         stack = getattr(model, name, lambda: None)()
         if isinstance(stack, nn.Module) and stack is not model:
-            found.append(stack)
-    return found
+            stacks.append(stack)
+    return stacks
 
 
 def _is_encoder_decoder(model: nn.Module) -> bool:
@@ -49,10 +49,10 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False)) and bool(_stacks(model))
 
 
-def _batch_of(given: dict[str, Any]) -> int:
+def _batch_of(arguments: dict[str, Any]) -> int:
     """Rows of a forward's batch; 0 if unknown."""
     names = ("input_ids", "inputs_embeds", "decoder_input_ids")
-    return next((len(given[name]) for name in names if isinstance(given.get(name), Tensor)), 0)
+    return next((len(arguments[name]) for name in names if isinstance(arguments.get(name), Tensor)), 0)
 
 
 class _Reading(NamedTuple):
@@ -60,12 +60,12 @@ class _Reading(NamedTuple):
 
     Attributes:
         model: the module.
-        given: its arguments by name.
+        arguments: by name.
         outer: the sequences that were set before.
     """
 
     model: nn.Module
-    given: dict[str, Any]
+    arguments: dict[str, Any]
     outer: Sequences | None
 
 
@@ -81,17 +81,17 @@ def context_of(model: nn.Module) -> ForwardContext | None:
     """
     for module in model.modules():
         for name in ("context", KEPT):
-            found = module.__dict__.get(name)
-            if isinstance(found, ForwardContext):
-                return found
+            context = module.__dict__.get(name)
+            if isinstance(context, ForwardContext):
+                return context
     return None
 
 
 def keep_context(base: nn.Module) -> ForwardContext:
     """The context of a base model, made if there is none, so that rows that no layer computes have one too."""
-    found = context_of(base) or ForwardContext()
-    base.__dict__[KEPT] = found
-    return found
+    context = context_of(base) or ForwardContext()
+    base.__dict__[KEPT] = context
+    return context
 
 
 def drop_context(base: nn.Module) -> None:
@@ -179,21 +179,21 @@ class ForwardContext:
         nested = bool(self._reading)
         if nested and not _is_encoder_decoder(self._reading[0].model):
             return  # the decoder inside of a model that has read the arguments already
-        given = dict(zip(self._argument_names[model], args, strict=False)) | kwargs
-        found = None
+        arguments = dict(zip(self._argument_names[model], args, strict=False)) | kwargs
+        sequences = None
         if not _is_encoder_decoder(model) or nested:
             names = None if self.rows is None else self.rows.adapter_names
-            found = sequences_of(model, given, names, bool(self.contextual))
+            sequences = sequences_of(model, arguments, names, bool(self.contextual))
         if not nested and self._rows_alone is not None:
             self._rows_alone.reset_excess()
-        self._reading.append(_Reading(model, given, self.sequences))
-        self.sequences = found
+        self._reading.append(_Reading(model, arguments, self.sequences))
+        self.sequences = sequences
         if nested:
             return
         if model.training:
             self._begin_training_forward()
         if self.trace is not None:
-            self.trace.begin_forward(_batch_of(given), None if found is None else found.flat_valid)
+            self.trace.begin_forward(_batch_of(arguments), None if sequences is None else sequences.flat_valid)
 
     def _begin_training_forward(self) -> None:
         self._forwards += 1
@@ -210,10 +210,10 @@ class ForwardContext:
     def _after_forward(self, model: nn.Module, args: tuple, output: Any) -> Any:
         if not self._reading or self._reading[-1].model is not model:
             return None
-        _, given, outer = self._reading.pop()
+        _, arguments, outer = self._reading.pop()
         state = None if self.sequences is None else self.sequences.state_after()
         if state is not None and output is not None:
-            cache = given_cache(given)
+            cache = given_cache(arguments)
             cache = returned_cache(output) if cache is None else cache
             if cache is not None:
                 put_state(cache, state)
@@ -222,7 +222,7 @@ class ForwardContext:
             return None
         self._end_training_forward()
         if self.losses.expected and self._add_losses is not None and output is not None:
-            return self._add_losses(model, given, output)
+            return self._add_losses(model, arguments, output)
         return None
 
     # -- what the layers say ------------------------------------------------------------------------------------
@@ -234,14 +234,14 @@ class ForwardContext:
 
     def each_row_alone(self, batch: int, tokens: int, device: torch.device) -> Sequences:
         """For layers called without their model: each row is a separate sequence that nothing continues."""
-        found = self._rows_alone
-        if found is None or (found.batch, found.tokens, found.device) != (batch, tokens, device):
+        sequences = self._rows_alone
+        if sequences is None or (sequences.batch, sequences.tokens, sequences.device) != (batch, tokens, device):
             # In training a layer may keep it, and it holds no activations.
-            found = self._rows_alone = Sequences(batch, tokens, device)
+            sequences = self._rows_alone = Sequences(batch, tokens, device)
         elif not self._reading:
             # Outside a forward it is not known which layers belong together.
-            found.reset_excess()
-        return found
+            sequences.reset_excess()
+        return sequences
 
     # -- scopes --------------------------------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ def _choose_copies(
     # Modules trained whole choose their copy by row the way PEFT's own layers do. With beams a batch is a multiple of
     # the names.
     repeat = max(1, len(args[0]) // len(names)) if args else 1
-    own = module._get_available_adapters()
-    known = [name if name in own else BASE_ROW for name in names]
-    kwargs["adapter_names"] = [name for name in known for _ in range(repeat)]
+    adapters = module._get_available_adapters()
+    row_names = [name if name in adapters else BASE_ROW for name in names]
+    kwargs["adapter_names"] = [name for name in row_names for _ in range(repeat)]
     return args, kwargs

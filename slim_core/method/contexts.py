@@ -67,12 +67,12 @@ def opens_turn(ids: Tensor, opening: Opening, tail: Tensor | None) -> Tensor:
         tail: (B, K) ids read before; None at the beginning.
     """
     length = len(opening)
-    wanted = torch.tensor(opening, device=ids.device)
+    opening_ids = torch.tensor(opening, device=ids.device)
     if length == 1:
-        return ids == wanted
-    whole = ids if tail is None else torch.cat([tail[:, -length + 1 :], ids], 1)
-    whole = F.pad(whole, (length - 1 + ids.shape[1] - whole.shape[1], 0), value=-1)
-    return (whole.unfold(1, length, 1) == wanted).all(-1)
+        return ids == opening_ids
+    extended = ids if tail is None else torch.cat([tail[:, -length + 1 :], ids], 1)
+    extended = F.pad(extended, (length - 1 + ids.shape[1] - extended.shape[1], 0), value=-1)
+    return (extended.unfold(1, length, 1) == opening_ids).all(-1)
 
 
 def spans(begins: Tensor, valid: Tensor | None, before: Tensor | None) -> Spans:
@@ -131,8 +131,8 @@ def running_sums(x: Tensor, spans: Spans, before: Tensor | None) -> Tensor:
     """
     batch, tokens, channels = x.shape
     if tokens == 1:
-        own = x * spans.inside[:, 0]
-        return own if before is None else torch.addcmul(own, spans.open_before, before.unsqueeze(1))
+        counted = x * spans.inside[:, 0]
+        return counted if before is None else torch.addcmul(counted, spans.open_before, before.unsqueeze(1))
     blocks, length = spans.inside.shape[1:3]
     padded = F.pad(x, (0, 0, 0, blocks * length - tokens)) if blocks * length > tokens else x
     sums = spans.inside @ padded.view(batch, blocks, length, channels)
@@ -154,7 +154,7 @@ class Contexts(NamedTuple):
     bucket: Tensor
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     """What a router asks for: the key of shared sums and contexts.
 
     Attributes:
@@ -169,13 +169,13 @@ class _Asked(NamedTuple):
     rows: slice | Tensor | None
 
     @classmethod
-    def of(cls, x: Tensor | None, opening: Opening, rows: slice | Tensor | None) -> _Asked | None:
+    def of(cls, x: Tensor | None, opening: Opening, rows: slice | Tensor | None) -> _Request | None:
         """The caller's key; None if inputs cannot be distinguished."""
         if x is None or torch.compiler.is_compiling():
             return None
         return cls(x, 0 if x.is_inference() else x._version, opening, rows)
 
-    def is_same(self, other: _Asked) -> bool:
+    def is_same(self, other: _Request) -> bool:
         """Whether both refer to the same input. Rows are the same object or equal slices."""
         same_rows = self.rows is other.rows or (isinstance(self.rows, slice) and self.rows == other.rows)
         return self.x is other.x and self.version == other.version and self.opening == other.opening and same_rows
@@ -184,7 +184,7 @@ class _Asked(NamedTuple):
 class _Shared(NamedTuple):
     """Sums, (rows, T, C), and contexts of what was asked for last."""
 
-    asked: _Asked
+    request: _Request
     sums: Tensor
     contexts: Contexts
 
@@ -261,26 +261,26 @@ class Sequences:
         # By context: whether a token in it has a loss, and whether a turn opens it. One place more than there can be
         # contexts.
         taught, turn = (
-            number.new_zeros(self.batch, self.tokens + 2).scatter_reduce_(1, number, found.long(), "amax").bool()
-            for found in (with_loss, turns)
+            number.new_zeros(self.batch, self.tokens + 2).scatter_reduce_(1, number, flags.long(), "amax").bool()
+            for flags in (with_loss, turns)
         )
         taught[:, :-1] |= taught[:, 1:] & ~turn[:, :-1]
-        found = taught.gather(1, number)
-        return (found if self.valid is None else found & self.valid).reshape(-1)
+        learned = taught.gather(1, number)
+        return (learned if self.valid is None else learned & self.valid).reshape(-1)
 
     def spans(self, opening: Opening) -> Spans:
         """Where contexts begin and end for this turn opening; `()` if none is set."""
-        found = self._spans.get(opening)
-        if found is None:
+        layout = self._spans.get(opening)
+        if layout is None:
             self.check_known()
             before = None if self.state is None else self.state.count_of(opening)
-            found = spans(self._begins(opening), self.valid, before)
-            self._spans[opening] = found
+            layout = spans(self._begins(opening), self.valid, before)
+            self._spans[opening] = layout
             if self.ended is not None:
-                counts = found.length.unsqueeze(-1)
+                counts = layout.length.unsqueeze(-1)
                 earlier = None if before is None else before.unsqueeze(-1)
                 self.ended.counts[opening] = with_steps(earlier, counts, self.trail)
-        return found
+        return layout
 
     def check_known(self) -> None:
         """Raises ValueError if the contexts of what was read before are not known."""
@@ -318,16 +318,16 @@ class Sequences:
         """
         key = self.key_of_call(key)
         before = None if self.state is None else self.state.sum_of(key, rows)
-        asked = _Asked.of(whole_x, opening, rows)
-        if asked is None or self._shared is None or not asked.is_same(self._shared.asked):
-            sums, found = self._sum_up(opening, x, rows, before)
+        request = _Request.of(whole_x, opening, rows)
+        if request is None or self._shared is None or not request.is_same(self._shared.request):
+            sums, contexts = self._sum_up(opening, x, rows, before)
             # Only the latest: neighbouring layers ask one after the other.
-            self._shared = None if asked is None else _Shared(asked, sums, found)
+            self._shared = None if request is None else _Shared(request, sums, contexts)
         else:
-            sums, found = self._shared.sums, self._shared.contexts
+            sums, contexts = self._shared.sums, self._shared.contexts
         if self.ended is not None:
             self.ended.sums[key] = self._kept_steps(sums, before, rows)
-        return found
+        return contexts
 
     def _sum_up(
         self, opening: Opening, x: Tensor, rows: slice | Tensor | None, before: Tensor | None
@@ -341,8 +341,8 @@ class Sequences:
             layout = layout.of_rows(rows)
         if self.valid is not None:
             # Not a product, since values in padding may be infinite.
-            own = self.valid if rows is None else self.valid[rows]
-            x = x.masked_fill(~own.unsqueeze(-1), 0)
+            valid = self.valid if rows is None else self.valid[rows]
+            x = x.masked_fill(~valid.unsqueeze(-1), 0)
         sums = running_sums(x, layout, before)
         # In place if nothing continues from the sums: an extra buffer costs more than the product.
         mean = sums * layout.share if self.ended is not None else sums.mul_(layout.share)

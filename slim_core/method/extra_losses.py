@@ -46,16 +46,16 @@ def extra_losses(model: nn.Module) -> dict[str, Tensor]:
     return _compute(layers, terms) if terms.added is None else dict(terms.added)
 
 
-def add_extra_losses(model: nn.Module, given: dict[str, Any], output: Any) -> Any:
+def add_extra_losses(model: nn.Module, arguments: dict[str, Any], output: Any) -> Any:
     """The output of a training forward, with SLIM's losses in its loss if it has one; see `add_to_loss`."""
     layers = _layers(model)
     terms = layers[0].context.losses
-    return add_to_loss(model, given, output, terms, lambda: _compute(layers, terms))
+    return add_to_loss(model, arguments, output, terms, lambda: _compute(layers, terms))
 
 
 def add_to_loss(
     model: nn.Module,
-    given: dict[str, Any],
+    arguments: dict[str, Any],
     output: Any,
     terms: LossTerms,
     compute: Callable[[], dict[str, Tensor]],
@@ -68,7 +68,7 @@ def add_to_loss(
 
     Args:
         model: the model that was adapted.
-        given: its arguments by name.
+        arguments: of that forward, by name.
         output: a dictionary with a `"loss"`, or a tuple that begins with it where labels were given.
         terms: the object that is notified that the losses were added.
         compute: gives the losses by name, () each, multiplied by their coefficients.
@@ -76,13 +76,13 @@ def add_to_loss(
     if isinstance(output, dict):
         loss = output.get("loss")
     else:
-        loss = output[0] if isinstance(output, tuple) and given.get("labels") is not None else None
+        loss = output[0] if isinstance(output, tuple) and arguments.get("labels") is not None else None
     if not isinstance(loss, Tensor):
         return output
     losses = compute()
     terms.asked_for()
     terms.added = {name: value.detach() for name, value in losses.items()}
-    share = _share_of_step(model, given)
+    share = _share_of_step(model, arguments)
     for value in losses.values():
         loss = loss + (value * share).to(loss.device)
     if isinstance(output, tuple):
@@ -108,15 +108,19 @@ def _compute(layers: list[SlimLayer], terms: LossTerms) -> dict[str, Tensor]:
                 term = l1_penalty(layer.slim_A[name], layer.slim_B[name], config.num_experts)
                 _add(losses, "l1", config.l1_coefficient * term)
     for name, coefficient in coefficients.items():
-        found = terms.balance.get(name)
-        if coefficient and found:
-            if torch.is_grad_enabled() and not all(term.requires_grad for term in found):
+        balance_terms = terms.balance.get(name)
+        if coefficient and balance_terms:
+            if torch.is_grad_enabled() and not all(term.requires_grad for term in balance_terms):
                 raise RuntimeError(
                     "The balance loss has no gradient: the forward ran without one, under `torch.no_grad()` or the "
                     "reentrant kind of gradient checkpointing. For the latter pass "
                     'gradient_checkpointing_kwargs={"use_reentrant": False}.'
                 )
-            _add(losses, "balance", coefficient * torch.stack([term.to(found[0].device) for term in found]).mean())
+            _add(
+                losses,
+                "balance",
+                coefficient * torch.stack([term.to(balance_terms[0].device) for term in balance_terms]).mean(),
+            )
     return losses
 
 
@@ -125,13 +129,13 @@ def _add(losses: dict[str, Tensor], name: str, term: Tensor) -> None:
     losses[name] = losses[name] + term.to(losses[name].device) if name in losses else term
 
 
-def _share_of_step(model: nn.Module, given: dict[str, Any]) -> float | Tensor:
+def _share_of_step(model: nn.Module, arguments: dict[str, Any]) -> float | Tensor:
     """The share of an optimiser step's labels that is in this forward; 1 if the total is unknown."""
-    items, labels = given.get("num_items_in_batch"), given.get("labels")
+    items, labels = arguments.get("num_items_in_batch"), arguments.get("labels")
     if items is None or not isinstance(labels, Tensor):
         return 1.0
-    if isinstance(given.get("shift_labels"), Tensor):
-        labels = given["shift_labels"]
+    if isinstance(arguments.get("shift_labels"), Tensor):
+        labels = arguments["shift_labels"]
     elif _shifts_labels(model):
         labels = labels[..., 1:]
     return (labels != IGNORED).sum() / items

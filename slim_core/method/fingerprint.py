@@ -50,14 +50,14 @@ def _pattern(name: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
-def difference(saved: Fingerprint, found: Fingerprint) -> str | None:
+def difference(saved: Fingerprint, actual: Fingerprint) -> str | None:
     """One sentence about the first difference between an adapter's base and this one; None if they agree."""
     for pattern, shapes in saved.items():
-        if pattern not in found:
+        if pattern not in actual:
             return f"The adapter sits on `{pattern}`, {shapes}; this base model has no such Linear."
-        if found[pattern] != shapes:
-            return f"The adapter was made for `{pattern}`, {shapes}; this base model has {found[pattern]}."
-    for pattern, shapes in found.items():
+        if actual[pattern] != shapes:
+            return f"The adapter was made for `{pattern}`, {shapes}; this base model has {actual[pattern]}."
+    for pattern, shapes in actual.items():
         if pattern not in saved:
             return (
                 f"This base model has `{pattern}`, {shapes}, which the adapter targets by name but was not made for."

@@ -19,9 +19,9 @@ CACHE_NAMES = ("past_key_values", "cache")
 IGNORED = -100
 
 
-def given_cache(given: dict[str, Any]) -> Any:
+def given_cache(arguments: dict[str, Any]) -> Any:
     """The key-value cache among a forward's arguments, or in its result; None if there is none."""
-    return next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
 
 
 def returned_cache(output: Any) -> Any:
@@ -34,13 +34,13 @@ def returned_cache(output: Any) -> Any:
 
 
 def sequences_of(
-    model: nn.Module, given: dict[str, Any], adapters: list[str] | None, contextual: bool
+    model: nn.Module, arguments: dict[str, Any], adapters: list[str] | None, contextual: bool
 ) -> Sequences | None:
     """The sequences that a forward reads.
 
     Args:
         model: whose forward it is.
-        given: its arguments by name.
+        arguments: of that forward, by name.
         adapters: the adapter of each row, or of as many neighbouring rows as the batch is larger; None for the active
             ones.
         contextual: whether any adapter uses contexts, so that what the cache remembers matters.
@@ -48,40 +48,40 @@ def sequences_of(
     Returns:
         None if the arguments do not say which tokens are read.
     """
-    tokens = next((given[n] for n in ("input_ids", "inputs_embeds") if isinstance(given.get(n), Tensor)), None)
+    tokens = next((arguments[n] for n in ("input_ids", "inputs_embeds") if isinstance(arguments.get(n), Tensor)), None)
     if tokens is None or tokens.dim() < 2:
         return None
     batch, length = tokens.shape[:2]
-    cache = given_cache(given) if contextual else None
-    positions = given.get("position_ids")
+    cache = given_cache(arguments) if contextual else None
+    positions = arguments.get("position_ids")
     if not (isinstance(positions, Tensor) and positions.dim() == 2 and positions.shape[1] == length):
         positions = None
     state, unknown = _known(cache, batch, adapters)
-    found = Sequences(
+    sequences = Sequences(
         batch,
         length,
         tokens.device,
         tokens if tokens.dim() == 2 else None,
-        _valid(given.get("attention_mask"), tokens, positions, cache),
+        _valid(arguments.get("attention_mask"), tokens, positions, cache),
         positions,
         state,
         unknown,
-        keeps=contextual and _goes_on(model, given, cache),
+        keeps=contextual and _goes_on(model, arguments, cache),
         # A static cache cannot be cropped, and a compiled step wants the same shapes each time.
         trail=not getattr(part_with_tokens(cache), "is_compileable", False),
     )
-    if found.ended is not None:
-        found.ended.adapters = _of_rows(adapters, batch)
-        found.ended.length = _longer(state, length)
-    labels = given.get("labels")
+    if sequences.ended is not None:
+        sequences.ended.adapters = _of_rows(adapters, batch)
+        sequences.ended.length = _longer(state, length)
+    labels = arguments.get("labels")
     if isinstance(labels, Tensor) and labels.shape == (batch, length):
-        found.taught = labels != IGNORED
-    memory = given.get("encoder_hidden_states")
+        sequences.taught = labels != IGNORED
+    memory = arguments.get("encoder_hidden_states")
     if isinstance(memory, Tensor) and memory.dim() == 3:
-        mask = given.get("encoder_attention_mask")
+        mask = arguments.get("encoder_attention_mask")
         valid = mask != 0 if isinstance(mask, Tensor) and mask.shape == memory.shape[:2] else None
-        found.memory = (memory, Sequences(memory.shape[0], memory.shape[1], memory.device, valid=valid))
-    return found
+        sequences.memory = (memory, Sequences(memory.shape[0], memory.shape[1], memory.device, valid=valid))
+    return sequences
 
 
 def _valid(mask: Any, tokens: Tensor, positions: Tensor | None, cache: Any) -> Tensor | None:
@@ -125,8 +125,8 @@ def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[Sequence
         if length == 0:
             return None, None
         if state is None or (state.length is not None and state.length != length):
-            why = "code other than the adapted model added or removed some of them"
-            return None, UNKNOWN.format(length=length, why=why)
+            reason = "code other than the adapted model added or removed some of them"
+            return None, UNKNOWN.format(length=length, why=reason)
     if not _goes_with(state.adapters, _of_rows(adapters, batch)):
         return None, UNKNOWN.format(length=length, why=NOT_READ)
     return state, None
@@ -158,14 +158,14 @@ def _longer(state: SequenceState | None, tokens: int) -> int | None:
     return None if state.length is None else state.length + tokens
 
 
-def _goes_on(model: nn.Module, given: dict[str, Any], cache: Any) -> bool:
+def _goes_on(model: nn.Module, arguments: dict[str, Any], cache: Any) -> bool:
     """Whether there is or will be a cache from which a later forward may continue."""
     if cache is not None:
         return True
     if torch.compiler.is_compiling():
         return False
-    asked = given.get("use_cache")
-    if asked is None:
+    use_cache = arguments.get("use_cache")
+    if use_cache is None:
         # In training a forward is not continued unless a cache is passed.
         return not model.training and bool(getattr(getattr(model, "config", None), "use_cache", False))
-    return bool(asked)
+    return bool(use_cache)

@@ -62,8 +62,8 @@ class SlimModel(RowsModel):
     tuner_layer_cls = SlimLayer
     target_module_mapping: dict[str, list[str]] = {}
 
-    def _add_losses(self, model: nn.Module, given: dict[str, Any], output: Any) -> Any:
-        return add_extra_losses(model, given, output)
+    def _add_losses(self, model: nn.Module, arguments: dict[str, Any], output: Any) -> Any:
+        return add_extra_losses(model, arguments, output)
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -93,21 +93,21 @@ class SlimModel(RowsModel):
                 )
         if peft_config.distance_scope == "context" and peft_config.routed:
             check_heads(model, {name: modules[name] for name in targets})
-        found = fingerprint(targets, modules)
+        base_fingerprint = fingerprint(targets, modules)
         if peft_config._saved_fingerprint is not None:
-            wrong = difference(peft_config._saved_fingerprint, found)
+            wrong = difference(peft_config._saved_fingerprint, base_fingerprint)
             if wrong is not None:
                 raise ValueError(f"This SLIM adapter does not fit the base model. {wrong}")
-        peft_config.base_fingerprint = found
+        peft_config.base_fingerprint = base_fingerprint
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         check_name(adapter_name)
-        given = _of_slim(self.peft_config[adapter_name])
-        if given.base_fingerprint is not None:
-            completed = self._completed(given, model)
+        config = _of_slim(self.peft_config[adapter_name])
+        if config.base_fingerprint is not None:
+            completed = self._completed(config, model)
             # Not by their names of the Linears: PEFT shortens these once there are many.
-            linears = self._linears_of(given, model), self._linears_of(completed, model)
-            if given.base_fingerprint != completed.base_fingerprint or linears[0] != linears[1]:
+            linears = self._linears_of(config, model), self._linears_of(completed, model)
+            if config.base_fingerprint != completed.base_fingerprint or linears[0] != linears[1]:
                 # The config has been completed for another model, which may still be saved with it.
                 self.peft_config[adapter_name] = completed
         super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -117,12 +117,12 @@ class SlimModel(RowsModel):
 
     def _completed(self, config: SlimConfig, model: nn.Module) -> SlimConfig:
         """A copy of a config, completed for this model even if it was used on another one before."""
-        found = copy.deepcopy(config)
-        if found._asked_for_all_linear:
-            found.target_modules = "all-linear"
-        self._prepare_adapter_config(found, {})
-        self._prepare_model(found, model)
-        return found
+        completed = copy.deepcopy(config)
+        if completed._asked_for_all_linear:
+            completed.target_modules = "all-linear"
+        self._prepare_adapter_config(completed, {})
+        self._prepare_model(completed, model)
+        return completed
 
     def _create_and_replace(
         self,

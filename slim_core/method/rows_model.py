@@ -27,15 +27,15 @@ class RowsModel(BaseTuner):
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         # A model that had adapters before keeps its context. Building the tuner already needs it.
-        found = context_of(model)
-        self.context = ForwardContext() if found is None else found
+        context = context_of(model)
+        self.context = ForwardContext() if context is None else context
         super().__init__(model, *args, **kwargs)
         # A wrapper starts in training mode; a base model that was just loaded is in evaluation mode.
         self.training = model.training
         if not self.context.attached:
             self.context.attach(model, self._add_losses)
 
-    def _add_losses(self, model: nn.Module, given: dict[str, Any], output: Any) -> Any:
+    def _add_losses(self, model: nn.Module, arguments: dict[str, Any], output: Any) -> Any:
         """The output of a training forward with the method's own losses in its loss."""
         raise NotImplementedError
 
@@ -58,8 +58,8 @@ class RowsModel(BaseTuner):
 
     def _check_rows(self, adapter_names: list[str], args: tuple, kwargs: dict[str, Any]) -> None:
         check_names(adapter_names, self.peft_config, self.training)
-        given = [kwargs.get(n) for n in ("input_ids", "inputs", "inputs_embeds")] + list(args[:1])
-        batch = next((t for t in given if isinstance(t, Tensor)), None)
+        inputs = [kwargs.get(n) for n in ("input_ids", "inputs", "inputs_embeds")] + list(args[:1])
+        batch = next((t for t in inputs if isinstance(t, Tensor)), None)
         if batch is not None and len(batch) != len(adapter_names):
             raise ValueError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "

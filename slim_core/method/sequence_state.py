@@ -75,15 +75,15 @@ class SequenceState:
         Raises:
             ValueError: if that router did not read what is in the cache.
         """
-        kept = self.kept_sums(key)
-        return kept[:, -1] if rows is None else kept[rows, -1]
+        sums = self.kept_sums(key)
+        return sums[:, -1] if rows is None else sums[rows, -1]
 
     def kept_sums(self, key: str) -> Tensor:
         """(B, k, C) sums after each of the latest k tokens; raises as `sum_of`."""
-        kept = self.sums.get(key)
-        if kept is None:
+        sums = self.sums.get(key)
+        if sums is None:
             raise ValueError(UNKNOWN.format(length=self.length or "some", why=NOT_READ))
-        return kept
+        return sums
 
     def count_of(self, opening: tuple[int, ...]) -> Tensor:
         """(B,) tokens of the contexts that are open.
@@ -91,41 +91,41 @@ class SequenceState:
         Raises:
             ValueError: if they were not counted in this way.
         """
-        kept = self.counts.get(opening)
-        if kept is None:
+        counts = self.counts.get(opening)
+        if counts is None:
             raise ValueError(UNKNOWN.format(length=self.length or "some", why=NOT_READ))
-        return kept[:, -1, 0]
+        return counts[:, -1, 0]
 
     def follow(self, before: SequenceState | None, read: int) -> None:
         """Remember the state before a forward of `read` tokens."""
         self.read = read
         if before is not None:
             was = _Earlier(before.length, before.sums, before.counts, before.tail, before.adapters, before.read)
-            since, kept = read, []
+            since, states = read, []
             for state in (was, *reversed(before.earlier)):
                 if since > GUESSES:
                     break
-                kept.append(state)
+                states.append(state)
                 since += state.read
-            self.earlier = tuple(reversed(kept))
+            self.earlier = tuple(reversed(states))
 
     def _change(self, of_rows: Callable[[Tensor], Tensor]) -> None:
-        self.sums = {key: of_rows(kept) for key, kept in self.sums.items()}
-        self.counts = {key: of_rows(kept) for key, kept in self.counts.items()}
+        self.sums = {key: of_rows(tensor) for key, tensor in self.sums.items()}
+        self.counts = {key: of_rows(tensor) for key, tensor in self.counts.items()}
         if self.tail is not None:
             self.tail = of_rows(self.tail)
 
     def select(self, index: Tensor) -> None:
         """Keep the rows of `index`, in that order."""
         self.earlier = ()
-        self._change(lambda kept: kept.index_select(0, index.to(kept.device)))
+        self._change(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
         if self.adapters is not None:
             self.adapters = tuple(self.adapters[row] for row in index.tolist())
 
     def repeat(self, times: int) -> None:
         """Repeat every row."""
         self.earlier = ()
-        self._change(lambda kept: kept.repeat_interleave(times, dim=0))
+        self._change(lambda tensor: tensor.repeat_interleave(times, dim=0))
         if self.adapters is not None:
             self.adapters = tuple(name for name in self.adapters for _ in range(times))
 
@@ -138,9 +138,9 @@ class SequenceState:
             self.earlier = tuple(others)
         if count == 0:
             return True
-        if any(kept.shape[1] <= count for kept in (*self.sums.values(), *self.counts.values())):
+        if any(tensor.shape[1] <= count for tensor in (*self.sums.values(), *self.counts.values())):
             return False
-        self._change(lambda kept: kept[:, :-count])
+        self._change(lambda tensor: tensor[:, :-count])
         self.length = None if self.length is None else self.length - count
         self.read -= count
         return True
@@ -251,27 +251,27 @@ def put_together(cache: Any, parts: Sequence[RowsOf], rows: int, length: int) ->
         rows: how many it has.
         length: tokens in it, padding included; the parts may have had more or less padding.
     """
-    found = [(part, state) for part in parts if (state := state_on(part.cache)) is not None]
-    if not found:
+    remembered = [(part, state) for part in parts if (state := state_on(part.cache)) is not None]
+    if not remembered:
         return
-    whole = SequenceState()
-    whole.length = length
+    joined = SequenceState()
+    joined.length = length
     # Rows that a router has not read are not its own.
-    for key in dict.fromkeys(key for _, state in found for key in state.sums):
-        latest = [(part, state.sums[key][:, -1:]) for part, state in found if key in state.sums]
-        whole.sums[key] = _rows_of(latest, rows, 0)
-    for opening in dict.fromkeys(opening for _, state in found for opening in state.counts):
-        latest = [(part, state.counts[opening][:, -1:]) for part, state in found if opening in state.counts]
-        whole.counts[opening] = _rows_of(latest, rows, 0)
-    tails = [(part, state.tail) for part, state in found if state.tail is not None]
+    for key in dict.fromkeys(key for _, state in remembered for key in state.sums):
+        latest = [(part, state.sums[key][:, -1:]) for part, state in remembered if key in state.sums]
+        joined.sums[key] = _rows_of(latest, rows, 0)
+    for opening in dict.fromkeys(opening for _, state in remembered for opening in state.counts):
+        latest = [(part, state.counts[opening][:, -1:]) for part, state in remembered if opening in state.counts]
+        joined.counts[opening] = _rows_of(latest, rows, 0)
+    tails = [(part, state.tail) for part, state in remembered if state.tail is not None]
     if tails:
-        whole.tail = _rows_of(tails, rows, -1)
+        joined.tail = _rows_of(tails, rows, -1)
     names = [BASE_ROW] * rows
-    for part, state in found:
+    for part, state in remembered:
         for row, place in zip(part.rows.tolist(), part.places.tolist(), strict=True):
             names[place] = names[place] if state.adapters is None else state.adapters[row]
-    whole.adapters = tuple(names)
-    put_state(cache, whole)
+    joined.adapters = tuple(names)
+    put_state(cache, joined)
 
 
 class RowState(NamedTuple):
@@ -300,13 +300,13 @@ def state_of_row(cache: Any, row: int, adapter: str, opening: tuple[int, ...]) -
         adapter: the row's, whose distance is that of the context.
         opening: the ids that open a turn for it.
     """
-    state, own = state_on(cache), router_key("", adapter)
+    state, suffix = state_on(cache), router_key("", adapter)
     if state is None or opening not in state.counts:
         return None
     # A router that runs twice in a forward has a number behind its key.
-    mine = {key: kept for key, kept in state.sums.items() if key.endswith(own) or f"{own} (" in key}
+    of_adapter = {key: sums for key, sums in state.sums.items() if key.endswith(suffix) or f"{suffix} (" in key}
     return RowState(
-        {key: kept[row, -1].clone() for key, kept in mine.items()}, state.counts[opening][row, -1, 0].clone()
+        {key: sums[row, -1].clone() for key, sums in of_adapter.items()}, state.counts[opening][row, -1, 0].clone()
     )
 
 
@@ -335,23 +335,23 @@ def put_row_states(
     filled = [[-1] * (width - len(ids)) + list(ids[-width:]) for ids in tails]
     state.tail = torch.tensor(filled, device=device)
     for row, (opening, of_row) in states.items():
-        for key, kept in of_row.sums.items():
+        for key, row_sum in of_row.sums.items():
             if key not in state.sums:
-                state.sums[key] = kept.new_zeros(len(adapters), 1, *kept.shape)
-            state.sums[key][row, 0] = kept
+                state.sums[key] = row_sum.new_zeros(len(adapters), 1, *row_sum.shape)
+            state.sums[key][row, 0] = row_sum
         if opening not in state.counts:
             state.counts[opening] = of_row.length.new_zeros(len(adapters), 1, 1)
         state.counts[opening][row] = of_row.length
     put_state(cache, state)
 
 
-def _rows_of(parts: Sequence[tuple[RowsOf, Tensor]], rows: int, rest: int) -> Tensor:
-    """(rows, ...) the parts' rows at their places, and `rest` elsewhere."""
+def _rows_of(parts: Sequence[tuple[RowsOf, Tensor]], rows: int, filler: int) -> Tensor:
+    """(rows, ...) the parts' rows at their places, and `filler` elsewhere."""
     first = parts[0][1]
-    whole = first.new_full((rows, *first.shape[1:]), rest)
-    for part, kept in parts:
-        whole[part.places.to(kept.device)] = kept[part.rows.to(kept.device)]
-    return whole
+    joined = first.new_full((rows, *first.shape[1:]), filler)
+    for part, tensor in parts:
+        joined[part.places.to(tensor.device)] = tensor[part.rows.to(tensor.device)]
+    return joined
 
 
 def put_state(cache: Any, state: SequenceState) -> None:

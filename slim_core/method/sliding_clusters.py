@@ -121,15 +121,15 @@ class SlidingClusters:
         # A first batch replaces the zeros; until then a token is its own z.
         center = torch.randn(shape) if config.cluster_init == "random" else torch.zeros(shape)
         count = torch.zeros(config.num_clusters, dtype=torch.int64)
-        made = {"slim_center": center, "slim_var": torch.ones(shape), "slim_count": count}
+        tensors = {"slim_center": center, "slim_var": torch.ones(shape), "slim_count": count}
         if contextual:
-            made |= {"slim_token_mean": torch.zeros(1, channels), "slim_token_var": torch.ones(1, channels)}
+            tensors |= {"slim_token_mean": torch.zeros(1, channels), "slim_token_var": torch.ones(1, channels)}
         if config.format_version == 1 and config.yield_mode != "paper":
-            made["slim_reference"] = torch.zeros(())
+            tensors["slim_reference"] = torch.zeros(())
         elif config.yield_mode != "paper":
             buckets = LENGTH_BUCKETS if contextual else 1
-            made["slim_reference"] = torch.full((len(clusters.LEVELS), buckets), clusters.UNSEEN)
-        for name, tensor in made.items():
+            tensors["slim_reference"] = torch.full((len(clusters.LEVELS), buckets), clusters.UNSEEN)
+        for name, tensor in tensors.items():
             self._containers[name][self._name] = tensor
 
     def _entry(self, name: str) -> Tensor | None:
@@ -204,9 +204,9 @@ class SlidingClusters:
             # checkpoint.
             generator = torch.Generator().manual_seed(self._seed)
             placed = x if contexts is None else contexts.mean
-            found = [self.center, self.var]
-            started = _take(clusters.first_clusters(placed, valid, self._config.num_clusters, generator), found)
-            shared += found
+            buffers = [self.center, self.var]
+            started = _take(clusters.first_clusters(placed, valid, self._config.num_clusters, generator), buffers)
+            shared += buffers
         if not shared:
             return started
         on_device = torch.tensor(started, device=x.device)

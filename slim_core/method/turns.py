@@ -49,14 +49,14 @@ def opening_of(encode: Callable[[Sequence[Message]], list[int]]) -> list[int] | 
     systems: tuple[list[Message], ...] = ([], [{"role": "system", "content": SYSTEM}])
     for system in systems:
         for earlier in (0, 1, 2):
-            tried = [_try(encode, _messages(system, earlier, content)) for content in CONTENTS]
-            found = [ids for ids in tried if ids is not None]
-            if len(found) < len(tried):
+            attempts = [_try(encode, _messages(system, earlier, content)) for content in CONTENTS]
+            encoded = [ids for ids in attempts if ids is not None]
+            if len(encoded) < len(attempts):
                 if not system and earlier == 0:
                     return None
                 continue
-            prefixes.append(_common_prefix(found))
-            conversations += [(ids, earlier + 1) for ids in found]
+            prefixes.append(_common_prefix(encoded))
+            conversations += [(ids, earlier + 1) for ids in encoded]
     opening = _common_suffix(prefixes)[-LONGEST_OPENING:]
     if not opening or any(_count(ids, opening) != turns for ids, turns in conversations):
         return None
