@@ -23,9 +23,10 @@ from ..paper.bases import (
     spent,
     train_base,
 )
-from ..paper.collect import Collected, collect, result_file
+from ..paper.collect import Collected, collect
 from ..paper.estimate import adapters_hours, estimate_paper
 from ..paper.experiments import EXPERIMENTS
+from ..paper.results import result_file
 from ..paper.runs import PaperError
 from ..paper.scales import DemoScale
 from ..paper.work import Work

@@ -16,11 +16,12 @@ from transformers.utils.logging import disable_progress_bar
 from ..demo.pool import worker_pool
 from ..demo.trial import TrialPlan
 from ..evaluation.report import report_page
-from ..paper.collect import Collected, collect, result_file
+from ..paper.collect import Collected, collect
 from ..paper.estimate import estimate_paper
 from ..paper.execute import run_cells
 from ..paper.experiments import EXPERIMENTS, steps_of
 from ..paper.published import SOURCE
+from ..paper.results import result_file
 from ..paper.runs import Cell, Experiment, PaperError
 from ..paper.scales import DemoScale, FullScale, Scale
 from ..paper.sequence import sequence_data

@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From measured cells to one evaluation for each set of tasks, and one result file."""
+"""From measured cells to one evaluation for each set of tasks."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..evaluation.results import Evaluation, Participant, as_data, evaluated
+from ..evaluation.results import Evaluation, Participant, evaluated
 from ..evaluation.solving import Sample
 from ..evaluation.summary import BASE
 from ..inference import ModelInfo
 from ..inference.types import Variant
 from ..many import Respondent
 from .execute import ROW
-from .published import SOURCE
 from .runs import Cell, Contender, Experiment, PaperError
-from .work import Place, Work
+from .work import Place, Work, read_measured
 
 
-FORMAT, VERSION = "slim-paper", 1
+# What is known of a training, by name.
+Training = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,18 @@ class Collected:
         parts: by set of tasks.
         missing: cells that are not finished.
         places: where each cell's files are.
+        trainings: of the finished cells: steps, parameters, validation_loss, seconds, and peak_memory in bytes.
     """
 
     experiment: Experiment
     parts: tuple[Part, ...]
     missing: tuple[Cell, ...]
     places: Mapping[str, Place]
+    trainings: Mapping[str, Training]
+
+    def trainings_of(self, contender: Contender) -> list[Training]:
+        """Of a contender's finished cells."""
+        return [told for key, told in self.trainings.items() if key.startswith(f"{contender.name} at ")]
 
 
 def key_of(cell: Cell) -> str:
@@ -81,26 +86,34 @@ def collect(work: Work, experiment: Experiment, cells: Sequence[Cell]) -> Collec
     """
     places = {key_of(cell): work.place(cell) for cell in cells}
     done = [cell for cell in cells if places[key_of(cell)].measured.is_file()]
+    contents = {key_of(cell): read_measured(places[key_of(cell)].measured) for cell in done}
+    trainings = {key: content["training"] for key, content in contents.items()}
     parts = tuple(
-        _part(work, experiment, name, [cell for cell in cells if cell.contender.part == name], places)
+        _part(work, experiment, name, [cell for cell in cells if cell.contender.part == name], contents, places)
         for name in dict.fromkeys(cell.contender.part for cell in done)
     )
-    missing = tuple(cell for cell in cells if not places[key_of(cell)].measured.is_file())
-    return Collected(experiment, parts, missing, places)
+    missing = tuple(cell for cell in cells if key_of(cell) not in contents)
+    return Collected(experiment, parts, missing, places, trainings)
 
 
-def _part(work: Work, experiment: Experiment, name: str, cells: Sequence[Cell], places: Mapping[str, Place]) -> Part:
-    chosen = _chosen_rates(cells, places)
+def _part(
+    work: Work,
+    experiment: Experiment,
+    name: str,
+    cells: Sequence[Cell],
+    contents: Mapping[str, Mapping[str, Any]],
+    places: Mapping[str, Place],
+) -> Part:
+    chosen = _chosen_rates(cells, contents)
     columns: dict[str, Cell] = {}
     participants: list[Participant] = []
     samples: dict[str, list[Sample]] = {}
     info: ModelInfo | None = None
     tasks = work.scale.tasks(name)
     for cell in cells:
-        place = places[key_of(cell)]
-        if not place.measured.is_file():
+        place, content = places[key_of(cell)], contents.get(key_of(cell))
+        if content is None:
             continue
-        content = json.loads(place.measured.read_text(encoding="utf-8"))
         if content["tasks"] != {task.name: task.fingerprint for task in tasks}:
             raise PaperError(
                 f"{place.measured.name} was measured on questions other than the current ones; delete it to measure "
@@ -162,64 +175,23 @@ def _pairs(columns: Mapping[str, Cell], rival: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _chosen_rates(cells: Sequence[Cell], places: Mapping[str, Place]) -> dict[str, float | None]:
+def _chosen_rates(cells: Sequence[Cell], contents: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     """The rate with the lowest validation loss, of those contenders that are tried at several."""
     chosen: dict[str, float | None] = {}
     for name in dict.fromkeys(cell.contender.name for cell in cells):
         tried = [cell for cell in cells if cell.contender.name == name]
         if len({cell.rate for cell in tried}) > 1:
-            chosen[name] = _best(tried, places)
+            chosen[name] = _best(tried, contents)
     return chosen
 
 
-def _best(cells: Sequence[Cell], places: Mapping[str, Place]) -> float | None:
+def _best(cells: Sequence[Cell], contents: Mapping[str, Mapping[str, Any]]) -> float | None:
     losses: dict[float, list[float]] = {cell.rate: [] for cell in cells}
     for cell in cells:
-        record = places[key_of(cell)].record
-        if record is not None and record.validation_loss_after is not None:
-            losses[cell.rate].append(record.validation_loss_after)
+        content = contents.get(key_of(cell))
+        loss = None if content is None else content["training"]["validation_loss"]
+        if loss is not None:
+            losses[cell.rate].append(loss)
     if not all(losses.values()):
         return None
     return min(losses, key=lambda rate: (fmean(losses[rate]), rate))
-
-
-def result_file(collected: Collected, work: Work) -> dict[str, Any]:
-    """The content of the result file. It has no times, so that a resumed run gives the same file."""
-    columns = {key_of(cell): column for part in collected.parts for column, cell in part.columns.items()}
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "experiment": collected.experiment.name,
-        "title": collected.experiment.title,
-        "scale": work.scale.name,
-        "difference_to_the_paper": f"{SOURCE} {work.scale.sentence}",
-        "rows": [_row(contender, collected, columns) for contender in collected.experiment.contenders],
-        "missing": [cell.words for cell in collected.missing],
-        "parts": {part.name: as_data(part.evaluation) for part in collected.parts},
-    }
-
-
-def _row(contender: Contender, collected: Collected, columns: Mapping[str, str]) -> dict[str, Any]:
-    keys = [key for key in collected.places if key.startswith(f"{contender.name} at ")]
-    return {
-        "name": contender.name,
-        "title": contender.title,
-        "method": contender.setup.method,
-        "changes": dict(contender.setup.changes),
-        "strength": contender.strength,
-        "trained_on": contender.data,
-        "paper": dict(contender.paper),
-        "cells": [_cell(key, columns.get(key), collected.places[key]) for key in keys],
-    }
-
-
-def _cell(key: str, column: str | None, place: Place) -> dict[str, Any]:
-    record = place.record
-    entry: dict[str, Any] = {"cell": key, "column": column, "adapter": place.folder.name}
-    if record is not None:
-        entry |= {
-            "steps": record.steps,
-            "parameters": record.trainable_parameters,
-            "validation_loss": record.validation_loss_after,
-        }
-    return entry

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -147,6 +148,7 @@ def _measure(work: Work, cell: Cell, place: Place) -> None:
         "strength": row.respondent.strength,
         "adapter": place.folder.name,
         "sha256": row.sha256,
+        "training": _facts(place),
         "tasks": {task.name: task.fingerprint for task in tasks},
         "samples": samples,
     }
@@ -155,6 +157,19 @@ def _measure(work: Work, cell: Cell, place: Place) -> None:
     del engine
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _facts(place: Place) -> dict[str, Any]:
+    """What the tables say about a training."""
+    record = place.record
+    assert record is not None  # the adapter was trained before it answered
+    return {
+        "steps": record.steps,
+        "parameters": record.trainable_parameters,
+        "validation_loss": record.validation_loss_after,
+        "seconds": record.seconds,
+        "peak_memory": record.peak_memory,
+    }
 
 
 def _with_strength(participant: Participant, strength: float | None) -> Participant:

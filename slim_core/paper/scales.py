@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -226,5 +226,13 @@ Scale = DemoScale | FullScale
 
 
 def described(settings: TrainSettings) -> dict[str, Any]:
-    """A training's settings as data, without the places of its files."""
-    return {name: value for name, value in asdict(settings).items() if name not in PLACES}
+    """A training's settings as data, without the places of its files and without what has its default value.
+
+    So a setting that a later version adds changes no name in a work folder.
+    """
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(settings)
+    }
+    values = {name: value for name, value in asdict(settings).items() if name not in PLACES}
+    return {name: value for name, value in values.items() if value != defaults[name]}

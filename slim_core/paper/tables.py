@@ -89,19 +89,20 @@ def values_of(part: Part, group: Group, kind: str, columns: Sequence[str]) -> By
     return marks
 
 
-def _kinds(group: Group) -> list[str]:
+def kinds_of(group: Group) -> list[str]:
+    """The kinds of tasks of a group, what was trained first."""
     return [kind for kind in ("downstream", "general") if kind in group.kinds]
 
 
 def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
-    n = {kind: sum(task.n for task in group.tasks if task.kind == kind) for kind in _kinds(group)}
+    n = {kind: sum(task.n for task in group.tasks if task.kind == kind) for kind in kinds_of(group)}
     counts = ", ".join(f"{count:,} {kind}" for kind, count in n.items())
     table = Table(
         f"{collected.experiment.title}: {where}mean over the tasks in % with 95 % intervals; {counts} questions",
         ("method", "seeds", "downstream", "over seeds", "general", "over seeds", "drop", "retention",
          "paper: downstream", "paper: general"),
     )  # fmt: skip
-    base = {kind: values_of(part, group, kind, [BASE]) for kind in _kinds(group)}
+    base = {kind: values_of(part, group, kind, [BASE]) for kind in kinds_of(group)}
     table.add("base", NONE, *_two(base, lambda values: [interval(mean_score(values, list(values))), NONE]),
               NONE, NONE, NONE, NONE)  # fmt: skip
     for contender in rows:
@@ -110,7 +111,7 @@ def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Conte
         if not columns:
             table.add(contender.title, "0", MISSING, "", MISSING, "", "", "", *paper)
             continue
-        marks = {kind: values_of(part, group, kind, columns) for kind in _kinds(group)}
+        marks = {kind: values_of(part, group, kind, columns) for kind in kinds_of(group)}
         cells = []
         for kind in ("downstream", "general"):
             cells += _score_and_spread(part, group, kind, marks, columns)
@@ -172,7 +173,7 @@ def _tests(collected: Collected, part: Part, group: Group, rows: Sequence[Conten
     )
     for contender in rows:
         columns = part.columns_of(contender)
-        for kind in _kinds(group) if columns else ():
+        for kind in kinds_of(group) if columns else ():
             cells: list[str] = []
             for _, others in against:
                 cells += _difference(part, group, kind, columns, others)
@@ -208,8 +209,8 @@ def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) 
         columns = part.columns_of(contender)
         if not columns:
             continue
-        kl = [_mean([group.kinds[kind].kl.get(column) for column in columns]) for kind in _kinds(group)]
-        past = [_mean([_past(part, group, kind, column) for column in columns]) for kind in _kinds(group)]
+        kl = [_mean([group.kinds[kind].kl.get(column) for column in columns]) for kind in kinds_of(group)]
+        past = [_mean([_past(part, group, kind, column) for column in columns]) for kind in kinds_of(group)]
         auc = [group.auc[column][1] for column in columns if column in group.auc]
         gated = len(auc) == len(columns)
         table.add(
@@ -249,7 +250,7 @@ def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
             columns = [column for column, cell in cells.items() if cell.rate == rate]
             means = [
                 percent(fmean(fmean(v) for v in values_of(part, group, kind, columns).values()))
-                for kind in _kinds(group)
+                for kind in kinds_of(group)
             ]
             chosen = part.chosen.get(contender.name) == rate
             table.add(contender.title, f"{rate:g}", str(len(columns)), *means, bold=chosen)
@@ -264,12 +265,10 @@ def _overhead(collected: Collected) -> Table:
     )
     costs: dict[str, tuple[int, float, int | None]] = {}
     for contender in collected.experiment.contenders:
-        keys = [key for key in collected.places if key.startswith(f"{contender.name} at ")]
-        records = [record for key in keys if (record := collected.places[key].record) is not None]
-        if records:
-            seconds = fmean(record.seconds / max(1, record.steps) for record in records)
-            peaks = [record.peak_memory for record in records if record.peak_memory is not None]
-            costs[contender.name] = (records[0].trainable_parameters, seconds, max(peaks, default=None))
+        if trainings := collected.trainings_of(contender):
+            seconds = fmean(training["seconds"] / max(1, training["steps"]) for training in trainings)
+            peaks = [training["peak_memory"] for training in trainings if training["peak_memory"] is not None]
+            costs[contender.name] = (trainings[0]["parameters"], seconds, max(peaks, default=None))
     for contender in collected.experiment.contenders:
         if contender.name not in costs:
             table.add(contender.title, MISSING, "", "", "")

@@ -7,6 +7,7 @@ two experiments with the same cell share it.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -24,7 +25,8 @@ from .runs import Cell, Finish, PaperError
 from .scales import Scale, described
 
 
-VERSION = 1
+# Raised when the same settings no longer give the same result: a default or a method has changed.
+VERSION = 2
 
 
 def _hash(value: Any) -> str:
@@ -40,7 +42,7 @@ class Place:
         before: folder of the adapter that the training goes on from; None for a new one.
         origin: folder of the trained adapter.
         folder: of the adapter that answers: the trained one, or the one that was made from it.
-        measured: its answers.
+        measured: its answers, compressed JSON.
     """
 
     data: Path
@@ -86,7 +88,7 @@ class Work:
         origin = self.folder / "trained" / name
         folder = origin if contender.finish is None else self._finished(origin, contender.finish)
         strength = "" if contender.strength is None else f"-gate-{contender.strength:g}"
-        measured = f"{folder.name}{strength}-{_hash(self.scale.asked(contender.part))}.json"
+        measured = f"{folder.name}{strength}-{_hash(self.scale.asked(contender.part))}.json.gz"
         return Place(data, before, origin, folder, self.folder / "measured" / measured)
 
     def _finished(self, origin: Path, finish: Finish) -> Path:
@@ -117,8 +119,16 @@ class Work:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file completely or not at all."""
+    """Write a file completely or not at all; compressed if its name ends with ".gz"."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    content = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    # Without a time, so that the same content gives the same file.
+    new.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     os.replace(new, path)
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """The content of a measurement's file."""
+    content: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return content

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +26,7 @@ from slim_core.paper.runs import Cell
 from slim_core.paper.scales import DemoScale, FullScale
 from slim_core.paper.work import Work
 from slim_core.paths import DEMO
+from tests.paper.stored import answers, measured
 
 
 HOW = ["--steps", "2", "--questions", "2", "--rates", "0.01"]
@@ -66,25 +68,33 @@ def done(base, tmp_path_factory) -> Path:
     return folder
 
 
-def test_one_file_with_every_answer(done):
+def test_one_file_says_what_the_answers_say(done):
     found = json.loads((done / "table2-demo.json").read_text(encoding="utf-8"))
     assert (found["format"], found["experiment"], found["missing"]) == ("slim-paper", "table2", [])
+    given = answers(done, found)
     part = found["parts"]["mixed"]
     columns = ["base", *(f"{name}@{seed}" for seed in (1, 2) for name in ("lora", "lora-rewound-0.5", "slim"))]
     assert [variant["name"] for variant in part["variants"]] == columns
     kinds = [task["kind"] for task in part["tasks"]]
     assert (kinds.count("general"), kinds.count("downstream")) == (5, 3)
     for task in part["tasks"]:
-        samples = part["samples"][task["name"]]
-        assert [list(sample["answers"]) for sample in samples] == [columns, columns]
         scores = next(t["scores"] for t in part["summary"][0]["tasks"] if t["name"] == task["name"])
         for column in columns:
-            assert scores[column][0] == fmean(sample["answers"][column]["mark"] for sample in samples)
+            marks = [answer["mark"] for answer in given[column][task["name"]]]
+            assert len(marks) == 2 and scores[column][0] == fmean(marks)
     # With the base, and with LoRA from the same seed.
     pairs = [(c["first"], c["second"]) for c in part["summary"][0]["kinds"]["general"]["comparisons"]]
     assert pairs.count(("slim@2", "lora@2")) == 1 and ("slim@2", "lora@1") not in pairs
     assert sorted(second for first, second in pairs if first == "lora@1") == ["base"]
     assert (done / "table2-demo-mixed.html").read_text(encoding="utf-8").count("<svg") == 1
+    points = {point["name"]: point for point in found["plane"]}
+    assert list(points) == ["base", "lora", "lora-rewound-0.5", "slim"] and points["lora"]["rate"] == 0.01
+    general = [t["name"] for t in part["tasks"] if t["kind"] == "general"]
+    by_seed = [fmean(fmean(a["mark"] for a in given[f"slim@{seed}"][t]) for t in general) for seed in (1, 2)]
+    assert points["slim"]["general"]["seeds"] == by_seed
+    assert points["slim"]["general"]["score"] == pytest.approx(fmean(by_seed))
+    assert found["tables"][0]["columns"][:3] == ["method", "seeds", "downstream"]
+    assert [row[0] for row in found["tables"][0]["rows"]] == ["base", "LoRA", "LoRA × 0.5", "SLIM"]
 
 
 def test_a_rewound_lora_is_the_trained_one_with_half_of_its_factor(done):
@@ -146,10 +156,10 @@ def test_a_difference_is_taken_over_the_seeds_that_both_have(done, base, tmp_pat
         path.unlink()
     # A base that knows nothing leaves nothing to differ, so LoRA's other seed gets everything right.
     (lucky,) = [path for path in (work / "measured").glob("lora-0.01-2-*") if "rewound" not in path.name]
-    told = json.loads(lucky.read_text(encoding="utf-8"))
+    told = measured(lucky)
     for sample in (sample for samples in told["samples"].values() for sample in samples):
         sample["answers"]["row"]["mark"] = 1.0
-    lucky.write_text(json.dumps(told), encoding="utf-8")
+    lucky.write_bytes(gzip.compress(json.dumps(told).encode()))
     how = ["table2", "--only", "lora", "slim", "--base", base, "--work", work, "--report", "--markdown", "--seeds"]
     found = []
     for seeds in ((1,), (1, 2)):

@@ -16,6 +16,7 @@ from slim_core.paper.runs import Cell
 from slim_core.paper.scales import DemoScale
 from slim_core.paper.sequence import EACH
 from slim_core.paper.work import Work
+from tests.paper.stored import answers
 from tests.paper.test_paper import base, run, short_answers  # noqa: F401 - fixtures
 
 
@@ -54,9 +55,9 @@ def test_the_matrix_and_what_follows_from_it(learned):
     told = json.loads((folder / "sequence-demo.json").read_text(encoding="utf-8"))
     lora, slim, each = told["sequence"]
     assert [one["method"] for one in (lora, slim, each)] == ["LoRA, one adapter", "SLIM, one adapter", EACH]
-    samples = told["parts"]["mixed"]["samples"]
+    given = answers(folder, told)
     for stage, column in enumerate(("base", "lora-1@1", "lora-2@1", "lora-3@1")):
-        expected = [fmean(s["answers"][column]["mark"] for s in samples[f"demo_{one}"]) for one in SETS]
+        expected = [fmean(answer["mark"] for answer in given[column][f"demo_{one}"]) for one in SETS]
         assert lora["accuracy"][stage] == expected
     for one in (lora, slim, each):
         assert one["backward_transfer"] == backward_transfer(one["accuracy"]) and len(one["general"]) == 4
@@ -64,10 +65,10 @@ def test_the_matrix_and_what_follows_from_it(learned):
     columns = ["slim-1@1", "slim-siqa@1", "slim-boolq@1"]
     for j, (one, own) in enumerate(zip(SETS, columns, strict=True)):
         marks, chosen = [], []
-        for sample in samples[f"demo_{one}"]:
-            past = {c: fmean(sample["answers"][c].get("identity") or [1.0]) for c in columns}
+        for same in zip(*(given[c][f"demo_{one}"] for c in columns), strict=True):
+            past = {c: fmean(answer.get("identity") or [1.0]) for c, answer in zip(columns, same, strict=True)}
             chosen.append(min(columns, key=past.__getitem__))
-            marks.append(sample["answers"][chosen[-1]]["mark"])
+            marks.append(same[columns.index(chosen[-1])]["mark"])
         assert each["accuracy"][3][j] == fmean(marks)
         assert each["own_adapter"][j] == fmean(c == own for c in chosen)
     assert "backward transfer" in result.stdout and "own adapter" in result.stdout
