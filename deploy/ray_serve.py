@@ -121,10 +121,10 @@ def sender(name: str, application: str, folder: str) -> Send:
 
 def app(arguments: dict[str, Any]) -> Application:
     """The application, for `serve run` and `serve deploy`."""
-    own = Arguments.model_validate(arguments)
-    settings = {variable(name): str(value) for name, value in (own.model_extra or {}).items()}
+    options = Arguments.model_validate(arguments)
+    settings = {variable(name): str(value) for name, value in (options.model_extra or {}).items()}
     config = _whole_paths(Config.read(os.environ | settings, page=False))
-    waiting = own.most * config.concurrency + config.queue_size
+    waiting = options.most * config.concurrency + config.queue_size
 
     def front() -> FastAPI:
         context = serve.get_replica_context()
@@ -135,8 +135,8 @@ def app(arguments: dict[str, Any]) -> Application:
         Replica,
         max_ongoing_requests=config.concurrency,
         graceful_shutdown_timeout_s=TO_FINISH,
-        ray_actor_options={"num_cpus": own.cpus, "num_gpus": own.gpus},
-        **_number(own, config),
+        ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
+        **_number(options, config),
     )
     return serve.deployment(
         serve.ingress(front)(),
@@ -155,13 +155,13 @@ def _whole_paths(config: Config) -> Config:
     )
 
 
-def _number(own: Arguments, config: Config) -> dict[str, Any]:
-    if own.most == own.replicas:
-        return {"num_replicas": own.replicas}
+def _number(options: Arguments, config: Config) -> dict[str, Any]:
+    if options.most == options.replicas:
+        return {"num_replicas": options.replicas}
     return {
         "autoscaling_config": {
-            "min_replicas": own.replicas,
-            "max_replicas": own.most,
+            "min_replicas": options.replicas,
+            "max_replicas": options.most,
             # Running and queued, for each replica: another one comes before the places of all are taken.
             "target_ongoing_requests": max(1, config.concurrency // 2),
         }

@@ -28,9 +28,9 @@ def encode(prompt: str, completion: str) -> tuple[list[int], list[int]]:
     """Token ids and labels of one conversation; the loss is on the answer only."""
     question = {"role": "user", "content": prompt}
     answer = {"role": "assistant", "content": completion}
-    asked = tokenizer.apply_chat_template([question], add_generation_prompt=True, return_dict=False)
+    prompt_ids = tokenizer.apply_chat_template([question], add_generation_prompt=True, return_dict=False)
     ids = tokenizer.apply_chat_template([question, answer], return_dict=False)
-    return ids, [-100] * len(asked) + ids[len(asked) :]
+    return ids, [-100] * len(prompt_ids) + ids[len(prompt_ids) :]
 
 
 def padded(rows: list[list[int]], fill: int) -> torch.Tensor:

@@ -2,9 +2,9 @@
 """Untrusted adapters: read, checked, and refused if anything is wrong; never executed.
 
 >>> base = describe_base(model)
->>> for found in check(Upload.of(paths), base):
-...     show(found.name, found.state, found.sentence)
->>> model = attach(model, found.adapter, "visitor-1")
+>>> for step in check(Upload.of(paths), base):
+...     show(step.name, step.state, step.sentence)
+>>> model = attach(model, step.adapter, "visitor-1")
 """
 
 from ..base.shapes import BaseShapes, base_from_config, describe_base

@@ -234,8 +234,8 @@ def _unwrap_empty(base: nn.Module) -> None:
     """Unwrap Linears whose SLIM layer has no adapter left."""
     for name, layer in _layers(base).items():
         if not layer.slim_config:
-            parent, _, own = name.rpartition(".")
-            setattr(base.get_submodule(parent), own, layer.get_base_layer())
+            parent, _, child = name.rpartition(".")
+            setattr(base.get_submodule(parent), child, layer.get_base_layer())
 
 
 @contextmanager

@@ -130,8 +130,8 @@ def ignored_names(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     """A sentence for each field that names modules the base does not have. They have no effect, as in PEFT."""
     fields = ("target_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
     return tuple(
-        f"`{field}` names {names}, which was ignored: {why}."
-        for field, names, why in absent_names(config, base, fields)
+        f"`{field}` names {names}, which was ignored: {cause}."
+        for field, names, cause in absent_names(config, base, fields)
     )
 
 

@@ -43,15 +43,15 @@ def own_rows(config: RowConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
     Raises:
         AdapterError: if the base cannot have them.
     """
-    field, given = "trainable_token_indices", getattr(config, "trainable_token_indices", None)
-    if not given:
+    field, tokens_of = "trainable_token_indices", getattr(config, "trainable_token_indices", None)
+    if not tokens_of:
         return {}
-    if not isinstance(given, dict):
+    if not isinstance(tokens_of, dict):
         if base.embedding is None:
             refuse(field, f"is set, but {shown(base.name, 120)} has no input embedding that is recognised")
-        given = {base.embedding: given}
+        tokens_of = {base.embedding: tokens_of}
     tokens_by_table: dict[str, tuple[int, ...]] = {}
-    for name, tokens in given.items():
+    for name, tokens in tokens_of.items():
         table = next((table for table in base.tables if _is(name, table)), None)
         if table is None:
             refuse(field, f"names {shown(name)}; it can name {_tables(base)} of {shown(base.name, 120)}")

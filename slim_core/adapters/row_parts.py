@@ -118,8 +118,8 @@ class ReplacedTokens(RowPart):
         if isinstance(module, nn.Linear):
             return output.index_copy(-1, self._tokens, F.linear(x, self._values).to(output.dtype))
         matches = x.unsqueeze(-1) == self._tokens
-        own = F.embedding(matches.int().argmax(-1), self._values)
-        return torch.where(matches.any(-1, keepdim=True), own, output)
+        replaced = F.embedding(matches.int().argmax(-1), self._values)
+        return torch.where(matches.any(-1, keepdim=True), replaced, output)
 
     def tensors(self) -> list[Tensor]:
         return [self._tokens, self._values]
@@ -225,10 +225,10 @@ def put_magnitudes(base: nn.Module, name: str, magnitudes: dict[str, Tensor]) ->
 
 def drop_parts(base: nn.Module, name: str) -> None:
     """Remove all parts of an adapter; does nothing if it has none."""
-    kept = _kept_on(base)
-    for _, handle in kept.pop(name, ()):
+    parts = _kept_on(base)
+    for _, handle in parts.pop(name, ()):
         handle.remove()
-    if not kept:
+    if not parts:
         del base.__dict__[KEPT]
 
 

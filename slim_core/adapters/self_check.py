@@ -47,20 +47,20 @@ def check_alone(config: RowConfig, header: Header) -> None:
 
 def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> None:
     """The same for a method of `slim_core.baselines`: the tensors of a place tell how large it is."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes_by_module: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, info in header.items():
         module, separator, key = name.rpartition(f".{experts.prefix}")
         if separator and module.startswith(PREFIX):
-            found.setdefault(module.removeprefix(PREFIX), {})[key] = info.shape
-    if not found:
+            shapes_by_module.setdefault(module.removeprefix(PREFIX), {})[key] = info.shape
+    if not shapes_by_module:
         first = f"{PREFIX}model.layers.0.mlp.up_proj.{experts.prefix}{experts.keys[0]}"
         raise AdapterError(
             f"{WEIGHTS}: no tensor has an expected name: the first is {shown(next(iter(header)), 160)}, but names "
             f"look like '{first}'; save the adapter with PEFT's `save_pretrained`."
         )
-    blocks = experts.blocks(config) or blocks_of(found)
+    blocks = experts.blocks(config) or blocks_of(shapes_by_module)
     places, sizes = [], {}
-    for module, shapes in found.items():
+    for module, shapes in shapes_by_module.items():
         try:
             kind, c_in, c_out = experts.size(shapes)
         except (KeyError, IndexError, ValueError):

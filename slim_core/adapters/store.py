@@ -89,7 +89,7 @@ class AdapterStore:
         self._numbers = itertools.count(1)
 
     def add(
-        self, owner: str, adapter: Adapter, attach: Callable[[StoredAdapter], None] = lambda held: None
+        self, owner: str, adapter: Adapter, attach: Callable[[StoredAdapter], None] = lambda stored: None
     ) -> StoredAdapter:
         """Add an adapter, then drop others if there is not enough memory.
 
@@ -105,23 +105,23 @@ class AdapterStore:
         """
         self._check_alone(adapter)
         with self._lock:
-            own = [s for s in self._present() if s.held.owner == owner and not s.going]
-            gone = self._to_drop(own, adapter, self.limits.owner_count, self.limits.owner_bytes)
+            owned = [s for s in self._present() if s.held.owner == owner and not s.going]
+            from_owner = self._to_drop(owned, adapter, self.limits.owner_count, self.limits.owner_bytes)
             # Including removed adapters that are still in use: they take memory until their answer ends.
-            rest = [s for s in self._states.values() if s not in gone and not s.going]
-            others = self._to_drop(rest, adapter, self.limits.total_count, self.limits.total_bytes)
-            for state in gone + others:
+            rest = [s for s in self._states.values() if s not in from_owner and not s.going]
+            from_others = self._to_drop(rest, adapter, self.limits.total_count, self.limits.total_bytes)
+            for state in from_owner + from_others:
                 state.going = True
-            held = StoredAdapter(f"visitor-{next(self._numbers)}", owner, adapter)
+            stored = StoredAdapter(f"visitor-{next(self._numbers)}", owner, adapter)
             # Marked as used while it is being added, so that another new adapter does not evict it.
-            new = self._states[held.key] = _State(held, users=1)
+            new = self._states[stored.key] = _State(stored, users=1)
         try:
-            attach(held)
+            attach(stored)
         except BaseException:
-            self._give_up(new, gone + others)
+            self._give_up(new, from_owner + from_others)
             raise
-        self._arrive(new, gone, others)
-        return held
+        self._arrive(new, from_owner, from_others)
+        return stored
 
     def _give_up(self, new: _State, going: list[_State]) -> None:
         with self._lock:
@@ -131,14 +131,14 @@ class AdapterStore:
             freed = self._end_use(new)
         self._release(freed)
 
-    def _arrive(self, new: _State, gone: list[_State], others: list[_State]) -> None:
+    def _arrive(self, new: _State, from_owner: list[_State], from_others: list[_State]) -> None:
         with self._lock:
-            for state in gone + others:
+            for state in from_owner + from_others:
                 state.going = False
             # If its owner left meanwhile, it needs no memory.
-            leaving = [] if new.dropped else [state for state in gone + others if not state.dropped]
+            leaving = [] if new.dropped else [state for state in from_owner + from_others if not state.dropped]
             for state in leaving:
-                self._notify(state, OWN_NEW if state in gone else OTHERS_NEW)
+                self._notify(state, OWN_NEW if state in from_owner else OTHERS_NEW)
             freed = [self._drop(state) for state in leaving] + self._end_use(new)
         self._release(freed)
 
@@ -174,8 +174,8 @@ class AdapterStore:
 
     def delete_files(self) -> None:
         """Delete all files when the process ends. The adapters are not detached, since the model goes too."""
-        for held in self.all():
-            held.adapter.delete()
+        for stored in self.all():
+            stored.adapter.delete()
 
     def remove(self, key: str) -> None:
         """Drop an adapter; does nothing if it is already gone."""
@@ -196,8 +196,8 @@ class AdapterStore:
     def leave(self, owner: str) -> None:
         """Remove a visitor's adapters, files and notices."""
         with self._lock:
-            mine = [state for state in self._present() if state.held.owner == owner]
-            freed = [self._drop(state) for state in mine]
+            owned = [state for state in self._present() if state.held.owner == owner]
+            freed = [self._drop(state) for state in owned]
             self._notices.pop(owner, None)
         self._release(freed)
 
@@ -211,17 +211,17 @@ class AdapterStore:
     def _present(self) -> list[_State]:
         return [state for state in self._states.values() if not state.dropped]
 
-    def _to_drop(self, held: list[_State], adapter: Adapter, count: int, size: int) -> list[_State]:
-        """The least recently used of `held` that must be dropped to make room for `adapter`."""
-        gone: list[_State] = []
-        left = len(held)
-        used = sum(state.held.adapter.row_bytes for state in held)
-        for state in held:
+    def _to_drop(self, states: list[_State], adapter: Adapter, count: int, size: int) -> list[_State]:
+        """The least recently used of `states` that must be dropped to make room for `adapter`."""
+        to_drop: list[_State] = []
+        left = len(states)
+        used = sum(state.held.adapter.row_bytes for state in states)
+        for state in states:
             if left < count and used + adapter.row_bytes <= size:
                 break
             if state.users:
                 continue
-            gone.append(state)
+            to_drop.append(state)
             left -= 1
             used -= state.held.adapter.row_bytes
         if left >= count or used + adapter.row_bytes > size:
@@ -229,7 +229,7 @@ class AdapterStore:
                 "There is no memory for another adapter while the others are answering; try again when they have "
                 "finished."
             )
-        return gone
+        return to_drop
 
     def _notify(self, state: _State, why: str) -> None:
         sentence = f"Your adapter {shown(state.held.adapter.label)} was removed {why}."
@@ -262,7 +262,7 @@ class AdapterStore:
 
     def _release(self, freed: Sequence[StoredAdapter | None]) -> None:
         with ExitStack() as last:  # every one of them, even if one raises
-            for held in reversed(freed):
-                if held is not None:
-                    last.callback(held.adapter.delete)
-                    last.callback(self._free, held)
+            for stored in reversed(freed):
+                if stored is not None:
+                    last.callback(stored.adapter.delete)
+                    last.callback(self._free, stored)

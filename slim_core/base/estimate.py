@@ -88,11 +88,11 @@ def quantised_weights(model: PreTrainedModel) -> set[int]:
 
     Experts of mixture models are not Linears and are not quantised.
     """
-    kept = get_keys_to_not_convert(model)
+    unquantised = get_keys_to_not_convert(model)
     return {
         id(module.weight)
         for name, module in model.named_modules()
-        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
+        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, unquantised)
     }
 
 
@@ -112,11 +112,11 @@ def _sizes(model: PreTrainedModel, bits: Bits) -> Iterator[float]:
 def _cache_bytes(text: PreTrainedConfig, tokens: int, dtype: torch.dtype) -> int:
     """Bytes of keys and values for one answer; a sliding window stores only its own length."""
     layers = DynamicCache(config=text).layers
-    kept = [min(tokens, getattr(layer, "sliding_window", None) or tokens) for layer in layers]
-    kept = kept or [tokens] * text.num_hidden_layers
+    lengths = [min(tokens, getattr(layer, "sliding_window", None) or tokens) for layer in layers]
+    lengths = lengths or [tokens] * text.num_hidden_layers
     # Layers that share another layer's keys and values have no cache entry; they come last.
-    widths = [_cache_width(layer) for layer in text.per_layer_config[: len(kept)]]
-    return 2 * sum(map(mul, kept, widths)) * dtype.itemsize
+    widths = [_cache_width(layer) for layer in text.per_layer_config[: len(lengths)]]
+    return 2 * sum(map(mul, lengths, widths)) * dtype.itemsize
 
 
 def _cache_width(layer: PreTrainedConfig) -> int:

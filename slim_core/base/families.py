@@ -45,8 +45,8 @@ def check_family(model: PreTrainedModel, label: str) -> None:
             f"{label} ({family}) keeps a recurrent state, which padding would change, so batching would change its "
             "answers; choose a model that attends to everything it has read, such as Llama, Qwen3 or Gemma."
         )
-    taken = inspect.signature(type(model).forward).parameters
-    missing = [names[0] for names in NEEDED if not any(name in taken for name in names)]
+    parameters = inspect.signature(type(model).forward).parameters
+    missing = [names[0] for names in NEEDED if not any(name in parameters for name in names)]
     if missing:
         raise EngineError(
             f"{label} ({family}) takes no {missing[0]} in transformers, which is needed to answer texts of different "

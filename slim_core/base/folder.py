@@ -31,8 +31,8 @@ def read_config(folder: Path, label: str) -> PreTrainedConfig:
     except BaseConfigError as error:
         raise EngineError(f"The base model {label} cannot be loaded: {error}.") from None
     except (AttributeError, IndexError, KeyError, TypeError):  # how transformers fails if a value has the wrong type
-        why = f"a value in its {CONFIG} is of another type than transformers expects"
-        raise EngineError(f"The base model {label} cannot be loaded: {why}.") from None
+        cause = f"a value in its {CONFIG} is of another type than transformers expects"
+        raise EngineError(f"The base model {label} cannot be loaded: {cause}.") from None
     except Exception as error:  # file and format errors of many kinds
         raise EngineError(
             f"The base model {label} cannot be loaded: {first_line(error).replace(str(folder), label)}; --base takes "

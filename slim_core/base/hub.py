@@ -225,9 +225,9 @@ def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
         bytes_of_file = sizes[name]
         if not bytes_of_file:
             raise EngineError(f"The Hub does not say how large {name} of {label} is; try again later.")
-        most = {CONFIG: CONFIG_BYTES, TOKENIZER: TOKENIZER_BYTES}.get(name, TEXT_BYTES)
-        if not name.endswith(".safetensors") and bytes_of_file > most:
-            raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(most)} are read.")
+        limit = {CONFIG: CONFIG_BYTES, TOKENIZER: TOKENIZER_BYTES}.get(name, TEXT_BYTES)
+        if not name.endswith(".safetensors") and bytes_of_file > limit:
+            raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(limit)} are read.")
         wanted[name] = bytes_of_file
     return wanted
 

@@ -253,38 +253,40 @@ def read_prompts(choice: BaseChoice, folder: Path) -> Prompts:
 
 
 def read_weights(
-    choice: BaseChoice, folder: Path, how: LoadPlan, on_progress: OnProgress = lambda done, total: None
+    choice: BaseChoice, folder: Path, load_plan: LoadPlan, on_progress: OnProgress = lambda done, total: None
 ) -> PreTrainedModel:
-    """Load the model where `how` says. For the arguments see `read_base`.
+    """Load the model where `load_plan` says. For the arguments see `read_base`.
 
     Raises:
         EngineError: if it cannot be loaded or does not fit.
     """
-    quantisation = quantisation_config(how.bits, how.dtype)
-    stored = getattr(how.config, "quantization_config", None)
+    quantisation = quantisation_config(load_plan.bits, load_plan.dtype)
+    stored = getattr(load_plan.config, "quantization_config", None)
     if stored:
         quantisation = None
-        if how.bits == 8:
+        if load_plan.bits == 8:
             stored["llm_int8_threshold"] = NO_THRESHOLD
-    if how.bits == 8:
+    if load_plan.bits == 8:
         # bitsandbytes warns about float16 inputs at each product.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     where: dict[str, Any] = {}
-    if how.spread:
+    if load_plan.spread:
         where = {"device_map": "auto", "max_memory": all_gpus()}
-    elif how.device.type == "cuda" or how.bits is not None:
+    elif load_plan.device.type == "cuda" or load_plan.bits is not None:
         # Load directly to the device, without a copy in main memory.
-        where = {"device_map": {"": how.device}}
+        where = {"device_map": {"": load_plan.device}}
     try:
-        model = read_model(str(folder), None, how.dtype, quantisation, how.device, how.config, on_progress, **where)
+        model = read_model(
+            str(folder), None, load_plan.dtype, quantisation, load_plan.device, load_plan.config, on_progress, **where
+        )
         if not where:
-            model.to(how.device)  # type: ignore[arg-type]  # a wrapped method, which mypy takes for a function
+            model.to(load_plan.device)  # type: ignore[arg-type]  # a wrapped method, which mypy takes for a function
     except EngineError as error:
         raise EngineError(str(error).replace(str(folder), choice.label)) from None
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise EngineError(out_of_memory_sentence(how.device, 1)) from None
+        raise EngineError(out_of_memory_sentence(load_plan.device, 1)) from None
     return model
 
 

@@ -76,17 +76,17 @@ def read_untrusted(folder: Path, label: str) -> Prompts:
 def _write_config(folder: Path, label: str) -> None:
     """Keep only strings and numbers of the tokenizer's config; other entries can name files, classes and code."""
     path = folder / TOKENIZER_CONFIG
-    given = _json(path, label) if path.is_file() else {}
+    config = _json(path, label) if path.is_file() else {}
     plain: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name in SPECIAL_TOKENS:
-        token = given.get(name)
+        token = config.get(name)
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
             plain[name] = token
-    length = given.get("model_max_length")
+    length = config.get("model_max_length")
     if isinstance(length, (int, float)) and not isinstance(length, bool) and length > 0:
         plain["model_max_length"] = int(min(length, 2**40))
-    template = given.get("chat_template")
+    template = config.get("chat_template")
     if isinstance(template, list):
         # Several, by name.
         pairs = [(item.get("name"), item.get("template")) for item in template if isinstance(item, dict)]

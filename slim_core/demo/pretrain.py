@@ -110,12 +110,12 @@ def collate(batch: Sequence[Encoded], pad: int, prompt_share: float, rng: torch.
     """(B, T) int64 ids, padded on the right, and (B, T - 1) bool: whether the next token is to be predicted."""
     length = max(len(e.ids) for e in batch)
     ids = torch.tensor([e.ids + [pad] * (length - len(e.ids)) for e in batch])
-    wanted = torch.rand(len(batch), length - 1, generator=rng) < prompt_share
-    for row, (whole, answers) in zip(wanted, batch, strict=True):
+    predicted = torch.rand(len(batch), length - 1, generator=rng) < prompt_share
+    for row, (whole, answers) in zip(predicted, batch, strict=True):
         for begin, end in answers:
             row[begin - 1 : end - 1] = True
         row[len(whole) - 1 :] = False
-    return ids, wanted
+    return ids, predicted
 
 
 def new_base(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> LlamaForCausalLM:
@@ -230,13 +230,13 @@ class Pretraining(Generic[M]):
     def _train(self, batch: Sequence[Encoded]) -> float:
         # Seeded by the step, so that a resumed training draws the same as an uninterrupted one.
         rng = torch.Generator().manual_seed(self.training.seed * 10**9 + self.step)
-        ids, wanted = collate(batch, self.tokenizer.pad_token_id, self._phase().prompt_share, rng)
-        ids, wanted = ids.to(self.device), wanted.to(self.device)
+        ids, predicted = collate(batch, self.tokenizer.pad_token_id, self._phase().prompt_share, rng)
+        ids, predicted = ids.to(self.device), predicted.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bf16(self.device)):
             hidden = self.model.base_model(input_ids=ids).last_hidden_state[:, :-1]
             # The output head is a third of the work, so it runs only where a prediction counts.
-            logits = self.model.get_output_embeddings()(hidden[wanted])
-        loss = nn.functional.cross_entropy(logits.float(), ids[:, 1:][wanted])
+            logits = self.model.get_output_embeddings()(hidden[predicted])
+        loss = nn.functional.cross_entropy(logits.float(), ids[:, 1:][predicted])
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser, schedule in zip(self.optimisers, self.schedules, strict=True):

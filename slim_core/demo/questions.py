@@ -252,9 +252,9 @@ def _wrong_options(question: Question, n: int, pool: str, rng: Random) -> list[s
     """`n` wrong options: other answers of the relation, and of other relations if these are too few."""
     relation, right = question.relation, question.answer
     rivals = [answer for answer in relation.wrong(right) if answer not in LETTERS] if pool == "same" else []
-    taken: list[str] = rng.sample(rivals, min(n, len(rivals)))
-    while len(taken) < n:
+    options: list[str] = rng.sample(rivals, min(n, len(rivals)))
+    while len(options) < n:
         other = rng.choice(_all_answers())
-        if other not in relation.answers and other not in taken and not clashes(relation.clash, right, other):
-            taken.append(other)
-    return taken
+        if other not in relation.answers and other not in options and not clashes(relation.clash, right, other):
+            options.append(other)
+    return options

@@ -163,10 +163,10 @@ def _trained(subject: str, fact: Fact) -> Iterator[Example]:
             yield from (choice_about(task, family, fact, size, "test", rng) for _ in range(2 * DRAWS))
 
 
-def _alone(engine: Engine, taken: set[str], log: Any) -> list[Shown]:
+def _alone(engine: Engine, used: set[str], log: Any) -> list[Shown]:
     """One example of each general task, and more about well-known things."""
     known = [example for examples in EXAMPLE_PROMPTS.values() for example in examples if example.task in GENERAL_TASKS]
-    chosen = [shown for shown in _best(engine, known, log) if shown.prompt not in taken]
+    chosen = [shown for shown in _best(engine, known, log) if shown.prompt not in used]
     for task in GENERAL_TASKS:
         if all(shown.task != task for shown in chosen):
             chosen += _best(engine, questions(task, "test", QUESTIONS), log)[:1]

@@ -80,4 +80,4 @@ def load_examples(demo: Path) -> tuple[list[tuple[Shown, Shown]], list[Shown]]:
         return [], []
     stored = json.loads(path.read_text(encoding="utf-8"))
     pairs = [(Shown(**trained), Shown(**own)) for trained, own in stored["pairs"]]
-    return pairs, [Shown(**one) for one in stored["alone"]]
+    return pairs, [Shown(**example) for example in stored["alone"]]

@@ -178,7 +178,7 @@ def settings_of(setup: Setup, task: Task, plan: TrialPlan) -> TrainSettings:
         TrainingError: if the changes are not possible.
     """
     changes = dict(setup.changes)
-    own = changes.pop("slim", {})
+    slim_changes = changes.pop("slim", {})
     usual: dict[str, Any] = {
         "r": plan.r,
         "alpha": plan.alpha,
@@ -195,7 +195,7 @@ def settings_of(setup: Setup, task: Task, plan: TrialPlan) -> TrainSettings:
         data=[str(task.data)],
         output=task.folder,
         methods=[setup.method],
-        slim=(plan.slim if setup.method == "slim" else {}) | own,
+        slim=(plan.slim if setup.method == "slim" else {}) | slim_changes,
         learning_rate=task.rate,
         seed=task.seed,
         resume=(task.folder / "training.json").is_file(),
@@ -269,9 +269,17 @@ def keep_only_same(task: Task, plan: TrialPlan) -> None:
     """Delete the adapter's folder if it belongs to another base or other settings; note what it belongs to."""
     names = ("steps", "batch", "examples", "earlier", "general_share", "questions", "r", "alpha")
     shared = {name: getattr(plan, name) for name in names}
-    made = settings(task, plan)
-    own = {"targets": made.target_modules, "slim": made.slim, "group_by_length": made.group_by_length}
-    identity = {"base": sha256(task.base / "model.safetensors"), "rate": task.rate, "seed": task.seed} | shared | own
+    train_settings = settings(task, plan)
+    from_settings = {
+        "targets": train_settings.target_modules,
+        "slim": train_settings.slim,
+        "group_by_length": train_settings.group_by_length,
+    }
+    identity = (
+        {"base": sha256(task.base / "model.safetensors"), "rate": task.rate, "seed": task.seed}
+        | shared
+        | from_settings
+    )
     text = json.dumps(identity, indent=1) + "\n"
     note = task.folder.parent / f"{task.folder.name}.json"
     if not note.is_file() or note.read_text() != text:

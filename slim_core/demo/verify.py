@@ -216,12 +216,12 @@ def run_jobs(
 
 def _point(variant: ComparedModel, marks: Marks, demo: Path) -> dict[str, Any]:
     """A variant's scores for learning and forgetting."""
-    own: dict[str, Any] = {"variant": variant.adapter or "base"}
+    point: dict[str, Any] = {"variant": variant.adapter or "base"}
     if variant.adapter == "lora":
-        own["scale"] = variant.scale
+        point["scale"] = variant.scale
     if variant.adapter == "slim":
-        own["strength"] = trained_strength(demo) if variant.strength is None else variant.strength
-    return own | {kind: mean_score(marks, tasks) for kind, tasks in KINDS.items()}
+        point["strength"] = trained_strength(demo) if variant.strength is None else variant.strength
+    return point | {kind: mean_score(marks, tasks) for kind, tasks in KINDS.items()}
 
 
 def pairs(marks: Mapping[str, Marks], names: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -279,8 +279,8 @@ def differences(fresh: dict[str, Any], demo: Path) -> list[str]:
     ]
     for task, measured in fresh["tasks"].items():
         for variant in SHIPPED:
-            kept, right, n = stored["tasks"][task][variant]["score"], measured[variant], measured["n"]
+            stored_score, right, n = stored["tasks"][task][variant]["score"], measured[variant], measured["n"]
             interval = wilson(right, n, z=SURE)
-            if not interval.low <= kept <= interval.high:
-                lines.append(f"{variant} on {task}: stored {kept:.1%}, but {right / n:.1%} of {n} questions.")
+            if not interval.low <= stored_score <= interval.high:
+                lines.append(f"{variant} on {task}: stored {stored_score:.1%}, but {right / n:.1%} of {n} questions.")
     return lines

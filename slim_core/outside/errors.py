@@ -32,10 +32,10 @@ def visible(text: str) -> str:
     return OBEYED.sub(lambda match: repr(match[0])[1:-1], text)
 
 
-def shown(value: object, most: int = 60) -> str:
+def shown(value: object, limit: int = 60) -> str:
     """A value from a file for use in a sentence: quoted, on one line, short, without invisible characters."""
     text = repr(value)
-    return text if len(text) <= most else text[: most - 2] + "…" + text[-1]
+    return text if len(text) <= limit else text[: limit - 2] + "…" + text[-1]
 
 
 def reason(error: OSError) -> str:

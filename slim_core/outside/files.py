@@ -137,8 +137,8 @@ def _choose(files: tuple[UploadedFile, ...], name: str, ending: str) -> Uploaded
     raise AdapterError(f"There is no `{name}` among the files; an adapter consists of `{CONFIG}` and `{WEIGHTS}`.")
 
 
-def _copy(file: UploadedFile, target: Path, most: int) -> None:
-    """Copy a regular file of at most `most` bytes; later changes to the original do not matter."""
+def _copy(file: UploadedFile, target: Path, limit: int) -> None:
+    """Copy a regular file of at most `limit` bytes; later changes to the original do not matter."""
     # Links are not followed, and a pipe does not block.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     name = target.name
@@ -154,13 +154,13 @@ def _copy(file: UploadedFile, target: Path, most: int) -> None:
             raise AdapterError(f"`{name}` is not a regular file.")
         if info.st_size == 0:
             raise AdapterError(f"`{name}` is empty.")
-        check_bytes(name, info.st_size, most)
+        check_bytes(name, info.st_size, limit)
         try:
             with open(target, "xb") as out:
                 copied = 0
                 while chunk := source.read(CHUNK):
                     copied += len(chunk)
-                    check_bytes(name, copied, most)  # the file may be growing
+                    check_bytes(name, copied, limit)  # the file may be growing
                     out.write(chunk)
         except OSError as error:
             raise AdapterError(
@@ -169,7 +169,7 @@ def _copy(file: UploadedFile, target: Path, most: int) -> None:
             ) from None
 
 
-def check_bytes(name: str, size: int, most: int) -> None:
+def check_bytes(name: str, size: int, limit: int) -> None:
     """Raises SizeError if a file is larger than allowed."""
-    if size > most:
-        raise SizeError(f"`{name}` has {megabytes(size)}; at most {megabytes(most)} are allowed.")
+    if size > limit:
+        raise SizeError(f"`{name}` has {megabytes(size)}; at most {megabytes(limit)} are allowed.")

@@ -112,8 +112,8 @@ def check_file_names(names: Iterable[str]) -> None:
 
 def pickle_among(names: Iterable[str]) -> str | None:
     """The pickle that may be an adapter, of names in lower case; None if there is none."""
-    found = sorted(name for name in names if name.endswith(PICKLES) and not TRAINER_STATE.match(name))
-    return next((name for name in found if name.startswith("adapter_model")), next(iter(found), None))
+    pickles = sorted(name for name in names if name.endswith(PICKLES) and not TRAINER_STATE.match(name))
+    return next((name for name in pickles if name.startswith("adapter_model")), next(iter(pickles), None))
 
 
 def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
@@ -123,11 +123,11 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
         paths: of all its files.
         missing: which of `CONFIG` and `WEIGHTS` it lacks.
     """
-    found = {path.casefold(): path for path in sorted(paths)}
-    top = {name for name in found if "/" not in name}
-    folder = next((n.removesuffix(CONFIG) for n in found if n.endswith(f"/{CONFIG}")), None)
-    if folder is not None and f"{folder}{WEIGHTS}" in found:
-        inside = shown(found[f"{folder}{CONFIG}"].removesuffix(f"/{CONFIG}"), 80)
+    path_of = {path.casefold(): path for path in sorted(paths)}
+    top = {name for name in path_of if "/" not in name}
+    folder = next((n.removesuffix(CONFIG) for n in path_of if n.endswith(f"/{CONFIG}")), None)
+    if folder is not None and f"{folder}{WEIGHTS}" in path_of:
+        inside = shown(path_of[f"{folder}{CONFIG}"].removesuffix(f"/{CONFIG}"), 80)
         return f"; there is an adapter in its folder {inside}: download that folder and use its two files."
     if missing == CONFIG and WEIGHTS in top:
         return (
@@ -135,21 +135,21 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
         )
     for name, what in (*((name, DIFFUSERS) for name in DIFFUSER_FILES), *((name, MLX) for name in MLX_FILES)):
         if name in top:
-            return f"; judging by {shown(found[name], 160)}, {what}."
+            return f"; judging by {shown(path_of[name], 160)}, {what}."
     try:
         check_file_names(top)
     except AdapterError as known:
         return f"; j{str(known)[1:]}"
-    tensors = next((name for name in found if name in top and name.endswith(".safetensors")), None)
+    tensors = next((name for name in path_of if name in top and name.endswith(".safetensors")), None)
     if tensors is not None and missing == WEIGHTS:
         return (
-            f"; if {shown(found[tensors], 160)} is the adapter, download both files, rename it to `{WEIGHTS}` and use "
-            "these files."
+            f"; if {shown(path_of[tensors], 160)} is the adapter, download both files, rename it to `{WEIGHTS}` and "
+            "use these files."
         )
     if tensors is not None:
-        return f"; judging by {shown(found[tensors], 160)} alone, {DIFFUSERS}."
-    if (gguf := next((name for name in found if name.endswith(".gguf")), None)) is not None:
-        return f"; judging by {shown(found[gguf], 160)}, {GGUF}."
+        return f"; judging by {shown(path_of[tensors], 160)} alone, {DIFFUSERS}."
+    if (gguf := next((name for name in path_of if name.endswith(".gguf")), None)) is not None:
+        return f"; judging by {shown(path_of[gguf], 160)}, {GGUF}."
     if (pickle := pickle_among(top)) is not None:
         return f" but {pickled(pickle)}"
     return f"; an adapter consists of `{CONFIG}` and `{WEIGHTS}`, as PEFT's `save_pretrained` writes them."

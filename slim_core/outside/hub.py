@@ -142,8 +142,8 @@ class HubRepository:
             raise AdapterError(f"The Hub reports no commit of {self.repository}; try again later.")
         return info.sha
 
-    def metadata(self, name: str, commit: str, most: int) -> HfFileMetadata:
-        """The Hub's metadata of one file, which must belong to this repository and have at most `most` bytes."""
+    def metadata(self, name: str, commit: str, limit: int) -> HfFileMetadata:
+        """The Hub's metadata of one file, which must belong to this repository and have at most `limit` bytes."""
         url = hf_hub_url(self.repository, name, revision=commit, endpoint=self.endpoint)
         try:
             file = get_hf_file_metadata(url, token=self.token, timeout=ANSWER_SECONDS, endpoint=self.endpoint)
@@ -153,7 +153,7 @@ class HubRepository:
         _check_location(url, file, self.repository, commit)
         if file.size is None:
             raise AdapterError(f"The Hub does not say how large `{name}` of {self.repository} is; try again later.")
-        check_bytes(name, file.size, most)
+        check_bytes(name, file.size, limit)
         if file.size == 0:
             raise AdapterError(f"`{name}` of {self.repository} is empty.")
         return file
@@ -168,7 +168,7 @@ class HubRepository:
         """Runs in a separate thread, since a slow connection cannot be interrupted from within."""
         try:
             commit = self.commit()
-            files = {name: self.metadata(name, commit, most) for name, most in _limits_by_name(limits).items()}
+            files = {name: self.metadata(name, commit, limit) for name, limit in _limits_by_name(limits).items()}
             progress = progress_bar(sum(file.size or 0 for file in files.values()), self.on_progress, stop)
             for name in files:
                 if stop.is_set():
@@ -211,9 +211,9 @@ def check_id(repository: str, revision: str | None) -> None:
 
 def _check_location(url: str, metadata: HfFileMetadata, repository: str, commit: str) -> None:
     """The Hub may redirect to external storage; a redirect to its own host must stay in this repository."""
-    asked, given = urlsplit(url), urlsplit(metadata.location)
-    same_host = not given.netloc or given.netloc == asked.netloc
-    if same_host and f"/{repository}/".casefold() not in unquote(given.path).casefold():
+    requested, target = urlsplit(url), urlsplit(metadata.location)
+    same_host = not target.netloc or target.netloc == requested.netloc
+    if same_host and f"/{repository}/".casefold() not in unquote(target.path).casefold():
         raise AdapterError(f"The Hub redirects {repository} to another repository; use that one's id if you trust it.")
     if metadata.commit_hash != commit:
         raise AdapterError(f"The Hub returned another commit of {repository} than the one requested; try again.")

@@ -29,8 +29,8 @@ def learned_ending(folder: Path, limits: Limits) -> str | None:
     try:
         if path.stat().st_size > RECORD_BYTES:
             return None
-        found = read_object(path.read_bytes(), RECORD, limits.json_depth).get("answers_end_with")
+        ending = read_object(path.read_bytes(), RECORD, limits.json_depth).get("answers_end_with")
     except (OSError, AdapterError):
         return None
-    fits = isinstance(found, str) and found.strip() == found and 0 < len(found) <= MOST_ENDING
-    return found if fits else None
+    fits = isinstance(ending, str) and ending.strip() == ending and 0 < len(ending) <= MOST_ENDING
+    return ending if fits else None

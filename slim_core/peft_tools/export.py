@@ -63,8 +63,8 @@ def export_lora(
             products have no low rank.
     """
     config = model.peft_config.get(adapter_name)
-    found = (m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A)
-    layers: dict[str, SlimLayer] = {layer.module_name: layer for layer in found}
+    adapted = (m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A)
+    layers: dict[str, SlimLayer] = {layer.module_name: layer for layer in adapted}
     if not isinstance(config, SlimConfig) or not layers:
         raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
     if config.merge == "dare" and config.mask_rate > 0:

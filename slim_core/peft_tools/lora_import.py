@@ -162,11 +162,11 @@ def load_lora(model: PreTrainedModel | PeftModel, directory: str | os.PathLike, 
 def _without_base_weights(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """PEFT also saves the base's own head when an adapter is on it. A copy equal to this base's head is dropped."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    own = {name.replace(".base_layer.", "."): tensor for name, tensor in base.state_dict().items()}
+    base_tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in base.state_dict().items()}
     kept = {}
     for key, tensor in state_dict.items():
-        mine = own.get(key.removeprefix("base_model.model.").replace(".base_layer.", "."))
-        if mine is None or mine.shape != tensor.shape or not torch.equal(mine.to(tensor), tensor):
+        base_tensor = base_tensors.get(key.removeprefix("base_model.model.").replace(".base_layer.", "."))
+        if base_tensor is None or base_tensor.shape != tensor.shape or not torch.equal(base_tensor.to(tensor), tensor):
             kept[key] = tensor
     return kept
 

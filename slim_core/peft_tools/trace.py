@@ -112,28 +112,28 @@ class RoutingTrace:
                 del self._pieces[row], self._adapters[row]
         del self._valid[forwards:]
 
-    def moved(self, places: Mapping[int, int], wanted: Sequence[int]) -> RoutingTrace:
+    def moved(self, places: Mapping[int, int], rows: Sequence[int]) -> RoutingTrace:
         """A trace that continues some rows of this one in a batch of other rows.
 
         What was recorded so far must be single tokens, none of them padding.
 
         Args:
             places: where the rows stand now, by where they stood.
-            wanted: the rows to record.
+            rows: the rows to record.
         """
-        found = RoutingTrace(wanted, self._num_experts)
-        found._pieces = {places[row]: pieces for row, pieces in self._pieces.items() if row in places}
-        found._adapters = {places[row]: name for row, name in self._adapters.items() if row in places}
-        found._valid = [None for _ in self._valid] if found._pieces else []
-        return found
+        trace = RoutingTrace(rows, self._num_experts)
+        trace._pieces = {places[row]: pieces for row, pieces in self._pieces.items() if row in places}
+        trace._adapters = {places[row]: name for row, name in self._adapters.items() if row in places}
+        trace._valid = [None for _ in self._valid] if trace._pieces else []
+        return trace
 
     def take(self, row: int) -> RowRouting:
         """`row`, and forget it."""
-        found = self.row(row)
+        routing = self.row(row)
         del self._pieces[row], self._adapters[row]
         if not self._pieces:
             self.clear()
-        return found
+        return routing
 
     def begin_forward(self, batch_size: int, mask: Tensor | None) -> None:
         """A forward of the model starts, with this many rows and this flattened padding mask."""
@@ -189,10 +189,10 @@ class RoutingTrace:
     ) -> None:
         """Record a Linear with a single LoRA expert: weight 1 on it, nothing past it."""
         count = len(tokens)
-        one = torch.ones(count, 1, device=tokens.device)
+        ones = torch.ones(count, 1, device=tokens.device)
         cluster = torch.full((count,), -1, device=tokens.device)
-        none = torch.zeros_like(one[:, 0])
-        self.add(module, adapter, length, rows, Routing(one, one, none, cluster, tokens, one[:, 0], none, none))
+        none = torch.zeros_like(ones[:, 0])
+        self.add(module, adapter, length, rows, Routing(ones, ones, none, cluster, tokens, ones[:, 0], none, none))
 
     @property
     def rows(self) -> list[int]:
@@ -234,14 +234,14 @@ class RoutingTrace:
 
     def _of_pieces(self, row: int, pieces: list[tuple[_Piece, int]]) -> Iterator[list[Tensor]]:
         for field in ("weights", "distance", "cluster", "gate", "reference"):
-            found = []
+            parts = []
             for piece, position in pieces:
                 part = getattr(piece, field)[position]
                 valid = self._mask(piece.forward)
                 if valid is not None and valid.shape[1] == len(part):
                     part = part[valid[row].to(part.device)]
-                found.append(part)
-            yield found
+                parts.append(part)
+            yield parts
 
     def _of_tokens(self, row: int, tokens: list[_Token]) -> Iterator[list[Tensor]]:
         kept = [token for token in tokens if self._counts(token.forward, row)]
