@@ -33,7 +33,8 @@ slim.forgetting = (component) => {
       el("p", { class: "slim-note" }, "Share of right answers on held-out questions. The thin line is the interval."),
       ...value.groups.filter((group) => group.rows.length).map((group) => el("section", { class: "slim-card slim-wide" },
         el("h2", {}, group.title), el("div", { class: "slim-score-grid", role: "list" }, ...group.rows.map(bars)),
-        el("details", {}, el("summary", {}, "The numbers as a table"), table(group)))));
+        el("details", {}, el("summary", {}, "The numbers as a table"), table(group)))),
+      ...(value.methods ? [slim.plane(value.methods)] : []));
   });
 };
 /* The end of a part of SLIM's page 1. */

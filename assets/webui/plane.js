@@ -97,8 +97,9 @@ slim.plane = (plane) => {
   if (plane.strengths.length > 1) parts.push("The blue line is SLIM’s gate from open to strong, the same adapter throughout.");
   if (plane.scales.length > 1) parts.push("The orange line is LoRA scaled down.");
   if (plane.here) parts.push(`The ring is your gate, ${plane.here.text}.`);
-  return el("section", { class: "slim-card slim-wide", "aria-label": "Learning against forgetting" },
-    el("h2", {}, "Learning against forgetting"), el("p", { class: "slim-note" }, parts.join(" ")), node,
+  const title = plane.title ?? "Learning against forgetting";
+  return el("section", { class: "slim-card slim-wide", "aria-label": title },
+    el("h2", {}, title), el("p", { class: "slim-note" }, parts.join(" ")), node,
     el("details", {}, el("summary", {}, "The points as a table"),
       el("div", { class: "slim-table", tabindex: "0", role: "region", "aria-label": "Points of the plane" },
         el("table", {}, el("thead", {}, el("tr", {}, ...["Method", "Which", "Trained on", "Not to be forgotten"].map((name) => el("th", { scope: "col" }, name)))),

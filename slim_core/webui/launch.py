@@ -25,6 +25,7 @@ from .layout import LEAD, build
 from .ready import SCRIPTS, STYLES, check_address, web_asset
 from .state.choices import choices_of, first_choice
 from .wire.forgetting import RESULTS, read_results
+from .wire.methods import FILE, read_methods
 
 
 def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path = DEMO) -> Interface:
@@ -47,7 +48,8 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
 def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:
     """Stored scores of the loaded adapters: the demo's, or those next to the SLIM adapter, else next to the LoRA."""
     if not config.base:
-        return read_results(demo / RESULTS)
+        stored, methods = read_results(demo / RESULTS), read_methods(demo.parent / "results" / FILE)
+        return stored | {"methods": methods} if stored and methods else stored
     results = (read_results(Path(folder) / RESULTS) for folder in (config.slim, config.lora) if folder)
     return next(filter(None, results), None)
 

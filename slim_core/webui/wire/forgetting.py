@@ -36,7 +36,8 @@ def read_results(path: Path) -> dict[str, Any] | None:
         plane.points_of(results)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    results.pop("rates", None)
+    for name in ("rates", "methods"):
+        results.pop(name, None)  # they come from files of their own
     rates = plane.read_rates(path.with_name(plane.BUILD))
     return results | {"rates": rates} if rates else results
 
@@ -121,6 +122,7 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
             [name for name in VARIANTS if name in session.own_variants],
             session.strengths.get("slim"),
         ),
+        "methods": results.get("methods"),
         "groups": [
             {"title": title, "rows": [row for row in all_rows if row["kind"] == kind]} for kind, title in KINDS.items()
         ],

@@ -85,9 +85,7 @@ def points_of(results: Mapping[str, Any]) -> list[Point]:
         what = "" if scale in (None, 1) else f"× {scale:g}"
         if strength is not None:
             what = f"strength {strength:g}" if strength else "gate open"
-        points.append(
-            Point(method, what, _interval(entry["general"]), _interval(entry["downstream"]), strength, scale)
-        )
+        points.append(Point(method, what, interval(entry["general"]), interval(entry["downstream"]), strength, scale))
     return points
 
 
@@ -162,10 +160,15 @@ def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
 
 
 def _spread(scores: Sequence[Any]) -> tuple[float, float, float]:
-    return _interval((fmean(map(float, scores)), min(map(float, scores)), max(map(float, scores))))
+    return interval((fmean(map(float, scores)), min(map(float, scores)), max(map(float, scores))))
 
 
-def _interval(numbers: Sequence[Any]) -> tuple[float, float, float]:
+def interval(numbers: Sequence[Any]) -> tuple[float, float, float]:
+    """A score and the ends of its interval.
+
+    Raises:
+        TypeError, ValueError: if they are not three shares.
+    """
     score, low, high = map(float, numbers)
     if not all(math.isfinite(x) and 0 <= x <= 1 for x in (score, low, high)):
         raise ValueError(numbers)
