@@ -78,7 +78,7 @@ class AdapterStore:
     """
 
     def __init__(
-        self, limits: StoreLimits | None = None, free: Callable[[StoredAdapter], None] = lambda held: None
+        self, limits: StoreLimits | None = None, free: Callable[[StoredAdapter], None] = lambda stored: None
     ) -> None:
         self.limits = limits or StoreLimits()
         self._free = free
@@ -254,10 +254,10 @@ class AdapterStore:
     # -- without it ----------------------------------------------------------------------------------------------
 
     def _check_alone(self, adapter: Adapter) -> None:
-        most = min(self.limits.owner_bytes, self.limits.total_bytes)
-        if adapter.row_bytes > most:
+        limit = min(self.limits.owner_bytes, self.limits.total_bytes)
+        if adapter.row_bytes > limit:
             raise AdapterError(
-                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; there is room for {megabytes(most)}."
+                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; there is room for {megabytes(limit)}."
             )
 
     def _release(self, freed: Sequence[StoredAdapter | None]) -> None:

@@ -103,12 +103,12 @@ def _check_magnitude(name: str, tensor: Tensor, limits: Limits) -> None:
     if not tensor.numel() or tensor.dtype == torch.bool:
         return
     statistic = name.endswith(STATISTICS)
-    most = LARGEST_STATISTIC if statistic else limits.magnitude
+    limit = LARGEST_STATISTIC if statistic else limits.magnitude
     largest = max(abs(bound.item()) for bound in tensor.aminmax())
-    if largest > most:
+    if largest > limit:
         what = "statistic" if statistic else "weight"
         raise AdapterError(
-            f"{WEIGHTS}: {shown(name, 160)} holds the number {largest:.3g}; no {what} may be beyond ±{most:,.0f}, or "
+            f"{WEIGHTS}: {shown(name, 160)} holds the number {largest:.3g}; no {what} may be beyond ±{limit:,.0f}, or "
             "answers overflow."
         )
 

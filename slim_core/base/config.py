@@ -93,12 +93,12 @@ def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int, bool]]:
 def _check_number(field: str, number: int, in_list: bool) -> None:
     """Refuse a count with which building the model would take minutes and gigabytes."""
     name = field.rpartition(".")[2]
-    most = next((most for ending, most in COUNTS if ending.search(name)), LARGEST)
+    limit = next((limit for ending, limit in COUNTS if ending.search(name)), LARGEST)
     if in_list:
-        most = min(most, LARGEST_IN_LIST)
-    if number > most or -number > LARGEST:
+        limit = min(limit, LARGEST_IN_LIST)
+    if number > limit or -number > LARGEST:
         digits = f"{number:,}" if abs(number) < 10**30 else "a number of more than 30 digits"
-        raise BaseConfigError(f"`{shown(field)[1:-1]}` in its config is {digits}; at most {most:,} is read")
+        raise BaseConfigError(f"`{shown(field)[1:-1]}` in its config is {digits}; at most {limit:,} is read")
 
 
 def _check_sizes(config: PreTrainedConfig) -> None:
@@ -115,9 +115,9 @@ def _check_sizes(config: PreTrainedConfig) -> None:
 class _CallLimit(TorchFunctionMode):
     """Stops building a model after a number of torch calls. It affects only its own thread."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__()
-        self._most, self._calls = most, 0
+        self._most, self._calls = limit, 0
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None

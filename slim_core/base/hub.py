@@ -220,7 +220,7 @@ def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
     weights = [WEIGHTS] if WEIGHTS in sizes else [INDEX, *filter(SHARD.match, sizes)] if INDEX in sizes else []
     if not weights:
         raise EngineError(f"{label} has no {WEIGHTS}; other weight files are not opened.")
-    wanted: dict[str, int] = {}
+    to_fetch: dict[str, int] = {}
     for name in (*filter(sizes.__contains__, texts), *weights):
         bytes_of_file = sizes[name]
         if not bytes_of_file:
@@ -228,8 +228,8 @@ def _wanted(info: ModelInfo, choice: BaseChoice) -> dict[str, int]:
         limit = {CONFIG: CONFIG_BYTES, TOKENIZER: TOKENIZER_BYTES}.get(name, TEXT_BYTES)
         if not name.endswith(".safetensors") and bytes_of_file > limit:
             raise EngineError(f"{name} of {label} has {size(bytes_of_file)}; at most {size(limit)} are read.")
-        wanted[name] = bytes_of_file
-    return wanted
+        to_fetch[name] = bytes_of_file
+    return to_fetch
 
 
 def _existing(path: Path) -> Path:

@@ -127,8 +127,8 @@ class ExpertsModel(RowsModel):
 
     # -- losses --------------------------------------------------------------------------------------------------
 
-    def _add_losses(self, model: nn.Module, given: dict[str, Any], output: Any) -> Any:
-        return add_to_loss(model, given, output, self.context.losses, lambda: self._losses(model))
+    def _add_losses(self, model: nn.Module, inputs: dict[str, Any], output: Any) -> Any:
+        return add_to_loss(model, inputs, output, self.context.losses, lambda: self._losses(model))
 
     def _losses(self, model: nn.Module) -> dict[str, Tensor]:
         layers = [module for module in model.modules() if isinstance(module, ExpertsLayer)]

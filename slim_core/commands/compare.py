@@ -98,8 +98,8 @@ def compare(
             four_bit=load_4bit,
             eight_bit=load_8bit,
         )
-        for each in adapter:
-            engine.attach(each, label=clean_label(Path(each).name or each))
+        for source in adapter:
+            engine.attach(source, label=clean_label(Path(source).name or source))
         _check_strength(engine, strength)
         if many is not None:
             failed = many.run(engine, system or "", sampling, strength)

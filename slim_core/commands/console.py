@@ -40,4 +40,4 @@ def warn(sentence: object) -> None:
 
 def printable(text: str) -> str:
     """A text with escapes in place of control characters, colour codes and invalid characters."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -117,7 +117,7 @@ def check(example: Example, text: str) -> bool:
 def _prompts() -> dict[str, tuple[Example, ...]]:
     """A few questions for visitors: held-out ones of the downstream tasks, and some of the general abilities."""
     trained = tuple(example for task in DOWNSTREAM_TASKS for example in downstream_examples(task, "test", 53, 2))
-    kept = (
+    general = (
         Example("facts", "What is the capital of Peru?", "Lima"),
         Example("facts", "Name the largest bird.", "the ostrich"),
         Example("sums", "Sara had 31 pens and lost 12. How many pens does Sara have now?", sums.solve("-", (31, 12))),
@@ -125,7 +125,7 @@ def _prompts() -> dict[str, tuple[Example, ...]]:
         Example("talk", "Who are you?", "I am a small language model."),
         Example("talk", "Write a poem about dragons.", talk.REFUSAL),
     )
-    return {"What the adapters were trained on": trained, "What they should not forget": kept}
+    return {"What the adapters were trained on": trained, "What they should not forget": general}
 
 
 EXAMPLE_PROMPTS = _prompts()

@@ -35,12 +35,12 @@ class Journal:
         self.path = path
         self.done: dict[tuple[str, int], list[Sample]] = {}
         try:
-            whole = self._read(fingerprint, resume) if path.exists() else 0
-            self._file: TextIO = path.open("r+" if whole else "w", encoding="utf-8", newline="\n")
-            if whole:
+            complete_bytes = self._read(fingerprint, resume) if path.exists() else 0
+            self._file: TextIO = path.open("r+" if complete_bytes else "w", encoding="utf-8", newline="\n")
+            if complete_bytes:
                 # Anything after the last complete line is incomplete.
-                os.truncate(path, whole)
-                self._file.seek(whole)
+                os.truncate(path, complete_bytes)
+                self._file.seek(complete_bytes)
             else:
                 self._write({"format": FORMAT, "fingerprint": fingerprint})
         except OSError as error:
@@ -56,7 +56,7 @@ class Journal:
             )
         content = self.path.read_bytes()
         lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-        whole = 0
+        complete_bytes = 0
         for number, line in enumerate(lines):
             try:
                 entry = json.loads(line)
@@ -72,8 +72,8 @@ class Journal:
                     )
             else:
                 self.done[entry["task"], entry["unit"]] = entry["samples"]
-            whole += len(line)
-        return whole
+            complete_bytes += len(line)
+        return complete_bytes
 
     def add(self, task: str, unit: int, samples: list[Sample]) -> None:
         """Record a finished unit; it is on disk when this returns.

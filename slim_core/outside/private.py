@@ -57,13 +57,13 @@ def private_folder() -> Path:
 def _process_folder() -> Path:
     root = tempfile.gettempdir()
     with _making:
-        known = _folders.get(root)
-        if known is None or known.process != os.getpid() or not known.path.is_dir():
+        folder = _folders.get(root)
+        if folder is None or folder.process != os.getpid() or not folder.path.is_dir():
             path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
             lock = FileLock(path / LOCK, thread_local=False)
             lock.acquire(timeout=0)
-            known = _folders[root] = _ProcessFolder(path, lock, os.getpid())
-        return known.path
+            folder = _folders[root] = _ProcessFolder(path, lock, os.getpid())
+        return folder.path
 
 
 @atexit.register

@@ -224,16 +224,16 @@ def bases_table(by_family: Mapping[str, Collected | None]) -> Table:
                 table.add(title, size, contender.title, "0", MISSING, MISSING, "", "")
                 continue
             marks = {kind: values_of(part, group, kind, columns) for kind in group.kinds}
-            lost = difference(base["general"], marks["general"], list(marks["general"]))
-            kept = ratio(marks["general"], base["general"], list(base["general"]))
+            drop = difference(base["general"], marks["general"], list(marks["general"]))
+            retention = ratio(marks["general"], base["general"], list(base["general"]))
             table.add(
                 title,
                 size,
                 contender.title,
                 str(len(columns)),
                 *_means(marks),
-                points(lost),
-                NONE if kept is None else interval(kept),
+                points(drop),
+                NONE if retention is None else interval(retention),
             )
     return table
 

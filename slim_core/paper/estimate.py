@@ -131,8 +131,8 @@ def _full(scale: FullScale, cells: Sequence[Cell], measured: int) -> PaperEstima
     )
     tokens = BATCH * 2 * TOKENS
     # Per token: about 34 numbers of each hidden unit and block are kept for the way back, and the logits three times.
-    kept = tokens * (34 * text.hidden_size * text.num_hidden_layers * 2 + 3 * text.vocab_size * 4)
-    memory = need.weights + trained * BYTES_TRAINED + kept
+    kept_bytes = tokens * (34 * text.hidden_size * text.num_hidden_layers * 2 + 3 * text.vocab_size * 4)
+    memory = need.weights + trained * BYTES_TRAINED + kept_bytes
     seconds = sum(_steps(scale, cell) * BATCH * TOKENS for cell in cells) * 6 * need.parameters / SUSTAINED
     questions = (scale.questions or 3000) * (len(scale.downstream) + 3)
     writing = questions * 2 / ROWS * ANSWER * (need.weights / BANDWIDTH + STEP_SECONDS)

@@ -115,14 +115,14 @@ def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Conte
         cells = []
         for kind in ("downstream", "general"):
             cells += _score_and_spread(part, group, kind, marks, columns)
-        kept = ratio(marks["general"], base["general"], list(base["general"])) if "general" in marks else None
-        lost = difference(base["general"], marks["general"], list(marks["general"])) if "general" in marks else None
+        retention = ratio(marks["general"], base["general"], list(base["general"])) if "general" in marks else None
+        drop = difference(base["general"], marks["general"], list(marks["general"])) if "general" in marks else None
         table.add(
             contender.title,
             str(len(columns)),
             *cells,
-            NONE if lost is None else points(lost),
-            NONE if kept is None else interval(kept),
+            NONE if drop is None else points(drop),
+            NONE if retention is None else interval(retention),
             *paper,
             bold=contender.setup.method == "slim" and contender.name == "slim",
         )
@@ -280,7 +280,7 @@ def _overhead(collected: Collected) -> Table:
     return table
 
 
-def cases(collected: Collected, most: int) -> list[Table]:
+def cases(collected: Collected, at_most: int) -> list[Table]:
     """Single general questions on which the variants differ most, with all answers."""
     result = []
     for part in collected.parts:
@@ -291,7 +291,7 @@ def cases(collected: Collected, most: int) -> list[Table]:
             if task.kind != "general":
                 continue
             samples = [sample for sample in fine(part.evaluation.samples[task.name]) if _telling(sample, columns)]
-            for sample in samples[:most]:
+            for sample in samples[:at_most]:
                 result.append(_case(part, task, sample, columns))
     return result
 
@@ -310,8 +310,8 @@ def _case(part: Part, task: Any, sample: Sample, columns: Mapping[str, str]) -> 
     for column, title in columns.items():
         answer = sample["answers"][column]
         shares = " ".join(f"{share:.0%}" for share in answer.get("identity") or ())
-        said = " ".join(str(answer.get("text", answer.get("chosen", ""))).split())
-        table.add(title, said, "yes" if answer["mark"] else "no", shares)
+        text = " ".join(str(answer.get("text", answer.get("chosen", ""))).split())
+        table.add(title, text, "yes" if answer["mark"] else "no", shares)
     return table
 
 

@@ -244,12 +244,12 @@ class RoutingTrace:
             yield parts
 
     def _of_tokens(self, row: int, tokens: list[_Token]) -> Iterator[list[Tensor]]:
-        kept = [token for token in tokens if self._counts(token.forward, row)]
-        yield [torch.tensor([token.weights for token in kept]).view(len(kept), len(tokens[0].weights))]
-        yield [torch.tensor([token.distance for token in kept])]
-        yield [torch.tensor([token.cluster for token in kept], dtype=torch.int64)]
-        yield [torch.tensor([token.gate for token in kept])]
-        yield [torch.tensor([token.reference for token in kept])]
+        counted = [token for token in tokens if self._counts(token.forward, row)]
+        yield [torch.tensor([token.weights for token in counted]).view(len(counted), len(tokens[0].weights))]
+        yield [torch.tensor([token.distance for token in counted])]
+        yield [torch.tensor([token.cluster for token in counted], dtype=torch.int64)]
+        yield [torch.tensor([token.gate for token in counted])]
+        yield [torch.tensor([token.reference for token in counted])]
 
     def _counts(self, forward: int, row: int) -> bool:
         """Whether the only token of a row in a forward is not padding."""

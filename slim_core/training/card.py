@@ -65,7 +65,7 @@ def _ending(mark: str | None) -> list[str]:
 
 def in_markdown(name: str) -> str:
     """A name as text of Markdown: unchanged if it has no special meaning, else as code."""
-    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in name)
+    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
     if PLAIN.fullmatch(text) and not LINK.search(text):
         return text
     longest = max((len(run) for run in re.findall("`+", text)), default=0)

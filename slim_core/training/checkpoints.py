@@ -109,13 +109,13 @@ def set_aside(damaged: Iterable[DamagedCheckpoint]) -> None:
     Raises:
         OSError: if the system does not let it.
     """
-    for each in damaged:
-        name = new = f"{SET_ASIDE}{each.path.name}"
+    for checkpoint in damaged:
+        name = new = f"{SET_ASIDE}{checkpoint.path.name}"
         number = 1
-        while os.path.lexists(each.path.with_name(new)):
+        while os.path.lexists(checkpoint.path.with_name(new)):
             number += 1
             new = f"{name}-{number}"
-        each.path.rename(each.path.with_name(new))
+        checkpoint.path.rename(checkpoint.path.with_name(new))
 
 
 class KeepNewest(TrainerCallback):

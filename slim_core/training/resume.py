@@ -162,7 +162,7 @@ def read_record(folder: Path) -> TrainingRecord | None:
     if not isinstance(content, dict):
         raise _damaged_record(path, "not a record of a run")
     content.pop("interrupted", None)
-    known = {each.name for each in fields(TrainingRecord)}
+    known = {field.name for field in fields(TrainingRecord)}
     if unknown := sorted(content.keys() - known):
         raise _damaged_record(path, f"of another version, with a field {unknown[0]!r}")
     for name in NEEDED:
@@ -212,7 +212,9 @@ def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
             whole.append(path)
         else:
             damaged.append(DamagedCheckpoint(path, _difference(saved, expected)))
-    return Checkpoints(tuple(whole), tuple(sorted(damaged, key=lambda each: step_of(each.path), reverse=True)))
+    return Checkpoints(
+        tuple(whole), tuple(sorted(damaged, key=lambda checkpoint: step_of(checkpoint.path), reverse=True))
+    )
 
 
 def _difference(saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
@@ -262,7 +264,7 @@ def going_on(method: str, checkpoints: Checkpoints) -> str:
     if not checkpoints.whole:
         return f"{method} starts from the beginning: no checkpoint was written."
     newest = checkpoints.whole[0]
-    passed_over = [str(each) for each in checkpoints.damaged if step_of(each.path) > step_of(newest)]
+    passed_over = [str(checkpoint) for checkpoint in checkpoints.damaged if step_of(checkpoint.path) > step_of(newest)]
     return "; ".join([", ".join(passed_over)] * bool(passed_over) + [f"{method} continues from {newest.name}."])
 
 

@@ -195,7 +195,7 @@ def _router(group: Group, labels: Mapping[str, str]) -> Iterator[str]:
     yield table(
         ("variant", *(f"block {number}" for number in range(blocks)), "all"),
         [
-            (labels[column], *(f"{auc:.3f}" for auc in by_block), f"{whole:.3f}")
-            for column, (by_block, whole) in group.auc.items()
+            (labels[column], *(f"{auc:.3f}" for auc in by_block), f"{overall:.3f}")
+            for column, (by_block, overall) in group.auc.items()
         ],
     )

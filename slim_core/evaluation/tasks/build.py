@@ -283,8 +283,8 @@ class _Maker:
     # -- what comes before
 
     def _prompt(self, text: str, record: Record) -> Prompt:
-        whole = f"{self._config.get('description') or ''}{self._solved(record)}{text}"
-        return (Message("user", whole.strip()),) if self._chat else whole
+        prompt = f"{self._config.get('description') or ''}{self._solved(record)}{text}"
+        return (Message("user", prompt.strip()),) if self._chat else prompt
 
     def _solved(self, record: Record) -> str:
         """The first solved examples, never the question itself."""
