@@ -162,7 +162,7 @@ def read_record(folder: Path) -> TrainingRecord | None:
     if not isinstance(content, dict):
         raise _damaged_record(path, "not a record of a run")
     content.pop("interrupted", None)
-    known = {field.name for field in fields(TrainingRecord)}
+    known = {each.name for each in fields(TrainingRecord)}
     if unknown := sorted(content.keys() - known):
         raise _damaged_record(path, f"of another version, with a field {unknown[0]!r}")
     for name in NEEDED:
@@ -239,8 +239,8 @@ def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> No
 
 
 def _default(name: str) -> Any:
-    field = next(candidate for candidate in fields(TrainSettings) if candidate.name == name)
-    value = field.default if field.default_factory is MISSING else field.default_factory()
+    setting = next(each for each in fields(TrainSettings) if each.name == name)
+    value = setting.default if setting.default_factory is MISSING else setting.default_factory()
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)  # as the record holds it
     return None if value is MISSING else _as_json(value)
