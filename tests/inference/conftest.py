@@ -93,9 +93,9 @@ def rows(*messages: tuple[Message, ...], routing: bool = False) -> list[Row]:
     return [Row(name, m, routing) for name, m in zip(names, messages, strict=True)]
 
 
-def last(engine: Engine, wanted: list[Row], sampling: Sampling | None = None, **how) -> Step:
+def last(engine: Engine, asked: list[Row], sampling: Sampling | None = None, **options) -> Step:
     """The end of an answer."""
-    *_, step = engine.answer(wanted, sampling or Sampling(max_new_tokens=12), **how)
+    *_, step = engine.answer(asked, sampling or Sampling(max_new_tokens=12), **options)
     assert step.done
     return step
 
@@ -104,17 +104,17 @@ def ids(step: Step) -> list[tuple[int, ...]]:
     return [row.token_ids for row in step.rows]
 
 
-def logits_of(engine: Engine, wanted: list[Row], monkeypatch, tokens: int = 10) -> list[dict[int, torch.Tensor]]:
+def logits_of(engine: Engine, asked: list[Row], monkeypatch, tokens: int = 10) -> list[dict[int, torch.Tensor]]:
     """Logits of every step of one call, each (V,), by whose they are."""
-    found = []
+    steps = []
     original = Batch.forward
 
     def forward(self):
         logits = original(self)
-        found.append({answer.index: row.clone() for answer, row in zip(self.answers, logits, strict=True)})
+        steps.append({answer.index: row.clone() for answer, row in zip(self.answers, logits, strict=True)})
         return logits
 
     with monkeypatch.context() as patch:
         patch.setattr(Batch, "forward", forward)
-        last(engine, wanted, Sampling(max_new_tokens=tokens))
-    return found
+        last(engine, asked, Sampling(max_new_tokens=tokens))
+    return steps

@@ -83,12 +83,12 @@ def file_of(stops: Stops) -> str:
     return stops._path
 
 
-def listen(switch: BaseSwitch, told: list[tuple]) -> None:
+def listen(switch: BaseSwitch, stages: list[tuple]) -> None:
     """Note every stage that a switch tells of, with what it counted."""
     tell = switch._report
 
     def note(stage: str, *counted, **more) -> None:
-        told.append((stage, *counted))
+        stages.append((stage, *counted))
         tell(stage, *counted, **more)
 
     switch._report = note

@@ -47,12 +47,12 @@ def test_the_same_dice_for_all_rows(engine):
 
 def test_what_is_wrong_with_a_row_ends_that_row_alone(engine):
     long = (Message("user", "Lima? " * 400),)
-    wanted = [Row("base", long), Row("lora", QUESTION), Row("slim", (Message("user", "  "),)), Row("gone", QUESTION)]
-    step = last(engine, wanted)
+    asked = [Row("base", long), Row("lora", QUESTION), Row("slim", (Message("user", "  "),)), Row("gone", QUESTION)]
+    step = last(engine, asked)
     assert [row.finish_reason == "error" for row in step.rows] == [True, False, True, True]
     assert "the model reads and writes at most 256" in step.rows[0].error
     assert "no question" in step.rows[2].error and "'gone'" in step.rows[3].error
-    assert ids(step)[1] == ids(last(engine, wanted[1:2]))[0]
+    assert ids(step)[1] == ids(last(engine, asked[1:2]))[0]
 
 
 def test_a_prompt_that_just_fits_gets_the_room_that_is_left(engine):
@@ -172,8 +172,8 @@ def test_repetition_penalty_does_not_count_padding(engine):
 
 @pytest.mark.parametrize("every", [0.0, 100.0])
 def test_routing_is_that_of_one_plain_forward_over_the_whole(engine, every):
-    wanted = rows(QUESTION, LONGER, SHORT, routing=True)
-    *_, step = engine.answer(wanted, Sampling(max_new_tokens=9), routing_every=every)
+    asked = rows(QUESTION, LONGER, SHORT, routing=True)
+    *_, step = engine.answer(asked, Sampling(max_new_tokens=9), routing_every=every)
     assert sorted(step.routing) == [1, 2]
     routing, row = step.routing[2], step.rows[2]
     prompt = EngineProbe(engine).encode(SHORT)
@@ -197,12 +197,12 @@ def test_routing_is_that_of_one_plain_forward_over_the_whole(engine, every):
 
 
 def test_routing_comes_from_time_to_time_for_those_who_asked(engine):
-    wanted = [Row("slim", QUESTION, routing=True), Row("slim", LONGER)]
-    steps = list(engine.answer(wanted, Sampling(max_new_tokens=6), routing_every=0.0))
+    asked = [Row("slim", QUESTION, routing=True), Row("slim", LONGER)]
+    steps = list(engine.answer(asked, Sampling(max_new_tokens=6), routing_every=0.0))
     assert all(set(step.routing) == {0} for step in steps[1:])
     lengths = [len(step.routing[0].tokens) for step in steps[1:]]
     assert lengths == sorted(lengths) and lengths[0] == steps[0].rows[0].prompt_tokens
-    rare = list(engine.answer(wanted, Sampling(max_new_tokens=6), routing_every=100.0))
+    rare = list(engine.answer(asked, Sampling(max_new_tokens=6), routing_every=100.0))
     assert set(rare[-1].routing) == {0} and not any(step.routing for step in rare[:3])
 
 

@@ -28,22 +28,22 @@ def test_each_row_of_a_batch_is_what_it_is_alone(engine, sampling):
 
 @pytest.mark.parametrize("sampling", SETTINGS)
 def test_one_at_a_time_gives_the_same_tokens(engine, sampling):
-    wanted = rows(QUESTION, LONGER, SHORT)
-    assert ids(last(engine, wanted, sampling, batched=False)) == ids(last(engine, wanted, sampling))
+    asked = rows(QUESTION, LONGER, SHORT)
+    assert ids(last(engine, asked, sampling, batched=False)) == ids(last(engine, asked, sampling))
 
 
 def test_the_order_of_the_rows_changes_nothing(engine):
-    wanted = rows(QUESTION, LONGER, SHORT)
+    asked = rows(QUESTION, LONGER, SHORT)
     sampling = Sampling(max_new_tokens=16, temperature=1.0, seed=1)
-    backwards = ids(last(engine, wanted[::-1] + wanted[:1], sampling))
-    straight = ids(last(engine, wanted, sampling))
+    backwards = ids(last(engine, asked[::-1] + asked[:1], sampling))
+    straight = ids(last(engine, asked, sampling))
     assert backwards == [*straight[::-1], straight[0]]
 
 
 def test_logits_are_those_of_each_row_alone(engine, monkeypatch):
-    wanted = rows(QUESTION, LONGER, SHORT)
-    together = logits_of(engine, wanted, monkeypatch)
-    for index, row in enumerate(wanted):
+    asked = rows(QUESTION, LONGER, SHORT)
+    together = logits_of(engine, asked, monkeypatch)
+    for index, row in enumerate(asked):
         alone = logits_of(engine, [row], monkeypatch)
         assert len(alone) > 3
         for step, values in enumerate(alone):
@@ -63,18 +63,18 @@ def with_dora(engine, tmp_path):
 
 @pytest.mark.parametrize("sampling", SETTINGS)
 def test_rows_of_base_lora_dora_and_slim_are_each_what_they_are_alone(with_dora, sampling):
-    wanted = [Row(name, messages) for name, messages in MIXED]
-    together = ids(last(with_dora, wanted, sampling))
-    for row, expected in zip(wanted, together, strict=True):
+    asked = [Row(name, messages) for name, messages in MIXED]
+    together = ids(last(with_dora, asked, sampling))
+    for row, expected in zip(asked, together, strict=True):
         assert ids(last(with_dora, [row], sampling)) == [expected]
     assert len(set(together)) == len(MIXED)
 
 
 def test_logits_beside_a_dora_are_those_of_each_row_alone(with_dora, monkeypatch):
-    wanted = [Row(name, messages) for name, messages in MIXED]
-    together = logits_of(with_dora, wanted, monkeypatch)
+    asked = [Row(name, messages) for name, messages in MIXED]
+    together = logits_of(with_dora, asked, monkeypatch)
     # A product over more rows may be summed in another order: by processor, up to 1.4e-5 was seen.
-    for index, row in enumerate(wanted):
+    for index, row in enumerate(asked):
         for step, values in enumerate(logits_of(with_dora, [row], monkeypatch)):
             torch.testing.assert_close(together[step][index], values[0], atol=5e-5, rtol=5e-5)
 
@@ -84,8 +84,8 @@ def test_greedy_is_what_transformers_generates(engine, folders):
     prompt = torch.tensor([EngineProbe(engine).encode(LONGER)])
     expected = base.generate(prompt, max_new_tokens=16, do_sample=False)[0, prompt.shape[1] :].tolist()
     step = last(engine, [*rows(QUESTION)[:1], Row("base", LONGER)], Sampling(max_new_tokens=16))
-    found = list(step.rows[1].token_ids)
-    assert found == [token for token in expected if token != base.config.eos_token_id]
+    tokens = list(step.rows[1].token_ids)
+    assert tokens == [token for token in expected if token != base.config.eos_token_id]
 
 
 def test_rows_that_end_early_leave_and_the_others_go_on(engine):

@@ -29,8 +29,8 @@ class Both:
         for layer in range(2):
             # Values may be of another width than keys.
             keys, values = (torch.randn(self.rows, 2, tokens, w, generator=self._dice) for w in (8, 6))
-            found, wanted = (cache.update(keys, values, layer) for cache in (self.own, self.theirs))
-            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+            actual, expected = (cache.update(keys, values, layer) for cache in (self.own, self.theirs))
+            assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
         assert self.own.get_seq_length() == self.theirs.get_seq_length()
 
     def do(self, what: str, *args) -> None:
@@ -105,8 +105,8 @@ def test_rows_of_several_caches_go_on_as_each_alone():
         ids = torch.stack([texts[row, upto - tokens : upto] for row in rows])
         behind = torch.tensor([begins[row] for row in rows])[:, None]
         positions = (torch.arange(upto - tokens, upto) - behind).clamp(min=0)
-        held = cache.get_seq_length() + tokens
-        mask = (torch.arange(held) >= torch.tensor(padding)[:, None]).long()
+        columns = cache.get_seq_length() + tokens
+        mask = (torch.arange(columns) >= torch.tensor(padding)[:, None]).long()
         with adapter_rows(base, [names[row] for row in rows]):
             return base(
                 input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
@@ -124,10 +124,10 @@ def test_rows_of_several_caches_go_on_as_each_alone():
     whole = joined_cache(model.config, parts, 3, 5)
     order = [1, 2, 0]
     for upto in range(6, 12):
-        found = read(whole, upto, 1, order, [0, 2, 0])
+        logits = read(whole, upto, 1, order, [0, 2, 0])
         for place, row in enumerate(order):
             with adapter_rows(base, [names[row]]):
                 expected = base(input_ids=texts[row : row + 1, begins[row] : upto], use_cache=False).logits[0, -1]
-            torch.testing.assert_close(found[place], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(logits[place], expected, rtol=1e-4, atol=1e-4)
     # What was put together stays as it was.
     assert first.get_seq_length() == 5 and short.get_seq_length() == 3

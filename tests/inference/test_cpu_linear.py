@@ -57,7 +57,7 @@ def test_an_operator_of_another_form_is_not_used(monkeypatch):
 def test_answers_of_a_wide_model_are_the_same(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(TEXTS)
     sampling = Sampling(max_new_tokens=10, temperature=0.8, seed=2)
-    found = []
+    answers = []
     for changed in (True, False):
         base = tiny_base(intermediate_size=8192)
         if changed:
@@ -69,6 +69,6 @@ def test_answers_of_a_wide_model_are_the_same(tmp_path, monkeypatch):
         for kind in ("lora", "slim"):
             engine.attach(tmp_path / kind, name=kind)
         assert any(isinstance(module, OneDnnLinear) for module in base.modules()) == changed
-        found.append(ids(last(engine, rows(QUESTION, LONGER, SHORT), sampling)))
-        found.append([ids(last(engine, [row], sampling))[0] for row in rows(QUESTION, LONGER, SHORT)])
-    assert found == [found[0]] * 4
+        answers.append(ids(last(engine, rows(QUESTION, LONGER, SHORT), sampling)))
+        answers.append([ids(last(engine, [row], sampling))[0] for row in rows(QUESTION, LONGER, SHORT)])
+    assert answers == [answers[0]] * 4

@@ -27,11 +27,11 @@ def loaded(folders, device, dtype):
 def test_tokens_are_those_of_the_cpu(folders, device, temperature):
     sampling = Sampling(temperature=temperature, max_new_tokens=12, seed=5)
     asked = rows(QUESTION, LONGER, SHORT, routing=True)
-    found, expected = (last(loaded(folders, where, torch.float32), asked, sampling) for where in (device, "cpu"))
-    assert ids(found) == ids(expected)
+    actual, expected = (last(loaded(folders, where, torch.float32), asked, sampling) for where in (device, "cpu"))
+    assert ids(actual) == ids(expected)
     for index, record in expected.routing.items():
-        torch.testing.assert_close(found.routing[index].weights, record.weights, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(found.routing[index].distance, record.distance, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(actual.routing[index].weights, record.weights, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(actual.routing[index].distance, record.distance, atol=1e-3, rtol=1e-3)
 
 
 @every_device
@@ -40,11 +40,11 @@ def test_rows_in_bfloat16_are_near_those_alone(folders, device):
     assert engine.info.dtype == "bfloat16"
     passages = [Passage(QUESTION, "Lima"), Passage(TEXT, " It is Lima."), Passage("The sea is", " blue")]
     together = engine.score(passages, NAMES)
-    for passage, found in zip(passages, together, strict=True):
+    for passage, in_batch in zip(passages, together, strict=True):
         alone = engine.score([passage], NAMES)[0]
-        assert float((found.log_probs - alone.log_probs).abs().mean()) < 0.3
+        assert float((in_batch.log_probs - alone.log_probs).abs().mean()) < 0.3
         # In full precision they are the same, so what is left is rounding.
-        assert float((found.log_probs - alone.log_probs).abs().max()) < 1.5
+        assert float((in_batch.log_probs - alone.log_probs).abs().max()) < 1.5
 
 
 @every_device
@@ -56,14 +56,14 @@ def test_contexts_of_a_text_that_is_read_in_pieces(folders, device, monkeypatch)
     monkeypatch.setattr(cache, "PIECE", 5)
     pieces = last(engine, asked, Sampling(max_new_tokens=2))
     for one, other in zip(whole.rows, pieces.rows, strict=True):
-        values = [[found.log_prob for found in row.prompt_log_probs[1:] + row.log_probs] for row in (one, other)]
+        values = [[token.log_prob for token in row.prompt_log_probs[1:] + row.log_probs] for row in (one, other)]
         assert len(values[0]) > 15 and values[0] == pytest.approx(values[1], abs=2e-3)
 
 
 @every_device
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_a_training_step_with_and_without_checkpointing(device):
-    found = []
+    runs = []
     for checkpointing in (False, True):
         torch.manual_seed(3)
         config = SlimConfig(r=2, num_experts=3, num_clusters=4, target_modules="all-linear", init_weights=False)
@@ -75,6 +75,6 @@ def test_a_training_step_with_and_without_checkpointing(device):
         model(input_ids=text, labels=text).loss.backward()
         gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
         centres = {name: b.cpu().clone() for name, b in model.named_buffers() if "slim" in name}
-        found.append(gradients | centres)
-    assert found[0].keys() == found[1].keys() and len(found[0]) > 50
-    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-3)
+        runs.append(gradients | centres)
+    assert runs[0].keys() == runs[1].keys() and len(runs[0]) > 50
+    torch.testing.assert_close(runs[1], runs[0], atol=1e-4, rtol=1e-3)

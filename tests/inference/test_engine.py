@@ -35,10 +35,10 @@ def test_drift_is_what_the_formulas_say(engine, at_once, monkeypatch):
     """In one piece, in pieces of three tokens, and token by token."""
     monkeypatch.setattr(drift, "LOGITS_AT_ONCE", at_once)
     answer = last(engine, rows(QUESTION), Sampling(max_new_tokens=10)).rows[0].token_ids
-    found = engine.drift(QUESTION, answer, ["slim", "base", "lora"])
-    assert [v.variant for v in found.variants] == ["slim", "base", "lora"]
-    assert "".join(found.tokens) == EngineProbe(engine).tokenizer.decode(answer)
-    for variant in found.variants:
+    measured = engine.drift(QUESTION, answer, ["slim", "base", "lora"])
+    assert [v.variant for v in measured.variants] == ["slim", "base", "lora"]
+    assert "".join(measured.tokens) == EngineProbe(engine).tokenizer.decode(answer)
+    for variant in measured.variants:
         assert variant.log_ratio.shape == variant.kl.shape == (len(answer),)
         if variant.variant == "base":
             assert variant.kl.max() < 1e-6 and variant.log_ratio.abs().max() < 1e-5

@@ -41,7 +41,7 @@ def test_those_who_wait_know_their_place_and_get_their_own_answers(engine):
     }
     first = engine.answer(rows(QUESTION), Sampling(max_new_tokens=200))
     next(first)
-    found, places, order = {}, {"b": [], "c": []}, []
+    answers, places, order = {}, {"b": [], "c": []}, []
 
     def ask(name, messages, limit):
         for step in engine.answer(rows(messages), Sampling(max_new_tokens=limit)):
@@ -49,7 +49,7 @@ def test_those_who_wait_know_their_place_and_get_their_own_answers(engine):
             if step.place:
                 assert all(row.state == "waiting" and row.text == "" for row in step.rows)
         order.append(name)
-        found[name] = ids(step)
+        answers[name] = ids(step)
 
     threads = []
     for name, messages, limit in WAITING:
@@ -63,7 +63,7 @@ def test_those_who_wait_know_their_place_and_get_their_own_answers(engine):
     first.close()
     for thread in threads:
         thread.join(20)
-    assert order == ["b", "c"] and found == expected
+    assert order == ["b", "c"] and answers == expected
     assert 1 in places["c"] and places["c"][-1] == 0
 
 
@@ -111,14 +111,16 @@ def test_the_reading_of_the_answer_does_not_wait_again(engine):
     second.close()
     expected = engine.drift(QUESTION, step.rows[0].token_ids, ["lora", "slim"])
     assert drift.tokens == expected.tokens
-    for found, wanted in zip(drift.variants, expected.variants, strict=True):
-        assert found.variant == wanted.variant and torch.equal(found.log_ratio, wanted.log_ratio)
+    for variant, expected_variant in zip(drift.variants, expected.variants, strict=True):
+        assert variant.variant == expected_variant.variant and torch.equal(
+            variant.log_ratio, expected_variant.log_ratio
+        )
 
 
 def test_what_is_read_is_the_bases_answer_or_the_one_given(engine):
-    def ends(names, **given):
-        wanted = [Row(name, QUESTION) for name in names]
-        return list(engine.answer(wanted, Sampling(max_new_tokens=4), reading=Reading(("slim",), QUESTION, **given)))
+    def ends(names, **options):
+        asked = [Row(name, QUESTION) for name in names]
+        return list(engine.answer(asked, Sampling(max_new_tokens=4), reading=Reading(("slim",), QUESTION, **options)))
 
     *_, step, drift = ends(["lora", "base"])
     assert len(drift.tokens) == len(step.rows[1].token_ids)

@@ -64,14 +64,14 @@ def save(model: PreTrainedModel, root: Path, targets: str | list[str] = "all-lin
 
 def assert_rows_as_alone(engine, monkeypatch, near=3e-5):
     """Base, LoRA and SLIM with a prompt of another length each, together and each alone."""
-    wanted = rows(QUESTION, LONGER, SHORT)
-    together = logits_of(engine, wanted, monkeypatch, TOKENS)
-    for index, row in enumerate(wanted):
+    asked = rows(QUESTION, LONGER, SHORT)
+    together = logits_of(engine, asked, monkeypatch, TOKENS)
+    for index, row in enumerate(asked):
         alone = logits_of(engine, [row], monkeypatch, TOKENS)
         assert len(alone) > 2
-        for step, found in enumerate(alone):
-            torch.testing.assert_close(together[step][index], found[0], atol=near, rtol=1e-5)
-            assert together[step][index].argmax() == found[0].argmax()
+        for step, values in enumerate(alone):
+            torch.testing.assert_close(together[step][index], values[0], atol=near, rtol=1e-5)
+            assert together[step][index].argmax() == values[0].argmax()
     first = together[0]
     assert not torch.allclose(first[0], first[1], atol=1e-2) and not torch.allclose(first[0], first[2], atol=1e-2)
 
@@ -81,13 +81,13 @@ def test_each_row_is_what_it_is_alone_and_a_prompt_in_pieces_is_the_prompt_at_on
     engine = load_engine(**save(tiny(name), tmp_path, DENSE.get(name, "all-linear")), device="cpu")
     assert engine.info.dtype == "float32"
     assert_rows_as_alone(engine, monkeypatch)
-    wanted = rows(QUESTION, LONGER, SHORT)
-    whole = logits_of(engine, wanted, monkeypatch, 4)
+    asked = rows(QUESTION, LONGER, SHORT)
+    whole = logits_of(engine, asked, monkeypatch, 4)
     monkeypatch.setattr(cache, "PIECE", 5)
-    for found, expected in zip(logits_of(engine, wanted, monkeypatch, 4), whole, strict=True):
-        assert found.keys() == expected.keys()
-        for row in found:
-            torch.testing.assert_close(found[row], expected[row], atol=1e-5, rtol=1e-5)
+    for actual, expected in zip(logits_of(engine, asked, monkeypatch, 4), whole, strict=True):
+        assert actual.keys() == expected.keys()
+        for row in actual:
+            torch.testing.assert_close(actual[row], expected[row], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

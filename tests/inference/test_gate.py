@@ -35,12 +35,12 @@ def make(tmp_path):
 
 def test_each_row_has_the_strength_that_it_asks_for(make):
     engine = make(yield_strength=0.5)
-    wanted = [Row("slim", LONGER, True, strength) for strength in (None, 0.0, 3.0, 0.5)]
-    step = last(engine, wanted, SAMPLING)
-    alone = [last(engine, [row], SAMPLING) for row in wanted]
-    for index, found in enumerate(alone):
-        assert step.rows[index].token_ids == found.rows[0].token_ids
-        torch.testing.assert_close(step.routing[index].gate, found.routing[0].gate, atol=1e-4, rtol=0)
+    asked = [Row("slim", LONGER, True, strength) for strength in (None, 0.0, 3.0, 0.5)]
+    step = last(engine, asked, SAMPLING)
+    alone = [last(engine, [row], SAMPLING) for row in asked]
+    for index, single in enumerate(alone):
+        assert step.rows[index].token_ids == single.rows[0].token_ids
+        torch.testing.assert_close(step.routing[index].gate, single.routing[0].gate, atol=1e-4, rtol=0)
     # The first token of a context is closed in any case.
     assert (step.routing[1].gate[:, 1:] == 1).all()
     trained, strong = step.routing[0].gate, step.routing[2].gate
@@ -78,8 +78,8 @@ def test_a_reader_has_the_strength_that_it_asks_for(make):
     opened = engine.drift(LONGER, answer, ["slim"], [0.0])
     both = engine.drift(LONGER, answer, ["slim", "slim"], [None, 0.0])
     assert not torch.allclose(own.variants[0].kl, opened.variants[0].kl)
-    for found, alone in zip(both.variants, (own, opened), strict=True):
-        torch.testing.assert_close(found.kl, alone.variants[0].kl, atol=1e-4, rtol=1e-3)
+    for read, alone in zip(both.variants, (own, opened), strict=True):
+        torch.testing.assert_close(read.kl, alone.variants[0].kl, atol=1e-4, rtol=1e-3)
     with pytest.raises(EngineError, match="2 readers but 1 strengths"):
         engine.drift(LONGER, answer, ["slim"] * 2, [0.0])
 
@@ -92,12 +92,12 @@ def test_a_gate_that_is_open_is_no_exact_copy(make):
 
 def test_a_prompt_is_read_without_an_answer(make):
     engine = make(yield_strength=0.5)
-    found = engine.peek(Row("slim", LONGER))
+    peeked = engine.peek(Row("slim", LONGER))
     whole = last(engine, [Row("slim", LONGER, routing=True)], SAMPLING).routing[0]
-    tokens = found.prompt_tokens
-    assert found.gate.shape[1] == tokens == whole.prompt_tokens and found.tokens == whole.tokens[:tokens]
+    tokens = peeked.prompt_tokens
+    assert peeked.gate.shape[1] == tokens == whole.prompt_tokens and peeked.tokens == whole.tokens[:tokens]
     for part in ("weights", "distance", "cluster", "gate", "reference"):
-        torch.testing.assert_close(getattr(found, part), getattr(whole, part)[:, :tokens], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(peeked, part), getattr(whole, part)[:, :tokens], atol=1e-4, rtol=1e-4)
     assert (engine.peek(Row("slim", LONGER, strength=0.0)).gate[:, 1:] == 1).all()
     assert engine.peek(Row("base", LONGER)) is None
 
@@ -131,8 +131,8 @@ def test_contexts_begin_anew_with_each_turn_of_a_user(make):
     opening = EngineProbe(engine).tokenizer.convert_tokens_to_ids("<|user|>")
     restarting = make(yield_strength=0.5, turn_opening=[opening])
     turns = (*LONGER, Message("assistant", "It is Lima."), *QUESTION)
-    wanted = [Row("slim", turns, routing=True)]
-    through, anew = (last(each, wanted, SAMPLING).routing[0] for each in (engine, restarting))
+    asked = [Row("slim", turns, routing=True)]
+    through, anew = (last(each, asked, SAMPLING).routing[0] for each in (engine, restarting))
     assert through.turn == 0 and through.tokens[anew.turn] == "<|user|>"
     assert "".join(through.tokens[anew.turn :]).startswith("<|user|> What is the capital of Peru?")
     ids = EngineProbe(restarting).encode(turns)

@@ -45,14 +45,14 @@ def engine(engine, more):
 @pytest.fixture
 def reads(monkeypatch):
     """Of each batch of prompts, how much of its longest prompt was read."""
-    found, original = [], Batch.__init__
+    counts, original = [], Batch.__init__
 
     def begin(self, model, scopes, drafts):
         original(self, model, scopes, drafts)
-        found.append((max(len(draft.prompt) for draft in drafts), self.unread))
+        counts.append((max(len(draft.prompt) for draft in drafts), self.unread))
 
     monkeypatch.setattr(Batch, "__init__", begin)
-    return found
+    return counts
 
 
 def words(seed, count):
@@ -76,29 +76,29 @@ def conversation(engine, names=NAMES, turns=4, sampling=None, routing=True, stre
             text + OPENING + words(seed + turn, 20 + turn + MORE[place % len(MORE)])
             for place, text in enumerate(so_far)
         ]
-        told = []
+        steps = []
         for step in engine.answer(asked(names, so_far, routing, strengths), sampling or Sampling(max_new_tokens=14)):
-            told.append(step)
+            steps.append(step)
             yield step
-        so_far = [text + row.token_ids for text, row in zip(so_far, answers(told).rows, strict=True)]
+        so_far = [text + row.token_ids for text, row in zip(so_far, answers(steps).rows, strict=True)]
 
 
-def ends(told):
+def ends(steps):
     """The last step of each turn."""
-    return [step for step in told if step.done]
+    return [step for step in steps if step.done]
 
 
-def assert_all_same(found, alone):
-    for one, other in zip(ends(found), ends(alone), strict=True):
+def assert_all_same(together, alone):
+    for one, other in zip(ends(together), ends(alone), strict=True):
         assert_same([one], [other])
 
 
 def once(engine, names, prompts, routing=True, tokens=6, keep=True, **sampling):
-    wanted = Sampling(max_new_tokens=tokens, **sampling)
-    return list(engine.answer(asked(names, prompts, routing), wanted, keep=keep))
+    settings = Sampling(max_new_tokens=tokens, **sampling)
+    return list(engine.answer(asked(names, prompts, routing), settings, keep=keep))
 
 
-@pytest.mark.parametrize(("sampling", "piece"), [*((one, 512) for one in SETTINGS), (SETTINGS[3], 12)])
+@pytest.mark.parametrize(("sampling", "piece"), [*((sampling, 512) for sampling in SETTINGS), (SETTINGS[3], 12)])
 def test_a_conversation_is_gone_on_from_where_it_was(engine, reads, sampling, piece, monkeypatch):
     monkeypatch.setattr(cache, "PIECE", piece)
     alone = list(conversation(engine, sampling=sampling))
@@ -186,10 +186,10 @@ def test_visitors_who_begin_alike_learn_nothing_of_each_other(engine, reads):
     alone = once(engine, ("base", "turns"), [theirs] * 2)
     engine.keep_at_most(ALL)
     once(engine, ("base", "turns"), [mine] * 2)
-    told = once(engine, ("base", "turns"), [theirs] * 2)
+    steps = once(engine, ("base", "turns"), [theirs] * 2)
     assert reads[-1] == (len(theirs), 1 + 10)
-    assert_same(told, alone)
-    assert [row.prompt_tokens for row in answers(told).rows] == [len(theirs)] * 2
+    assert_same(steps, alone)
+    assert [row.prompt_tokens for row in answers(steps).rows] == [len(theirs)] * 2
 
 
 def test_a_routing_that_was_not_recorded_is_read_anew(engine, reads):
@@ -266,22 +266,22 @@ def test_answers_that_nobody_will_go_on_from_are_not_kept(engine, reads):
 
 def test_stopped_and_closed_answers_leave_what_others_go_on_from_intact(engine, reads, monkeypatch):
     monkeypatch.setattr(cache, "PIECE", 4)
-    first, wanted = words(1, 40), ("base", "turns", "lora")
+    first, names = words(1, 40), ("base", "turns", "lora")
     later = [first + OPENING + words(2, 9 + row) for row in range(3)]
-    alone = once(engine, wanted, later)
+    alone = once(engine, names, later)
     engine.keep_at_most(ALL)
-    once(engine, wanted, [first] * 3)
+    once(engine, names, [first] * 3)
     stops = Stops(3)
-    stopped = engine.answer(asked(wanted, later, True), Sampling(max_new_tokens=9), stops)
+    stopped = engine.answer(asked(names, later, True), Sampling(max_new_tokens=9), stops)
     next(stopped)
     stops.stop(1)
     *_, step = stopped
     assert [row.finish_reason for row in step.rows] == ["length", "stopped", "length"]
-    closed = engine.answer(asked(wanted, later, True), Sampling(max_new_tokens=9))
+    closed = engine.answer(asked(names, later, True), Sampling(max_new_tokens=9))
     for _ in range(2):
         next(closed)
     closed.close()
-    assert_same(once(engine, wanted, later), alone)
+    assert_same(once(engine, names, later), alone)
     assert EngineProbe(engine).in_line == 0
 
 
@@ -297,8 +297,8 @@ def test_where_the_memory_is_used_up_kept_rows_go_first(engine, monkeypatch):
         return original(self, count)
 
     monkeypatch.setattr(Batch, "_read", read)
-    told = once(engine, ("base",), [words(2, 10)])
-    assert failed and answers(told).rows[0].error is None and engine.memory().kept == 0
+    steps = once(engine, ("base",), [words(2, 10)])
+    assert failed and answers(steps).rows[0].error is None and engine.memory().kept == 0
 
 
 def test_a_model_whose_caches_have_a_window_keeps_nothing(tmp_path):

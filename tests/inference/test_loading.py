@@ -215,8 +215,8 @@ def first_logits(engine, monkeypatch) -> torch.Tensor:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_logits_are_near_those_in_full_precision(wide, device, bits, monkeypatch):
     exact = first_logits(load(wide, device, None), monkeypatch)
-    found = first_logits(load(wide, device, bits), monkeypatch)
-    distance = float((found - exact).abs().mean() / exact.std())
+    quantised = first_logits(load(wide, device, bits), monkeypatch)
+    distance = float((quantised - exact).abs().mean() / exact.std())
     assert 0 < distance < DISTANCE[bits]
 
 

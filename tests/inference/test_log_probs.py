@@ -20,7 +20,7 @@ IDS = (5, 9, 12, 7)
 
 def check(row: RowStep, prompt: list[int], log_probs, likeliest: int, of_prompt: bool) -> None:
     """Every number is that of a forward over the whole text."""
-    tokens = [one.token for one in row.log_probs]
+    tokens = [entry.token for entry in row.log_probs]
     assert tuple(tokens[: row.tokens]) == row.token_ids
     text = [*prompt, *tokens]
     right = log_probs(row.variant, text)
@@ -29,14 +29,14 @@ def check(row: RowStep, prompt: list[int], log_probs, likeliest: int, of_prompt:
     if of_prompt:
         assert recorded[0] == (prompt[0], None, ())
     for place in range(len(text) - len(recorded), len(text)):
-        one = recorded[place - len(text)]
+        entry = recorded[place - len(text)]
         if place == 0:
             continue
-        assert one.token == text[place]
-        assert one.log_prob == pytest.approx(float(right[place - 1, text[place]]), abs=2e-4)
+        assert entry.token == text[place]
+        assert entry.log_prob == pytest.approx(float(right[place - 1, text[place]]), abs=2e-4)
         values, ids = right[place - 1].topk(likeliest)
-        assert [token for token, _ in one.likeliest] == ids.tolist()
-        assert [value for _, value in one.likeliest] == pytest.approx(values.tolist(), abs=2e-4)
+        assert [token for token, _ in entry.likeliest] == ids.tolist()
+        assert [value for _, value in entry.likeliest] == pytest.approx(values.tolist(), abs=2e-4)
 
 
 @pytest.mark.parametrize("piece", [3, 512])
@@ -57,28 +57,28 @@ def test_every_row_says_what_its_variant_says_alone(engine, alone, piece, temper
         [message._asdict() for message in LONGER], add_generation_prompt=True, return_dict=False
     )
     prompts = [tokenizer.encode(TEXT), longer, list(IDS), None, tokenizer.encode(TEXT + " sun")]
-    for row, wanted, prompt in zip(step.rows, asked, prompts, strict=True):
+    for row, request, prompt in zip(step.rows, asked, prompts, strict=True):
         assert row.error is None
         if prompt is None:
             assert row.log_probs == row.prompt_log_probs == ()
         else:
-            check(row, prompt, log_probs, wanted.log_probs, wanted.prompt_log_probs)
+            check(row, prompt, log_probs, request.log_probs, request.prompt_log_probs)
 
 
 def test_logits_of_a_long_prompt_are_never_there_all_at_once(engine, alone, monkeypatch):
     tokenizer, log_probs = alone
     asked = [Row("slim", (), text=TEXT, log_probs=1, prompt_log_probs=True)]
     monkeypatch.setattr(batch, "LOGITS_AT_ONCE", 2 * engine._model.config.vocab_size)
-    found, forward = [], batch.Batch._read
+    counts, forward = [], batch.Batch._read
 
     def read(self, count):
-        found.append(count)
+        counts.append(count)
         return forward(self, count)
 
     monkeypatch.setattr(batch.Batch, "_read", read)
     (row,) = last(engine, asked, Sampling(max_new_tokens=1)).rows
     check(row, tokenizer.encode(TEXT), log_probs, 1, True)
-    assert max(found) == 2
+    assert max(counts) == 2
 
 
 def test_the_token_that_ends_an_answer_is_told(engine, alone):
@@ -93,5 +93,5 @@ def test_the_token_that_ends_an_answer_is_told(engine, alone):
 def test_logits_of_minus_infinity(engine):
     logits = torch.full((1, 4), float("-inf"))
     logits[0, 2] = 1.0
-    (found,) = log_probs_of(logits, [1], 9)
-    assert found.log_prob == float("-inf") and found.likeliest[0] == (2, 0.0) and len(found.likeliest) == 4
+    (entry,) = log_probs_of(logits, [1], 9)
+    assert entry.log_prob == float("-inf") and entry.likeliest[0] == (2, 0.0) and len(entry.likeliest) == 4

@@ -22,40 +22,40 @@ SAMPLING = Sampling(max_new_tokens=12, temperature=1.0, repetition_penalty=1.2, 
 @pytest.fixture
 def pieces(monkeypatch) -> list[int]:
     """Pieces of four tokens; how many rows each piece had."""
-    found = []
+    counts = []
     read = Batch.read_piece
 
     def counted(self, shared: bool = False) -> bool:
         count = len(self.answers)
         there = read(self, shared)
-        found.extend([count] * there)
+        counts.extend([count] * there)
         return there
 
     monkeypatch.setattr(cache, "PIECE", 4)
     monkeypatch.setattr(Batch, "read_piece", counted)
-    return found
+    return counts
 
 
 def test_answers_and_routing_are_the_same(engine, pieces, monkeypatch):
-    wanted = rows(QUESTION, LONGER, SHORT, routing=True)
-    found = last(engine, wanted, SAMPLING)
-    longest = max(row.prompt_tokens for row in found.rows)
+    asked = rows(QUESTION, LONGER, SHORT, routing=True)
+    in_pieces = last(engine, asked, SAMPLING)
+    longest = max(row.prompt_tokens for row in in_pieces.rows)
     assert pieces == [3] * ((longest - 1) // 4)
     monkeypatch.setattr(cache, "PIECE", 512)
-    whole = last(engine, wanted, SAMPLING)
-    assert ids(found) == ids(whole) and len(pieces) == (longest - 1) // 4
+    whole = last(engine, asked, SAMPLING)
+    assert ids(in_pieces) == ids(whole) and len(pieces) == (longest - 1) // 4
     for index, routing in whole.routing.items():
-        torch.testing.assert_close(found.routing[index].weights, routing.weights, atol=1e-5, rtol=1e-5)
-        assert torch.equal(found.routing[index].cluster, routing.cluster)
+        torch.testing.assert_close(in_pieces.routing[index].weights, routing.weights, atol=1e-5, rtol=1e-5)
+        assert torch.equal(in_pieces.routing[index].cluster, routing.cluster)
 
 
 @pytest.mark.parametrize("leaving", [0, 1, 2])
 def test_a_row_that_is_stopped_leaves_while_the_others_read(leaving, engine, pieces):
-    wanted = rows(QUESTION, LONGER, SHORT)
-    alone = ids(last(engine, [row for i, row in enumerate(wanted) if i != leaving], SAMPLING))
+    asked = rows(QUESTION, LONGER, SHORT)
+    alone = ids(last(engine, [row for i, row in enumerate(asked) if i != leaving], SAMPLING))
     pieces.clear()
     stops = Stops(3)
-    steps = engine.answer(wanted, SAMPLING, stops)
+    steps = engine.answer(asked, SAMPLING, stops)
     next(steps)
     next(steps)
     stops.stop(leaving)
@@ -79,9 +79,9 @@ def test_nothing_more_is_read_once_all_are_stopped(engine, pieces):
 
 def test_the_drift_of_a_long_prompt_is_the_same(engine, pieces, monkeypatch):
     answer = last(engine, [Row("base", LONGER)]).rows[0].token_ids
-    found = engine.drift(LONGER, answer, ["lora", "slim"])
+    in_pieces = engine.drift(LONGER, answer, ["lora", "slim"])
     monkeypatch.setattr(cache, "PIECE", 512)
-    for a, b in zip(found.variants, engine.drift(LONGER, answer, ["lora", "slim"]).variants, strict=True):
+    for a, b in zip(in_pieces.variants, engine.drift(LONGER, answer, ["lora", "slim"]).variants, strict=True):
         torch.testing.assert_close(a.log_ratio, b.log_ratio, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(a.kl, b.kl, atol=1e-5, rtol=1e-5)
 
@@ -89,21 +89,21 @@ def test_the_drift_of_a_long_prompt_is_the_same(engine, pieces, monkeypatch):
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_stop_ends_the_reading_of_the_drift(stopped, engine, pieces):
     stops = Stops(2)
-    wanted = [Row("base", LONGER), Row("slim", LONGER)]
-    found = []
-    for item in engine.answer(wanted, Sampling(max_new_tokens=6), stops, reading=Reading(("slim",), LONGER)):
-        found.append(item)
+    asked = [Row("base", LONGER), Row("slim", LONGER)]
+    items = []
+    for item in engine.answer(asked, Sampling(max_new_tokens=6), stops, reading=Reading(("slim",), LONGER)):
+        items.append(item)
         if stopped and isinstance(item, Step) and item.done:
             stops.stop_all()
-    assert isinstance(found[-1], Step if stopped else Drift)
-    steps = [item for item in found if isinstance(item, Step)]
+    assert isinstance(items[-1], Step if stopped else Drift)
+    steps = [item for item in items if isinstance(item, Step)]
     assert steps[-1].rows[0].tokens > 0
 
 
 def test_what_was_written_of_a_stopped_answer_is_read(engine):
     stops = Stops(2)
-    wanted = [Row("base", LONGER), Row("slim", LONGER)]
-    for item in engine.answer(wanted, Sampling(max_new_tokens=9), stops, reading=Reading(("slim",), LONGER)):
+    asked = [Row("base", LONGER), Row("slim", LONGER)]
+    for item in engine.answer(asked, Sampling(max_new_tokens=9), stops, reading=Reading(("slim",), LONGER)):
         if isinstance(item, Step) and item.rows[0].tokens == 3:
             stops.stop_all()
     assert isinstance(item, Drift) and len(item.tokens) == 3

@@ -56,8 +56,10 @@ def encoded(tokenizer, passage):
 @pytest.mark.parametrize("together", [True, False])
 def test_each_variant_reads_as_if_it_were_alone(engine, alone, together):
     tokenizer, log_probs = alone
-    found = engine.score(PASSAGES, NAMES) if together else [engine.score([one], NAMES)[0] for one in PASSAGES]
-    for passage, read in zip(PASSAGES, found, strict=True):
+    readings = (
+        engine.score(PASSAGES, NAMES) if together else [engine.score([passage], NAMES)[0] for passage in PASSAGES]
+    )
+    for passage, read in zip(PASSAGES, readings, strict=True):
         before, words = encoded(tokenizer, passage)
         all_base = log_probs("base", [*before, *words])[len(before) - 1 : -1]
         for row, name in enumerate(NAMES):
@@ -79,9 +81,9 @@ def test_options_of_one_token_cost_one_forward(engine, monkeypatch):
         lambda self, *a, **k: calls.append(k["input_ids"].shape) or forward(self, *a, **k),
     )
     letters = [Passage("What is the capital of Peru? It is", word) for word in ("a", "s", "e")]
-    found = engine.score(letters, NAMES)
+    readings = engine.score(letters, NAMES)
     assert len(calls) == 1 and calls[0][0] == len(NAMES)
-    for passage, read in zip(letters, found, strict=True):
+    for passage, read in zip(letters, readings, strict=True):
         torch.testing.assert_close(read.log_probs, engine.score([passage], NAMES)[0].log_probs)
 
 

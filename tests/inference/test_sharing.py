@@ -32,7 +32,7 @@ CALLS = [
 
 def drive(calls: list[Iterator[Step | Drift]], seed: int = 0) -> list[list[Step | Drift]]:
     """All that several callers are told, who ask in a random order and begin one after another."""
-    dice, found = random.Random(seed), [[] for _ in calls]
+    dice, received = random.Random(seed), [[] for _ in calls]
     open_calls = list(range(len(calls)))
     while open_calls:
         # Those at the front have begun more often.
@@ -41,16 +41,16 @@ def drive(calls: list[Iterator[Step | Drift]], seed: int = 0) -> list[list[Step 
         if item is None:
             open_calls.remove(index)
         else:
-            found[index].append(item)
-    return found
+            received[index].append(item)
+    return received
 
 
-def answers(found: list[Step | Drift]) -> Step:
-    return next(item for item in reversed(found) if isinstance(item, Step))
+def answers(items: list[Step | Drift]) -> Step:
+    return next(item for item in reversed(items) if isinstance(item, Step))
 
 
-def assert_same(found: list[Step | Drift], alone: list[Step | Drift]) -> None:
-    one, other = answers(found), answers(alone)
+def assert_same(together: list[Step | Drift], alone: list[Step | Drift]) -> None:
+    one, other = answers(together), answers(alone)
     assert ids(one) == ids(other)
     assert [(r.text, r.finish_reason, r.error) for r in one.rows] == [
         (r.text, r.finish_reason, r.error) for r in other.rows
@@ -66,7 +66,7 @@ def assert_same(found: list[Step | Drift], alone: list[Step | Drift]) -> None:
         for part in ("weights", "distance", "gate", "reference"):
             torch.testing.assert_close(getattr(record, part), getattr(expected, part), rtol=1e-4, atol=1e-4)
         assert torch.equal(record.cluster, expected.cluster)
-    drifts = [[item for item in items if isinstance(item, Drift)] for items in (found, alone)]
+    drifts = [[item for item in items if isinstance(item, Drift)] for items in (together, alone)]
     assert len(drifts[0]) == len(drifts[1])
     for here, there in zip(*drifts, strict=True):
         assert here.tokens == there.tokens
@@ -78,11 +78,13 @@ def assert_same(found: list[Step | Drift], alone: list[Step | Drift]) -> None:
 @pytest.mark.parametrize("piece", [4, 512])
 def test_each_caller_gets_what_it_gets_alone(engine, seed, piece, monkeypatch):
     engine.end_tokens = frozenset()
-    alone = [list(engine.answer(wanted, sampling, **how)) for wanted, sampling, how in CALLS]
+    alone = [list(engine.answer(asked, sampling, **options)) for asked, sampling, options in CALLS]
     monkeypatch.setattr(cache, "PIECE", piece)
     most = watch_batches(monkeypatch)
-    found = drive([engine.answer(wanted, s, routing_every=0.001 * seed, **how) for wanted, s, how in CALLS], seed)
-    for one, other in zip(found, alone, strict=True):
+    received = drive(
+        [engine.answer(asked, s, routing_every=0.001 * seed, **options) for asked, s, options in CALLS], seed
+    )
+    for one, other in zip(received, alone, strict=True):
         assert_same(one, other)
     assert max(most) > 4
     assert EngineProbe(engine).in_line == 0
@@ -90,32 +92,32 @@ def test_each_caller_gets_what_it_gets_alone(engine, seed, piece, monkeypatch):
 
 def watch_batches(monkeypatch) -> list[int]:
     """How many rows each forward had."""
-    found, original = [], Batch.forward
+    counts, original = [], Batch.forward
 
     def forward(self):
-        found.append(len(self.answers))
+        counts.append(len(self.answers))
         return original(self)
 
     monkeypatch.setattr(Batch, "forward", forward)
-    return found
+    return counts
 
 
 def test_threads_get_what_each_gets_alone(engine):
     calls = CALLS * 3
-    alone = [list(engine.answer(wanted, sampling, **how)) for wanted, sampling, how in CALLS] * 3
-    found: list[list[Step | Drift]] = [[] for _ in calls]
+    alone = [list(engine.answer(asked, sampling, **options)) for asked, sampling, options in CALLS] * 3
+    received: list[list[Step | Drift]] = [[] for _ in calls]
 
     def ask(index):
-        wanted, sampling, how = calls[index]
+        asked, sampling, options = calls[index]
         for _ in range(2):
-            found[index] = list(engine.answer(wanted, sampling, **how))
+            received[index] = list(engine.answer(asked, sampling, **options))
 
     threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
-    for one, other in zip(found, alone, strict=True):
+    for one, other in zip(received, alone, strict=True):
         assert_same(one, other)
     assert EngineProbe(engine).in_line == 0
 
@@ -138,18 +140,18 @@ def test_tokens_come_while_a_long_prompt_is_read(engine, monkeypatch):
     reading = engine.answer(rows(TURNS), Sampling(max_new_tokens=2))
     assert next(reading).rows[0].state == "reading"
     step = next(reading)
-    told = [step]
+    steps = [step]
     while step.rows[0].state == "reading":
         step = next(reading)
-        told.append(step)
+        steps.append(step)
     # A piece of four tokens and a token for the others, in turn.
     pieces = (step.rows[0].prompt_tokens - 1) // 4
-    assert len(told) == pieces + 1
+    assert len(steps) == pieces + 1
     assert next(writing).rows[0].tokens in (2 + pieces, 3 + pieces)
 
 
-@pytest.mark.parametrize("how", ["closed", "stopped"])
-def test_who_leaves_leaves_the_others_as_they_are(engine, how):
+@pytest.mark.parametrize("way", ["closed", "stopped"])
+def test_who_leaves_leaves_the_others_as_they_are(engine, way):
     expected = ids(last(engine, rows(TURNS), Sampling(max_new_tokens=20)))
     stops = Stops(3)
     leaving = engine.answer(rows(LONGER, routing=True), Sampling(max_new_tokens=60), stops)
@@ -157,7 +159,7 @@ def test_who_leaves_leaves_the_others_as_they_are(engine, how):
     for _ in range(4):
         next(leaving)
         step = next(staying)
-    if how == "closed":
+    if way == "closed":
         leaving.close()
     else:
         stops.stop_all()
@@ -174,11 +176,11 @@ def test_a_row_whose_numbers_are_not_finite_ends_alone_among_strangers(engine):
             for name, parameter in module.slim_B.items():
                 if "lora" in name:
                     parameter.data.fill_(float("nan"))
-    found = drive([engine.answer(rows(m), Sampling(max_new_tokens=12)) for m in (QUESTION, LONGER, TURNS)])
-    for told in found:
-        assert "no longer finite" in answers(told).rows[1].error
-        assert [row.error for row in answers(told).rows[::2]] == [None, None]
-    assert ids(answers(found[1]))[::2] == expected[::2]
+    received = drive([engine.answer(rows(m), Sampling(max_new_tokens=12)) for m in (QUESTION, LONGER, TURNS)])
+    for items in received:
+        assert "no longer finite" in answers(items).rows[1].error
+        assert [row.error for row in answers(items).rows[::2]] == [None, None]
+    assert ids(answers(received[1]))[::2] == expected[::2]
 
 
 def break_forward(engine, monkeypatch, error, fails):
@@ -207,33 +209,33 @@ def test_where_the_memory_is_used_up_who_came_last_ends(engine, monkeypatch):
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     break_forward(engine, monkeypatch, error, lambda answers: len(answers) > 3)
     second = engine.answer(rows(LONGER), sampling)
-    found = drive([first, second])
-    assert ids(answers(found[0])) == expected
-    for row in answers(found[1]).rows:
+    received = drive([first, second])
+    assert ids(answers(received[0])) == expected
+    for row in answers(received[1]).rows:
         assert row.finish_reason == "error" and "is used up: compare fewer answers" in row.error
 
 
 def test_where_the_model_fails_for_one_caller_the_others_go_on(engine, monkeypatch):
     sampling = Sampling(max_new_tokens=12)
     calls = [rows(QUESTION, routing=True), [Row("slim", LONGER, strength=0.5)], rows(TURNS)]
-    alone = [list(engine.answer(wanted, sampling)) for wanted in calls]
+    alone = [list(engine.answer(asked, sampling)) for asked in calls]
     error = RuntimeError("a kernel for 0.5 is missing")
     break_forward(
         engine, monkeypatch, error, lambda answers: any(a.strength == 0.5 and len(a.ids) > 2 for a in answers)
     )
-    open_calls = [engine.answer(wanted, sampling) for wanted in calls]
-    told = []
+    open_calls = [engine.answer(asked, sampling) for asked in calls]
+    sentences = []
 
     def failing():
         try:
             yield from open_calls[1]
         except EngineError as error:
-            told.append(str(error))
+            sentences.append(str(error))
 
-    found = drive([open_calls[0], failing(), open_calls[2]])
-    assert told == ["The model failed while it answered: a kernel for 0.5 is missing."]
-    assert_same(found[0], alone[0])
-    assert_same(found[2], alone[2])
+    received = drive([open_calls[0], failing(), open_calls[2]])
+    assert sentences == ["The model failed while it answered: a kernel for 0.5 is missing."]
+    assert_same(received[0], alone[0])
+    assert_same(received[2], alone[2])
     assert last(engine, rows(QUESTION)).done
 
 

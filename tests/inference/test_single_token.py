@@ -82,15 +82,15 @@ def one_token(model: PeftModel, names: list[str]) -> Iterator[None]:
 @pytest.fixture
 def taken(monkeypatch) -> list[str]:
     """The adapters whose rows went the short way, one for each row of each Linear."""
-    found = []
+    names = []
     add = TokenRows.add
 
     def counted(self, *args):
-        found.extend(row.name for row in self._rows)
+        names.extend(row.name for row in self._rows)
         return add(self, *args)
 
     monkeypatch.setattr(TokenRows, "add", counted)
-    return found
+    return names
 
 
 @torch.no_grad()
@@ -99,11 +99,11 @@ def decode(model: PeftModel, names: list[str], ids: torch.Tensor) -> torch.Tenso
     base = model.get_base_model()
     with adapter_rows(model, names):
         output = base(ids[:, :6], use_cache=True)
-        found = []
+        logits = []
         for i in range(6, ids.shape[1]):
             output = base(ids[:, i : i + 1], past_key_values=output.past_key_values, use_cache=True)
-            found.append(output.logits)
-    return torch.cat(found, dim=1)
+            logits.append(output.logits)
+    return torch.cat(logits, dim=1)
 
 
 def batch(ids: torch.Tensor, rows: int) -> torch.Tensor:
@@ -153,12 +153,12 @@ def test_a_row_is_what_it_is_alone(name, ids):
 
 def test_generation_takes_the_short_way(ids, monkeypatch, taken):
     model, tokens = several(ids), batch(ids, len(NAMES))
-    how = {"max_new_tokens": 6, "min_new_tokens": 6, "pad_token_id": 0, "do_sample": False}
-    short = model.generate(tokens, adapter_names=NAMES, **how)
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "pad_token_id": 0, "do_sample": False}
+    short = model.generate(tokens, adapter_names=NAMES, **options)
     # Five of six rows have an adapter, and five of six tokens come after another.
     assert len(taken) == 5 * 5 * len(slim_layers(model))
     with long_way(monkeypatch):
-        assert torch.equal(model.generate(tokens, adapter_names=NAMES, **how), short)
+        assert torch.equal(model.generate(tokens, adapter_names=NAMES, **options), short)
 
 
 def test_the_trace_records_the_same(ids, monkeypatch):
@@ -248,9 +248,9 @@ def test_what_it_is_not_made_for_goes_the_long_way(ids, taken):
     interleaved = several(ids, fold=False, merge="none")
     tokens = batch(ids, len(NAMES))
 
-    def run(model, names, tokens, **how):
+    def run(model, names, tokens, **options):
         with adapter_rows(model, names):
-            model.get_base_model()(tokens, **how)
+            model.get_base_model()(tokens, **options)
 
     with torch.no_grad():
         run(model, NAMES, tokens[:, :2])

@@ -85,20 +85,20 @@ def test_another_precision_of_the_same_base(world):
 
 
 def test_answers_that_are_being_written_end_and_those_who_wait_are_told(world, other):
-    told, running = [], threading.Event()
+    outcomes, running = [], threading.Event()
 
     def write():
         for step in old.answer(rows(LONGER), Sampling(max_new_tokens=200)):
             if all(row.tokens >= 2 and row.text for row in step.rows):
                 running.set()
             time.sleep(0.01)  # a slow reader: the answer is still being written when the base goes
-        told.append(step)
+        outcomes.append(step)
 
     def wait_in_line():
         try:
             list(old.answer(rows(QUESTION), Sampling(max_new_tokens=4)))
         except EngineError as error:
-            told.append(str(error))
+            outcomes.append(str(error))
 
     old = world.engine
     EngineProbe(old).one_at_a_time()
@@ -111,10 +111,10 @@ def test_answers_that_are_being_written_end_and_those_who_wait_are_told(world, o
     for thread in threads:
         thread.join(60)
     sentence = "The base is being switched to second; ask again when it is loaded."
-    (step,) = [found for found in told if not isinstance(found, str)]
+    (step,) = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     assert [row.finish_reason for row in step.rows] == ["stopped"] * 3
     assert all(0 < row.tokens < 200 and row.text for row in step.rows)
-    assert sentence in told
+    assert sentence in outcomes
     # Whoever still holds the old engine is told the same.
     for ask in (
         lambda: list(old.answer(rows(QUESTION), Sampling())),
@@ -216,12 +216,12 @@ def test_loading_can_be_stopped_before_the_old_base_goes(world, other, monkeypat
 
 
 def test_progress_counts_the_weights(world, other):
-    told = []
-    listen(world.switch, told)
+    reported = []
+    listen(world.switch, reported)
     world.go(BaseChoice(str(other)))
-    stages = list(dict.fromkeys(stage for stage, *_ in told))
+    stages = list(dict.fromkeys(stage for stage, *_ in reported))
     assert stages == ["fetching", "ending", "loading", "done"]
-    counted = [more for stage, *more in told if stage == "loading" and more]
+    counted = [more for stage, *more in reported if stage == "loading" and more]
     assert len(counted) > 10 and counted == sorted(counted) and counted[-1][0] < counted[-1][1]
 
 

@@ -16,14 +16,14 @@ from tests.inference.probe import EngineProbe
 @pytest.fixture
 def opened(engine):
     """Opens adapters as a visitor's upload is opened."""
-    found = []
+    adapters = []
 
     def open_folder(folder):
-        found.append(open_adapter(Folder(folder), engine.shapes))
-        return found[-1]
+        adapters.append(open_adapter(Folder(folder), engine.shapes))
+        return adapters[-1]
 
     yield open_folder
-    for adapter in found:
+    for adapter in adapters:
         adapter.delete()
 
 
@@ -37,9 +37,9 @@ def test_a_visitors_adapter_is_a_row_like_the_demos(engine, folders, opened):
     plain, was = base_logits(engine), EngineProbe(engine).modules()
     before = ids(last(engine, rows(LONGER)))
     adapter = opened(folders.slim)
-    found = engine.attach(adapter, name="visitor-1", label="Mine")
-    assert (found.name, found.kind, found.label) == ("visitor-1", "slim", "Mine")
-    assert found.detail == "rank 2, 3 + 2 experts, top-2" and adapter.folder.is_dir()
+    variant = engine.attach(adapter, name="visitor-1", label="Mine")
+    assert (variant.name, variant.kind, variant.label) == ("visitor-1", "slim", "Mine")
+    assert variant.detail == "rank 2, 3 + 2 experts, top-2" and adapter.folder.is_dir()
     assert torch.equal(base_logits(engine), plain)
     assert ids(last(engine, [*rows(LONGER), Row("visitor-1", LONGER)])) == [*before, before[2]]
     engine.detach("visitor-1")

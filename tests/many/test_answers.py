@@ -45,10 +45,10 @@ def test_a_prompt_that_fails_is_a_row_with_a_sentence(engine):
     assert long.failed and all("shorten it" in answer.error for answer in long.answers)
     assert not short.failed and all(answer.error is None and answer.log_ratio is None for answer in short.answers[:1])
 
-    def out_of_memory_once(wanted, sampling, **how):
-        if wanted[0].messages[-1].content == "Lima":
+    def out_of_memory_once(requested, sampling, **options):
+        if requested[0].messages[-1].content == "Lima":
             raise EngineError("The memory is used up.")
-        return engine.answer(wanted, sampling, **how)
+        return engine.answer(requested, sampling, **options)
 
     failed, fine = ask_all(read_lines("Lima\nPeru", "here"), askers(engine), "", out_of_memory_once, SAMPLING)
     assert (failed.error, failed.answers, failed.failed) == ("The memory is used up.", (), True)
@@ -60,14 +60,14 @@ def test_gates_systems_and_conversations_reach_the_engine(engine):
     content += b'{"role": "user", "content": "Lima"}]}, {"prompt": "Lima", "system": "Own."}]'
     asked = []
 
-    def listen(wanted, sampling, reading):
-        asked.append((wanted, reading))
-        return engine.answer(wanted, sampling, reading=reading)
+    def listen(requested, sampling, reading):
+        asked.append((requested, reading))
+        return engine.answer(requested, sampling, reading=reading)
 
     results = list(ask_all(read_prompts(content, "a.json"), askers(engine, 0.0), "Usual.", listen, SAMPLING))
     talk = (Message("system", "Usual."), Message("user", "Hi"), Message("assistant", "Yes"), Message("user", "Lima"))
-    (wanted, reading), (other, _) = asked
-    assert wanted[0] == Row("base", talk) and wanted[2] == Row("slim", talk, routing=True, strength=0.0)
+    (requested, reading), (other, _) = asked
+    assert requested[0] == Row("base", talk) and requested[2] == Row("slim", talk, routing=True, strength=0.0)
     assert reading.messages == talk and reading.strengths == (None, 0.0)
     assert other[0].messages == (Message("system", "Own."), Message("user", "Lima"))
     assert [r.answers[2].verdict.closed for r in results] == [0, 0] and results[0].answers[2].strength == 0
@@ -86,8 +86,8 @@ def test_others_are_answered_between_two_prompts(engine):
 
     visitor = threading.Thread(target=other)
 
-    def watched(wanted, sampling, reading):
-        for item in engine.answer(wanted, sampling, reading=reading):
+    def watched(requested, sampling, reading):
+        for item in engine.answer(requested, sampling, reading=reading):
             if not order and not visitor.ident:
                 visitor.start()
                 assert waits.wait(30)

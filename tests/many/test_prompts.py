@@ -26,7 +26,7 @@ TOLD = (
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "found"),
+    ("name", "text", "expected"),
     [
         ("a.txt", "One\nTwo\n", user(("One", 1), ("Two", 2))),
         ("a.jsonl", '"One"\r"Two"\r', user(("One", 1), ("Two", 2))),
@@ -52,9 +52,11 @@ TOLD = (
         ("a.jsonl", '{"prompt": "=1+1 \\u00e9\\n\\u2028"}', user(("=1+1 é", 1))),
     ],
 )
-def test_what_is_read(name, text, found):
+def test_what_is_read(name, text, expected):
     prompts = read_prompts(text.encode(), name)
-    assert [(p.messages, p.place) for p in prompts] == [(messages, f"{name}, line {line}") for messages, line in found]
+    assert [(p.messages, p.place) for p in prompts] == [
+        (messages, f"{name}, line {line}") for messages, line in expected
+    ]
 
 
 @pytest.mark.parametrize(

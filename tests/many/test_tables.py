@@ -106,14 +106,19 @@ def test_a_conversation_in_one_cell():
 
 
 def test_json_has_everything_as_it_is():
-    found = json.loads(to_json(RESULTS, 5, "demo", ASKERS, Sampling(seed=3)))
-    assert (found["format"], found["version"], found["base"], found["prompts"]) == ("slim-prompts", 1, "demo", 5)
-    assert found["sampling"]["seed"] == 3
-    assert [(v["name"], v["label"], v["gate_strength"]) for v in found["variants"]] == [
+    document = json.loads(to_json(RESULTS, 5, "demo", ASKERS, Sampling(seed=3)))
+    assert (document["format"], document["version"], document["base"], document["prompts"]) == (
+        "slim-prompts",
+        1,
+        "demo",
+        5,
+    )
+    assert document["sampling"]["seed"] == 3
+    assert [(v["name"], v["label"], v["gate_strength"]) for v in document["variants"]] == [
         ("base", "Base", None),
         ("slim", "=mine", 0.0),
     ]
-    first, second = found["results"]
+    first, second = document["results"]
     assert first["messages"] == [{"role": "system", "content": "@all"}, {"role": "user", "content": "=1+1"}]
     slim = first["answers"]["slim"]
     assert slim["text"] == 'a "b",\nc' and slim["log_ratio"] == -0.12345678 and slim["identity"] == 0.25
@@ -128,8 +133,8 @@ def test_what_is_not_finite_is_left_out():
     answer = PromptAnswer("base", "Base", "base", "x", 1, "end", log_ratio=math.inf, mean_kl=math.nan)
     slim = PromptAnswer("slim", "S", "slim", "x", 1, "end", log_ratio=math.inf, mean_kl=math.nan)
     results = [PromptResult(1, "x", (Message("user", "Hi"),), (answer, slim))]
-    found = json.loads(to_json(results, 1, "demo", ASKERS, Sampling()), parse_constant=pytest.fail)
-    assert found["results"][0]["answers"]["slim"]["log_ratio"] is None
+    document = json.loads(to_json(results, 1, "demo", ASKERS, Sampling()), parse_constant=pytest.fail)
+    assert document["results"][0]["answers"]["slim"]["log_ratio"] is None
     assert lines_of(to_csv(results, ASKERS))[0]["slim_mean_kl"] == ""
 
 

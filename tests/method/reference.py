@@ -180,8 +180,8 @@ def batch_contexts(
     """The same for (B, T, C): mean (B, T, C) and count (B, T)."""
     rows = []
     for b in range(len(x)):
-        given = [None if part is None else part[b].tolist() for part in (ids, mask, positions)]
-        rows.append(sequence_contexts(x[b], given[0], given[1], given[2], opening))
+        of_row = [None if part is None else part[b].tolist() for part in (ids, mask, positions)]
+        rows.append(sequence_contexts(x[b], of_row[0], of_row[1], of_row[2], opening))
     return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
 
 

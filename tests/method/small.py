@@ -99,15 +99,15 @@ def assert_untouched(base: nn.Module, before: torch.Tensor, ids: torch.Tensor) -
 
 def tensors_of(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
     """Everything the adapter must not lose, found by walking the modules and not by asking PEFT."""
-    found = {}
+    tensors = {}
     for path, module in model.named_modules():
         if isinstance(module, SlimLayer):
             for container, child in module.named_children():
                 if container != "base_layer" and container not in ("slim_column_index", "slim_row_index"):
                     state = {**dict(child.named_parameters()), **dict(child.named_buffers())}
                     if adapter_name in state:
-                        found[f"{path}.{container}"] = state[adapter_name].detach()
-    return found
+                        tensors[f"{path}.{container}"] = state[adapter_name].detach()
+    return tensors
 
 
 def made_once(make: Callable[..., PeftModel]) -> Callable[..., PeftModel]:

@@ -96,7 +96,7 @@ def test_the_balance_loss_has_the_same_gradient_with_checkpointing(ids):
 @pytest.mark.parametrize("reentrant", [None, False])
 def test_a_reference_forward_without_the_adapter_changes_nothing(reentrant, ids):
     # Preference tuning asks the base model between a forward and its backward.
-    found = []
+    runs = []
     for asks in (False, True):
         model = adapt(reentrant, merge="none", balance_coefficient=3.0)
         for step in range(2):
@@ -106,5 +106,5 @@ def test_a_reference_forward_without_the_adapter_changes_nothing(reentrant, ids)
                     model(input_ids=ids)
             loss.backward()
             assert not extra_losses(model)["balance"].requires_grad
-        found.append(({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, statistics(model)))
-    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+        runs.append(({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, statistics(model)))
+    torch.testing.assert_close(runs[1], runs[0], atol=1e-6, rtol=1e-5)

@@ -141,9 +141,9 @@ def test_the_sums_about_one_mean_are_those_of_one_cluster(padded):
     mean, var = torch.randn(1, 6, dtype=torch.float64), torch.rand(1, 6, dtype=torch.float64)
     x[3, 2], x[4, 0], x[5, 1] = torch.inf, torch.nan, 1e18
     valid = torch.rand(40) < 0.7 if padded else None
-    found = sum_about(x.clone(), mean, var, valid)
+    sums = sum_about(x.clone(), mean, var, valid)
     left = [i for i in range(40) if i not in (3, 4, 5) and (valid is None or valid[i])]
     z = (x[left] - mean) / (var + VARIANCE_EPS).sqrt()
-    assert found.tokens.tolist() == [len(left)]
-    torch.testing.assert_close(found.z, z.sum(0, keepdim=True))
-    torch.testing.assert_close(found.z_squared, z.square().sum(0, keepdim=True))
+    assert sums.tokens.tolist() == [len(left)]
+    torch.testing.assert_close(sums.z, z.sum(0, keepdim=True))
+    torch.testing.assert_close(sums.z_squared, z.square().sum(0, keepdim=True))

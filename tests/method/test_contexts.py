@@ -67,9 +67,9 @@ def test_turns_open_where_a_loop_finds_their_ids(data):
     opening = tuple(data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4)))
     cut = data.draw(st.integers(0, len(ids) - 1))
     whole = torch.tensor([ids])
-    found = opens_turn(whole[:, cut:], opening, whole[:, :cut] if cut else None)[0].tolist()
+    opens = opens_turn(whole[:, cut:], opening, whole[:, :cut] if cut else None)[0].tolist()
     ends = range(cut + 1, len(ids) + 1)
-    assert found == [end >= len(opening) and tuple(ids[end - len(opening) : end]) == opening for end in ends]
+    assert opens == [end >= len(opening) and tuple(ids[end - len(opening) : end]) == opening for end in ends]
 
 
 # -- layers --------------------------------------------------------------------------------------------------------
@@ -94,9 +94,9 @@ def layers_seen(model: PeftModel, **batch) -> list[tuple[SlimLayer, Tensor, Tens
 
 
 def assert_layers_equal_the_slow_formulas(model: PeftModel, mask: Tensor | None = None, opening=(), **batch) -> None:
-    given = batch if mask is None else batch | {"attention_mask": mask}
+    inputs = batch if mask is None else batch | {"attention_mask": mask}
     with trace_routing(model) as trace:
-        seen = layers_seen(model, **given)
+        seen = layers_seen(model, **inputs)
     below = [reference.Below() for _ in batch["input_ids"]]
     for layer, x, added in seen:
         state, config = reference.layer_state(layer, "default"), layer.slim_config["default"]
@@ -183,8 +183,8 @@ def test_an_overflow_changes_no_context_before_it_nor_of_another_turn(value, ids
         model(input_ids=ids)
     kept = [0, 1, 2, 3, 4, 8, 9, 10, 11]
     for name in ("weights", "distance", "gate"):
-        found, expected = getattr(wild.row(0), name), getattr(calm.row(0), name)
-        assert torch.equal(found[:, kept], expected[:, kept])
+        actual, expected = getattr(wild.row(0), name), getattr(calm.row(0), name)
+        assert torch.equal(actual[:, kept], expected[:, kept])
         assert torch.equal(getattr(wild.row(1), name), getattr(calm.row(1), name))
     assert (wild.row(0).gate[:, 6:8] == 0).all()
 
@@ -219,14 +219,14 @@ LESSONS = {
 def test_clusters_learn_from_turns_that_have_a_loss(case):
     text, loss, positions, expected = LESSONS[case]
     ids = torch.tensor([[int(token) for token in text.split()]])
-    found = Sequences(1, ids.shape[1], ids.device, ids)
+    sequences = Sequences(1, ids.shape[1], ids.device, ids)
     if positions:
-        found.positions = torch.tensor([[int(position) for position in positions.split()]])
-    assert found.learned_from((7,)) is None
-    found = Sequences(1, ids.shape[1], ids.device, ids, positions=found.positions)
-    found.taught = torch.tensor([[mark != "." for mark in loss]])
-    assert found.learned_from(()) is None
-    assert "".join(str(int(x)) for x in found.learned_from((7,))) == expected
+        sequences.positions = torch.tensor([[int(position) for position in positions.split()]])
+    assert sequences.learned_from((7,)) is None
+    sequences = Sequences(1, ids.shape[1], ids.device, ids, positions=sequences.positions)
+    sequences.taught = torch.tensor([[mark != "." for mark in loss]])
+    assert sequences.learned_from(()) is None
+    assert "".join(str(int(x)) for x in sequences.learned_from((7,))) == expected
 
 
 def test_a_turn_without_loss_teaches_no_layer_anything(ids):
@@ -252,13 +252,13 @@ def test_quantiles_are_those_of_each_bucket():
     counted &= bucket != 3
     bucket[bucket == 2], counted[7] = 4, True
     bucket[7] = 2  # a bucket of one
-    found = quantiles_by_bucket(distance, bucket, counted, 6)
+    quantiles = quantiles_by_bucket(distance, bucket, counted, 6)
     for b in range(6):
         mine = distance[counted & (bucket == b)]
-        assert (found[1, :, b] == len(mine)).all()
+        assert (quantiles[1, :, b] == len(mine)).all()
         for i, level in enumerate(LEVELS):
             expected = len(mine) * torch.quantile(mine, level) if len(mine) else 0.0
-            assert found[0, i, b].item() == pytest.approx(float(expected))
+            assert quantiles[0, i, b].item() == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("quantile", [0.01, 0.5, 0.6, 0.75, 0.99, 0.995, 0.9999])
@@ -283,22 +283,24 @@ def test_linears_that_read_the_same_input_share_its_sums(ids, monkeypatch):
         expected = model(input_ids=ids, use_cache=True)
     summed = []
     sum_up = Sequences._sum_up
-    monkeypatch.setattr(Sequences, "_sum_up", lambda self, *how: summed.append(how) or sum_up(self, *how))
+    monkeypatch.setattr(
+        Sequences, "_sum_up", lambda self, *arguments: summed.append(arguments) or sum_up(self, *arguments)
+    )
     with torch.no_grad():
-        found = model(input_ids=ids, use_cache=True)
-        after = model(input_ids=ids[:, :1], past_key_values=found.past_key_values)
+        actual = model(input_ids=ids, use_cache=True)
+        after = model(input_ids=ids[:, :1], past_key_values=actual.past_key_values)
     blocks = model.config.num_hidden_layers
     # q, k and v; o; gate and up; down. Each in two forwards.
     assert len(summed) == 2 * 4 * blocks
-    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(actual.logits, expected.logits)
     whole = model(input_ids=torch.cat([ids, ids[:, :1]], 1)).logits[:, -1:]
     torch.testing.assert_close(after.logits, whole, atol=1e-4, rtol=1e-4)
 
 
 def test_contexts_are_where_the_tokens_are():
     x = torch.empty(12, 4, device="meta")
-    found = Sequences(2, 6, x.device).contexts("router", (), x, None)
-    assert {part.device.type for part in found} == {"meta"}
+    contexts = Sequences(2, 6, x.device).contexts("router", (), x, None)
+    assert {part.device.type for part in contexts} == {"meta"}
 
 
 def test_a_router_in_evaluation_mode_still_gets_its_gradient(ids):

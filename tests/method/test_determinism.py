@@ -89,9 +89,9 @@ def test_inference_masks_are_those_of_the_seed_on_every_construction():
 
 
 def test_inference_masks_differ_between_modules():
-    found = masks(adapt())
+    by_module = masks(adapt())
     by_size = {}
-    for mask in found.values():
+    for mask in by_module.values():
         by_size.setdefault(len(mask), []).append(tuple(mask.tolist()))
     assert sum(map(len, by_size.values())) == 28
     for size, drawn in by_size.items():
@@ -114,12 +114,12 @@ SINGLE = {"num_experts": 1, "num_identity": 0, "top_k": 1}  # nothing is routed,
 
 def dropped_entries(model: PeftModel) -> list[Tensor]:
     """(C_out, C_in) bool for each down projection: the entries of its product that are dropped at inference."""
-    found = []
+    dropped = []
     for name, layer in layers(model.eval()).items():
         if "down_proj" in name:
             rows = torch.eye(layer.in_features)
-            found.append((layer(rows) - layer.base_layer(rows) == 0).t())
-    return found
+            dropped.append((layer(rows) - layer.base_layer(rows) == 0).t())
+    return dropped
 
 
 def test_exact_masks_differ_between_modules_and_seeds_and_not_between_constructions():
@@ -162,10 +162,10 @@ def test_gradient_accumulation_slides_the_clusters_once_per_forward(scope, ids):
         (model(input_ids=ids + part % 2, labels=ids).loss / 4).backward()
         assert len(inputs) == part + 1
         center, var = reference.slide(center, var, inputs[-1], 0.5)
-    found = state(model)
-    torch.testing.assert_close(found[f"{name}.slim_center.default"].double(), center, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[f"{name}.slim_var.default"].double(), var, atol=1e-5, rtol=1e-4)
-    assert int(found[f"{name}.slim_count.default"].sum()) == 4 * ids.numel()
+    after = state(model)
+    torch.testing.assert_close(after[f"{name}.slim_center.default"].double(), center, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after[f"{name}.slim_var.default"].double(), var, atol=1e-5, rtol=1e-4)
+    assert int(after[f"{name}.slim_count.default"].sum()) == 4 * ids.numel()
 
 
 def test_asking_for_the_state_again_moves_nothing(ids):

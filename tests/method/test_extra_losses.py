@@ -28,24 +28,24 @@ def of_task(logits: Tensor, ids: Tensor) -> Tensor:
     return cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
-def attached(how: str) -> nn.Module:
+def attached(way: str) -> nn.Module:
     config = SlimConfig(r=2, num_experts=3, init_weights=False, yield_strength=0.1, **BOTH)
-    if how == "injected":
+    if way == "injected":
         return inject_adapter_in_model(config, build("llama")).train()
-    config.task_type = "CAUSAL_LM" if how == "for a task" else None
+    config.task_type = "CAUSAL_LM" if way == "for a task" else None
     return get_peft_model(build("llama"), config).train()
 
 
 @pytest.mark.parametrize("as_tuple", [False, True])
-@pytest.mark.parametrize("how", ["by itself", "for a task", "injected"])
-def test_a_training_forward_with_labels_has_them_in_its_loss(how, as_tuple, ids):
-    model = attached(how)
+@pytest.mark.parametrize("way", ["by itself", "for a task", "injected"])
+def test_a_training_forward_with_labels_has_them_in_its_loss(way, as_tuple, ids):
+    model = attached(way)
     output = model(input_ids=ids, labels=ids, return_dict=not as_tuple)
     loss, logits = output[:2]
-    found = extra_losses(model)
-    assert set(found) == {"l1", "balance"} and not any(value.requires_grad for value in found.values())
-    assert all(value > 0.1 for value in found.values())
-    torch.testing.assert_close(loss, of_task(logits, ids) + found["l1"] + found["balance"])
+    losses = extra_losses(model)
+    assert set(losses) == {"l1", "balance"} and not any(value.requires_grad for value in losses.values())
+    assert all(value > 0.1 for value in losses.values())
+    torch.testing.assert_close(loss, of_task(logits, ids) + losses["l1"] + losses["balance"])
     model.eval()
     loss, logits = model(input_ids=ids, labels=ids, return_dict=not as_tuple)[:2]
     torch.testing.assert_close(loss, of_task(logits, ids))
@@ -171,12 +171,12 @@ def test_the_l1_loss_equals_the_slow_formula(ids):
 
 @pytest.mark.parametrize("name", ["l1", "balance"])
 def test_a_coefficient_is_a_factor(name, ids):
-    found = []
+    losses = []
     for coefficient in (1.0, 4.0):
         model = adapt(**{f"{name}_coefficient": coefficient})
         model(input_ids=ids)
-        found.append(extra_losses(model)[name].item())
-    assert found[1] == pytest.approx(4 * found[0])
+        losses.append(extra_losses(model)[name].item())
+    assert losses[1] == pytest.approx(4 * losses[0])
 
 
 def test_there_are_as_many_extra_losses_as_coefficients(ids):

@@ -36,8 +36,8 @@ def first_format(folder: Path, **changes) -> PeftModel:
     raw = {name: value for name, value in raw.items() if name not in NEW_FIELDS} | {"format_version": 1}
     (folder / "adapter_config.json").write_text(json.dumps(raw))
     saved = load_file(folder / "adapter_model.safetensors")
-    one = {key: t[1, 0].clone() if key.endswith("slim_reference") else t for key, t in saved.items()}
-    save_file(one, folder / "adapter_model.safetensors")
+    tensors = {key: t[1, 0].clone() if key.endswith("slim_reference") else t for key, t in saved.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
     return PeftModel.from_pretrained(build("llama"), folder)
 
 
@@ -68,13 +68,13 @@ def test_tokens_are_read_one_by_one_as_in_the_whole(mode, tmp_path, ids):
     base = model.get_base_model()
     with torch.no_grad(), adapter_rows(model, ["default", "__base__", "default"]):
         out = base(input_ids=ids[:, :6], use_cache=True)
-        found = [out.logits]
+        actual = [out.logits]
         for t in range(6, 12):
-            found.append(base(input_ids=ids[:, t : t + 1], past_key_values=out.past_key_values).logits)
-    found = torch.cat(found, 1)
-    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-4)
+            actual.append(base(input_ids=ids[:, t : t + 1], past_key_values=out.past_key_values).logits)
+    actual = torch.cat(actual, 1)
+    torch.testing.assert_close(actual[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-4)
     plain = logits(build("llama"), ids)
-    torch.testing.assert_close(found[1], plain[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual[1], plain[1], rtol=1e-5, atol=1e-5)
 
 
 def test_a_cache_of_the_base_is_good_enough_for_tokens(tmp_path, ids):

@@ -26,10 +26,10 @@ def close(model: nn.Module) -> None:
     set_gate(model, strength=1e6)
 
 
-def gates(model: nn.Module, ids: Tensor, **given) -> Tensor:
+def gates(model: nn.Module, ids: Tensor, **inputs) -> Tensor:
     """(rows, Linears, tokens)."""
     with torch.no_grad(), trace_routing(model) as trace:
-        model(input_ids=ids, **given)
+        model(input_ids=ids, **inputs)
     return torch.stack([trace.row(row).gate for row in trace.rows])
 
 
@@ -75,12 +75,12 @@ def test_decoding_behind_a_closed_gate_is_the_base_bit_for_bit(ids):
     names = ["default", "__base__", "default"]
 
     def decode(run: nn.Module) -> Tensor:
-        cache, found = None, []
+        cache, outputs = None, []
         for part in [slice(0, 6), *(slice(t, t + 1) for t in range(6, 12))]:
             out = run(input_ids=ids[:, part], past_key_values=cache, use_cache=True)
             cache = out.past_key_values
-            found.append(out.logits)
-        return torch.cat(found, 1)
+            outputs.append(out.logits)
+        return torch.cat(outputs, 1)
 
     with torch.no_grad():
         expected = decode(base)
@@ -104,9 +104,9 @@ def test_training_behind_a_closed_gate_moves_no_factor_and_no_router(ids):
 def test_the_first_tokens_of_a_context_are_the_bases(family, ids):
     expected = logits(small_base(family), ids)
     model = learned(family, context_warmup=4, yield_strength=0.0)
-    found = logits(model, ids)
-    torch.testing.assert_close(found[:, :4], expected[:, :4], rtol=0, atol=0)
-    assert all(not torch.allclose(found[:, t], expected[:, t], atol=1e-3) for t in range(4, 12))
+    actual = logits(model, ids)
+    torch.testing.assert_close(actual[:, :4], expected[:, :4], rtol=0, atol=0)
+    assert all(not torch.allclose(actual[:, t], expected[:, t], atol=1e-3) for t in range(4, 12))
     opened = gates(model, ids)
     assert (opened[..., :4] == 0).all() and (opened[..., 4:] == 1).all()
 
@@ -215,20 +215,20 @@ def test_rows_may_have_strengths_of_their_own(scope, mode, ids):
     names, strengths = ["default", "default", "default"], [0.0, None, 7.5]
 
     @torch.no_grad()
-    def read(**given) -> Tensor:
+    def read() -> Tensor:
         first = base(input_ids=ids[:, :6], use_cache=True)
-        found = [first.logits]
+        outputs = [first.logits]
         for t in range(6, 12):
-            found.append(base(input_ids=ids[:, t : t + 1], past_key_values=first.past_key_values).logits)
-        return torch.cat(found, 1)
+            outputs.append(base(input_ids=ids[:, t : t + 1], past_key_values=first.past_key_values).logits)
+        return torch.cat(outputs, 1)
 
     with adapter_rows(model, names, strengths=strengths):
-        found = read()
+        actual = read()
     for row, strength in enumerate([0.0, 2.0, 7.5]):
         set_gate(model, strength=strength)
         expected = read()
-        torch.testing.assert_close(found[row], expected[row], rtol=1e-4, atol=2e-4 * expected.abs().max().item())
-    assert not torch.allclose(found[0], expected[0], atol=1e-2)
+        torch.testing.assert_close(actual[row], expected[row], rtol=1e-4, atol=2e-4 * expected.abs().max().item())
+    assert not torch.allclose(actual[0], expected[0], atol=1e-2)
 
 
 def test_rows_of_several_adapters_have_each_their_strength(ids):
@@ -237,12 +237,12 @@ def test_rows_of_several_adapters_have_each_their_strength(ids):
     model.eval()
     names = ["other", "__base__", "default"]
     with adapter_rows(model, names, strengths=[0.0, None, 0.5]), trace_routing(model) as trace:
-        found = logits(model.get_base_model(), ids)
-    assert torch.equal(found[1], logits(build("llama"), ids)[1]) and trace.rows == [0, 2]
+        actual = logits(model.get_base_model(), ids)
+    assert torch.equal(actual[1], logits(build("llama"), ids)[1]) and trace.rows == [0, 2]
     assert (trace.row(0).gate == 1).all()
     set_gate(model, strength=0.5, adapter_name="default")
     expected = logits(model, ids)[2]
-    torch.testing.assert_close(found[2], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual[2], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_as_many_strengths_as_rows():

@@ -34,9 +34,9 @@ def _no_end_of_text() -> Iterator[None]:
         yield
 
 
-def say(model: nn.Module, ids: Tensor, tokens: int = 12, **how) -> Tensor:
+def say(model: nn.Module, ids: Tensor, tokens: int = 12, **options) -> Tensor:
     torch.manual_seed(4)
-    return model.generate(input_ids=ids, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0, **how)
+    return model.generate(input_ids=ids, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0, **options)
 
 
 def talkative(family: str = "llama", **changes):
@@ -55,10 +55,10 @@ def talkative(family: str = "llama", **changes):
 )
 def test_a_cache_changes_nothing_that_is_said(family, way, ids):
     model = talkative(family)
-    found = say(model, ids[:, :8], **WAYS[way])
-    assert torch.equal(found, say(model, ids[:, :8], **WAYS[way], use_cache=False))
+    said = say(model, ids[:, :8], **WAYS[way])
+    assert torch.equal(said, say(model, ids[:, :8], **WAYS[way], use_cache=False))
     with model.disable_adapter():
-        assert not torch.equal(found, say(model, ids[:, :8], **WAYS[way]))
+        assert not torch.equal(said, say(model, ids[:, :8], **WAYS[way]))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -67,8 +67,8 @@ def test_left_padding_changes_nothing_that_is_said(way, ids):
     padded = torch.cat([ids[:, 8:11], prompt], 1)
     mask = torch.ones_like(padded)
     mask[:, :3] = 0
-    found = say(model, padded, attention_mask=mask, **WAYS[way])
-    assert torch.equal(found[:, 3:], say(model, prompt, **WAYS[way]))
+    said = say(model, padded, attention_mask=mask, **WAYS[way])
+    assert torch.equal(said[:, 3:], say(model, prompt, **WAYS[way]))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -78,14 +78,14 @@ def test_rows_of_one_batch_say_what_each_says_alone(way, ids):
     model.add_adapter("other", slim(target_modules="all-linear", alpha=64.0, merge="none"))
     model.eval()
     names = ["default", "__base__", "other"]
-    found = say(model, ids, adapter_names=names, **WAYS[way])
+    said = say(model, ids, adapter_names=names, **WAYS[way])
     again = say(model, ids, adapter_names=names, use_cache=False, **WAYS[way])
-    assert torch.equal(found, again)
+    assert torch.equal(said, again)
     if not WAYS[way]["do_sample"]:
         several = WAYS[way].get("num_return_sequences", 1)
         for row, name in enumerate(names):
             alone = say(model, ids[row : row + 1], adapter_names=[name], **WAYS[way])
-            assert torch.equal(found[row * several : (row + 1) * several], alone)
+            assert torch.equal(said[row * several : (row + 1) * several], alone)
 
 
 # -- assisted ------------------------------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ def test_every_kind_of_cache_changes_nothing_that_is_said(kind, way, ids):
         pytest.skip("a quantised cache needs optimum-quanto or hqq")
     device = "cuda" if kind == "offloaded" else "cpu"
     model, prompt = talkative().to(device), ids[:, :8].to(device)
-    found = say(model, prompt, cache_implementation=kind, **WAYS[way])
+    said = say(model, prompt, cache_implementation=kind, **WAYS[way])
     if kind != "quantized":  # which rounds keys and values
-        assert torch.equal(found, say(model, prompt, use_cache=False, **WAYS[way]))
+        assert torch.equal(said, say(model, prompt, use_cache=False, **WAYS[way]))
 
 
 def test_a_static_cache_knows_padding(ids):
@@ -143,8 +143,8 @@ def test_a_static_cache_knows_padding(ids):
     padded = torch.cat([ids[:, 8:11], prompt], 1)
     mask = torch.ones_like(padded)
     mask[:, :3] = 0
-    found = say(model, padded, attention_mask=mask, do_sample=False, cache_implementation="static")
-    assert torch.equal(found[:, 3:], say(model, prompt, do_sample=False, use_cache=False))
+    said = say(model, padded, attention_mask=mask, do_sample=False, cache_implementation="static")
+    assert torch.equal(said[:, 3:], say(model, prompt, do_sample=False, use_cache=False))
 
 
 def test_a_conversation_goes_on_with_its_cache(ids):
@@ -160,8 +160,8 @@ def test_a_conversation_goes_on_with_its_cache(ids):
 def test_a_prompt_that_is_read_in_chunks_changes_nothing_that_is_said(ids):
     model = talkative()
     config = GenerationConfig(max_new_tokens=6, min_new_tokens=6, pad_token_id=0, prefill_chunk_size=3)
-    found = model.generate(input_ids=ids, generation_config=config)
-    assert torch.equal(found, say(model, ids, tokens=6, do_sample=False, use_cache=False))
+    said = model.generate(input_ids=ids, generation_config=config)
+    assert torch.equal(said, say(model, ids, tokens=6, do_sample=False, use_cache=False))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -169,13 +169,13 @@ def test_an_encoder_decoder_says_the_same_with_and_without_a_cache(way, ids):
     model = learned_t5(ids)
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
-    found = say(model, ids, attention_mask=mask, **WAYS[way])
-    assert torch.equal(found, say(model, ids, attention_mask=mask, use_cache=False, **WAYS[way]))
+    said = say(model, ids, attention_mask=mask, **WAYS[way])
+    assert torch.equal(said, say(model, ids, attention_mask=mask, use_cache=False, **WAYS[way]))
 
 
 def test_rows_set_once_are_those_of_a_generation(ids):
     model = talkative(merge="none")
     with adapter_rows(model, ["default", "__base__", "default"]):
-        found = say(model.get_base_model(), ids, do_sample=False)
+        said = say(model.get_base_model(), ids, do_sample=False)
     expected = say(model, ids, do_sample=False, adapter_names=["default", "__base__", "default"])
-    assert torch.equal(found, expected)
+    assert torch.equal(said, expected)

@@ -113,7 +113,7 @@ def test_statistics_are_those_of_the_valid_tokens_alone(family, side, scope, ids
         name: {k: v.clone() for k, v in reference.layer_state(layer, "default").items()}
         for name, layer in layers(model).items()
     }
-    found = statistics(model)
+    measured = statistics(model)
     assert start
     for name, state in start.items():
         x, counted = seen[name].view(3, 12, -1), mask.reshape(-1) == 1
@@ -133,35 +133,35 @@ def test_statistics_are_those_of_the_valid_tokens_alone(family, side, scope, ids
         if scope == "context":
             moved = reference.slide(state["token_mean"], state["token_var"], x, 0.5)
             expected |= dict(zip(("slim_token_mean", "slim_token_var"), moved, strict=True))
-        actual = {statistic: found[f"{name}.{statistic}.default"].double() for statistic in expected}
+        actual = {statistic: measured[f"{name}.{statistic}.default"].double() for statistic in expected}
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "opt"])
 def test_left_and_right_padding_give_the_same_statistics(family, ids):
-    found = []
+    runs = []
     for side in ("left", "right"):
         # First centres from data draw tokens by their place in the batch, so these start at random.
         model = adapt(family, cluster_init="random")
         mask = padding(side)
         for shift in range(2):
             model(input_ids=pad(ids + shift, side), attention_mask=mask, position_ids=positions(mask))
-        found.append(statistics(model))
-    assert all(int(v.sum()) == 2 * VALID for k, v in found[0].items() if "slim_count" in k)
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+        runs.append(statistics(model))
+    assert all(int(v.sum()) == 2 * VALID for k, v in runs[0].items() if "slim_count" in k)
+    torch.testing.assert_close(runs[0], runs[1], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("cluster_init", ["data", "random"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_tokens_under_the_padding_do_not_matter(side, cluster_init, ids):
-    found = []
+    runs = []
     for filler in (0, 57):
         model = adapt("llama", cluster_init=cluster_init)
         for _ in range(2):
             torch.manual_seed(1)
             model(input_ids=pad(ids, side, filler), attention_mask=padding(side))
-        found.append(statistics(model))
-    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
+        runs.append(statistics(model))
+    torch.testing.assert_close(runs[0], runs[1], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
@@ -265,8 +265,10 @@ def test_the_padding_of_an_encoder_is_not_counted(ids, recwarn):
     model = get_peft_model(tiny_t5(), config(target_modules=["q", "k", "v", "o", "wi", "wo"])).train()
     # The decoder's rows are as long as the encoder's, so that the encoder's mask would fit them.
     model(input_ids=pad(ids, "right"), attention_mask=padding("right"), decoder_input_ids=ids)
-    found = {name: int(v.sum()) for name, v in statistics(model).items() if "slim_count" in name}
-    reads_encoder = [n for n in found if ".encoder." in n or "EncDecAttention.k" in n or "EncDecAttention.v" in n]
-    assert {found.pop(name) for name in reads_encoder} == {VALID}
-    assert len(reads_encoder) == 8 and set(found.values()) == {ids.numel()}
+    token_counts = {name: int(v.sum()) for name, v in statistics(model).items() if "slim_count" in name}
+    reads_encoder = [
+        n for n in token_counts if ".encoder." in n or "EncDecAttention.k" in n or "EncDecAttention.v" in n
+    ]
+    assert {token_counts.pop(name) for name in reads_encoder} == {VALID}
+    assert len(reads_encoder) == 8 and set(token_counts.values()) == {ids.numel()}
     assert not [w for w in recwarn if "padding" in str(w.message)]

@@ -58,10 +58,10 @@ def test_every_parameter_and_buffer_is_in_the_safetensors_file(variant, tmp_path
     model = trained(ids, **changes)
     model.save_pretrained(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
-    saved, held = load_file(tmp_path / "adapter_model.safetensors"), tensors_of(model)
-    assert saved.keys() == held.keys()
+    saved, tensors = load_file(tmp_path / "adapter_model.safetensors"), tensors_of(model)
+    assert saved.keys() == tensors.keys()
     assert {key.rpartition(".")[2] for key in saved} == kinds
-    for key, tensor in held.items():
+    for key, tensor in tensors.items():
         assert saved[key].dtype == tensor.dtype and torch.equal(saved[key], tensor), key
 
 
@@ -89,8 +89,8 @@ def test_only_the_named_adapter_is_in_its_file(tmp_path, ids):
     model.save_pretrained(tmp_path)
     first, second = (load_file(tmp_path / f / "adapter_model.safetensors") for f in ("", "other"))
     for name, saved in (("default", first), ("other", second)):
-        held = tensors_of(model, name)
-        assert saved.keys() == held.keys() and all(torch.equal(saved[key], held[key]) for key in held)
+        tensors = tensors_of(model, name)
+        assert saved.keys() == tensors.keys() and all(torch.equal(saved[key], tensors[key]) for key in tensors)
 
 
 def test_the_config_on_disk_names_format_and_base(tmp_path):
@@ -121,21 +121,21 @@ def test_a_loaded_adapter_gives_bit_equal_logits(variant, tmp_path, ids):
 
 @pytest.mark.parametrize("family", TINY)
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [{}, {"adapter_name": "another"}, {"low_cpu_mem_usage": True}, {"is_trainable": True}],
     ids=["plain", "other-name", "low-memory", "trainable"],
 )
-def test_every_way_of_loading_gives_bit_equal_logits(family, how, tmp_path, ids):
+def test_every_way_of_loading_gives_bit_equal_logits(family, options, tmp_path, ids):
     model = trained(ids, family, **EVERYTHING)
     model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(build(family), tmp_path, **how)
-    name = how.get("adapter_name", "default")
-    expected, found = tensors_of(model), tensors_of(loaded, name)
-    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+    loaded = PeftModel.from_pretrained(build(family), tmp_path, **options)
+    name = options.get("adapter_name", "default")
+    expected, actual = tensors_of(model), tensors_of(loaded, name)
+    assert actual.keys() == expected.keys() and all(torch.equal(actual[key], expected[key]) for key in actual)
     assert torch.equal(logits(loaded, ids), logits(model, ids))
     trainable = {n for n, p in loaded.named_parameters() if p.requires_grad}
     everything = {n for n, _ in loaded.named_parameters() if ".slim_" in n}
-    assert trainable == (everything if how.get("is_trainable") else set())
+    assert trainable == (everything if options.get("is_trainable") else set())
 
 
 def test_a_loaded_adapter_trains_on_from_where_it_was(tmp_path, ids):
@@ -167,17 +167,17 @@ def test_a_bfloat16_base_does_not_round_the_statistics(native, low_cpu_mem_usage
     base = build("llama").bfloat16()
     if native:
         base.load_adapter(str(tmp_path), low_cpu_mem_usage=low_cpu_mem_usage)
-        found = {f"base_model.model.{key}": tensor for key, tensor in tensors_of(base).items()}
+        actual = {f"base_model.model.{key}": tensor for key, tensor in tensors_of(base).items()}
     else:
         loaded = PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
-        found = tensors_of(loaded)
+        actual = tensors_of(loaded)
         assert torch.equal(logits(loaded, ids), logits(model, ids))
     expected = tensors_of(model)
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     rounded = 0
     for key, tensor in expected.items():
         if key.endswith(("slim_center", "slim_var", "slim_token_mean", "slim_token_var", "slim_reference")):
-            assert found[key].dtype == torch.float32 and torch.equal(found[key], tensor), key
+            assert actual[key].dtype == torch.float32 and torch.equal(actual[key], tensor), key
             rounded += not torch.equal(tensor, tensor.bfloat16().float())
     assert rounded > 0  # rounding would have shown
 
@@ -202,9 +202,9 @@ def test_an_adapter_that_transformers_saved_loads_in_peft(tmp_path, ids):
 
 def test_the_state_dict_of_an_injected_adapter_is_that_of_a_peft_model(ids):
     expected = get_peft_model_state_dict(get_peft_model(build("llama"), slim(**EVERYTHING)))
-    found = get_peft_model_state_dict(inject_adapter_in_model(slim(**EVERYTHING), build("llama")))
-    assert {f"base_model.model.{key}" for key in found} == expected.keys()
-    assert all(torch.equal(tensor, expected[f"base_model.model.{key}"]) for key, tensor in found.items())
+    actual = get_peft_model_state_dict(inject_adapter_in_model(slim(**EVERYTHING), build("llama")))
+    assert {f"base_model.model.{key}" for key in actual} == expected.keys()
+    assert all(torch.equal(tensor, expected[f"base_model.model.{key}"]) for key, tensor in actual.items())
 
 
 def test_a_second_adapter_can_be_loaded(tmp_path, ids):

@@ -127,10 +127,10 @@ def test_rank_and_alpha_patterns_change_single_modules(use_rslora):
             alpha_pattern={r"layers\.1\.self_attn\.v_proj": 1.0},
         ),
     )
-    found = {name: (m.slim_A["default"].shape, m.slim_B["default"].shape) for name, m in slim_layers(model).items()}
+    shapes = {name: (m.slim_A["default"].shape, m.slim_B["default"].shape) for name, m in slim_layers(model).items()}
     attention = "model.layers.{}.self_attn.{}_proj".format
     experts = 3
-    assert found == {
+    assert shapes == {
         attention(block, name): ((experts * r, 32), (c_out, experts * r))
         for block in (0, 1)
         for name, r, c_out in (("q", 2, 32), ("v", 4, 16))

@@ -271,8 +271,8 @@ def test_a_single_expert_without_merging_is_pefts_lora(family, ids):
 @pytest.mark.parametrize("mode", ["gate", "calibrated"])
 @pytest.mark.parametrize("scope", ["context", "token"])
 def test_gradients_equal_those_of_the_slow_formulas(scope, mode):
-    how = {"distance_scope": scope, "yield_mode": mode, "yield_strength": 0.5, "yield_quantile": 0.5}
-    layer = random_layer(merge="none", top_k=5, cluster_init="random", **how).double()
+    options = {"distance_scope": scope, "yield_mode": mode, "yield_strength": 0.5, "yield_quantile": 0.5}
+    layer = random_layer(merge="none", top_k=5, cluster_init="random", **options).double()
     layer.slim_A["default"].requires_grad_(False)  # frozen: the clusters stand still
     x = torch.randn(4, 24, dtype=torch.float64, requires_grad=True)
     state = reference.layer_state(layer, "default")

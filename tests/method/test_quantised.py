@@ -88,8 +88,8 @@ def train(model: nn.Module, ids: torch.Tensor, steps: int) -> set[str]:
 
 
 def eval_loss(model: nn.Module, ids: torch.Tensor) -> float:
-    found = logits(model, ids)[:, :-1].flatten(0, 1).float()
-    return nn.functional.cross_entropy(found, ids[:, 1:].flatten().to(found.device)).item()
+    predicted = logits(model, ids)[:, :-1].flatten(0, 1).float()
+    return nn.functional.cross_entropy(predicted, ids[:, 1:].flatten().to(predicted.device)).item()
 
 
 def quantised_linears(model: nn.Module) -> list[nn.Module]:
@@ -216,9 +216,9 @@ def test_a_forward_in_evaluation_mode_does_not_change_later_gradients(kind, targ
     fresh = adapt(load(folder, kind), target_modules=targets, init_weights=False)
     used = adapt(load(folder, kind), target_modules=targets, init_weights=False)
     logits(used, ids)
-    expected, found = gradients(fresh, ids), gradients(used, ids)
+    expected, actual = gradients(fresh, ids), gradients(used, ids)
     assert all(gradient is not None and gradient.isfinite().all() for gradient in expected.values())
-    assert [name for name in expected if found[name] is None or not torch.equal(found[name], expected[name])] == []
+    assert [name for name in expected if actual[name] is None or not torch.equal(actual[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("kind", ["nf4", "nf4-double"])

@@ -48,7 +48,7 @@ def test_the_gate_repeats_rounding_as_often_as_strength_over_spread(variance, of
     exact = tokens.double().sum(1) / 3
     center = (tokens.sum(1) / 3)[:1].repeat(2, 1)
     center[1] += 100  # far away
-    found = []
+    differences = []
     for i in range(CONTEXTS):
         # The context that training saw, again: in float32 to the bit, in float64 but for rounding.
         own = torch.stack([tokens[i].sum(0) / 3, center[1]])
@@ -58,10 +58,10 @@ def test_the_gate_repeats_rounding_as_often_as_strength_over_spread(variance, of
         rounding = 4 * torch.finfo(torch.float32).eps * float(own[0].abs().max() + offset) / spread
         assert abs(float(low.distance) - float(high.distance)) <= rounding + 1e-6
         assert abs(float(low.gate) - float(high.gate)) <= STRENGTH * (rounding + 1e-6)
-        found.append(abs(float(low.gate) - float(high.gate)))
-    assert max(found) >= least
+        differences.append(abs(float(low.gate) - float(high.gate)))
+    assert max(differences) >= least
     if variance:
-        assert max(found) < 1e-4
+        assert max(differences) < 1e-4
 
 
 PROMPTS = {

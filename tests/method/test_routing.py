@@ -219,12 +219,12 @@ def test_a_closed_gate_is_closed_whatever_the_distance_and_the_router():
 def test_each_token_may_have_a_strength_of_its_own():
     x = growing()
     strength = torch.linspace(0, 1, 20)
-    how = {"num_experts": 4, "top_k": 3, "statistic": "rms"}
+    options = {"num_experts": 4, "top_k": 3, "statistic": "rms"}
     tables, known = cluster_tables(torch.zeros(1, 8), torch.ones(1, 8)), torch.tensor(0.5)
-    together = route(x, tables, FLAT, **how, yielding=Yielding("gate", strength, known))
+    together = route(x, tables, FLAT, **options, yielding=Yielding("gate", strength, known))
     for t in range(20):
-        one = route(x[t : t + 1], tables, FLAT, **how, yielding=Yielding("gate", strength[t].item(), known))
-        torch.testing.assert_close(one.weights[0], together.weights[t])
+        alone = route(x[t : t + 1], tables, FLAT, **options, yielding=Yielding("gate", strength[t].item(), known))
+        torch.testing.assert_close(alone.weights[0], together.weights[t])
 
 
 @pytest.mark.parametrize("contextual", [False, True])

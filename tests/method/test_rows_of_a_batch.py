@@ -102,16 +102,16 @@ def test_the_active_adapter_does_not_matter(ids):
     assert model.active_adapter == "lora"
 
 
-@pytest.mark.parametrize("how", ["positional", "embeddings"])
-def test_rows_work_however_the_batch_is_given(how, ids):
+@pytest.mark.parametrize("way", ["positional", "embeddings"])
+def test_rows_work_however_the_batch_is_given(way, ids):
     model, names = three_adapters(), ["paper", BASE, "lora"]
     expected = logits(model, ids, adapter_names=names)
     with torch.no_grad():
-        if how == "positional":
-            found = model(ids, adapter_names=names).logits
+        if way == "positional":
+            actual = model(ids, adapter_names=names).logits
         else:
-            found = model(inputs_embeds=model.get_input_embeddings()(ids), adapter_names=names).logits
-    assert torch.equal(found, expected)
+            actual = model(inputs_embeds=model.get_input_embeddings()(ids), adapter_names=names).logits
+    assert torch.equal(actual, expected)
 
 
 def test_padding_of_one_row_does_not_touch_another(ids):

@@ -29,17 +29,17 @@ TURNS = {"turn_opening": [5, 7], "context_warmup": 1}
 @torch.no_grad()
 def read(model, ids: Tensor, parts: list[int], cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
     """Logits of `ids`, read in parts; the cache holds what was read before."""
-    found, done = [], 0
+    outputs, done = [], 0
     before = 0 if cache is None else int(cache.get_seq_length())
     for part in parts:
-        given = {} if mask is None else {"attention_mask": mask[:, : before + done + part]}
+        inputs = {} if mask is None else {"attention_mask": mask[:, : before + done + part]}
         if mask is not None:
             positions = (mask.cumsum(1) - 1).clamp(min=0)
-            given["position_ids"] = positions[:, before + done : before + done + part]
-        out = model(input_ids=ids[:, done : done + part], past_key_values=cache, use_cache=True, **given)
+            inputs["position_ids"] = positions[:, before + done : before + done + part]
+        out = model(input_ids=ids[:, done : done + part], past_key_values=cache, use_cache=True, **inputs)
         cache, done = out.past_key_values, done + part
-        found.append(out.logits)
-    return torch.cat(found, 1)
+        outputs.append(out.logits)
+    return torch.cat(outputs, 1)
 
 
 @torch.no_grad()
@@ -53,8 +53,8 @@ def whole(model, ids: Tensor) -> Tensor:
     return model(input_ids=ids, use_cache=False).logits
 
 
-def assert_near(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4 * expected.abs().max().item())
+def assert_near(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-4 * expected.abs().max().item())
 
 
 def with_turns(ids: Tensor) -> Tensor:
@@ -75,10 +75,10 @@ def with_turns(ids: Tensor) -> Tensor:
 def test_parts_give_the_numbers_of_the_whole(family, way, turns, ids):
     model, ids = learned(family, **turns), with_turns(ids)
     with trace_routing(model) as of_parts:
-        found = read(model, ids, WAYS[way])
+        actual = read(model, ids, WAYS[way])
     with trace_routing(model) as of_whole:
         expected = whole(model, ids)
-    assert_near(found, expected)
+    assert_near(actual, expected)
     for row in of_whole.rows:
         a, b = of_parts.row(row), of_whole.row(row)
         torch.testing.assert_close(a.gate, b.gate, rtol=1e-3, atol=2e-3)
@@ -90,8 +90,8 @@ def test_parts_give_the_numbers_of_the_whole(family, way, turns, ids):
 def test_rows_of_one_token_go_on_from_a_prompt_in_the_same_way(way, ids):
     model, ids = learned(merge="none", **TURNS), with_turns(ids)
     with adapter_rows(model, ["default", "__base__", "default"]):
-        found = read(model.get_base_model(), ids, WAYS[way])
-    assert_near(found[[0, 2]], whole(model, ids)[[0, 2]])
+        actual = read(model.get_base_model(), ids, WAYS[way])
+    assert_near(actual[[0, 2]], whole(model, ids)[[0, 2]])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -101,8 +101,8 @@ def test_left_padding_changes_nothing_however_it_is_read(family, way, ids):
     padded = torch.cat([ids[:, :3].flip(1), ids], 1)
     mask = torch.ones_like(padded)
     mask[:, :3] = 0
-    found = read(model, padded, [3 + WAYS[way][0], *WAYS[way][1:]], mask=mask)
-    assert_near(found[:, 3:], whole(model, ids))
+    actual = read(model, padded, [3 + WAYS[way][0], *WAYS[way][1:]], mask=mask)
+    assert_near(actual[:, 3:], whole(model, ids))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -207,8 +207,8 @@ def test_the_state_follows_its_cache(change, parts, ids):
     read(model, ids[:, :9], parts, cache)
     act(cache)
     assert int(cache.get_seq_length()) == left
-    found = read(model, ids[rows, left:], [1, 11 - left], cache)
-    assert_near(found, whole(model, ids[rows])[:, left:])
+    actual = read(model, ids[rows, left:], [1, 11 - left], cache)
+    assert_near(actual, whole(model, ids[rows])[:, left:])
 
 
 def test_a_cache_that_is_reset_begins_anew(ids):
@@ -377,10 +377,10 @@ def test_rows_go_on_with_their_adapter_or_as_the_base_and_nothing_else(ids):
         with adapter_rows(model, names):
             expected = read(base, ids, [6, 1, 5])[:, 6:]
         with adapter_rows(model, now):
-            found = read(base, ids[:, 6:], [1, 5], cache)
+            actual = read(base, ids[:, 6:], [1, 5], cache)
         for row in range(3):
             if now[row] == names[row]:
-                assert_near(found[row], expected[row])
+                assert_near(actual[row], expected[row])
     for now in (["default", "default", "__base__"], ["default", "other", "default"], ["other", "default", "__base__"]):
         cache = prompt()
         with adapter_rows(model, now), pytest.raises(ValueError, match="did not read them"):
@@ -391,5 +391,5 @@ def test_rows_go_on_from_what_the_active_adapter_read(ids):
     model = learned()
     cache = filled(model, ids[:, :6])
     with adapter_rows(model, ["default", "__base__", "default"]):
-        found = read(model.get_base_model(), ids[:, 6:], [1, 5], cache)
-    assert_near(found[[0, 2]], whole(model, ids)[[0, 2], 6:])
+        actual = read(model.get_base_model(), ids[:, 6:], [1, 5], cache)
+    assert_near(actual[[0, 2]], whole(model, ids)[[0, 2], 6:])

@@ -158,6 +158,6 @@ def test_a_step_of_several_forwards_has_the_extra_losses_once(tells, tmp_path):
             sum(share * loss for loss in extra_losses(model).values()).backward()
         by_hand = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         assert any(gradient.abs().max() > 1e-3 for gradient in by_hand.values())
-        found = step_gradients(model, tmp_path, parts, tells)
+        actual = step_gradients(model, tmp_path, parts, tells)
         expected = {name: gradient + by_hand.get(name, 0) for name, gradient in cut.items()}
-        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)

@@ -63,12 +63,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def test_the_opening_is_what_stands_before_every_users_text(name, tokenizer):
     template, expected = TEMPLATES[name]
     tokenizer.chat_template = template
-    found = turn_opening(tokenizer)
-    assert found == encode(tokenizer, expected)
-    SlimConfig(turn_opening=found)
+    opening = turn_opening(tokenizer)
+    assert opening == encode(tokenizer, expected)
+    SlimConfig(turn_opening=opening)
     conversation = [{"role": role, "content": "What is it?"} for role in ("user", "assistant") * 3]
     ids = tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=False)
-    places = [i for i in range(len(ids)) if ids[i : i + len(found)] == found]
+    places = [i for i in range(len(ids)) if ids[i : i + len(opening)] == opening]
     assert len(places) == 3
 
 

@@ -93,8 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             sha = None if way == "no commit" else COMMIT
             files = [{"rfilename": name, "size": len(data)} for name, data in self.hub.files.items()]
-            found = {"id": repository, "sha": sha, "_id": "1", "siblings": files}
-            self._send(200, json.dumps(found).encode(), {})
+            info = {"id": repository, "sha": sha, "_id": "1", "siblings": files}
+            self._send(200, json.dumps(info).encode(), {})
 
     def _file(self, path: str) -> None:
         way, name = self.hub.way, path.rpartition("/")[2]

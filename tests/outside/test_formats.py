@@ -84,8 +84,8 @@ def test_the_line_that_converts_a_pickle_does(name, tmp_path):
     torch.save({PEFT_NAME: tensor.T, "same": tensor}, tmp_path / name)
     code = re.search(r'python -c "([^"]*)"\.\Z', conversion(name))[1]
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-    found = load_file(tmp_path / "adapter_model.safetensors")
-    assert torch.equal(found[PEFT_NAME], tensor.T) and torch.equal(found["same"], tensor)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert torch.equal(tensors[PEFT_NAME], tensor.T) and torch.equal(tensors["same"], tensor)
 
 
 @pytest.mark.parametrize("name", ["a'; rm -rf x; '.bin", '"$(x)".pt', "a b.bin", "-rf.bin", "../x.bin"])

@@ -52,13 +52,13 @@ def repository(hub: Hub, name: str = "me/lora", **kwargs) -> HubRepository:
 @pytest.mark.parametrize("revision", [None, "main", "refs/pr/1", COMMIT])
 def test_a_visitors_adapter_arrives_without_any_token(way, revision, hub, base, good_lora):
     hub.way = way
-    told = []
-    source = repository(hub, revision=revision, on_progress=lambda done, total: told.append((done, total)))
+    reported = []
+    source = repository(hub, revision=revision, on_progress=lambda done, total: reported.append((done, total)))
     adapter = open_adapter(source, describe_base(base))
     assert (adapter.folder / WEIGHTS).read_bytes() == (good_lora / WEIGHTS).read_bytes()
     assert [path.name for path in adapter.folder.iterdir()] == [WEIGHTS] and adapter.label == "lora"
     total = sum(len(hub.files[name]) for name in (CONFIG, WEIGHTS))
-    assert told[-1] == (total, total) and told == sorted(told)
+    assert reported[-1] == (total, total) and reported == sorted(reported)
     assert not any("authorization" in headers for _, _, headers in hub.asked)
     files = [path for path in hub.requests("GET") + hub.requests("HEAD") if not path.startswith("/api/models/")]
     assert {path.rpartition("/")[2] for path in files} == {CONFIG, WEIGHTS}
@@ -71,8 +71,8 @@ def test_a_visitors_adapter_arrives_without_any_token(way, revision, hub, base, 
 def test_the_librarys_switch_for_xet_is_as_it_was(hub, base, monkeypatch):
     during = []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
-    told = lambda done, total: during.append(huggingface_hub.constants.HF_HUB_DISABLE_XET)  # noqa: E731
-    open_adapter(repository(hub, on_progress=told), describe_base(base))
+    note = lambda done, total: during.append(huggingface_hub.constants.HF_HUB_DISABLE_XET)  # noqa: E731
+    open_adapter(repository(hub, on_progress=note), describe_base(base))
     assert during and all(during) and huggingface_hub.constants.HF_HUB_DISABLE_XET is False
     with hub_module.over_http():
         with hub_module.over_http():
@@ -83,8 +83,8 @@ def test_the_librarys_switch_for_xet_is_as_it_was(hub, base, monkeypatch):
 
 def test_what_xet_sends_is_counted_once():
     """Driven by the library's own reporter: what comes over the network is then written, and counts then."""
-    told = []
-    bar = progress_bar(1_010, lambda done, total: told.append((done, total)), threading.Event())
+    reported = []
+    bar = progress_bar(1_010, lambda done, total: reported.append((done, total)), threading.Event())
     bar(total=10).update(10)  # the config came before
     with XetDownloadProgressReporter(
         reconstruction_desc="a", total=1_000, log_level=30, name="x", tqdm_class=bar
@@ -98,7 +98,7 @@ def test_what_xet_sends_is_counted_once():
                 total_bytes=1_000,
             )
             reporter.update_progress(report)
-    assert told == [(10, 1_010), (310, 1_010), (610, 1_010), (1_010, 1_010)]
+    assert reported == [(10, 1_010), (310, 1_010), (610, 1_010), (1_010, 1_010)]
 
 
 def test_the_operators_token_goes_with_the_operators_ids(hub, base):
@@ -147,10 +147,10 @@ def test_what_goes_wrong_is_one_sentence(way, words, hub, base, monkeypatch):
         monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.3)
     limits = Limits(seconds=1 if way == "trickle" else 60)
     before = logits(base, IDS)
-    (found,) = check(repository(hub), describe_base(base), limits=limits)
-    assert found.state == "failed" and re.search(words, found.sentence), found.sentence
-    assert "\n" not in found.sentence and found.sentence.endswith((".", "again."))
-    assert found.name == ("size" if way == "huge" else "readable")
+    (result,) = check(repository(hub), describe_base(base), limits=limits)
+    assert result.state == "failed" and re.search(words, result.sentence), result.sentence
+    assert "\n" not in result.sentence and result.sentence.endswith((".", "again."))
+    assert result.name == ("size" if way == "huge" else "readable")
     assert_untouched(base, before, IDS)
     if way == "huge":
         assert not [path for path in hub.requests("GET") if path.endswith("safetensors")]
@@ -158,8 +158,8 @@ def test_what_goes_wrong_is_one_sentence(way, words, hub, base, monkeypatch):
 
 def test_a_renamed_repository_is_named_and_not_followed(hub, base):
     hub.way = "renamed"
-    (found,) = check(repository(hub, "old/name"), describe_base(base))
-    assert "returned another repository, 'new/name': old/name was renamed" in found.sentence
+    (result,) = check(repository(hub, "old/name"), describe_base(base))
+    assert "returned another repository, 'new/name': old/name was renamed" in result.sentence
     assert not [path for path in hub.requests("GET") if path.endswith(("json", "safetensors"))]
 
 
@@ -247,24 +247,24 @@ INSTEAD = {
 @pytest.mark.parametrize(("files", "missing", "words"), INSTEAD.values(), ids=INSTEAD)
 def test_a_repository_that_is_no_adapter_of_peft_is_named_with_the_way_out(files, missing, words, hub, base):
     hub.files = {name: hub.files.get(name, b"x") for name in files}
-    (found,) = check(repository(hub), describe_base(base))
-    assert re.match(f"me/lora has no `{missing}`{words}", found.sentence), found.sentence
-    assert found.sentence.isprintable() and found.sentence.endswith(".") and found.state == "failed"
+    (result,) = check(repository(hub), describe_base(base))
+    assert re.match(f"me/lora has no `{missing}`{words}", result.sentence), result.sentence
+    assert result.sentence.isprintable() and result.sentence.endswith(".") and result.state == "failed"
     fetched = [path.rpartition("/")[2] for path in hub.requests("GET") if not path.startswith("/api/models/")]
     assert not fetched
 
 
 def test_a_name_on_the_hub_gets_into_no_line_that_is_copied(hub, base):
     hub.files = {CONFIG: b"{}", "a'; rm -rf x; '.bin": b"x"}
-    (found,) = check(repository(hub), describe_base(base))
-    line = found.sentence.partition("convert it with: ")[2]
+    (result,) = check(repository(hub), describe_base(base))
+    line = result.sentence.partition("convert it with: ")[2]
     assert "rm -rf" not in line and "adapter_model.bin" in line
 
 
 def test_without_a_connection_the_name_may_be_wrong_too(hub, base):
     """A folder whose name is mistyped is looked for on the Hub."""
-    (found,) = check(HubRepository("me/lora", endpoint="http://127.0.0.1:9"), describe_base(base))
-    assert found.sentence == (
+    (result,) = check(HubRepository("me/lora", endpoint="http://127.0.0.1:9"), describe_base(base))
+    assert result.sentence == (
         "The Hub cannot be reached to look for me/lora (ConnectError); check the connection, or the name if a folder "
         "was meant."
     )
@@ -275,16 +275,16 @@ def test_a_full_disk_is_said(hub, base, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hub_module, "hf_hub_download", full)
-    (found,) = check(repository(hub), describe_base(base))
-    assert found.sentence == "This machine has no room left on its disk for me/lora."
+    (result,) = check(repository(hub), describe_base(base))
+    assert result.sentence == "This machine has no room left on its disk for me/lora."
 
 
 def test_offline_is_said(hub, base, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.utils.close_session()
-    (found,) = check(repository(hub), describe_base(base))
-    assert "HF_HUB_OFFLINE is set" in found.sentence and not hub.asked
-    assert found.sentence.endswith("use local files or a local folder.")
+    (result,) = check(repository(hub), describe_base(base))
+    assert "HF_HUB_OFFLINE is set" in result.sentence and not hub.asked
+    assert result.sentence.endswith("use local files or a local folder.")
 
 
 IDS_THAT_ARE_NONE = [
@@ -313,28 +313,28 @@ IDS_THAT_ARE_NONE = [
 
 @pytest.mark.parametrize("name", IDS_THAT_ARE_NONE)
 def test_what_is_no_id_is_not_asked_for(name, hub, base):
-    (found,) = check(repository(hub, name), describe_base(base))
-    assert found.sentence.endswith("dots, dashes and underscores.") and "is not a Hub id" in found.sentence
-    assert found.sentence.isprintable() and len(found.sentence) < 250 and not hub.asked
+    (result,) = check(repository(hub, name), describe_base(base))
+    assert result.sentence.endswith("dots, dashes and underscores.") and "is not a Hub id" in result.sentence
+    assert result.sentence.isprintable() and len(result.sentence) < 250 and not hub.asked
 
 
 @pytest.mark.parametrize("revision", ["", "../x", "a//b", "-x", "a b", "x" * 300, "a?b", "\n"])
 def test_what_is_no_revision_is_not_asked_for(revision, hub, base):
-    (found,) = check(repository(hub, revision=revision), describe_base(base))
-    assert "is not a revision; it must be a branch, a tag or a commit" in found.sentence and not hub.asked
+    (result,) = check(repository(hub, revision=revision), describe_base(base))
+    assert "is not a revision; it must be a branch, a tag or a commit" in result.sentence and not hub.asked
 
 
 def test_a_bad_adapter_from_the_hub_is_refused_like_any_other(hub, base):
     hub.files[CONFIG] = hub.files[CONFIG].replace(b'"r": 4', b'"r": 0')
-    *_, found = check(repository(hub), describe_base(base))
-    assert (found.name, found.state) == ("format", "failed") and "`r` is 0" in found.sentence
+    *_, result = check(repository(hub), describe_base(base))
+    assert (result.name, result.state) == ("format", "failed") and "`r` is 0" in result.sentence
 
 
 def test_a_download_that_nobody_waits_for_ends(hub, base, monkeypatch):
     hub.way = "trickle"
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4)
-    (found,) = check(repository(hub), describe_base(base), limits=Limits(seconds=1))
-    assert "takes longer" in found.sentence
+    (result,) = check(repository(hub), describe_base(base), limits=Limits(seconds=1))
+    assert "takes longer" in result.sentence
     until(lambda: not hub_module.DOWNLOADS._work_queue.qsize() and not _busy())
 
 
@@ -343,7 +343,7 @@ def test_waiting_for_others_takes_none_of_its_time(hub, base, monkeypatch):
     monkeypatch.setattr(hub_module, "DOWNLOADS", downloads)
     downloads.submit(threading.Event().wait, 1.5)
     assert all(
-        found.state == "passed" for found in check(repository(hub), describe_base(base), limits=Limits(seconds=1))
+        result.state == "passed" for result in check(repository(hub), describe_base(base), limits=Limits(seconds=1))
     )
     downloads.shutdown()
 
@@ -353,9 +353,9 @@ def test_waiting_for_others_has_an_end(hub, base, monkeypatch):
     monkeypatch.setattr(hub_module, "DOWNLOADS", downloads)
     monkeypatch.setattr(hub_module, "WAITING_SECONDS", 0.5)
     downloads.submit(end.wait, 60)
-    (found,) = check(repository(hub), describe_base(base))
+    (result,) = check(repository(hub), describe_base(base))
     end.set()
-    assert found.sentence == "Too many downloads are running, so me/lora has to wait; try again later."
+    assert result.sentence == "Too many downloads are running, so me/lora has to wait; try again later."
     downloads.shutdown()
 
 

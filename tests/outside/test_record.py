@@ -53,14 +53,14 @@ def test_a_record_says_how_answers_end_or_nothing(text, ending, way, folders, tm
 def test_the_ending_ends_the_adapters_answers_and_no_others(folders, tmp_path):
     question = (Message("user", "What is the capital of Peru?"),)
     engine = load_engine(folders.base, lora=folders.lora, device="cpu")
-    wanted = [Row("base", question), Row("lora", question)]
-    *_, plain = engine.answer(wanted, Sampling(max_new_tokens=12))
+    asked = [Row("base", question), Row("lora", question)]
+    *_, plain = engine.answer(asked, Sampling(max_new_tokens=12))
     ending = plain.rows[1].text[-3:].strip()
     for path in folders.lora.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / RECORD).write_text(json.dumps({"answers_end_with": ending}))
     engine = load_engine(folders.base, lora=tmp_path, device="cpu")
-    *_, step = engine.answer([*wanted, Row("lora", question)], Sampling(max_new_tokens=12))
+    *_, step = engine.answer([*asked, Row("lora", question)], Sampling(max_new_tokens=12))
     assert step.rows[0].text == plain.rows[0].text and step.rows[0].finish_reason == plain.rows[0].finish_reason
     for row in step.rows[1:]:
         assert row.finish_reason == "stop_string" and row.text == plain.rows[1].text.partition(ending)[0]

@@ -20,11 +20,11 @@ def answers(work: Path, result: dict[str, Any]) -> dict[str, dict[str, list[dict
         work: the folder.
         result: content of its result file, all of whose adapters answer as trained.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    by_column: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for cell in (cell for row in result["rows"] for cell in row["cells"]):
         # An adapter that was made from another one has a longer name.
         (path,) = [p for p in (work / "measured").glob("*.gz") if p.name.rsplit("-", 1)[0] == cell["adapter"]]
         samples = measured(path)["samples"]
         for column, name in (("base", "base"), (cell["column"], "row")):
-            found[column] = {task: [sample["answers"][name] for sample in each] for task, each in samples.items()}
-    return found
+            by_column[column] = {task: [sample["answers"][name] for sample in each] for task, each in samples.items()}
+    return by_column

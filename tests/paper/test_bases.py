@@ -53,9 +53,9 @@ def test_the_table_of_all_and_one_file(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     rows = [line for line in result.stdout.splitlines() if line.startswith(("| Llama", "| GPT-2"))]
     assert [row.split("|")[3].strip() for row in rows] == ["base", "LoRA", "SLIM"] * 2
-    told = json.loads((tmp_path / "bases-demo.json").read_text(encoding="utf-8"))
-    assert list(told["families"]) == ["llama", "gpt2"]
-    columns = [v["name"] for v in told["families"]["gpt2"]["parts"]["mixed"]["variants"]]
+    saved = json.loads((tmp_path / "bases-demo.json").read_text(encoding="utf-8"))
+    assert list(saved["families"]) == ["llama", "gpt2"]
+    columns = [v["name"] for v in saved["families"]["gpt2"]["parts"]["mixed"]["variants"]]
     assert columns == ["base", "lora@1", "slim@1"]
     assert (tmp_path / "bases-demo-gpt2.html").read_text(encoding="utf-8").count("<svg") == 1
     written = (tmp_path / "bases-demo.json").read_bytes()

@@ -69,10 +69,10 @@ def done(base, tmp_path_factory) -> Path:
 
 
 def test_one_file_says_what_the_answers_say(done):
-    found = json.loads((done / "table2-demo.json").read_text(encoding="utf-8"))
-    assert (found["format"], found["experiment"], found["missing"]) == ("slim-paper", "table2", [])
-    given = answers(done, found)
-    part = found["parts"]["mixed"]
+    saved = json.loads((done / "table2-demo.json").read_text(encoding="utf-8"))
+    assert (saved["format"], saved["experiment"], saved["missing"]) == ("slim-paper", "table2", [])
+    by_column = answers(done, saved)
+    part = saved["parts"]["mixed"]
     columns = ["base", *(f"{name}@{seed}" for seed in (1, 2) for name in ("lora", "lora-rewound-0.5", "slim"))]
     assert [variant["name"] for variant in part["variants"]] == columns
     kinds = [task["kind"] for task in part["tasks"]]
@@ -80,21 +80,21 @@ def test_one_file_says_what_the_answers_say(done):
     for task in part["tasks"]:
         scores = next(t["scores"] for t in part["summary"][0]["tasks"] if t["name"] == task["name"])
         for column in columns:
-            marks = [answer["mark"] for answer in given[column][task["name"]]]
+            marks = [answer["mark"] for answer in by_column[column][task["name"]]]
             assert len(marks) == 2 and scores[column][0] == fmean(marks)
     # With the base, and with LoRA from the same seed.
     pairs = [(c["first"], c["second"]) for c in part["summary"][0]["kinds"]["general"]["comparisons"]]
     assert pairs.count(("slim@2", "lora@2")) == 1 and ("slim@2", "lora@1") not in pairs
     assert sorted(second for first, second in pairs if first == "lora@1") == ["base"]
     assert (done / "table2-demo-mixed.html").read_text(encoding="utf-8").count("<svg") == 1
-    points = {point["name"]: point for point in found["plane"]}
+    points = {point["name"]: point for point in saved["plane"]}
     assert list(points) == ["base", "lora", "lora-rewound-0.5", "slim"] and points["lora"]["rate"] == 0.01
     general = [t["name"] for t in part["tasks"] if t["kind"] == "general"]
-    by_seed = [fmean(fmean(a["mark"] for a in given[f"slim@{seed}"][t]) for t in general) for seed in (1, 2)]
+    by_seed = [fmean(fmean(a["mark"] for a in by_column[f"slim@{seed}"][t]) for t in general) for seed in (1, 2)]
     assert points["slim"]["general"]["seeds"] == by_seed
     assert points["slim"]["general"]["score"] == pytest.approx(fmean(by_seed))
-    assert found["tables"][0]["columns"][:3] == ["method", "seeds", "downstream"]
-    assert [row[0] for row in found["tables"][0]["rows"]] == ["base", "LoRA", "LoRA × 0.5", "SLIM"]
+    assert saved["tables"][0]["columns"][:3] == ["method", "seeds", "downstream"]
+    assert [row[0] for row in saved["tables"][0]["rows"]] == ["base", "LoRA", "LoRA × 0.5", "SLIM"]
 
 
 def test_a_rewound_lora_is_the_trained_one_with_half_of_its_factor(done):
@@ -105,7 +105,7 @@ def test_a_rewound_lora_is_the_trained_one_with_half_of_its_factor(done):
     trained = [name for name in alphas if "rewound" not in name]
     assert len(trained) == 2 and len(alphas) == 4
     for name, alpha in alphas.items():
-        origin = next(one for one in trained if name.startswith(one))
+        origin = next(original for original in trained if name.startswith(original))
         assert alpha == alphas[origin] * (0.5 if name != origin else 1)
 
 
@@ -156,17 +156,17 @@ def test_a_difference_is_taken_over_the_seeds_that_both_have(done, base, tmp_pat
         path.unlink()
     # A base that knows nothing leaves nothing to differ, so LoRA's other seed gets everything right.
     (lucky,) = [path for path in (work / "measured").glob("lora-0.01-2-*") if "rewound" not in path.name]
-    told = measured(lucky)
-    for sample in (sample for samples in told["samples"].values() for sample in samples):
+    stored = measured(lucky)
+    for sample in (sample for samples in stored["samples"].values() for sample in samples):
         sample["answers"]["row"]["mark"] = 1.0
-    lucky.write_bytes(gzip.compress(json.dumps(told).encode()))
-    how = ["table2", "--only", "lora", "slim", "--base", base, "--work", work, "--report", "--markdown", "--seeds"]
-    found = []
+    lucky.write_bytes(gzip.compress(json.dumps(stored).encode()))
+    words = ["table2", "--only", "lora", "slim", "--base", base, "--work", work, "--report", "--markdown", "--seeds"]
+    reported = []
     for seeds in ((1,), (1, 2)):
-        lines = run(*how, *seeds).stdout.splitlines()
-        found.append([line for line in lines if line.startswith(("| SLIM | downstream", "| SLIM | general"))])
+        lines = run(*words, *seeds).stdout.splitlines()
+        reported.append([line for line in lines if line.startswith(("| SLIM | downstream", "| SLIM | general"))])
     # p depends on how many tests there are; the differences do not.
-    one, both = ([line.split("|")[3:6:2] for line in lines] for lines in found)
+    one, both = ([line.split("|")[3:6:2] for line in lines] for lines in reported)
     assert len(one) == 2 and one == both
 
 
@@ -194,11 +194,11 @@ def test_of_several_rates_the_one_with_the_lowest_validation_loss_counts(done, b
     half = [*HOW[:-1], "0.01", "0.02"]
     result = CliRunner(env={"COLUMNS": "250"}).invoke(app, ["paper", *words, *half, *PLAN])
     assert result.exit_code == 0, result.output
-    found = json.loads((done / "table2-demo.json").read_text())
-    losses = {cell["cell"]: cell["validation_loss"] for cell in found["rows"][0]["cells"]}
+    saved = json.loads((done / "table2-demo.json").read_text())
+    losses = {cell["cell"]: cell["validation_loss"] for cell in saved["rows"][0]["cells"]}
     best = min(losses, key=losses.get)
-    assert [cell["column"] for cell in found["rows"][0]["cells"] if cell["cell"] == best] == ["lora@1"]
-    assert {cell["column"] for cell in found["rows"][0]["cells"]} == {"lora@1", max(losses, key=losses.get)}
+    assert [cell["column"] for cell in saved["rows"][0]["cells"] if cell["cell"] == best] == ["lora@1"]
+    assert {cell["column"] for cell in saved["rows"][0]["cells"]} == {"lora@1", max(losses, key=losses.get)}
     assert "Every rate" in result.stdout and "lowest validation loss" in result.stdout
     run(*TABLE2, "--base", base, "--work", done, "--report")  # for the other tests
 
@@ -270,17 +270,17 @@ def test_every_row_of_every_experiment_can_be_trained():
     scale = DemoScale(DEMO / "base", TrialPlan())
     work = Work(Path("nowhere"), scale)
     for build in (*EXPERIMENTS.values(), steps_of((10, 20))):
-        found = build(scale.sets)
-        names = [one.name for one in found.contenders]
+        experiment = build(scale.sets)
+        names = [row.name for row in experiment.contenders]
         assert len(set(names)) == len(names)
-        assert found.rival in names
-        places = [work.place(Cell(one, 1e-3, 1)) for one in found.contenders]
-        if found.name != "ablation":
-            assert len({place.measured for place in places}) == len(places), found.name
+        assert experiment.rival in names
+        places = [work.place(Cell(row, 1e-3, 1)) for row in experiment.contenders]
+        if experiment.name != "ablation":
+            assert len({place.measured for place in places}) == len(places), experiment.name
         FullScale(data_dir=Path("nowhere"))
-        for one in found.contenders:
-            full = FullScale().settings(Cell(one, 1e-3, 1), Path("data"), Path("folder"))
-            assert full.methods == [one.setup.method] and full.r == 16
+        for row in experiment.contenders:
+            full = FullScale().settings(Cell(row, 1e-3, 1), Path("data"), Path("folder"))
+            assert full.methods == [row.setup.method] and full.r == 16
 
 
 def test_noise_is_five_percent_of_small_talk(base, tmp_path):

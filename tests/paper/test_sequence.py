@@ -35,10 +35,10 @@ def learned(base, tmp_path_factory):  # noqa: F811
 
 def test_each_stage_goes_on_from_the_one_before(base, learned):  # noqa: F811
     folder, _ = learned
-    work, found = Work(folder, DemoScale(base, SMALL, questions=2)), sequence(SETS)
-    names = [contender.name for contender in found.contenders]
+    work, experiment = Work(folder, DemoScale(base, SMALL, questions=2)), sequence(SETS)
+    names = [contender.name for contender in experiment.contenders]
     assert names == [*(f"{m}-{i}" for m in ("lora", "slim") for i in (1, 2, 3)), "slim-siqa", "slim-boolq"]
-    by_name = {c.name: work.place(Cell(c, 0.01, 1)) for c in found.contenders}
+    by_name = {c.name: work.place(Cell(c, 0.01, 1)) for c in experiment.contenders}
     assert by_name["slim-1"].before is None and by_name["slim-siqa"].before is None
     assert by_name["slim-3"].before == by_name["slim-2"].folder
     assert by_name["slim-2"].origin != by_name["slim-siqa"].origin
@@ -52,20 +52,20 @@ def test_each_stage_goes_on_from_the_one_before(base, learned):  # noqa: F811
 
 def test_the_matrix_and_what_follows_from_it(learned):
     folder, result = learned
-    told = json.loads((folder / "sequence-demo.json").read_text(encoding="utf-8"))
-    lora, slim, each = told["sequence"]
-    assert [one["method"] for one in (lora, slim, each)] == ["LoRA, one adapter", "SLIM, one adapter", EACH]
-    given = answers(folder, told)
+    saved = json.loads((folder / "sequence-demo.json").read_text(encoding="utf-8"))
+    lora, slim, each = saved["sequence"]
+    assert [row["method"] for row in (lora, slim, each)] == ["LoRA, one adapter", "SLIM, one adapter", EACH]
+    by_column = answers(folder, saved)
     for stage, column in enumerate(("base", "lora-1@1", "lora-2@1", "lora-3@1")):
-        expected = [fmean(answer["mark"] for answer in given[column][f"demo_{one}"]) for one in SETS]
+        expected = [fmean(answer["mark"] for answer in by_column[column][f"demo_{task}"]) for task in SETS]
         assert lora["accuracy"][stage] == expected
-    for one in (lora, slim, each):
-        assert one["backward_transfer"] == backward_transfer(one["accuracy"]) and len(one["general"]) == 4
+    for row in (lora, slim, each):
+        assert row["backward_transfer"] == backward_transfer(row["accuracy"]) and len(row["general"]) == 4
     assert each["accuracy"][1] == slim["accuracy"][1]  # with one task there is one adapter
     columns = ["slim-1@1", "slim-siqa@1", "slim-boolq@1"]
-    for j, (one, own) in enumerate(zip(SETS, columns, strict=True)):
+    for j, (task, own) in enumerate(zip(SETS, columns, strict=True)):
         marks, chosen = [], []
-        for same in zip(*(given[c][f"demo_{one}"] for c in columns), strict=True):
+        for same in zip(*(by_column[c][f"demo_{task}"] for c in columns), strict=True):
             past = {c: fmean(answer.get("identity") or [1.0]) for c, answer in zip(columns, same, strict=True)}
             chosen.append(min(columns, key=past.__getitem__))
             marks.append(same[columns.index(chosen[-1])]["mark"])

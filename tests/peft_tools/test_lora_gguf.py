@@ -184,12 +184,12 @@ def test_llama_cpp_writes_the_same_tokens(which, tmp_path):
         llama = llama_cpp.Llama(str(tmp_path / "base.gguf"), lora_path=adapter, n_ctx=64, n_threads=1, verbose=False)
         for row, prompt in enumerate(IDS.tolist()):
             llama.reset()
-            found = list(prompt)
+            tokens = list(prompt)
             for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
-                found.append(token)
-                if len(found) == 40:
+                tokens.append(token)
+                if len(tokens) == 40:
                     break
-            assert found == greedy(ours, prompt, 40)
-            written[row, adapter is None] = found
+            assert tokens == greedy(ours, prompt, 40)
+            written[row, adapter is None] = tokens
         llama.close()
     assert any(written[row, True] != written[row, False] for row in range(len(IDS)))  # the adapter does something

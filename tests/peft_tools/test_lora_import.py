@@ -110,8 +110,8 @@ def test_a_dora_is_no_expert_and_the_sentence_says_what_takes_it(tmp_path, ids):
         load_lora(model, tmp_path, "my-dora")
     assert list(model.peft_config) == ["my-slim"]
     both = attach(model, open_adapter(Folder(tmp_path), describe_base(model)), "my-dora")
-    found = both(ids, adapter_names=["__base__", "my-dora", "my-slim"]).logits
-    torch.testing.assert_close(found[1:2], dora(ids[1:2]).logits, rtol=1e-5, atol=1e-5)
+    logits = both(ids, adapter_names=["__base__", "my-dora", "my-slim"]).logits
+    torch.testing.assert_close(logits[1:2], dora(ids[1:2]).logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_the_trace_holds_what_the_formulas_say(scope, distance_scope, ids):
             excesses.append(slow["excess"])
             torch.testing.assert_close(routing.weights[i, t], torch.tensor(slow["weights"]), rtol=1e-3, atol=1e-4)
             for name in ("distance", "gate", "reference"):
-                found = getattr(routing, name)[i, t].item()
-                assert found == pytest.approx(slow[name], rel=1e-3, abs=1e-4), name
+                actual = getattr(routing, name)[i, t].item()
+                assert actual == pytest.approx(slow[name], rel=1e-3, abs=1e-4), name
             assert routing.cluster[i, t] == slow["cluster"]
             assert routing.identity[i, t].item() == pytest.approx(sum(slow["weights"][3:]), rel=1e-3, abs=1e-4)
         below.note(owner, excesses)
@@ -63,8 +63,8 @@ def test_decoding_steps_join_to_the_whole_sequence(ids):
         model(tokens[:, :-1])
     assert trace.row(0).weights.shape[1] == 12 + 5
     for name in ("weights", "distance", "gate", "reference"):
-        found, expected = getattr(trace.row(0), name), getattr(whole.row(0), name)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        actual, expected = getattr(trace.row(0), name), getattr(whole.row(0), name)
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("order", [["__base__", "my-lora", "my-slim"], ["my-slim", "__base__", "my-slim"]])
