@@ -119,19 +119,13 @@ slim.routing = (component) => {
     options(parts.turn, value.turns.map((t, i) => [t.id, `${i + 1}. ${t.prompt}`]), value.turn);
     // With one prompt there is nothing to choose.
     parts.which.hidden = parts.turn.hidden = value.turns.length < 2;
-    const kind = value.columns.find((v) => v.name === value.column)?.kind;
     const fresh = !data || data.column !== value.data?.column || parts.turnId !== value.turn;
     data = value.data;
     parts.turnId = value.turn;
-    // With a LoRA every token is treated alike, so there is nothing to draw.
-    parts.body.hidden = !data || kind === "lora";
+    parts.body.hidden = !data;
     parts.verdict.hidden = true;
     parts.empty.hidden = !parts.body.hidden;
-    put(parts.empty, data && kind === "lora" ? "A LoRA has no router and no identity experts: every token goes through it. Choose SLIM to see a routing."
-      : value.hidden ? value.hidden
-      : kind && kind !== "slim" && kind !== "lora" ? "This method has no identity experts, and its routing is not recorded. Choose SLIM to see a routing."
-      : value.turn === null ? "Ask something under Compare. The routing of each token appears here while the answer is being written."
-      : "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it.");
+    put(parts.empty, value.empty);
     if (parts.body.hidden) { parts.strip.mark(-1); parts.map.mark(-1); return; }
     put(parts.note, "Hover over a token or focus it to see its number; choose it to see all experts of every Linear. The last token of an answer is never read, so it has no routing.");
     const rows = data.blocks.length;

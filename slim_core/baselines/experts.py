@@ -71,12 +71,14 @@ class Experts(Generic[C]):
         prefix: of its tensors' names in PEFT and in files.
         keys: all names that its tensors may have, without the prefix.
         kinds: of places that it can be at.
+        routing: what happens to a token, in words.
         scale: factor s = alpha / r of what it adds.
     """
 
     prefix: ClassVar[str]
     keys: ClassVar[tuple[str, ...]] = ("A", "B")
     kinds: ClassVar[tuple[Kind, ...]] = ("linear",)
+    routing: ClassVar[str] = "every token goes through it, without a router"
 
     def __init__(self, config: C, place: Place) -> None:
         self.config, self.place = config, place

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..base.formatting import count, likelihood, size
-from ..baselines import KINDS
+from ..baselines import KINDS, Experts
 from ..inference.types import Drift, Measure, ModelInfo, RowStep, Sampling, Variant
 
 
@@ -83,6 +83,16 @@ def kind_name(kind: str) -> str:
         return KINDS_HERE[kind]
     method = KINDS.get(kind.upper())
     return kind if method is None else method.title
+
+
+def no_routing(kind: str) -> str:
+    """Why an adapter of a kind has no routing to show; empty if it has one."""
+    if kind == "slim":
+        return ""
+    method = KINDS.get(kind.upper())
+    experts = None if method is None else method.experts
+    happens = Experts.routing if experts is None else experts.routing
+    return f"{kind_name(kind)} has no identity experts, so no token can bypass it: {happens}."
 
 
 def describe(variant: Variant, info: ModelInfo) -> str:

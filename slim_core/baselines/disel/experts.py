@@ -16,6 +16,7 @@ class DiselExperts(Experts[DiselConfig]):
 
     prefix = "disel_"
     keys = ("A", "B", "gate", "gate_bias")
+    routing = "every token goes through it, without a router; a gate weights each rank"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         r, place = self.config.r, self.place

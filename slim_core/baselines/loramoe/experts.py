@@ -24,6 +24,7 @@ class LoramoeExperts(Experts[LoramoeConfig]):
 
     prefix = "loramoe_"
     keys = ("A", "B", "router")
+    routing = "in each of its Linears, a router weights all LoRA experts for every token"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         number, r, place = self.config.num_experts, self.config.r, self.place

@@ -36,6 +36,7 @@ class MixloraExperts(Experts[MixloraConfig]):
 
     prefix = "mixlora_"
     keys = ("A", "B", "router", *(f"{part}_{factor}" for part in PARTS for factor in "AB"))
+    routing = "in each MLP, a router sends every token to the best of its LoRA experts"
     kinds = ("linear", "mlp")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

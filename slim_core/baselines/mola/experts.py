@@ -22,6 +22,7 @@ class MolaExperts(Experts[MolaConfig]):
 
     prefix = "mola_"
     keys = ("A", "B", "router")
+    routing = "in each Linear, a router sends every token to the best of its LoRA experts"
 
     @property
     def number(self) -> int:

@@ -24,14 +24,12 @@ class EvaluationRun(BackgroundRun):
     Attributes:
         info: the base, by a name that may be shown.
         participants: who takes part, as the columns were when it began; the base first.
-        columns: the page's columns of the participants.
         tasks: what is solved.
         samples: what is solved of each task, from its first item on.
     """
 
     info: ModelInfo
     participants: tuple[Participant, ...]
-    columns: tuple[str, ...]
     tasks: tuple[Task, ...]
     samples: dict[str, list[Sample]] = field(init=False)
     _found: tuple[int, Evaluation | None] = field(default=(0, None), init=False)

@@ -24,8 +24,9 @@ from ..words import size
 
 HUB = "https://huggingface.co/"
 LEAD = (
-    "Put your own LoRA or SLIM adapter beside the base model. It is only read, never run, and checked before it is "
-    "used. Nobody else sees it, and it is deleted a minute after you close the page."
+    "Put your own adapter beside the base model: a LoRA, SLIM, or another method that this project can train. It is "
+    "only read, never run, and checked before it is used. Nobody else sees it, and it is deleted a minute after you "
+    "close the page."
 )
 # Checks read a whole file each; more at once would only wait for the disk and the processor.
 CHECKS_AT_ONCE = 8

@@ -77,7 +77,6 @@ class Evaluations:
             own_variants={name: variant for name, variant in loaded.items() if name in session.own_variants},
             info=replace(info, name=base_name(info)),
             participants=_participants(session, backend),
-            columns=tuple(loaded),
             tasks=tuple(tasks),
         )
         self._threads.start(held, run, partial(self._follow, generation=backend.generation))
@@ -227,7 +226,7 @@ def _plane(run: EvaluationRun, group: Group, labels: dict[str, str]) -> dict[str
     learned = {standing.variant: standing.mean for standing in group.kinds["downstream"].standings}
     return plane.measured(
         {
-            labels[name]: plane.Point(column, "", (*kept[name],), (*learned[name],))
-            for name, column in zip(labels, run.columns, strict=True)
+            labels[name]: plane.Point(participant.respondent.variant.kind, "", (*kept[name],), (*learned[name],))
+            for name, participant in zip(labels, run.participants, strict=True)
         }
     )

@@ -24,7 +24,7 @@ class Point:
     """A point in the plane. Scores are from 0 to 1, each with the ends of its interval.
 
     Attributes:
-        method: of `NAMES`.
+        method: of `NAMES`, or the kind of who answered.
         what: what distinguishes it from the method's other points; empty for what ships.
         general: score on what should not be forgotten.
         downstream: score on what was trained.
@@ -127,7 +127,7 @@ def measured(points: Mapping[str, Point]) -> dict[str, Any]:
     """What the browser draws of an evaluation.
 
     Args:
-        points: by the name of who answered, the base first; the method of each is the name of its column.
+        points: by the name of who answered, the base first; the method of each is the kind of its variant.
     """
     base, *others = [asdict(point) | {"name": name} for name, point in points.items()]
     none: dict[str, Any] = {"rates": [], "strengths": [], "scales": [], "here": None}

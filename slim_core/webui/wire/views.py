@@ -10,7 +10,7 @@ from ...inference.types import RowStep, Variant
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
 from ..state.session import Answer, Session, Turn
-from ..words import describe, distance_sentence, drift_sentence, how, kind_name, likelihood, speed, state
+from ..words import describe, distance_sentence, drift_sentence, how, kind_name, likelihood, no_routing, speed, state
 from . import blind
 from .diff import differences
 from .drift import by_verdict, changed_gates, exactness, taught
@@ -24,6 +24,10 @@ LATEST_ALONE = (
     "new question."
 )
 
+NOTHING_ASKED = (
+    "Ask something under Compare. The routing of each token appears here while the answer is being written."
+)
+NOTHING_RECORDED = "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it."
 MOVED = 0.7  # nats from which an adapter has moved: half or twice as likely
 
 
@@ -192,10 +196,10 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
         "turns": [{"id": t.id, "prompt": t.prompt[:80]} for t in session.turns],
         "column": chosen,
         "turn": turn.id if turn else None,
-        "hidden": blind.VOTE_FIRST if blind.hides(turn) else "",
+        "empty": _unrouted(turn, adapters, chosen),
         "data": None,
     }
-    if value["hidden"]:
+    if value["empty"]:
         return value
     answer = turn.answers.get(chosen) if turn and chosen else None
     record = answer.routing if answer is not None else None
@@ -206,7 +210,20 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
         value["verdict"] = next(
             (v for v in verdicts(session, turn, backend.reads_latest_alone) if v["column"] == chosen), None
         )
+    else:
+        value["empty"] = NOTHING_RECORDED
     return value
+
+
+def _unrouted(turn: Turn | None, adapters: dict[str, Variant], chosen: str | None) -> str:
+    """Why a column has no routing to show; empty if it may have one."""
+    if blind.hides(turn):
+        return blind.VOTE_FIRST
+    why = no_routing(adapters[chosen].kind) if chosen is not None else ""
+    if why:
+        routed = next((v.label for v in adapters.values() if v.kind == "slim"), None)
+        return why if routed is None else f"{why} Choose {routed} to see a routing."
+    return NOTHING_ASKED if turn is None else ""
 
 
 def drift(session: Session, backend: Backend) -> dict[str, Any]:

@@ -69,5 +69,9 @@ def test_an_upload_is_a_column_with_an_answer_a_drift_and_no_routing(kind, backe
     card = next(c for c in views.shelf(session, backend) if c["name"] == "lora")
     assert card["what"] == NAMES[kind] and card["warnings"] == []
     assert views.routing(session, backend)["column"] == "slim"
+    session.shown = "lora"
+    routing = views.routing(session, backend)
+    assert routing["data"] is None and routing["empty"].startswith(f"{NAMES[kind]} has no identity experts")
+    assert routing["empty"].endswith(". Choose SLIM to see a routing.")
     # A conversation that was saved with it can be read again.
     assert kind in exchange.ALL_KINDS
