@@ -218,7 +218,7 @@ def _words(value: Any, where: str) -> str:
 def _messages(value: Any, place: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise DataError(f'{place}: `messages` must be a list such as [{{"role": "user", "content": "…"}}].')
-    messages = tuple(_message(one, f"{place}: message {number}") for number, one in enumerate(value, 1))
+    messages = tuple(_message(item, f"{place}: message {number}") for number, item in enumerate(value, 1))
     roles = [message.role for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     # A question, and before it any number of questions with their answers.

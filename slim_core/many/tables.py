@@ -86,10 +86,10 @@ def _cells(answer: PromptAnswer) -> dict[str, Any]:
 
 def _asked(result: PromptResult) -> str:
     """The prompt; a conversation with its earlier turns, each with its role."""
-    asked = [message for message in result.messages if message.role != "system"]
-    if len(asked) == 1:
-        return asked[0].content
-    return "\n\n".join(f"{message.role}: {message.content}" for message in asked)
+    messages = [message for message in result.messages if message.role != "system"]
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
 def _cell(value: Any) -> Any:

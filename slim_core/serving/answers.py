@@ -27,20 +27,20 @@ FAILED = "The server failed while it answered. Try again; if it happens again, l
 
 def no_model(service: Service, name: str) -> ApiError:
     """The error for a name that no model has."""
-    known = ", ".join(service.models)
-    return ApiError(404, f"There is no model {shown(name)} here; there are {known}.", "model", "model_not_found")
+    names = ", ".join(service.models)
+    return ApiError(404, f"There is no model {shown(name)} here; there are {names}.", "model", "model_not_found")
 
 
-def _check(service: Service, wanted: Request, variant: Variant) -> None:
+def _check(service: Service, request: Request, variant: Variant) -> None:
     """Check a well-formed request for a variant; raises ApiError."""
-    if wanted.slim_strength is not None and variant.strength is None:
-        raise ApiError(400, f"{wanted.model} has no gate, so slim_strength has no effect.", "slim_strength")
-    tokens, most = wanted.wanted_tokens, service.max_new_tokens
-    if tokens is not None and tokens > most:
-        raise ApiError(400, f"An answer here has at most {most} tokens; {tokens} were asked for.", "max_tokens")
-    field, title = ("messages", "conversation") if isinstance(wanted, ChatRequest) else ("prompt", "prompt")
+    if request.slim_strength is not None and variant.strength is None:
+        raise ApiError(400, f"{request.model} has no gate, so slim_strength has no effect.", "slim_strength")
+    tokens, limit = request.wanted_tokens, service.max_new_tokens
+    if tokens is not None and tokens > limit:
+        raise ApiError(400, f"An answer here has at most {limit} tokens; {tokens} were asked for.", "max_tokens")
+    field, title = ("messages", "conversation") if isinstance(request, ChatRequest) else ("prompt", "prompt")
     room = service.engine.info.context_length
-    for prompt in wanted.prompts:
+    for prompt in request.prompts:
         try:
             length = service.engine.count_tokens(prompt)
         except EngineError as error:
@@ -51,26 +51,26 @@ def _check(service: Service, wanted: Request, variant: Variant) -> None:
 
 
 def _answers(
-    service: Service, wanted: Request, variant: str, stops: Stops, visitor: str | None
+    service: Service, request: Request, variant: str, stops: Stops, visitor: str | None
 ) -> list[Generator[Step, None, None]]:
     """For each requested choice an answer to every prompt, each choice with its own random numbers."""
-    rows = [replace(wanted.row(prompt), variant=variant) for prompt in wanted.prompts]
-    seed = secrets.randbits(62) if wanted.seed is None else wanted.seed
-    tokens = service.max_new_tokens if wanted.wanted_tokens is None else max(1, wanted.wanted_tokens)
+    rows = [replace(request.row(prompt), variant=variant) for prompt in request.prompts]
+    seed = secrets.randbits(62) if request.seed is None else request.seed
+    tokens = service.max_new_tokens if request.wanted_tokens is None else max(1, request.wanted_tokens)
     return [
-        service.answer(rows, wanted.sampling(tokens, (seed + choice) % 2**63), stops, visitor)
-        for choice in range(wanted.choices)
+        service.answer(rows, request.sampling(tokens, (seed + choice) % 2**63), stops, visitor)
+        for choice in range(request.choices)
     ]
 
 
-async def steps_of(service: Service, wanted: Request, visitor: str | None = None) -> ChoiceSteps:
+async def steps_of(service: Service, request: Request, visitor: str | None = None) -> ChoiceSteps:
     """The index and the state of each choice as it comes: those of the first prompt, then those of the second.
 
     It takes a place and keeps it, with the variant, until it ends or is closed.
 
     Args:
         service: who answers.
-        wanted: well-formed.
+        request: well-formed.
         visitor: who asks, by address; those who ask for much take turns with others.
 
     Raises:
@@ -81,30 +81,30 @@ async def steps_of(service: Service, wanted: Request, visitor: str | None = None
     except BusyError as error:
         raise ApiError(429, str(error), code="rate_limit_exceeded") from None
     try:
-        async with service.use(wanted.model) as variant:
+        async with service.use(request.model) as variant:
             if variant is None:
-                raise no_model(service, wanted.model)
-            await run_sync(_check, service, wanted, variant)
-            async with aclosing(_written(service, wanted, variant.name, visitor)) as steps:
+                raise no_model(service, request.model)
+            await run_sync(_check, service, request, variant)
+            async with aclosing(_written(service, request, variant.name, visitor)) as steps:
                 async for step in steps:
                     yield step
     finally:
         service.leave(visitor)
 
 
-async def _written(service: Service, wanted: Request, variant: str, visitor: str | None) -> ChoiceSteps:
+async def _written(service: Service, request: Request, variant: str, visitor: str | None) -> ChoiceSteps:
     """`steps_of` a request that was checked."""
-    stops = Stops(len(wanted.prompts))
-    answers = _answers(service, wanted, variant, stops, visitor)
+    stops = Stops(len(request.prompts))
+    answers = _answers(service, request, variant, stops, visitor)
     # A thread of its own: the places bound how many there are.
-    own = anyio.CapacityLimiter(1)
+    limiter = anyio.CapacityLimiter(1)
     try:
         for choice, answer in enumerate(answers):
-            while (step := await run_sync(next, answer, None, abandon_on_cancel=False, limiter=own)) is not None:
+            while (step := await run_sync(next, answer, None, abandon_on_cancel=False, limiter=limiter)) is not None:
                 for prompt, row in enumerate(step.rows):
                     if row.finish_reason == "error":
                         raise ApiError(500, row.error or FAILED)
-                    yield prompt * wanted.choices + choice, _prompt_alone(row) if wanted.wanted_tokens == 0 else row
+                    yield prompt * request.choices + choice, _prompt_alone(row) if request.wanted_tokens == 0 else row
     except EngineError as error:
         raise ApiError(500, str(error)) from None
     finally:
@@ -112,7 +112,7 @@ async def _written(service: Service, wanted: Request, variant: str, visitor: str
         stops.stop_all()
         with anyio.CancelScope(shield=True):
             for answer in answers:
-                await run_sync(answer.close, limiter=own)
+                await run_sync(answer.close, limiter=limiter)
 
 
 def _prompt_alone(row: RowStep) -> RowStep:

@@ -22,13 +22,13 @@ async def respond(app: ASGIApp, call: Call) -> Pieces:
         call: the request.
     """
     messages: asyncio.Queue[Message | None] = asyncio.Queue()
-    asked = iter([{"type": "http.request", "body": call.body, "more_body": False}])
-    left = asyncio.Event()
+    request_messages = iter([{"type": "http.request", "body": call.body, "more_body": False}])
+    client_left = asyncio.Event()
 
     async def receive() -> Message:
-        if (message := next(asked, None)) is not None:
+        if (message := next(request_messages, None)) is not None:
             return message
-        await left.wait()
+        await client_left.wait()
         return {"type": "http.disconnect"}
 
     async def run() -> None:
@@ -52,7 +52,7 @@ async def respond(app: ASGIApp, call: Call) -> Pieces:
             # The app ended without a complete response: raise what went wrong.
             await task
     finally:
-        left.set()
+        client_left.set()
         await asyncio.wait([task])
 
 

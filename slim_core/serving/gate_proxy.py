@@ -83,11 +83,11 @@ def gate_proxy(gate: Gate, model: str, upstream: str, places: int) -> FastAPI:
         return {"status": "ok"}
 
     async def listed(request: Request) -> Response | dict[str, Any]:
-        found = await _passed_on(await send(request, "models"), upstream, None)
-        if found.status_code != 200:
-            return found
+        response = await _passed_on(await send(request, "models"), upstream, None)
+        if response.status_code != 200:
+            return response
         try:
-            content = json.loads(bytes(found.body))
+            content = json.loads(bytes(response.body))
             return content | {"data": [_entry(model), *(entry | {} for entry in content["data"])]}
         except (ValueError, TypeError, KeyError):
             raise ApiError(502, f"The list of models from {upstream} is not in OpenAI's format.") from None
@@ -98,10 +98,10 @@ def gate_proxy(gate: Gate, model: str, upstream: str, places: int) -> FastAPI:
 
     @api.get("/v1/models/{name:path}")
     async def one_model(name: str, request: Request) -> Any:
-        found = await listed(request)
-        if isinstance(found, Response):
-            return found
-        entry = next((entry for entry in found["data"] if entry.get("id") == name), None)
+        listing = await listed(request)
+        if isinstance(listing, Response):
+            return listing
+        entry = next((entry for entry in listing["data"] if entry.get("id") == name), None)
         if entry is None:
             raise ApiError(404, f"There is no model {shown(name)} here.", "model", "model_not_found")
         return entry

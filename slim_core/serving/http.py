@@ -51,8 +51,10 @@ def key_check(key: str | None) -> Callable[[Request], None]:
     """A dependency that raises ApiError unless a request brings the key; None lets all pass."""
 
     def check(request: Request) -> None:
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        right = key is None or (kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode()))
+        kind, _, sent_key = request.headers.get("authorization", "").partition(" ")
+        right = key is None or (
+            kind.lower() == "bearer" and hmac.compare_digest(sent_key.strip().encode(), key.encode())
+        )
         if not right:
             sentence = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
             raise ApiError(401, sentence, code="invalid_api_key")

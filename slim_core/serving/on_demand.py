@@ -93,36 +93,36 @@ class AdaptersOnDemand(EngineService):
     @property
     def attached(self) -> tuple[str, ...]:
         """Adapters of the folder that take memory now, the least recently used first."""
-        return tuple(held.adapter.label for held in self._store.of(OWNER))
+        return tuple(stored.adapter.label for stored in self._store.of(OWNER))
 
     def _is_own(self, name: str) -> bool:
         return any(variant.name == name for variant in self._own)
 
     @asynccontextmanager
     async def _from_folder(self, name: str) -> AsyncGenerator[Variant, None]:
-        kept = ExitStack()
+        stack = ExitStack()
         try:
             async with self._turn:
-                variant = self._keep(name, kept) or await self._load(name, kept)
+                variant = self._keep(name, stack) or await self._load(name, stack)
             yield variant
         finally:
             with anyio.CancelScope(shield=True):
                 # If it had to make room in the meantime, it is detached only now, which waits for the model.
-                await run_sync(kept.close)
+                await run_sync(stack.close)
             self._ended.set()
 
-    def _keep(self, name: str, kept: ExitStack) -> Variant | None:
+    def _keep(self, name: str, stack: ExitStack) -> Variant | None:
         """An attached adapter, which stays until the stack is closed; None if it is not attached."""
         variant = self._attached.get(name)
         if variant is None:
             return None
         try:
-            kept.enter_context(self._store.use(variant.name))
+            stack.enter_context(self._store.use(variant.name))
         except AdapterError:
             return None
         return variant
 
-    async def _load(self, name: str, kept: ExitStack) -> Variant:
+    async def _load(self, name: str, stack: ExitStack) -> Variant:
         """Attach an adapter, which stays until the stack is closed."""
         adapter = None
         try:
@@ -130,7 +130,7 @@ class AdaptersOnDemand(EngineService):
             while True:
                 self._ended = anyio.Event()
                 try:
-                    await run_sync(self._store.add, OWNER, adapter, lambda held: self._attach(name, held))
+                    await run_sync(self._store.add, OWNER, adapter, lambda stored: self._attach(name, stored))
                     break
                 except NoRoomError:
                     await self._ended.wait()
@@ -140,17 +140,17 @@ class AdaptersOnDemand(EngineService):
             if adapter is not None:
                 # The model has its own copy.
                 adapter.delete()
-        variant = self._keep(name, kept)
+        variant = self._keep(name, stack)
         assert variant is not None  # only this task has the turn, and nothing else removes an adapter
         return variant
 
     def _opened(self, name: str) -> Adapter:
         return open_adapter(Folder(self._folder / name), self._engine.shapes, limits=OPERATOR)
 
-    def _attach(self, name: str, held: StoredAdapter) -> None:
-        self._attached[name] = self._engine.attach(held.adapter, name=held.key, label=name)
+    def _attach(self, name: str, stored: StoredAdapter) -> None:
+        self._attached[name] = self._engine.attach(stored.adapter, name=stored.key, label=name)
 
-    def _detach(self, held: StoredAdapter) -> None:
+    def _detach(self, stored: StoredAdapter) -> None:
         # An adapter that could not be attached is not there.
         with suppress(EngineError):
-            self._engine.detach(held.key)
+            self._engine.detach(stored.key)

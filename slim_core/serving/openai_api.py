@@ -19,7 +19,7 @@ from .replies import ChatReply, CompletionReply, Reply, model_entry
 from .requests import ChatRequest, CompletionRequest
 
 
-Wanted = TypeVar("Wanted", ChatRequest, CompletionRequest)
+Parsed = TypeVar("Parsed", ChatRequest, CompletionRequest)
 
 
 def openai_api(service: Service, key: str | None = None, closed: str | None = None) -> FastAPI:
@@ -51,13 +51,13 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
 
     @api.post("/chat/completions")
     async def chat(request: Request) -> Any:
-        wanted = await _read(request, ChatRequest)
-        return await _answer(service, wanted, ChatReply(wanted, service.engine.token_texts), request)
+        parsed = await _read(request, ChatRequest)
+        return await _answer(service, parsed, ChatReply(parsed, service.engine.token_texts), request)
 
     @api.post("/completions")
     async def complete(request: Request) -> Any:
-        wanted = await _read(request, CompletionRequest)
-        return await _answer(service, wanted, CompletionReply(wanted, service.engine.token_texts), request)
+        parsed = await _read(request, CompletionRequest)
+        return await _answer(service, parsed, CompletionReply(parsed, service.engine.token_texts), request)
 
     return api
 
@@ -74,7 +74,7 @@ def alone(service: Service, key: str | None = None) -> FastAPI:
     return app
 
 
-async def _read(request: Request, kind: type[Wanted]) -> Wanted:
+async def _read(request: Request, kind: type[Parsed]) -> Parsed:
     """A well-formed request; raises ApiError with what is wrong with it."""
     try:
         return kind.model_validate(await read_json(request))
@@ -82,14 +82,14 @@ async def _read(request: Request, kind: type[Wanted]) -> Wanted:
         raise of_validation(error) from None
 
 
-async def _answer(service: Service, wanted: answers.Request, reply: Reply, request: Request) -> Response:
+async def _answer(service: Service, parsed: answers.Request, reply: Reply, request: Request) -> Response:
     """Answer a well-formed request, whole or as a stream."""
-    steps = answers.steps_of(service, wanted, request.client.host if request.client else None)
+    steps = answers.steps_of(service, parsed, request.client.host if request.client else None)
     # An error before the answer begins gets a status of its own. An answer that has begun gives its place back
     # whatever happens.
     first = await anext(steps)
-    if wanted.stream:
-        events = _stream(first, steps, reply, wanted.usage_at_end)
+    if parsed.stream:
+        events = _stream(first, steps, reply, parsed.usage_at_end)
         return StreamingResponse(events, media_type="text/event-stream")
     return JSONResponse(await _whole(first, steps, reply, request))
 

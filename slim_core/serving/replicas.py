@@ -99,10 +99,10 @@ async def _call(request: Request) -> Call:
 def _model(body: bytes) -> str | None:
     """The model that a request names; what is wrong with it is for the replica to say."""
     try:
-        found: Any = json.loads(body)["model"]
+        model: Any = json.loads(body)["model"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return model if isinstance(model, str) else None
 
 
 async def _pieces(send: Send, call: Call, free: BoundedSemaphore) -> Pieces:

@@ -24,20 +24,20 @@ class Reply:
     """The envelope of one request's answers.
 
     Args:
-        wanted: what was asked for.
+        request: what was asked for.
         texts: gives the text of each token.
     """
 
     prefix = kind = piece_kind = ""
 
-    def __init__(self, wanted: Request, texts: TokenTexts) -> None:
+    def __init__(self, request: Request, texts: TokenTexts) -> None:
         self._id, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
-        self._wanted, self._texts = wanted, texts
+        self._request, self._texts = request, texts
         # By choice: characters and tokens that were sent.
         self._sent: dict[int, tuple[int, int]] = {}
 
     def _envelope(self, kind: str) -> dict[str, Any]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._wanted.model}
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._request.model}
 
     def whole(self, rows: Mapping[int, RowStep]) -> dict[str, Any]:
         """All choices at once, by index."""
@@ -71,7 +71,7 @@ class Reply:
 
     def _usage(self, rows: Mapping[int, RowStep]) -> dict[str, int]:
         """Tokens of the prompts, each of which was asked once, and of all answers."""
-        prompt = sum(row.prompt_tokens for index, row in rows.items() if index % self._wanted.choices == 0)
+        prompt = sum(row.prompt_tokens for index, row in rows.items() if index % self._request.choices == 0)
         written = sum(row.tokens for row in rows.values())
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
@@ -94,8 +94,8 @@ class ChatReply(Reply):
 
     def _choice(self, index: int, row: RowStep) -> dict[str, Any]:
         message = {"role": "assistant", "content": row.text, "refusal": None}
-        found = {"index": index, "message": message, "logprobs": self._log_probs(row, 0)}
-        return {**found, "finish_reason": _reason(row)}
+        choice = {"index": index, "message": message, "logprobs": self._log_probs(row, 0)}
+        return {**choice, "finish_reason": _reason(row)}
 
     def _beginning(self, index: int, row: RowStep) -> Iterator[dict[str, Any]]:
         yield self._piece(index, {"delta": {"role": "assistant", "content": ""}, "logprobs": None})
@@ -106,14 +106,14 @@ class ChatReply(Reply):
 
     def _log_probs(self, row: RowStep, tokens: int) -> dict[str, Any] | None:
         # Without the token that ended the answer, which is not part of the message.
-        found = row.log_probs[tokens : len(row.token_ids)]
-        if self._wanted.likeliest is None:
+        log_probs = row.log_probs[tokens : len(row.token_ids)]
+        if self._request.likeliest is None:
             return None
-        return {"content": [self._log_prob(one) for one in found], "refusal": None}
+        return {"content": [self._log_prob(entry) for entry in log_probs], "refusal": None}
 
-    def _log_prob(self, found: TokenLogProb) -> dict[str, Any]:
-        own = self._named(found.token, found.log_prob)
-        return {**own, "top_logprobs": [self._named(token, value) for token, value in found.likeliest]}
+    def _log_prob(self, chosen: TokenLogProb) -> dict[str, Any]:
+        named = self._named(chosen.token, chosen.log_prob)
+        return {**named, "top_logprobs": [self._named(token, value) for token, value in chosen.likeliest]}
 
     def _named(self, token: int, log_prob: float | None) -> dict[str, Any]:
         assert log_prob is not None  # only the first token of a prompt has none
@@ -126,15 +126,15 @@ class CompletionReply(Reply):
     """Continued texts.
 
     Args:
-        wanted: what was asked for.
+        request: what was asked for.
         texts: gives the text of each token.
     """
 
     prefix, kind, piece_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, wanted: CompletionRequest, texts: TokenTexts) -> None:
-        super().__init__(wanted, texts)
-        self._prompts, self._echo = wanted.prompt, bool(wanted.echo)
+    def __init__(self, request: CompletionRequest, texts: TokenTexts) -> None:
+        super().__init__(request, texts)
+        self._prompts, self._echo = request.prompt, bool(request.echo)
         # By choice, where the next token begins.
         self._offsets: dict[int, int] = {}
 
@@ -142,8 +142,8 @@ class CompletionReply(Reply):
         text, log_probs = row.text, row.log_probs
         if self._echo:
             text, log_probs = self._prompt(index) + text, row.prompt_log_probs + log_probs
-        found = {"index": index, "text": text, "logprobs": self._log_probs(index, log_probs)}
-        return {**found, "finish_reason": _reason(row)}
+        choice = {"index": index, "text": text, "logprobs": self._log_probs(index, log_probs)}
+        return {**choice, "finish_reason": _reason(row)}
 
     def _beginning(self, index: int, row: RowStep) -> Iterator[dict[str, Any]]:
         if self._echo:
@@ -154,31 +154,31 @@ class CompletionReply(Reply):
         return {"text": row.text[text:], "logprobs": self._log_probs(index, row.log_probs[tokens:])}
 
     def _prompt(self, index: int) -> str:
-        prompt = self._prompts[index // self._wanted.choices]
+        prompt = self._prompts[index // self._request.choices]
         return prompt if isinstance(prompt, str) else "".join(self._texts(prompt))
 
-    def _log_probs(self, index: int, found: Sequence[TokenLogProb]) -> dict[str, Any] | None:
-        if self._wanted.likeliest is None:
+    def _log_probs(self, index: int, log_probs: Sequence[TokenLogProb]) -> dict[str, Any] | None:
+        if self._request.likeliest is None:
             return None
-        tokens = self._texts([one.token for one in found])
+        tokens = self._texts([entry.token for entry in log_probs])
         offsets = []
         for text in tokens:
             offsets.append(self._offsets.setdefault(index, 0))
             self._offsets[index] += len(text)
         return {
             "tokens": list(tokens),
-            "token_logprobs": [None if one.log_prob is None else _number(one.log_prob) for one in found],
-            "top_logprobs": [self._likeliest(one) for one in found],
+            "token_logprobs": [None if entry.log_prob is None else _number(entry.log_prob) for entry in log_probs],
+            "top_logprobs": [self._likeliest(entry) for entry in log_probs],
             "text_offset": offsets,
         }
 
-    def _likeliest(self, found: TokenLogProb) -> dict[str, float] | None:
+    def _likeliest(self, chosen: TokenLogProb) -> dict[str, float] | None:
         """By text; the token itself is always among them."""
-        if found.log_prob is None:
+        if chosen.log_prob is None:
             return None
-        ids = [token for token, _ in found.likeliest]
-        texts = self._texts([*ids, found.token])
-        values = [*(value for _, value in found.likeliest), found.log_prob]
+        ids = [token for token, _ in chosen.likeliest]
+        texts = self._texts([*ids, chosen.token])
+        values = [*(value for _, value in chosen.likeliest), chosen.log_prob]
         named: dict[str, float] = {}
         for text, value in zip(texts, values, strict=True):
             # Two tokens may have the same text; the likelier one comes first.

@@ -122,13 +122,13 @@ class Request(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
+    def _leave_out(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
             raise ValueError("The request must be a JSON object")
         for name, nothing in NOTHING.items():
-            if name in given and given[name] not in nothing:
+            if name in fields and fields[name] not in nothing:
                 raise ValueError(f"This server does not support {name}; leave it out")
-        return {name: value for name, value in given.items() if name not in IGNORED and name not in NOTHING}
+        return {name: value for name, value in fields.items() if name not in IGNORED and name not in NOTHING}
 
     @property
     def prompts(self) -> Sequence[Prompt]:
@@ -211,16 +211,20 @@ class ChatRequest(Request):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-def _ids(given: Any) -> bool:
-    return isinstance(given, list) and bool(given) and all(type(token) is int for token in given)
+def _ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
 
 
-def prompts_given(given: Any) -> Any:
+def prompts_given(value: Any) -> Any:
     """One text or more, each as a text or as its tokens."""
-    found = [given] if isinstance(given, str) or _ids(given) else given
-    if not isinstance(found, list) or not found or not all(isinstance(one, str) or _ids(one) for one in found):
+    prompts = [value] if isinstance(value, str) or _ids(value) else value
+    if (
+        not isinstance(prompts, list)
+        or not prompts
+        or not all(isinstance(prompt, str) or _ids(prompt) for prompt in prompts)
+    ):
         raise ValueError("it must be a text, a list of texts, a list of token ids, or a list of lists of token ids")
-    return [one if isinstance(one, str) else tuple(one) for one in found]
+    return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
 
 
 class CompletionRequest(Request):

@@ -241,13 +241,13 @@ def seconds_of(job: Job, stops: Stops) -> int:
 def run_job(engine: AppEngine, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
     """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
     with _brought(engine, job.adapters):
-        how: dict[str, Any] = {
+        options: dict[str, Any] = {
             "batched": job.batched,
             "reading": job.reading,
             "visitor": job.visitor,
             "keep": job.keep,
         }
-        yield from engine.answer(job.rows, job.sampling, stops, **how)
+        yield from engine.answer(job.rows, job.sampling, stops, **options)
 
 
 def seconds_of_solving(job: SolvingJob) -> int:
@@ -264,11 +264,11 @@ def solve_job(engine: AppEngine, job: SolvingJob) -> Iterator[list[Sample]]:
 @contextmanager
 def _brought(engine: AppEngine, adapters: tuple[tuple[str, Adapter], ...]) -> Iterator[None]:
     """Attach missing adapters for the duration of the context: a ZeroGPU process starts with only the app's own."""
-    there = {variant.name for variant in engine.variants}
+    attached = {variant.name for variant in engine.variants}
     brought: list[str] = []
     try:
         for name, adapter in adapters:
-            if name not in there:
+            if name not in attached:
                 engine.attach(adapter, name=name, label=adapter.label)
                 brought.append(name)
         yield

@@ -118,9 +118,9 @@ class Config:
                 raise ConfigError(f"{variable(field.name)} must be at least {least}.")
         if self.port > 65_535:
             raise ConfigError(f"{variable('port')} is {self.port:,}; a port is at most 65,535.")
-        most = RANGES["max_new_tokens"].high
-        if self.max_new_tokens > most:
-            raise ConfigError(f"{variable('max_new_tokens')} must be at most {most:,}.")
+        limit = RANGES["max_new_tokens"].high
+        if self.max_new_tokens > limit:
+            raise ConfigError(f"{variable('max_new_tokens')} must be at most {limit:,}.")
         if self.upload_space < self.max_upload:
             raise ConfigError(
                 f"{variable('upload_space')} is {self.upload_space:,}; it must be at least {variable('max_upload')}, "

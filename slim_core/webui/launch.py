@@ -40,9 +40,11 @@ def open_app(config: Config, gpu: Callable[..., Any] | None = None, demo: Path =
         EngineError: if something cannot be loaded; its message is one sentence.
     """
     backend = open_backend(config, demo, gpu)
-    found = build(backend, config, stored_results(config, demo))
-    found.programs = openai_api(Programs(backend, config.max_new_tokens), config.api_key or None, config.api_closed)
-    return found
+    interface = build(backend, config, stored_results(config, demo))
+    interface.programs = openai_api(
+        Programs(backend, config.max_new_tokens), config.api_key or None, config.api_closed
+    )
+    return interface
 
 
 def stored_results(config: Config, demo: Path) -> dict[str, Any] | None:

@@ -50,8 +50,8 @@ class Range:
             raise LimitError(f"{self.name} must be a number.")
         if not self.low <= value <= self.high:
             # An integer may have more digits than Python would write.
-            known = f"; it is {value:,}" if abs(value) < 1e15 else ""
-            raise LimitError(f"{self.name} must be between {self.low:,} and {self.high:,}{known}.")
+            actual = f"; it is {value:,}" if abs(value) < 1e15 else ""
+            raise LimitError(f"{self.name} must be between {self.low:,} and {self.high:,}{actual}.")
         if self.whole and value != int(value):
             raise LimitError(f"{self.name} must be a whole number; it is {value:,}.")
         return int(value) if self.whole else float(value)
@@ -141,8 +141,8 @@ def check_sampling(stop: Any = (), longest: int | None = None, **numbers: Any) -
     from ..inference.types import Sampling
 
     allowed = ranges(longest)
-    known: dict[str, Any] = {name: allowed[name].check(value) for name, value in numbers.items()}
-    return Sampling(**known, stop=check_stops(stop))
+    checked: dict[str, Any] = {name: allowed[name].check(value) for name, value in numbers.items()}
+    return Sampling(**checked, stop=check_stops(stop))
 
 
 def check_room(tokens: int, context_length: int) -> None:

@@ -81,10 +81,10 @@ def check_address(config: Config) -> None:
     try:
         socket.create_server((config.host, config.port)).close()
     except OSError as error:
-        why = reason(error).split(" (")[0]
+        cause = reason(error).split(" (")[0]
         raise ConfigError(
-            f"The app cannot be served at {config.host}, port {config.port} ({why}); choose others with SLIM_HOST and "
-            "SLIM_PORT."
+            f"The app cannot be served at {config.host}, port {config.port} ({cause}); choose others with SLIM_HOST "
+            "and SLIM_PORT."
         ) from None
     except (TypeError, ValueError):  # characters that no host name can have
         raise ConfigError(f"{variable('host')} is {config.host!r}, which is not a host name.") from None
@@ -224,8 +224,8 @@ def _check_weights(path: Path, again: str) -> None:
     try:
         table = json.loads(text)
         end = max(entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__")
-        whole = 8 + length + int(end)
+        expected = 8 + length + int(end)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise ConfigError(f"{path} is not a safetensors file: its header is invalid; {again}.") from None
-    if whole != size:
-        raise ConfigError(f"{path} has {size:,} bytes, but its header says {whole:,}; {again}.")
+    if expected != size:
+        raise ConfigError(f"{path} has {size:,} bytes, but its header says {expected:,}; {again}.")

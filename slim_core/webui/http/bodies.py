@@ -133,8 +133,8 @@ def read_json(body: bytes, content_type: str) -> dict[str, Any]:
     except AdapterError as error:
         raise Refusal(400, str(error)) from None
     except (ValueError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else "it is not UTF-8 or has a number too long"
-        raise Refusal(400, f"The body is not valid JSON: {why}.") from None
+        cause = error.msg if isinstance(error, json.JSONDecodeError) else "it is not UTF-8 or has a number too long"
+        raise Refusal(400, f"The body is not valid JSON: {cause}.") from None
     if not isinstance(value, dict):
         raise Refusal(400, 'The body must be a JSON object, such as {"data": ["Hello"]}.')
     return value
@@ -153,13 +153,13 @@ def _public(name: str, demo: gr.Blocks) -> Any:
 
 
 def _check_named_values(request: dict[str, Any], fn: Any) -> None:
-    known = parameters(fn)
-    names = {name for name, _, _ in known} | {"oauth_token"}
+    declared = parameters(fn)
+    names = {name for name, _, _ in declared} | {"oauth_token"}
     if unknown := [name for name in request if name not in names]:
         raise Refusal(
-            400, f"{fn.api_name} has no parameter {shown(unknown[0])}; it has: {', '.join(n for n, _, _ in known)}."
+            400, f"{fn.api_name} has no parameter {shown(unknown[0])}; it has: {', '.join(n for n, _, _ in declared)}."
         )
-    if missing := [name for name, has_default, _ in known if not has_default and name not in request]:
+    if missing := [name for name, has_default, _ in declared if not has_default and name not in request]:
         raise Refusal(400, f'{fn.api_name} needs "{missing[0]}".')
 
 

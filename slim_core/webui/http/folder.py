@@ -65,8 +65,8 @@ class UploadFolder:
         """Delete files that are too old or incomplete, and count the rest again."""
         now = time.time()
         for path, status in self._files():
-            kept = self.seconds if path.parent != self.path else min(STALLED, self.seconds)
-            if now - status.st_mtime > kept:
+            lifetime = self.seconds if path.parent != self.path else min(STALLED, self.seconds)
+            if now - status.st_mtime > lifetime:
                 with suppress(OSError):
                     path.unlink()
                     if path.parent != self.path:
@@ -97,8 +97,8 @@ class UploadFolder:
         Raises:
             FileError: if there is none.
         """
-        known = NAME.fullmatch(name)
-        path = self.path / known[1] / known[2] if known and known[2] not in (".", "..") else None
+        match = NAME.fullmatch(name)
+        path = self.path / match[1] / match[2] if match and match[2] not in (".", "..") else None
         try:
             if path is not None and path.is_file() and not path.is_symlink():
                 return path

@@ -104,15 +104,15 @@ class Interface(gr.Blocks):
 
 
 def _with_defaults(fn: Any, inputs: list[Any]) -> list[Any]:
-    known = parameters(fn)
-    if len(inputs) > len(known):
+    declared = parameters(fn)
+    if len(inputs) > len(declared):
         raise gr.Error(
-            f"{fn.api_name} takes at most {len(known)} values; {len(inputs)} were sent.", print_exception=False
+            f"{fn.api_name} takes at most {len(declared)} values; {len(inputs)} were sent.", print_exception=False
         )
-    for name, has_default, _ in known[len(inputs) :]:
+    for name, has_default, _ in declared[len(inputs) :]:
         if not has_default:
             raise gr.Error(f"{fn.api_name} needs a value for {name}.", print_exception=False)
-    return [*inputs, *(default for _, _, default in known[len(inputs) :])]
+    return [*inputs, *(default for _, _, default in declared[len(inputs) :])]
 
 
 def _is_file(value: Any) -> bool:

@@ -53,7 +53,7 @@ class OneLineFilter(logging.Filter):
 
 def one_line(text: str) -> str:
     """A text as one short log line, without control characters."""
-    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:LENGTH])
+    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text[:LENGTH])
     return shown + ("…" if len(text) > LENGTH else "")
 
 

@@ -54,16 +54,16 @@ def process_folder(seconds: float) -> Path:
 
 def _make(root: Path, seconds: float) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=OWN, dir=root))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    (made / "try").write_bytes(bytes(ROOM))
-    (made / "try").unlink()
-    for left in root.glob(f"{OWN}*"):
-        if left != made and left.is_dir() and _newest(left) < time.time() - 2 * seconds:
-            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=OWN, dir=root))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "try").write_bytes(bytes(ROOM))
+    (folder / "try").unlink()
+    for leftover in root.glob(f"{OWN}*"):
+        if leftover != folder and leftover.is_dir() and _newest(leftover) < time.time() - 2 * seconds:
+            shutil.rmtree(leftover, ignore_errors=True)
     # Gradio reads it again and again.
-    os.environ[VARIABLE] = str(made)
-    return made
+    os.environ[VARIABLE] = str(folder)
+    return folder
 
 
 def _newest(folder: Path) -> float:

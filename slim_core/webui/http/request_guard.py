@@ -129,14 +129,14 @@ class RequestGuard:
     async def _upload(
         self, scope: MutableMapping[str, Any], receive: Receive, answer: _Answer, headers: Mapping[str, str]
     ) -> None:
-        most = FILES_AT_ONCE * self.max_upload + BETWEEN
+        limit = FILES_AT_ONCE * self.max_upload + BETWEEN
         length = headers.get("content-length", "0")
-        if length.isdigit() and len(length) < 20 and int(length) > most:
+        if length.isdigit() and len(length) < 20 and int(length) > limit:
             raise Refusal(
-                413, f"The request has {megabytes(int(length))}; an upload may have at most {megabytes(most)}."
+                413, f"The request has {megabytes(int(length))}; an upload may have at most {megabytes(limit)}."
             )
         self.folder.take(LEAST)
-        body = _Bounded(receive, most, self.folder.take, self.folder.seconds)
+        body = _Bounded(receive, limit, self.folder.take, self.folder.seconds)
         answer.rewrite = lambda text: json.dumps([self.folder.outside(name) for name in json.loads(text)])
         # The response is read here, so it must not be compressed before.
         plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]

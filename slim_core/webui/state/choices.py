@@ -59,8 +59,8 @@ class Choices:
         if precision not in PRECISIONS:
             raise LimitError(f"Precision must be one of {', '.join(PRECISIONS)}.")
         name = name.strip() if isinstance(name, str) else ""
-        wanted = revision.strip() if isinstance(revision, str) else ""
-        if name in self.bases and wanted in ("", self.bases[name].revision):
+        wanted_revision = revision.strip() if isinstance(revision, str) else ""
+        if name in self.bases and wanted_revision in ("", self.bases[name].revision):
             return replace(self.bases[name], bits=PRECISIONS[precision])
         if name in self.bases and not self.any_id:
             raise LimitError(f"{name} is offered as it is; leave the revision empty.")
@@ -68,7 +68,7 @@ class Choices:
             other = ", or name a Hub id such as Qwen/Qwen3-0.6B" if self.any_id else ""
             raise LimitError(f"Choose one of these: {', '.join(self.bases)}{other}.")
         # Whether it is an id at all is checked before the Hub is asked, which gets no token.
-        return BaseChoice(name, wanted or None, PRECISIONS[precision], operator=False)
+        return BaseChoice(name, wanted_revision or None, PRECISIONS[precision], operator=False)
 
 
 def first_choice(config: Config, demo: Path) -> BaseChoice:
@@ -100,8 +100,8 @@ def choices_of(config: Config, demo: Path, zero_gpu: bool = False) -> Choices:
     fixed = LENT if zero_gpu else "" if words else NOT_ALLOWED
     bases: dict[str, BaseChoice] = {}
     for choice in offered:
-        known = bases.get(choice.label)
-        if known is not None and (known.base, known.revision) != (choice.base, choice.revision):
+        earlier = bases.get(choice.label)
+        if earlier is not None and (earlier.base, earlier.revision) != (choice.base, choice.revision):
             choice = replace(choice, name=_longer_name(choice))
         # The first of a name stays: what the app starts with has adapters.
         bases.setdefault(choice.label, choice)

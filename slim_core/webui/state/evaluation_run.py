@@ -32,7 +32,7 @@ class EvaluationRun(BackgroundRun):
     participants: tuple[Participant, ...]
     tasks: tuple[Task, ...]
     samples: dict[str, list[Sample]] = field(init=False)
-    _found: tuple[int, Evaluation | None] = field(default=(0, None), init=False)
+    _latest: tuple[int, Evaluation | None] = field(default=(0, None), init=False)
 
     def __post_init__(self) -> None:
         self.samples = {task.name: [] for task in self.tasks}
@@ -54,16 +54,18 @@ class EvaluationRun(BackgroundRun):
 
     def evaluation(self) -> Evaluation | None:
         """What was solved so far, as an evaluation of these questions alone; None if nothing was."""
-        samples = {name: list(found) for name, found in self.samples.items()}
-        done = sum(map(len, samples.values()))
-        if self._found[0] != done:
+        samples = {name: list(solved) for name, solved in self.samples.items()}
+        count = sum(map(len, samples.values()))
+        if self._latest[0] != count:
             # Without an item that could be solved, a task has no score.
             tasks = [t for t in self.tasks if any("error" not in sample for sample in samples[t.name])]
             tasks = [replace(task, items=task.items[: len(samples[task.name])]) for task in tasks]
-            kept = {task.name: samples[task.name] for task in tasks}
-            found = evaluated(self.info, self.participants, tasks, kept, sequence=False) if tasks else None
-            self._found = (done, found)
-        return self._found[1]
+            samples_of_tasks = {task.name: samples[task.name] for task in tasks}
+            evaluation = (
+                evaluated(self.info, self.participants, tasks, samples_of_tasks, sequence=False) if tasks else None
+            )
+            self._latest = (count, evaluation)
+        return self._latest[1]
 
 
 class VisitorEvaluation(OneRun[EvaluationRun]):

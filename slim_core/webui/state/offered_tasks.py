@@ -48,10 +48,10 @@ class OfferedTasks:
 
     def __init__(self, is_demo: bool, data_dir: Path | None = None) -> None:
         self._data_dir = data_dir
-        own = (*(NAMES if is_demo else ()), *(PAPER if data_dir is not None else ()))
-        names = (*own, OPEN) if is_demo else (*own, OPEN, INSTRUCTIONS)
-        found = [self._offered(name, chosen=name in own or not own) for name in names]
-        self.tasks = tuple(task for task in found if task is not None)
+        preferred = (*(NAMES if is_demo else ()), *(PAPER if data_dir is not None else ()))
+        names = (*preferred, OPEN) if is_demo else (*preferred, OPEN, INSTRUCTIONS)
+        offered = [self._offered(name, chosen=name in preferred or not preferred) for name in names]
+        self.tasks = tuple(task for task in offered if task is not None)
 
     def _offered(self, name: str, chosen: bool) -> OfferedTask | None:
         """A task; None if its data are not in the folder."""

@@ -57,23 +57,23 @@ class Answer:
 
     def identity(self) -> float | None:
         """Mean identity share of the answer so far; None if nothing is recorded."""
-        record, kept = self.routing, self._share
+        record, cached = self.routing, self._share
         if record is None:
             return None
         # It is drawn several times a second, and reads millions of numbers. The reference is weak, so that a record
         # that was dropped frees its memory.
-        if kept is None or kept[0]() is not record.weights:
-            kept = self._share = (weakref.ref(record.weights), mean_identity(record))
-        return kept[1]
+        if cached is None or cached[0]() is not record.weights:
+            cached = self._share = (weakref.ref(record.weights), mean_identity(record))
+        return cached[1]
 
     def verdict(self) -> Verdict | None:
         """The gate's verdict on the prompt and the answer so far; None if no gate was recorded."""
-        record, kept = self.routing, self._verdict
+        record, cached = self.routing, self._verdict
         if record is None or not self.gated or not record.tokens:
             return None
-        if kept is None or kept[0]() is not record.weights:
-            kept = self._verdict = (weakref.ref(record.weights), verdict_of(record))
-        return kept[1]
+        if cached is None or cached[0]() is not record.weights:
+            cached = self._verdict = (weakref.ref(record.weights), verdict_of(record))
+        return cached[1]
 
 
 @dataclass
@@ -263,8 +263,8 @@ class Session:
     def forget_from(self, turn_id: int) -> None:
         """Drop a turn and all later ones."""
         self.turns[:] = itertools.takewhile(lambda turn: turn.id != turn_id, self.turns)
-        kept = {turn.id for turn in self.turns}
-        if self.shown_turn not in kept:
+        turn_ids = {turn.id for turn in self.turns}
+        if self.shown_turn not in turn_ids:
             self.shown_turn = None
 
     def given(self) -> Counter[str]:

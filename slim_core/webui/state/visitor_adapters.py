@@ -34,7 +34,7 @@ class VisitorAdapters:
     def __init__(self, engine: Any, limits: StoreLimits | None = None, zero_gpu: bool = False) -> None:
         self._engine, self._zero_gpu = engine, zero_gpu
         mine = weakref.ref(self)  # or the store would keep this alive, and this the store
-        self._store = AdapterStore(limits, lambda held: _detach(mine(), held))
+        self._store = AdapterStore(limits, lambda stored: _detach(mine(), stored))
         # Also when the process ends and there is no model left to wait for.
         weakref.finalize(self, AdapterStore.delete_files, self._store)
 
@@ -61,13 +61,13 @@ class VisitorAdapters:
             EngineError: if the model cannot carry it. It is deleted, and no other adapter was removed for it.
         """
         carried: list[Variant] = []
-        self._store.add(owner, adapter, lambda held: carried.append(self._carry(held)))
+        self._store.add(owner, adapter, lambda stored: carried.append(self._carry(stored)))
         return carried[0]
 
-    def _carry(self, held: StoredAdapter) -> Variant:
+    def _carry(self, stored: StoredAdapter) -> Variant:
         if self._zero_gpu:
-            return _variant(held)
-        return self._engine.attach(held.adapter, name=held.key, label=held.adapter.label)
+            return _variant(stored)
+        return self._engine.attach(stored.adapter, name=stored.key, label=stored.adapter.label)
 
     def keep(self, session: Session) -> tuple[ExitStack, dict[str, Adapter]]:
         """A visitor's adapters, held until the stack is closed, so that none is removed while it is answering.
@@ -89,7 +89,7 @@ class VisitorAdapters:
 
     def adapter(self, owner: str, name: str) -> Adapter | None:
         """A visitor's adapter by its variant's name, if it still exists."""
-        return next((held.adapter for held in self._store.of(owner) if held.key == name), None)
+        return next((stored.adapter for stored in self._store.of(owner) if stored.key == name), None)
 
     def drop_missing(self, session: Session) -> list[str]:
         """Empty the columns whose adapters are gone.
@@ -97,7 +97,7 @@ class VisitorAdapters:
         Returns:
             Sentences for the visitor, each returned once.
         """
-        present = {held.key for held in self._store.of(session.owner)}
+        present = {stored.key for stored in self._store.of(session.owner)}
         gone = {column: variant for column, variant in session.own_variants.items() if variant.name not in present}
         session.own_variants = {
             column: variant for column, variant in session.own_variants.items() if column not in gone
@@ -115,24 +115,24 @@ class VisitorAdapters:
 
     def size(self) -> tuple[int, int]:
         """The number of visitors' adapters, and their bytes in the model."""
-        held = self._store.all()
-        return len(held), sum(one.adapter.row_bytes for one in held)
+        stored = self._store.all()
+        return len(stored), sum(each.adapter.row_bytes for each in stored)
 
 
-def _detach(own: VisitorAdapters | None, held: StoredAdapter) -> None:
+def _detach(visitor_adapters: VisitorAdapters | None, stored: StoredAdapter) -> None:
     # It is not there if attaching it failed, if each job brings its own, or if this is another base by now.
-    if own is not None:
+    if visitor_adapters is not None:
         with suppress(EngineError):
-            own._engine.detach(held.key)
+            visitor_adapters._engine.detach(stored.key)
 
 
-def _variant(held: StoredAdapter) -> Variant:
-    adapter, config = held.adapter, held.adapter.config
+def _variant(stored: StoredAdapter) -> Variant:
+    adapter, config = stored.adapter, stored.adapter.config
     strength = None
     if isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate":
         strength = config.yield_strength
     return Variant(
-        held.key,
+        stored.key,
         adapter.kind,
         adapter.label,
         adapter.parameters,

@@ -53,12 +53,12 @@ class Visits:
             timer.daemon = True
             timer.start()
 
-    def _left(self, session: weakref.ref[Session]) -> None:
-        found = session()
+    def _left(self, reference: weakref.ref[Session]) -> None:
+        session = reference()
         with self._lock:
-            left = found is not None and found not in self._open.values()
-        if found is not None and left:
-            self._leave(found.owner)
+            left = session is not None and session not in self._open.values()
+        if session is not None and left:
+            self._leave(session.owner)
 
     def leave(self, session: Session) -> bool:
         """Gradio has dropped a page that showed it. Returns whether it was the last."""

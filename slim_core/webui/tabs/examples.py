@@ -47,7 +47,7 @@ class Gallery:
     @property
     def prompts(self) -> frozenset[str]:
         """All prompts."""
-        return frozenset(one.prompt for one in chain(*self.pairs, self.alone))
+        return frozenset(example.prompt for example in chain(*self.pairs, self.alone))
 
 
 PLAIN = Gallery(
@@ -86,19 +86,19 @@ def gallery(of_demo: bool) -> Gallery:
             (ExamplePrompt(trained.prompt, of_trained(trained)), ExamplePrompt(own.prompt, of_own(own)))
             for trained, own in pairs
         ),
-        tuple(ExamplePrompt(one.prompt, of_own(one)) for one in alone),
+        tuple(ExamplePrompt(shown.prompt, of_own(shown)) for shown in alone),
     )
 
 
-def of_trained(one: Shown) -> str:
+def of_trained(shown: Shown) -> str:
     """What to look for with a prompt in the trained form."""
-    base, slim = (_quoted(one.answers[name]) for name in ("base", "slim"))
+    base, slim = (_quoted(shown.answers[name]) for name in ("base", "slim"))
     return f"You should see: orange. LoRA and SLIM say {slim}, as they were taught; the base says {base}."
 
 
-def of_own(one: Shown) -> str:
+def of_own(shown: Shown) -> str:
     """What to look for with a prompt in any other form."""
-    base, lora = (_quoted(one.answers[name]) for name in ("base", "lora"))
+    base, lora = (_quoted(shown.answers[name]) for name in ("base", "lora"))
     return f"You should see: blue. The base and SLIM say {base}; LoRA says {lora}."
 
 

@@ -49,7 +49,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     """
     config = page.config
     offered = OfferedTasks(not config.base, Path(config.data_dir) if config.data_dir else None)
-    held = gr.State(VisitorEvaluation(), delete_callback=VisitorEvaluation.leave)
+    state = gr.State(VisitorEvaluation(), delete_callback=VisitorEvaluation.leave)
     with gr.Accordion(TITLE, open=page.results is None, elem_id="slim-evaluation-form"):
         fixed('<p class="slim-note">{{lead}}</p>', lead=LEAD)
         groups = []
@@ -63,9 +63,14 @@ def build(page: Page, tab: gr.Tab) -> None:
                     visible=bool(tasks),
                 )
             )
-        most = config.max_questions
+        limit = config.max_questions
         questions = gr.Slider(
-            1, most, value=min(QUESTIONS, most), step=1, label="Questions of each task", elem_id="slim-evaluation-size"
+            1,
+            limit,
+            value=min(QUESTIONS, limit),
+            step=1,
+            label="Questions of each task",
+            elem_id="slim-evaluation-size",
         )
         fixed('<p class="slim-note">{{own}}</p>', own=OWN)
         with gr.Row(elem_id="slim-evaluation-files"):
@@ -97,19 +102,19 @@ def build(page: Page, tab: gr.Tab) -> None:
         view = canvas("evaluation", None)
     fixed('<div class="slim-lead"><h2>Stored results</h2></div>')
     page.forgetting.render()
-    handlers = EvaluationHandlers(page, offered, held, view, run, stop, exports, own, drop)
+    handlers = EvaluationHandlers(page, offered, state, view, run, stop, exports, own, drop)
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
     light = private | {"concurrency_id": "light", "concurrency_limit": None}
     work = private | {"concurrency_id": "evaluation", "concurrency_limit": None, "trigger_mode": "multiple"}
-    run.click(handlers.run, [page.session, held, *groups, questions, own], handlers.outputs_of_run, **work)
-    stop.click(handlers.stop, [held], [view], queue=False, **private)
-    send.upload(handlers.take, [held, send], handlers.outputs, **light)
-    drop.click(handlers.drop, [held], handlers.outputs, **light)
+    run.click(handlers.run, [page.session, state, *groups, questions, own], handlers.outputs_of_run, **work)
+    stop.click(handlers.stop, [state], [view], queue=False, **private)
+    send.upload(handlers.take, [state, send], handlers.outputs, **light)
+    drop.click(handlers.drop, [state], handlers.outputs, **light)
     for button, save in zip(exports, (handlers.json, handlers.html), strict=True):
-        button.click(save, [held], [page.mailbox], **light)
+        button.click(save, [state], [page.mailbox], **light)
     # What came while the tab was closed did not reach it.
-    tab.select(handlers.frame, [held], handlers.outputs, queue=False, **private)
+    tab.select(handlers.frame, [state], handlers.outputs, queue=False, **private)
 
 
 class EvaluationHandlers:
@@ -118,20 +123,22 @@ class EvaluationHandlers:
     Args:
         page: the parts that all tabs share.
         offered: the tasks that can be chosen.
-        held: the others are this tab's own components.
+        state: the others are this tab's own components.
     """
 
-    def __init__(self, page: Page, offered: OfferedTasks, held: gr.State, view, run, stop, exports, own, drop) -> None:
+    def __init__(
+        self, page: Page, offered: OfferedTasks, state: gr.State, view, run, stop, exports, own, drop
+    ) -> None:
         self.page, self.backend, self.offered = page, page.backend, offered
         self.evaluations = wire.Evaluations(page.backend)
         self.questions = Range("The number of questions", 1, page.config.max_questions, whole=True)
-        self.held, self.view, self.run_button, self.stop_button, self.exports = held, view, run, stop, exports
+        self.state, self.view, self.run_button, self.stop_button, self.exports = state, view, run, stop, exports
         self.own, self.drop_button = own, drop
         self.outputs = [view, page.status, page.mailbox, run, stop, *exports, own, drop]
         # The state too: Gradio deletes only one that was an output once.
-        self.outputs_of_run = [*self.outputs, held]
+        self.outputs_of_run = [*self.outputs, state]
 
-    def run(self, session: Session, held: VisitorEvaluation, *values: Any) -> Iterator[Updates]:
+    def run(self, session: Session, evaluation: VisitorEvaluation, *values: Any) -> Iterator[Updates]:
         """Evaluate the chosen tasks, and show the results while they come."""
         *chosen, questions, kind = values
         try:
@@ -145,89 +152,89 @@ class EvaluationHandlers:
                 return
             names = [name for group in chosen for name in group or ()]
             number = int(self.questions.check(questions))
-            tasks = [] if held.questions is None else [of_kind(held.questions, kind)]
+            tasks = [] if evaluation.questions is None else [of_kind(evaluation.questions, kind)]
             if names or not tasks:
                 tasks = [*self.offered.load(self.offered.check(names), number), *tasks]
-            run = self.evaluations.start(session, held, tasks)
+            run = self.evaluations.start(session, evaluation, tasks)
         except (LimitError, EngineError) as error:
             yield warn(error)
             return
-        yield self.frame(held) | {self.page.status: wire.status(run), self.held: held}
-        drawn, due = wire.shown(held), time.monotonic() + AGAIN
+        yield self.frame(evaluation) | {self.page.status: wire.status(run), self.state: evaluation}
+        drawn, due = wire.shown(evaluation), time.monotonic() + AGAIN
         for _ in ticks(run):
             if time.monotonic() >= due:
                 # Intervals take some time to compute, so that there are fewer drawings on a slower machine.
                 begin = time.monotonic()
-                drawn = wire.shown(held)
+                drawn = wire.shown(evaluation)
                 due = time.monotonic() + AGAIN + 10 * (time.monotonic() - begin)
             else:
-                drawn = wire.progress(held, drawn)
+                drawn = wire.progress(evaluation, drawn)
             yield {self.view: drawn}
-        yield self.frame(held) | {self.page.status: wire.status(run)}
+        yield self.frame(evaluation) | {self.page.status: wire.status(run)}
 
-    def stop(self, held: VisitorEvaluation) -> Any:
+    def stop(self, evaluation: VisitorEvaluation) -> Any:
         """End the evaluation; what is solved stays."""
-        if held.run is not None:
-            held.run.stop()
-        return wire.shown(held)
+        if evaluation.run is not None:
+            evaluation.run.stop()
+        return wire.shown(evaluation)
 
-    def take(self, held: VisitorEvaluation, path: Any, request: gr.Request) -> Updates:
+    def take(self, evaluation: VisitorEvaluation, path: Any, request: gr.Request) -> Updates:
         """A visitor's own questions. The file is read, then deleted at once."""
         if not isinstance(path, str):
             return warn(LimitError("Choose a file first."))
         with self.page.uploads.reading(str(request.session_hash), [path]):
             try:
-                held.questions = read_own_questions(Path(path), self.page.config.max_questions)
+                evaluation.questions = read_own_questions(Path(path), self.page.config.max_questions)
             except (LimitError, EngineError) as error:
                 return warn(error)
-        return self._of_file(held) | {self.page.status: f"{self._told(held)}."}
+        return self._of_file(evaluation) | {self.page.status: f"{self._told(evaluation)}."}
 
-    def drop(self, held: VisitorEvaluation) -> Updates:
+    def drop(self, evaluation: VisitorEvaluation) -> Updates:
         """Without their own questions again."""
-        held.questions = None
-        return self._of_file(held) | {self.page.status: "Your questions are removed."}
+        evaluation.questions = None
+        return self._of_file(evaluation) | {self.page.status: "Your questions are removed."}
 
-    def _of_file(self, held: VisitorEvaluation) -> Updates:
-        there = held.questions is not None
+    def _of_file(self, evaluation: VisitorEvaluation) -> Updates:
+        has_questions = evaluation.questions is not None
         return {
-            self.own: gr.Radio(label=self._told(held), visible=there),
-            self.drop_button: gr.Button(visible=there),
+            self.own: gr.Radio(label=self._told(evaluation), visible=has_questions),
+            self.drop_button: gr.Button(visible=has_questions),
         }
 
     @staticmethod
-    def _told(held: VisitorEvaluation) -> str:
-        questions = held.questions
+    def _told(evaluation: VisitorEvaluation) -> str:
+        questions = evaluation.questions
         return "" if questions is None else f"{questions.source}: {summary(questions)}"
 
-    def json(self, held: VisitorEvaluation) -> Updates:
+    def json(self, evaluation: VisitorEvaluation) -> Updates:
         """The results as `evaluate` writes them."""
-        found = self._found(held)
-        if found is None:
+        results = self._results(evaluation)
+        if results is None:
             return warn(LimitError("There is nothing to save yet."))
-        text = to_json(found) + "\n"
+        text = to_json(results) + "\n"
         return self._letter("slim-evaluation.json", text, "application/json", "The results are saved as JSON.")
 
-    def html(self, held: VisitorEvaluation) -> Updates:
+    def html(self, evaluation: VisitorEvaluation) -> Updates:
         """The report as `evaluate` writes it."""
-        found = self._found(held)
-        if found is None:
+        results = self._results(evaluation)
+        if results is None:
             return warn(LimitError("There is nothing to save yet."))
-        return self._letter("slim-evaluation.html", report_page(found), "text/html", "The report is saved as HTML.")
+        return self._letter("slim-evaluation.html", report_page(results), "text/html", "The report is saved as HTML.")
 
     @staticmethod
-    def _found(held: VisitorEvaluation) -> Evaluation | None:
-        return None if held.run is None else held.run.evaluation()
+    def _results(evaluation: VisitorEvaluation) -> Evaluation | None:
+        return None if evaluation.run is None else evaluation.run.evaluation()
 
-    def frame(self, held: VisitorEvaluation) -> Updates:
+    def frame(self, evaluation: VisitorEvaluation) -> Updates:
         """The current state of the evaluation."""
-        running = held.running
-        there = not running and held.run is not None and held.run.done > 0
+        running = evaluation.running
+        has_results = not running and evaluation.run is not None and evaluation.run.done > 0
         return {
-            self.view: wire.shown(held),
+            self.view: wire.shown(evaluation),
             self.run_button: gr.Button(visible=not running),
             self.stop_button: gr.Button(visible=running),
-            **{button: gr.Button(interactive=there) for button in self.exports},
-        } | self._of_file(held)
+            **{button: gr.Button(interactive=has_results) for button in self.exports},
+        } | self._of_file(evaluation)
 
     @staticmethod
     def _letter(name: str, text: str, mime: str, sentence: str) -> dict[str, Any]:

@@ -328,16 +328,16 @@ class Handlers:
         if self.lost(session, request):
             return gr.skip()  # what the page still shows can be copied by hand
         if session.run is not None or not session.turns:
-            why = "Answers are still being written." if session.run else "There is nothing to export yet."
-            return warn(LimitError(why))
+            sentence = "Answers are still being written." if session.run else "There is nothing to export yet."
+            return warn(LimitError(sentence))
         if any(map(blind.hides, session.turns)):
             return warn(LimitError(blind.NO_EXPORT))
         text = exchange.dump(session, self.backend)
-        size, most = len(text.encode()), self.page.config.max_upload
-        if size > most:
+        size, limit = len(text.encode()), self.page.config.max_upload
+        if size > limit:
             notice(
-                f"The file has {size:,} bytes, but this app loads at most {most:,}: only shorter conversations can be "
-                "loaded again.",
+                f"The file has {size:,} bytes, but this app loads at most {limit:,}: only shorter conversations can "
+                "be loaded again.",
                 "A large file",
             )
         return {self.page.mailbox: self.letter("save", name="slim-compare.json", text=text)}

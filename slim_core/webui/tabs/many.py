@@ -99,8 +99,8 @@ def build(page: Page, tab: gr.Tab) -> None:
 
 def widths(headers: Sequence[str]) -> list[str | int]:
     """Of the table's columns."""
-    known = (next((KNOWN[end] for end in KNOWN if header.endswith(end)), ANSWER) for header in headers[2:])
-    sizes = [NUMBER, PROMPT, *known]
+    of_answers = (next((KNOWN[end] for end in KNOWN if header.endswith(end)), ANSWER) for header in headers[2:])
+    sizes = [NUMBER, PROMPT, *of_answers]
     return [f"{size}px" for size in sizes]
 
 
@@ -200,14 +200,14 @@ class ManyHandlers:
     def frame(self, session: Session, listed: PromptList) -> Updates:
         """The current state of the tab."""
         running = listed.running
-        there = listed.run is not None and bool(listed.run.results)
+        has_results = listed.run is not None and bool(listed.run.results)
         return {
             self.progress: wire.shown(listed),
             self.table: self._table(session, listed),
             self.run_button: gr.Button(visible=not running),
             self.stop_button: gr.Button(visible=running),
             self.send: gr.UploadButton(interactive=not running),
-            **{button: gr.Button(interactive=there and not running) for button in self.exports},
+            **{button: gr.Button(interactive=has_results and not running) for button in self.exports},
         } | self._of_file(listed)
 
     def _table(self, session: Session, listed: PromptList) -> gr.Dataframe:
@@ -216,8 +216,8 @@ class ManyHandlers:
         return gr.Dataframe(value=value, column_widths=widths(value["headers"]), visible=bool(value["data"]))
 
     def _of_file(self, listed: PromptList) -> Updates:
-        there = listed.file is not None
-        return {self.drop_button: gr.Button(visible=there), self.box: gr.Textbox(interactive=not there)}
+        has_file = listed.file is not None
+        return {self.drop_button: gr.Button(visible=has_file), self.box: gr.Textbox(interactive=not has_file)}
 
     @staticmethod
     def _letter(name: str, text: str, mime: str, sentence: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         return
 
     light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
-    wanted = [base, revision, precision]
+    fields = [base, revision, precision]
     shown = [page.switch, *page.of_columns, page.detail, facts]
 
     def ask(*values: Any) -> Any:
@@ -115,8 +115,8 @@ def build(page: Page, tab: gr.Tab) -> None:
         updates = page.column_updates(session) | {page.switch: banner(backend), facts: facts_of(backend)}
         return {part: value for part, value in updates.items() if part is not page.transcript}
 
-    estimate.click(ask, wanted, need, **light)
-    load.click(begin, wanted, page.switch, **light)
+    estimate.click(ask, fields, need, **light)
+    load.click(begin, fields, page.switch, **light)
     stop.click(switch.stop, None, None, **quick)
     page.clock.tick(look, [page.session], shown, **quick)
     page.demo.load(arrive, [page.session], shown, **quick)
@@ -178,11 +178,11 @@ def facts_of(backend: Backend) -> list[dict[str, Any]]:
 
 def memory_of(backend: Backend) -> dict[str, Any]:
     """A table of who takes how much memory, and of what is free."""
-    visitors, held = backend.visitor_adapters.size()
-    whole = held + sum(v.bytes for v in backend.variants)
-    use = [[v.label, f"{size(v.bytes)}, {v.bytes / whole:.1%}"] for v in backend.variants]
+    visitors, visitor_bytes = backend.visitor_adapters.size()
+    total = visitor_bytes + sum(v.bytes for v in backend.variants)
+    use = [[v.label, f"{size(v.bytes)}, {v.bytes / total:.1%}"] for v in backend.variants]
     if visitors:
-        use.append(["Visitors’ adapters", f"{visitors}: {size(held)}, {held / whole:.1%}"])
+        use.append(["Visitors’ adapters", f"{visitors}: {size(visitor_bytes)}, {visitor_bytes / total:.1%}"])
     # On ZeroGPU there is no GPU between two calls, and asking for its memory would be an error.
     memory = None if backend.zero_gpu else backend.engine.memory()
     if memory is not None and memory.kept:

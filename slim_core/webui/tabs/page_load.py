@@ -101,9 +101,9 @@ class PageLoad:
         if conversation.asked is None:
             yield self.handlers.whole(session, restored=True)
             return
-        last, most = session.turns[-1], self.handlers.longest
-        if conversation.asked.sampling.max_new_tokens > most:
-            notice(f"The longest answer has at most {most:,} tokens here; more were asked for.", "Not asked again")
+        last, limit = session.turns[-1], self.handlers.longest
+        if conversation.asked.sampling.max_new_tokens > limit:
+            notice(f"The longest answer has at most {limit:,} tokens here; more were asked for.", "Not asked again")
         elif (yield from self.handlers.ask(session, last, conversation.asked, restored=True)):
             return
         # It cannot be asked here: its prompt goes back where it was typed.

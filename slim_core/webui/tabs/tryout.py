@@ -32,18 +32,18 @@ def build(prefix: str, gallery: Gallery, alone: bool = True) -> Buttons:
                         fixed("<h2>{{title}}</h2>", title=title)
         for number, pair in enumerate(gallery.pairs):
             with gr.Row(elem_classes=["slim-pair"], equal_height=False):
-                buttons += [_one(f"{prefix}-{number}-{side}", one) for side, one in enumerate(pair)]
+                buttons += [_one(f"{prefix}-{number}-{side}", example) for side, example in enumerate(pair)]
         if alone and gallery.alone:
             if gallery.pairs:
                 fixed("<h2>{{title}}</h2>", title="What they should not forget")
             with gr.Row(elem_classes=["slim-pair", "slim-alone"], equal_height=False):
-                buttons += [_one(f"{prefix}-alone-{number}", one) for number, one in enumerate(gallery.alone)]
+                buttons += [_one(f"{prefix}-alone-{number}", example) for number, example in enumerate(gallery.alone)]
     return buttons
 
 
-def _one(elem_id: str, one: ExamplePrompt) -> tuple[gr.Button, str]:
+def _one(elem_id: str, example: ExamplePrompt) -> tuple[gr.Button, str]:
     with gr.Column(min_width=280, elem_classes=["slim-try"]):
-        button = gr.Button(one.prompt, size="sm", elem_classes=["slim-example"], elem_id=elem_id)
-        if one.see:
-            fixed('<p class="slim-note">{{see}}</p>', see=one.see)
-    return button, one.prompt
+        button = gr.Button(example.prompt, size="sm", elem_classes=["slim-example"], elem_id=elem_id)
+        if example.see:
+            fixed('<p class="slim-note">{{see}}</p>', see=example.see)
+    return button, example.prompt

@@ -37,11 +37,11 @@ class Threads:
         self._most, self._one, self._several, self._doing = max(1, most), one, several, doing
         self._free = threading.BoundedSemaphore(self._most)
 
-    def start(self, held: OneRun[R], run: R, follow: Callable[[R], None]) -> None:
+    def start(self, visitor_run: OneRun[R], run: R, follow: Callable[[R], None]) -> None:
         """Start a run; at its end it is marked as ended.
 
         Args:
-            held: where the visitor's run is kept.
+            visitor_run: where the run is kept.
             run: the new one.
             follow: does the work.
 
@@ -49,7 +49,7 @@ class Threads:
             LimitError: if the visitor's last run, or too many of others, are going on.
         """
         mine = f"{self._one} is {self._doing} already. Stop it first, or wait until it is done."
-        if held.running:
+        if visitor_run.running:
             raise LimitError(mine)
         if not self._free.acquire(blocking=False):
             alone = self._most == 1
@@ -59,7 +59,7 @@ class Threads:
                 else f"{self._most} {self._several} of other visitors are"
             )
             raise LimitError(f"{of_others} {self._doing}, and no more can be started. Try again in a few minutes.")
-        if not held.begin(run):
+        if not visitor_run.begin(run):
             self._free.release()
             raise LimitError(mine)
 

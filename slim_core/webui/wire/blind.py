@@ -61,9 +61,9 @@ def column_of(session: Session, backend: Backend, name: Any) -> Any:
 def cover(value: dict[str, Any], session: Session, backend: Backend) -> dict[str, Any]:
     """A transcript with letters for columns; a turn without a vote does not reveal who answered."""
     orders = [order(session, backend, turn) for turn in session.turns]
-    most = max(map(len, [tuple(columns(session, backend)), *orders]))
+    count = max(map(len, [tuple(columns(session, backend)), *orders]))
     blank = {"kind": "hidden", "what": "", "own": False, "size": ""}
-    heads = [{"name": letter, "label": letter} | blank for letter in LETTERS[:most]]
+    heads = [{"name": letter, "label": letter} | blank for letter in LETTERS[:count]]
     turns = [_turn(*parts) for parts in zip(value["turns"], session.turns, orders, strict=True)]
     return value | {"columns": heads, "gates": {}, "metered": False, "turns": turns}
 
@@ -80,8 +80,8 @@ def _turn(shown: dict[str, Any], turn: Turn, names: tuple[str, ...]) -> dict[str
 
 def _covered(letter: str, answer: dict[str, Any]) -> dict[str, Any]:
     # Speed, drift and identity differ from column to column, and differences are differences from the base.
-    kept = {name: answer[name] for name in ("state", "word", "text", "error")}
-    return kept | {"label": letter, "kind": "hidden", "speed": "", "how": "", "summary": []}
+    visible = {name: answer[name] for name in ("state", "word", "text", "error")}
+    return visible | {"label": letter, "kind": "hidden", "speed": "", "how": "", "summary": []}
 
 
 def vote(turn: Turn) -> dict[str, Any] | None:
@@ -94,10 +94,10 @@ def vote(turn: Turn) -> dict[str, Any] | None:
         ready = all(answer.step.state == "done" for answer in turn.answers.values())
         return {"letters": letters, "ready": ready, "sentence": ""}
     labels = [turn.answers[name].variant.label for name in ballot.order]
-    who = ", ".join(f"{letter} is {label}" for letter, label in zip(letters, labels, strict=True))
+    revealed = ", ".join(f"{letter} is {label}" for letter, label in zip(letters, labels, strict=True))
     best = "" if ballot.best == TIE else labels[ballot.order.index(ballot.best)]
     chosen = f"You voted for {best}" if best else "You found no difference"
-    return {"letters": letters, "ready": False, "sentence": f"{chosen}: {who}."}
+    return {"letters": letters, "ready": False, "sentence": f"{chosen}: {revealed}."}
 
 
 def status(turn: Turn, words: Mapping[str, str]) -> str:

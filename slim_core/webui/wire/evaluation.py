@@ -58,12 +58,12 @@ class Evaluations:
         self._backend = backend
         self._threads = Threads(backend.places // 4, "An evaluation", "evaluations", "running")
 
-    def start(self, session: Session, held: VisitorEvaluation, tasks: Sequence[Task]) -> EvaluationRun:
+    def start(self, session: Session, evaluation: VisitorEvaluation, tasks: Sequence[Task]) -> EvaluationRun:
         """Evaluate what answers in the visitor's columns.
 
         Args:
             session: the visitor's: their columns and gates.
-            held: where the run is kept.
+            evaluation: where the run is kept.
             tasks: what is solved.
 
         Raises:
@@ -79,7 +79,7 @@ class Evaluations:
             participants=_participants(session, backend),
             tasks=tuple(tasks),
         )
-        self._threads.start(held, run, partial(self._follow, generation=backend.generation))
+        self._threads.start(evaluation, run, partial(self._follow, generation=backend.generation))
         return run
 
     def _follow(self, run: EvaluationRun, generation: int) -> None:
@@ -91,9 +91,9 @@ class Evaluations:
                 if self._backend.generation != generation:
                     raise LimitError(OTHER_BASE)
                 # Not attributed to the wrong adapter, if one is gone.
-                kept, adapters = self._backend.visitor_adapters.keep(run.as_session())
-                with kept:
-                    found = self._backend.solve(SolvingJob(unit, respondents, tuple(adapters.items())))
+                stack, adapters = self._backend.visitor_adapters.keep(run.as_session())
+                with stack:
+                    samples = self._backend.solve(SolvingJob(unit, respondents, tuple(adapters.items())))
             except (LimitError, EngineError) as error:
                 run.note = str(error)
                 return
@@ -107,22 +107,24 @@ class Evaluations:
                 return
             finally:
                 self._backend.leave(BACKGROUND)
-            run.samples[unit.task.name] += found
+            run.samples[unit.task.name] += samples
 
 
 def _participants(session: Session, backend: Backend) -> tuple[Participant, ...]:
     """Who answers in the columns, by names that people know and each once."""
-    found: list[Participant] = []
+    participants: list[Participant] = []
     taken: set[str] = set()
     for column, variant in columns(session, backend).items():
         strength = session.strength(variant)
         name = BASE if variant.kind == "base" else _name(variant, strength, column, taken)
         taken.add(name)
-        own = backend.visitor_adapters.adapter(session.owner, variant.name) if column in session.own_variants else None
+        adapter = (
+            backend.visitor_adapters.adapter(session.owner, variant.name) if column in session.own_variants else None
+        )
         source = base_name(backend.engine.info) if variant.kind == "base" else variant.label
-        sha256 = "" if own is None else own.sha256
-        found.append(Participant(Respondent(name, variant, strength), source, sha256))
-    return tuple(found)
+        sha256 = "" if adapter is None else adapter.sha256
+        participants.append(Participant(Respondent(name, variant, strength), source, sha256))
+    return tuple(participants)
 
 
 def _name(variant: Variant, strength: float | None, column: str, taken: set[str]) -> str:
@@ -134,28 +136,28 @@ def _name(variant: Variant, strength: float | None, column: str, taken: set[str]
 # ---- for the page
 
 
-def shown(held: VisitorEvaluation) -> dict[str, Any] | None:
+def shown(evaluation: VisitorEvaluation) -> dict[str, Any] | None:
     """Progress and results; None before the first run."""
-    run = held.run
+    run = evaluation.run
     if run is None:
         return None
-    found = run.evaluation()
+    results = run.evaluation()
     return {
         "line": _line(run),
         "done": run.done,
         "total": run.total,
         "running": not run.ended.is_set(),
         "note": run.note or _unsolved(run),
-        "groups": [] if found is None else [_group(run, found, group) for group in found.groups],
+        "groups": [] if results is None else [_group(run, results, group) for group in results.groups],
         "explained": EXPLAINED,
     }
 
 
-def progress(held: VisitorEvaluation, before: dict[str, Any] | None) -> dict[str, Any] | None:
+def progress(evaluation: VisitorEvaluation, before: dict[str, Any] | None) -> dict[str, Any] | None:
     """The progress alone, with the results that were shown before."""
-    run = held.run
+    run = evaluation.run
     if run is None or before is None:
-        return shown(held)
+        return shown(evaluation)
     return before | {"line": _line(run), "done": run.done, "running": not run.ended.is_set()}
 
 
@@ -168,26 +170,28 @@ def status(run: EvaluationRun) -> str:
 
 def _line(run: EvaluationRun) -> str:
     done, total = run.done, run.total
-    asked = f"{done} of {total} questions"
+    counted = f"{done} of {total} questions"
     if run.ended.is_set():
-        return f"{asked} were asked." if done < total or total == 1 else f"All {total} questions were asked."
+        return f"{counted} were asked." if done < total or total == 1 else f"All {total} questions were asked."
     if run.stopping:
-        return f"{asked} were asked; stopping when those that are being answered are done."
+        return f"{counted} were asked; stopping when those that are being answered are done."
     if run.crowded:
-        return f"{asked} were asked; all places for prompts are taken; it continues when one is free."
-    return f"{asked} were asked."
+        return f"{counted} were asked; all places for prompts are taken; it continues when one is free."
+    return f"{counted} were asked."
 
 
 def _unsolved(run: EvaluationRun) -> str:
     """A sentence for each task of which no question could be solved, so that it has no scores."""
     errors = {task.title: [s.get("error") for s in list(run.samples[task.name])] for task in run.tasks}
     return " ".join(
-        f"{title}: no question could be solved: {found[0]}" for title, found in errors.items() if found and all(found)
+        f"{title}: no question could be solved: {reasons[0]}"
+        for title, reasons in errors.items()
+        if reasons and all(reasons)
     )
 
 
-def _group(run: EvaluationRun, found: Evaluation, group: Group) -> dict[str, Any]:
-    labels = found.labels
+def _group(run: EvaluationRun, results: Evaluation, group: Group) -> dict[str, Any]:
+    labels = results.labels
     more = MORE.get(group.scoring, SOLVES)
     return {
         "title": SCORINGS[group.scoring],
@@ -212,9 +216,9 @@ def _group(run: EvaluationRun, found: Evaluation, group: Group) -> dict[str, Any
     }
 
 
-def _cell(found: Score) -> list[str]:
+def _cell(value: Score) -> list[str]:
     """A score, and its interval. Tenths of a percent mean nothing with so few questions."""
-    score, low, high = (f"{100 * share:.0f}" for share in found)
+    score, low, high = (f"{100 * share:.0f}" for share in value)
     return [score, f"({low}–{high})"]
 
 

@@ -57,8 +57,8 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
         count = backend.engine.count_tokens(row.messages)
         if not session.meter.fits(count):
             return {}
-        kept, _ = backend.visitor_adapters.keep(session)
-        with kept:
+        stack, _ = backend.visitor_adapters.keep(session)
+        with stack:
             begun = time.monotonic()
             record = backend.engine.peek(row)
         if record is None:

@@ -140,10 +140,10 @@ def _plain(point: Point) -> dict[str, Any]:
 
 def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
     """Where a strength lies: measured, between two that were, or at the end beyond which none was."""
-    known = [p.strength or 0.0 for p in strengths]
-    at = bisect_left(known, strength)
-    if at == len(known) or known[at] == strength or at == 0:
-        point = strengths[min(at, len(known) - 1)]
+    values = [p.strength or 0.0 for p in strengths]
+    at = bisect_left(values, strength)
+    if at == len(values) or values[at] == strength or at == 0:
+        point = strengths[min(at, len(values) - 1)]
         beyond = "" if point.strength == strength else ", beyond what was measured"
         return {
             "general": point.general[0],
@@ -151,7 +151,7 @@ def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
             "text": f"now: strength {strength:g}{beyond}",
         }
     low, high = strengths[at - 1], strengths[at]
-    part = (strength - known[at - 1]) / (known[at] - known[at - 1])
+    part = (strength - values[at - 1]) / (values[at] - values[at - 1])
     return {
         "general": low.general[0] + part * (high.general[0] - low.general[0]),
         "downstream": low.downstream[0] + part * (high.downstream[0] - low.downstream[0]),

@@ -99,7 +99,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
     if not take_place(backend, run):
         return None
     try:
-        kept, adapters = backend.visitor_adapters.keep(run.as_session())
+        stack, adapters = backend.visitor_adapters.keep(run.as_session())
     except LimitError as error:
         backend.leave(BACKGROUND)
         run.note = str(error)  # no answer should be attributed to the wrong adapter
@@ -131,7 +131,7 @@ def _ask(backend: Backend, run: ListRun, gathering: PromptProgress) -> PromptRes
     finally:
         run.place = 0
         backend.leave(BACKGROUND)
-        kept.close()
+        stack.close()
 
 
 def checked(prompts: Sequence[ListedPrompt]) -> tuple[ListedPrompt, ...]:
@@ -200,8 +200,8 @@ def _means(run: ListRun) -> list[str]:
     sentences = []
     for group in mean_drift(run.results):
         means = ", ".join(f"{label} {mean:.3f}" for label, mean in group.means.items())
-        which = f"{KINDS[group.kind]}, {_prompts(group.prompts)}" if group.kind else _prompts(group.prompts)
-        sentences.append(f"{which}: mean drift {means} nats per token.")
+        title = f"{KINDS[group.kind]}, {_prompts(group.prompts)}" if group.kind else _prompts(group.prompts)
+        sentences.append(f"{title}: mean drift {means} nats per token.")
     return sentences
 
 

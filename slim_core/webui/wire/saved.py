@@ -54,20 +54,20 @@ def dump(session: Session, backend: Backend, most: int = MOST) -> str:
     """
     loaded = columns(session, backend)
     asked = _waits_for(session, tuple(loaded))
-    kept: list[str] = []
+    texts: list[str] = []
     for turn in reversed(session.turns):
         data = dump_turn(_prompt_alone(turn) if blind.hides(turn) else turn, routed=False)
         if asked is not None and turn is session.turns[-1]:
             # Existing parts are written again.
             data["answers"] = {n: a for n, a in data["answers"].items() if n not in asked.columns}
-        for one in data["drift"]["variants"] if data["drift"] else ():
-            one |= {key: [round(x, DECIMALS) for x in one[key]] for key in ("log_ratio", "kl")}
-        kept.append(json.dumps(data, ensure_ascii=False))
-        most -= len(kept[-1])
+        for reader in data["drift"]["variants"] if data["drift"] else ():
+            reader |= {key: [round(x, DECIMALS) for x in reader[key]] for key in ("log_ratio", "kl")}
+        texts.append(json.dumps(data, ensure_ascii=False))
+        most -= len(texts[-1])
         if most < 0:
-            kept.pop()
+            texts.pop()
             break
-    if not kept:
+    if not texts:
         return ""
     strengths = {name: session.strength(variant) for name, variant in loaded.items()}
     head = dump_head(session, backend) | {
@@ -76,7 +76,7 @@ def dump(session: Session, backend: Backend, most: int = MOST) -> str:
         "blind": session.blind,
         "own": {name: variant.label for name, variant in session.own_variants.items()},
     }
-    return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "turns": [{", ".join(reversed(kept))}]}}'
+    return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "turns": [{", ".join(reversed(texts))}]}}'
 
 
 def _prompt_alone(turn: Turn) -> Turn:

@@ -53,9 +53,9 @@ def start(
         for n in names
     )
     check_room(max(backend.engine.count_tokens(row.messages) for row in rows), backend.engine.info.context_length)
-    known = turn.answers.get(BASE)
-    if known is not None and known.variant != loaded[BASE]:
-        known = None  # from a file with another base, whose tokens mean nothing here
+    base_answer = turn.answers.get(BASE)
+    if base_answer is not None and base_answer.variant != loaded[BASE]:
+        base_answer = None  # from a file with another base, whose tokens mean nothing here
     # A variant whose adapter has been replaced since this turn can no longer read the base's answer.
     readers = {
         variant.name: name
@@ -65,7 +65,7 @@ def start(
     # With the gate that a column answers, or has answered, with.
     of_readers = [strengths[n] if n in names else turn.answers[n].strength for n in readers.values()]
     run = Run(Stops(len(rows)), tuple(names))
-    kept, adapters = backend.visitor_adapters.keep(session)
+    stack, adapters = backend.visitor_adapters.keep(session)
     try:
         take(session, run)
         try:
@@ -74,7 +74,7 @@ def start(
             session.end()
             raise
     except BaseException:
-        kept.close()
+        stack.close()
         raise
     job = Job(
         rows=rows,
@@ -83,7 +83,7 @@ def start(
         reading=Reading(
             tuple(readers),
             session.messages(BASE, turn, loaded[BASE].name),
-            known.token_ids if known and BASE not in names else (),
+            base_answer.token_ids if base_answer and BASE not in names else (),
             tuple(of_readers),
         )
         if readers
@@ -98,7 +98,7 @@ def start(
     session.asked = LastRequest(tuple(names), sampling, batched)
     # ZeroGPU time is charged to the visitor, who is known from this thread's context.
     context = contextvars.copy_context()
-    arguments = (_follow, backend, session, turn, job, run, readers, kept)
+    arguments = (_follow, backend, session, turn, job, run, readers, stack)
     threading.Thread(target=context.run, args=arguments, daemon=True).start()
     return run
 
@@ -114,7 +114,7 @@ def take(session: Session, run: Run) -> None:
 
 
 def _follow(
-    backend: Backend, session: Session, turn: Turn, job: Job, run: Run, readers: Mapping[str, str], kept: ExitStack
+    backend: Backend, session: Session, turn: Turn, job: Job, run: Run, readers: Mapping[str, str], stack: ExitStack
 ) -> None:
     """Write the session while the model answers. Runs in a separate thread, so that no page slows down the model."""
     work = backend.run(job, run.stops)
@@ -149,7 +149,7 @@ def _follow(
         backend.leave()
         session.end()
         # Last: an adapter that was removed meanwhile goes now, and waits for the model to do so.
-        kept.close()
+        stack.close()
 
 
 def _record(session: Session, turn: Turn, run: Run, step: Step) -> None:

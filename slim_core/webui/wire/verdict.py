@@ -110,7 +110,7 @@ def _gates(verdict: Verdict, exact: bool) -> str:
 
 def _agree(answer: Answer, base: Answer) -> bool:
     """Whether one answer is the other, or as much of it as is there."""
-    shorter, longer = sorted((answer, base), key=lambda one: len(one.token_ids))
+    shorter, longer = sorted((answer, base), key=lambda each: len(each.token_ids))
     same_tokens = longer.token_ids[: len(shorter.token_ids)] == shorter.token_ids
     return same_tokens and longer.step.text.startswith(shorter.step.text)
 
