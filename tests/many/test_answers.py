@@ -97,7 +97,8 @@ def test_others_are_answered_between_two_prompts(engine):
         order.append(result.number)
         if result.number == 1:
             visitor.join(30)
-    assert order == [1, "other", 2]
+    # The other may be told that it is done before the first result is read here.
+    assert sorted(order[:2], key=str) == [1, "other"] and order[2:] == [2]
 
 
 def test_who_ends_it_frees_the_model(engine):
