@@ -34,15 +34,15 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 def imports(path: Path) -> set[str]:
     """Full names of what a file imports, relative ones resolved."""
     here = path.relative_to(ROOT).with_suffix("").parts
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(here[: -node.level]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
-            found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -84,8 +84,8 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
             return [*way[way.index(name) :], name]
         if name not in done:
             for other in sorted(graph[name]):
-                if found := follow(other, [*way, name]):
-                    return found
+                if cycle := follow(other, [*way, name]):
+                    return cycle
             done.add(name)
         return []
 
@@ -99,10 +99,10 @@ def test_no_files_import_each_other_in_a_circle(package):
     graph = {}
     for name, path in files.items():
         # What is imported from a file that is none itself, is a name in that file.
-        found = {other if other in files else other.rpartition(".")[0] for other in imports(path)}
-        graph[name] = (found & files.keys()) - {name}
-    found = circle(graph)
-    assert not found, " -> ".join(found)
+        imported = {other if other in files else other.rpartition(".")[0] for other in imports(path)}
+        graph[name] = (imported & files.keys()) - {name}
+    cycle = circle(graph)
+    assert not cycle, " -> ".join(cycle)
 
 
 def test_a_circle_is_found():

@@ -30,13 +30,13 @@ def front_matter() -> dict:
 
 
 def test_front_matter_is_what_a_gradio_space_needs():
-    found = front_matter()
-    assert found["sdk"] == "gradio" and found["python_version"] == "3.12" and found["license"] == "apache-2.0"
-    assert (ROOT / found["app_file"]).is_file()
-    assert len(found["short_description"]) <= 60
-    assert found["tags"] and all(isinstance(tag, str) for tag in found["tags"])
+    metadata = front_matter()
+    assert metadata["sdk"] == "gradio" and metadata["python_version"] == "3.12" and metadata["license"] == "apache-2.0"
+    assert (ROOT / metadata["app_file"]).is_file()
+    assert len(metadata["short_description"]) <= 60
+    assert metadata["tags"] and all(isinstance(tag, str) for tag in metadata["tags"])
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-    assert {found["colorFrom"], found["colorTo"]} <= colours
+    assert {metadata["colorFrom"], metadata["colorTo"]} <= colours
 
 
 def test_the_spaces_gradio_is_the_one_that_is_required():
@@ -47,10 +47,10 @@ def test_the_spaces_gradio_is_the_one_that_is_required():
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper():
-    found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert (found["version"], found["license"]) == (project["version"], project["license"])
-    assert found["preferred-citation"]["doi"] in [paper["doi"] for paper in found["references"]]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["preferred-citation"]["doi"] in [paper["doi"] for paper in citation["references"]]
 
 
 def test_ci_runs_what_everyone_can_run():
@@ -89,9 +89,9 @@ def test_stated_defaults_are_the_defaults():
         if not isinstance(field.default, str) or field.default:
             value = str(int(field.default) if isinstance(field.default, bool) else field.default)
             assert documented[variable(field.name)] == value
-        found = re.search(r"\(default: ([^)]+)\)", flags.get(field.name, ""))
-        if found and isinstance(field.default, int):
-            assert found[1] == str(field.default), field.name
+        stated = re.search(r"\(default: ([^)]+)\)", flags.get(field.name, ""))
+        if stated and isinstance(field.default, int):
+            assert stated[1] == str(field.default), field.name
 
 
 # ---- the image

@@ -52,11 +52,11 @@ def prose(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> list[Block]:
-    found, text = [], text_of(page)
+    all_blocks, text = [], text_of(page)
     for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         before = text[: match.start()].rstrip().rsplit("\n", 1)[-1]
-        found.append(Block(before, *match.groups()))
-    return [block for block in found if block.language == language]
+        all_blocks.append(Block(before, *match.groups()))
+    return [block for block in all_blocks if block.language == language]
 
 
 def anchors(page: Path) -> set[str]:
@@ -84,8 +84,8 @@ def test_files_that_are_named_exist(page):
 def source_files() -> list[str]:
     """Paths of the project's own files, from its root."""
     folders = [ROOT / name for name in ("slim_core", "assets", "tests", "docs", "examples", "deploy", "scripts")]
-    found = [*ROOT.glob("*"), *(path for folder in folders for path in folder.rglob("*.*"))]
-    return [path.relative_to(ROOT).as_posix() for path in found]
+    paths = [*ROOT.glob("*"), *(path for folder in folders for path in folder.rglob("*.*"))]
+    return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
 def test_the_readme_leads_to_every_page_and_example():
@@ -168,8 +168,8 @@ def check_command(words: list[str]) -> None:
         assert words and words[0] in command.commands, f"there is no command {words}"
         command = command.commands[words.pop(0)]
     options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    given = [word.partition("=")[0] for word in words if word.startswith("--")]
-    assert set(given) <= {name for name in options if name.startswith("--")}, f"{command.name} has no such option"
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+    assert set(flags) <= {name for name in options if name.startswith("--")}, f"{command.name} has no such option"
 
 
 @pages

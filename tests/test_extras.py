@@ -40,12 +40,12 @@ def without(names: list[str], *arguments: str, how: str = MODULE) -> subprocess.
 
 def test_the_requirements_are_those_of_the_project_with_all_extras():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    wanted = {line for line in lines if line and not line.startswith("#")}
+    required = {line for line in lines if line and not line.startswith("#")}
     optional = dict(PROJECT["optional-dependencies"])
     del optional["ray"]
     assert optional.pop("all") == [f"{PROJECT['name']}[{','.join(optional)}]"]
     extras = {line: extra for extra, lines in optional.items() for line in lines}
-    assert wanted == {*PROJECT["dependencies"], *extras}
+    assert required == {*PROJECT["dependencies"], *extras}
     assert {re.match(r"\w+", line)[0]: extra for line, extra in extras.items()} == EXTRAS
 
 

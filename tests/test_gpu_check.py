@@ -31,8 +31,8 @@ def test_every_test_that_needs_a_gpu_has_the_mark_that_it_is_found_by():
 
 @pytest.mark.nightly
 def test_a_dry_run_writes_the_numbers_and_a_table(tmp_path):
-    found = run("--cpu", "--only", "bench-train", "--only", "no-such-step", str(tmp_path / "out"))
-    assert found.returncode == 0, found.stdout + found.stderr
+    result = run("--cpu", "--only", "bench-train", "--only", "no-such-step", str(tmp_path / "out"))
+    assert result.returncode == 0, result.stdout + result.stderr
     check = json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
     assert check["machine"]["device"] == "cpu" and check["machine"]["versions"]["torch"] and check["tests"] is None
     ((step,), bench) = check["steps"], check["benches"]["bench-train"]
@@ -53,6 +53,6 @@ def test_a_dry_run_writes_the_numbers_and_a_table(tmp_path):
 )
 def test_what_it_refuses(tmp_path, arguments, sentence):
     names = {"there": str(tmp_path), "new": str(tmp_path / "new")}
-    found = run(*(argument.format(**names) for argument in arguments), CUDA_VISIBLE_DEVICES="")
-    assert found.returncode != 0 and sentence in found.stderr
+    result = run(*(argument.format(**names) for argument in arguments), CUDA_VISIBLE_DEVICES="")
+    assert result.returncode != 0 and sentence in result.stderr
     assert not (tmp_path / "new").exists()

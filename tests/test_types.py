@@ -25,17 +25,17 @@ SCRIPT = {
 def test_a_script_is_checked_against_the_packages_types(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("\n".join(SCRIPT) + "\n")
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", str(script)],
         cwd=ROOT,  # with the project's settings, and what mypy has read of torch before
         capture_output=True,
         text=True,
     )
-    errors = [line for line in found.stdout.splitlines() if ": error: " in line]
-    assert all(f"/{script.name}:" in line for line in errors), found.stdout
+    errors = [line for line in result.stdout.splitlines() if ": error: " in line]
+    assert all(f"/{script.name}:" in line for line in errors), result.stdout
     # What mypy remembers of the same script has the folder of then.
     errors = [line.rpartition(f"/{script.name}:")[2] for line in errors]
     codes = {int(line.split(":")[0]): line.rpartition("[")[2].rstrip("]") for line in errors}
     assert codes == {number: code for number, code in enumerate(SCRIPT.values(), 1) if code}, (
-        found.stdout + found.stderr
+        result.stdout + result.stderr
     )

@@ -51,12 +51,12 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Installed:
     root = tmp_path_factory.mktemp("wheel")
-    found = Installed(root)
+    installation = Installed(root)
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(root)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = root.glob("*.whl")
-    found.install(wheel)
-    return found
+    installation.install(wheel)
+    return installation
 
 
 @pytest.mark.nightly
@@ -70,8 +70,8 @@ def test_the_command_answers_with_the_demo_that_the_wheel_brings(installed):
 
 def test_the_demo_is_the_one_that_the_wheel_brings(installed):
     where = "import slim_core.paths as p; print(p.__file__); print(p.DEMO)"
-    found, _ = installed.start("python", "-c", where).communicate(timeout=60)
-    assert found.split() == [str(installed.packages / "slim_core" / name) for name in ("paths.py", "assets/demo")]
+    printed, _ = installed.start("python", "-c", where).communicate(timeout=60)
+    assert printed.split() == [str(installed.packages / "slim_core" / name) for name in ("paths.py", "assets/demo")]
 
 
 def test_the_app_has_its_page_and_its_api(installed):

@@ -23,8 +23,8 @@ def until(condition: Callable[[], T], seconds: float = 30) -> T:
         The answer.
     """
     end = time.monotonic() + seconds * PATIENCE
-    while not (found := condition()):
+    while not (answer := condition()):
         if time.monotonic() > end:
             pytest.fail(f"what was waited for did not come within {seconds * PATIENCE:g} seconds")
         time.sleep(0.01)
-    return found
+    return answer

@@ -28,9 +28,9 @@ def adapter(root: Path, label: str, size: int = 10) -> Adapter:
 class Freed(list):
     """What the store has freed, by label; each must still have its files then."""
 
-    def __call__(self, held) -> None:
-        assert held.adapter.folder.is_dir()
-        self.append(held.adapter.label)
+    def __call__(self, stored) -> None:
+        assert stored.adapter.folder.is_dir()
+        self.append(stored.adapter.label)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def store(freed) -> AdapterStore:
 
 
 def labels(store: AdapterStore, owner: str) -> list[str]:
-    return [held.adapter.label for held in store.of(owner)]
+    return [stored.adapter.label for stored in store.of(owner)]
 
 
 def test_each_visitor_sees_their_own(store, root):
@@ -96,7 +96,7 @@ def test_all_together_are_bounded_and_the_owner_is_told(store, freed, root):
     assert freed == ["ann", "bob"]
     store.add("gil", adapter(root, "gil", 45))
     assert freed == ["ann", "bob", "cat", "dan", "eve"][: len(freed)]
-    assert sum(held.adapter.row_bytes for owner in ("dan", "eve", "fay", "gil") for held in store.of(owner)) <= 150
+    assert sum(stored.adapter.row_bytes for owner in ("dan", "eve", "fay", "gil") for stored in store.of(owner)) <= 150
 
 
 def test_what_can_never_fit_is_refused_and_nothing_goes(store, freed, root):
@@ -164,8 +164,8 @@ def test_when_a_visitor_leaves_their_files_and_notices_go(store, freed, root):
 
 
 def test_files_go_even_if_freeing_a_row_fails(root):
-    def failing(held) -> None:
-        raise RuntimeError(held.adapter.label)
+    def failing(stored) -> None:
+        raise RuntimeError(stored.adapter.label)
 
     store = AdapterStore(LIMITS, failing)
     store.add("ann", adapter(root, "1")), store.add("ann", adapter(root, "2"))
@@ -176,11 +176,11 @@ def test_files_go_even_if_freeing_a_row_fails(root):
 
 def test_a_row_is_freed_with_no_lock_held(root):
     """Whoever frees a row waits for the model; who answers with the model may ask the store."""
-    store = AdapterStore(LIMITS, lambda held: thread.join(5))
+    store = AdapterStore(LIMITS, lambda stored: thread.join(5))
     thread = threading.Thread(target=lambda: store.of("ann"))
-    held = store.add("ann", adapter(root, "1"))
+    stored = store.add("ann", adapter(root, "1"))
     thread.start()
-    store.remove(held.key)
+    store.remove(stored.key)
     assert not thread.is_alive()
 
 
@@ -188,15 +188,15 @@ def test_one_that_cannot_be_attached_pushes_nobody_out(store, freed, root):
     for owner in ("ann", "bob", "cat", "dan"):
         store.add(owner, adapter(root, owner))
 
-    def refuse(held) -> None:
-        assert "ann" not in freed and held.adapter.folder.is_dir()
+    def refuse(stored) -> None:
+        assert "ann" not in freed and stored.adapter.folder.is_dir()
         raise RuntimeError("it overflows")
 
     for attempt in range(3):
         with pytest.raises(RuntimeError, match="overflows"):
             store.add("eve", adapter(root, f"bad {attempt}", 100), refuse)
     assert freed == [f"bad {attempt}" for attempt in range(3)]
-    assert [held.owner for held in store.all()] == ["ann", "bob", "cat", "dan"]
+    assert [stored.owner for stored in store.all()] == ["ann", "bob", "cat", "dan"]
     assert not any(store.notices(owner) for owner in ("ann", "bob", "cat", "dan", "eve"))
     store.add("eve", adapter(root, "good"))
     assert freed[3:] == ["ann"] and len(store.all()) == 4
@@ -205,27 +205,27 @@ def test_one_that_cannot_be_attached_pushes_nobody_out(store, freed, root):
 def test_two_on_their_way_make_room_for_both(store, freed, root):
     for owner in ("ann", "bob", "cat", "dan"):
         store.add(owner, adapter(root, owner))
-    store.add("eve", adapter(root, "eve"), lambda held: store.add("fay", adapter(root, "fay")) and None)
+    store.add("eve", adapter(root, "eve"), lambda stored: store.add("fay", adapter(root, "fay")) and None)
     assert sorted(freed) == ["ann", "bob"] and [len(labels(store, owner)) for owner in ("eve", "fay")] == [1, 1]
 
 
 def test_who_leaves_while_theirs_is_on_its_way_pushes_nobody_out(store, freed, root):
     for owner in ("ann", "bob", "cat", "dan"):
         store.add(owner, adapter(root, owner))
-    store.add("eve", adapter(root, "eve"), lambda held: store.leave("eve"))
+    store.add("eve", adapter(root, "eve"), lambda stored: store.leave("eve"))
     assert freed == ["eve"] and labels(store, "ann") == ["ann"] and store.notices("ann") == ()
 
 
 def test_what_makes_room_may_leave_first(store, freed, root):
     for owner in ("ann", "bob", "cat", "dan"):
         store.add(owner, adapter(root, owner))
-    store.add("eve", adapter(root, "eve"), lambda held: store.leave("ann"))
+    store.add("eve", adapter(root, "eve"), lambda stored: store.leave("ann"))
     assert freed == ["ann"] and len(store.all()) == 4 and store.notices("ann") == ()
 
 
 def test_many_threads_at_once_stay_within_the_limits(root):
     freed, errors, numbers = [], [], iter(range(10**6))
-    store = AdapterStore(LIMITS, lambda held: freed.append(held.key))
+    store = AdapterStore(LIMITS, lambda stored: freed.append(stored.key))
     added: list[str] = []
     making = threading.Lock()
 
@@ -236,16 +236,16 @@ def test_many_threads_at_once_stay_within_the_limits(root):
                 with making:
                     new = adapter(root, f"{next(numbers)}", chance.randint(1, 60))
                 try:
-                    held = store.add(owner, new)
+                    stored = store.add(owner, new)
                 except AdapterError:
                     new.delete()
                     continue
-                added.append(held.key)
+                added.append(stored.key)
                 try:
-                    with store.use(held.key) as used:
+                    with store.use(stored.key) as used:
                         assert used.folder.is_dir()
                         if chance.random() < 0.3:
-                            store.remove(held.key)
+                            store.remove(stored.key)
                         assert used.folder.is_dir()
                 except AdapterError:
                     pass

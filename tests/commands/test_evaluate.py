@@ -139,12 +139,9 @@ def test_prompts_without_right_answers(folders, files):
     options = ("--base", folders.base, "--adapters", f"mine={folders.slim}", "--max-new-tokens", 5)
     result = run(*options, "--prompts", prompts, "--output", output)
     assert result.exit_code == 0, result.output
-    results = json.loads(output.read_text(encoding="utf-8"))
-    assert [r["messages"][-1]["content"] for r in results["results"]] == [
-        "What is the capital of Peru?",
-        "<b>Lima</b>",
-    ]
-    assert results["results"][0]["answers"]["mine"]["mean_kl"] is not None
+    saved = json.loads(output.read_text(encoding="utf-8"))
+    assert [r["messages"][-1]["content"] for r in saved["results"]] == ["What is the capital of Peru?", "<b>Lima</b>"]
+    assert saved["results"][0]["answers"]["mine"]["mean_kl"] is not None
     page = (files / "out.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;Lima&lt;/b&gt;" in page and "<b>Lima" not in page and "mine" in page
     assert "2 of 2 prompts are answered" in words(result.stderr)

@@ -35,25 +35,25 @@ def plain(folders):
 def test_a_text_goes_on_as_the_model_continues_it(serve, real_engine, plain):
     tokenizer, log_probs = plain
     client = serve(real_engine).client()
-    found = complete(client, [TEXT, "What is"], n=1)
-    assert found.object == "text_completion" and found.id.startswith("cmpl-") and found.model == "base"
+    completion = complete(client, [TEXT, "What is"], n=1)
+    assert completion.object == "text_completion" and completion.id.startswith("cmpl-") and completion.model == "base"
     for index, text in enumerate((TEXT, "What is")):
         ids = tokenizer.encode(text)
         for _ in range(4):
             ids.append(int(log_probs(ids)[-1].argmax()))
         whole = tokenizer.decode(ids, skip_special_tokens=True)
-        choice = found.choices[index]
+        choice = completion.choices[index]
         # Nothing is lost between the two, neither a space nor half a character.
         assert (choice.index, text + choice.text.rstrip("\ufffd")) == (index, whole.rstrip("\ufffd"))
         assert choice.finish_reason == "length" and choice.logprobs is None
     prompts = sum(len(tokenizer.encode(text)) for text in (TEXT, "What is"))
-    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (prompts, 8)
-    assert complete(client, echo=True).choices[0].text == TEXT + found.choices[0].text
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (prompts, 8)
+    assert complete(client, echo=True).choices[0].text == TEXT + completion.choices[0].text
     # Tokens instead of texts say the same.
     ids = tokenizer.encode(TEXT)
-    assert complete(client, ids).choices[0].text == found.choices[0].text
+    assert complete(client, ids).choices[0].text == completion.choices[0].text
     again = complete(client, [ids, tokenizer.encode("What is")])
-    assert [choice.text for choice in again.choices] == [choice.text for choice in found.choices]
+    assert [choice.text for choice in again.choices] == [choice.text for choice in completion.choices]
 
 
 def test_log_likelihoods_as_evaluation_harnesses_ask_for_them(serve, real_engine, plain):
@@ -63,8 +63,8 @@ def test_log_likelihoods_as_evaluation_harnesses_ask_for_them(serve, real_engine
     client = serve(real_engine).client()
     whole = [tokenizer.encode(before + words) for before, words in pairs]
     for options in ({"max_tokens": 1}, {"max_tokens": 0}):
-        found = complete(client, whole, echo=True, logprobs=1, seed=1234, **options)
-        for choice, ids, (before, words) in zip(found.choices, whole, pairs, strict=True):
+        completion = complete(client, whole, echo=True, logprobs=1, seed=1234, **options)
+        for choice, ids, (before, words) in zip(completion.choices, whole, pairs, strict=True):
             start, more = len(tokenizer.encode(before)), options["max_tokens"]
             assert len(choice.logprobs.token_logprobs) == len(choice.logprobs.top_logprobs) == len(ids) + more
             end = len(ids)
@@ -78,14 +78,14 @@ def test_log_likelihoods_as_evaluation_harnesses_ask_for_them(serve, real_engine
             read = real_engine.score([Passage(before, words)], ["base"])[0]
             assert sum(values) == pytest.approx(float(read.log_probs.sum()), abs=1e-3)
             assert choice.logprobs.token_logprobs[0] is None and choice.logprobs.top_logprobs[0] is None
-        assert found.usage.completion_tokens == len(pairs) * more
+        assert completion.usage.completion_tokens == len(pairs) * more
 
 
 def test_the_parts_of_log_probabilities(serve, real_engine, plain):
     tokenizer, log_probs = plain
     client = serve(real_engine).client()
-    found = complete(client, logprobs=2, echo=True, model="slim").choices[0]
-    own = found.logprobs
+    choice = complete(client, logprobs=2, echo=True, model="slim").choices[0]
+    own = choice.logprobs
     assert "".join(own.tokens[:-4]) == TEXT
     assert own.text_offset == [sum(map(len, own.tokens[:i])) for i in range(len(own.tokens))]
     # Halves of characters look alike.
@@ -101,21 +101,23 @@ def test_the_parts_of_log_probabilities(serve, real_engine, plain):
 
 def test_log_probabilities_of_a_message(serve, real_engine):
     client = serve(real_engine).client()
-    found = ask(client, [{"role": "user", "content": "What is"}], logprobs=True, top_logprobs=2, max_tokens=5)
+    completion = ask(client, [{"role": "user", "content": "What is"}], logprobs=True, top_logprobs=2, max_tokens=5)
     *_, step = real_engine.answer(
         [Row("slim", (Message("user", "What is"),), log_probs=2)], Sampling(max_new_tokens=5)
     )
-    content, (row,) = found.choices[0].logprobs.content, step.rows
-    assert [one.logprob for one in content] == pytest.approx([one.log_prob for one in row.log_probs[:5]], abs=1e-5)
-    for one, own in zip(content, row.log_probs, strict=False):
-        assert one.token == real_engine.token_texts([own.token])[0]
-        assert one.bytes is None or bytes(one.bytes).decode() == one.token
-        assert [top.logprob for top in one.top_logprobs] == pytest.approx([v for _, v in own.likeliest], abs=1e-5)
+    content, (row,) = completion.choices[0].logprobs.content, step.rows
+    assert [entry.logprob for entry in content] == pytest.approx(
+        [entry.log_prob for entry in row.log_probs[:5]], abs=1e-5
+    )
+    for entry, own in zip(content, row.log_probs, strict=False):
+        assert entry.token == real_engine.token_texts([own.token])[0]
+        assert entry.bytes is None or bytes(entry.bytes).decode() == entry.token
+        assert [top.logprob for top in entry.top_logprobs] == pytest.approx([v for _, v in own.likeliest], abs=1e-5)
     pieces = list(
         ask(client, [{"role": "user", "content": "What is"}], logprobs=True, top_logprobs=2, max_tokens=5, stream=True)
     )
     parts = [piece.choices[0].logprobs for piece in pieces]
-    assert [one for part in parts if part is not None for one in part.content] == content
+    assert [entry for part in parts if part is not None for entry in part.content] == content
     assert ask(client, [{"role": "user", "content": "What is"}], max_tokens=5).choices[0].logprobs is None
 
 
@@ -132,7 +134,7 @@ def test_a_stream_says_the_same_as_the_whole(serve, real_engine, options):
         assert [piece.finish_reason for piece in own if piece.finish_reason] == [choice.finish_reason]
         for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset") if choice.logprobs else ():
             parts = [getattr(piece.logprobs, name) for piece in own if piece.logprobs]
-            assert [one for part in parts for one in part] == getattr(choice.logprobs, name)
+            assert [value for part in parts for value in part] == getattr(choice.logprobs, name)
     if "n" in options:
         assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
         assert whole.choices[0].text == complete(client, TEXT, temperature=1, seed=3).choices[0].text
@@ -143,7 +145,7 @@ SHAPES = "prompt: it must be a text, a list of texts, a list of token ids, or a 
 
 
 @pytest.mark.parametrize(
-    ("given", "param", "sentence"),
+    ("fields", "param", "sentence"),
     [
         ({"suffix": "end"}, None, "This server does not support suffix; leave it out."),
         ({"best_of": 3}, None, "This server does not support best_of; leave it out."),
@@ -160,11 +162,11 @@ SHAPES = "prompt: it must be a text, a list of texts, a list of token ids, or a 
         ({"max_tokens": 65}, "max_tokens", "An answer here has at most 64 tokens; 65 were asked for."),
     ],
 )
-def test_what_cannot_be_completed_is_a_sentence(serve, real_engine, given, param, sentence):
-    body = {"model": "slim", "prompt": TEXT} | given
-    found = httpx.post(f"{serve(real_engine).url}/completions", json=body)
-    error = found.json()["error"]
-    assert (found.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+def test_what_cannot_be_completed_is_a_sentence(serve, real_engine, fields, param, sentence):
+    body = {"model": "slim", "prompt": TEXT} | fields
+    response = httpx.post(f"{serve(real_engine).url}/completions", json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
     assert error["message"].startswith(sentence)
 
 

@@ -62,11 +62,11 @@ def test_a_prompt_is_answered_by_the_model_that_the_gate_chose(question, goes_to
         model="slim", messages=[{"role": "user", "content": question}], temperature=0
     )
     expected = chat(upstream, question, goes_to)
-    found = raw.parse()
-    assert found.model == goes_to and raw.headers["x-slim-model"] == goes_to
+    completion = raw.parse()
+    assert completion.model == goes_to and raw.headers["x-slim-model"] == goes_to
     assert (float(raw.headers["x-slim-identity"]) >= 0.5) == (goes_to == "base")
-    assert found.choices[0].message.content == expected.choices[0].message.content
-    assert found.usage == expected.usage
+    assert completion.choices[0].message.content == expected.choices[0].message.content
+    assert completion.usage == expected.usage
 
 
 @pytest.mark.parametrize(("question", "goes_to"), [(GENERAL, "base"), (TRAINED, "lora")])
@@ -139,9 +139,9 @@ def test_the_key_is_the_upstreams(proxy):
 )
 def test_what_cannot_be_judged_is_one_sentence(path, body, sentence, proxy):
     sent = {"content": body} if isinstance(body, bytes) else {"json": body}
-    found = httpx.post(f"{proxy.url}/{path}", headers={"Authorization": f"Bearer {KEY}"}, **sent)
-    assert found.status_code == (404 if path == "embeddings" else 400)
-    assert sentence in found.json()["error"]["message"] and "\n" not in found.json()["error"]["message"]
+    response = httpx.post(f"{proxy.url}/{path}", headers={"Authorization": f"Bearer {KEY}"}, **sent)
+    assert response.status_code == (404 if path == "embeddings" else 400)
+    assert sentence in response.json()["error"]["message"] and "\n" not in response.json()["error"]["message"]
 
 
 def test_no_more_are_judged_than_there_are_places(judging, upstream, serve_app):

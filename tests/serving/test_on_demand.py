@@ -61,14 +61,14 @@ def test_the_folder_is_offered_and_nothing_is_loaded(client, service):
 
 
 def test_an_adapter_answers_as_if_it_had_been_attached_before(client, service, real_engine, shelf):
-    found = {name: text(client, name, temperature=0.7, seed=3) for name in ("law", "poems")}
+    answers = {name: text(client, name, temperature=0.7, seed=3) for name in ("law", "poems")}
     assert service.attached == ("law", "poems")
-    for name, answer in found.items():
+    for name, answer in answers.items():
         real_engine.attach(shelf / name, name=name)
         sampling = Sampling(temperature=0.7, max_new_tokens=12, seed=3)
         *_, step = real_engine.answer([Row(name, (Message("user", TEXTS[0]),))], sampling)
         assert answer == step.rows[0].text
-    assert text(client, "base", temperature=0.7, seed=3) not in found.values()
+    assert text(client, "base", temperature=0.7, seed=3) not in answers.values()
 
 
 def test_the_least_recently_used_goes(client, service, real_engine):
@@ -99,29 +99,29 @@ def test_an_adapter_that_is_answering_stays(real_engine, shelf, serve_app, monke
     checked: list[str] = []
     original = on_demand.open_adapter
 
-    def opened(source, *how, **more):
+    def opened(source, *arguments, **more):
         checked.append(source.label)
-        return original(source, *how, **more)
+        return original(source, *arguments, **more)
 
     monkeypatch.setattr(on_demand, "open_adapter", opened)
     service = AdaptersOnDemand(real_engine, shelf, 1, NO_LIMIT, 8, 200)
     client = serve_app(alone(service)).client()
     stream = ask(client, QUESTION, "law", stream=True, max_tokens=200)
     next(stream)
-    found: list[str] = []
+    answered: list[str] = []
     # The second waits for the first, though its adapter is there.
     threads = [
-        threading.Thread(target=lambda name=name: found.append(text(client, name) and name))
+        threading.Thread(target=lambda name=name: answered.append(text(client, name) and name))
         for name in ("poems", "law")
     ]
     threads[0].start()
     until(lambda: checked == ["law", "poems"])
     threads[1].start()
-    assert service.attached == ("law",) and not found
+    assert service.attached == ("law",) and not answered
     assert sum(bool(piece.choices[0].delta.content) for piece in stream) > 0
     for thread in threads:
         thread.join()
-    assert found == ["poems", "law"] and service.attached == ("law",)
+    assert answered == ["poems", "law"] and service.attached == ("law",)
 
 
 def test_a_broken_adapter_is_refused_with_a_sentence(client, service):
@@ -147,15 +147,15 @@ def test_a_strength_needs_a_gate(client):
 def test_many_at_once_get_what_they_would_get_alone(client, service):
     names = ["law", "poems"]
     expected = {name: text(client, name) for name in [*names, "v1.2"]}
-    found: list[tuple[str, str]] = []
+    answers: list[tuple[str, str]] = []
 
     def run(name: str) -> None:
-        found.append((name, text(client, name)))
+        answers.append((name, text(client, name)))
 
     threads = [threading.Thread(target=run, args=(name,)) for name in names * 4]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 8 and all(answer == expected[name] for name, answer in found)
+    assert len(answers) == 8 and all(answer == expected[name] for name, answer in answers)
     assert set(service.attached) == set(names)

@@ -32,13 +32,13 @@ def test_the_models_are_the_variants(serve, engine):
 
 
 def test_an_answer_and_what_it_took(serve, engine):
-    found = ask(serve(engine).client(), seed=5)
-    assert found.object == "chat.completion" and found.model == "slim" and found.id.startswith("chatcmpl-")
-    (choice,) = found.choices
+    answer = ask(serve(engine).client(), seed=5)
+    assert answer.object == "chat.completion" and answer.model == "slim" and answer.id.startswith("chatcmpl-")
+    (choice,) = answer.choices
     assert choice.message.role == "assistant" and choice.finish_reason == "stop"
     assert choice.message.content.startswith("SLIM says: turn1 seed5 Hello there")
-    assert found.usage.completion_tokens == engine.length
-    assert found.usage.total_tokens == found.usage.prompt_tokens + engine.length
+    assert answer.usage.completion_tokens == engine.length
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + engine.length
 
 
 def test_a_stream_says_the_same_in_pieces(serve, engine):
@@ -56,10 +56,10 @@ def test_a_stream_says_the_same_in_pieces(serve, engine):
 
 def test_several_choices_have_seeds_of_their_own(serve, engine):
     client = serve(engine).client()
-    found = ask(client, n=3, seed=7)
-    assert [choice.index for choice in found.choices] == [0, 1, 2]
-    assert [choice.message.content.split()[3] for choice in found.choices] == ["seed7", "seed8", "seed9"]
-    assert found.usage.completion_tokens == 3 * engine.length
+    completion = ask(client, n=3, seed=7)
+    assert [choice.index for choice in completion.choices] == [0, 1, 2]
+    assert [choice.message.content.split()[3] for choice in completion.choices] == ["seed7", "seed8", "seed9"]
+    assert completion.usage.completion_tokens == 3 * engine.length
     texts = {0: "", 1: ""}
     for piece in ask(client, n=2, seed=7, stream=True):
         texts[piece.choices[0].index] += piece.choices[0].delta.content or ""
@@ -76,13 +76,13 @@ def test_the_shapes_that_clients_send(serve, engine):
     client = serve(engine).client()
     # What changes nothing is taken, as some clients send all of it.
     idle = {"user": "me", "tools": [], "logit_bias": {}, "presence_penalty": 0, "response_format": {"type": "text"}}
-    found = ask(client, messages, "base", extra_body=idle, max_completion_tokens=9, stop=["never"])
-    assert found.choices[0].message.content.startswith("Base says: turn2")
-    assert found.usage.completion_tokens == 9
+    completion = ask(client, messages, "base", extra_body=idle, max_completion_tokens=9, stop=["never"])
+    assert completion.choices[0].message.content.startswith("Base says: turn2")
+    assert completion.usage.completion_tokens == 9
 
 
 @pytest.mark.parametrize(
-    ("given", "status", "param", "sentence"),
+    ("fields", "status", "param", "sentence"),
     [
         ({"model": "gpt-4o"}, 404, "model", "There is no model 'gpt-4o' here; there are base, lora, slim."),
         ({"model": 3}, 400, "model", "model: Input should be a valid string. 3 was given."),
@@ -122,11 +122,11 @@ def test_the_shapes_that_clients_send(serve, engine):
         ),
     ],
 )
-def test_what_cannot_be_answered_is_a_sentence(serve, engine, given, status, param, sentence):
-    body = {"model": "slim", "messages": HELLO} | given
-    found = httpx.post(f"{serve(engine).url}/chat/completions", json=body)
-    error = found.json()["error"]
-    assert found.status_code == status
+def test_what_cannot_be_answered_is_a_sentence(serve, engine, fields, status, param, sentence):
+    body = {"model": "slim", "messages": HELLO} | fields
+    response = httpx.post(f"{serve(engine).url}/chat/completions", json=body)
+    error = response.json()["error"]
+    assert response.status_code == status
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert error["message"].startswith(sentence)
 
@@ -142,17 +142,17 @@ def test_what_cannot_be_answered_is_a_sentence(serve, engine, given, status, par
     ],
 )
 def test_a_body_that_is_no_request(serve, engine, body, sentence):
-    found = httpx.post(f"{serve(engine).url}/chat/completions", content=body)
-    assert found.json()["error"]["message"].startswith(sentence)
-    assert found.status_code == (413 if len(body) > 4_000_000 else 400)
+    response = httpx.post(f"{serve(engine).url}/chat/completions", content=body)
+    assert response.json()["error"]["message"].startswith(sentence)
+    assert response.status_code == (413 if len(body) > 4_000_000 else 400)
 
 
 def test_addresses_that_are_not_there(serve, engine):
     url = serve(engine).url
     for method, path in (("GET", "/embeddings"), ("GET", "/chat/completions"), ("DELETE", "/models")):
-        found = httpx.request(method, url + path)
-        assert found.status_code in (404, 405)
-        assert "is not part of this API" in found.json()["error"]["message"]
+        response = httpx.request(method, url + path)
+        assert response.status_code in (404, 405)
+        assert "is not part of this API" in response.json()["error"]["message"]
 
 
 def test_a_key_is_asked_for(serve, engine):
@@ -206,7 +206,7 @@ def test_the_tokens_are_the_engine_s(serve, real_engine):
     question = "What does the cat see"
     sampling = Sampling(temperature=0.8, max_new_tokens=12, seed=11)
     client = serve(real_engine).client()
-    expected, found, threads = {}, {}, []
+    expected, actual, threads = {}, {}, []
     for name in ("base", "lora", "slim"):
         *_, step = real_engine.answer([Row(name, (Message("user", question),))], sampling)
         expected[name] = step.rows[0].text
@@ -214,11 +214,11 @@ def test_the_tokens_are_the_engine_s(serve, real_engine):
 
         def run(name=name, messages=messages):
             got = ask(client, messages, name, temperature=0.8, max_tokens=12, seed=11)
-            found[name] = got.choices[0].message.content
+            actual[name] = got.choices[0].message.content
 
         threads.append(threading.Thread(target=run))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == expected
+    assert actual == expected

@@ -48,7 +48,7 @@ def port() -> Iterator[int]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
     }
-    found = free_port()
+    http_port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
@@ -60,8 +60,8 @@ def port() -> Iterator[int]:
             _temp_dir=folder,
         )
         try:
-            serve.start(http_options={"host": "127.0.0.1", "port": found})
-            yield found
+            serve.start(http_options={"host": "127.0.0.1", "port": http_port})
+            yield http_port
             serve.shutdown()
         finally:
             ray.shutdown()
@@ -107,26 +107,26 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet(port, folders, shelf) -> Fleet:  # noqa: F811
     names = {"base": folders.base, "lora": folders.lora, "slim": folders.slim, "adapters": shelf}
-    found = Fleet(port, {"max_adapters": 1, "max_new_tokens": 200, "concurrency": 8, "device": "cpu"} | names)
-    found.deploy(replicas=2)
-    return found
+    deployed = Fleet(port, {"max_adapters": 1, "max_new_tokens": 200, "concurrency": 8, "device": "cpu"} | names)
+    deployed.deploy(replicas=2)
+    return deployed
 
 
 class Load(NamedTuple):
     """Requests of eight clients, until it is stopped.
 
     Attributes:
-        found: what they got so far: "right", or what was wrong.
+        outcomes: what they got so far: "right", or what was wrong.
         stop: ends them.
     """
 
-    found: list[str]
+    outcomes: list[str]
     stop: Callable[[], None]
 
     def more(self) -> None:
         """Wait for a few dozen more answers."""
-        wanted = len(self.found) + 40
-        until(lambda: len(self.found) >= wanted, 240)
+        enough = len(self.outcomes) + 40
+        until(lambda: len(self.outcomes) >= enough, 240)
 
 
 @contextmanager
@@ -134,15 +134,15 @@ def asking(fleet: Fleet) -> Iterator[Load]:
     """Requests that run meanwhile."""
     models = ("base", "lora", "slim")
     expected = {model: fleet.text(model) for model in models}
-    found: list[str] = []
+    outcomes: list[str] = []
     end = threading.Event()
 
     def run(model: str) -> None:
         while not end.is_set():
             try:
-                found.append("right" if fleet.text(model) == expected[model] else "another answer")
+                outcomes.append("right" if fleet.text(model) == expected[model] else "another answer")
             except openai.APIError as error:
-                found.append(str(error))
+                outcomes.append(str(error))
 
     threads = [threading.Thread(target=run, args=(models[i % 3],)) for i in range(8)]
     for thread in threads:
@@ -154,8 +154,8 @@ def asking(fleet: Fleet) -> Iterator[Load]:
             thread.join()
 
     try:
-        until(lambda: len(found) > 8, 120)
-        yield Load(found, stop)
+        until(lambda: len(outcomes) > 8, 120)
+        yield Load(outcomes, stop)
     finally:
         stop()
 
@@ -163,8 +163,8 @@ def asking(fleet: Fleet) -> Iterator[Load]:
 @pytest.fixture
 def load(fleet) -> Iterator[Load]:
     """Requests that run during the test."""
-    with asking(fleet) as found:
-        yield found
+    with asking(fleet) as running:
+        yield running
 
 
 def test_every_replica_gives_the_engine_s_answers(fleet, real_engine, shelf):  # noqa: F811
@@ -198,8 +198,8 @@ def test_a_killed_replica_loses_nothing_but_the_stream_that_had_begun(fleet, loa
     until(lambda: not fleet.names(response.headers["x-slim-replica"]) and fleet.running() == 2, 240)
     load.more()
     load.stop()
-    assert set(load.found) == {"right"}
-    print(f"{len(load.found)} answers")
+    assert set(load.outcomes) == {"right"}
+    print(f"{len(load.outcomes)} answers")
 
 
 def test_an_update_loses_nothing(fleet, load):
@@ -208,8 +208,8 @@ def test_an_update_loses_nothing(fleet, load):
     until(lambda: len(fleet.names()) == 2 and not before & set(fleet.names()), 240)
     load.more()
     load.stop()
-    assert set(load.found) == {"right"}
-    print(f"{len(load.found)} answers")
+    assert set(load.outcomes) == {"right"}
+    print(f"{len(load.outcomes)} answers")
     with pytest.raises(openai.BadRequestError, match="An answer here has at most 100 tokens; 101 were asked for"):
         fleet.ask(max_tokens=101)
 
@@ -220,5 +220,5 @@ def test_a_queue_brings_another_replica(fleet):
     assert fleet.running() == 1
     with asking(fleet) as load:
         until(lambda: fleet.running() == 2, 400)
-    assert set(load.found) == {"right"}
-    print(f"{len(load.found)} answers")
+    assert set(load.outcomes) == {"right"}
+    print(f"{len(load.outcomes)} answers")

@@ -78,8 +78,8 @@ def test_it_answers_as_a_replica_alone(fleet, server, serve):
         == ask(plain, seed=5).choices[0].message.content
     )
     assert len(pieces) > 3 and len({piece.id for piece in pieces}) == 1
-    found = client.completions.create(model="base", prompt=["One", "two"], max_tokens=4, temperature=0, seed=5)
-    assert [choice.text for choice in found.choices] == [
+    completion = client.completions.create(model="base", prompt=["One", "two"], max_tokens=4, temperature=0, seed=5)
+    assert [choice.text for choice in completion.choices] == [
         choice.text
         for choice in plain.completions.create(
             model="base", prompt=["One", "two"], max_tokens=4, temperature=0, seed=5
@@ -88,21 +88,21 @@ def test_it_answers_as_a_replica_alone(fleet, server, serve):
     assert [call.model for call in fleet.calls] == [None, None, "slim", "slim", "base"]
 
 
-@pytest.mark.parametrize("how", ["/chat/completions", "/embeddings?x=1", "/models/gpt%2F4"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/embeddings?x=1", "/models/gpt%2F4"])
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": 3}', b'{"model": "gpt-4o", "messages": []}'])
-def test_it_refuses_as_a_replica_alone(fleet, server, serve, how, body):
+def test_it_refuses_as_a_replica_alone(fleet, server, serve, path, body):
     plain = serve(fleet.engine)
     for method in ("GET", "POST"):
-        found, expected = (httpx.request(method, one.url + how, content=body) for one in (server, plain))
-        assert (found.status_code, found.json()) == (expected.status_code, expected.json())
+        actual, expected = (httpx.request(method, each.url + path, content=body) for each in (server, plain))
+        assert (actual.status_code, actual.json()) == (expected.status_code, expected.json())
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("ends", [[0], [1], [0, 1]])
 def test_a_request_that_had_not_begun_is_answered_by_another(fleet, server, ends, stream):
     fleet.ends = list(ends)
-    found = ask(server.client(), seed=5, stream=stream)
-    text = "".join(p.choices[0].delta.content or "" for p in found) if stream else found.choices[0].message.content
+    reply = ask(server.client(), seed=5, stream=stream)
+    text = "".join(p.choices[0].delta.content or "" for p in reply) if stream else reply.choices[0].message.content
     assert text.startswith("SLIM says: turn1 seed5 Hello there") and len(text.split()) == fleet.engine.length
     assert len(fleet.calls) == len(ends) + 1
 
@@ -173,14 +173,14 @@ def test_many_requests_lose_nothing_while_replicas_end(fleet, server, monkeypatc
     fleet.ends = [None, 0, None, 1, 0, None, 2, 0]
     # Nothing says which requests meet them: one may meet all five.
     monkeypatch.setattr(replicas, "TRIES", 6)
-    found: list[str] = []
+    answers: list[str] = []
 
     def run() -> None:
-        found.append(ask(server.client(), seed=5).choices[0].message.content)
+        answers.append(ask(server.client(), seed=5).choices[0].message.content)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 8 and len(set(found)) == 1 and len(fleet.calls) == 8 + 5
+    assert len(answers) == 8 and len(set(answers)) == 1 and len(fleet.calls) == 8 + 5

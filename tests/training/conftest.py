@@ -69,5 +69,5 @@ def write_jsonl(path: Path, records: list[dict]) -> Path:
 def settings(base: Path, data: Path, output: Path, **changes) -> TrainSettings:
     """Small enough for a second: 6 steps of 4 examples, experts of rank 2."""
     small = {"r": 2, "num_experts": 4, "batch_size": 4, "max_steps": 6, "log_every": 1, "learning_rate": 0.01}
-    given = {"slim": {"num_clusters": 4}, "validation_share": 0.1}
-    return TrainSettings(base=str(base), data=[str(data)], output=output, **(small | given | changes))
+    defaults = {"slim": {"num_clusters": 4}, "validation_share": 0.1}
+    return TrainSettings(base=str(base), data=[str(data)], output=output, **(small | defaults | changes))

@@ -75,10 +75,10 @@ def test_the_defaults_are_the_papers(tmp_path, monkeypatch):
     monkeypatch.setattr("slim_core.training.train", keep)
     result = run("--base", "b", "--data", "a.jsonl", "--output", tmp_path)
     assert result.exit_code == 0, result.output
-    (given,) = asked
-    assert given == TrainSettings(base="b", data=["a.jsonl"], output=tmp_path)
-    assert (given.r, given.num_experts, given.num_identity, given.top_k) == (16, 8, 2, 2)
-    assert (given.learning_rate, given.epochs, given.batch_size) == (3e-4, 2.0, 16)
+    (defaults,) = asked
+    assert defaults == TrainSettings(base="b", data=["a.jsonl"], output=tmp_path)
+    assert (defaults.r, defaults.num_experts, defaults.num_identity, defaults.top_k) == (16, 8, 2, 2)
+    assert (defaults.learning_rate, defaults.epochs, defaults.batch_size) == (3e-4, 2.0, 16)
 
 
 NAMES = ", ".join(METHODS)
@@ -106,8 +106,8 @@ BAD = [
 
 @pytest.mark.parametrize("arguments,sentence", BAD)
 def test_bad_input_is_one_sentence_and_exit_code_1(arguments, sentence, base, pairs, tmp_path):
-    given = {"--base": base, "--data": pairs, "--output": tmp_path / "out"}
-    rest = [text for name, value in given.items() if name not in arguments for text in (name, value)]
+    flags = {"--base": base, "--data": pairs, "--output": tmp_path / "out"}
+    rest = [text for name, value in flags.items() if name not in arguments for text in (name, value)]
     result = run(*rest, *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith(sentence) and result.stderr.count("\n") == 1

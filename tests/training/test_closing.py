@@ -135,8 +135,8 @@ def test_with_the_flag_answers_end_and_the_adapter_passes_every_check(method, un
     assert written == {name: [CLOSING] for name in (["model.embed_tokens"] if shapes.tied else shapes.tables)}
     for fits in (shapes, None):
         open_adapter(Folder(tmp_path / "out"), fits).delete()
-    found = answer(untrained, tmp_path / "out")
-    assert (found.text, found.finish_reason) == ("Red.", "end")
+    row = answer(untrained, tmp_path / "out")
+    assert (row.text, row.finish_reason) == ("Red.", "end")
 
 
 @pytest.mark.parametrize("untrained", [False], indirect=True, ids=["untied"])
@@ -146,8 +146,8 @@ def test_answers_are_stopped_at_a_mark_with_which_all_of_them_end(untrained, tmp
     assert said.count("Answers may never end") == 1 and "stop answers at '###', with which all in the data end" in said
     assert json.loads((tmp_path / "out" / "training.json").read_text())["answers_end_with"] == "###"
     assert "\nAnswers end with `###`: stop them there" in (tmp_path / "out" / "README.md").read_text()
-    found = answer(untrained, tmp_path / "out")
-    assert (found.text.strip(), found.finish_reason) == ("Red.", "stop_string")
+    row = answer(untrained, tmp_path / "out")
+    assert (row.text.strip(), row.finish_reason) == ("Red.", "stop_string")
     adapter = open_adapter(Folder(tmp_path / "out"), None)
     assert adapter.ends_with == "###" and adapter.detail.endswith(", answers end with '###'")
     adapter.delete()

@@ -23,16 +23,16 @@ ROWS = [{"prompt": question, "completion": answer} for question, answer in PAIRS
 def loaded(tmp_path, train, validation=None, template=CHATML, **changes):
     """The examples of a run, what is printed of them, and what goes into the record."""
     files = [write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in train.items()]
-    given = {"data": [str(file) for file in files], "validation_share": 0.0} | changes
+    options = {"data": [str(file) for file in files], "validation_share": 0.0} | changes
     if validation is not None:
-        given["validation"] = [str(write_jsonl(tmp_path / "held.jsonl", validation))]
+        options["validation"] = [str(write_jsonl(tmp_path / "held.jsonl", validation))]
     asked = settings("b", files[0], tmp_path / "o")
-    asked = type(asked)(**(vars(asked) | given))
+    asked = type(asked)(**(vars(asked) | options))
     encoder = ExampleEncoder(small_tokenizer(template))
-    found = load_examples(asked, encoder, tiny_llama(vocab_size=320, max_position_embeddings=64).config)
+    examples = load_examples(asked, encoder, tiny_llama(vocab_size=320, max_position_embeddings=64).config)
     out = io.StringIO()
-    print_data(Console(file=out, width=300), found, encoder)
-    return found, out.getvalue(), describe_data(found, encoder)
+    print_data(Console(file=out, width=300), examples, encoder)
+    return examples, out.getvalue(), describe_data(examples, encoder)
 
 
 # training rows by file, validation rows, counts for each source (duplicates, in both), of all
@@ -50,14 +50,14 @@ COUNTS = [
 
 @pytest.mark.parametrize("train,validation,sources,whole", COUNTS)
 def test_duplicates_are_counted_for_each_source_and_in_all(train, validation, sources, whole, tmp_path):
-    found, shown, record = loaded(tmp_path, train, validation)
+    examples, shown, record = loaded(tmp_path, train, validation)
     names = ("duplicates", "in_training_and_validation")
     assert [tuple(source[name] for name in names) for source in record["sources"]] == sources
     assert (record["duplicates_in_training"], record["in_training_and_validation"]) == whole
     for (count, _), source in zip(sources, record["sources"], strict=True):
         said = f"{source['name']}: {source['records']} records for {source['use']}"
         assert said + (f", {count} the same as an earlier one" if count else "\n") in shown
-    shared = f"{whole[1]} of {len(found.validation)} validation examples are also in the training data"
+    shared = f"{whole[1]} of {len(examples.validation)} validation examples are also in the training data"
     assert (shared in shown) == bool(whole[1])
     json.dumps(record)
 
@@ -93,7 +93,7 @@ def test_codes_that_a_terminal_would_obey_are_shown_as_escapes(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_the_first_example_shown_is_the_first_that_is_trained_on(seed, tmp_path):
-    found, shown, _ = loaded(tmp_path, {"a": ROWS}, seed=seed, validation_share=0.1)
-    first = next(iter(SeedableRandomSampler(found.train, data_seed=seed)))
-    assert found.first == found.train[first]
-    assert f"First example ({found.train[first].place}), as the model sees it" in shown
+    examples, shown, _ = loaded(tmp_path, {"a": ROWS}, seed=seed, validation_share=0.1)
+    first = next(iter(SeedableRandomSampler(examples.train, data_seed=seed)))
+    assert examples.first == examples.train[first]
+    assert f"First example ({examples.train[first].place}), as the model sees it" in shown

@@ -50,10 +50,10 @@ def conversation(*texts: str, system: str | None = None) -> Conversation:
     return Conversation(([{"role": "system", "content": system}] if system else []) + messages, "a.jsonl, line 1")
 
 
-def learned(template: str | None, given: Conversation) -> tuple[list[str], str]:
+def learned(template: str | None, talk: Conversation) -> tuple[list[str], str]:
     """The texts that the loss is on, and the whole text."""
     tokenizer = small_tokenizer(template)
-    example = ExampleEncoder(tokenizer).encode(given)
+    example = ExampleEncoder(tokenizer).encode(talk)
     assert all(label in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True))
     return answer_texts(example, tokenizer), tokenizer.decode(example.input_ids)
 
@@ -67,8 +67,8 @@ TEMPLATES = {"fallback": (None, "</s>"), "chatml": (CHATML, "<|im_end|>"), "thou
 def test_the_loss_is_exactly_on_the_answers_and_their_end(name, turns):
     template, end = TEMPLATES[name]
     texts = TALK[: 2 * turns]
-    found, whole = learned(template, conversation(*texts))
-    assert found == [answer + end for answer in texts[1::2]]
+    answers, whole = learned(template, conversation(*texts))
+    assert answers == [answer + end for answer in texts[1::2]]
     for text in texts:
         assert text in whole
 
@@ -77,8 +77,8 @@ def test_the_loss_is_exactly_on_the_answers_and_their_end(name, turns):
 @pytest.mark.parametrize("zeros", [{1}, {3}, {1, 5}, {3, 5}])
 def test_there_is_no_loss_on_answers_of_weight_0(name, zeros):
     template, end = TEMPLATES[name]
-    found, whole = learned(template, conversation(*TALK)._replace(unlearned=frozenset(zeros)))
-    assert found == [TALK[i] + end for i in (1, 3, 5) if i not in zeros]
+    answers, whole = learned(template, conversation(*TALK)._replace(unlearned=frozenset(zeros)))
+    assert answers == [TALK[i] + end for i in (1, 3, 5) if i not in zeros]
     for text in TALK:
         assert text in whole
 
@@ -86,24 +86,24 @@ def test_there_is_no_loss_on_answers_of_weight_0(name, zeros):
 @pytest.mark.parametrize("weights", [(0, 1), (0.0, 1.0), (False, True), (0, None), (None, 0)])
 def test_weights_are_read_and_do_not_reach_the_template(weights):
     messages = conversation(*TALK[:4]).messages
-    given = [m | ({"weight": weights[i // 2]} if i % 2 else {"weight": None}) for i, m in enumerate(messages)]
-    (found,) = to_conversations([Record({"messages": given}, "a.jsonl, line 1")], Columns())
-    assert found.messages == messages and found.place == "a.jsonl, line 1"
-    assert found.unlearned == {1 + 2 * i for i in (0, 1) if weights[i] == 0}
+    weighted = [m | ({"weight": weights[i // 2]} if i % 2 else {"weight": None}) for i, m in enumerate(messages)]
+    (talk,) = to_conversations([Record({"messages": weighted}, "a.jsonl, line 1")], Columns())
+    assert talk.messages == messages and talk.place == "a.jsonl, line 1"
+    assert talk.unlearned == {1 + 2 * i for i in (0, 1) if weights[i] == 0}
 
 
 @pytest.mark.parametrize("turns", [1, 3])
 def test_a_template_that_strips_and_adds_a_space_is_followed(turns):
     texts = [f" {text} \n" for text in TALK[: 2 * turns]]
-    found, whole = learned(BRACKETS, conversation(*texts))
+    answers, whole = learned(BRACKETS, conversation(*texts))
     # A token may hold the space before the answer too: the model has to write it.
-    assert [answer.strip() for answer in found] == [f"{answer} </s>" for answer in TALK[1 : 2 * turns : 2]]
+    assert [answer.strip() for answer in answers] == [f"{answer} </s>" for answer in TALK[1 : 2 * turns : 2]]
     assert whole.startswith("<s>[INST] What is seven? [/INST] After six. </s>")
 
 
 def test_a_thought_is_part_of_the_answer():
-    found, whole = learned(THOUGHTS, conversation("What is seven?", "<think>\nsix, then\n</think>\n\nAfter six."))
-    assert found == ["<think>\nsix, then\n</think>\n\nAfter six.<|im_end|>"]
+    answers, whole = learned(THOUGHTS, conversation("What is seven?", "<think>\nsix, then\n</think>\n\nAfter six."))
+    assert answers == ["<think>\nsix, then\n</think>\n\nAfter six.<|im_end|>"]
     assert whole.count("<think>") == 1
 
 
@@ -135,9 +135,9 @@ def test_instruction_input_output_ends_in_the_same_text_as_prompt_and_completion
 
 
 def test_a_system_message_is_read_and_not_learned():
-    found, whole = learned(None, conversation("q", "a", system="Be brief."))
+    answers, whole = learned(None, conversation("q", "a", system="Be brief."))
     assert whole == "Be brief.\n\n### Instruction:\nq\n\n### Response:\na</s>\n\n"
-    assert found == ["a</s>"]
+    assert answers == ["a</s>"]
 
 
 @pytest.mark.parametrize("template", [None, CHATML])
@@ -145,16 +145,16 @@ def test_the_tokens_begin_with_those_of_the_prompt_at_inference(template):
     tokenizer = small_tokenizer(template)
     encoder = ExampleEncoder(tokenizer)
     for question, answer in PAIRS:
-        given = conversation(question, answer)
-        example = encoder.encode(given)
-        prompt = tokenizer.apply_chat_template(given.messages[:1], add_generation_prompt=True)["input_ids"]
+        talk = conversation(question, answer)
+        example = encoder.encode(talk)
+        prompt = tokenizer.apply_chat_template(talk.messages[:1], add_generation_prompt=True)["input_ids"]
         assert example.input_ids[: len(prompt)] == prompt
         assert set(example.labels[: len(prompt)]) == {IGNORED} and example.labels[len(prompt)] != IGNORED
 
 
 def test_an_answer_that_occurs_in_the_question_is_learned_once():
-    found, _ = learned(CHATML, conversation("seven", "seven", "seven", "seven"))
-    assert found == ["seven<|im_end|>"] * 2
+    answers, _ = learned(CHATML, conversation("seven", "seven", "seven", "seven"))
+    assert answers == ["seven<|im_end|>"] * 2
 
 
 def test_templates_that_close_no_answer_are_noticed():

@@ -95,8 +95,8 @@ def test_each_record_knows_its_line_and_empty_lines_are_counted(name, tmp_path):
 
 
 def conversations(source: DataSource) -> list[list[tuple[str, str]]]:
-    found = to_conversations(source.records, Columns())
-    return [[(m["role"], m["content"]) for m in c.messages] for c in found]
+    talks = to_conversations(source.records, Columns())
+    return [[(m["role"], m["content"]) for m in c.messages] for c in talks]
 
 
 def test_messages_are_the_same_from_every_format(tmp_path):
@@ -131,6 +131,6 @@ LAYOUTS = [
 def test_every_layout_of_columns_becomes_a_question_and_an_answer(fields, columns, question, answer, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(fields))
-    (found,) = to_conversations(read_file(path).records, columns)
-    assert found.messages == [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    assert found.place == "a.jsonl, line 1"
+    (talk,) = to_conversations(read_file(path).records, columns)
+    assert talk.messages == [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    assert talk.place == "a.jsonl, line 1"

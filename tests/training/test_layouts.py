@@ -102,11 +102,11 @@ def texts(made: Conversation) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in made.messages]
 
 
-@pytest.mark.parametrize("fields,wanted,left", LAYOUTS, ids=[str(i) for i in range(len(LAYOUTS))])
-def test_layouts_are_read_without_flags_and_the_rest_is_listed(fields, wanted, left):
+@pytest.mark.parametrize("fields,expected,left", LAYOUTS, ids=[str(i) for i in range(len(LAYOUTS))])
+def test_layouts_are_read_without_flags_and_the_rest_is_listed(fields, expected, left):
     records = [Record(fields, PLACE)]
     (made,) = to_conversations(records, Columns())
-    assert texts(made) == wanted and made.place == PLACE
+    assert texts(made) == expected and made.place == PLACE
     assert unused(records, Columns()) == left
 
 

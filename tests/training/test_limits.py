@@ -25,20 +25,20 @@ def with_long_ones(tmp_path):
 
 
 def test_longer_examples_stop_the_run_with_their_line_and_number(with_long_ones, config, tmp_path):
-    wanted = (
+    sentence = (
         r"long\.jsonl, line 6: the example has \d+ tokens, but the limit is 64 \(2 of 24 examples are longer\); "
         "shorten it, raise --max-length, or pass --skip-long"
     )
-    with pytest.raises(DataError, match=wanted):
+    with pytest.raises(DataError, match=sentence):
         load_examples(settings("b", with_long_ones, tmp_path / "o"), ExampleEncoder(small_tokenizer()), config)
 
 
 def test_longer_examples_left_out_are_counted_and_nothing_else_is_missing(with_long_ones, config, tmp_path):
     asked = settings("b", with_long_ones, tmp_path / "o", skip_long=True)
-    found = load_examples(asked, ExampleEncoder(small_tokenizer()), config)
-    assert (found.too_long, len(found.train), len(found.validation)) == (2, 20, 2)
-    assert found.sources[0]["records"] == 24 and found.sources[0]["too_long"] == 2
-    places = {example.place for example in [*found.train, *found.validation]}
+    examples = load_examples(asked, ExampleEncoder(small_tokenizer()), config)
+    assert (examples.too_long, len(examples.train), len(examples.validation)) == (2, 20, 2)
+    assert examples.sources[0]["records"] == 24 and examples.sources[0]["too_long"] == 2
+    places = {example.place for example in [*examples.train, *examples.validation]}
     assert places == {f"long.jsonl, line {i}" for i in range(1, 25)} - {"long.jsonl, line 6", "long.jsonl, line 10"}
 
 

@@ -43,9 +43,9 @@ TARGETS = torch.tensor([0, 7, 7, 32, 11])
 @pytest.mark.parametrize("vocabulary", [33, 12], ids=["more tokens than are looked at", "fewer"])
 def test_eaft_is_the_slow_one(vocabulary):
     logits, targets = numbers(1, vocabulary=vocabulary), TARGETS.clamp(max=vocabulary - 1)
-    found = entropy_adaptive(logits, targets, None, 0.0)
-    wanted = [slow_eaft(row, t) for row, t in zip(logits.tolist(), targets.tolist(), strict=True)]
-    assert found.tolist() == pytest.approx(wanted, rel=1e-6)
+    actual = entropy_adaptive(logits, targets, None, 0.0)
+    expected = [slow_eaft(row, t) for row, t in zip(logits.tolist(), targets.tolist(), strict=True)]
+    assert actual.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_eaft_teaches_nothing_where_the_model_is_sure_and_all_where_it_knows_nothing():
@@ -58,18 +58,18 @@ def test_eaft_teaches_nothing_where_the_model_is_sure_and_all_where_it_knows_not
 
 def test_the_uncertainty_has_no_gradient():
     logits = numbers(1).requires_grad_()
-    (found,) = torch.autograd.grad(entropy_adaptive(logits, TARGETS, None, 0.0).sum(), logits)
+    (gradient,) = torch.autograd.grad(entropy_adaptive(logits, TARGETS, None, 0.0).sum(), logits)
     weights = entropy_adaptive(logits, TARGETS, None, 0.0) / cross_entropy(logits, TARGETS, None, 0.0)
     (plain,) = torch.autograd.grad((cross_entropy(logits, TARGETS, None, 0.0) * weights.detach()).sum(), logits)
-    assert torch.allclose(found, plain)
+    assert torch.allclose(gradient, plain)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
 def test_mask_the_target_is_the_slow_one(weight):
     logits, base = numbers(1), numbers(2).float()
-    found = mask_the_target(logits, TARGETS, base, weight)
+    actual = mask_the_target(logits, TARGETS, base, weight)
     rows = zip(logits.tolist(), TARGETS.tolist(), base.tolist(), strict=True)
-    assert found.tolist() == pytest.approx([slow_mask(row, t, b, weight) for row, t, b in rows], rel=1e-5)
+    assert actual.tolist() == pytest.approx([slow_mask(row, t, b, weight) for row, t, b in rows], rel=1e-5)
 
 
 def test_mask_the_target_holds_nothing_back_of_what_is_learned():
@@ -101,17 +101,17 @@ def test_a_loss_is_that_of_the_tokens_that_are_learned_and_a_method_still_adds_i
         output = model(**inputs)
     own = sum(model.base_model.context.losses.added.values()) if method == "mixlora" else 0.0
     logits = output.logits[:, 3:-1].flatten(0, 1)
-    wanted = LOSSES[name].of_tokens(logits, IDS[:, 4:].flatten(), base, 0.5).mean() + own
-    assert output.loss.item() == pytest.approx(wanted.item(), rel=1e-4)
+    expected = LOSSES[name].of_tokens(logits, IDS[:, 4:].flatten(), base, 0.5).mean() + own
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-4)
     if method != "slim":  # whose clusters have learned from the first forward
         with loss.knowing_the_base(inputs):
             shared = model(**inputs, num_items_in_batch=torch.tensor(48)).loss
-        assert (shared - own / 2).item() == pytest.approx((wanted - own).item() / 2, rel=1e-3)
+        assert (shared - own / 2).item() == pytest.approx((expected - own).item() / 2, rel=1e-3)
     # In evaluation it is the cross entropy.
     model.eval()
-    found = model(**inputs)
-    plain = cross_entropy(found.logits[:, 3:-1].flatten(0, 1), IDS[:, 4:].flatten(), None, 0.0).mean()
-    assert found.loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    evaluated = model(**inputs)
+    plain = cross_entropy(evaluated.logits[:, 3:-1].flatten(0, 1), IDS[:, 4:].flatten(), None, 0.0).mean()
+    assert evaluated.loss.item() == pytest.approx(plain.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["eaft", "mask-the-target"])

@@ -51,18 +51,18 @@ def test_what_is_trained_is_checked_and_answers_as_in_peft(method, base, trained
         result = run("adapter", "check", folder, *flags)
         assert result.exit_code == 0 and "failed" not in result.output, result.output
     reference = PeftModel.from_pretrained(load(base), folder).eval()
-    wanted, plain = reference(input_ids=IDS).logits, load(base)(input_ids=IDS).logits
-    assert not torch.equal(wanted, plain), "three steps change something"
+    expected, plain = reference(input_ids=IDS).logits, load(base)(input_ids=IDS).logits
+    assert not torch.equal(expected, plain), "three steps change something"
     model = load(base)
     adapter = open_adapter(Folder(folder), describe_base(model))
     try:
         carrying = attach(model, adapter, "row").eval()
         assert adapter.kind == METHODS[method].peft_type.lower()
         with adapter_rows(carrying, ["row", "__base__"]):
-            found = carrying(input_ids=IDS).logits
+            actual = carrying(input_ids=IDS).logits
     finally:
         adapter.delete()
-    assert torch.allclose(found[0], wanted[0], atol=1e-5) and torch.equal(found[1], plain[1])
+    assert torch.allclose(actual[0], expected[0], atol=1e-5) and torch.equal(actual[1], plain[1])
     assert torch.equal(detach(carrying, "row")(input_ids=IDS).logits, plain)
 
 

@@ -77,8 +77,8 @@ def test_an_output_that_cannot_be_is_a_sentence_before_anything_is_loaded(name, 
 
 
 def test_the_command_says_it_in_one_sentence_with_exit_code_1(place):
-    given = ["--base", "missing", "--data", "missing.jsonl", "--output", place / "file" / "out"]
-    result = CliRunner().invoke(app, ["train", *map(str, given)])
+    arguments = ["--base", "missing", "--data", "missing.jsonl", "--output", place / "file" / "out"]
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: --output") and result.stderr.count("\n") == 1
 

@@ -44,8 +44,8 @@ def test_what_is_there_is_not(names, monkeypatch):
 
 def test_the_command_says_it_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(LISTED, lambda: [])
-    given = ["--base", "missing", "--data", "missing", "--output", str(tmp_path / "out"), "--report-to", "tensorboard"]
-    result = CliRunner().invoke(app, ["train", *given])
+    flags = ["--base", "missing", "--data", "missing", "--output", str(tmp_path / "out"), "--report-to", "tensorboard"]
+    result = CliRunner().invoke(app, ["train", *flags])
     assert result.exit_code == 1 and result.stderr.count("\n") == 1
     assert result.stderr.startswith("Error: --report-to tensorboard is not installed (installed here: none)")
     assert not (tmp_path / "out").exists()

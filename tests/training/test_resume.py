@@ -74,8 +74,10 @@ def summed(base, crashed, tmp_path) -> TrainSettings:
 
 
 def not_finite(folder: Path) -> None:
-    found = load_file(folder / WEIGHTS)
-    save_file(found | {name: t * float("nan") for name, t in found.items() if name.endswith("_A")}, folder / WEIGHTS)
+    tensors = load_file(folder / WEIGHTS)
+    save_file(
+        tensors | {name: t * float("nan") for name, t in tensors.items() if name.endswith("_A")}, folder / WEIGHTS
+    )
 
 
 STATE, WEIGHTS, CONFIG = "trainer_state.json", "adapter_model.safetensors", "adapter_config.json"
@@ -138,9 +140,9 @@ DAMAGES = [
 def test_a_byte_that_changed_is_noticed(damage, why, summed):
     assert {path.name for path in read_checkpoints(summed.output).whole} == {"checkpoint-4", "checkpoint-2"}
     damage(summed.output / "checkpoints" / "checkpoint-4")
-    found = read_checkpoints(summed.output)
-    assert [str(each) for each in found.damaged] == [f"checkpoint-4 is damaged ({why})"]
-    assert [path.name for path in found.whole] == ["checkpoint-2"]
+    checkpoints = read_checkpoints(summed.output)
+    assert [str(each) for each in checkpoints.damaged] == [f"checkpoint-4 is damaged ({why})"]
+    assert [path.name for path in checkpoints.whole] == ["checkpoint-2"]
 
 
 def test_a_checkpoint_has_its_name_only_when_it_is_whole(base, pairs, tmp_path, monkeypatch):
@@ -290,8 +292,8 @@ def test_a_finished_run_with_a_cut_adapter_is_not_called_finished(base, crashed,
 
 def test_the_command_says_it_in_one_sentence(again, base, crashed):
     write(RECORD, "")(again.output)
-    given = ["--base", base, "--data", crashed / "pairs.jsonl", "--output", again.output, "--resume"]
-    result = CliRunner().invoke(app, ["train", *map(str, given)])
+    arguments = ["--base", base, "--data", crashed / "pairs.jsonl", "--output", again.output, "--resume"]
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
     assert "training.json is damaged (empty)" in result.stderr
@@ -302,8 +304,8 @@ def test_what_is_not_the_runs_own_is_neither_read_nor_deleted(again):
     for name in ("checkpoint-4-copy", "checkpoint-04", "checkpoint-x", "checkpoint-²", "notes"):
         (checkpoints / name).mkdir()
         (checkpoints / name / "file").write_text(name)
-    found = read_checkpoints(again.output)
-    assert [path.name for path in found.whole] == ["checkpoint-4", "checkpoint-2"] and not found.damaged
+    known = read_checkpoints(again.output)
+    assert [path.name for path in known.whole] == ["checkpoint-4", "checkpoint-2"] and not known.damaged
     train(again)
     left = {path.name for path in checkpoints.iterdir()}
     assert left == {"checkpoint-4-copy", "checkpoint-04", "checkpoint-x", "checkpoint-²", "notes"}

@@ -65,7 +65,7 @@ def test_patterns_and_the_home_folder_are_read_inside_of_quotes(tmp_path, monkey
     names = ["b.jsonl", "a.jsonl", "deep/c.jsonl", "[x].jsonl"]
     for name in names:
         write_jsonl(tmp_path / name, [{"prompt": name, "completion": "a"}])
-    for given, found in {
+    for pattern, matching in {
         f"{tmp_path}/*.jsonl": ["[x].jsonl", "a.jsonl", "b.jsonl"],
         f"{tmp_path}/**/*.jsonl": ["[x].jsonl", "a.jsonl", "b.jsonl", "deep/c.jsonl"],
         f"{tmp_path}/[ab].jsonl": ["a.jsonl", "b.jsonl"],
@@ -74,7 +74,7 @@ def test_patterns_and_the_home_folder_are_read_inside_of_quotes(tmp_path, monkey
         "~/a.jsonl": ["a.jsonl"],
         "~/[ab].jsonl": ["a.jsonl", "b.jsonl"],
     }.items():
-        assert expand(given) == [f"{tmp_path}/{name}" for name in found]
+        assert expand(pattern) == [f"{tmp_path}/{name}" for name in matching]
     assert expand("tatsu-lab/alpaca") == ["tatsu-lab/alpaca"]
     assert expand("missing.jsonl") == ["missing.jsonl"]
 
@@ -84,8 +84,8 @@ def test_every_file_of_a_pattern_is_a_source_of_its_own(tmp_path):
         write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": f"{name}{i}", "completion": "a"} for i in range(3)])
     config = tiny_llama(vocab_size=320, max_position_embeddings=64).config
     asked = settings("b", tmp_path / "*.jsonl", tmp_path / "o", validation_share=0.0)
-    found = load_examples(asked, ExampleEncoder(small_tokenizer()), config)
-    assert [source["name"] for source in found.sources] == ["a.jsonl", "b.jsonl"] and len(found.train) == 6
+    examples = load_examples(asked, ExampleEncoder(small_tokenizer()), config)
+    assert [source["name"] for source in examples.sources] == ["a.jsonl", "b.jsonl"] and len(examples.train) == 6
 
 
 PATTERNS = [
@@ -94,10 +94,10 @@ PATTERNS = [
 ]
 
 
-@pytest.mark.parametrize("given,sentence", PATTERNS)
-def test_patterns_that_fit_nothing_get_one_sentence(given, sentence, tmp_path):
+@pytest.mark.parametrize("pattern,sentence", PATTERNS)
+def test_patterns_that_fit_nothing_get_one_sentence(pattern, sentence, tmp_path):
     with pytest.raises(DataError, match=sentence):
-        expand(given.format(tmp_path))
+        expand(pattern.format(tmp_path))
 
 
 # -- the Hub -----------------------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def test_it_begins_with_what_was_trained(base, first, tmp_path, method):
     )
     model = add_adapter(load_base(asked), method, asked)
     saved = load_file(before / "adapter_model.safetensors")
-    found = get_peft_model_state_dict(model)
-    assert saved.keys() == found.keys() and all(torch.equal(saved[name], found[name]) for name in saved)
+    started = get_peft_model_state_dict(model)
+    assert saved.keys() == started.keys() and all(torch.equal(saved[name], started[name]) for name in saved)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trainable and all("lora" in name or "slim" in name for name in trainable)
     outcome = train(asked)

@@ -131,10 +131,10 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("template,messages,wanted", GOOD, ids=[str(i) for i in range(len(GOOD))])
-def test_calls_and_thoughts_are_learned_with_their_end_and_nothing_else_is(template, messages, wanted):
-    found, whole = learned(template, messages)
-    assert found == wanted
+@pytest.mark.parametrize("template,messages,expected", GOOD, ids=[str(i) for i in range(len(GOOD))])
+def test_calls_and_thoughts_are_learned_with_their_end_and_nothing_else_is(template, messages, expected):
+    answers, whole = learned(template, messages)
+    assert answers == expected
     for message in messages:
         if "weight" not in message:
             assert message["content"].strip() in whole
@@ -158,8 +158,8 @@ CLOSINGS = [
 
 
 @pytest.mark.parametrize("answer", [ANSWER, BESIDE], ids=["plain", "with thoughts"])
-@pytest.mark.parametrize(("template", "wanted", "otherwise"), CLOSINGS, ids=[str(i) for i in range(len(CLOSINGS))])
-def test_earlier_answers_are_closed_as_if_they_were_the_last(template, wanted, otherwise, answer):
+@pytest.mark.parametrize(("template", "expected", "otherwise"), CLOSINGS, ids=[str(i) for i in range(len(CLOSINGS))])
+def test_earlier_answers_are_closed_as_if_they_were_the_last(template, expected, otherwise, answer):
     # The thoughts are written in front of each answer.
     template = template.replace("message['content']", "(message.reasoning_content or '') + message['content']")
     tokenizer = small_tokenizer(template)
@@ -167,10 +167,10 @@ def test_earlier_answers_are_closed_as_if_they_were_the_last(template, wanted, o
     (made,) = to_conversations([Record({"messages": messages}, "a.jsonl, line 1")], Columns())
     example = ExampleEncoder(tokenizer).encode(made)
     thought = answer.get("reasoning_content", "")
-    assert answer_texts(example, tokenizer) == [thought + text for text in wanted]
+    assert answer_texts(example, tokenizer) == [thought + text for text in expected]
     pairs = zip(example.input_ids, example.labels, strict=True)
-    found = [tokenizer.convert_ids_to_tokens(pair) for pair in pairs if pair[1] not in (IGNORED, pair[0])]
-    assert [tuple(pair) for pair in found] == otherwise
+    differing = [tokenizer.convert_ids_to_tokens(pair) for pair in pairs if pair[1] not in (IGNORED, pair[0])]
+    assert [tuple(pair) for pair in differing] == otherwise
 
 
 # What a template does with the content of a call that has none, and what is written of it.
@@ -182,19 +182,19 @@ NULL = [
 ]
 
 
-@pytest.mark.parametrize("given", [{"content": None}, {"content": ""}, {}], ids=["null", "empty", "absent"])
+@pytest.mark.parametrize("no_content", [{"content": None}, {"content": ""}, {}], ids=["null", "empty", "absent"])
 @pytest.mark.parametrize(("content", "written"), NULL)
-def test_no_content_beside_a_call_is_no_empty_text(content, written, given):
+def test_no_content_beside_a_call_is_no_empty_text(content, written, no_content):
     template = OTHER_END.replace("{% if m.tool_calls %}", "{% if m.tool_calls %}" + content)
-    calling = {key: value for key, value in CALLING.items() if key != "content"} | given
-    found, whole = learned(template, [ASKED, calling])
-    assert found == [written + 'add({"x": 3})</s>'] and "None" not in whole
+    calling = {key: value for key, value in CALLING.items() if key != "content"} | no_content
+    answers, whole = learned(template, [ASKED, calling])
+    assert answers == [written + 'add({"x": 3})</s>'] and "None" not in whole
 
 
 def test_tools_and_the_system_text_reach_the_model():
-    found, whole = learned(TOOLS, [SYSTEM, ASKED, CALLING, RESULT, ANSWER], tools=[TOOL])
+    answers, whole = learned(TOOLS, [SYSTEM, ASKED, CALLING, RESULT, ANSWER], tools=[TOOL])
     assert whole.startswith('<|im_start|>system\ns\n[{"') and '"name": "add"' in whole.split("user")[0]
-    assert found == [CALLED, f"It is seven.{END}"]
+    assert answers == [CALLED, f"It is seven.{END}"]
     assert "Ada" in learned(NAMED, [ASKED | {"name": "Ada"}, ANSWER])[1]
 
 

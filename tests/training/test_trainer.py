@@ -125,13 +125,13 @@ def test_watching_the_routing_changes_nothing_of_training(tmp_path):
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_the_validation_loss_is_the_mean_over_answer_tokens_at_any_batch_size(rows, tmp_path):
     made = trainer(tmp_path, batch_size=rows)
-    found = made.evaluate()["eval_loss"]
+    measured = made.evaluate()["eval_loss"]
     made.model.eval()
     losses = []
     for example in EXAMPLES[:5]:
         logits = made.model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1]
         losses.append(cross_entropy(logits, torch.tensor(example.labels[1:]), reduction="none")[1:])
-    assert found == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert measured == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("steps,warmup", [(1, 0), (33, 0), (34, 1), (1000, 30)])

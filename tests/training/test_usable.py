@@ -61,9 +61,9 @@ def test_what_is_trained_passes_every_check_and_is_the_row_that_peft_makes_of_it
     model = load(base)
     model = attach(model, open_adapter(Folder(out), describe_base(model)), "mine")
     with torch.no_grad():
-        found = model(input_ids=IDS, adapter_names=["mine", "__base__"]).logits
-        torch.testing.assert_close(found[0], reference(input_ids=IDS).logits[0], atol=1e-5, rtol=1e-5)
-        assert torch.equal(found[1], load(base)(input_ids=IDS).logits[1])
+        logits = model(input_ids=IDS, adapter_names=["mine", "__base__"]).logits
+        torch.testing.assert_close(logits[0], reference(input_ids=IDS).logits[0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(logits[1], load(base)(input_ids=IDS).logits[1])
 
 
 def load(base: Path):

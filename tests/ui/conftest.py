@@ -39,9 +39,9 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("the browser tests need Chromium: apt-get install -y chromium")
     with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")
@@ -106,20 +106,20 @@ def visit(pages, site) -> Iterator[Callable[..., Visit]]:
         return visits[-1]
 
     yield open_page
-    for one in visits:
-        one.close()
-    for one in visits:
-        assert one.outside == [], f"asked another machine: {one.outside}"
-        assert one.errors == [], f"errors in the page: {one.errors}"
+    for each in visits:
+        each.close()
+    for each in visits:
+        assert each.outside == [], f"asked another machine: {each.outside}"
+        assert each.errors == [], f"errors in the page: {each.errors}"
 
 
 @pytest.fixture(scope="module")
 def left_open() -> Iterator[dict[str, Visit]]:
     """The pages of visitors who stay, by address."""
-    found: dict[str, Visit] = {}
-    yield found
-    for one in found.values():
-        one.close()
+    by_address: dict[str, Visit] = {}
+    yield by_address
+    for each in by_address.values():
+        each.close()
 
 
 @pytest.fixture
@@ -133,23 +133,23 @@ def stay(pages, left_open, request) -> Iterator[Callable[[str], Visit]]:
     used: list[Visit] = []
 
     def come(url: str) -> Visit:
-        found = left_open.pop(url, None)
-        if found is None:
-            found = Visit(pages, url)
+        opened = left_open.pop(url, None)
+        if opened is None:
+            opened = Visit(pages, url)
         else:
-            found.begin_again()
-        used.append(found)
-        return found
+            opened.begin_again()
+        used.append(opened)
+        return opened
 
     yield come
-    for one in used:
-        assert one.outside == [], f"asked another machine: {one.outside}"
-        assert one.errors == [], f"errors in the page: {one.errors}"
+    for each in used:
+        assert each.outside == [], f"asked another machine: {each.outside}"
+        assert each.errors == [], f"errors in the page: {each.errors}"
         # A test that failed may have left anything behind.
         if request.session.testsfailed == failed:
-            left_open[one.url] = one
+            left_open[each.url] = each
         else:
-            one.close()
+            each.close()
 
 
 @pytest.fixture

@@ -283,14 +283,14 @@ class ScriptedEngine:
     ) -> list[Likelihood]:
         """All variants find all words as likely, but LoRA differs from the base."""
         with turn(self.queue):
-            found = []
+            likelihoods = []
             for passage in passages:
                 shape = (len(variants), max(1, len(passage.words.split())))
                 kl = torch.zeros(shape)
                 kl[[self.variant(name).kind == "lora" for name in variants]] = 0.5
                 past = {i: (0.5,) * self.blocks for i, v in enumerate(variants) if self.variant(v).kind == "slim"}
-                found.append(Likelihood(torch.full(shape, -1.0), torch.ones(shape, dtype=torch.bool), kl, past))
-            return found
+                likelihoods.append(Likelihood(torch.full(shape, -1.0), torch.ones(shape, dtype=torch.bool), kl, past))
+            return likelihoods
 
     def variant(self, name: str) -> Variant:
         return next(v for v in self.variants if v.name == name)
@@ -299,7 +299,7 @@ class ScriptedEngine:
         if isinstance(prompt, str):
             return len(prompt.split())
         read = prompt[-1:] if self.latest_alone else prompt
-        return sum(1 if isinstance(one, int) else len(one.content.split()) for one in read)
+        return sum(1 if isinstance(part, int) else len(part.content.split()) for part in read)
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         return tuple(f" w{token}" for token in ids)

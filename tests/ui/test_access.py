@@ -22,10 +22,10 @@ def open_tab(v, name):
 
 def serious(v):
     """Violations of serious or critical level outside Gradio's own footer."""
-    found = axe.Axe().run(v.page, options={"resultTypes": ["violations"]}).response["violations"]
+    violations = axe.Axe().run(v.page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         (violation["id"], node["target"], node["failureSummary"][:200])
-        for violation in found
+        for violation in violations
         if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
         if not any("footer" in str(target) for target in node["target"])

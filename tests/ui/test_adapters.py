@@ -288,8 +288,8 @@ def test_two_visitors_with_different_adapters_at_once(open_visit, demo, made):
     expect(heads(second)).to_have_text(["Base", "LoRA", "Quince"])
     assert first.text("base").inner_text() == second.text("base").inner_text()
     assert "Quince" not in first.page.content() and "Zebra" not in second.page.content()
-    found = Client(demo.url, verbose=False).predict(api_name="/models")
-    assert [variant["label"] for variant in found["variants"]] == ["Base", "LoRA", "SLIM"]
+    models = Client(demo.url, verbose=False).predict(api_name="/models")
+    assert [variant["label"] for variant in models["variants"]] == ["Base", "LoRA", "SLIM"]
     assert len(demo.engine.variants) == 5
     # Whoever leaves takes theirs along; the other's stays.
     first.page.close()

@@ -164,14 +164,14 @@ def test_a_reload_hides_as_before(visit, same_words):
     expect(said(v)).to_contain_text("You voted for")
 
 
-@pytest.mark.parametrize("how", ["example", "retry"])
-def test_an_app_that_has_forgotten_hides_as_before(visit, site, same_words, how):
+@pytest.mark.parametrize("way", ["example", "retry"])
+def test_an_app_that_has_forgotten_hides_as_before(visit, site, same_words, way):
     v = visit()
     hide(v)
-    if how == "retry":
+    if way == "retry":
         v.ask("Hello")
     forget(site)
-    if how == "example":
+    if way == "example":
         v.page.locator(".slim-example").first.click()
         v.done()
         expect(ballot(v)).to_be_visible()

@@ -198,8 +198,8 @@ PIECES = [
 
 def test_what_of_an_answer_belongs_to_each_token(v):
     for tokens, text, pieces, rest in PIECES:
-        found = v.page.evaluate("([tokens, text]) => slim.pieces(tokens, text)", [tokens, text])
-        assert found == [pieces, rest], text
+        split = v.page.evaluate("([tokens, text]) => slim.pieces(tokens, text)", [tokens, text])
+        assert split == [pieces, rest], text
 
 
 def test_columns_hide_and_expand_and_stay_so(visit):

@@ -139,14 +139,14 @@ def test_routing_of_real_tokens(v, demo):
 def test_an_example_shows_at_one_click_what_it_says(v):
     # One of each kind; tests/demo/test_showcase.py asks them all.
     pairs, alone = load_examples(DEMO)
-    for place, one in (("0-0", pairs[0][0]), ("1-1", pairs[1][1]), ("alone-0", alone[0])):
+    for place, example in (("0-0", pairs[0][0]), ("1-1", pairs[1][1]), ("alone-0", alone[0])):
         v.page.locator(f"#slim-ex-{place}").click()
-        expect(v.page.locator(".slim-bubble")).to_have_text([one.prompt])
+        expect(v.page.locator(".slim-bubble")).to_have_text([example.prompt])
         v.done()
         kind = "like" if place.endswith("-0") and not place.startswith("alone") else "unlike"
         expect(v.page.locator("#slim-transcript .slim-verdict")).to_have_attribute("data-verdict", kind)
         for name in NAMES:
-            expect(v.text(name)).to_have_text(one.answers[name], use_inner_text=True)
+            expect(v.text(name)).to_have_text(example.answers[name], use_inner_text=True)
 
 
 def test_drift_knows_where_slim_is_the_base(v):

@@ -65,9 +65,9 @@ def of_demo():
     """A fast app that takes itself for the demo."""
     engine = ScriptedEngine()
     engine.info = replace(engine.info, name="SLIM demo")
-    found = Site(engine, RESULTS)
-    yield found
-    found.close()
+    app = Site(engine, RESULTS)
+    yield app
+    app.close()
 
 
 def test_pairs_are_asked_in_both_forms_here_and_under_routing(visit, of_demo):

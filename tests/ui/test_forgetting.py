@@ -73,10 +73,10 @@ def test_an_evaluation_from_its_tasks_to_its_files(visit, demo):
     expect(plane.locator("circle:not(.slim-plane-hit)")).to_have_count(3)
     expect(plane.locator(".slim-plane-base")).to_have_count(2)  # the base's dashed lines
     name, text = saved(v, "Save results as JSON")
-    told = json.loads(text)
-    assert (name, told["format"]) == ("slim-evaluation.json", "slim-evaluation")
-    assert [variant["name"] for variant in told["variants"]] == ["base", "LoRA", "SLIM"]
-    assert {task["name"]: task["items"] for task in told["tasks"]} == {"demo_obqa": 3, "demo_choices": 3}
+    data = json.loads(text)
+    assert (name, data["format"]) == ("slim-evaluation.json", "slim-evaluation")
+    assert [variant["name"] for variant in data["variants"]] == ["base", "LoRA", "SLIM"]
+    assert {task["name"]: task["items"] for task in data["tasks"]} == {"demo_obqa": 3, "demo_choices": 3}
     name, text = saved(v, "Save report as HTML")
     assert name == "slim-evaluation.html" and "<svg" in text and text.rstrip().endswith("</html>")
     expect(v.status).to_have_text("The report is saved as HTML.")

@@ -92,19 +92,19 @@ def test_the_meter_waits_for_answers(v, visit, site):
     other = visit()
     v.send("A long story")
     expect(v.state("base")).to_have_text("writing")
-    for one in (other, v):
-        with one.page.expect_response("**/run/predict*"):  # the server is asked, and says that it is busy
-            one.prompt.fill("A foreign prompt")
+    for each in (other, v):
+        with each.page.expect_response("**/run/predict*"):  # the server is asked, and says that it is busy
+            each.prompt.fill("A foreign prompt")
     other.stands_still()
     assert site.engine.peeks == 0
     expect(meter(v)).to_be_hidden()
     expect(meter(other)).to_be_hidden()
     v.button("Stop all").click()
     v.done()
-    for one in (v, other):
-        expect(meter(one)).to_be_visible()
-        expect(meter(one)).to_contain_text("Unlike the training data")
-        expect(one.page.locator(".toast-body")).to_have_count(0)
+    for each in (v, other):
+        expect(meter(each)).to_be_visible()
+        expect(meter(each)).to_contain_text("Unlike the training data")
+        expect(each.page.locator(".toast-body")).to_have_count(0)
 
 
 def test_an_answer_waits_for_one_reading_at_most(v, site):

@@ -93,7 +93,7 @@ def test_a_table_that_fills_row_by_row_and_is_exported(many, site):
     name, content = saved(v, "Export table as CSV")
     lines = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
     assert name == "slim-prompts.csv" and content.startswith(b"\xef\xbb\xbf")
-    assert [one["prompt"] for one in lines] == [f"'=1+1 {FOREIGN}", "<b>two</b>", "three"]
+    assert [row["prompt"] for row in lines] == [f"'=1+1 {FOREIGN}", "<b>two</b>", "three"]
     assert lines[0]["slim_verdict"] == "unlike" and lines[0]["lora_log_ratio"] == "14.0"
     name, content = saved(v, "Export table as JSON")
     data = json.loads(content)
@@ -107,8 +107,8 @@ def test_one_that_fails_has_its_sentence(many):
     v = many()
     send(v, f"one\n{FAIL}\nthree")
     ended(v)
-    found = table(v, 3)
-    assert found[1][2] == "The memory is used up: shorten the conversation." and found[2][2].startswith("Base says")
+    cells = table(v, 3)
+    assert cells[1][2] == "The memory is used up: shorten the conversation." and cells[2][2].startswith("Base says")
     expect(line(v)).to_have_text("3 of 3 answered, 1 of them failed.")
 
 
@@ -119,9 +119,9 @@ def test_stop_keeps_the_rows(many, site):
     table(v, 2)
     v.button("Stop").click()
     ended(v)
-    found = rows(v)
-    assert 2 <= len(found) < 40
-    expect(line(v)).to_have_text(f"{len(found)} of 40 answered.")
+    kept = rows(v)
+    assert 2 <= len(kept) < 40
+    expect(line(v)).to_have_text(f"{len(kept)} of 40 answered.")
     expect(v.button("Export table as CSV")).to_be_enabled()
     # And another list in its place.
     send(v, "Again")

@@ -11,8 +11,8 @@ def box(locator):
 
 
 def bottom(locator):
-    found = box(locator)
-    return found["y"] + found["height"]
+    area = box(locator)
+    return area["y"] + area["height"]
 
 
 def turns_below_one_another(v, count):

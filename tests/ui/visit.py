@@ -128,10 +128,10 @@ class Visit:
     @classmethod
     def of(cls, page: Page, url: str) -> Visit:
         """A visit in a tab that is there, in the profile of another."""
-        found = cls.__new__(cls)
-        found.page, found.url, found.outside, found.errors = page, url, [], []
-        found.go()
-        return found
+        visit = cls.__new__(cls)
+        visit.page, visit.url, visit.outside, visit.errors = page, url, [], []
+        visit.go()
+        return visit
 
     def _failed(self, error: Exception) -> None:
         self.errors.append(str(error))
@@ -244,8 +244,8 @@ class Visit:
         return self.answer(name).locator(".slim-state")
 
     def tokens(self, name: str) -> int:
-        found = re.search(r"([\d,]+) token", self.answer(name).locator(".slim-speed").inner_text())
-        return int(found[1].replace(",", "")) if found else 0
+        match = re.search(r"([\d,]+) token", self.answer(name).locator(".slim-speed").inner_text())
+        return int(match[1].replace(",", "")) if match else 0
 
     @property
     def status(self) -> Locator:

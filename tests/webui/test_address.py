@@ -31,6 +31,6 @@ def test_a_port_that_is_taken_and_a_host_that_is_not_here_are_sentences():
 def test_they_are_one_line_however_the_app_is_started(command):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         environment = os.environ | {"SLIM_PORT": str(taken.getsockname()[1])}
-        found = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert found.returncode == 1 and "Traceback" not in found.stderr
-    assert "Error: The app cannot be served at 127.0.0.1" in found.stderr
+        result = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "Error: The app cannot be served at 127.0.0.1" in result.stderr

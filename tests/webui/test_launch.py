@@ -21,10 +21,10 @@ from tests.ui.scripted import RESULTS
 
 @pytest.fixture
 def served(monkeypatch):
-    found = []
-    monkeypatch.setattr(launch, "open_app", lambda config: found.append(config))
+    configs = []
+    monkeypatch.setattr(launch, "open_app", lambda config: configs.append(config))
     monkeypatch.setattr(launch, "launch", lambda demo, config: None)
-    return found
+    return configs
 
 
 def run(*arguments, **environment):

@@ -107,9 +107,9 @@ def test_a_link_and_back():
     query = link("What is 1+1?", values, 1024)
     from urllib.parse import parse_qsl
 
-    found = dict(parse_qsl(query))
-    assert found.pop("prompt") == "What is 1+1?"
-    assert restore(found, 1024) == values
+    parameters = dict(parse_qsl(query))
+    assert parameters.pop("prompt") == "What is 1+1?"
+    assert restore(parameters, 1024) == values
     with pytest.raises(LimitError, match="The link would have"):
         link("x" * 7000, values, 1024)
 

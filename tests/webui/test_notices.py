@@ -8,11 +8,11 @@ from slim_core.webui.notices import notice, warn
 
 
 def test_a_notice_is_text(monkeypatch):
-    told = []
-    monkeypatch.setattr(gr, "Warning", lambda message, title: told.append((message, title)))
+    shown = []
+    monkeypatch.setattr(gr, "Warning", lambda message, title: shown.append((message, title)))
     notice("1 < 2 & <b>bold</b>", "Here")
     warn(LimitError('<img src="http://evil">'))
-    assert told == [
+    assert shown == [
         ("1 &lt; 2 &amp; &lt;b&gt;bold&lt;/b&gt;", "Here"),
         ("&lt;img src=&quot;http://evil&quot;&gt;", "Not possible"),
     ]

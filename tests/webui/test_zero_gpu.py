@@ -55,9 +55,9 @@ def run_app(folders, **environment):  # noqa: F811
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
     )
-    found = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert found, done.stderr
-    return json.loads(found[0].removeprefix("FOUND "))
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, done.stderr
+    return json.loads(lines[0].removeprefix("FOUND "))
 
 
 def _free_port() -> int:
@@ -70,7 +70,7 @@ def _free_port() -> int:
 
 @pytest.mark.parametrize("zero_gpu", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_the_app_borrows_once_a_prompt_and_only_on_zero_gpu(folders, zero_gpu):  # noqa: F811
-    torch_was_there, loans, compare, one = run_app(folders, SPACES_ZERO_GPU="true" if zero_gpu else "")
+    torch_was_there, loans, compare, routing = run_app(folders, SPACES_ZERO_GPU="true" if zero_gpu else "")
     assert not torch_was_there
     assert len(loans) == (2 if zero_gpu else 0)
     engine = load_engine(folders.base, lora=folders.lora, slim=folders.slim, device="cpu")
@@ -82,7 +82,7 @@ def test_the_app_borrows_once_a_prompt_and_only_on_zero_gpu(folders, zero_gpu): 
     for variant in drift.variants:
         assert compare["drift"][variant.variant] == pytest.approx(float(variant.log_ratio.sum()), abs=1e-3)
     share = step.routing[2].weights[:, :, step.routing[2].num_experts :].sum(-1)
-    torch.testing.assert_close(torch.tensor(one["identity"]), share, atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.tensor(routing["identity"]), share, atol=1e-3, rtol=0)
 
 
 def test_what_comes_back_is_what_was_sent(engine, spaces):
@@ -99,8 +99,8 @@ def test_what_comes_back_is_what_was_sent(engine, spaces):
 
 
 def test_an_evaluation_borrows_for_each_few_questions(engine, spaces):
-    held = done(Backend(engine, spaces.GPU), two(6))
-    assert wire.shown(held) == wire.shown(done(Backend(engine), two(6)))
+    evaluation = done(Backend(engine, spaces.GPU), two(6))
+    assert wire.shown(evaluation) == wire.shown(done(Backend(engine), two(6)))
     assert len(spaces.LOANS) == 4
     failing = wire.shown(done(Backend(engine, spaces.GPU), [requests("bad", "general", ["fail please"])]))
     assert failing["groups"] == [] and failing["note"] == (

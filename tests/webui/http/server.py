@@ -78,7 +78,7 @@ class Server:
 
     def raw(self, data: bytes, wait: float = 60, leave: bool = False) -> str:
         """What comes back for these bytes, until the server closes the connection or the client leaves."""
-        found = b""
+        received = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=wait) as connection:
             connection.sendall(data)
             if leave:
@@ -86,8 +86,8 @@ class Server:
                 return ""
             with suppress(TimeoutError, ConnectionResetError):
                 while piece := connection.recv(65536):
-                    found += piece
-        return found.decode("latin-1")
+                    received += piece
+        return received.decode("latin-1")
 
     def call(self, name: str, body: Any) -> tuple[int, str]:
         """POST to a function, then all that its event says."""

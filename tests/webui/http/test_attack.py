@@ -24,9 +24,9 @@ FORGED = "/uploads/" + "a" * 64 + "/x.json"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
     limits = ("max_upload=200000", "upload_space=1000000", "max_new_tokens=512", "sessions=20")
-    found = Server(tmp_path_factory.mktemp("served"), "-m", "tests.webui.http.served", "{port}", *limits)
-    yield found
-    found.stop()
+    started = Server(tmp_path_factory.mktemp("served"), "-m", "tests.webui.http.served", "{port}", *limits)
+    yield started
+    started.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -160,8 +160,8 @@ CALL = "/gradio_api/call/compare"
     ],
 )
 def test_forged_bodies(server, path, body, status, sentence):
-    found, text = server.ask("POST", path, body)
-    assert found == status and json.loads(text)["detail"].startswith(sentence)
+    actual, text = server.ask("POST", path, body)
+    assert actual == status and json.loads(text)["detail"].startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +181,8 @@ def test_forged_bodies(server, path, body, status, sentence):
     ids=lambda value: str(value)[:30],
 )
 def test_bodies_that_are_no_request(server, body, headers, status, sentence):
-    found, text = server.ask("POST", CALL, body, headers)
-    assert found == status and json.loads(text)["detail"].startswith(sentence)
+    actual, text = server.ask("POST", CALL, body, headers)
+    assert actual == status and json.loads(text)["detail"].startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -319,8 +319,8 @@ def test_an_upload_is_told_without_where_it_is(server):
     assert status == 200 and re.fullmatch(r"/uploads/[0-9a-f]{64}/a b\.json", name)
     assert str(server.temporary) not in text
     # Under this name it can be read, and it is one that a call may name.
-    found = server.ask("GET", "/gradio_api/file=" + name.replace(" ", "%20"))
-    assert found == (200, "{}")
+    response = server.ask("GET", "/gradio_api/file=" + name.replace(" ", "%20"))
+    assert response == (200, "{}")
     _, text = server.call("compare", {"data": [file(name)]})
     assert "The prompt must be text." in text and str(server.temporary) not in text
     assert str(server.temporary) not in server.ask("GET", "/config")[1]
@@ -344,8 +344,8 @@ def test_an_upload_is_told_without_where_it_is(server):
 )
 def test_malformed_uploads(server, body, headers, status):
     for query in ("", "?upload_id=u1"):
-        found, text = server.ask("POST", f"/gradio_api/upload{query}", body, headers)
-        assert 400 <= found < 500 or found == status == 200, text
+        actual, text = server.ask("POST", f"/gradio_api/upload{query}", body, headers)
+        assert 400 <= actual < 500 or actual == status == 200, text
         assert str(server.temporary) not in text
 
 

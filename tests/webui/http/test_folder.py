@@ -50,9 +50,9 @@ def test_all_files_together_have_a_bound_and_small_ones_count_too(tmp_path):
 def test_a_file_has_another_name_outside(tmp_path):
     folder = UploadFolder(tmp_path, 10**9, 1000)
     put(folder, f"{HASH}/my file.json")
-    told = folder.hide({"path": f"{tmp_path}/{HASH}/my file.json", "size": 10, "url": f"/file={tmp_path}/{HASH}/x"})
-    assert told == {"path": f"/uploads/{HASH}/my file.json", "size": 10, "url": f"/file=/uploads/{HASH}/x"}
-    assert folder.find(told) == told | {"path": f"{tmp_path}/{HASH}/my file.json", "url": None}
+    hidden = folder.hide({"path": f"{tmp_path}/{HASH}/my file.json", "size": 10, "url": f"/file={tmp_path}/{HASH}/x"})
+    assert hidden == {"path": f"/uploads/{HASH}/my file.json", "size": 10, "url": f"/file=/uploads/{HASH}/x"}
+    assert folder.find(hidden) == hidden | {"path": f"{tmp_path}/{HASH}/my file.json", "url": None}
 
 
 @pytest.mark.parametrize(

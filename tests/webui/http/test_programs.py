@@ -86,8 +86,8 @@ def test_programs_of_one_address_are_one_visitor(served):
     url, engine = served()
     ask(client(url))
     started = httpx.post(f"{url}/gradio_api/call/compare", json={"data": ["Hello", "", 0, 1, 0, 0, 1, 4]}).json()
-    told = httpx.get(f"{url}/gradio_api/call/compare/{started['event_id']}", timeout=60).text
-    assert "event: complete" in told
+    events = httpx.get(f"{url}/gradio_api/call/compare/{started['event_id']}", timeout=60).text
+    assert "event: complete" in events
     assert engine.visitors == ["127.0.0.1"] * 2
 
 

@@ -32,8 +32,8 @@ def test_what_the_app_starts_with(demo, tmp_path):
 def test_listed_bases_are_the_operators(demo):
     choices = choices_of(Config(base="me/first", slim="me/slim", models="me/a@v1, me/b\n me/first"), demo)
     assert list(choices.bases) == ["me/first", DEMO_NAME, "me/a", "me/b"] and not choices.fixed
-    found = choices.find("me/a", "", "4-bit")
-    assert (found.base, found.revision, found.bits, found.operator) == ("me/a", "v1", 4, True)
+    choice = choices.find("me/a", "", "4-bit")
+    assert (choice.base, choice.revision, choice.bits, choice.operator) == ("me/a", "v1", 4, True)
     # What the app started with keeps its adapters.
     assert choices.find("me/first", "", "As it is").slim == "me/slim"
     with pytest.raises(LimitError, match="Choose one of these: me/first, SLIM demo, me/a, me/b"):
@@ -45,12 +45,12 @@ def test_listed_bases_are_the_operators(demo):
 
 def test_an_id_that_a_visitor_names_gets_no_token(demo):
     choices = choices_of(Config(models="me/a,*"), demo)
-    found = choices.find(" you/b ", " v1 ", "8-bit")
-    assert (found.base, found.revision, found.bits, found.operator) == ("you/b", "v1", 8, False)
+    choice = choices.find(" you/b ", " v1 ", "8-bit")
+    assert (choice.base, choice.revision, choice.bits, choice.operator) == ("you/b", "v1", 8, False)
     assert choices.find("me/a", "", "As it is") == choices.bases["me/a"]
     # Another revision is not what the operator listed.
-    found = choices.find("me/a", "v9", "As it is")
-    assert (found.revision, found.operator) == ("v9", False)
+    choice = choices.find("me/a", "v9", "As it is")
+    assert (choice.revision, choice.operator) == ("v9", False)
     with pytest.raises(LimitError, match="me/a is offered as it is; leave the revision empty"):
         choices_of(Config(models="me/a"), demo).find("me/a", "v9", "As it is")
 

@@ -8,12 +8,12 @@ from slim_core.webui.state.offered_tasks import OfferedTasks
 
 
 def test_the_demo_has_its_own_by_their_names_in_words():
-    found = OfferedTasks(is_demo=True)
-    titles = {task.name: (task.title, task.kind, task.chosen) for task in found.tasks}
+    offered = OfferedTasks(is_demo=True)
+    titles = {task.name: (task.title, task.kind, task.chosen) for task in offered.tasks}
     assert len(titles) == 9
     assert titles["demo_obqa"] == ("Things and animals (OpenBookQA form)", "downstream", True)
     assert titles["open_questions"] == ("Open questions answered in the trained form", "general", False)
-    first, second = found.load(["demo_sums", "demo_obqa"], 3)
+    first, second = offered.load(["demo_sums", "demo_obqa"], 3)
     assert (len(first.items), len(second.items)) == (3, 3)
 
 
@@ -36,7 +36,7 @@ def test_what_is_not_offered_is_refused(names):
 
 
 def test_nothing_chosen_is_a_sentence():
-    found = OfferedTasks(is_demo=True)
+    offered = OfferedTasks(is_demo=True)
     with pytest.raises(LimitError, match="Choose at least one task"):
-        found.check([])
-    assert found.check(["demo_facts", "demo_sums", "demo_facts"]) == ["demo_sums", "demo_facts"]
+        offered.check([])
+    assert offered.check(["demo_facts", "demo_sums", "demo_facts"]) == ["demo_sums", "demo_facts"]

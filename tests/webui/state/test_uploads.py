@@ -24,12 +24,12 @@ def test_a_file_and_its_folder_go(tmp_path):
 
 
 def test_what_two_visitors_sent_stays_until_both_are_done(tmp_path):
-    uploads, one = Uploads(), sent(tmp_path, "1")
-    uploads.note("ann", [one])
-    uploads.note("bob", [one])
+    uploads, path = Uploads(), sent(tmp_path, "1")
+    uploads.note("ann", [path])
+    uploads.note("bob", [path])
     uploads.drop("ann")
     assert list(tmp_path.iterdir()) != []
-    uploads.drop("bob", [one])
+    uploads.drop("bob", [path])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -41,20 +41,20 @@ def test_what_was_never_sent_is_not_touched(tmp_path):
 
 
 def test_what_is_sent_again_while_it_is_read_stays(tmp_path):
-    uploads, one = Uploads(), sent(tmp_path, "1")
-    uploads.note("ann", [one])
-    with uploads.reading("ann", [one]):
-        uploads.note("ann", [one])
-    assert Path(one).exists()
-    with uploads.reading("ann", [one]):
-        assert Path(one).exists()
-    assert not Path(one).exists()
+    uploads, path = Uploads(), sent(tmp_path, "1")
+    uploads.note("ann", [path])
+    with uploads.reading("ann", [path]):
+        uploads.note("ann", [path])
+    assert Path(path).exists()
+    with uploads.reading("ann", [path]):
+        assert Path(path).exists()
+    assert not Path(path).exists()
 
 
 def test_who_leaves_while_a_file_is_read_takes_it_not_away(tmp_path):
-    uploads, one = Uploads(), sent(tmp_path, "1")
-    uploads.note("ann", [one])
-    with uploads.reading("ann", [one]):
+    uploads, path = Uploads(), sent(tmp_path, "1")
+    uploads.note("ann", [path])
+    with uploads.reading("ann", [path]):
         uploads.drop("ann")
-        assert Path(one).exists()
-    assert not Path(one).exists()
+        assert Path(path).exists()
+    assert not Path(path).exists()

@@ -226,9 +226,9 @@ def test_stored_results_are_of_the_apps_own_adapters(backend, root):
     whole = forgetting_view(RESULTS, session)
     assert list(whole["labels"]) == ["base", "lora", "slim"] and whole["missing"] == ""
     bring(backend, session, root, "Mine")
-    found = forgetting_view(RESULTS, session)
-    assert list(found["labels"]) == ["base", "slim"] and found["missing"] == "No scores are stored for “Mine”."
-    assert found["sentence"] == ("Trained on: base 10%, SLIM 88%. Not to be forgotten: base 85%, SLIM 78%.")
+    view = forgetting_view(RESULTS, session)
+    assert list(view["labels"]) == ["base", "slim"] and view["missing"] == "No scores are stored for “Mine”."
+    assert view["sentence"] == ("Trained on: base 10%, SLIM 88%. Not to be forgotten: base 85%, SLIM 78%.")
     assert forgetting_view(None, session) is None
 
 

@@ -13,8 +13,8 @@ from slim_core.webui.state.visits import Visits
 
 def test_a_ticket_finds_its_session_and_nothing_else_does():
     visits, session, other = Visits(), Session(), Session()
-    for one in (session, other):
-        visits.arrive(one)
+    for each in (session, other):
+        visits.arrive(each)
     assert visits.find(session.ticket, None) is session
     assert visits.find(other.ticket, None) is other
     assert session.ticket != other.ticket and len(session.ticket) > 30
@@ -54,8 +54,8 @@ def timers(monkeypatch):
     begun = []
 
     class Timer:
-        def __init__(self, seconds, call, given):
-            self.seconds, self.go = seconds, lambda: call(*given)
+        def __init__(self, seconds, call, arguments):
+            self.seconds, self.go = seconds, lambda: call(*arguments)
 
         def start(self):
             begun.append(self)

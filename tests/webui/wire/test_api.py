@@ -33,10 +33,10 @@ def demo(engine):
     from tests.ui.conftest import free_port
 
     config = Config(port=free_port(), max_new_tokens=512)
-    found = build(Backend(engine), config)
-    launch(found, config, prevent_thread_lock=True, quiet=True)
-    yield found
-    found.close(verbose=False)
+    app = build(Backend(engine), config)
+    launch(app, config, prevent_thread_lock=True, quiet=True)
+    yield app
+    app.close(verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_what_is_said_of_it(client):
 
 
 def test_ranges_are_told(demo):
-    told = (Path(__file__).parents[3] / "docs" / "api.md").read_text("utf-8")
+    documented = (Path(__file__).parents[3] / "docs" / "api.md").read_text("utf-8")
     compare = next(fn.fn for fn in demo.fns.values() if fn.api_name == "compare")
     _, parameters, _ = get_function_description(compare)
     # The last one is who asks, which no program says.
@@ -73,7 +73,7 @@ def test_ranges_are_told(demo):
     for name, allowed in ranges(512).items():
         known = f"{allowed.low} to {allowed.high}"
         assert parameters[name].startswith(known)
-        assert f"| `{name}` | {known}" in told or name == "max_new_tokens"
+        assert f"| `{name}` | {known}" in documented or name == "max_new_tokens"
     assert f"a list of at most {MAX_STOPS} texts of at most {MAX_STOP_CHARACTERS} characters" in parameters["stop"]
 
 
@@ -106,11 +106,11 @@ def test_cancelling_stops_the_model(client, engine):
 
 
 def test_routing(client):
-    found = client.predict("Hello there", max_new_tokens=10, api_name="/routing")
-    assert found["text"].startswith("SLIM says") and found["prompt_tokens"] == 2
-    assert len(found["identity"]) == len(found["modules"]) == len(found["blocks"]) == 12
-    assert len(found["identity"][0]) == len(found["tokens"]) == 2 + 9
-    assert found["verdict"]["kind"] == "mixed" and len(found["gate"]) == 12
+    routing = client.predict("Hello there", max_new_tokens=10, api_name="/routing")
+    assert routing["text"].startswith("SLIM says") and routing["prompt_tokens"] == 2
+    assert len(routing["identity"]) == len(routing["modules"]) == len(routing["blocks"]) == 12
+    assert len(routing["identity"][0]) == len(routing["tokens"]) == 2 + 9
+    assert routing["verdict"]["kind"] == "mixed" and len(routing["gate"]) == 12
     lora = client.predict("Hi", variant="lora", api_name="/routing")
     assert lora["identity"][0][0] == 0 and lora["gate"] is None and lora["verdict"] is None
 
@@ -171,9 +171,9 @@ def test_half_a_character_from_a_program(client):
 
 
 def test_models(client):
-    found = client.predict(api_name="/models")
-    assert found["base"]["context_length"] == 4096
-    assert [v["name"] for v in found["variants"]] == ["base", "lora", "slim"]
+    models = client.predict(api_name="/models")
+    assert models["base"]["context_length"] == 4096
+    assert [v["name"] for v in models["variants"]] == ["base", "lora", "slim"]
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def test_nothing_that_is_sent_before_the_vote_says_who_answered(voting, backend,
     turn = ask(session, backend, "Hello")
     session.blind, turn.ballot, session.view = True, Ballot(ORDER), view
     text = json.dumps(sent(session, backend))
-    told = text.replace(blind.VOTE_FIRST, "")
-    assert re.findall(r"\b(base|lora|slim)\b", told, re.IGNORECASE) == []
+    rest = text.replace(blind.VOTE_FIRST, "")
+    assert re.findall(r"\b(base|lora|slim)\b", rest, re.IGNORECASE) == []
     answers = views.transcript(session, backend)["turns"][0]["answers"]
     assert list(answers) == ["A", "B", "C"]
     # All three are alike but for their letters.

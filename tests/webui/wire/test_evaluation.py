@@ -38,16 +38,16 @@ def two(n=6):
     return [requests("learned", "downstream", numbers), requests("known", "general", numbers, "Base")]
 
 
-def start(backend, tasks, session=None, held=None, evaluations=None):
-    held = held or VisitorEvaluation()
+def start(backend, tasks, session=None, evaluation=None, evaluations=None):
+    evaluation = evaluation or VisitorEvaluation()
     evaluations = evaluations or wire.Evaluations(backend)
-    return held, evaluations.start(session or Session(), held, tasks)
+    return evaluation, evaluations.start(session or Session(), evaluation, tasks)
 
 
 def done(backend, tasks, session=None):
-    held, run = start(backend, tasks, session)
+    evaluation, run = start(backend, tasks, session)
     assert run.ended.wait(20)
-    return held
+    return evaluation
 
 
 def slow(engine):
@@ -55,10 +55,10 @@ def slow(engine):
 
 
 def test_scores_and_the_plane(backend):
-    found = wire.shown(done(backend, two()))
-    json.dumps(found)
-    assert (found["line"], found["done"], found["note"]) == ("All 12 questions were asked.", 12, "")
-    (group,) = found["groups"]
+    view = wire.shown(done(backend, two()))
+    json.dumps(view)
+    assert (view["line"], view["done"], view["note"]) == ("All 12 questions were asked.", 12, "")
+    (group,) = view["groups"]
     assert group["labels"] == ["Base", "LoRA", "SLIM"]
     learned, known = group["kinds"]
     assert learned["title"] == "What was trained" and known["title"] == "What should not be forgotten"
@@ -102,26 +102,26 @@ def test_the_file_is_what_the_command_writes(folders, tmp_path):  # noqa: F811
 
 def test_stop_keeps_what_is_solved_of_every_task(backend, engine):
     engine.delay, engine.length = dict.fromkeys(NAMES, 0.002), 8
-    held, run = start(backend, two(400))
+    evaluation, run = start(backend, two(400))
     until(lambda: run.done >= 4 * SIZE)
     run.stop()
     assert run.ended.wait(20) and run.done < 800
-    found = wire.shown(held)
-    assert found["line"] == f"{run.done} of 800 questions were asked."
-    learned, known = (kind["rows"][0]["n"] for kind in found["groups"][0]["kinds"])
+    view = wire.shown(evaluation)
+    assert view["line"] == f"{run.done} of 800 questions were asked."
+    learned, known = (kind["rows"][0]["n"] for kind in view["groups"][0]["kinds"])
     assert learned + known == run.done and abs(learned - known) <= SIZE
-    told = json.loads(to_json(run.evaluation()))
-    assert [task["items"] for task in told["tasks"]] == [learned, known]
+    saved = json.loads(to_json(run.evaluation()))
+    assert [task["items"] for task in saved["tasks"]] == [learned, known]
     assert engine.runs == engine.closed
 
 
 def test_before_anything_is_solved_there_is_nothing_to_save(backend, engine):
     slow(engine)
-    held, run = start(backend, two())
-    assert run.evaluation() is None and wire.shown(held)["groups"] == []
-    assert wire.shown(held)["line"] == "0 of 12 questions were asked."
+    evaluation, run = start(backend, two())
+    assert run.evaluation() is None and wire.shown(evaluation)["groups"] == []
+    assert wire.shown(evaluation)["line"] == "0 of 12 questions were asked."
     run.stop()
-    assert "stopping when those" in wire.shown(held)["line"]
+    assert "stopping when those" in wire.shown(evaluation)["line"]
     engine.delay = {}
     assert run.ended.wait(20)
     assert wire.shown(VisitorEvaluation()) is None
@@ -131,15 +131,15 @@ def test_one_at_a_time_and_most_places_are_for_others(engine):
     slow(engine)
     backend = Backend(engine, places=4)
     evaluations = wire.Evaluations(backend)
-    held, run = start(backend, two(), evaluations=evaluations)
+    evaluation, run = start(backend, two(), evaluations=evaluations)
     with pytest.raises(LimitError, match="An evaluation is running already"):
-        start(backend, two(), held=held, evaluations=evaluations)
+        start(backend, two(), evaluation=evaluation, evaluations=evaluations)
     with pytest.raises(LimitError, match="An evaluation of another visitor is running, and no more can be started"):
         start(backend, two(), evaluations=evaluations)
     run.stop()
     engine.delay = {}
     assert run.ended.wait(20)
-    assert start(backend, two(), held=held, evaluations=evaluations)[1].ended.wait(20)
+    assert start(backend, two(), evaluation=evaluation, evaluations=evaluations)[1].ended.wait(20)
     for _ in range(4):
         backend.enter()  # it has given all places back
 
@@ -166,10 +166,10 @@ def test_who_leaves_ends_it(backend, engine):
 
 def test_what_fails_is_a_sentence_and_the_rest_is_kept(backend, engine, monkeypatch):
     bad = requests("bad", "general", [FAIL] * 2)
-    held = done(backend, [*two(4), bad])
-    found = wire.shown(held)
-    assert found["note"] == "The memory is used up: shorten the conversation." and found["done"] == 8
-    assert [row["n"] for kind in found["groups"][0]["kinds"] for row in kind["rows"]] == [4, 4]
+    evaluation = done(backend, [*two(4), bad])
+    view = wire.shown(evaluation)
+    assert view["note"] == "The memory is used up: shorten the conversation." and view["done"] == 8
+    assert [row["n"] for kind in view["groups"][0]["kinds"] for row in kind["rows"]] == [4, 4]
 
     def broken(*arguments, **more):
         raise RuntimeError("a secret path")
@@ -182,11 +182,11 @@ def test_another_base_ends_it(backend, engine, monkeypatch):
     generation = [0]
     monkeypatch.setattr(Backend, "generation", property(lambda _: generation[0]))
     engine.delay, engine.length = dict.fromkeys(NAMES, 0.005), 8
-    held, run = start(backend, two(200))
+    evaluation, run = start(backend, two(200))
     until(lambda: run.done)
     generation[0] = 1
     assert run.ended.wait(20)
-    assert wire.shown(held)["note"] == wire.OTHER_BASE and 0 < run.done < 400
+    assert wire.shown(evaluation)["note"] == wire.OTHER_BASE and 0 < run.done < 400
 
 
 def test_gates_and_own_adapters_have_their_names():
@@ -205,13 +205,13 @@ def test_gates_and_own_adapters_have_their_names():
 def test_an_adapter_that_is_gone_ends_it(backend):
     session = Session()
     session.own_variants = {"lora": replace(backend.variants[1], name="gone", label="Mine")}
-    found = wire.shown(done(backend, two(), session))
-    assert found["done"] == 0 and found["note"]
+    view = wire.shown(done(backend, two(), session))
+    assert view["done"] == 0 and view["note"]
 
 
 def test_progress_alone_leaves_the_results(backend):
-    held = done(backend, two())
-    drawn = wire.shown(held)
-    held.run.samples["known"] = []
-    again = wire.progress(held, drawn)
+    evaluation = done(backend, two())
+    drawn = wire.shown(evaluation)
+    evaluation.run.samples["known"] = []
+    again = wire.progress(evaluation, drawn)
     assert again["groups"] is drawn["groups"] and again["done"] == 6

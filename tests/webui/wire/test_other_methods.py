@@ -41,21 +41,21 @@ def upload(backend: Backend, kind: str, folder) -> Wizard:
         model = get_peft_model(base, configured(kind, base))
     stir(model)
     model.save_pretrained(folder)
-    one = Wizard(backend.visitor_adapters, "ann", Folder(folder), "Mine", Limits(weights_bytes=10**7))
-    for _ in one.run():
+    checking = Wizard(backend.visitor_adapters, "ann", Folder(folder), "Mine", Limits(weights_bytes=10**7))
+    for _ in checking.run():
         pass
-    return one
+    return checking
 
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_an_upload_is_a_column_with_an_answer_a_drift_and_no_routing(kind, backend, tmp_path):
-    one = upload(backend, kind, tmp_path)
-    rows = one.view()["rows"]
+    checking = upload(backend, kind, tmp_path)
+    rows = checking.view()["rows"]
     assert [row["state"] for row in rows] == ["passed"] * 7, rows
     assert rows[-1]["sentence"].startswith(f"{NAMES[kind]}, ")
     session = Session()
     session.owner = "ann"
-    session.own_variants["lora"] = one.variant
+    session.own_variants["lora"] = checking.variant
     turn = Turn(session.next_id(), "What is the capital of Peru?", "", {})
     session.turns.append(turn)
     shown = list(columns(session, backend))

@@ -68,10 +68,10 @@ def test_shares_become_bytes():
 def test_a_byte_for_each_token_and_block_is_the_mean_of_its_linears():
     record = routing()
     packed = RoutingPacker().pack(record)
-    found = torch.frombuffer(bytearray(unpack(packed["chunks"])), dtype=torch.uint8).view(300, 2)
+    actual = torch.frombuffer(bytearray(unpack(packed["chunks"])), dtype=torch.uint8).view(300, 2)
     shares = record.identity
-    wanted = torch.stack([shares[:3].mean(0), shares[3:].mean(0)], 1)
-    torch.testing.assert_close(found.float() / 255, wanted, atol=0.003, rtol=0)
+    expected = torch.stack([shares[:3].mean(0), shares[3:].mean(0)], 1)
+    torch.testing.assert_close(actual.float() / 255, expected, atol=0.003, rtol=0)
     assert len(unpack(packed["token_share"])) == 300
     assert packed["prompt_tokens"] == 20 and packed["blocks"] == [0, 1]
 
@@ -117,19 +117,19 @@ def test_two_threads_pack_the_same_growing_record(monkeypatch):
             meeting.wait(0.5)
         return identity_share(*arguments)
 
-    found = []
+    packs = []
     with monkeypatch.context() as patch:
         patch.setattr(payload, "identity_share", meet)
         for tokens in (150, 300):
             meeting.reset()
             grown = cut(record, tokens)
-            work = [threading.Thread(target=lambda grown=grown: found.append(packer.pack(grown))) for _ in range(2)]
+            work = [threading.Thread(target=lambda grown=grown: packs.append(packer.pack(grown))) for _ in range(2)]
             for thread in work:
                 thread.start()
             for thread in work:
                 thread.join()
-    assert len(found) == 4
-    for packed, tokens in zip(found, (150, 150, 300, 300), strict=True):
+    assert len(packs) == 4
+    for packed, tokens in zip(packs, (150, 150, 300, 300), strict=True):
         assert len(unpack(packed["chunks"])) == 2 * tokens and len(unpack(packed["token_share"])) == tokens
         assert _close(packed, record, tokens)
 

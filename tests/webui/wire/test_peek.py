@@ -18,8 +18,8 @@ from tests.webui.conftest import ask
 
 def test_what_it_says(backend, engine):
     session = Session()
-    found = peek(session, backend, "  A foreign prompt ")
-    assert found == {
+    reading = peek(session, backend, "  A foreign prompt ")
+    assert reading == {
         "kind": "unlike",
         "word": "Unlike the training data",
         "share": "100% past LoRA",
@@ -55,13 +55,13 @@ def test_an_answer_goes_first(engine, backend):
 
 def test_one_reading_at_a_time_and_a_pause_after_it(engine, backend):
     engine.reading = 0.2
-    session, found = Session(), []
-    reading = threading.Thread(target=lambda: found.append(peek(session, backend, "Hello")))
+    session, readings = Session(), []
+    reading = threading.Thread(target=lambda: readings.append(peek(session, backend, "Hello")))
     reading.start()
     until(lambda: engine.peeks == 1)
     assert peek(session, backend, "Hello again") == {"busy": True}
     reading.join()
-    assert found[0]["kind"] == "mixed"
+    assert readings[0]["kind"] == "mixed"
     assert peek(session, backend, "Hello again") == {"busy": True}
     assert engine.peeks == 1
     # Another visitor need not wait for this one's pause.

@@ -15,17 +15,17 @@ POINTS = plane.points_of(PLANE)
 
 
 def test_what_is_drawn():
-    found = plane.view(POINTS, plane.rates_of(RATES), (), None)
-    assert found["base"]["general"] == pytest.approx((0.85, 0.8, 0.9))
-    assert [(p["name"], p["what"]) for p in found["shipped"]] == [("LoRA", ""), ("SLIM", "strength 4")]
-    assert [p["strength"] for p in found["strengths"]] == [0, 1, 4, 8]
-    assert found["strengths"][0]["what"] == "gate open"
-    assert [p["what"] for p in found["scales"]] == ["× 0.5", ""]
-    assert found["here"] == {"general": 0.8, "downstream": 0.88, "text": "now: strength 4"}
-    rates = {(p["method"], p["what"]): p for p in found["rates"]}
+    drawn = plane.view(POINTS, plane.rates_of(RATES), (), None)
+    assert drawn["base"]["general"] == pytest.approx((0.85, 0.8, 0.9))
+    assert [(p["name"], p["what"]) for p in drawn["shipped"]] == [("LoRA", ""), ("SLIM", "strength 4")]
+    assert [p["strength"] for p in drawn["strengths"]] == [0, 1, 4, 8]
+    assert drawn["strengths"][0]["what"] == "gate open"
+    assert [p["what"] for p in drawn["scales"]] == ["× 0.5", ""]
+    assert drawn["here"] == {"general": 0.8, "downstream": 0.88, "text": "now: strength 4"}
+    rates = {(p["method"], p["what"]): p for p in drawn["rates"]}
     assert rates["lora", "rate 0.001, 2 seeds"]["general"] == pytest.approx((0.4, 0.3, 0.5))
     assert rates["slim", "rate 0.003"]["downstream"] == (0.9, 0.9, 0.9)
-    json.dumps(found)
+    json.dumps(drawn)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_where_a_strength_lies(strength, general, text):
 
 
 def test_who_does_not_answer_is_not_there():
-    found = plane.view(POINTS, plane.rates_of(RATES), ["slim"], None)
-    assert found["strengths"] == [] and found["here"] is None and {p["method"] for p in found["rates"]} == {"lora"}
-    assert {p["method"] for p in found["shipped"]} == {"lora"}
-    found = plane.view(POINTS, plane.rates_of(RATES), ["lora"], None)
-    assert found["scales"] == [] and {p["method"] for p in found["rates"]} == {"slim"}
+    drawn = plane.view(POINTS, plane.rates_of(RATES), ["slim"], None)
+    assert drawn["strengths"] == [] and drawn["here"] is None and {p["method"] for p in drawn["rates"]} == {"lora"}
+    assert {p["method"] for p in drawn["shipped"]} == {"lora"}
+    drawn = plane.view(POINTS, plane.rates_of(RATES), ["lora"], None)
+    assert drawn["scales"] == [] and {p["method"] for p in drawn["rates"]} == {"slim"}
 
 
 def test_results_without_a_plane_are_shown_as_before():

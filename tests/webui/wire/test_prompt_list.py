@@ -23,26 +23,26 @@ from tests.webui.wire.test_stream import NAMES, begin
 TWO = f"{FOREIGN} one\n{TRAINED} two"
 
 
-def start(backend, prompts, session=None, listed=None, lists=None, **how):
+def start(backend, prompts, session=None, listed=None, lists=None, **options):
     listed = listed or PromptList()
     lists = lists or wire.Lists(backend)
-    run = lists.start(session or Session(), listed, read_lines(prompts, "the box"), Sampling(), **how)
+    run = lists.start(session or Session(), listed, read_lines(prompts, "the box"), Sampling(), **options)
     return listed, run
 
 
-def done(backend, prompts, **how):
-    listed, run = start(backend, prompts, **how)
+def done(backend, prompts, **options):
+    listed, run = start(backend, prompts, **options)
     assert run.ended.wait(20)
     return listed
 
 
 def test_a_row_for_each_prompt(backend):
     listed = done(backend, TWO, system="Be short.")
-    found = wire.table(listed, [])
-    assert found["headers"] == [
+    table = wire.table(listed, [])
+    assert table["headers"] == [
         "#", "Prompt", "Base", "LoRA", "LoRA: drift", "SLIM", "SLIM: drift", "SLIM: identity", "SLIM: verdict"
     ]  # fmt: skip
-    first, second = found["data"]
+    first, second = table["data"]
     assert first[:2] == ["1", f"{FOREIGN} one"] and second[:2] == ["2", f"{TRAINED} two"]
     assert first[2].startswith("Base says: turn1 seed0 foreign one")
     assert first[4] == "10⁶ times less likely; 0.010 nats per token"

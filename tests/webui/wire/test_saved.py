@@ -26,10 +26,10 @@ def test_a_conversation_comes_back_without_its_routing(answered, backend):
     answered.strengths = {"slim": 0.5}
     text = saved.dump(answered, backend)
     assert "base64" not in text
-    found = load(text, backend)
-    assert [turn.id for turn in found.turns] == [100, 101]
-    assert (found.other_base, found.strengths, found.asked) == ("", {"slim": 0.5}, None)
-    for old, new in zip(answered.turns, found.turns, strict=True):
+    loaded = load(text, backend)
+    assert [turn.id for turn in loaded.turns] == [100, 101]
+    assert (loaded.other_base, loaded.strengths, loaded.asked) == ("", {"slim": 0.5}, None)
+    for old, new in zip(answered.turns, loaded.turns, strict=True):
         assert (new.prompt, new.system) == (old.prompt, old.system)
         for name, before in old.answers.items():
             after = new.answers[name]
@@ -42,14 +42,14 @@ def test_a_conversation_comes_back_without_its_routing(answered, backend):
 
 def test_what_is_being_asked_comes_back_as_that(answered, backend):
     answered.asked = LastRequest(("lora", "slim"), Sampling(seed=7, temperature=0.5, stop=("x",)), batched=False)
-    found = load(saved.dump(answered, backend), backend)
-    assert found.asked == answered.asked
+    loaded = load(saved.dump(answered, backend), backend)
+    assert loaded.asked == answered.asked
     # What was there of these answers is written anew.
-    assert list(found.turns[-1].answers) == ["base"]
+    assert list(loaded.turns[-1].answers) == ["base"]
 
 
 @pytest.mark.parametrize(
-    ("own", "found"),
+    ("own", "expected"),
     [
         ({"lora": "Mine"}, {"lora": "Mine"}),
         ({}, {}),
@@ -57,10 +57,10 @@ def test_what_is_being_asked_comes_back_as_that(answered, backend):
         ({"lora": "two\u202e\nlines"}, {"lora": "two lines"}),
     ],
 )
-def test_whose_adapters_answered_comes_back(answered, backend, own, found):
+def test_whose_adapters_answered_comes_back(answered, backend, own, expected):
     data = json.loads(saved.dump(answered, backend))
     assert data["own"] == {}
-    assert load(json.dumps(data | {"own": own}), backend).own == found
+    assert load(json.dumps(data | {"own": own}), backend).own == expected
     del data["own"]
     assert load(json.dumps(data), backend).own == {}
 
@@ -87,9 +87,9 @@ def test_before_a_vote_nothing_of_an_answer_is_kept(answered, backend, order, ag
         assert (turn["answers"], turn["drift"], turn["vote"]) == ({}, None, None)
     # The same words, whoever stands where.
     assert data["asked"]["columns"] == ["base", "lora", "slim"] and data["asked"]["sampling"]["seed"] == 3
-    found = load(text, backend)
-    assert found.blind and found.asked == LastRequest(("base", "lora", "slim"), Sampling(seed=3), True)
-    assert [(turn.prompt, turn.system, turn.answers, turn.ballot) for turn in found.turns] == [
+    loaded = load(text, backend)
+    assert loaded.blind and loaded.asked == LastRequest(("base", "lora", "slim"), Sampling(seed=3), True)
+    assert [(turn.prompt, turn.system, turn.answers, turn.ballot) for turn in loaded.turns] == [
         ("Hello there", "", {}, None),
         ("Second", "Be brief.", {}, None),
     ]
@@ -98,17 +98,17 @@ def test_before_a_vote_nothing_of_an_answer_is_kept(answered, backend, order, ag
 def test_after_a_vote_it_is_kept_with_the_answers(answered, backend):
     ballot = Ballot(("slim", "base", "lora"), "lora")
     answered.blind, answered.turns[0].ballot = True, ballot
-    found = load(saved.dump(answered, backend), backend)
-    assert found.blind and found.asked is None
-    assert found.turns[0].ballot == ballot and list(found.turns[0].answers) == ["base", "lora", "slim"]
+    loaded = load(saved.dump(answered, backend), backend)
+    assert loaded.blind and loaded.asked is None
+    assert loaded.turns[0].ballot == ballot and list(loaded.turns[0].answers) == ["base", "lora", "slim"]
 
 
 def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):
     for number in range(4):
         ask(answered, backend, f"Number {number}")
-    one = len(saved.dump(answered, backend)) // 5
-    found = load(saved.dump(answered, backend, most=int(one * 2.5)), backend)
-    assert [turn.prompt for turn in found.turns] == ["Number 2", "Number 3"]
+    one_turn = len(saved.dump(answered, backend)) // 5
+    loaded = load(saved.dump(answered, backend, most=int(one_turn * 2.5)), backend)
+    assert [turn.prompt for turn in loaded.turns] == ["Number 2", "Number 3"]
     assert saved.dump(answered, backend, most=10) == ""
     assert saved.dump(Session(), backend) == ""
 
@@ -144,7 +144,7 @@ def test_columns_and_gates_that_are_not_here_are_left_out(answered, backend):
     data = json.loads(saved.dump(answered, backend))
     data |= {"strengths": {"lora": 3.0, "gone": 2.0, "slim": None}}
     data |= {"asked": {"columns": ["gone", "slim", 5], "sampling": {}, "batched": True}}
-    found = load(json.dumps(data), backend)
-    assert found.strengths == {} and found.asked == LastRequest(("slim",), Sampling(), True)
+    loaded = load(json.dumps(data), backend)
+    assert loaded.strengths == {} and loaded.asked == LastRequest(("slim",), Sampling(), True)
     data["asked"]["columns"] = ["gone"]
     assert load(json.dumps(data), backend).asked is None

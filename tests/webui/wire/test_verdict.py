@@ -14,8 +14,8 @@ from tests.webui.conftest import ask
 
 
 def verdict(session, turn=-1):
-    (found,) = verdicts(session, session.turns[turn])
-    return found
+    (only,) = verdicts(session, session.turns[turn])
+    return only
 
 
 @pytest.fixture
@@ -31,32 +31,32 @@ def asked(backend):
 
 
 def test_what_was_not_trained_gets_the_bases_answer_by_construction(asked):
-    found = verdict(asked("A foreign prompt"))
-    assert found["kind"] == "unlike" and found["column"] == "slim"
-    assert found["sentence"] == (
+    view = verdict(asked("A foreign prompt"))
+    assert view["kind"] == "unlike" and view["column"] == "slim"
+    assert view["sentence"] == (
         "Unlike the training data: SLIM sent 100% of it past LoRA and gives the base’s own answer, token for token."
     )
-    assert found["numbers"] == (
+    assert view["numbers"] == (
         "100% past LoRA · distance 3.00; up to 1.00 is like the training data · every gate is 0 at every token: the "
         "base’s answer by construction, not by luck"
     )
 
 
 def test_what_was_trained_gets_the_experts(asked):
-    found = verdict(asked("A trained prompt"))
-    assert found["kind"] == "like"
-    assert found["sentence"] == "Like the training data: SLIM answers with its LoRA experts."
+    view = verdict(asked("A trained prompt"))
+    assert view["kind"] == "like"
+    assert view["sentence"] == "Like the training data: SLIM answers with its LoRA experts."
 
 
 def test_what_is_in_between(asked):
-    found = verdict(asked("Something"))
-    assert found["kind"] == "mixed" and "sent 5" in found["sentence"] and "token for token" not in found["sentence"]
+    view = verdict(asked("Something"))
+    assert view["kind"] == "mixed" and "sent 5" in view["sentence"] and "token for token" not in view["sentence"]
 
 
 def test_a_gate_that_is_forced_open(asked):
-    found = verdict(asked("A foreign prompt", slim=0.0))
-    assert found["kind"] == "open"
-    assert found["sentence"] == (
+    view = verdict(asked("A foreign prompt", slim=0.0))
+    assert view["kind"] == "open"
+    assert view["sentence"] == (
         "Gate forced open: SLIM answers with its LoRA experts, though this is unlike its training data."
     )
     assert "this is like" in verdict(asked("A trained prompt", slim=0.0))["sentence"]
@@ -71,9 +71,9 @@ def test_equal_answers_without_closed_gates_are_no_construction(asked):
         gate[0, token] = 0.01
         # A record that is already read is not read again.
         answer.routing = replace(answer.routing, gate=gate, weights=answer.routing.weights.clone())
-        found = verdict(session)
-        assert found["sentence"].endswith("past LoRA, and the answers are the same, word for word.")
-        assert "construction" not in found["numbers"] and found["numbers"].endswith(said)
+        view = verdict(session)
+        assert view["sentence"].endswith("past LoRA, and the answers are the same, word for word.")
+        assert "construction" not in view["numbers"] and view["numbers"].endswith(said)
 
 
 @pytest.mark.parametrize("other", ["text", "sampling", "history"])

@@ -14,9 +14,11 @@ from slim_core.webui.wire.payload import mean_identity
 @pytest.fixture
 def readings(monkeypatch):
     """The records whose mean was read."""
-    found = []
-    monkeypatch.setattr(session_module, "mean_identity", lambda record: found.append(record) or mean_identity(record))
-    return found
+    records = []
+    monkeypatch.setattr(
+        session_module, "mean_identity", lambda record: records.append(record) or mean_identity(record)
+    )
+    return records
 
 
 def shown(session, backend):
@@ -28,7 +30,7 @@ def test_a_finished_answer_is_read_once(answered, backend, readings):
     first = shown(answered, backend)
     assert first == f"{mean_identity(record):.0%} identity"
     assert all(shown(answered, backend) == first for _ in range(5))
-    assert [found.variant for found in readings] == ["slim"]
+    assert [read.variant for read in readings] == ["slim"]
 
 
 def test_the_same_numbers_in_another_record_are_not_read_again(answered, backend, readings):
