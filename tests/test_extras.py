@@ -20,13 +20,13 @@ from slim_core.paths import DEMO
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WITHOUT = "import sys, runpy; sys.modules.update(dict.fromkeys({names})); runpy.{how}"
+WITHOUT = "import sys, runpy; sys.modules.update(dict.fromkeys({names})); runpy.{call}"
 MODULE = "run_module('slim_core', run_name='__main__', alter_sys=True)"
 
 
-def without(names: list[str], *arguments: str, how: str = MODULE) -> subprocess.CompletedProcess[str]:
+def without(names: list[str], *arguments: str, call: str = MODULE) -> subprocess.CompletedProcess[str]:
     """Run a command as if packages were not installed."""
-    code = WITHOUT.format(names=names, how=how)
+    code = WITHOUT.format(names=names, call=call)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -55,9 +55,9 @@ def test_comparing_needs_no_extra_and_says_nothing_but_the_answers():
     assert "Paris" in done.stdout
 
 
-@pytest.mark.parametrize("how", [MODULE, "run_path('app.py', run_name='__main__')"])
-def test_the_app_needs_gradio(how):
-    done = without(["gradio"], *(["serve"] if how is MODULE else []), how=how)
+@pytest.mark.parametrize("call", [MODULE, "run_path('app.py', run_name='__main__')"])
+def test_the_app_needs_gradio(call):
+    done = without(["gradio"], *(["serve"] if call is MODULE else []), call=call)
     assert done.returncode == 1
     assert done.stderr == 'Error: The app needs gradio; install it with: pip install "slim-core[app]"\n'
 

@@ -121,10 +121,10 @@ def test_an_answer_in_progress_keeps_its_adapter(store, freed, root):
 
 
 def test_two_answers_with_one_adapter(store, freed, root):
-    one = store.add("ann", adapter(root, "1"))
-    with store.use(one.key):
-        with store.use(one.key):
-            store.remove(one.key)
+    stored = store.add("ann", adapter(root, "1"))
+    with store.use(stored.key):
+        with store.use(stored.key):
+            store.remove(stored.key)
         assert freed == []
     assert freed == ["1"]
 

@@ -57,10 +57,10 @@ def test_the_gate_of_one_token_is_that_of_many(mode, scope, earlier, warmup, str
         yielding=Yielding.of(config, strength, references, **(first if contextual else {})),
         context=x if contextual else None,
     )
-    one = TokenRouter(config, tables, references, router, 1, "key", "default")
-    one.begin(x, x.numpy(), sequences)
+    token_router = TokenRouter(config, tables, references, router, 1, "key", "default")
+    token_router.begin(x, x.numpy(), sequences)
     for row in range(ROWS):
-        token = one.of_row(row, x[row].numpy(), strength)
+        token = token_router.of_row(row, x[row].numpy(), strength)
         assert token.gate == pytest.approx(many.gate[row].item(), abs=1e-5)
         assert token.weights == pytest.approx(many.weights[row].tolist(), abs=1e-5, rel=1e-4)
     if config.carries_up:

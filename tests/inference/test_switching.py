@@ -167,11 +167,11 @@ def test_a_base_that_does_not_fit_leaves_everything_as_it_was(world, other, monk
 
 def test_what_the_old_base_gives_back_counts(world, other, monkeypatch):
     need = world.switch.need(BaseChoice(str(other))).total
-    (held,) = world.engine.held.values()
-    assert held >= sum(variant.bytes for variant in world.engine.variants)
-    monkeypatch.setattr(loading, "device_memory", lambda device: (need - held, need))
+    (bytes_held,) = world.engine.held.values()
+    assert bytes_held >= sum(variant.bytes for variant in world.engine.variants)
+    monkeypatch.setattr(loading, "device_memory", lambda device: (need - bytes_held, need))
     assert world.switch.need(BaseChoice(str(other))).total == need
-    monkeypatch.setattr(loading, "device_memory", lambda device: (need - held - 1, need))
+    monkeypatch.setattr(loading, "device_memory", lambda device: (need - bytes_held - 1, need))
     with pytest.raises(EngineError, match="second needs about"):
         world.switch.need(BaseChoice(str(other)))
 

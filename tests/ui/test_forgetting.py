@@ -136,9 +136,9 @@ def test_questions_of_ones_own(visit, demo, tmp_path):
     assert known[:2] == ["my questions (2)", "100 (34–100)"] and known[3] == known[1] != known[2]
     expect(v.page.locator("#slim-evaluation").get_by_role("img").locator(".slim-plane-base")).to_have_count(2)
     _, text = saved(v, "Save results as JSON")
-    told = json.loads(text)["samples"]["my_questions.jsonl"]
-    assert [sample["asked"] for sample in told] == [*answers]
-    assert "ostrich" in told[0]["answers"]["base"]["text"]
+    samples = json.loads(text)["samples"]["my_questions.jsonl"]
+    assert [sample["asked"] for sample in samples] == [*answers]
+    assert "ostrich" in samples[0]["answers"]["base"]["text"]
     assert serious(v) == [] and v.width()[0] <= 1280
     # Nobody else has them, and they can be removed.
     open_form(other)

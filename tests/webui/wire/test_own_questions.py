@@ -85,15 +85,15 @@ def test_what_they_are_about_is_checked(read, kind):
 def test_they_are_scored_beside_other_tasks(backend, read):
     own = read(*({"prompt": f"number {i}", "answer": "LoRA"} for i in range(6)), name="known.jsonl")
     known = requests("known", "general", [f"number {i}" for i in range(6)], "Base")
-    held = done(backend, [known, of_kind(own, "downstream")])
-    (group,) = wire.shown(held)["groups"]
+    ended = done(backend, [known, of_kind(own, "downstream")])
+    (group,) = wire.shown(ended)["groups"]
     learned, _ = group["kinds"]
     assert learned["title"] == "What was trained"
     assert learned["rows"] == [
         {"task": "known", "n": 6, "scores": [["0", "(0–39)"], ["100", "(61–100)"], ["0", "(0–39)"]]}
     ]
     assert group["plane"]["shipped"][0]["downstream"][0] == 1
-    evaluation = held.run.evaluation()
+    evaluation = ended.run.evaluation()
     assert [task.name for task in evaluation.tasks] == ["known", "known.jsonl"]
     report = report_page(evaluation)
     assert "<h3>known</h3>" in report and "Wanted: LoRA" in report
