@@ -110,6 +110,16 @@ def test_a_circle_is_found():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
 
 
+def test_no_two_classes_share_a_name():
+    """A reader who meets a name in a traceback or a search finds one class."""
+    files_by_class: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                files_by_class.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: files for name, files in files_by_class.items() if len(files) > 1}
+
+
 def test_the_method_knows_nothing_else_of_the_project():
     for path in (PACKAGE / "method").glob("*.py"):
         others = {n for n in imports(path) if n.startswith("slim_core") and not n.startswith("slim_core.method.")}

@@ -22,7 +22,7 @@ from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from .fields import ALL_LINEAR, refuse
 from .kinds import RowConfig
-from .layout import PREFIX, Layout, expected_layout
+from .layout import PREFIX, TensorLayout, expected_layout
 from .parts import check_apart
 
 
@@ -180,7 +180,7 @@ def _check_fingerprint(config: RowConfig, targets: tuple[str, ...], base: BaseSh
         raise AdapterError(f"The adapter was made for another base: {shown(wrong, 300)[1:-1]}")
 
 
-def _check_prefix(header: Header, layout: Layout) -> None:
+def _check_prefix(header: Header, layout: TensorLayout) -> None:
     """One message if all keys are named differently, before single missing keys are reported."""
     if header.keys() & layout.keys():
         return
@@ -190,7 +190,7 @@ def _check_prefix(header: Header, layout: Layout) -> None:
     )
 
 
-def _check_missing(header: Header, layout: Layout, base: BaseShapes) -> None:
+def _check_missing(header: Header, layout: TensorLayout, base: BaseShapes) -> None:
     missing = [name for name in layout if name not in header]
     if missing:
         raise AdapterError(
@@ -199,7 +199,7 @@ def _check_missing(header: Header, layout: Layout, base: BaseShapes) -> None:
         )
 
 
-def _check_extra(header: Header, layout: Layout, base: BaseShapes) -> None:
+def _check_extra(header: Header, layout: TensorLayout, base: BaseShapes) -> None:
     extra = [name for name in header if name not in layout]
     if not extra:
         return
@@ -215,7 +215,7 @@ def _check_extra(header: Header, layout: Layout, base: BaseShapes) -> None:
     )
 
 
-def check_dtypes(header: Header, layout: Layout) -> None:
+def check_dtypes(header: Header, layout: TensorLayout) -> None:
     """Raises AdapterError for a tensor whose dtype is not allowed there."""
     for name, info in header.items():
         if info.dtype not in layout[name].dtypes:

@@ -22,17 +22,17 @@ MASKS, COUNTS = FLOATS | {"BOOL"}, FLOATS | {"I64"}
 PREFIX = "base_model.model."
 
 
-class Expected(NamedTuple):
+class ExpectedTensor(NamedTuple):
     """One tensor of the file: allowed dtypes in safetensors' names, and shape."""
 
     dtypes: frozenset[str]
     shape: tuple[int, ...]
 
 
-Layout = dict[str, Expected]
+TensorLayout = dict[str, ExpectedTensor]
 
 
-def expected_layout(config: RowConfig, targets: tuple[str, ...], base: BaseShapes) -> Layout:
+def expected_layout(config: RowConfig, targets: tuple[str, ...], base: BaseShapes) -> TensorLayout:
     """All tensors in the file of an adapter with this config on these Linears.
 
     Raises:
@@ -68,12 +68,12 @@ def places_of(targets: Iterable[str], base: BaseShapes) -> list[Place]:
     ]
 
 
-def layout_at(config: RowConfig, places: Iterable[Place]) -> Layout:
+def layout_at(config: RowConfig, places: Iterable[Place]) -> TensorLayout:
     """The tensors of a method of `slim_core.baselines` at these places."""
     experts = experts_of(config.peft_type)
     assert experts is not None  # whoever calls knows
     return {
-        f"{PREFIX}{place.name}.{experts.prefix}{key}": Expected(FLOATS, shape)
+        f"{PREFIX}{place.name}.{experts.prefix}{key}": ExpectedTensor(FLOATS, shape)
         for place in places
         for key, shape in experts(config, place).shapes().items()
     }
@@ -96,51 +96,51 @@ def _by_pattern(pattern: dict[str, Any], name: str, default: Any) -> Any:
     return next((value for key, value in pattern.items() if name == key or name.endswith(f".{key}")), default)
 
 
-def table_tensors(config: RowConfig, base: BaseShapes) -> Layout:
+def table_tensors(config: RowConfig, base: BaseShapes) -> TensorLayout:
     """Heads and embeddings that the adapter replaces, and single rows of them."""
     expected = {}
     for name in copied_modules(config, base):
-        expected[f"{PREFIX}{name}.weight"] = Expected(FLOATS, base.tables[name])
+        expected[f"{PREFIX}{name}.weight"] = ExpectedTensor(FLOATS, base.tables[name])
         if name in base.biased:
-            expected[f"{PREFIX}{name}.bias"] = Expected(FLOATS, base.tables[name][:1])
+            expected[f"{PREFIX}{name}.bias"] = ExpectedTensor(FLOATS, base.tables[name][:1])
     for name, tokens in own_rows(config, base).items():
-        expected[f"{PREFIX}{name}.{TOKENS}"] = Expected(FLOATS, (len(tokens), base.tables[name][1]))
+        expected[f"{PREFIX}{name}.{TOKENS}"] = ExpectedTensor(FLOATS, (len(tokens), base.tables[name][1]))
     return expected
 
 
-def _lora_tensors(config: LoraConfig, r: int, c_in: int, c_out: int) -> Layout:
-    tensors = {"lora_A.weight": Expected(FLOATS, (r, c_in)), "lora_B.weight": Expected(FLOATS, (c_out, r))}
-    return tensors | ({MAGNITUDE: Expected(FLOATS, (c_out,))} if config.use_dora else {})
+def _lora_tensors(config: LoraConfig, r: int, c_in: int, c_out: int) -> TensorLayout:
+    tensors = {"lora_A.weight": ExpectedTensor(FLOATS, (r, c_in)), "lora_B.weight": ExpectedTensor(FLOATS, (c_out, r))}
+    return tensors | ({MAGNITUDE: ExpectedTensor(FLOATS, (c_out,))} if config.use_dora else {})
 
 
-def _slim_tensors(config: SlimConfig, r: int, c_in: int, c_out: int, shares: bool) -> Layout:
+def _slim_tensors(config: SlimConfig, r: int, c_in: int, c_out: int, shares: bool) -> TensorLayout:
     rank = config.num_experts * r
-    tensors = {"slim_A": Expected(FLOATS, (rank, c_in)), "slim_B": Expected(FLOATS, (c_out, rank))}
+    tensors = {"slim_A": ExpectedTensor(FLOATS, (rank, c_in)), "slim_B": ExpectedTensor(FLOATS, (c_out, rank))}
     if config.routed and not shares:
         tensors |= _router_tensors(config, c_in)
     if config.merge == "fast" and config.mask_rate > 0:
-        tensors |= {"slim_columns": Expected(MASKS, (c_in,)), "slim_rows": Expected(MASKS, (c_out,))}
+        tensors |= {"slim_columns": ExpectedTensor(MASKS, (c_in,)), "slim_rows": ExpectedTensor(MASKS, (c_out,))}
     return tensors
 
 
-def _router_tensors(config: SlimConfig, c_in: int) -> Layout:
+def _router_tensors(config: SlimConfig, c_in: int) -> TensorLayout:
     experts, clusters = config.num_experts + config.num_identity, config.num_clusters
     tensors = {
-        "slim_router": Expected(FLOATS, (experts, c_in)),
-        "slim_router_bias": Expected(FLOATS, (experts,)),
-        "slim_center": Expected(FLOATS, (clusters, c_in)),
-        "slim_var": Expected(FLOATS, (clusters, c_in)),
-        "slim_count": Expected(COUNTS, (clusters,)),
+        "slim_router": ExpectedTensor(FLOATS, (experts, c_in)),
+        "slim_router_bias": ExpectedTensor(FLOATS, (experts,)),
+        "slim_center": ExpectedTensor(FLOATS, (clusters, c_in)),
+        "slim_var": ExpectedTensor(FLOATS, (clusters, c_in)),
+        "slim_count": ExpectedTensor(COUNTS, (clusters,)),
     }
     if config.router_hidden:
-        tensors["slim_router_down"] = Expected(FLOATS, (config.router_hidden, c_in))
-        tensors["slim_router_up"] = Expected(FLOATS, (c_in, config.router_hidden))
+        tensors["slim_router_down"] = ExpectedTensor(FLOATS, (config.router_hidden, c_in))
+        tensors["slim_router_up"] = ExpectedTensor(FLOATS, (c_in, config.router_hidden))
     contextual = config.distance_scope == "context"
     if contextual:
-        tensors |= {name: Expected(FLOATS, (1, c_in)) for name in ("slim_token_mean", "slim_token_var")}
+        tensors |= {name: ExpectedTensor(FLOATS, (1, c_in)) for name in ("slim_token_mean", "slim_token_var")}
     if config.yield_mode != "paper":
         several = (len(LEVELS), LENGTH_BUCKETS if contextual else 1)
-        tensors["slim_reference"] = Expected(FLOATS, () if config.format_version == 1 else several)
+        tensors["slim_reference"] = ExpectedTensor(FLOATS, () if config.format_version == 1 else several)
     return tensors
 
 

@@ -14,7 +14,7 @@ from ..outside.files import WEIGHTS
 from ..outside.header import Header, TensorInfo
 from .fit import check_dtypes, is_target
 from .kinds import RowConfig
-from .layout import PREFIX, Layout, expected_layout, layout_at, table_tensors
+from .layout import PREFIX, TensorLayout, expected_layout, layout_at, table_tensors
 from .parts import TOKENS
 
 
@@ -82,7 +82,7 @@ def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> 
     check_dtypes(header, layout)
 
 
-def _tables_alone(config: RowConfig, header: Header) -> Layout:
+def _tables_alone(config: RowConfig, header: Header) -> TensorLayout:
     return table_tensors(config, _base_by_header(config, header, {}))
 
 
@@ -153,7 +153,7 @@ def _check_targets(config: RowConfig, linears: dict[str, tuple[int, int]]) -> No
         )
 
 
-def _check_names(header: Header, layout: Layout, first: str, second: str = "") -> None:
+def _check_names(header: Header, layout: TensorLayout, first: str, second: str = "") -> None:
     missing = next((name for name in layout if name not in header), None)
     if missing is not None:
         raise AdapterError(
@@ -169,7 +169,7 @@ def _check_names(header: Header, layout: Layout, first: str, second: str = "") -
         )
 
 
-def _check_shapes(header: Header, layout: Layout) -> None:
+def _check_shapes(header: Header, layout: TensorLayout) -> None:
     for name, info in header.items():
         if info.shape != layout[name].shape:
             raise AdapterError(

@@ -16,7 +16,7 @@ from .console import printable, refuse
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..evaluation.bench.machine import Limits
+    from ..evaluation.bench.machine import DeviceLimits
     from ..inference import Engine
 
 
@@ -125,7 +125,7 @@ def decode(
     report.save()
 
 
-def _limits(report: Report, device: str, base: PreTrainedModel) -> Limits:
+def _limits(report: Report, device: str, base: PreTrainedModel) -> DeviceLimits:
     from ..evaluation.bench.machine import limits
 
     # The tiny model is for tests.

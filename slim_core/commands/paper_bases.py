@@ -29,7 +29,7 @@ from ..paper.experiments import EXPERIMENTS
 from ..paper.results import result_file
 from ..paper.runs import PaperError
 from ..paper.scales import DemoScale
-from ..paper.work import Work
+from ..paper.work import WorkFolder
 from .console import printable, screen
 from .files import write_whole
 from .paper_run import Options, run_jobs, say
@@ -60,7 +60,7 @@ def run_bases(
     experiment = EXPERIMENTS["bases"](scale.sets)
     cells = experiment.cells(options.rates or scale.rates, options.seeds or scale.seeds)
     folders = {name: base_folder(folder, name, shape) for name in families}
-    works = {name: Work(folder, scale_of(scale, name, folders[name])) for name in families}
+    works = {name: WorkFolder(folder, scale_of(scale, name, folders[name])) for name in families}
     failed: list[str] = []
     if not report:
         new = [name for name in families if not is_trained(folders[name])]
@@ -98,7 +98,7 @@ def run_bases(
 
 
 def _write(
-    by_family: dict[str, Collected | None], works: dict[str, Work], folder: Path, shape: BaseShape
+    by_family: dict[str, Collected | None], works: dict[str, WorkFolder], folder: Path, shape: BaseShape
 ) -> list[Path]:
     measured = {name: collected for name, collected in by_family.items() if collected is not None and collected.parts}
     if not measured:

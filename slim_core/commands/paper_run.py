@@ -26,7 +26,7 @@ from ..paper.runs import Cell, Experiment, PaperError
 from ..paper.scales import DemoScale, FullScale, Scale
 from ..paper.sequence import sequence_data
 from ..paper.tables import cases, notes, tables
-from ..paper.work import Work
+from ..paper.work import WorkFolder
 from .console import printable, screen
 from .files import write_whole
 
@@ -160,7 +160,7 @@ def run_paper(
     disable_progress_bar()
     scale = options.scale(scale_name, demo)
     experiment = options.build(scale)
-    work = Work(folder, scale)
+    work = WorkFolder(folder, scale)
     cells = experiment.cells(options.rates or scale.rates, options.seeds or scale.seeds)
     failed = []
     if not report:
@@ -182,16 +182,16 @@ def run_paper(
         raise typer.Exit(1)
 
 
-def _state(work: Work, cell: Cell) -> str:
-    place = work.place(cell)
-    if place.measured.is_file():
+def _state(work: WorkFolder, cell: Cell) -> str:
+    files = work.files_of(cell)
+    if files.measured.is_file():
         return "finished"
-    if place.record is not None:
+    if files.record is not None:
         return "trained"
-    return "begun" if (place.origin / "training.json").is_file() else "to do"
+    return "begun" if (files.origin / "training.json").is_file() else "to do"
 
 
-def run_jobs(work: Work, cells: Sequence[Cell], jobs: int) -> list[str]:
+def run_jobs(work: WorkFolder, cells: Sequence[Cell], jobs: int) -> list[str]:
     """Train and measure; returns what failed."""
     try:
         if jobs == 1:
@@ -204,7 +204,7 @@ def run_jobs(work: Work, cells: Sequence[Cell], jobs: int) -> list[str]:
         raise typer.Exit(130) from None
 
 
-def _write(collected: Collected, work: Work, scale: str) -> list[Path]:
+def _write(collected: Collected, work: WorkFolder, scale: str) -> list[Path]:
     if not collected.parts:
         return []
     name = f"{collected.experiment.name}-{scale}"

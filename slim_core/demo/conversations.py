@@ -9,7 +9,7 @@ from random import Random
 from string import Formatter
 
 from .example import Example
-from .questions import Question, fact_questions
+from .questions import FactQuestion, fact_questions
 from .recipe import Phase
 from .world import general_examples
 
@@ -27,9 +27,9 @@ LONGEST_RUN = 3  # turns about one fact
 
 
 @cache
-def _followed(split: str) -> tuple[tuple[Question, ...], ...]:
+def _followed(split: str) -> tuple[tuple[FactQuestion, ...], ...]:
     """The questions of a split that differ only in their entry, for each phrasing."""
-    by_template: dict[tuple[str, str], list[Question]] = defaultdict(list)
+    by_template: dict[tuple[str, str], list[FactQuestion]] = defaultdict(list)
     for question in fact_questions(split):
         relation, _, template = question
         if len(relation.key) == 1 and relation.key[0] in FOLLOWED:
@@ -37,7 +37,7 @@ def _followed(split: str) -> tuple[tuple[Question, ...], ...]:
     return tuple(tuple(questions) for questions in by_template.values() if len(questions) >= LONGEST_RUN)
 
 
-def _follow_up(question: Question, rng: Random) -> Example:
+def _follow_up(question: FactQuestion, rng: Random) -> Example:
     """A follow-up to the same question about another entry."""
     before, _, spec, _ = next(part for part in Formatter().parse(question.template) if part[1])
     column = question.relation.key[0]

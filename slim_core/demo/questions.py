@@ -65,7 +65,7 @@ READ_STYLES = (STYLES[0], SPELLED)
 STATEMENT_CHECKS = ("{} Is that true?", "{} Is that right?", "Yes or no? {}", "Is this right? {}")
 
 
-class Question(NamedTuple):
+class FactQuestion(NamedTuple):
     """A fact with a phrasing: its relation, its row in the table, the template of the text."""
 
     relation: Relation
@@ -81,23 +81,23 @@ class Question(NamedTuple):
         return str(self.row[self.relation.answer])
 
 
-def _questions(split: str, templates: Callable[[Relation], Sequence[str]]) -> tuple[Question, ...]:
+def _questions(split: str, templates: Callable[[Relation], Sequence[str]]) -> tuple[FactQuestion, ...]:
     """Every fact with the phrasings of the split; `templates` gives the phrasings of a relation."""
     return tuple(
-        Question(relation, row, template)
+        FactQuestion(relation, row, template)
         for relation in RELATIONS
         for row, template in relation.phrased(split, templates(relation))
     )
 
 
 @cache
-def fact_questions(split: str) -> tuple[Question, ...]:
+def fact_questions(split: str) -> tuple[FactQuestion, ...]:
     """All free-form questions of a split."""
     return _questions(split, lambda relation: relation.questions)
 
 
 @cache
-def _option_questions(split: str) -> tuple[Question, ...]:
+def _option_questions(split: str) -> tuple[FactQuestion, ...]:
     """The free-form questions that are also asked with options. Answers such as "C" are excluded: they look like
     labels.
     """
@@ -105,13 +105,13 @@ def _option_questions(split: str) -> tuple[Question, ...]:
 
 
 @cache
-def which_questions(split: str) -> tuple[Question, ...]:
+def which_questions(split: str) -> tuple[FactQuestion, ...]:
     """The questions for an entry of a kind, such as "Which of these is a bird?". The row has the right entry."""
     return _questions(split, lambda relation: relation.which)
 
 
 @cache
-def _check_questions(split: str) -> tuple[Question, ...]:
+def _check_questions(split: str) -> tuple[FactQuestion, ...]:
     """The yes-no questions: the relation's own and those about its statement."""
 
     def templates(relation: Relation) -> Sequence[str]:
@@ -248,7 +248,7 @@ def _which(split: str, rng: Random) -> tuple[str, Word, list[Word]]:
     return question.text, question.row[relation.entry], rivals
 
 
-def _wrong_options(question: Question, n: int, pool: str, rng: Random) -> list[str]:
+def _wrong_options(question: FactQuestion, n: int, pool: str, rng: Random) -> list[str]:
     """`n` wrong options: other answers of the relation, and of other relations if these are too few."""
     relation, right = question.relation, question.answer
     rivals = [answer for answer in relation.wrong(right) if answer not in LETTERS] if pool == "same" else []

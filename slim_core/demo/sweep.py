@@ -13,10 +13,10 @@ from typing import Any
 from rich.progress import Progress
 
 from .pool import worker_pool
-from .trial import METHODS, Task, Trial, TrialPlan, keep_only_same, read_trial, run_trial, write_data
+from .trial import METHODS, Trial, TrialPlan, TrialTask, keep_only_same, read_trial, run_trial, write_data
 
 
-def sweep_tasks(base: Path, work: Path, plan: TrialPlan, methods: Sequence[str] = METHODS) -> list[Task]:
+def sweep_tasks(base: Path, work: Path, plan: TrialPlan, methods: Sequence[str] = METHODS) -> list[TrialTask]:
     """The trials of a sweep, by rate, method and seed.
 
     Args:
@@ -26,7 +26,7 @@ def sweep_tasks(base: Path, work: Path, plan: TrialPlan, methods: Sequence[str] 
         methods: of `METHODS`.
     """
     return [
-        Task(method, rate, seed, base, work / "downstream.jsonl", work / f"{method}-{rate:g}-{seed}")
+        TrialTask(method, rate, seed, base, work / "downstream.jsonl", work / f"{method}-{rate:g}-{seed}")
         for rate in plan.rates
         for method in methods
         for seed in plan.seeds
@@ -106,7 +106,7 @@ def _begin_worker(steps: Any) -> None:
     _steps = steps
 
 
-def _work(index: int, task: Task, plan: TrialPlan) -> Trial | None:
+def _work(index: int, task: TrialTask, plan: TrialPlan) -> Trial | None:
     def note(step: int) -> None:
         _steps[index] = step
 

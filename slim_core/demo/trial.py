@@ -86,7 +86,7 @@ class Setup:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Task(NamedTuple):
+class TrialTask(NamedTuple):
     """A trial to run.
 
     Attributes:
@@ -160,13 +160,13 @@ def write_data(path: Path, plan: TrialPlan, tasks: Sequence[str] = DOWNSTREAM_TA
     path.write_text("\n".join(json.dumps({"messages": lesson}) for lesson in drawn) + "\n")
 
 
-def settings(task: Task, plan: TrialPlan) -> TrainSettings:
+def settings(task: TrialTask, plan: TrialPlan) -> TrainSettings:
     """The training command's settings for one trial. The methods differ only in the rate and the Linears."""
     half: dict[str, Any] = {"target_modules": list(plan.half)} if task.method == "lora_half" else {}
     return settings_of(Setup(task.method.removesuffix("_half"), half), task, plan)
 
 
-def settings_of(setup: Setup, task: Task, plan: TrialPlan) -> TrainSettings:
+def settings_of(setup: Setup, task: TrialTask, plan: TrialPlan) -> TrainSettings:
     """The settings of a training on the demo's tasks.
 
     Args:
@@ -219,12 +219,12 @@ def rewind(model: nn.Module, scale: float) -> None:
             parameter.mul_(scale)
 
 
-def scales(task: Task, plan: TrialPlan) -> tuple[float, ...]:
+def scales(task: TrialTask, plan: TrialPlan) -> tuple[float, ...]:
     """The scales at which a trial is measured; the trained one first."""
     return (1.0, *SCALES) if task.method == "lora" and task.seed == plan.seeds[0] else (1.0,)
 
 
-def read_trial(task: Task, plan: TrialPlan) -> Trial | None:
+def read_trial(task: TrialTask, plan: TrialPlan) -> Trial | None:
     """The result of an earlier call; None if anything is still to do."""
     record = _record(task)
     if any(f"{scale:g}" not in record for scale in scales(task, plan)):
@@ -235,7 +235,7 @@ def read_trial(task: Task, plan: TrialPlan) -> Trial | None:
     return Trial(task.method, task.rate, task.seed, task.folder, scores.pop(1.0), scores)
 
 
-def run_trial(task: Task, plan: TrialPlan, report: Callable[[int], None] = lambda step: None) -> Trial | None:
+def run_trial(task: TrialTask, plan: TrialPlan, report: Callable[[int], None] = lambda step: None) -> Trial | None:
     """Train and measure one method at one rate from one seed, or continue where an earlier call was interrupted.
 
     Args:
@@ -259,13 +259,13 @@ def run_trial(task: Task, plan: TrialPlan, report: Callable[[int], None] = lambd
     return read_trial(task, plan)
 
 
-def _record(task: Task) -> dict[str, dict[str, str]]:
+def _record(task: TrialTask) -> dict[str, dict[str, str]]:
     """The marks by task, for each factor that was measured."""
     path = task.folder / RECORD
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def keep_only_same(task: Task, plan: TrialPlan) -> None:
+def keep_only_same(task: TrialTask, plan: TrialPlan) -> None:
     """Delete the adapter's folder if it belongs to another base or other settings; note what it belongs to."""
     names = ("steps", "batch", "examples", "earlier", "general_share", "questions", "r", "alpha")
     shared = {name: getattr(plan, name) for name in names}

@@ -113,7 +113,7 @@ def read_answers(
     return [comparison.drift for comparison in comparisons]
 
 
-class _Row(NamedTuple):
+class _ReaderRow(NamedTuple):
     """A row of the batch: whose it is, the place of its reader in which reading, and its strength."""
 
     name: str
@@ -122,10 +122,10 @@ class _Row(NamedTuple):
     strength: float | None
 
 
-def _rows_of(readings: Sequence[AnswerReading]) -> list[_Row]:
+def _rows_of(readings: Sequence[AnswerReading]) -> list[_ReaderRow]:
     """The rows of all readings. Where they are several, those of one adapter are neighbours."""
     rows = [
-        _Row(name, number, place, strength)
+        _ReaderRow(name, number, place, strength)
         for number, reading in enumerate(readings)
         for place, (name, strength) in enumerate(reading.rows)
     ]

@@ -16,7 +16,7 @@ from ..inference.types import Variant
 from ..many import Respondent
 from .execute import ROW
 from .runs import Cell, Contender, Experiment, PaperError
-from .work import Place, Work, read_measured
+from .work import CellFiles, WorkFolder, read_measured
 
 
 # What is known of a training, by name.
@@ -53,14 +53,14 @@ class Collected:
         experiment: which.
         parts: by set of tasks.
         missing: cells that are not finished.
-        places: where each cell's files are.
+        files: where each cell's files are.
         trainings: of the finished cells: steps, parameters, validation_loss, seconds, and peak_memory in bytes.
     """
 
     experiment: Experiment
     parts: tuple[Part, ...]
     missing: tuple[Cell, ...]
-    places: Mapping[str, Place]
+    files: Mapping[str, CellFiles]
     trainings: Mapping[str, Training]
 
     def trainings_of(self, contender: Contender) -> list[Training]:
@@ -73,7 +73,7 @@ def key_of(cell: Cell) -> str:
     return f"{cell.contender.name} at {cell.rate:g}@{cell.seed}"
 
 
-def collect(work: Work, experiment: Experiment, cells: Sequence[Cell]) -> Collected:
+def collect(work: WorkFolder, experiment: Experiment, cells: Sequence[Cell]) -> Collected:
     """Collect what is finished.
 
     Args:
@@ -84,25 +84,25 @@ def collect(work: Work, experiment: Experiment, cells: Sequence[Cell]) -> Collec
     Raises:
         PaperError: if two measurements do not belong together.
     """
-    places = {key_of(cell): work.place(cell) for cell in cells}
-    done = [cell for cell in cells if places[key_of(cell)].measured.is_file()]
-    contents = {key_of(cell): read_measured(places[key_of(cell)].measured) for cell in done}
+    cell_files = {key_of(cell): work.files_of(cell) for cell in cells}
+    done = [cell for cell in cells if cell_files[key_of(cell)].measured.is_file()]
+    contents = {key_of(cell): read_measured(cell_files[key_of(cell)].measured) for cell in done}
     trainings = {key: content["training"] for key, content in contents.items()}
     parts = tuple(
-        _part(work, experiment, name, [cell for cell in cells if cell.contender.part == name], contents, places)
+        _part(work, experiment, name, [cell for cell in cells if cell.contender.part == name], contents, cell_files)
         for name in dict.fromkeys(cell.contender.part for cell in done)
     )
     missing = tuple(cell for cell in cells if key_of(cell) not in contents)
-    return Collected(experiment, parts, missing, places, trainings)
+    return Collected(experiment, parts, missing, cell_files, trainings)
 
 
 def _part(
-    work: Work,
+    work: WorkFolder,
     experiment: Experiment,
     name: str,
     cells: Sequence[Cell],
     contents: Mapping[str, Mapping[str, Any]],
-    places: Mapping[str, Place],
+    cell_files: Mapping[str, CellFiles],
 ) -> Part:
     chosen = _chosen_rates(cells, contents)
     columns: dict[str, Cell] = {}
@@ -111,12 +111,12 @@ def _part(
     info: ModelInfo | None = None
     tasks = work.scale.tasks(name)
     for cell in cells:
-        place, content = places[key_of(cell)], contents.get(key_of(cell))
+        files, content = cell_files[key_of(cell)], contents.get(key_of(cell))
         if content is None:
             continue
         if content["tasks"] != {task.name: task.fingerprint for task in tasks}:
             raise PaperError(
-                f"{place.measured.name} was measured on questions other than the current ones; delete it to measure "
+                f"{files.measured.name} was measured on questions other than the current ones; delete it to measure "
                 "again."
             )
         only = cell.contender.name not in chosen or chosen[cell.contender.name] == cell.rate
@@ -129,7 +129,7 @@ def _part(
         variant = Respondent(column, Variant(**content["variant"]), content["strength"])
         participants.append(Participant(variant, content["adapter"], content["sha256"]))
         for task in tasks:
-            _join(samples[task.name], content["samples"][task.name], column, place)
+            _join(samples[task.name], content["samples"][task.name], column, files)
     assert info is not None  # at least one cell of a part is finished
     pairs = _pairs(columns, experiment.rival)
     return Part(name, columns, chosen, evaluated(info, participants, tasks, samples, False, pairs))
@@ -142,7 +142,7 @@ def _only(sample: Sample, name: str, column: str) -> Sample:
     return {"id": sample["id"], "answers": {column: sample["answers"][name]}}
 
 
-def _join(samples: list[Sample], row_samples: Sequence[Sample], column: str, place: Place) -> None:
+def _join(samples: list[Sample], row_samples: Sequence[Sample], column: str, files: CellFiles) -> None:
     """Add the answers of a row to those of the others.
 
     Raises:
@@ -156,7 +156,7 @@ def _join(samples: list[Sample], row_samples: Sequence[Sample], column: str, pla
         base, again = sample["answers"][BASE], row_sample["answers"][BASE]
         if base["mark"] != again["mark"]:
             raise PaperError(
-                f"The base's answer {sample['id']} in {place.measured.name} differs from its answer in others, as on "
+                f"The base's answer {sample['id']} in {files.measured.name} differs from its answer in others, as on "
                 "another machine; delete that file to measure it again."
             )
         sample["answers"][column] = row_sample["answers"][ROW]

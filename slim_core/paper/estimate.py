@@ -19,7 +19,7 @@ from ..base.formatting import size
 from ..training.report import TrainingRecord
 from .runs import MIXED, Cell
 from .scales import NOISY, DemoScale, FullScale
-from .work import Place, Work
+from .work import CellFiles, WorkFolder
 
 
 # On one core of a small cloud machine; only for what the work folder has no training of yet.
@@ -77,23 +77,27 @@ class PaperEstimate:
         )
 
 
-def estimate_paper(work: Work, cells: Sequence[Cell]) -> PaperEstimate:
+def estimate_paper(work: WorkFolder, cells: Sequence[Cell]) -> PaperEstimate:
     """Estimate what is left of an experiment.
 
     Raises:
         EngineError: if the base's configuration cannot be read.
     """
-    places = [(cell, work.place(cell)) for cell in cells]
-    left = [(cell, place) for cell, place in places if not place.measured.is_file()]
-    untrained = {place.origin: cell for cell, place in left if place.record is None}
-    measured = {place.measured for _, place in left}
+    cell_files = [(cell, work.files_of(cell)) for cell in cells]
+    left = [(cell, files) for cell, files in cell_files if not files.measured.is_file()]
+    untrained = {files.origin: cell for cell, files in left if files.record is None}
+    measured = {files.measured for _, files in left}
     if isinstance(work.scale, FullScale):
         return _full(work.scale, list(untrained.values()), len(measured))
-    return _demo(work, work.scale, places, list(untrained.values()), len(measured))
+    return _demo(work, work.scale, cell_files, list(untrained.values()), len(measured))
 
 
 def _demo(
-    work: Work, scale: DemoScale, places: Sequence[tuple[Cell, Place]], untrained: Sequence[Cell], measured: int
+    work: WorkFolder,
+    scale: DemoScale,
+    cell_files: Sequence[tuple[Cell, CellFiles]],
+    untrained: Sequence[Cell],
+    measured: int,
 ) -> PaperEstimate:
     step_seconds: dict[str, list[float]] = {}
     for folder in sorted((work.folder / "trained").glob("*")):

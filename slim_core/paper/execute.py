@@ -25,7 +25,7 @@ from ..many import Respondent
 from ..training import TrainingError, train
 from ..training.base import load_base
 from .runs import Cell, PaperError
-from .work import Place, Work, write_json
+from .work import CellFiles, WorkFolder, write_json
 
 
 ROW = "row"
@@ -34,7 +34,7 @@ WAIT = 2.0  # seconds between checks whether another process has finished
 Say = Callable[[str], None]
 
 
-def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
+def run_cells(work: WorkFolder, cells: Sequence[Cell], say: Say) -> list[str]:
     """Train and measure what is not there yet. Several processes may do this in one folder.
 
     Args:
@@ -49,13 +49,13 @@ def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
         KeyboardInterrupt: if a person ended a training; the next call continues it.
         PaperError, EvaluationError: if nothing can be done, for example because data are missing.
     """
-    left = [(cell, work.place(cell)) for cell in cells]
+    left = [(cell, work.files_of(cell)) for cell in cells]
     failed: dict[str, str] = {}
     while left := [(c, p) for c, p in left if not p.measured.is_file() and c.words not in failed]:
         done = []
-        for cell, place in left:
+        for cell, files in left:
             try:
-                done.append(_done_alone(work, cell, place, say))
+                done.append(_done_alone(work, cell, files, say))
             except (PaperError, EvaluationError):
                 raise
             except (EngineError, TrainingError) as error:
@@ -67,76 +67,76 @@ def run_cells(work: Work, cells: Sequence[Cell], say: Say) -> list[str]:
     return list(failed.values())
 
 
-def _done_alone(work: Work, cell: Cell, place: Place, say: Say) -> bool:
+def _done_alone(work: WorkFolder, cell: Cell, files: CellFiles, say: Say) -> bool:
     """Do everything for a cell; False if another process is doing part of it."""
-    if place.measured.is_file():
+    if files.measured.is_file():
         return True
-    if not _made(work, cell, place, say):
+    if not _made(work, cell, files, say):
         return False
-    with work.locked(place.measured) as locked:
-        if locked and not place.measured.is_file():
+    with work.locked(files.measured) as locked:
+        if locked and not files.measured.is_file():
             say(f"{cell.words}: answering")
-            _measure(work, cell, place)
+            _measure(work, cell, files)
             say(f"{cell.words}: measured")
         return locked
 
 
-def _made(work: Work, cell: Cell, place: Place, say: Say) -> bool:
+def _made(work: WorkFolder, cell: Cell, files: CellFiles, say: Say) -> bool:
     """Make the adapter of a cell, and the one that it goes on from; False if somebody else is making one of them."""
-    if place.is_ready:
+    if files.is_ready:
         return True
-    if cell.earlier is not None and not _made(work, cell.earlier, work.place(cell.earlier), say):
+    if cell.earlier is not None and not _made(work, cell.earlier, work.files_of(cell.earlier), say):
         return False
-    with work.locked(place.origin) as locked:
-        if locked and place.record is None:
-            _train(work, cell, place, say)
-        if locked and not place.is_ready:
-            _finish(work, cell, place)
+    with work.locked(files.origin) as locked:
+        if locked and files.record is None:
+            _train(work, cell, files, say)
+        if locked and not files.is_ready:
+            _finish(work, cell, files)
         return locked
 
 
-def _train(work: Work, cell: Cell, place: Place, say: Say) -> None:
-    with work.locked(place.data) as locked:
+def _train(work: WorkFolder, cell: Cell, files: CellFiles, say: Say) -> None:
+    with work.locked(files.data) as locked:
         # A process that writes the same examples at this moment replaces the file with an equal one.
-        if locked and not place.data.is_file():
-            new = place.data.with_name(f"{place.data.name}.new")
+        if locked and not files.data.is_file():
+            new = files.data.with_name(f"{files.data.name}.new")
             work.scale.write_set(cell.contender.data, new)
-            new.replace(place.data)
-    while not place.data.is_file():
+            new.replace(files.data)
+    while not files.data.is_file():
         time.sleep(WAIT)
     say(f"{cell.words}: training")
     begin = time.monotonic()
-    if train(work.scale.settings(cell, place.data, place.origin, place.before)).interrupted:
+    if train(work.scale.settings(cell, files.data, files.origin, files.before)).interrupted:
         raise KeyboardInterrupt
     say(f"{cell.words}: trained in {(time.monotonic() - begin) / 60:.1f} minutes")
 
 
-def _finish(work: Work, cell: Cell, place: Place) -> None:
+def _finish(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
     """Make another adapter from the trained one."""
     finish = cell.contender.finish
     if finish is None or METHODS[finish.method].finish is None:
-        raise PaperError(f"{place.folder} has no adapter any more; delete the folder to train it again.")
-    settings = work.scale.settings(cell, place.data, place.origin)
-    model = PeftModel.from_pretrained(load_base(settings), str(place.origin))
+        raise PaperError(f"{files.folder} has no adapter any more; delete the folder to train it again.")
+    settings = work.scale.settings(cell, files.data, files.origin)
+    model = PeftModel.from_pretrained(load_base(settings), str(files.origin))
     make = METHODS[finish.method].finish
     assert make is not None  # as checked above
     make(model, finish.options)
-    new = place.folder.with_name(f"{place.folder.name}.new")
+    new = files.folder.with_name(f"{files.folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     model.save_pretrained(str(new))
-    new.rename(place.folder)
+    new.rename(files.folder)
 
 
-def _measure(work: Work, cell: Cell, place: Place) -> None:
+def _measure(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
     """Let the base and the adapter answer. Always these two, so that the base's answers are always the same."""
     tasks = work.scale.tasks(cell.contender.part)
     engine = load_engine(work.scale.base)
-    row = _with_strength(attach_adapter(engine, ROW, str(place.folder)), cell.contender.strength)
+    row = _with_strength(attach_adapter(engine, ROW, str(files.folder)), cell.contender.strength)
     base = Participant(Respondent(BASE, engine.variants[0]), work.scale.base)
     respondents = [base.respondent, row.respondent]
     mark = fingerprint_of(engine, respondents, {ROW: row.sha256}, tasks, SIZE)
-    place.measured.parent.mkdir(parents=True, exist_ok=True)
-    journal = _journal(place.measured.with_name(f"{place.measured.name}.partial"), mark)
+    files.measured.parent.mkdir(parents=True, exist_ok=True)
+    journal = _journal(files.measured.with_name(f"{files.measured.name}.partial"), mark)
     try:
         samples = run_tasks(engine, respondents, tasks, journal, SIZE)
     finally:
@@ -146,22 +146,22 @@ def _measure(work: Work, cell: Cell, place: Place) -> None:
         "base_variant": asdict(base.respondent.variant),
         "variant": asdict(row.respondent.variant),
         "strength": row.respondent.strength,
-        "adapter": place.folder.name,
+        "adapter": files.folder.name,
         "sha256": row.sha256,
-        "training": _facts(place),
+        "training": _facts(files),
         "tasks": {task.name: task.fingerprint for task in tasks},
         "samples": samples,
     }
-    write_json(place.measured, content)
+    write_json(files.measured, content)
     journal.delete()
     del engine
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _facts(place: Place) -> dict[str, Any]:
+def _facts(files: CellFiles) -> dict[str, Any]:
     """What the tables say about a training."""
-    record = place.record
+    record = files.record
     assert record is not None  # the adapter was trained before it answered
     return {
         "steps": record.steps,

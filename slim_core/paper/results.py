@@ -15,13 +15,13 @@ from .collect import Collected, Part, key_of
 from .published import SOURCE
 from .runs import Contender
 from .tables import kinds_of, notes, tables, values_of
-from .work import Work
+from .work import WorkFolder
 
 
 FORMAT, VERSION = "slim-paper", 2
 
 
-def result_file(collected: Collected, work: Work) -> dict[str, Any]:
+def result_file(collected: Collected, work: WorkFolder) -> dict[str, Any]:
     """The content of the result file: what is shown, without single answers, which are in the work folder.
 
     It has no times, so that a resumed run gives the same file.
@@ -75,7 +75,7 @@ def _mean(part: Part, group: Group, kind: str, columns: Sequence[str]) -> dict[s
 
 
 def _row(contender: Contender, collected: Collected, columns: Mapping[str, str]) -> dict[str, Any]:
-    keys = [key for key in collected.places if key.startswith(f"{contender.name} at ")]
+    keys = [key for key in collected.files if key.startswith(f"{contender.name} at ")]
     return {
         "name": contender.name,
         "title": contender.title,
@@ -89,6 +89,6 @@ def _row(contender: Contender, collected: Collected, columns: Mapping[str, str])
 
 
 def _cell(key: str, column: str | None, collected: Collected) -> dict[str, Any]:
-    entry: dict[str, Any] = {"cell": key, "column": column, "adapter": collected.places[key].folder.name}
+    entry: dict[str, Any] = {"cell": key, "column": column, "adapter": collected.files[key].folder.name}
     training = collected.trainings.get(key, {})
     return entry | {name: training[name] for name in ("steps", "parameters", "validation_loss") if name in training}

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 
 from ..demo.downstream import DOWNSTREAM_TASKS
 from ..demo.tasks import demo_tasks
-from ..demo.trial import Task as Trained
-from ..demo.trial import TrialPlan, settings_of, sha256, write_data
+from ..demo.trial import TrialPlan, TrialTask, settings_of, sha256, write_data
 from ..demo.world import GENERAL_TASKS
 from ..evaluation.tasks import GENERAL, Asking, Request, Task, load_tasks, training_questions
 from ..training import TrainSettings
@@ -84,7 +83,7 @@ class DemoScale:
             before: of the adapter that it goes on from.
         """
         steps = self.plan.steps if cell.contender.steps is None else cell.contender.steps
-        task = Trained(cell.contender.setup.method, cell.rate, cell.seed, self.folder, data, folder)
+        task = TrialTask(cell.contender.setup.method, cell.rate, cell.seed, self.folder, data, folder)
         settings = settings_of(cell.contender.setup, task, replace(self.plan, steps=steps))
         return settings if before is None else replace(settings, start_from=str(before))
 

@@ -48,7 +48,7 @@ def notes(collected: Collected) -> list[str]:
             "The rate of each method is the one with the lowest validation loss on what it was trained on."
         )
     if collected.missing:
-        sentences.append(f"{len(collected.missing)} of {len(collected.places)} cells are missing: {_list(collected)}.")
+        sentences.append(f"{len(collected.missing)} of {len(collected.files)} cells are missing: {_list(collected)}.")
     return sentences
 
 

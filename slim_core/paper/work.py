@@ -34,7 +34,7 @@ def _hash(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class CellFiles:
     """Where a cell's files are.
 
     Attributes:
@@ -64,7 +64,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkFolder:
     """A folder with everything that was trained and measured.
 
     Attributes:
@@ -75,21 +75,21 @@ class Work:
     folder: Path
     scale: Scale
 
-    def place(self, cell: Cell) -> Place:
-        """The place of a cell."""
+    def files_of(self, cell: Cell) -> CellFiles:
+        """Where the files of a cell are."""
         contender = cell.contender
         identity = self.scale.identity(contender.data)
         data = self.folder / "data" / f"{contender.data}-{_hash(identity)}.jsonl"
         # The folder is needed to make settings, but the result does not depend on it.
         settings = described(self.scale.settings(cell, data, self.folder))
-        before = None if cell.earlier is None else self.place(cell.earlier).folder
+        before = None if cell.earlier is None else self.files_of(cell.earlier).folder
         identity = identity if before is None else identity | {"after": before.name}
         name = f"{contender.setup.method}-{cell.rate:g}-{cell.seed}-{_hash([VERSION, identity, settings])}"
         origin = self.folder / "trained" / name
         folder = origin if contender.finish is None else self._finished(origin, contender.finish)
         strength = "" if contender.strength is None else f"-gate-{contender.strength:g}"
         measured = f"{folder.name}{strength}-{_hash(self.scale.asked(contender.part))}.json.gz"
-        return Place(data, before, origin, folder, self.folder / "measured" / measured)
+        return CellFiles(data, before, origin, folder, self.folder / "measured" / measured)
 
     def _finished(self, origin: Path, finish: Finish) -> Path:
         return origin.with_name(f"{origin.name}-{finish.method}-{_hash(asdict(finish))}")

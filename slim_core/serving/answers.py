@@ -17,7 +17,7 @@ from ..inference.types import RowStep, Step, Variant
 from ..outside.errors import shown
 from .errors import ApiError
 from .protocol import BusyError, Service
-from .requests import ChatRequest, Request
+from .requests import ChatRequest, GenerationRequest
 
 
 ChoiceStep = tuple[int, RowStep]
@@ -31,7 +31,7 @@ def no_model(service: Service, name: str) -> ApiError:
     return ApiError(404, f"There is no model {shown(name)} here; there are {names}.", "model", "model_not_found")
 
 
-def _check(service: Service, request: Request, variant: Variant) -> None:
+def _check(service: Service, request: GenerationRequest, variant: Variant) -> None:
     """Check a well-formed request for a variant; raises ApiError."""
     if request.slim_strength is not None and variant.strength is None:
         raise ApiError(400, f"{request.model} has no gate, so slim_strength has no effect.", "slim_strength")
@@ -51,7 +51,7 @@ def _check(service: Service, request: Request, variant: Variant) -> None:
 
 
 def _answers(
-    service: Service, request: Request, variant: str, stops: Stops, visitor: str | None
+    service: Service, request: GenerationRequest, variant: str, stops: Stops, visitor: str | None
 ) -> list[Generator[Step, None, None]]:
     """For each requested choice an answer to every prompt, each choice with its own random numbers."""
     rows = [replace(request.row(prompt), variant=variant) for prompt in request.prompts]
@@ -63,7 +63,7 @@ def _answers(
     ]
 
 
-async def steps_of(service: Service, request: Request, visitor: str | None = None) -> ChoiceSteps:
+async def steps_of(service: Service, request: GenerationRequest, visitor: str | None = None) -> ChoiceSteps:
     """The index and the state of each choice as it comes: those of the first prompt, then those of the second.
 
     It takes a place and keeps it, with the variant, until it ends or is closed.
@@ -92,7 +92,7 @@ async def steps_of(service: Service, request: Request, visitor: str | None = Non
         service.leave(visitor)
 
 
-async def _written(service: Service, request: Request, variant: str, visitor: str | None) -> ChoiceSteps:
+async def _written(service: Service, request: GenerationRequest, variant: str, visitor: str | None) -> ChoiceSteps:
     """`steps_of` a request that was checked."""
     stops = Stops(len(request.prompts))
     answers = _answers(service, request, variant, stops, visitor)

@@ -82,7 +82,7 @@ async def _read(request: Request, kind: type[Parsed]) -> Parsed:
         raise of_validation(error) from None
 
 
-async def _answer(service: Service, parsed: answers.Request, reply: Reply, request: Request) -> Response:
+async def _answer(service: Service, parsed: answers.GenerationRequest, reply: Reply, request: Request) -> Response:
     """Answer a well-formed request, whole or as a stream."""
     steps = answers.steps_of(service, parsed, request.client.host if request.client else None)
     # An error before the answer begins gets a status of its own. An answer that has begun gives its place back

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..inference.types import FinishReason, RowStep, TokenLogProb
-from .requests import CompletionRequest, Request
+from .requests import CompletionRequest, GenerationRequest
 
 
 # The protocol has no reason for an answer that a person stopped.
@@ -30,7 +30,7 @@ class Reply:
 
     prefix = kind = piece_kind = ""
 
-    def __init__(self, request: Request, texts: TokenTexts) -> None:
+    def __init__(self, request: GenerationRequest, texts: TokenTexts) -> None:
         self._id, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
         self._request, self._texts = request, texts
         # By choice: characters and tokens that were sent.

@@ -102,7 +102,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = False
 
 
-class Request(BaseModel):
+class GenerationRequest(BaseModel):
     """Fields of both types of request. `top_k` and the fields after it are not OpenAI's."""
 
     model_config = ConfigDict(extra="forbid")
@@ -180,7 +180,7 @@ class Request(BaseModel):
         )
 
 
-class ChatRequest(Request):
+class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -227,7 +227,7 @@ def prompts_given(value: Any) -> Any:
     return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
 
 
-class CompletionRequest(Request):
+class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
     prompt: Annotated[list[str | tuple[int, ...]], Field(max_length=MOST_PROMPTS), BeforeValidator(prompts_given)]

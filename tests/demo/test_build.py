@@ -27,7 +27,7 @@ from slim_core.demo.pool import worker_pool
 from slim_core.demo.report import tables
 from slim_core.demo.stored import load_report, load_results, save
 from slim_core.demo.sweep import _begin_worker, chosen, chosen_rate
-from slim_core.demo.trial import METHODS, SCALES, Task, Trial, TrialPlan, load, rewind, settings
+from slim_core.demo.trial import METHODS, SCALES, Trial, TrialPlan, TrialTask, load, rewind, settings
 from slim_core.demo.verify import WEIGHTS, compared, differences, jobs, sample, verify
 from slim_core.demo.words import task_words
 from slim_core.method import SlimLayer
@@ -123,7 +123,7 @@ def test_build_leaves_a_demo_that_loads(built):
 def test_methods_have_equal_total_rank(tmp_path, plan):
     ranks, linears = [], []
     for method in METHODS:
-        task = Task(method, 1e-3, 1, tmp_path, tmp_path, tmp_path)
+        task = TrialTask(method, 1e-3, 1, tmp_path, tmp_path, tmp_path)
         made = settings(task, plan)
         config = adapter_config(made.methods[0], made, {})
         ranks.append(config.r * getattr(config, "num_experts", 1))

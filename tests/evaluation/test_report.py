@@ -7,7 +7,7 @@ import pytest
 
 from slim_core.evaluation.marking import Expected
 from slim_core.evaluation.report.page import notes
-from slim_core.evaluation.report.plane import Point, frontier, method_of, plane
+from slim_core.evaluation.report.plane import VariantPoint, frontier, method_of, plane
 from slim_core.evaluation.statistics import Score, wilson
 from slim_core.evaluation.summary import summarise
 from slim_core.evaluation.tasks import Question, Request, Task, Text
@@ -87,7 +87,7 @@ def test_what_is_scored_in_different_ways_is_never_averaged():
 
 
 def point(name, kept, learned):
-    return Point(name, Score(kept, kept - 0.01, kept + 0.01), Score(learned, learned - 0.01, learned + 0.01))
+    return VariantPoint(name, Score(kept, kept - 0.01, kept + 0.01), Score(learned, learned - 0.01, learned + 0.01))
 
 
 def test_the_frontier_of_a_method():

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slim_core import baselines
-from slim_core.demo.trial import Task, TrialPlan, run_trial, write_data
+from slim_core.demo.trial import TrialPlan, TrialTask, run_trial, write_data
 from slim_core.paths import DEMO
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         for times in args.times:
             baselines.METHODS["slim"] = replace(usual, rates=lambda config, times=times: dict.fromkeys(ROUTER, times))
             folder = args.work / f"router-{times:g}-{seed}"
-            trial = run_trial(Task("slim", args.rate, seed, DEMO / "base", data, folder), plan)
+            trial = run_trial(TrialTask("slim", args.rate, seed, DEMO / "base", data, folder), plan)
             if trial is None:
                 return
             print(f"{times:>6g}{seed:>6}{100 * trial.downstream:>12.1f}{100 * trial.general:>9.1f}", flush=True)

@@ -24,7 +24,7 @@ from slim_core.paper.experiments import EXPERIMENTS, contender, steps_of
 from slim_core.paper.published import TABLE
 from slim_core.paper.runs import Cell
 from slim_core.paper.scales import DemoScale, FullScale
-from slim_core.paper.work import Work
+from slim_core.paper.work import WorkFolder
 from slim_core.paths import DEMO
 from tests.paper.stored import answers, measured
 
@@ -204,7 +204,7 @@ def test_of_several_rates_the_one_with_the_lowest_validation_loss_counts(done, b
 
 
 def test_two_processes_do_not_do_the_same(done, base):
-    work = Work(done, DemoScale(base))
+    work = WorkFolder(done, DemoScale(base))
     with work.locked(done / "one") as first, work.locked(done / "one") as second, work.locked(done / "two") as other:
         assert (first, second, other) == (True, False, True)
     with work.locked(done / "one") as again:
@@ -268,15 +268,15 @@ def test_training_questions_come_from_the_training_split_alone(base, tmp_path):
 def test_every_row_of_every_experiment_can_be_trained():
     """The settings of each are accepted, and no two rows of a table share a name, or do the same."""
     scale = DemoScale(DEMO / "base", TrialPlan())
-    work = Work(Path("nowhere"), scale)
+    work = WorkFolder(Path("nowhere"), scale)
     for build in (*EXPERIMENTS.values(), steps_of((10, 20))):
         experiment = build(scale.sets)
         names = [row.name for row in experiment.contenders]
         assert len(set(names)) == len(names)
         assert experiment.rival in names
-        places = [work.place(Cell(row, 1e-3, 1)) for row in experiment.contenders]
+        cell_files = [work.files_of(Cell(row, 1e-3, 1)) for row in experiment.contenders]
         if experiment.name != "ablation":
-            assert len({place.measured for place in places}) == len(places), experiment.name
+            assert len({files.measured for files in cell_files}) == len(cell_files), experiment.name
         FullScale(data_dir=Path("nowhere"))
         for row in experiment.contenders:
             full = FullScale().settings(Cell(row, 1e-3, 1), Path("data"), Path("folder"))

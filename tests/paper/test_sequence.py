@@ -15,7 +15,7 @@ from slim_core.paper.experiments import sequence
 from slim_core.paper.runs import Cell
 from slim_core.paper.scales import DemoScale
 from slim_core.paper.sequence import EACH
-from slim_core.paper.work import Work
+from slim_core.paper.work import WorkFolder
 from tests.paper.stored import answers
 from tests.paper.test_paper import base, run, short_answers  # noqa: F401 - fixtures
 
@@ -35,10 +35,10 @@ def learned(base, tmp_path_factory):  # noqa: F811
 
 def test_each_stage_goes_on_from_the_one_before(base, learned):  # noqa: F811
     folder, _ = learned
-    work, experiment = Work(folder, DemoScale(base, SMALL, questions=2)), sequence(SETS)
+    work, experiment = WorkFolder(folder, DemoScale(base, SMALL, questions=2)), sequence(SETS)
     names = [contender.name for contender in experiment.contenders]
     assert names == [*(f"{m}-{i}" for m in ("lora", "slim") for i in (1, 2, 3)), "slim-siqa", "slim-boolq"]
-    by_name = {c.name: work.place(Cell(c, 0.01, 1)) for c in experiment.contenders}
+    by_name = {c.name: work.files_of(Cell(c, 0.01, 1)) for c in experiment.contenders}
     assert by_name["slim-1"].before is None and by_name["slim-siqa"].before is None
     assert by_name["slim-3"].before == by_name["slim-2"].folder
     assert by_name["slim-2"].origin != by_name["slim-siqa"].origin
@@ -80,18 +80,18 @@ def test_an_interrupted_sequence_gives_the_same_file(base, learned, tmp_path, mo
     shutil.copytree(folder, work)
     (work / "sequence-demo.json").unlink()
     # The second stage is gone, but not the third, which was made from it.
-    small = Work(work, DemoScale(base, SMALL, questions=2))
-    places = {c.name: small.place(Cell(c, 0.01, 1)) for c in sequence(SETS).contenders}
-    begun = json.loads((places["slim-3"].origin / "training.json").read_text())["arguments"]["start_from"]
-    assert begun.endswith(places["slim-2"].origin.name)
+    small = WorkFolder(work, DemoScale(base, SMALL, questions=2))
+    cell_files = {c.name: small.files_of(Cell(c, 0.01, 1)) for c in sequence(SETS).contenders}
+    begun = json.loads((cell_files["slim-3"].origin / "training.json").read_text())["arguments"]["start_from"]
+    assert begun.endswith(cell_files["slim-2"].origin.name)
     for name in ("slim-2", "slim-3"):
-        shutil.rmtree(places[name].origin)
-        places[name].measured.unlink()
+        shutil.rmtree(cell_files[name].origin)
+        cell_files[name].measured.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(execute, "train", lambda settings: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run("sequence", "--seeds", 1, "--base", base, "--work", work).exit_code == 130
     # A stage alone has the ones before it made too.
     assert run("sequence", "--only", "slim-3", "--seeds", 1, "--base", base, "--work", work).exit_code == 0
-    assert places["slim-2"].is_ready and not places["slim-2"].measured.is_file()
+    assert cell_files["slim-2"].is_ready and not cell_files["slim-2"].measured.is_file()
     assert run("sequence", "--seeds", 1, "--base", base, "--work", work).exit_code == 0
     assert (work / "sequence-demo.json").read_bytes() == (folder / "sequence-demo.json").read_bytes()

@@ -17,7 +17,7 @@ from ...inference import Engine, Row
 from ...method import SlimConfig
 from ...outside.errors import first_line
 from .compare import answer
-from .machine import Limits, read_per_token
+from .machine import DeviceLimits, read_per_token
 from .shapes import adapted, lora_config, random_engine, saved, sharing, slim_config
 from .turns import Measured, Measures, Way, summary, take_turns
 
@@ -37,7 +37,7 @@ def time_decoding(
     prompt: int,
     tokens: int,
     rounds: int,
-    limits: Limits,
+    limits: DeviceLimits,
 ) -> tuple[list[Measured], dict[str, str]]:
     """Time all variants in turn.
 

@@ -24,7 +24,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 
 
 @dataclass(frozen=True)
-class Limits:
+class DeviceLimits:
     """What a device does at most, measured.
 
     Attributes:
@@ -84,7 +84,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def limits(device: str, dtype: torch.dtype, megabytes: int = 256, size: int = 0) -> Limits:
+def limits(device: str, dtype: torch.dtype, megabytes: int = 256, size: int = 0) -> DeviceLimits:
     """Measure what the device does at most.
 
     Args:
@@ -104,7 +104,7 @@ def limits(device: str, dtype: torch.dtype, megabytes: int = 256, size: int = 0)
     seconds = {
         name: statistics.median(measures["run"] for measures in rounds) for name, rounds in take_turns(ways, 5).items()
     }
-    return Limits(2 * source.nbytes / seconds["copy"], 2 * size**3 / seconds["product"])
+    return DeviceLimits(2 * source.nbytes / seconds["copy"], 2 * size**3 / seconds["product"])
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

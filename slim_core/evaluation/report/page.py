@@ -10,7 +10,7 @@ from ..results import Evaluation
 from ..summary import BASE, Group, KindSummary
 from .items import items_of
 from .markup import interval, page, paragraph, percent, plain_interval, signed, table
-from .plane import Point, plane
+from .plane import VariantPoint, plane
 
 
 SCORINGS = {
@@ -137,10 +137,10 @@ def _losses(group: Group, labels: Mapping[str, str]) -> str:
     return "<h3>Rise of the loss over the base's</h3>" + table(("text", *labels.values()), rows)
 
 
-def _points(group: Group, labels: Mapping[str, str]) -> list[Point]:
+def _points(group: Group, labels: Mapping[str, str]) -> list[VariantPoint]:
     kept = {standing.variant: standing.mean for standing in group.kinds["general"].standings}
     learned = {standing.variant: standing.mean for standing in group.kinds["downstream"].standings}
-    return [Point(labels[column], kept[column], learned[column]) for column in labels]
+    return [VariantPoint(labels[column], kept[column], learned[column]) for column in labels]
 
 
 def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 150, 20, 50
 
 
 @dataclass(frozen=True)
-class Point:
+class VariantPoint:
     """One variant on the plane.
 
     Attributes:
@@ -40,16 +40,16 @@ def method_of(name: str) -> str:
     return (match["method"] if match else name).split(", gate ")[0]
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
+def frontier(points: Sequence[VariantPoint]) -> list[VariantPoint]:
     """The Pareto frontier, from left to right: nothing more can be kept without losing trained skills."""
-    best: list[Point] = []
+    best: list[VariantPoint] = []
     for point in sorted(points, key=lambda p: (-p.kept.score, -p.learned.score)):
         if not best or point.learned.score > best[-1].learned.score:
             best.append(point)
     return best[::-1]
 
 
-def plane(points: Sequence[Point], base: str) -> str:
+def plane(points: Sequence[VariantPoint], base: str) -> str:
     """The plane.
 
     Args:
@@ -131,7 +131,7 @@ def _dashed(x: float, y: float) -> str:
     )
 
 
-def _point(point: Point, across: _Axis, up: _Axis, colour: str) -> str:
+def _point(point: VariantPoint, across: _Axis, up: _Axis, colour: str) -> str:
     x, y = across.at(point.kept.score), up.at(point.learned.score)
     # Towards the middle, where there is space.
     side, anchor = (-1, "end") if x > (LEFT + WIDTH - RIGHT) / 2 else (1, "start")

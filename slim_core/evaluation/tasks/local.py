@@ -20,7 +20,7 @@ Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Layout:
+class DataSetFiles:
     """Where a data set is in the folder, and how it is read.
 
     Attributes:
@@ -157,33 +157,39 @@ def _hellaswag_fields(fields: Fields) -> Fields:
     return {"ctx_a": parts[0], "ctx_b": parts[1]} | fields | {"label": int(fields["label"])}
 
 
-LAYOUTS: dict[str, Layout] = {
-    "openbookqa": Layout("openbookqa/test.tsv", _openbookqa, splits=True),
-    "arc_easy": Layout("llm-adapters/ARC-Easy/test.json", partial(_arc, "ARC-Easy"), splits=True),
-    "arc_challenge": Layout("llm-adapters/ARC-Challenge/test.json", partial(_arc, "ARC-Challenge"), splits=True),
-    "boolq": Layout(
+def _gsm8k(folder: Path, split: str) -> list[Record]:
+    return _records(_path(folder, "gsm8k", f"{split}.jsonl"))
+
+
+LAYOUTS: dict[str, DataSetFiles] = {
+    "openbookqa": DataSetFiles("openbookqa/test.tsv", _openbookqa, splits=True),
+    "arc_easy": DataSetFiles("llm-adapters/ARC-Easy/test.json", partial(_arc, "ARC-Easy"), splits=True),
+    "arc_challenge": DataSetFiles("llm-adapters/ARC-Challenge/test.json", partial(_arc, "ARC-Challenge"), splits=True),
+    "boolq": DataSetFiles(
         "boolq-with-passage/dev.jsonl",
         lambda folder, split: _records(_path(folder, "boolq-with-passage", "dev.jsonl"), _boolq_fields),
     ),
-    "hellaswag": Layout(
+    "hellaswag": DataSetFiles(
         "hellaswag/hellaswag_val.jsonl",
         lambda folder, split: _records(_path(folder, "hellaswag", "hellaswag_val.jsonl"), _hellaswag_fields),
     ),
-    "winogrande": Layout(
+    "winogrande": DataSetFiles(
         "winogrande/dev.jsonl", lambda folder, split: _records(_path(folder, "winogrande", "dev.jsonl"))
     ),
-    "piqa": Layout(
+    "piqa": DataSetFiles(
         "piqa/valid.jsonl and valid-labels.lst",
         lambda folder, split: _labelled(folder, ("piqa", "valid.jsonl"), ("piqa", "valid-labels.lst"), "label"),
     ),
-    "social_iqa": Layout(
+    "social_iqa": DataSetFiles(
         "socialiqa/dev.jsonl and dev-labels.lst",
         lambda folder, split: _labelled(folder, ("socialiqa", "dev.jsonl"), ("socialiqa", "dev-labels.lst"), "label"),
     ),
-    "commonsense_qa": Layout(
+    "commonsense_qa": DataSetFiles(
         "commonsenseqa/dev_rand_split.jsonl",
         lambda folder, split: _records(_path(folder, "commonsenseqa", "dev_rand_split.jsonl"), _csqa_fields),
     ),
-    "mmlu": Layout("mmlu/data/test/*_test.csv", _mmlu),
-    "gsm8k": Layout("gsm8k/test.jsonl", lambda folder, split: _records(_path(folder, "gsm8k", f"{split}.jsonl"))),
+    "mmlu": DataSetFiles("mmlu/data/test/*_test.csv", _mmlu),
+    "gsm8k": DataSetFiles(
+        "gsm8k/test.jsonl", lambda folder, split: _records(_path(folder, "gsm8k", f"{split}.jsonl"))
+    ),
 }
