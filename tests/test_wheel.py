@@ -59,7 +59,6 @@ def installed(tmp_path_factory) -> Installed:
     return installation
 
 
-@pytest.mark.nightly
 def test_the_command_answers_with_the_demo_that_the_wheel_brings(installed):
     compare = installed.start("slim", "compare", QUESTION, "--max-new-tokens", "12")
     said, _ = compare.communicate(timeout=120)

@@ -10,6 +10,7 @@ from slim_core.inference import Row, Sampling, batch, cache
 from slim_core.inference.log_probs import log_probs_of
 from slim_core.inference.types import RowStep
 from tests.inference.conftest import LONGER, QUESTION, engine, folders, last
+from tests.inference.probe import EngineProbe
 from tests.inference.test_scoring import alone
 
 
@@ -68,7 +69,7 @@ def test_every_row_says_what_its_variant_says_alone(engine, alone, piece, temper
 def test_logits_of_a_long_prompt_are_never_there_all_at_once(engine, alone, monkeypatch):
     tokenizer, log_probs = alone
     asked = [Row("slim", (), text=TEXT, log_probs=1, prompt_log_probs=True)]
-    monkeypatch.setattr(batch, "LOGITS_AT_ONCE", 2 * engine._model.config.vocab_size)
+    monkeypatch.setattr(batch, "LOGITS_AT_ONCE", 2 * EngineProbe(engine).base.config.vocab_size)
     counts, forward = [], batch.Batch._read
 
     def read(self, count):

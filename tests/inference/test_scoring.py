@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slim_core.base.errors import EngineError
 from slim_core.inference import Passage, Row, Sampling
 from tests.inference.conftest import QUESTION, engine, folders, last
+from tests.inference.probe import EngineProbe
 
 
 __all__ = ["engine", "folders"]
@@ -74,9 +75,10 @@ def test_each_variant_reads_as_if_it_were_alone(engine, alone, together):
 
 def test_options_of_one_token_cost_one_forward(engine, monkeypatch):
     calls = []
-    forward = type(engine._model).forward
+    kind = type(EngineProbe(engine).base)
+    forward = kind.forward
     monkeypatch.setattr(
-        type(engine._model),
+        kind,
         "forward",
         lambda self, *a, **k: calls.append(k["input_ids"].shape) or forward(self, *a, **k),
     )

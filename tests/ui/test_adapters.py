@@ -302,7 +302,7 @@ def test_files_that_were_never_checked_go_with_their_visitor(open_visit, demo, m
     v = open_visit()
     v.page.locator("#slim-own-files input[type=file]").set_input_files(files(made / "theirs"))
     until(lambda: len(cached(demo)) >= 2)
-    time.sleep(0.5)
+    time.sleep(0.5)  # nothing tells when the page has told the server whose they are
     v.page.close()
     until(lambda: not cached(demo))
 
