@@ -197,20 +197,20 @@ def _square(scores: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
 # -- routing, seeds ----------------------------------------------------------------------------------------------
 
 
-def router_auc(trained: Sequence[Sequence[float]], foreign: Sequence[Sequence[float]]) -> tuple[list[float], float]:
+def router_auc(trained: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> tuple[list[float], float]:
     """How well the shares past LoRA separate trained prompts from others: areas under ROC curves.
 
     1 is perfect, 0.5 is chance. Ties count half (Hanley and McNeil 1982).
 
     Args:
         trained: for each prompt of a trained task the share past LoRA in each block.
-        foreign: likewise of other prompts.
+        others: the same for prompts unlike the training data.
 
     Returns:
         The area for each block from the first to the last, and that of the prompts' means over blocks.
     """
-    blocks = [auc(low, high) for low, high in zip(zip(*trained, strict=True), zip(*foreign, strict=True), strict=True)]
-    return blocks, auc([fmean(shares) for shares in trained], [fmean(shares) for shares in foreign])
+    blocks = [auc(low, high) for low, high in zip(zip(*trained, strict=True), zip(*others, strict=True), strict=True)]
+    return blocks, auc([fmean(shares) for shares in trained], [fmean(shares) for shares in others])
 
 
 @dataclass(frozen=True)

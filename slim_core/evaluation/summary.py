@@ -195,10 +195,10 @@ def _router(
         for task in tasks:
             answers = [sample["answers"][column] for sample in fine(samples[task.name])]
             shares[task.kind] += [answer["identity"] for answer in answers if "identity" in answer]
-        trained, foreign = shares["downstream"], shares["general"]
+        trained, general = shares["downstream"], shares["general"]
         # With a LoRA nothing bypasses it, so there is nothing to compare.
-        if trained and foreign and any(any(share) for share in trained + foreign):
-            aucs[column] = router_auc(trained, foreign)
+        if trained and general and any(any(share) for share in trained + general):
+            aucs[column] = router_auc(trained, general)
     return aucs
 
 

@@ -74,8 +74,8 @@ def test_what_may_be_said_of_two():
 
 
 def test_the_router_by_block():
-    trained, foreign = [[0.1, 0.5], [0.2, 0.5]], [[0.9, 0.5], [0.15, 0.5]]
-    blocks, all_of_it = router_auc(trained, foreign)
+    trained, general = [[0.1, 0.5], [0.2, 0.5]], [[0.9, 0.5], [0.15, 0.5]]
+    blocks, all_of_it = router_auc(trained, general)
     # Of four pairs in the first block one is the wrong way round; in the second all are ties.
     assert blocks == [0.75, 0.5] and all_of_it == 0.75
 
