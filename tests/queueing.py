@@ -12,9 +12,9 @@ from slim_core.inference.fair_queue import FairQueue
 @contextmanager
 def turn(line: FairQueue) -> Iterator[None]:
     """Wait for the turn, and keep it for the duration of a `with` block."""
-    ticket = line.join()
+    place = line.join()
     try:
-        ticket.wait(None)
+        place.wait(None)
         yield
     finally:
-        ticket.leave()
+        place.leave()

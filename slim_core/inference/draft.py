@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers in the making, and what one caller has asked for."""
+"""Answers that are being written, and the work that one caller asked for."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ NO_TOKEN = 2**40
 
 @dataclass(eq=False)
 class Draft:
-    """One answer in the making.
+    """One answer that is being written.
 
     Attributes:
-        index: its place among the rows that were asked for.
+        index: of its row among those that were asked for.
         peft_name: of its variant, in `adapter_names`.
         prompt: token ids of the conversation.
-        limit: most tokens that it may have.
-        text: its text.
+        limit: maximum number of its tokens.
+        text: its text so far.
         routing: whether its routing is recorded.
-        strength: of its gate; None for its adapter's own.
-        likeliest: how many of the likeliest tokens are recorded beside each; None records no log-probabilities.
-        scores_prompt: whether those of the prompt are recorded too.
+        strength: of its gate; None for that of its adapter.
+        likeliest: how many of the likeliest alternatives are recorded with each token; None records no
+            log-probabilities.
+        scores_prompt: whether log-probabilities of the prompt's tokens are recorded too.
         ids: its tokens.
         log_probs: of its tokens, and of the one that ended it.
         prompt_log_probs: of the prompt's tokens, as far as it was read.
-        records: its routing so far, in pieces that follow each other.
-        start: behind which kept row it begins to be read; None for the beginning of its prompt.
+        records: its routing so far, in consecutive pieces.
+        start: the kept row that reading continues from; None reads the whole prompt.
     """
 
     index: int
@@ -89,7 +90,7 @@ class Draft:
         return torch.cat([self._read, torch.tensor(self.ids, dtype=torch.int64, device=device)])
 
     def shown(self, variant: str) -> RowStep:
-        """Its state, as the answer of a variant."""
+        """The state of the answer, as its caller sees it."""
         now = time.perf_counter() if self.state in ("reading", "writing") else self.latest
         writing = 0.0 if self.first is None else self.latest - self.first
         return RowStep(
@@ -109,7 +110,7 @@ class Draft:
         )
 
     def take(self, token: int, end_tokens: frozenset[int], log_prob: TokenLogProb | None = None) -> None:
-        """The model has chosen a token."""
+        """Add the token that was chosen."""
         if log_prob is not None:
             self.log_probs.append(log_prob)
         self.latest = time.perf_counter()
@@ -126,26 +127,26 @@ class Draft:
 
 
 class Work:
-    """What one caller has asked for: answers, and a reading of one when they are there.
+    """What one caller has asked for: answers, and then a reading of one of them.
 
-    The scheduler changes it under its lock; the caller looks at it under the same.
+    The scheduler changes it, and the caller reads it, both under the scheduler's lock.
 
     Args:
-        drafts: the answers; those that something is wrong with are done already.
+        drafts: the answers; those with an error are done already.
         sampling: how tokens are chosen.
         end_tokens: tokens that end an answer.
-        stopped: whether the row of an index was stopped by a person.
-        batched: all at once, or one after another.
+        stopped: whether a person has stopped the row of that index.
+        batched: whether all are written at once, or one after the other.
         routing_every: seconds between readings of the routing records.
         keep: whether rows that have ended are kept for prompts that go on from them.
 
     Attributes:
         writing: the drafts that are being written now.
-        reading: what the model reads once the answers are there.
-        drift: what came of it; None if it was stopped.
-        changed: whether there is something that the caller has not seen.
-        new_routing: whether routing records are part of it.
-        failure: why it ended, where the model failed.
+        reading: the answer that variants read once all answers are complete.
+        drift: its result; None if it was stopped.
+        changed: whether something changed since the caller last looked.
+        new_routing: whether that includes routing records.
+        failure: the exception, if the model failed.
     """
 
     def __init__(
@@ -177,16 +178,16 @@ class Work:
 
     @property
     def columns(self) -> int:
-        """The most tokens that a row of it may take in the cache."""
+        """The most tokens that one of its rows may take in the cache."""
         return max((len(draft.prompt) + draft.limit for draft in self.drafts if not draft.done), default=0)
 
     @property
     def written(self) -> bool:
-        """Whether all answers are there."""
+        """Whether all answers are complete."""
         return all(draft.done for draft in self.drafts)
 
     def begin(self) -> bool:
-        """Begin the next drafts, unless others are being written. Whether there were any, be they stopped by now."""
+        """Begin the next drafts unless others are being written. Returns whether there were any, even if stopped."""
         if self.writing or not self._waiting:
             return False
         self._end_stopped()
@@ -199,7 +200,7 @@ class Work:
         return True
 
     def settle(self) -> None:
-        """After a forward: who is done leaves, and who was stopped before it began is done."""
+        """After a forward: drop the drafts that are done, and end those that were stopped before they began."""
         self._end_stopped()
         self.writing = [draft for draft in self.writing if not draft.done]
         self.changed = True
@@ -221,7 +222,7 @@ class Work:
         return True
 
     def recorded(self) -> list[int]:
-        """Which of the drafts have routing records, for the caller, who reads them then."""
+        """Indices of the drafts that have routing records; the caller is about to read them."""
         self.new_routing = False
         return [draft.index for draft in self.drafts if draft.records]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drift: how likely the variants find the base's own answer. What they no longer find likely, they have forgotten."""
+"""Drift: how likely variants find the base's own answer. If they find it unlikely, they have forgotten it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AnswerReading:
         answer: T > 0 token ids.
         variants: names of the readers.
         strengths: of their gates; empty for their own.
-        stopped: whether nobody wants to know any more.
+        stopped: whether the result is no longer wanted.
     """
 
     prompt: Sequence[int]
@@ -49,7 +49,7 @@ class AnswerReading:
 
     @property
     def length(self) -> int:
-        """Tokens that are read; the last one predicts nothing that was said."""
+        """Number of tokens that are read: all but the answer's last, which nothing follows."""
         return len(self.prompt) + len(self.answer) - 1
 
 
@@ -72,7 +72,7 @@ def read_answers(
         readings: at least one; several where a model takes padding.
 
     Returns:
-        For each what its readers make of it; None where it was stopped.
+        For each reading its drift; None if it was stopped.
     """
     rows, comparisons = _rows_of(readings), [_Comparison(reading) for reading in readings]
     names, strengths = [row.name for row in rows], [row.strength for row in rows]
@@ -114,7 +114,7 @@ def read_answers(
 
 
 class _ReaderRow(NamedTuple):
-    """A row of the batch: whose it is, the place of its reader in which reading, and its strength."""
+    """A row of the batch: its PEFT name, the index of its reading, its index there, and the strength of its gate."""
 
     name: str
     reading: int
@@ -123,7 +123,7 @@ class _ReaderRow(NamedTuple):
 
 
 def _rows_of(readings: Sequence[AnswerReading]) -> list[_ReaderRow]:
-    """The rows of all readings. Where they are several, those of one adapter are neighbours."""
+    """The rows of all readings; with several readings, rows of one adapter are neighbours."""
     rows = [
         _ReaderRow(name, number, place, strength)
         for number, reading in enumerate(readings)
@@ -133,7 +133,7 @@ def _rows_of(readings: Sequence[AnswerReading]) -> list[_ReaderRow]:
 
 
 class _Comparison:
-    """What the readers of one answer make of it so far."""
+    """Drift of one answer, as far as it has been read."""
 
     def __init__(self, reading: AnswerReading) -> None:
         self._reading = reading
@@ -141,7 +141,7 @@ class _Comparison:
         self._divergences: list[Tensor] = []
 
     def add(self, logits: Tensor, behind: int) -> None:
-        """(1 + R, t, V) logits of the base and the readers at some columns, behind which there are so many more."""
+        """Add the (1 + R, t, V) logits of the base and the readers at t columns, with `behind` columns after them."""
         answer = self._reading.answer
         end = len(answer) - behind
         begin = max(0, end - logits.shape[1])
@@ -167,7 +167,7 @@ class _Comparison:
 
 
 def drift_of(variants: Sequence[str], tokens: tuple[str, ...], tensors: DriftTensors) -> Drift:
-    """What readers make of an answer, as it is shown.
+    """The drift of an answer as plain data.
 
     Args:
         variants: names of the readers.
@@ -179,7 +179,7 @@ def drift_of(variants: Sequence[str], tokens: tuple[str, ...], tensors: DriftTen
 
 
 def answer_to_read(step: Step, reading: Reading, base: str) -> tuple[int, ...]:
-    """The tokens that are to be read when the answers are there; none if there is nothing to read.
+    """The base's answer, which the readers are to read; empty if there is none.
 
     Args:
         step: the end of the answers.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One base model, its variants, and a queue for them."""
+"""The engine: one base model, its adapters, and the queue for them."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ class Engine(Reader):
         Raises:
             EngineError: if the variant is unknown, the prompt is empty or too long, or the model fails.
         """
-        ticket = self._scheduler.alone_if_free()
-        if ticket is None:
+        place = self._scheduler.alone_if_free()
+        if place is None:
             return None
         try:
             self._check_open()
@@ -188,7 +188,7 @@ class Engine(Reader):
                 raise
             raise EngineError(f"The model failed while it read the prompt: {first_line(error)}.") from error
         finally:
-            ticket.leave()
+            place.leave()
 
     @overload
     def answer(
@@ -273,7 +273,7 @@ class Engine(Reader):
         def stopped(row: int) -> bool:
             return self._closed is not None or (stops is not None and stops.stopped(row))
 
-        ticket = self._scheduler.join(visitor)
+        place = self._scheduler.join(visitor)
         work: Work | None = None
         try:
             self._check_open()
@@ -282,10 +282,10 @@ class Engine(Reader):
             # While it waits, adapters may go; from then on none does.
             check = partial(end_unknown, rows, work.drafts, lambda: self.variants)
             seconds = 0.0
-            while not self._scheduler.enter(ticket, work, seconds, check):
+            while not self._scheduler.enter(place, work, seconds, check):
                 self._check_open()
                 # Those who are answered are before it in any case.
-                step = waiting_step(rows, stopped, ticket.place + 1)
+                step = waiting_step(rows, stopped, place.ahead + 1)
                 yield step
                 if step.done:
                     return
@@ -309,7 +309,7 @@ class Engine(Reader):
 
                 last = self._read(work, ids, reading, unwanted) or last
         finally:
-            self._scheduler.leave(ticket, work)
+            self._scheduler.leave(place, work)
         # After the `finally`, since a caller that sees the last step may ask for more in the same thread.
         yield last
 
@@ -317,7 +317,7 @@ class Engine(Reader):
         return self._questions.drafts(rows, sampling, self.variants, self.info.context_length)
 
     def _step(self, rows: Sequence[Row], work: Work, with_routing: bool) -> Step:
-        with self._scheduler.line.changed:
+        with self._scheduler.queue.changed:
             states = tuple(draft.shown(row.variant) for row, draft in zip(rows, work.drafts, strict=True))
             recorded = work.recorded() if with_routing else {}
         # Without the lock: a record takes longer than a token.

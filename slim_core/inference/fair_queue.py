@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 
 
 class FairQueue:
-    """A queue for the model: who may use it now, and who waits. Places belong to tickets, not to threads.
+    """A queue for the model: who may use it now, and who waits. A place belongs to whoever joined, not to a thread.
 
     Each visitor has one place in a round, and rounds follow each other: a visitor's second prompt waits behind every
     other visitor's first. Within a round it is first come, first served.
@@ -47,14 +47,14 @@ class FairQueue:
             if visitor is not None:
                 self._rounds[visitor] = number = max(number, self._rounds.get(visitor, -1) + 1)
             self._number += 1
-            ticket = QueuePlace(self, (number, self._number))
-            insort(self._places, ticket, key=lambda place: place.order)
-        return ticket
+            place = QueuePlace(self, (number, self._number))
+            insort(self._places, place, key=lambda place: place.order)
+        return place
 
-    def _served(self, ticket: QueuePlace) -> None:
-        """It is the turn of one of this round."""
-        if ticket.order[0] > self._round:
-            self._round = ticket.order[0]
+    def _served(self, place: QueuePlace) -> None:
+        """A place has had its turn: its round is now the latest."""
+        if place.order[0] > self._round:
+            self._round = place.order[0]
             self._rounds = {visitor: last for visitor, last in self._rounds.items() if last >= self._round}
 
     def __len__(self) -> int:
@@ -69,11 +69,11 @@ class QueuePlace:
         order: the round, and a number by which earlier ones of a round come first.
     """
 
-    def __init__(self, line: FairQueue, order: tuple[int, int]) -> None:
-        self._queue, self.order = line, order
+    def __init__(self, queue: FairQueue, order: tuple[int, int]) -> None:
+        self._queue, self.order = queue, order
 
     @property
-    def place(self) -> int:
+    def ahead(self) -> int:
         """How many places are ahead of this one; 0 when it is its turn."""
         with self._queue.changed:
             return self._queue._places.index(self)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batches of all who are answered, and the next forward of one of them.
+"""The batches of all running works, and the next forward of one of them.
 
 Forwards that read (prompts, or an answer for its drift) and forwards that write take turns.
 """
@@ -41,7 +41,7 @@ class Forwards:
         kept: rows that have ended, for prompts that go on from them.
 
     Attributes:
-        works: who is answered; changed under the lock.
+        works: the running works; changed under the lock.
         readings: answers that are to be read.
         column_bytes: memory of one token of one row in a cache; 0 until something was read.
     """
@@ -58,15 +58,15 @@ class Forwards:
         self._has_read = False
 
     def close(self) -> None:
-        """Let go of the model; nobody is answered, nor will be."""
+        """Release the model; no work is running, and none will be."""
         self._model = self._scopes = None  # type: ignore[assignment]
 
     def refresh(self) -> None:
-        """An adapter was attached or detached; nobody is answered."""
+        """An adapter was attached or detached; no work is running."""
         self._scopes = RowScopes(self._model)
 
     def read_prompt(self, answer: Draft) -> None:
-        """Read a prompt for its routing alone; nobody is answered."""
+        """Read a prompt only for its routing; no work is running."""
         batch = Batch(self._model, self._scopes, [answer])
         while batch.read_piece():
             pass
@@ -79,7 +79,7 @@ class Forwards:
             begun = [work for work in self.works if work.begin()]
         self._begun += begun
         if begun:
-            return  # so that their callers hear that they are read; meanwhile others may come
+            return  # so that callers learn that their prompts are being read; meanwhile others may join
         reads = bool(self._begun or self._prompts or self.readings)
         if reads and not (self._has_read and self._batches):
             self._has_read = True
@@ -93,10 +93,10 @@ class Forwards:
             self._run(self._batches, self._write)
         else:
             # Better an error than waiting forever.
-            raise RuntimeError("Somebody waits for a token, but nothing is being written.")
+            raise RuntimeError("A caller waits for a token, but nothing is being written.")
 
     def _form(self) -> None:
-        """Batches of those who have begun; prompts of about one length are read as one."""
+        """Form batches of the works that have begun; prompts of similar length share a batch."""
         with self._lock:
             begun = [work for work in self._begun if work in self.works and work.writing]
             self._begun = []
@@ -137,7 +137,7 @@ class Forwards:
         self.readings.tidy(self.works)
 
     def _run(self, batches: deque[Batch], forward: Callable[[Batch, dict[Draft, Work]], None]) -> None:
-        """A forward of the first of some batches. What fails for one caller ends that one's answers alone."""
+        """Run a forward of the first batch. A failure that one caller caused ends only that caller's answers."""
         with self._lock:
             writers = self._writers()
         batch = batches.popleft()
@@ -157,19 +157,19 @@ class Forwards:
                 out_of_memory = True
             else:
                 failure = error
-        # Outside of the handler, whose traceback holds on to the tensors.
+        # Outside the handler, since its traceback keeps the tensors alive.
         if out_of_memory:
-            self._run_out(batches, batch, writers)
+            self._end_latest(batches, batch, writers)
         elif failure is not None:
             self._divide(batches, batch, writers, failure)
 
-    def _run_out(self, batches: deque[Batch], batch: Batch, writers: dict[Draft, Work]) -> None:
-        """Memory ran out: the answers of the latest caller end."""
+    def _end_latest(self, batches: deque[Batch], batch: Batch, writers: dict[Draft, Work]) -> None:
+        """Memory ran out: free the kept rows, or else end the answers of the latest caller."""
         works = self._works_of(batch, writers)
         if self._kept:
             self._kept.clear()
             batches.appendleft(batch)
-            self._give_back()
+            self._empty_cache()
             return
         with self._lock:
             latest = max(works, key=lambda work: self.works.index(work) if work in self.works else -1)
@@ -182,9 +182,9 @@ class Forwards:
         if len(works) > 1:
             batches.appendleft(batch)
         del batch
-        self._give_back()
+        self._empty_cache()
 
-    def _give_back(self) -> None:
+    def _empty_cache(self) -> None:
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -209,7 +209,7 @@ class Forwards:
         """A piece of some prompts, or the rest of them and their first tokens."""
         if not batch.read_piece(shared=bool(self._batches)):
             self._next_token(batch, writers)
-            self._put(batch)
+            self._start_writing(batch)
             return
         self._prompts.append(batch)
         with self._lock:
@@ -255,8 +255,8 @@ class Forwards:
                 if row is not None:
                     self._kept.keep(row)
 
-    def _put(self, batch: Batch) -> None:
-        """Prompts are read: their rows join a batch that is being written, where there is one of their length."""
+    def _start_writing(self, batch: Batch) -> None:
+        """Prompts have been read: their rows join a batch of similar length that is being written, if there is one."""
         self.column_bytes = self.column_bytes or batch.column_bytes
         rows = [row for row, answer in enumerate(batch.answers) if not answer.done]
         for other in self._batches if rows else ():
@@ -268,7 +268,7 @@ class Forwards:
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
-                    break  # each goes on where it is
+                    break  # they stay separate batches
                 self._batches.remove(other)
                 self._batches.append(joined)
                 return

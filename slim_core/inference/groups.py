@@ -9,23 +9,23 @@ from . import cache
 from .draft import Work
 
 
-# Below this many tokens nobody minds padding; above it, no text is so many times as long as another.
+# Texts of at most SHORT tokens may share a batch; of longer ones, none may be more than LONGER times another.
 SHORT = 256
 LONGER = 2
 
 
 def alike(lengths: Sequence[int]) -> bool:
-    """Whether texts are about as long, so that little of their batch is padding."""
+    """Whether texts are of similar length, so that little of their batch is padding."""
     return max(lengths) <= max(SHORT, LONGER * min(lengths))
 
 
 def in_groups(
     works: Sequence[Work], lengths: Callable[[Work], list[int]], unread: Callable[[Work], list[int]] | None = None
 ) -> Iterator[list[Work]]:
-    """Works whose texts are read as one: about as long, and together not more than a piece.
+    """Groups of works whose prompts share a batch: of similar length, and together at most one piece.
 
     Args:
-        works: at least a text each.
+        works: with at least one text each.
         lengths: of the texts of a work.
         unread: how much of each is to be read; None for all.
     """

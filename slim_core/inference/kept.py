@@ -23,15 +23,15 @@ from .records import joined_records
 from .start import KeptRow, Key, Start
 
 
-# Fewer tokens are simply read again.
+# Shorter texts are not worth keeping: they are read again.
 LEAST = 16
-# How many kept rows are looked at for a prompt. The one that has most in common with it comes first; only one whose
-# whole text the prompt begins with can be better, and stands near to it.
+# How many kept rows are considered for a prompt. They are in order of how many tokens they share with it, so a better
+# one (whose whole text the prompt begins with) is near the front.
 NEIGHBOURS = 8
 
 
 class KeptRows:
-    """The rows that were used last, as many as fit. One thread at a time calls its methods.
+    """The most recently used rows, as many as fit in memory. One thread at a time calls its methods.
 
     Args:
         possible: whether the model's caches can be continued: each token has a column, and keeps its position.
@@ -44,9 +44,9 @@ class KeptRows:
     def __init__(self, possible: bool = True) -> None:
         self._possible = possible
         self.most_bytes = self.bytes = 0
-        # The latest last.
+        # The most recently used last.
         self._rows: OrderedDict[tuple[Key, tuple[int, ...]], KeptRow] = OrderedDict()
-        # Sorted, so that those which begin alike are neighbours.
+        # Sorted, so that texts with a common beginning are neighbours.
         self._tokens: dict[Key, list[tuple[int, ...]]] = {}
 
     def __len__(self) -> int:
@@ -95,9 +95,9 @@ class KeptRows:
     def starts(
         self, drafts: Sequence[Draft], openings: Mapping[str, tuple[int, ...]], traceable: set[str]
     ) -> list[Start | None]:
-        """Where the rows of one caller begin to be read: all of them behind a kept row, or all at the beginning.
+        """The kept row that each of a caller's rows continues from; no row continues if that would save too little.
 
-        They are read as one batch, so that the longest rest is what all cost.
+        They are read as one batch, whose cost is that of the longest unread rest.
 
         Args:
             drafts: the rows.
@@ -121,7 +121,7 @@ class KeptRows:
         return starts
 
     def _start(self, draft: Draft, opening: tuple[int, ...] | None, traceable: set[str]) -> Start | None:
-        """The start that leaves the least to be read."""
+        """The start that leaves the fewest tokens to be read."""
         best: Start | None = None
         recorded = draft.routing and draft.peft_name in traceable
         neighbours = self._alike((draft.peft_name, draft.strength), tuple(draft.prompt))
@@ -129,7 +129,7 @@ class KeptRows:
             if alike < LEAST or (best is not None and alike <= best.length):
                 break
             length = alike
-            # In between, a row can only be continued from an opening: after it, nothing before it counts.
+            # Before its end, a row can be continued only from the opening of a turn, where contexts start anew.
             if opening is not None and alike < len(row.tokens):
                 length = _last_opening(draft.prompt, alike, opening)
             if length > (best.length if best else 0) and (row.routing is not None or not recorded):
@@ -137,7 +137,7 @@ class KeptRows:
         return best
 
     def _alike(self, key: Key, prompt: tuple[int, ...]) -> Iterator[tuple[KeptRow, int]]:
-        """Kept rows, and how many tokens they have in common with a prompt but for its last; the most first."""
+        """Kept rows, and how many tokens each shares with a prompt (without its last); the most first."""
         kept_tokens = self._tokens.get(key, [])
         before = bisect_left(kept_tokens, prompt) - 1
         behind = before + 1
@@ -149,7 +149,7 @@ class KeptRows:
 
 
 def _common(tokens: tuple[int, ...], prompt: tuple[int, ...]) -> int:
-    """Length of what both begin with, without the prompt's last token, which is read for what comes next."""
+    """Length of the common beginning, without the prompt's last token, which must be read to predict the next."""
     length = min(len(tokens), len(prompt) - 1)
     if tokens[:length] == prompt[:length]:
         return length
@@ -164,7 +164,7 @@ def _last_opening(prompt: Sequence[int], limit: int, opening: tuple[int, ...]) -
 
 
 def begun_cache(model: PreTrainedModel, drafts: Sequence[Draft], gaps: Sequence[int]) -> DynamicCache:
-    """The cache of rows that begin behind kept ones; their ends stand below each other.
+    """A cache for rows that continue kept ones, aligned at their ends.
 
     Args:
         model: whose it is.

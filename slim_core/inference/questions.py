@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From conversations to what the model is given. What is wrong with one is a sentence, before the model sees it."""
+"""Checks and tokenises what callers ask for. An error is one sentence, raised before the model sees anything."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .variants import check_variants, peft_name
 
 
 class Questions:
-    """Reads what callers ask for.
+    """Checks and tokenises what callers ask for.
 
     Args:
         model: the base model.
-        prompts: how it reads conversations.
+        prompts: renders and tokenises conversations.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Prompts) -> None:
@@ -34,13 +34,13 @@ class Questions:
     def drafts(
         self, rows: Sequence[Row], sampling: Sampling, variants: Sequence[Variant], context: int
     ) -> list[Draft]:
-        """Rows as they are written; done already where something is wrong with one.
+        """A draft for each row; one with an error is done already.
 
         Args:
-            rows: whether their variants are there is not asked.
+            rows: their variants are not checked here.
             sampling: how their tokens are chosen.
-            variants: those that are there.
-            context: most tokens that the model reads and writes.
+            variants: of the engine.
+            context: the model's maximum number of tokens, prompt and answer together.
         """
         ends = {variant.name: variant.ends_with for variant in variants}
         return [self._draft(i, row, sampling, ends.get(row.variant), context) for i, row in enumerate(rows)]
@@ -81,7 +81,7 @@ class Questions:
     def reading(
         self, reading: Reading, answer_ids: Sequence[int], context: int, stopped: Callable[[], bool]
     ) -> AnswerReading:
-        """A conversation and the answer that is to be read.
+        """An answer that variants are to read, tokenised and checked.
 
         Raises:
             EngineError: if the answer is empty, too long or not the model's own, or a strength is missing.
@@ -126,7 +126,7 @@ def check_strengths(variants: Sequence[str], strengths: Sequence[float | None]) 
 
 
 def end_unknown(rows: Sequence[Row], drafts: Sequence[Draft], known: Callable[[], Sequence[Variant]]) -> None:
-    """End the drafts of rows whose variants are not there."""
+    """End the drafts of rows whose variants do not exist (any more)."""
     for row, draft in zip(rows, drafts, strict=True):
         try:
             check_variants([row.variant], known())
@@ -135,7 +135,7 @@ def end_unknown(rows: Sequence[Row], drafts: Sequence[Draft], known: Callable[[]
 
 
 def _room(tokens: int, context: int) -> int:
-    """How many tokens may follow a prompt of so many."""
+    """How many tokens may follow a prompt of `tokens` tokens."""
     room = context - tokens
     if room < 1:
         raise EngineError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loaded model that reads given words: how many tokens they are, how likely they are, how far variants drift."""
+"""The part of the engine that only reads: counts tokens, scores given words, and measures drift."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WAITING_SECONDS = 0.5
 
 
 class Reader:
-    """The part of an engine that writes nothing.
+    """A loaded model that reads texts: counts tokens, scores words, measures drift. `Engine` adds answering.
 
     Args:
         model: the base model without adapters, in evaluation mode.
-        prompts: how it reads conversations.
+        prompts: renders and tokenises conversations.
         name: what people call it; its folder or Hub id.
 
     Attributes:
@@ -97,16 +97,16 @@ class Reader:
             EngineError: if a passage is empty or too long, a variant is unknown, memory runs out, or the model fails.
         """
         check_strengths(variants, strengths)
-        ticket, work = self._scheduler.join(), Work([], Sampling())
+        place, work = self._scheduler.join(), Work([], Sampling())
         try:
-            while not self._scheduler.enter(ticket, work, WAITING_SECONDS):
+            while not self._scheduler.enter(place, work, WAITING_SECONDS):
                 self._check_open()
             self._check_open()
             check_variants(variants, self.variants)
             pairs = [self._questions.passage(passage, self.info.context_length) for passage in passages]
             return likelihoods(self._model, pairs, variants, strengths, routing, self._scheduler.between)
         finally:
-            self._scheduler.leave(ticket, work)
+            self._scheduler.leave(place, work)
 
     def drift(
         self,
@@ -127,21 +127,21 @@ class Reader:
             EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
         """
         reading = Reading(tuple(variants), tuple(messages), strengths=tuple(strengths))
-        ticket, work = self._scheduler.join(), Work([], Sampling())
+        place, work = self._scheduler.join(), Work([], Sampling())
         try:
-            while not self._scheduler.enter(ticket, work, WAITING_SECONDS):
+            while not self._scheduler.enter(place, work, WAITING_SECONDS):
                 self._check_open()
             self._check_open()
             drift = self._read(work, answer_ids, reading, lambda: False)
             assert drift is not None  # nobody stops it
             return drift
         finally:
-            self._scheduler.leave(ticket, work)
+            self._scheduler.leave(place, work)
 
     def _read(
         self, work: Work, answer_ids: Sequence[int], reading: Reading, stopped: Callable[[], bool]
     ) -> Drift | None:
-        """What the readers make of an answer; None if they were stopped. The work was let in."""
+        """The drift of an answer; None if it was stopped. The work was let in by the scheduler."""
         check_variants(reading.variants, self.variants)
         answer_reading = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
         tensors = self._scheduler.read(work, answer_reading)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that variants are to read: those of several callers in one batch, a piece at a time."""
+"""Readings of the base's answers for their drift: several callers' in one batch, one forward at a time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .groups import in_groups
 
 
 class Readings:
-    """The works that wait for a reading, and the one or few whose answers are being read.
+    """The works that wait for a reading, and those whose answers are being read now.
 
     Args:
         lock: under which works change.
-        together: whether several may be read at once: the model takes padding.
+        together: whether several may be read in one batch, which needs a model that takes padding.
     """
 
     def __init__(self, lock: AbstractContextManager, together: bool) -> None:
@@ -28,18 +28,18 @@ class Readings:
         self._waiting: list[Work] = []
         self._now: list[Work] = []
         self._steps: Generator[None, None, list[DriftTensors | None]] | None = None
-        # Those which could not be read together are read one by one.
+        # How many are read one by one, because reading them in one batch has failed.
         self._alone = 0
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._now)
 
     def add(self, work: Work) -> None:
-        """The work's answer is to be read; the caller has the lock."""
+        """Queue the work's answer for reading; the caller has the lock."""
         self._waiting.append(work)
 
     def tidy(self, works: Collection[Work]) -> None:
-        """Forget those who are not among the works any more. No forward is made, and the caller has the lock."""
+        """Drop works that have left. No forward is running, and the caller has the lock."""
         self._waiting = [work for work in self._waiting if work in works]
         if not any(work in works for work in self._now):
             self._now, self._steps = [], None

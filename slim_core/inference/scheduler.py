@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many callers, one model: the rows of all of them in shared batches, which rows join and leave between two forwards.
+"""Many callers, one model: their rows share batches, and rows join and leave a batch between two forwards.
 
-There is no thread of its own. A caller that waits for its answers makes the next forward for everybody, unless another
-one is making it already. So without other callers an answer costs no more than in an engine for one, and a forked
-process lacks no thread. Forwards that read (prompts, or an answer for its drift) and forwards that write take turns.
+The scheduler has no thread. A caller that waits for its answers runs the next forward for everybody, unless another
+caller is running one already. So a single caller has no overhead, and nothing is missing in a forked process, which
+has only the thread that forked. Forwards that read (prompts, or an answer for its drift) and forwards that write take
+turns.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ from .kept import KeptRows
 
 # Rows that are written at once. More gain little, and everybody's next token comes later.
 MOST_ROWS = 96
-# Of the memory that is free when the model is loaded, what caches may take; the rest is for adapters and activations.
+# Share of the memory that is free when the model is loaded, for caches; the rest is for adapters and activations.
 SHARE_OF_MEMORY = 0.5
 
 
 class Scheduler:
-    """Who is answered now, and in which batch. Any thread may call any method.
+    """Decides who is answered now, and in which batch. Any thread may call any method.
 
     Args:
         model: the base model with its adapters.
 
     Attributes:
-        model: as it was given.
-        line: who waits to be answered, or to have the model alone.
-        most_rows: how many rows are written at once; one caller's may be more.
+        model: the base model with its adapters.
+        queue: callers that wait to be answered, or to have the model to themselves.
+        most_rows: how many rows are written at once; more only if all are one caller's.
         kept: rows that have ended, for prompts that go on from them.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.line = FairQueue()
+        self.queue = FairQueue()
         shares = is_growing(growing_cache(model.config)) and not positions_vary(model.config)
         self.most_rows = MOST_ROWS if shares else 0
         free, _ = device_memory(model.device)
@@ -55,50 +56,50 @@ class Scheduler:
         self._start()
 
     def _start(self) -> None:
-        self._forwards = Forwards(self.model, self.line.changed, self.most_rows > 0, self.kept)
-        self._leading = False
-        self._between = 0
+        self._forwards = Forwards(self.model, self.queue.changed, self.most_rows > 0, self.kept)
+        self._forward_running = False
+        self._waiting_between = 0
         self._process = os.getpid()
 
     def close(self) -> None:
-        """Let go of the model; the caller has it alone."""
+        """Release the model; the caller has it to itself."""
         self.model = None  # type: ignore[assignment]
         self._forwards.close()
         self.kept.clear()
 
     def refresh(self) -> None:
-        """An adapter was attached or detached; the caller has the model alone."""
+        """An adapter was attached or detached; the caller has the model to itself."""
         self.kept.clear()
         self._forwards.refresh()
 
-    # -- who may come --------------------------------------------------------------------------------------------
+    # -- the queue ----------------------------------------------------------------------------------------------
 
     def join(self, visitor: Hashable = None) -> QueuePlace:
-        """Get in line; whoever joins leaves it, or is let in by `enter`. For visitors see `FairQueue.join`."""
-        ticket = self.line.join(visitor)
-        with self.line.changed:
+        """Join the queue; whoever joins must `leave` it or be let in by `enter`. For visitors see `FairQueue.join`."""
+        place = self.queue.join(visitor)
+        with self.queue.changed:
             if self._process != os.getpid():
-                self._start()  # as the line does
-        return ticket
+                self._start()  # as the queue does
+        return place
 
-    def enter(self, ticket: QueuePlace, work: Work, seconds: float, check: Callable[[], None] = lambda: None) -> bool:
-        """Wait for the turn and for room, at most so long; who is let in must `leave`.
+    def enter(self, place: QueuePlace, work: Work, seconds: float, check: Callable[[], None] = lambda: None) -> bool:
+        """Wait for the turn and for room. A caller that is let in must call `leave`.
 
         Args:
-            ticket: the place in line.
+            place: the place in the queue.
             work: what is asked for.
-            seconds: how long.
-            check: called when there is room, before anybody else sees the work.
+            seconds: the longest to wait.
+            check: called when there is room, before any other thread sees the work.
 
         Returns:
             Whether the work was let in.
         """
-        with self.line.changed:
-            if not ticket.wait(seconds, lambda: self._has_room(work)):
+        with self.queue.changed:
+            if not place.wait(seconds, lambda: self._has_room(work)):
                 return False
             check()
             self._forwards.works.append(work)
-            ticket.leave()
+            place.leave()
             return True
 
     def _has_room(self, work: Work) -> bool:
@@ -112,65 +113,67 @@ class Scheduler:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait in line until nobody is answered, and have the model for the duration of a `with` block."""
-        ticket = self.join()
+        """Wait in the queue until nobody is answered, and have the model for the duration of a `with` block."""
+        place = self.join()
         try:
-            ticket.wait(None, lambda: not self._forwards.works)
+            place.wait(None, lambda: not self._forwards.works)
             yield
         finally:
-            ticket.leave()
+            place.leave()
 
     def alone_if_free(self) -> QueuePlace | None:
-        """Have the model until the place is left, if nobody waits or is answered; None if somebody is."""
-        ticket = self.join()
-        if ticket.wait(0, lambda: not self._forwards.works):
-            return ticket
-        ticket.leave()
+        """Have the model to itself until the returned place is left; None if somebody is waiting or being answered."""
+        place = self.join()
+        if place.wait(0, lambda: not self._forwards.works):
+            return place
+        place.leave()
         return None
 
     @property
     def busy(self) -> int:
-        """How many are answered or wait in line."""
-        with self.line.changed:
-            return len(self._forwards.works) + len(self.line)
+        """How many callers are being answered or waiting."""
+        with self.queue.changed:
+            return len(self._forwards.works) + len(self.queue)
 
     # -- what a caller does --------------------------------------------------------------------------------------
 
     def advance(self, work: Work) -> None:
-        """Return when something of the work has changed, making forwards as long as nobody else does."""
+        """Return when the work has changed, running forwards while no other caller does."""
         while True:
-            with self.line.changed:
-                # A caller that waits to make a forward between two steps goes first, or it might never get a turn.
-                self.line.changed.wait_for(lambda: work.changed or not (self._leading or self._between))
+            with self.queue.changed:
+                # A caller in `between` goes first, or it might never get a turn.
+                self.queue.changed.wait_for(
+                    lambda: work.changed or not (self._forward_running or self._waiting_between)
+                )
                 if work.changed:
                     work.changed = False
                     return
-                self._leading = True
+                self._forward_running = True
             try:
                 self._forwards.step()
             finally:
-                self._led()
+                self._forward_done()
 
-    def _led(self) -> None:
-        with self.line.changed:
-            self._leading = False
+    def _forward_done(self) -> None:
+        with self.queue.changed:
+            self._forward_running = False
             self._forwards.tidy()
-            self.line.changed.notify_all()
+            self.queue.changed.notify_all()
 
     @contextmanager
     def between(self) -> Iterator[None]:
-        """Have the model for a forward between those of others, for a caller whose work was let in."""
-        with self.line.changed:
-            self._between += 1
+        """Have the model for one forward between those of others, for a caller whose work was let in."""
+        with self.queue.changed:
+            self._waiting_between += 1
             try:
-                self.line.changed.wait_for(lambda: not self._leading)
-                self._leading = True
+                self.queue.changed.wait_for(lambda: not self._forward_running)
+                self._forward_running = True
             finally:
-                self._between -= 1
+                self._waiting_between -= 1
         try:
             yield
         finally:
-            self._led()
+            self._forward_done()
 
     def read(self, work: Work, reading: AnswerReading) -> DriftTensors | None:
         """Read an answer between the forwards of others, for a work that was let in and has none to write.
@@ -181,7 +184,7 @@ class Scheduler:
         Raises:
             EngineError: if memory runs out or the model fails.
         """
-        with self.line.changed:
+        with self.queue.changed:
             work.reading = reading
             self._forwards.readings.add(work)
         while work.reading is not None:
@@ -193,16 +196,16 @@ class Scheduler:
         sentence = f"The model failed while it read the answer: {first_line(work.failure)}."
         raise EngineError(sentence) from work.failure
 
-    def leave(self, ticket: QueuePlace, work: Work | None) -> None:
-        """The caller goes, whether its work is done or not."""
-        with self.line.changed:
-            ticket.leave()
+    def leave(self, place: QueuePlace, work: Work | None) -> None:
+        """End a call, whether its work is done or not."""
+        with self.queue.changed:
+            place.leave()
             if work in self._forwards.works:
                 self._forwards.works.remove(work)
-                if not self._leading:
+                if not self._forward_running:
                     self._forwards.tidy()
-                self.line.changed.notify_all()
+                self.queue.changed.notify_all()
 
     def read_prompt(self, answer: Draft) -> None:
-        """Read a prompt for its routing alone; the caller has the model."""
+        """Read a prompt only for its routing; the caller has the model to itself."""
         self._forwards.read_prompt(answer)

@@ -239,11 +239,11 @@ def test_a_turn_is_given_in_order():
     assert order == [0, 1, 2, 3]
 
 
-def served(line, tickets):
+def served(line, places):
     """Who they are, in the order of their turns."""
-    order, waiting = [], dict(tickets)
+    order, waiting = [], dict(places)
     while waiting:
-        name = next(name for name, ticket in waiting.items() if ticket.wait(0))
+        name = next(name for name, place in waiting.items() if place.wait(0))
         order.append(name)
         waiting.pop(name).leave()
     return order
@@ -253,15 +253,15 @@ def test_visitors_take_turns_whoever_came_first():
     line = FairQueue()
     many = {f"a{number}": line.join("a") for number in range(50)}
     others = {"b0": line.join("b"), "c0": line.join("c"), "b1": line.join("b"), "alone": line.join()}
-    assert [others[name].place for name in ("b0", "c0", "b1", "alone")] == [1, 2, 5, 3]
+    assert [others[name].ahead for name in ("b0", "c0", "b1", "alone")] == [1, 2, 5, 3]
     assert served(line, many | others)[:8] == ["a0", "b0", "c0", "alone", "a1", "b1", "a2", "a3"]
 
 
 def test_a_visitor_is_not_made_up_for_turns_that_nobody_else_wanted():
     line = FairQueue()
     assert served(line, {name: line.join("a") for name in range(10)}) == list(range(10))
-    tickets = {"a0": line.join("a"), "b0": line.join("b"), "b1": line.join("b"), "a1": line.join("a")}
-    assert served(line, tickets) == ["b0", "a0", "b1", "a1"]
+    places = {"a0": line.join("a"), "b0": line.join("b"), "b1": line.join("b"), "a1": line.join("a")}
+    assert served(line, places) == ["b0", "a0", "b1", "a1"]
 
 
 def test_fifty_prompts_of_one_visitor_do_not_hold_back_anothers_first(engine):

@@ -157,18 +157,18 @@ class ScriptedEngine:
         keep: bool = True,
     ) -> Iterator[Step | Drift]:
         self.visitors.append(visitor)
-        ticket = self.queue.join(visitor)
+        place = self.queue.join(visitor)
         self.runs += 1
         try:
-            while not ticket.wait(0.05):
-                yield Step(tuple(RowStep(row.variant) for row in rows), place=ticket.place)
+            while not place.wait(0.05):
+                yield Step(tuple(RowStep(row.variant) for row in rows), place=place.ahead)
             for step in self._answer(rows, sampling, stops or Stops(len(rows)), batched, routing_every):
                 yield step
             if reading is not None and (ids := answer_to_read(step, reading, VARIANTS[0].name)):
                 yield self._drift(ids, reading.variants)
         finally:
             self.closed += 1
-            ticket.leave()
+            place.leave()
 
     def _answer(self, rows, sampling, stops, batched, routing_every) -> Iterator[Step]:
         if FAIL in _latest(rows[0]):
@@ -224,9 +224,9 @@ class ScriptedEngine:
         return self.variant(row.variant).kind
 
     def peek(self, row: Row) -> RoutingRecord | None:
-        ticket = self.queue.join()
-        if not ticket.wait(0):
-            ticket.leave()
+        place = self.queue.join()
+        if not place.wait(0):
+            place.leave()
             return None
         try:
             self.peeks += 1
@@ -235,7 +235,7 @@ class ScriptedEngine:
             time.sleep(self.reading)
             return self.routing(row, self.count_tokens(row.messages), [])
         finally:
-            ticket.leave()
+            place.leave()
 
     def routing(self, row: Row, prompt_tokens: int, words: list[str]) -> RoutingRecord:
         kind = self.kind(row)
