@@ -7,13 +7,18 @@ import inspect
 from functools import lru_cache
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 
 @lru_cache(maxsize=16)
 def _parameters(forward: Any) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """Name of the argument of a model's forward for the key-value cache; transformers 5.24 renames it."""
+    return "cache" if "cache" in _parameters(type(model).forward) else "past_key_values"
 
 
 def forward_arguments(
@@ -30,9 +35,8 @@ def forward_arguments(
         keep: for how many of the last tokens logits are wanted. A model that cannot choose gives them all.
     """
     parameters = _parameters(type(model).forward)
-    # transformers 5.24 renames it.
-    name = "cache" if "cache" in parameters else "past_key_values"
-    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True}
+    arguments[cache_argument(model)] = cache
     if "position_ids" in parameters:
         arguments["position_ids"] = positions
     if "logits_to_keep" in parameters:

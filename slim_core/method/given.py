@@ -21,7 +21,9 @@ IGNORED = -100
 
 def given_cache(arguments: dict[str, Any]) -> Any:
     """The key-value cache among a forward's arguments, or in its result; None if there is none."""
-    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+    # A model's output warns where it is asked for the old name.
+    names = [name for name in CACHE_NAMES if name in set(arguments)]
+    return next((arguments[name] for name in names if arguments[name] is not None), None)
 
 
 def returned_cache(output: Any) -> Any:

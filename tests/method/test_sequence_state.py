@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, StaticCache
 
 from slim_core import trace_routing
+from slim_core.method.given import returned_cache
 from slim_core.method.sequence_state import GUESSES, TRAIL
 from slim_core.peft_tools import adapter_rows
 from tests.conftest import TINY, build
@@ -393,3 +394,24 @@ def test_rows_go_on_from_what_the_active_adapter_read(ids):
     with adapter_rows(model, ["default", "__base__", "default"]):
         actual = read(model.get_base_model(), ids[:, 6:], [1, 5], cache)
     assert_near(actual[[0, 2]], whole(model, ids)[[0, 2], 6:])
+
+
+@pytest.mark.parametrize("cache", [None, DynamicCache()])
+def test_an_output_is_not_asked_for_the_name_that_its_cache_does_not_have(cache):
+    """transformers 5.24 warns whoever asks for the old one."""
+
+    class Output(dict):
+        def _asked(self, method, key, *default):
+            assert key == "cache"
+            return getattr(dict, method)(self, key, *default)
+
+        def __getitem__(self, key):
+            return self._asked("__getitem__", key)
+
+        def __contains__(self, key):
+            return self._asked("__contains__", key)
+
+        def get(self, key, default=None):
+            return self._asked("get", key, default)
+
+    assert returned_cache(Output(cache=cache)) is cache

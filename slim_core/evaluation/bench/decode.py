@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from peft import ArrowConfig, PeftConfig, XLoraConfig, create_arrow_model, get_peft_model
+from peft import ArrowConfig, PeftConfig, PeftModel, XLoraConfig, create_arrow_model, get_peft_model
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...inference import Engine, Row
+from ...inference.forward import cache_argument
 from ...method import SlimConfig
 from ...outside.errors import first_line
 from .compare import answer
@@ -152,9 +153,11 @@ def _way(model: nn.Module, ids: Tensor, tokens: int, cached: bool) -> Way:
 def _written(model: nn.Module, ids: Tensor, tokens: int, cached: bool) -> Measures:
     """Greedy decoding, as simple as it can be; without a cache every token reads the whole text."""
     start = time.perf_counter()
-    cache, text, read, first = DynamicCache() if cached else None, ids, ids, 0.0
+    text, read, first = ids, ids, 0.0
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    cache = {cache_argument(base): DynamicCache()} if cached else {}
     for number in range(tokens):
-        logits = model(input_ids=read, past_key_values=cache, use_cache=cached, logits_to_keep=1).logits
+        logits = model(input_ids=read, use_cache=cached, logits_to_keep=1, **cache).logits
         # Reading the token waits for the device.
         token = int(logits[0, -1].argmax())
         if not number:
