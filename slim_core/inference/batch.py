@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of one batch: their prompts are read a piece at a time, then one token of each in a forward; rows come and go.
+"""The rows of one batch: prompts are read in pieces, then each forward adds a token to every row; rows join and leave.
 
-Rows stand with their ends below each other, so padding is on the left. Those of one adapter are neighbours.
+Rows are aligned at their ends, so padding is on the left. Rows of the same adapter are neighbours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Batch:
     Args:
         model: the base model with its adapters, in evaluation mode.
         scopes: of the model.
-        answers: with a prompt each; at least one.
+        answers: the drafts, each with a prompt; at least one.
 
     Attributes:
         answers: the B rows.
@@ -46,10 +46,10 @@ class Batch:
         self._held = max(kept_lengths)
         self.width = self._held + self.unread
         self._padding = [self.width - len(answer.prompt) for answer in self.answers]
-        # Where some of a text is held, its padding is in front of the rest of it, until all are read.
+        # A row that continues a kept one has its padding behind the kept tokens until its whole prompt is read.
         self._gaps = [p - (self._held - n) if n else 0 for p, n in zip(self._padding, kept_lengths, strict=True)]
         device = model.device
-        # Which token stands for padding does not matter, it is masked; but the opening of a turn may go across a gap.
+        # Padding is masked, so its token does not matter. Tokens in a gap do, since an opening may begin before it.
         texts = [[0] * padding + answer.prompt for padding, answer in zip(self._padding, self.answers, strict=True)]
         self._next = torch.tensor([ids[-self.unread :] for ids in texts], device=device)
         columns, before = (
@@ -93,7 +93,7 @@ class Batch:
     def _go_on_tracing(
         self, parts: Sequence[tuple[Batch, Sequence[int]]], sources: Sequence[tuple[int, int, Draft]]
     ) -> None:
-        """Take the trace of the first part along; what others have recorded goes to the answers."""
+        """Continue the trace of the first part. What the other parts have recorded is handed to their drafts."""
         first, traced = parts[0][0], self._traced_rows()
         self._trace, self._traces_tokens = None, True
         for number, (batch, _) in enumerate(parts):
@@ -130,7 +130,7 @@ class Batch:
         """Read the next piece of the prompts, if `forward` would otherwise read more than one piece at once.
 
         Args:
-            shared: whether answers of others wait meanwhile, so that it is to be short.
+            shared: whether other answers wait meanwhile, so that the piece must be short.
 
         Returns:
             Whether there was such a piece.
@@ -146,12 +146,12 @@ class Batch:
         config = self._model.config
         piece = longest_piece(config, shared)
         if self._scored() and not positions_vary(config):
-            # All its logits are there at once.
+            # The logits of a whole piece are in memory at once.
             piece = min(piece, max(1, LOGITS_AT_ONCE // (len(self.answers) * config.get_text_config().vocab_size)))
         return piece
 
     def _scored(self) -> list[int]:
-        """The rows of whose prompts log-probabilities are still to be recorded."""
+        """The rows whose prompts still need log-probabilities."""
         return [
             row
             for row, answer in enumerate(self.answers)
@@ -164,7 +164,7 @@ class Batch:
 
     @torch.inference_mode()
     def append(self, tokens: Tensor) -> None:
-        """The (B,) tokens that come next, on the model's device."""
+        """Set the (B,) next tokens, on the model's device."""
         self._next = tokens.unsqueeze(1)
         self._positions = self._positions[:, -1:] + 1
         self.width += 1
@@ -200,19 +200,19 @@ class Batch:
         return output.logits[:, -1]
 
     def _close_gaps(self) -> None:
-        """All are read: what was held moves to the rest of its text."""
+        """All prompts are read: move kept keys and values next to the rest of their text."""
         for row, gap in enumerate(self._gaps):
             if gap:
                 begin = self._padding[row] - gap
                 for layer in self._cache.layers:
-                    assert isinstance(layer, GrowingLayer)  # others do not go on from a kept row
+                    assert isinstance(layer, GrowingLayer)  # rows with other layers never continue a kept row
                     layer.move(row, begin, self._held, gap)
         if any(self._gaps):
             self._gaps = [0 for _ in self._gaps]
             self._set_mask()
 
     def _take_back(self, length: int, recorded: int) -> None:
-        """A forward has failed: drop its tokens from the layers that hold them already."""
+        """A forward has failed: drop its tokens from the layers that had stored them."""
         for layer in self._cache.layers:
             if isinstance(layer, GrowingLayer):
                 layer.cut(length)
@@ -220,7 +220,7 @@ class Batch:
             self._trace.forget_since(recorded)
 
     def kept(self, draft: Draft) -> KeptRow | None:
-        """A copy of one of the rows, which has ended; None if it cannot be gone on from."""
+        """A copy of a row that has ended; None if no later prompt could continue it."""
         row = self.answers.index(draft)
         columns = slice(self._padding[row], self.width - self.unread)
         return kept_row(draft, self._cache, row, columns, self._scopes.openings.get(draft.peft_name))
@@ -228,7 +228,7 @@ class Batch:
     # -- routing -------------------------------------------------------------------------------------------------
 
     def read_routing(self, rows: Collection[Draft] | None = None) -> None:
-        """Hand what was recorded since the last time to some answers, or to all."""
+        """Move the routing recorded since the last call to the given drafts, or to all."""
         if self._trace is None:
             return
         for row in self._trace.rows:
@@ -239,11 +239,11 @@ class Batch:
 
 @torch.inference_mode()
 def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
-    """One batch of rows of others, which are not to be used any more. Padding that nobody needs goes.
+    """Form one batch of rows of other batches, which must not be used afterwards. Padding of all rows is cut off.
 
     Args:
-        parts: batches, and which of their rows; at least one row in all. Where they are several, rows can join each of
-            them, and all prompts have been read.
+        parts: batches with the indices of their rows; at least one row in all. If there are several batches, rows can
+            join each of them, and all their prompts have been read.
     """
     sources = [(number, row, batch.answers[row]) for number, (batch, rows) in enumerate(parts) for row in rows]
     sources.sort(key=lambda each: each[2].peft_name)
@@ -252,7 +252,7 @@ def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
     joined._model, joined._scopes, joined.unread = first._model, first._scopes, first.unread
     joined.answers = [answer for _, _, answer in sources]
     lengths = [parts[number][0].lengths[row] for number, row, _ in sources]
-    # A window counts its own columns, and so does a prompt that is being read: there the padding stays.
+    # Padding stays in caches with a sliding window and while a prompt is read: both count columns from the start.
     trimmed = first.joins and first.unread == 1
     joined.width = max(lengths) if trimmed else first.width
     joined._padding = [joined.width - length for length in lengths]
@@ -264,7 +264,7 @@ def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
         )
         for number, (batch, _) in enumerate(parts)
     ]
-    # By place: the rows of all parts, one part behind the other.
+    # The new order of the rows, from the parts' rows one after the other.
     behind = torch.cat([part.places for part in rows_of_parts]).argsort()
     joined._held = first._held
     joined._gaps = [parts[number][0]._gaps[row] for number, row, _ in sources]
@@ -287,5 +287,5 @@ def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
 
 
 def in_order(answers: Sequence[Draft]) -> list[Draft]:
-    """Rows of one adapter next to each other."""
+    """Sorted so that rows of the same adapter are neighbours."""
     return sorted(answers, key=lambda answer: answer.peft_name)

@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
         self._keys, self._values = _Growing(), _Growing()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Append (B, heads, T, width) keys and values; returns all that are held, (B, heads, S + T, width)."""
+        """Append (B, heads, T, width) keys and values; returns all of them, (B, heads, S + T, width)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None  # it is initialised
@@ -42,12 +42,12 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def take(self, parts: Sequence[tuple[RowsOf, GrowingLayer]], rows: int, length: int) -> None:
-        """Hold rows of others, which stay as they are; columns are added or cut off in front, where padding is.
+        """Copy rows from other layers. Padding columns are added or cut off at the front.
 
         Args:
-            parts: which rows of which layers, and where they come.
-            rows: how many there are.
-            length: columns.
+            parts: layers, with the rows to copy and their new indices.
+            rows: number of rows of this layer.
+            length: number of its columns.
         """
         keys = [(part, layer.keys) for part, layer in parts if layer.keys is not None]
         values = [(part, layer.values) for part, layer in parts if layer.values is not None]
@@ -55,12 +55,12 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self._keys.take(keys, rows, length), self._values.take(values, rows, length)
 
     def cut(self, length: int) -> None:
-        """Hold the first `length` columns alone."""
+        """Keep only the first `length` columns."""
         if self.keys is not None and self.values is not None and self.get_seq_length() > length:
             self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
 
     def row(self, row: int, begin: int, end: int) -> GrowingLayer:
-        """A layer with a copy of some columns of one row, and no room for more."""
+        """A layer with a copy of some columns of one row, without spare room."""
         return self._of(*(part[row : row + 1, :, begin:end].clone() for part in self._parts()))
 
     def upto(self, length: int) -> GrowingLayer:
@@ -85,14 +85,14 @@ class GrowingLayer(DynamicLayer):
 
 
 class _Growing:
-    """One tensor that grows in its last dimension but one."""
+    """A tensor that grows along its second-to-last dimension."""
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
         self._shown: Tensor | None = None
 
     def append(self, held: Tensor, new: Tensor, length: int) -> Tensor:
-        """`held`, which has `length` entries, and behind it `new`."""
+        """`held`, of `length` entries, followed by `new`."""
         end = length + new.shape[-2]
         # Selecting rows or cutting columns replaces the tensor by one without spare room.
         if self._buffer is None or self._shown is not held or self._buffer.shape[-2] < end:
@@ -104,7 +104,7 @@ class _Growing:
         return self._shown
 
     def take(self, parts: Sequence[tuple[RowsOf, Tensor]], rows: int, length: int) -> Tensor:
-        """As `GrowingLayer.take`, with room for more."""
+        """As `GrowingLayer.take`, with spare room."""
         first = parts[0][1]
         room = -(-(length + 1) // ROOM) * ROOM
         # Zeros where padding will be: it is masked, but a NaN would be in every sum.
@@ -120,11 +120,11 @@ class _Growing:
 
 
 def longest_piece(config: PreTrainedConfig, shared: bool = False) -> int:
-    """How many tokens of a prompt one forward reads: a long prompt takes minutes, and may be stopped meanwhile.
+    """How many tokens of a prompt one forward reads. A long prompt takes minutes and can be stopped between pieces.
 
-    Fewer where the model is `shared`, so that the answers of others go on between two pieces.
-    All, where the length of what is read so far changes how positions are written: keys of earlier pieces would keep
-    the positions of a shorter text.
+    Pieces are shorter while the model is `shared`, since other answers continue between two of them. A prompt is read
+    in one piece if its length changes how positions are encoded: keys of earlier pieces would have the positions of a
+    shorter text.
     """
     if positions_vary(config):
         return sys.maxsize
@@ -132,32 +132,32 @@ def longest_piece(config: PreTrainedConfig, shared: bool = False) -> int:
 
 
 def positions_vary(config: PreTrainedConfig) -> bool:
-    """Whether the longest text of a batch changes how the positions of all its texts are written."""
+    """Whether the longest text of a batch changes how positions are encoded in all of its texts."""
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
     return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
 
 
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:
-    """The cache of a model; layers with a window or a state of their own are transformers'."""
+    """A cache for a model. Layers with a sliding window, or with a recurrent state, are those of transformers."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 def is_growing(cache: DynamicCache) -> bool:
-    """Whether all its layers grow by a column for each token, so that rows of several caches can be put together."""
+    """Whether all layers store one column per token, so that rows of several caches can be joined."""
     return all(isinstance(layer, GrowingLayer) for layer in cache.layers)
 
 
 def joined_cache(config: PreTrainedConfig, parts: Sequence[RowsOf], rows: int, length: int) -> DynamicCache:
-    """A growing cache of rows of several, which stay as they are.
+    """A growing cache with copies of rows of other caches.
 
     Args:
         config: of the model.
-        parts: which rows of which caches, and where they come.
-        rows: how many there are.
-        length: columns; the parts' are added or cut off in front.
+        parts: caches, with the rows to copy and their new indices.
+        rows: number of rows of the new cache.
+        length: number of its columns; padding columns are added or cut off at the front.
     """
     joined = growing_cache(config)
     for index, layer in enumerate(joined.layers):
@@ -168,13 +168,13 @@ def joined_cache(config: PreTrainedConfig, parts: Sequence[RowsOf], rows: int, l
 
 
 def layerwise(cache: DynamicCache, change: Callable[[GrowingLayer], GrowingLayer]) -> DynamicCache:
-    """A growing cache of layers that are made of those of another one."""
+    """A growing cache whose layers are made from those of another one."""
     changed = DynamicCache()
     changed.layers = [change(layer) for layer in cache.layers if isinstance(layer, GrowingLayer)]
     return changed
 
 
 def bytes_of(cache: DynamicCache) -> int:
-    """Memory of what a cache holds, without the room for more."""
+    """Memory of the keys and values in a cache, without spare room."""
     tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
     return sum(part.numel() * part.element_size() for part in tensors if isinstance(part, Tensor))

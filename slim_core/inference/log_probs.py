@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of tokens, and the tokens that the model found likeliest there."""
+"""Log-probabilities of tokens, with the likeliest alternatives at each position."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .types import TokenLogProb
 
 
 def log_probs_of(logits: Tensor, tokens: Sequence[int], likeliest: int) -> list[TokenLogProb]:
-    """Log-probabilities in float32, as the model gave them.
+    """Log-probabilities from the model's own logits, computed in float32.
 
     Args:
         logits: (T, V), of any floating dtype.
-        tokens: T of them, one for each place.
-        likeliest: how many of the likeliest are returned; fewer where the vocabulary is smaller.
+        tokens: T token ids, one for each position.
+        likeliest: how many of the likeliest tokens are returned; fewer if the vocabulary is smaller.
     """
     log_p = logits.float().log_softmax(-1)
     chosen = log_p.gather(-1, torch.tensor(tokens, device=log_p.device).unsqueeze(-1)).squeeze(-1).tolist()
@@ -31,7 +31,7 @@ def log_probs_of(logits: Tensor, tokens: Sequence[int], likeliest: int) -> list[
 
 @torch.inference_mode()
 def of_chosen(answers: Sequence[Draft], logits: Tensor, tokens: Sequence[int]) -> list[TokenLogProb | None]:
-    """Those of the tokens that were chosen for the rows of a batch; None where nobody asked for them.
+    """Log-probabilities of the tokens chosen for the rows of a batch; None for rows that did not ask for them.
 
     Args:
         answers: the B rows.
@@ -47,11 +47,11 @@ def of_chosen(answers: Sequence[Draft], logits: Tensor, tokens: Sequence[int]) -
 
 @torch.inference_mode()
 def add_of_prompt(answer: Draft, logits: Tensor, begin: int) -> None:
-    """Add those of a piece of a prompt to the answer.
+    """Add the log-probabilities of a piece of a prompt to its answer.
 
     Args:
         answer: whose prompt it is.
-        logits: (T, V) behind the prompt's tokens from `begin` on; the one behind its last token is left out.
+        logits: (T, V) after the prompt's tokens from `begin` on; those after its last token are ignored.
         begin: index of the first of these tokens.
     """
     tokens = answer.prompt[begin + 1 : begin + 1 + len(logits)]

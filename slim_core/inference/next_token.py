@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The next token of all rows of a batch, whose callers want theirs chosen in different ways."""
+"""The next token of all rows of a batch, each chosen with its caller's settings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .sampling import most_likely
 
 @torch.inference_mode()
 def choose(works: Sequence[Work], answers: Sequence[Draft], logits: Tensor) -> tuple[Tensor, list[int], list[bool]]:
-    """The next token of each row, as its caller wants it chosen; see `Sampler.choose`."""
-    # All who take the most likely token are one.
+    """The next token of each row, chosen with its caller's settings; see `Sampler.choose`."""
+    # None stands for all callers that take the most likely token.
     rows_by_chooser: dict[Work | None, list[int]] = {}
     for row, work in enumerate(works):
         rows_by_chooser.setdefault(None if work.sampler.plain else work, []).append(row)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row that has ended and is kept, and the place in it behind which a prompt begins to be read."""
+"""A kept row, and the point in it from which a later prompt continues."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..method import RowState
 from ..peft_tools import RowRouting
 
 
-# Whose row it was: the variant's PEFT name and the strength of its gate. What else could change an answer, the adapter
-# itself, is not in it: when one comes or goes all rows are forgotten.
+# The PEFT name of the row's variant and the strength of its gate. The adapter's weights need not be part of it, since
+# all rows are forgotten when an adapter is attached or detached.
 Key = tuple[str, float | None]
 
 
 class KeptRow(NamedTuple):
-    """A row that has ended.
+    """A row that has ended, with what a later prompt needs to continue it.
 
     Attributes:
-        key: whose it is.
-        tokens: T ids that it has read.
-        cache: their keys and values, a row.
-        state: where its context stood behind them; None if its variant has none.
+        key: its variant and the strength of its gate.
+        tokens: the T token ids that it has read.
+        cache: their keys and values, one row.
+        state: the sums of its context after them; None if its variant has no contexts.
         routing: of these tokens; None if it was not recorded.
-        bytes: memory of all that.
+        bytes: memory of all of this.
     """
 
     key: Key
@@ -40,11 +40,11 @@ class KeptRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where a prompt begins to be read.
+    """The point of a kept row from which a prompt continues.
 
     Attributes:
-        row: what has read everything before.
-        length: how many of its tokens the prompt begins with, as far as they are used.
+        row: the kept row.
+        length: number of its tokens that are reused; the prompt begins with them.
         opening: the ids that open a turn for the variant; None if it has no contexts.
     """
 
@@ -54,16 +54,16 @@ class Start:
 
     @property
     def state(self) -> RowState | None:
-        """Where the context stands there."""
+        """The sums of the context at this point."""
         state = self.row.state
         if state is None or self.length == len(self.row.tokens):
             return state
-        # The next token begins a context: what was in the one before does not matter.
+        # The next token begins a new context, so the sums of the last one do not matter.
         sums = {key: torch.zeros_like(kept) for key, kept in state.sums.items()}
         return RowState(sums, torch.zeros_like(state.length))
 
     @property
     def routing(self) -> RowRouting | None:
-        """Of the tokens before."""
+        """Routing of the reused tokens."""
         routing = self.row.routing
         return None if routing is None else RowRouting(*routing[:2], *(part[:, : self.length] for part in routing[2:]))

@@ -88,14 +88,14 @@ def context_of(model: nn.Module) -> ForwardContext | None:
 
 
 def keep_context(base: nn.Module) -> ForwardContext:
-    """The context of a base model, made if there is none, so that rows that no layer computes have one too."""
+    """The context of a base model, created if needed: rows that only hooks compute need one too."""
     context = context_of(base) or ForwardContext()
     base.__dict__[KEPT] = context
     return context
 
 
 def drop_context(base: nn.Module) -> None:
-    """The base need no longer keep a context; its layers still do."""
+    """Stop keeping a context on the base itself; its layers keep theirs."""
     base.__dict__.pop(KEPT, None)
 
 
@@ -106,7 +106,7 @@ class ForwardContext:
         sequences: what the running forward reads; None outside of one, or if its arguments do not say.
         contextual: adapters whose distance is that of the context.
         forward_number: number of the running training forward; None outside of one.
-        rows: whose the rows of the batch are; None for the active adapters on every row.
+        rows: the adapter of each row of the batch; None if the active adapters apply to every row.
         trace: the recorder that receives every routing, or None.
         losses: what the layers add to the loss.
         guests: adapters whose rows are computed by hooks on the base's own modules.
@@ -123,12 +123,12 @@ class ForwardContext:
         self.guests: set[str] = set()
         self.process_group: dist.ProcessGroup | None = None
         self._forwards = 0
-        # Sums of the running training forward, which are added up over ranks when it ends.
+        # Sums of the running training forward; they are added up over the ranks when it ends.
         self._learned: list[Tensor] = []
         self._handles: list[Any] = []
         self._argument_names: dict[nn.Module, list[str]] = {}
         self._rows_alone: Sequences | None = None
-        # One inside of the other, the innermost last.
+        # Nested forwards, the innermost last.
         self._reading: list[_Reading] = []
         # Adds the layers' losses to that of the model; called with the model, its arguments by name and its output.
         self._add_losses: Callable[[nn.Module, dict[str, Any], Any], Any] | None = None
@@ -225,7 +225,7 @@ class ForwardContext:
             return self._add_losses(model, arguments, output)
         return None
 
-    # -- what the layers say ------------------------------------------------------------------------------------
+    # -- called by the layers -----------------------------------------------------------------------------------
 
     def note_learned(self, sums: Sequence[Tensor]) -> None:
         """New sums of a layer, to be added up over the ranks, in place, when the forward ends."""
@@ -250,7 +250,7 @@ class ForwardContext:
         """Within this context, every forward has these rows.
 
         Args:
-            rows: whose they are.
+            rows: the adapter of each row.
             saved_whole: the model's modules that adapters keep a whole copy of (`modules_to_save`).
 
         Raises:

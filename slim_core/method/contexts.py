@@ -20,11 +20,11 @@ from .gate import ExcessSum
 from .sequence_state import SequenceState, longer_tail, with_steps
 
 
-# Sums run inside of blocks by one small matrix product each, and from block to block by addition. A running sum over a
-# dimension that is not the last is many times slower on CPUs.
+# Running sums are one small matrix product in each block of tokens, and an addition from block to block. A cumulative
+# sum over a dimension that is not the last is many times slower on CPUs.
 BLOCK = 32
-# Replaces non-finite values. Its context is far from any cluster, and the squares overflow, so that no cluster learns
-# it.
+# Replaces non-finite values. A context with it is far from every cluster, and its squares overflow, so that no cluster
+# learns from it.
 FAR = 2.0**100
 # Context lengths are grouped by powers of two: 1, 2-3, 4-7, … and from 2^15 on.
 LENGTH_BUCKETS = 16
@@ -39,7 +39,7 @@ class Spans(NamedTuple):
         inside: (B, n, L, L) float32; entry (t, s) is 1 where token s of the block counts for the context of token t.
         open_before: (B, n, L) float32; 1 where the context of token t began before its block.
         length: (B, T) float32, number of tokens that a context is the mean of.
-        share: (B, T, 1) float32, what each of them counts in it.
+        share: (B, T, 1) float32, the weight of each of these tokens: 1 / length.
         bucket: (B, T) int64, which of `LENGTH_BUCKETS` the length is in.
         before: (B,) float32, tokens of the contexts that earlier forwards have begun; None if there are none.
     """
@@ -52,7 +52,7 @@ class Spans(NamedTuple):
     before: Tensor | None
 
     def of_rows(self, rows: slice | Tensor) -> Spans:
-        """Those of some rows of the batch."""
+        """The contexts of some rows of the batch."""
         before = None if self.before is None else self.before[rows]
         inside, open_before = self.inside[rows], self.open_before[rows]
         return Spans(inside, open_before, self.length[rows], self.share[rows], self.bucket[rows], before)
@@ -90,7 +90,7 @@ def spans(begins: Tensor, valid: Tensor | None, before: Tensor | None) -> Spans:
     length = min(tokens, BLOCK)
     spare = -tokens % length
     begins = F.pad(begins, (0, spare)).view(batch, -1, length)
-    # Which context of its block a token belongs to; 0 is the one that came from before.
+    # Number of the context within the block; 0 is a context that began in an earlier block.
     number = begins.cumsum(-1)
     inside = (number.unsqueeze(-1) == number.unsqueeze(-2)).tril()
     if valid is not None:
@@ -155,10 +155,10 @@ class Contexts(NamedTuple):
 
 
 class _Request(NamedTuple):
-    """What a router asks for: the key of shared sums and contexts.
+    """The key of shared sums and contexts: what a router asked for.
 
     Attributes:
-        x: the Linear's whole input, and `version`, by which one sees that it was written to since.
+        x: the Linear's whole input; `version` shows whether it was written to since.
         opening: the ids that open a turn.
         rows: which rows of the batch; None for all.
     """
@@ -170,7 +170,7 @@ class _Request(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor | None, opening: Opening, rows: slice | Tensor | None) -> _Request | None:
-        """The caller's key; None if inputs cannot be distinguished."""
+        """A key for this input; None if inputs cannot be distinguished."""
         if x is None or torch.compiler.is_compiling():
             return None
         return cls(x, 0 if x.is_inference() else x._version, opening, rows)
@@ -182,7 +182,7 @@ class _Request(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """Sums, (rows, T, C), and contexts of what was asked for last."""
+    """(rows, T, C) sums, and contexts, of the last request."""
 
     request: _Request
     sums: Tensor
@@ -258,8 +258,8 @@ class Sequences:
     def _in_taught_turns(self, opening: Opening, ids: Tensor, with_loss: Tensor) -> Tensor:
         turns = opens_turn(ids, opening, None)
         number = self._begins(opening).cumsum(-1)
-        # By context: whether a token in it has a loss, and whether a turn opens it. One place more than there can be
-        # contexts.
+        # For each context, whether a token in it has a loss, and whether a turn opens it. There is one entry more than
+        # there can be contexts.
         taught, turn = (
             number.new_zeros(self.batch, self.tokens + 2).scatter_reduce_(1, number, flags.long(), "amax").bool()
             for flags in (with_loss, turns)
@@ -297,7 +297,7 @@ class Sequences:
             begins = begins | back | (self.positions == 0)
         if opening and self.ids is not None:
             opened = opens_turn(self.ids, opening, None if self.state is None else self.state.tail)
-            # What stands for padding is no text.
+            # Padding ids are not text, even if they look like an opening.
             begins = begins | (opened if self.valid is None else opened & self.valid)
         return begins
 
@@ -321,7 +321,7 @@ class Sequences:
         request = _Request.of(whole_x, opening, rows)
         if request is None or self._shared is None or not request.is_same(self._shared.request):
             sums, contexts = self._sum_up(opening, x, rows, before)
-            # Only the latest: neighbouring layers ask one after the other.
+            # Only the last one is kept: layers with the same input run one after the other.
             self._shared = None if request is None else _Shared(request, sums, contexts)
         else:
             sums, contexts = self._shared.sums, self._shared.contexts
@@ -364,7 +364,7 @@ class Sequences:
         self._excess = {}
 
     def fits(self, x: Tensor) -> bool:
-        """Whether a Linear's input holds exactly these tokens: (B, T, C), or (B T, C) where a model flattens them."""
+        """Whether a Linear's input has the shape of these tokens: (B, T, C), or (B T, C) if flattened."""
         return x.shape[:-1] == (self.batch, self.tokens) or (x.dim() == 2 and len(x) == self.batch * self.tokens)
 
     def of_input(self, x: Tensor) -> Sequences | None:
@@ -385,7 +385,7 @@ class Sequences:
     def state_after(self) -> SequenceState | None:
         """The state that the cache should remember after this forward; None if nothing continues it."""
         self._shared = None
-        # If no opening is longer than one token now, none will be needed later.
+        # Openings of one token can be found without earlier ids.
         if self.ended is not None and any(len(opening) > 1 for opening in (*self._spans, *self.of_tokens)):
             tail = None if self.state is None else self.state.tail
             self.ended.tail = longer_tail(tail, self.ids, self.batch, self.tokens)

@@ -135,7 +135,7 @@ def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[Sequence
 
 
 def _goes_with(before: tuple[str, ...] | None, now: tuple[str, ...] | None) -> bool:
-    """Whether the adapters of the rows may continue from what other adapters have read."""
+    """Whether rows with these adapters may continue a cache that rows with those adapters have filled."""
     # If the active adapters read it, each of their routers has read it for every row.
     if before is None or before == now:
         return True

@@ -89,7 +89,7 @@ class SequenceState:
         """(B,) tokens of the contexts that are open.
 
         Raises:
-            ValueError: if they were not counted in this way.
+            ValueError: if they were counted for other openings only.
         """
         counts = self.counts.get(opening)
         if counts is None:
@@ -147,7 +147,10 @@ class SequenceState:
 
 
 def with_steps(before: Tensor | None, steps: Tensor, trail: bool) -> Tensor:
-    """What to keep of a forward's (B, T, C) `steps`: all, preceded by (B, C) `before`, if tokens may be taken back."""
+    """The part of a forward's (B, T, C) `steps` that is kept.
+
+    Only the last step, or all of them, preceded by (B, C) `before`, if tokens may be removed later (`trail`).
+    """
     if not trail or steps.shape[1] > TRAIL:
         return steps[:, -1:].clone()
     first = steps.new_zeros(steps.shape[0], 1, steps.shape[2]) if before is None else before.unsqueeze(1)
@@ -175,7 +178,7 @@ class _Remembering(Cache):
     slim_sequences: SequenceState
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Under its name is the class that it was made of.
+        # pickle finds by name the class that this one was derived from.
         return _empty, (type(self).__bases__[1],), self.__dict__
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -195,7 +198,7 @@ class _Remembering(Cache):
         super().crop(*args, **kwargs)
         after = int(self.get_seq_length())
         if after == 0 or not self.slim_sequences.crop(before - after):
-            # Nothing is known then, which does not matter if nothing is left.
+            # The contexts are then unknown, which does not matter if the cache is empty.
             self.slim_sequences = SequenceState()
 
     def reset(self) -> None:
@@ -219,7 +222,7 @@ def _empty(kind: type[Cache]) -> Cache:
 
 
 def part_with_tokens(cache: Any) -> Any:
-    """The cache that grows with the tokens read: of an encoder-decoder's two, that of the decoder's own."""
+    """The cache that grows with the tokens read: of an encoder-decoder's two, the one of self-attention."""
     return getattr(cache, "self_attention_cache", cache)
 
 
@@ -229,12 +232,12 @@ def state_on(cache: Any) -> SequenceState | None:
 
 
 class RowsOf(NamedTuple):
-    """Some rows of a cache, for a cache that is put together of several.
+    """Some rows of a cache, for a cache that is joined from several.
 
     Attributes:
         cache: the cache.
-        rows: (n,) int64 which of its rows, on the CPU.
-        places: (n,) int64 where they come, on the CPU.
+        rows: (n,) int64 indices of its rows, on the CPU.
+        places: (n,) int64 indices of these rows in the joined cache, on the CPU.
     """
 
     cache: Any
@@ -243,20 +246,20 @@ class RowsOf(NamedTuple):
 
 
 def put_together(cache: Any, parts: Sequence[RowsOf], rows: int, length: int) -> None:
-    """Let a cache that was put together remember what its parts do; it cannot be cropped to what was before.
+    """Give a joined cache the states of its parts. It cannot be cropped to fewer tokens than it has now.
 
     Args:
-        cache: the new one.
-        parts: where its rows come from.
-        rows: how many it has.
-        length: tokens in it, padding included; the parts may have had more or less padding.
+        cache: the joined cache.
+        parts: the sources of its rows.
+        rows: number of its rows.
+        length: number of its columns, padding included; the parts may have had more or less padding.
     """
     remembered = [(part, state) for part in parts if (state := state_on(part.cache)) is not None]
     if not remembered:
         return
     joined = SequenceState()
     joined.length = length
-    # Rows that a router has not read are not its own.
+    # A row that a router has not read belongs to another adapter.
     for key in dict.fromkeys(key for _, state in remembered for key in state.sums):
         latest = [(part, state.sums[key][:, -1:]) for part, state in remembered if key in state.sums]
         joined.sums[key] = _rows_of(latest, rows, 0)
@@ -275,11 +278,11 @@ def put_together(cache: Any, parts: Sequence[RowsOf], rows: int, length: int) ->
 
 
 class RowState(NamedTuple):
-    """What one row needs to go on behind what it has read.
+    """What one row needs so that a later forward can continue its context.
 
     Attributes:
         sums: by router of the row's adapter, (C,) float32 sums of the context that is open.
-        length: float32 number of tokens that these are the sums of, ().
+        length: () float32 number of tokens in these sums.
     """
 
     sums: dict[str, Tensor]
@@ -287,7 +290,7 @@ class RowState(NamedTuple):
 
 
 def router_key(module: str, adapter: str) -> str:
-    """By which a cache remembers the sums of a router."""
+    """The key under which a cache remembers a router's sums."""
     return f"{module} of {adapter}"
 
 
@@ -297,13 +300,13 @@ def state_of_row(cache: Any, row: int, adapter: str, opening: tuple[int, ...]) -
     Args:
         cache: the cache.
         row: which of its rows.
-        adapter: the row's, whose distance is that of the context.
+        adapter: of the row; its distance is that of the context.
         opening: the ids that open a turn for it.
     """
     state, suffix = state_on(cache), router_key("", adapter)
     if state is None or opening not in state.counts:
         return None
-    # A router that runs twice in a forward has a number behind its key.
+    # The key of a router that runs twice in a forward ends with a number.
     of_adapter = {key: sums for key, sums in state.sums.items() if key.endswith(suffix) or f"{suffix} (" in key}
     return RowState(
         {key: sums[row, -1].clone() for key, sums in of_adapter.items()}, state.counts[opening][row, -1, 0].clone()
@@ -318,15 +321,15 @@ def put_row_states(
     states: Mapping[int, tuple[tuple[int, ...], RowState]],
     device: torch.device,
 ) -> None:
-    """Let a cache that was made of rows of others go on where each of them was.
+    """Give a cache that was made of rows of others the states of these rows.
 
     Args:
         cache: with B rows.
         length: tokens in it, padding included.
         adapters: of the B rows.
         tails: the B rows' ids so far.
-        states: by row, the ids that open a turn for its adapter, and what it needs. Rows without one have no adapter
-            that asks for contexts.
+        states: by row, the ids that open a turn for its adapter, and its state. Rows whose adapter has no contexts
+            have none.
         device: where ids are.
     """
     state = SequenceState()

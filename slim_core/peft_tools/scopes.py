@@ -18,8 +18,7 @@ from .trace import RoutingTrace
 def adapter_rows(
     model: nn.Module, adapter_names: list[str], strengths: list[float | None] | None = None
 ) -> Iterator[None]:
-    """Within this context, every forward of the adapted model has these rows; saves the cost of setting them per
-    token.
+    """Within this context, every forward of the adapted model has these rows; setting them costs time only once.
 
     PEFT's own way, `model(**batch, adapter_names=...)`, looks through all modules in each forward.
 
@@ -41,12 +40,12 @@ def adapter_rows(
 
 
 class RowScopes:
-    """`adapter_rows` for a loop whose rows change often: it looks through the modules once.
+    """`adapter_rows` for a loop whose rows change often: the modules are searched once.
 
-    It is out of date once an adapter was attached or detached.
+    Make a new one after an adapter was attached or detached.
 
     Args:
-        model: as `adapter_rows` takes it; it need not have adapters.
+        model: as for `adapter_rows`, with or without adapters.
 
     Attributes:
         adapted: whether the model has adapters whose rows can be told apart.
@@ -75,7 +74,7 @@ class RowScopes:
 
     @contextmanager
     def answering(self, rows: BatchRows | None, trace: RoutingTrace | None = None) -> Iterator[None]:
-        """Inside, every forward has these rows, and is recorded where there is a trace; the same ones may come again.
+        """Within this context, every forward has these rows, and is recorded if there is a trace. Both are reusable.
 
         Args:
             rows: of `rows`; None for a model without adapters.
@@ -128,7 +127,7 @@ def traceable_adapters(model: nn.Module) -> set[str]:
 
 
 def _names_of(model: nn.Module) -> set[str]:
-    """The adapters of all layers that know of rows."""
+    """The adapters of all layers that support rows of several adapters."""
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer) and "context" in vars(module))
     return {name for layer in layers for name in layer._get_available_adapters()}
 
