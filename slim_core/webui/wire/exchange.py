@@ -11,24 +11,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...adapters import clean_label
-from ...inference.types import ALL_KINDS, Drift, FinishReason, RoutingRecord, RowStep, Sampling, Variant, VariantDrift
+from ...inference.types import ALL_KINDS, Drift, RoutingRecord, RowStep, Sampling, Variant, VariantDrift
 from ..backend import Backend
 from ..limits import LimitError, check_prompt, check_sampling, check_strength, check_text
 from ..state.columns import BASE, columns
 from ..state.session import Answer, Session, Turn
 from ..words import base_name
 from . import blind
+from .conversation_file import (
+    PackedArray,
+    SavedAnswer,
+    SavedDrift,
+    SavedRouting,
+    SavedTurn,
+    SavedTurns,
+    SavedVariant,
+    parsed,
+)
 
 
 FORMAT, VERSION = "slim-compare", 1
-MAX_TURNS, MAX_TOKENS, MAX_LINEARS, MAX_EXPERTS = 200, 100_000, 5_000, 1_024
+MAX_EXPERTS = 1_024
 # Numbers of a step that are kept as they are.
 STEP_NUMBERS = ("tokens", "prompt_tokens", "seconds", "first_token_seconds", "tokens_per_second")
 
@@ -158,122 +168,108 @@ def turns_of(
         )
     other_base = clean_label(check_text(data.get("base"), "The name of the base in the conversation"))
     other_base = "" if other_base == clean_label(base) else other_base
-    turns = _list(data.get("turns"), "turns", MAX_TURNS)
-    try:
-        return [_load_turn(_object(turn, "A turn"), other_base, loaded, next_id()) for turn in turns], other_base
-    except OverflowError:
-        raise LimitError("A number in the conversation is too large.") from None
+    conversation = parsed(SavedTurns, data, "All")
+    return [_load_turn(turn, other_base, loaded, next_id()) for turn in conversation.turns], other_base
 
 
-def _load_turn(data: dict, other_base: str, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
-    answers = _object(data.get("answers"), "answers")
-    if strangers := [str(name)[:40] for name in answers if name not in loaded]:
+def _load_turn(turn: SavedTurn, other_base: str, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
+    if strangers := [name[:40] for name in turn.answers if name not in loaded]:
         raise LimitError(
             f"The conversation has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}."
         )
-    loaded_answers = {
-        n: _load_answer(n, other_base, _object(answer, "An answer"), loaded[n]) for n, answer in answers.items()
+    answers = {
+        name: _load_answer(name, other_base, parsed(SavedAnswer, answer, "An answer"), loaded[name])
+        for name, answer in turn.answers.items()
     }
-    system = check_text(data.get("system", ""), "A system prompt in the conversation")
-    drift, vote = _load_drift(data.get("drift"), loaded), blind.load(data.get("vote"), loaded_answers)
-    return Turn(turn_id, check_prompt(data.get("prompt")), system, loaded_answers, drift, vote)
+    system = check_text(turn.system, "A system prompt in the conversation")
+    drift = None if turn.drift is None else _load_drift(turn.drift, loaded)
+    return Turn(turn_id, check_prompt(turn.prompt), system, answers, drift, blind.load(turn.vote, answers))
 
 
-def _load_answer(name: str, other_base: str, data: dict, current: Variant) -> Answer:
-    reason = data.get("finish_reason")
-    if reason not in get_args(FinishReason):
-        raise LimitError("An answer in the conversation has no known finish_reason.")
-    error = data.get("error")
-    numbers = {key: _number(data.get(key), key, optional=key in STEP_NUMBERS[3:]) for key in STEP_NUMBERS}
-    ids = tuple(_whole(i, "token_ids") for i in _list(data.get("token_ids"), "token_ids", MAX_TOKENS))
+def _load_answer(name: str, other_base: str, answer: SavedAnswer, current: Variant) -> Answer:
     step = RowStep(
         name,
         "done",
-        text=_written(data.get("text"), "An answer"),
-        finish_reason=reason,
-        error=None if error is None else _written(error, "An error"),
-        token_ids=ids,
-        **numbers,
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        error=answer.error,
+        token_ids=tuple(answer.token_ids),
+        **{number: getattr(answer, number) for number in STEP_NUMBERS},
     )
-    routing = data.get("routing")
-    routing = None if routing is None else _object(routing, "routing")
+    routing = answer.routing
     return Answer(
-        _load_variant(name, other_base, data.get("variant"), current),
+        _load_variant(name, other_base, answer.variant, current),
         step,
-        sampling_of(data.get("sampling")),
-        ids,
+        sampling_of(answer.sampling),
+        step.token_ids,
         None if routing is None else _load_routing(name, routing),
-        check_strength(data.get("strength")),
+        check_strength(answer.strength),
         # Files from before there were gates do not mention them.
-        gated=routing is not None and "gate" in routing,
+        gated=routing is not None and routing.gate is not None,
     )
 
 
-def sampling_of(data: Any) -> Sampling:
+def sampling_of(settings: Any) -> Sampling:
     """How tokens were chosen, from plain values.
 
     Raises:
         LimitError: with a sentence on what is wrong with them.
     """
-    settings = _object(data, "sampling")
+    if not isinstance(settings, dict):
+        raise LimitError("sampling in the conversation must be an object.")
     if unknown := set(settings) - {field.name for field in fields(Sampling)}:
         raise LimitError(f"The conversation has an unknown setting {sorted(map(str, unknown))[0][:40]!r}.")
     return check_sampling(**settings)
 
 
-def _load_variant(name: str, other_base: str, data: Any, current: Variant) -> Variant:
+def _load_variant(name: str, other_base: str, saved: SavedVariant | None, current: Variant) -> Variant:
     """Who answered: the column's present variant if it is the same, else one that is not loaded here."""
-    if not other_base and (data is None or name == BASE):
+    if saved is None or (name == BASE and not other_base):
+        if other_base:
+            raise LimitError("variant in the conversation is missing.")
         return current
-    data = _object(data, "variant")
-    if data.get("kind") not in ALL_KINDS:
+    if saved.kind not in ALL_KINDS:
         raise LimitError("An answer in the conversation is of no known kind.")
-    label = clean_label(check_text(data.get("label"), "A name in the conversation"))
-    detail = clean_label(check_text(data.get("detail"), "A detail in the conversation"))
-    parameters, memory = (_whole(data.get(key), key, 10**15) for key in ("parameters", "bytes"))
-    strength = check_strength(data.get("strength"))
+    label = clean_label(check_text(saved.label, "A name in the conversation"))
+    detail = clean_label(check_text(saved.detail, "A detail in the conversation"))
+    strength = check_strength(saved.strength)
     if other_base:
-        return Variant("", data["kind"], f"{label} ({other_base})", parameters, memory, detail, strength)
-    variant = Variant("", data["kind"], label, parameters, memory, detail, strength)
+        return Variant("", saved.kind, f"{label} ({other_base})", saved.parameters, saved.bytes, detail, strength)
+    variant = Variant("", saved.kind, label, saved.parameters, saved.bytes, detail, strength)
     same = all(getattr(variant, key) == getattr(current, key) for key in ("kind", "label", "parameters"))
     return current if same else variant
 
 
-def _load_routing(name: str, data: dict) -> RoutingRecord:
-    tokens = _texts(data.get("tokens"), "routing.tokens", MAX_TOKENS)
-    modules = _texts(data.get("modules"), "routing.modules", MAX_LINEARS)
-    blocks = tuple(_whole(b, "routing.blocks") for b in _list(data.get("blocks"), "routing.blocks", MAX_LINEARS))
-    prompt_tokens = _whole(data.get("prompt_tokens"), "routing.prompt_tokens")
-    experts = _whole(data.get("num_experts"), "routing.num_experts")
-    weights = _array(data.get("weights"), "routing.weights", np.float16, 3)
-    shape = (len(modules), len(tokens))
-    distance = _array(data.get("distance"), "routing.distance", np.float32, 2)
-    cluster = _array(data.get("cluster"), "routing.cluster", np.int16, 2)
-    if "gate" in data:
-        gate = _array(data["gate"], "routing.gate", np.float32, 2)
-        reference = _array(data.get("reference"), "routing.reference", np.float32, 2)
-        turn = _whole(data.get("turn"), "routing.turn")
-    else:
-        gate, reference, turn = torch.ones_like(distance), torch.zeros_like(distance), 0
+def _load_routing(name: str, saved: SavedRouting) -> RoutingRecord:
+    weights = _array(saved.weights, "routing.weights", np.float16, 3)
+    distance = _array(saved.distance, "routing.distance", np.float32, 2)
+    cluster = _array(saved.cluster, "routing.cluster", np.int16, 2)
+    gate, reference, turn = torch.ones_like(distance), torch.zeros_like(distance), 0
+    if "gate" in saved.model_fields_set:
+        if saved.gate is None or saved.reference is None or saved.turn is None:
+            raise LimitError("routing in the conversation must have gate, reference and turn, or no gate.")
+        gate = _array(saved.gate, "routing.gate", np.float32, 2)
+        reference, turn = _array(saved.reference, "routing.reference", np.float32, 2), saved.turn
+    shape = (len(saved.modules), len(saved.tokens))
     fits = (
         weights.shape[:2] == distance.shape == cluster.shape == gate.shape == reference.shape == shape
-        and len(blocks) == len(modules)
-        and prompt_tokens <= len(tokens)
-        and (turn < len(tokens) or not turn)
-        and 1 <= experts <= weights.shape[2] <= MAX_EXPERTS
+        and len(saved.blocks) == len(saved.modules)
+        and saved.prompt_tokens <= len(saved.tokens)
+        and (turn < len(saved.tokens) or not turn)
+        and 1 <= saved.num_experts <= weights.shape[2] <= MAX_EXPERTS
     )
-    if not fits or not modules:
+    if not fits or not saved.modules:
         raise LimitError("The routing in the conversation has parts of different sizes.")
     for part in (weights, gate):
         if part.numel() and not (float(part.min()) >= 0 and float(part.max()) <= 1.001):
             raise LimitError("The routing in the conversation has weights outside 0 to 1.")
     return RoutingRecord(
         name,
-        tokens,
-        prompt_tokens,
-        modules,
-        blocks,
-        experts,
+        tuple(saved.tokens),
+        saved.prompt_tokens,
+        tuple(saved.modules),
+        tuple(saved.blocks),
+        saved.num_experts,
         weights,
         distance,
         cluster,
@@ -283,95 +279,29 @@ def _load_routing(name: str, data: dict) -> RoutingRecord:
     )
 
 
-def _load_drift(data: Any, known: Mapping[str, Variant]) -> Drift | None:
-    if data is None:
-        return None
-    data = _object(data, "drift")
-    tokens = _texts(data.get("tokens"), "drift.tokens", MAX_TOKENS)
+def _load_drift(saved: SavedDrift, known: Mapping[str, Variant]) -> Drift:
     drifts = []
-    for item in _list(data.get("variants"), "drift.variants", 16):
-        item = _object(item, "drift.variants")
-        if not isinstance(item.get("variant"), str) or item["variant"] not in known:
+    for reader in saved.variants:
+        if not isinstance(reader.variant, str) or reader.variant not in known:
             raise LimitError("The drift in the conversation is of an unknown variant.")
-        parts = {}
-        for key in ("log_ratio", "kl"):
-            numbers = [_number(x, key, low=-1e6) for x in _list(item.get(key), key, MAX_TOKENS)]
-            if len(numbers) != len(tokens):
-                raise LimitError("The drift in the conversation has parts of different sizes.")
-            parts[key] = torch.tensor(numbers, dtype=torch.float32)
-        drifts.append(VariantDrift(item["variant"], **parts))
-    return Drift(tokens, tuple(drifts))
+        if not len(reader.log_ratio) == len(reader.kl) == len(saved.tokens):
+            raise LimitError("The drift in the conversation has parts of different sizes.")
+        log_ratio, kl = (torch.tensor(numbers, dtype=torch.float32) for numbers in (reader.log_ratio, reader.kl))
+        drifts.append(VariantDrift(reader.variant, log_ratio, kl))
+    return Drift(tuple(saved.tokens), tuple(drifts))
 
 
-def _object(value: Any, name: str) -> dict:
-    if not isinstance(value, dict):
-        raise LimitError(f"{name} in the conversation must be an object.")
-    return value
-
-
-def _list(value: Any, name: str, most: int) -> list:
-    if not isinstance(value, list) or len(value) > most:
-        raise LimitError(f"{name} in the conversation must be a list of at most {most:,}.")
-    return value
-
-
-def _texts(value: Any, name: str, most: int) -> tuple[str, ...]:
-    texts = _list(value, name, most)
-    # Tokens may be any bytes of a text, so only what cannot be sent to a browser is refused.
-    if not all(_encodes(text) for text in texts):
-        raise LimitError(f"{name} in the conversation must be short texts.")
-    return tuple(texts)
-
-
-def _written(value: Any, name: str) -> str:
-    # A model may write anything, including control characters, and MAX_TOKENS tokens can be a long text.
-    if not _encodes(value, 100 * MAX_TOKENS):
-        raise LimitError(f"{name} in the conversation must be text.")
-    return value
-
-
-def _encodes(text: Any, most: int = 1000) -> bool:
-    if not isinstance(text, str) or len(text) > most:
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _number(value: Any, name: str, optional: bool = False, low: float = 0) -> Any:
-    if value is None and optional:
-        return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not low <= value <= 1e9
-    ):
-        raise LimitError(f"{name} in the conversation must be a number.")
-    return value
-
-
-def _whole(value: Any, name: str, most: int = 2**31 - 1) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise LimitError(f"{name} in the conversation must be whole numbers.")
-    return value
-
-
-def _array(value: Any, name: str, dtype: type, dimensions: int) -> Tensor:
-    value = _object(value, name)
-    shape = tuple(_whole(n, name) for n in _list(value.get("shape"), name, dimensions))
+def _array(packed: PackedArray, name: str, dtype: type, dimensions: int) -> Tensor:
     kind = np.dtype(dtype)
-    if value.get("dtype") != kind.name or len(shape) != dimensions or not isinstance(value.get("base64"), str):
+    if packed.dtype != kind.name or len(packed.shape) != dimensions:
         raise LimitError(f"{name} in the conversation must be packed {kind.name} numbers of {dimensions} dimensions.")
     try:
-        raw = base64.b64decode(value["base64"], validate=True)
+        raw = base64.b64decode(packed.base64, validate=True)
     except (binascii.Error, ValueError):
         raise LimitError(f"{name} in the conversation is not base64.") from None
-    if len(raw) != math.prod(shape) * kind.itemsize:
+    if len(raw) != math.prod(packed.shape) * kind.itemsize:
         raise LimitError(f"{name} in the conversation has another size than it says.")
-    array = np.frombuffer(raw, kind.newbyteorder("<")).reshape(shape)
+    array = np.frombuffer(raw, kind.newbyteorder("<")).reshape(packed.shape)
     if not np.isfinite(array).all():
         raise LimitError(f"{name} in the conversation has numbers that are not finite.")
     return torch.from_numpy(array.astype({"float16": np.float32, "float32": np.float32, "int16": np.int64}[kind.name]))

@@ -192,6 +192,26 @@ def test_bad_files_get_a_sentence(answered, backend, tmp_path, path, value):
     assert str(error.value).endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("turns",), [{}] * 201, "turns in the conversation must be a list of at most 200."),
+        ((*TURN, "answers"), KeyError, "turns[0].answers in the conversation is missing."),
+        (SLIM, [], "An answer in the conversation must be an object."),
+        ((*SLIM, "seconds"), 10**400, "seconds in the conversation must be a number."),
+        ((*SLIM, "tokens"), -1, "tokens in the conversation must be at least 0."),
+        ((*ROUTING, "tokens", 1), "\ud800", "routing.tokens[1] in the conversation must be text."),
+    ],
+    ids=lambda x: ".".join(map(str, x)) if isinstance(x, tuple) else "",
+)
+def test_the_sentence_names_the_field_and_what_it_must_be(answered, backend, tmp_path, path, value, sentence):
+    data = json.loads(exchange.dump(answered, backend))
+    put(data, path, value)
+    with pytest.raises(LimitError) as error:
+        read(write(tmp_path, data), backend)
+    assert str(error.value) == sentence
+
+
 def test_answers_of_another_adapter_are_shown_but_not_continued(answered, backend, tmp_path):
     data = json.loads(exchange.dump(answered, backend))
     data["turns"][0]["answers"]["lora"]["variant"] |= {"name": "slim", "label": " Their\u200b own ", "parameters": 7}
