@@ -67,10 +67,10 @@ class Replica:
 
     def __init__(self, config: Config) -> None:
         from slim_core.inference import Row
-        from slim_core.serving.openai_api import alone
+        from slim_core.serving.openai_api import standalone_api
 
         self._service = api_service(config)
-        self._app = alone(self._service)
+        self._app = standalone_api(self._service)
         self._id = serve.get_replica_context().replica_id.unique_id
         self._probe = Row("base", (), text="1")
 

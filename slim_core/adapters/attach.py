@@ -101,7 +101,7 @@ def _attach_guest(model: PreTrainedModel | PeftModel, adapter: Adapter, name: st
     config, tensors = _checked_again(adapter, shapes)
     beside = _taken_out(config, tensors, shapes)
     experts_cls = experts_of(config.peft_type)
-    assert experts_cls is not None  # it is what brought us here
+    assert experts_cls is not None  # the caller has checked it
     context = keep_context(base)
     at = []
     for place in places_of(adapted_linears(config, shapes), shapes):

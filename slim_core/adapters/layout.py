@@ -71,7 +71,7 @@ def places_of(targets: Iterable[str], base: BaseShapes) -> list[Place]:
 def layout_at(config: RowConfig, places: Iterable[Place]) -> TensorLayout:
     """The tensors of a method of `slim_core.baselines` at these places."""
     experts = experts_of(config.peft_type)
-    assert experts is not None  # whoever calls knows
+    assert experts is not None  # the caller has checked it
     return {
         f"{PREFIX}{place.name}.{experts.prefix}{key}": ExpectedTensor(FLOATS, shape)
         for place in places

@@ -16,7 +16,7 @@ from .tasks import Item, Question, Request, Task, Text
 
 # What is kept of one item, ready for JSON: "id", and either "answers", by column, or "error", a sentence.
 Sample = dict[str, Any]
-DIGITS = 6  # behind the point
+DIGITS = 6  # after the decimal point
 
 
 class Solver(Protocol):

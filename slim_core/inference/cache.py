@@ -161,7 +161,7 @@ def joined_cache(config: PreTrainedConfig, parts: Sequence[RowsOf], rows: int, l
     """
     joined = growing_cache(config)
     for index, layer in enumerate(joined.layers):
-        assert isinstance(layer, GrowingLayer)  # `is_growing`
+        assert isinstance(layer, GrowingLayer)  # the caller has checked `is_growing`
         layer.take([(part, part.cache.layers[index]) for part in parts], rows, length)
     put_together(joined, parts, rows, length)
     return joined

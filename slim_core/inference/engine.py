@@ -104,7 +104,7 @@ class Engine(Reader):
     def _attach(self, adapter: Adapter, name: str | None, kind: Kind | None, label: str | None) -> Variant:
         if kind is not None and kind != adapter.kind:
             raise EngineError(f"It is a {adapter.kind} adapter, not {kind}.")
-        with self._scheduler.alone():
+        with self._scheduler.exclusive():
             self._check_open()
             name = new_name(name, adapter.kind, self.variants)
             try:
@@ -121,7 +121,7 @@ class Engine(Reader):
         Raises:
             EngineError: if there is no adapter of that name.
         """
-        with self._scheduler.alone():
+        with self._scheduler.exclusive():
             self._check_open()
             if name == BASE or name not in {variant.name for variant in self.variants}:
                 raise EngineError(f"There is no adapter named {name!r}.")
@@ -148,8 +148,8 @@ class Engine(Reader):
             sentence: why there is no answer, and until when.
         """
         self._closed = sentence
-        with self._scheduler.alone():
-            # After `_check_open` nobody reads them.
+        with self._scheduler.exclusive():
+            # `_check_open` keeps every caller from reading them from now on.
             self._model = self._adapters = None  # type: ignore[assignment]
             self._scheduler.close()
         self._prompts.close()
@@ -172,7 +172,7 @@ class Engine(Reader):
         Raises:
             EngineError: if the variant is unknown, the prompt is empty or too long, or the model fails.
         """
-        place = self._scheduler.alone_if_free()
+        place = self._scheduler.exclusive_if_free()
         if place is None:
             return None
         try:
@@ -284,7 +284,7 @@ class Engine(Reader):
             seconds = 0.0
             while not self._scheduler.enter(place, work, seconds, check):
                 self._check_open()
-                # Those who are answered are before it in any case.
+                # Callers that are being answered are ahead of it too.
                 step = waiting_step(rows, stopped, place.ahead + 1)
                 yield step
                 if step.done:
@@ -299,7 +299,7 @@ class Engine(Reader):
             last: Step | Drift = self._step(rows, work, True)
             assert isinstance(last, Step)
             if reading is not None and (ids := answer_to_read(last, reading, BASE)):
-                # What was written of a stopped answer is read; a stop that comes from now on ends the reading.
+                # A stopped answer is read as far as it was written; only a stop from now on ends the reading.
                 unstopped = [index for index in range(len(rows)) if not stopped(index)]
                 yield last
                 self._check_open()

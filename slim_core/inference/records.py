@@ -37,7 +37,7 @@ def routing_of(
     """
     count = len(records)
     joined = joined_records(records[:count])
-    # Whoever makes the next forward may have added one meanwhile.
+    # The thread that runs the next forward may have appended a record meanwhile.
     records[:count] = [joined]
     tokens = joined.weights.shape[1]
     return RoutingRecord(

@@ -112,7 +112,7 @@ class Scheduler:
         return self._most_bytes is None or needed_bytes <= self._most_bytes
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Wait in the queue until nobody is answered, and have the model for the duration of a `with` block."""
         place = self.join()
         try:
@@ -121,7 +121,7 @@ class Scheduler:
         finally:
             place.leave()
 
-    def alone_if_free(self) -> QueuePlace | None:
+    def exclusive_if_free(self) -> QueuePlace | None:
         """Have the model to itself until the returned place is left; None if somebody is waiting or being answered."""
         place = self.join()
         if place.wait(0, lambda: not self._forwards.works):

@@ -88,7 +88,7 @@ def _batches(
     batch: list[list[int]] = []
     words = 0
     for group in groups:
-        longest = len(texts[group[0]].read)  # they are sorted
+        longest = len(texts[group[0]].read)  # groups are sorted, so this one is the longest
         words = max([words, *(len(texts[index].words) for index in group)])
         rows = (len(batch) + 1) * variants
         if batch and (rows * longest > TOKENS_AT_ONCE or rows * words * vocabulary > LOGITS_AT_ONCE):

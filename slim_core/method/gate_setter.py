@@ -41,5 +41,6 @@ def set_gate(
     for config in configs.values():
         new_strength = config.yield_strength if strength is None else strength
         new_quantile = config.yield_quantile if quantile is None else quantile
-        dataclasses.replace(config, yield_strength=new_strength, yield_quantile=new_quantile)  # checks them
+        # A copy, whose checks raise before anything has changed.
+        dataclasses.replace(config, yield_strength=new_strength, yield_quantile=new_quantile)
         config.yield_strength, config.yield_quantile = new_strength, new_quantile

@@ -61,7 +61,7 @@ class Upload:
         _copy(_choose(self.files, WEIGHTS, ".safetensors"), folder / WEIGHTS, limits.weights_bytes)
         for file in self.files:
             if _last_part(file.name) == RECORD:
-                with suppress(AdapterError):  # an adapter is one without it
+                with suppress(AdapterError):  # the record is optional
                     _copy(file, folder / RECORD, RECORD_BYTES)
 
 

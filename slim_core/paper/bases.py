@@ -77,13 +77,13 @@ class Family:
         title: for people.
         model_type: of transformers.
         targets: the Linears of its MLPs that adapters adapt.
-        own: fields of its configuration that the others do not have.
+        extra_fields: fields of its configuration that the others do not have.
     """
 
     title: str
     model_type: str
     targets: tuple[str, ...] = ("gate_proj", "up_proj")
-    own: Callable[[BaseShape], dict[str, Any]] = lambda shape: {}
+    extra_fields: Callable[[BaseShape], dict[str, Any]] = lambda shape: {}
 
     def build(self, shape: BaseShape, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """An untrained base with the tokenizer's tokens."""
@@ -98,7 +98,7 @@ class Family:
             "max_position_embeddings": shape.context,
             "tie_word_embeddings": True,
         }
-        config = AutoConfig.for_model(self.model_type, **(fields | self.own(shape)))
+        config = AutoConfig.for_model(self.model_type, **(fields | self.extra_fields(shape)))
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         return model
 
@@ -121,9 +121,9 @@ def _gpt2(shape: BaseShape) -> dict[str, Any]:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family("Llama", "llama", own=_gated),
-    "qwen3": Family("Qwen3", "qwen3", own=_gated),
-    "gemma3": Family("Gemma 3", "gemma3_text", own=_gemma),
+    "llama": Family("Llama", "llama", extra_fields=_gated),
+    "qwen3": Family("Qwen3", "qwen3", extra_fields=_gated),
+    "gemma3": Family("Gemma 3", "gemma3_text", extra_fields=_gemma),
     "gpt2": Family("GPT-2", "gpt2", ("c_fc",), _gpt2),
 }
 

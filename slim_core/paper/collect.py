@@ -65,7 +65,7 @@ class Collected:
 
     def trainings_of(self, contender: Contender) -> list[Training]:
         """Of a contender's finished cells."""
-        return [told for key, told in self.trainings.items() if key.startswith(f"{contender.name} at ")]
+        return [facts for key, facts in self.trainings.items() if key.startswith(f"{contender.name} at ")]
 
 
 def key_of(cell: Cell) -> str:

@@ -33,14 +33,14 @@ class Stages:
         seed: of the training.
         accuracy: R, T + 1 rows of T scores.
         general: mean score on the general tasks after each stage, T + 1.
-        own: with an adapter for each task, share of the questions of each task that its own adapter answered, T.
+        own_adapter: with an adapter for each task, share of each task's questions that its own adapter answered, T.
     """
 
     title: str
     seed: int
     accuracy: list[list[float]]
     general: list[float]
-    own: list[float] | None = None
+    own_adapter: list[float] | None = None
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -137,7 +137,7 @@ def sequence_data(collected: Collected) -> list[dict[str, Any]]:
             "seed": run.seed,
             "accuracy": run.accuracy,
             "general": run.general,
-            "own_adapter": run.own,
+            "own_adapter": run.own_adapter,
             **run.metrics,
         }
         for run in stages_of(collected)
@@ -167,7 +167,7 @@ def sequence_tables(collected: Collected) -> list[Table]:
     )
     for title, runs in by_title.items():
         metrics = [run.metrics for run in runs]
-        picked = [fmean(run.own) for run in runs if run.own is not None]
+        picked = [fmean(run.own_adapter) for run in runs if run.own_adapter is not None]
         end.add(title, str(len(runs)), *(_spread(metrics, name) for name in metrics[0]), _range(picked))
     return [matrix, end]
 

@@ -31,11 +31,11 @@ def new_api(**options: Any) -> FastAPI:
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **options)
 
     @api.exception_handler(ApiError)
-    async def tell(request: Request, error: ApiError) -> JSONResponse:
+    async def report(request: Request, error: ApiError) -> JSONResponse:
         return _refusal(error)
 
     @api.exception_handler(HTTPException)
-    async def tell_of_address(request: Request, error: HTTPException) -> JSONResponse:
+    async def report_address(request: Request, error: HTTPException) -> JSONResponse:
         place = f"{request.method} {request.url.path}"
         return _refusal(ApiError(error.status_code, f"{shown(place, 200)} is not part of this API."))
 

@@ -23,7 +23,7 @@ Parsed = TypeVar("Parsed", ChatRequest, CompletionRequest)
 
 
 def openai_api(service: Service, key: str | None = None, closed: str | None = None) -> FastAPI:
-    """An ASGI app to be mounted at `/v1`, or served by itself with `alone`.
+    """An ASGI app to be mounted at `/v1`, or served by itself with `standalone_api`.
 
     Args:
         service: who answers.
@@ -62,7 +62,7 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
     return api
 
 
-def alone(service: Service, key: str | None = None) -> FastAPI:
+def standalone_api(service: Service, key: str | None = None) -> FastAPI:
     """The API as a separate server, with `/health`."""
     app = new_api()
 

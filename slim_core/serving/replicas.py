@@ -66,7 +66,7 @@ Send = Callable[[Call], Pieces]
 
 
 def replicated_api(send: Send, places: int, key: str | None = None) -> FastAPI:
-    """An ASGI app with `/v1` and `/health` whose requests are answered by replicas of `openai_api.alone`.
+    """An ASGI app with `/v1` and `/health` whose requests are answered by replicas of `openai_api.standalone_api`.
 
     A request has begun when something of its answer was sent to the client. Until then, it goes to another replica if
     its own ends; an answer that is not streamed is sent when it is complete.

@@ -7,7 +7,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from .http import MOST_CONNECTIONS
-from .openai_api import alone
+from .openai_api import standalone_api
 from .protocol import Service
 
 
@@ -20,7 +20,7 @@ def serve_alone(service: Service, key: str | None, host: str, port: int) -> None
         host: address to serve at.
         port: to serve at.
     """
-    serve_app(alone(service, key), host, port)
+    serve_app(standalone_api(service, key), host, port)
 
 
 def serve_app(app: FastAPI, host: str, port: int) -> None:

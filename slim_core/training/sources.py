@@ -64,7 +64,7 @@ def _read_dataset(name: str, split: str, subset: str | None, revision: str | Non
     # Slow to import, and files do not need it.
     from datasets import disable_progress_bars, load_dataset
 
-    disable_progress_bars()  # they would stand between the run's own lines
+    disable_progress_bars()  # they would be mixed with the run's own output
 
     try:
         # `datasets` runs no code of a data set since version 4.

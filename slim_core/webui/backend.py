@@ -33,7 +33,7 @@ from ..serving.places import Places
 from .limits import LimitError
 from .state.choices import NOT_ALLOWED, Choices
 from .state.visitor_adapters import VisitorAdapters
-from .zero_gpu import lend
+from .zero_gpu import on_zero_gpu
 
 
 class AppEngine(Protocol):
@@ -84,11 +84,11 @@ class Job:
     Attributes:
         rows: the answers that are wanted.
         sampling: how their tokens are chosen.
-        batched: all at once, or one after another.
+        batched: whether all are written at once, or one after the other.
         reading: which variants read the base's answer afterwards.
         adapters: the visitor's adapters that it needs, by the names of their variants.
         visitor: who asks, where one may ask for several at once; see `Engine.answer`.
-        keep: whether a later prompt may go on from these answers.
+        keep: whether the rows of these answers are kept for later prompts.
     """
 
     rows: tuple[Row, ...]
@@ -155,8 +155,8 @@ class Backend:
         if switch is not None:
             switch.put = self._put
         # On ZeroGPU the engine stays.
-        self._zero_gpu = lend(gpu, partial(run_job, engine), seconds_of) if gpu else None
-        self._zero_gpu_solving = lend(gpu, partial(solve_job, engine), seconds_of_solving) if gpu else None
+        self._zero_gpu = on_zero_gpu(gpu, partial(run_job, engine), seconds_of) if gpu else None
+        self._zero_gpu_solving = on_zero_gpu(gpu, partial(solve_job, engine), seconds_of_solving) if gpu else None
 
     def run(self, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
         """Steps of the answers, then at most one drift."""
@@ -196,11 +196,11 @@ class Backend:
         self.visitor_adapters.move(engine)
 
     @property
-    def reads_latest_alone(self) -> bool:
+    def reads_latest_only(self) -> bool:
         """Whether the base's chat template leaves out all but the latest prompt; determined once per base."""
         engine = self.engine
         if self._latest is None or self._latest[0] is not engine:
-            self._latest = (engine, _reads_latest_alone(engine))
+            self._latest = (engine, _reads_latest_only(engine))
         return self._latest[1]
 
     @property
@@ -224,7 +224,7 @@ class Backend:
         return self.variants[1:]
 
 
-def _reads_latest_alone(engine: AppEngine) -> bool:
+def _reads_latest_only(engine: AppEngine) -> bool:
     last = Message("user", "And a third?")
     earlier = (Message("user", "One word."), Message("assistant", "Two words."))
     try:
@@ -239,7 +239,7 @@ def seconds_of(job: Job, stops: Stops) -> int:
 
 
 def run_job(engine: AppEngine, job: Job, stops: Stops) -> Generator[Step | Drift, None, None]:
-    """Answer, then let every variant read the base's answer. All of it in one call, so that one GPU loan is enough."""
+    """Answer, then let every variant read the base's answer. One call, so that ZeroGPU assigns a GPU once."""
     with _brought(engine, job.adapters):
         options: dict[str, Any] = {
             "batched": job.batched,

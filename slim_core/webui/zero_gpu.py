@@ -22,20 +22,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """An error in the other process. An exception would lose everything but the name of its class on the way."""
+    """An error in the other process. Of an exception, only the name of its class would arrive here."""
 
     sentence: str
 
 
-def lend(
+def on_zero_gpu(
     gpu: Callable[..., Any], work: Callable[..., Iterator[T]], seconds: Callable[..., int]
 ) -> Callable[..., Generator[T, None, None]]:
-    """Work that borrows a GPU for the duration of one call.
+    """Work that runs with a GPU of ZeroGPU's for the duration of one call.
 
     Args:
-        gpu: the decorator that lends it, as `spaces.GPU`.
-        work: a generator function of the engine's values, or of plain ones.
-        seconds: how long it is asked for; takes what `work` takes.
+        gpu: the decorator that assigns the GPU, such as `spaces.GPU`.
+        work: a generator function that yields the engine's values, or plain ones.
+        seconds: how long the GPU is requested for; called with the arguments of `work`.
 
     Returns:
         `work`, to be called in the same way.
@@ -48,10 +48,10 @@ def lend(
         except EngineError as error:
             yield Failure(str(error))
 
-    borrowed = gpu(duration=seconds)(remote)
+    with_gpu = gpu(duration=seconds)(remote)
 
     def run(*arguments: Any) -> Generator[T, None, None]:
-        with closing(borrowed(*arguments)) as items:
+        with closing(with_gpu(*arguments)) as items:
             for item in items:
                 if isinstance(item, Failure):
                     raise EngineError(item.sentence)
@@ -61,7 +61,7 @@ def lend(
 
 
 def _changed(item: Any, change: Callable[[Any], Any]) -> Any:
-    """The value with other arrays. A tensor would travel as an open file for each, and die with its process."""
+    """The value with its arrays converted. A tensor would be sent as an open file, which ends with its process."""
     if not isinstance(item, Step | Drift):
         return item
     if isinstance(item, Drift):

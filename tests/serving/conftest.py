@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from slim_core.serving.openai_api import alone
+from slim_core.serving.openai_api import standalone_api
 from slim_core.serving.protocol import EngineService
 from tests.inference.conftest import engine as real_engine  # noqa: F401
 from tests.inference.conftest import folders  # noqa: F401
@@ -64,7 +64,7 @@ def serve(serve_app) -> Callable[..., Server]:
     """Starts servers of engines."""
 
     def start(engine, places: int = 4, max_new_tokens: int = 64, key: str | None = None) -> Server:
-        return serve_app(alone(EngineService(engine, places, max_new_tokens), key))
+        return serve_app(standalone_api(EngineService(engine, places, max_new_tokens), key))
 
     return start
 

@@ -14,7 +14,7 @@ import torch
 from slim_core.inference import Message, Row, Sampling
 from slim_core.serving import on_demand
 from slim_core.serving.on_demand import AdaptersOnDemand
-from slim_core.serving.openai_api import alone
+from slim_core.serving.openai_api import standalone_api
 from tests.inference.conftest import TEXTS, save_lora, save_slim, tiny_base
 from tests.serving.test_openai_api import ask
 from tests.waiting import until
@@ -46,7 +46,7 @@ def service(real_engine, shelf) -> AdaptersOnDemand:
 
 @pytest.fixture
 def client(service, serve_app):
-    return serve_app(alone(service)).client()
+    return serve_app(standalone_api(service)).client()
 
 
 def text(client, model: str, **options) -> str:
@@ -86,13 +86,13 @@ def test_memory_is_bounded_in_bytes(real_engine, shelf, serve_app):
     most = real_engine.variants[-1].bytes
     real_engine.detach("measured")
     service = AdaptersOnDemand(real_engine, shelf, 16, most, 8, 64)
-    client = serve_app(alone(service)).client()
+    client = serve_app(standalone_api(service)).client()
     for name in ("law", "v1.2", "law"):
         text(client, name)
         assert service.attached == (name,)
     tight = AdaptersOnDemand(real_engine, shelf, 16, most - 1, 8, 64)
     with pytest.raises(openai.InternalServerError, match=r"The adapter law cannot be used: 'law' has .* there is"):
-        text(serve_app(alone(tight)).client(), "law")
+        text(serve_app(standalone_api(tight)).client(), "law")
 
 
 def test_an_adapter_that_is_answering_stays(real_engine, shelf, serve_app, monkeypatch):
@@ -105,7 +105,7 @@ def test_an_adapter_that_is_answering_stays(real_engine, shelf, serve_app, monke
 
     monkeypatch.setattr(on_demand, "open_adapter", opened)
     service = AdaptersOnDemand(real_engine, shelf, 1, NO_LIMIT, 8, 200)
-    client = serve_app(alone(service)).client()
+    client = serve_app(standalone_api(service)).client()
     stream = ask(client, QUESTION, "law", stream=True, max_tokens=200)
     next(stream)
     answered: list[str] = []

@@ -14,7 +14,7 @@ import pytest
 
 from slim_core.serving import replicas
 from slim_core.serving.asgi import respond
-from slim_core.serving.openai_api import alone
+from slim_core.serving.openai_api import standalone_api
 from slim_core.serving.protocol import EngineService
 from slim_core.serving.replicas import Call, ReplicaLostError, ResponseStart, replicated_api
 from tests.serving.conftest import KEY
@@ -39,7 +39,7 @@ class Fleet:
     left: int = 0
 
     def __post_init__(self) -> None:
-        self._app = alone(EngineService(self.engine, 8, 64))
+        self._app = standalone_api(EngineService(self.engine, 8, 64))
 
     async def send(self, call: Call) -> AsyncGenerator[ResponseStart | bytes, None]:
         self.calls.append(call)

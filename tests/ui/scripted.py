@@ -100,7 +100,7 @@ class ScriptedEngine:
         length: tokens of an answer.
         blocks: decoder blocks in its routing.
         pace: tokens that all rows write in one step.
-        latest_alone: whether it reads only the latest prompt.
+        latest_only: whether it reads only the latest prompt.
         drift_of: nats of drift at each token, by variant; what is not there is the script's.
     """
 
@@ -110,7 +110,7 @@ class ScriptedEngine:
     variants: tuple[Variant, ...] = VARIANTS
     pace: int = 1
     reading: float = 0.0
-    latest_alone: bool = False
+    latest_only: bool = False
     drift_of: dict[str, float] = field(default_factory=dict)
     peeks: int = 0
     runs: int = 0
@@ -298,7 +298,7 @@ class ScriptedEngine:
     def count_tokens(self, prompt: Sequence[Message] | str | Sequence[int]) -> int:
         if isinstance(prompt, str):
             return len(prompt.split())
-        read = prompt[-1:] if self.latest_alone else prompt
+        read = prompt[-1:] if self.latest_only else prompt
         return sum(1 if isinstance(part, int) else len(part.content.split()) for part in read)
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:

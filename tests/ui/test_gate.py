@@ -223,7 +223,7 @@ def test_a_link_with_a_strength_that_makes_no_sense(visit, strength):
 
 
 def test_an_adapter_without_a_gate_and_a_base_that_reads_the_latest_prompt_alone(visit):
-    engine = ScriptedEngine(latest_alone=True)
+    engine = ScriptedEngine(latest_only=True)
     engine.variants = tuple(replace(variant, strength=None) for variant in engine.variants)
     site = Site(engine)
     try:

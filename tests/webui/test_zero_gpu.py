@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU that is lent for one call: on ZeroGPU, and nothing of it elsewhere."""
+"""A work with a GPU for one call on ZeroGPU, which changes nothing elsewhere."""
 
 import json
 import os

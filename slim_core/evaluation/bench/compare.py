@@ -14,9 +14,9 @@ from .turns import Measured, Measures, Way, summary, take_turns
 
 BASE, RUNS = "base alone", "one after another"
 READ_ANEW, ALL_ANEW = "base alone, read anew", "all in one batch, read anew"
-# Enough for any conversation here, in bytes.
+# Bytes for kept rows: more than any conversation here needs.
 KEPT = 2**33
-# Every vocabulary has so many tokens.
+# Random turns use the first tokens, which every vocabulary has.
 SOME_TOKENS = 200
 
 
@@ -83,7 +83,7 @@ def time_third_turn(engine: Engine, words: int, tokens: int, rounds: int) -> lis
 
     def way(variants: list[str], kept: bool) -> Way:
         def talk() -> Measures:
-            # Other words each time, so that only the conversation itself goes on.
+            # Different words each time, so that a turn can continue only its own conversation.
             dice = random.Random(next(numbers))
             engine.keep_at_most(KEPT if kept else 0)
             so_far: list[tuple[int, ...]] = [() for _ in variants]

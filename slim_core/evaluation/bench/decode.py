@@ -174,7 +174,7 @@ def _xlora(base: PreTrainedModel, expert: PeftConfig, experts: int) -> nn.Module
         warnings.simplefilter("ignore")
         model = sharing(base)
         model.config.use_cache = False
-        # That they are the same changes nothing of the work.
+        # All are the same adapter, which takes the same time as different ones.
         paths = {str(number): str(folders["expert"]) for number in range(experts)}
         config = XLoraConfig(task_type="CAUSAL_LM", hidden_size=base.config.hidden_size, adapters=paths)
         return get_peft_model(model, config).eval()

@@ -114,6 +114,6 @@ def random_engine(
         engine = Engine(sharing(base), Prompts(tokenizer), f"random Llama, {name}")
         for adapter, folder in folders.items():
             engine.attach(folder, name=adapter)
-    # Random weights say anything at any time.
+    # Random weights may choose an end token at any step.
     engine.end_tokens = frozenset()
     return engine

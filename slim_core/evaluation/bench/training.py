@@ -43,7 +43,7 @@ class _Step:
         synchronise(device)
         seconds = time.perf_counter() - start
         if counts:
-            # The other models are there too; their own memory does not count.
+            # Memory of this model alone, since the others are in memory too.
             state = (t for s in self._optimiser.state.values() for t in s.values() if isinstance(t, torch.Tensor))
             own_bytes = bytes_of([*self._model.parameters(), *self._model.buffers()]) + bytes_of(state)
             self.peak = torch.cuda.max_memory_allocated(device) - before + own_bytes

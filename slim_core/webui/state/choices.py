@@ -22,8 +22,8 @@ SETTINGS = "SLIM_BASE, SLIM_LORA and SLIM_SLIM"
 # In SLIM_MODELS: every id of the Hub.
 ANY = "*"
 PRECISIONS: dict[str, Bits] = {"As it is": None, "8-bit": 8, "4-bit": 4}
-LENT = (
-    "This Space borrows its GPU for each answer, and the model is put on it when the Space starts. So base and "
+FIXED_ON_ZERO_GPU = (
+    "This Space gets a GPU for each answer only, and the model is put on it when the Space starts. So base and "
     "precision are fixed: they are what SLIM_BASE, SLIM_LOAD_4BIT and SLIM_LOAD_8BIT say."
 )
 NOT_ALLOWED = "Base and precision are fixed here. Whoever runs this app can allow others with SLIM_MODELS."
@@ -97,7 +97,7 @@ def choices_of(config: Config, demo: Path, zero_gpu: bool = False) -> Choices:
         base, _, revision = word.partition("@")
         if base != ANY:
             offered.append(BaseChoice(base, revision or None))
-    fixed = LENT if zero_gpu else "" if words else NOT_ALLOWED
+    fixed = FIXED_ON_ZERO_GPU if zero_gpu else "" if words else NOT_ALLOWED
     bases: dict[str, BaseChoice] = {}
     for choice in offered:
         earlier = bases.get(choice.label)

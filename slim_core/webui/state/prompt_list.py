@@ -47,7 +47,7 @@ class ListRun(BackgroundRun):
     def begin(self) -> Stops:
         """Stop flags for the next prompt."""
         stops = self._stops = Stops(len(self.askers))
-        if self.stopping:  # it was, just before there were flags
+        if self.stopping:  # stopped before these flags existed
             stops.stop_all()
         return stops
 

@@ -38,16 +38,16 @@ class Gallery:
 
     Attributes:
         pairs: of one fact each, in the form that was trained and in the base's own.
-        alone: single prompts, in the base's own form.
+        single: prompts without a partner, in the base's own form.
     """
 
     pairs: tuple[tuple[ExamplePrompt, ExamplePrompt], ...]
-    alone: tuple[ExamplePrompt, ...]
+    single: tuple[ExamplePrompt, ...]
 
     @property
     def prompts(self) -> frozenset[str]:
         """All prompts."""
-        return frozenset(example.prompt for example in chain(*self.pairs, self.alone))
+        return frozenset(example.prompt for example in chain(*self.pairs, self.single))
 
 
 PLAIN = Gallery(
@@ -76,17 +76,17 @@ def gallery(of_demo: bool) -> Gallery:
     if not of_demo:
         return PLAIN
     try:
-        pairs, alone = load_examples(DEMO)
+        pairs, single = load_examples(DEMO)
     except (OSError, ValueError, KeyError, TypeError):
         return PLAIN
-    if not pairs and not alone:
+    if not pairs and not single:
         return PLAIN
     return Gallery(
         tuple(
             (ExamplePrompt(trained.prompt, of_trained(trained)), ExamplePrompt(own.prompt, of_own(own)))
             for trained, own in pairs
         ),
-        tuple(ExamplePrompt(shown.prompt, of_own(shown)) for shown in alone),
+        tuple(ExamplePrompt(shown.prompt, of_own(shown)) for shown in single),
     )
 
 

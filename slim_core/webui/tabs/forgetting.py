@@ -85,7 +85,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             drop = gr.Button(
                 "Remove your questions", size="sm", min_width=110, visible=False, elem_id="slim-evaluation-drop"
             )
-        own = gr.Radio(
+        subject = gr.Radio(
             [(title, kind) for kind, title in wire.KINDS.items()],
             value="downstream",
             info="What are they about?",
@@ -102,18 +102,18 @@ def build(page: Page, tab: gr.Tab) -> None:
         view = canvas("evaluation", None)
     fixed('<div class="slim-lead"><h2>Stored results</h2></div>')
     page.forgetting.render()
-    handlers = EvaluationHandlers(page, offered, state, view, run, stop, exports, own, drop)
+    handlers = EvaluationHandlers(page, offered, state, view, run, stop, exports, subject, drop)
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
     light = private | {"concurrency_id": "light", "concurrency_limit": None}
     work = private | {"concurrency_id": "evaluation", "concurrency_limit": None, "trigger_mode": "multiple"}
-    run.click(handlers.run, [page.session, state, *groups, questions, own], handlers.outputs_of_run, **work)
+    run.click(handlers.run, [page.session, state, *groups, questions, subject], handlers.outputs_of_run, **work)
     stop.click(handlers.stop, [state], [view], queue=False, **private)
     send.upload(handlers.take, [state, send], handlers.outputs, **light)
     drop.click(handlers.drop, [state], handlers.outputs, **light)
     for button, save in zip(exports, (handlers.json, handlers.html), strict=True):
         button.click(save, [state], [page.mailbox], **light)
-    # What came while the tab was closed did not reach it.
+    # Updates do not reach a tab that is closed.
     tab.select(handlers.frame, [state], handlers.outputs, queue=False, **private)
 
 
@@ -127,14 +127,14 @@ class EvaluationHandlers:
     """
 
     def __init__(
-        self, page: Page, offered: OfferedTasks, state: gr.State, view, run, stop, exports, own, drop
+        self, page: Page, offered: OfferedTasks, state: gr.State, view, run, stop, exports, subject, drop
     ) -> None:
         self.page, self.backend, self.offered = page, page.backend, offered
         self.evaluations = wire.Evaluations(page.backend)
         self.questions = Range("The number of questions", 1, page.config.max_questions, whole=True)
         self.state, self.view, self.run_button, self.stop_button, self.exports = state, view, run, stop, exports
-        self.own, self.drop_button = own, drop
-        self.outputs = [view, page.status, page.mailbox, run, stop, *exports, own, drop]
+        self.subject, self.drop_button = subject, drop
+        self.outputs = [view, page.status, page.mailbox, run, stop, *exports, subject, drop]
         # The state too: Gradio deletes only one that was an output once.
         self.outputs_of_run = [*self.outputs, state]
 
@@ -187,22 +187,22 @@ class EvaluationHandlers:
                 evaluation.questions = read_own_questions(Path(path), self.page.config.max_questions)
             except (LimitError, EngineError) as error:
                 return warn(error)
-        return self._of_file(evaluation) | {self.page.status: f"{self._told(evaluation)}."}
+        return self._of_file(evaluation) | {self.page.status: f"{self._file_label(evaluation)}."}
 
     def drop(self, evaluation: VisitorEvaluation) -> Updates:
-        """Without their own questions again."""
+        """Remove the visitor's own questions."""
         evaluation.questions = None
         return self._of_file(evaluation) | {self.page.status: "Your questions are removed."}
 
     def _of_file(self, evaluation: VisitorEvaluation) -> Updates:
         has_questions = evaluation.questions is not None
         return {
-            self.own: gr.Radio(label=self._told(evaluation), visible=has_questions),
+            self.subject: gr.Radio(label=self._file_label(evaluation), visible=has_questions),
             self.drop_button: gr.Button(visible=has_questions),
         }
 
     @staticmethod
-    def _told(evaluation: VisitorEvaluation) -> str:
+    def _file_label(evaluation: VisitorEvaluation) -> str:
         questions = evaluation.questions
         return "" if questions is None else f"{questions.source}: {summary(questions)}"
 

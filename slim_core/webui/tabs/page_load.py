@@ -92,7 +92,9 @@ class PageLoad:
             yield warn(LimitError(f"What this browser saved cannot be restored. {error}"))
             return
         self.handlers.warn_of_other_base(conversation.other_base)
-        for label in (label for column, label in conversation.own.items() if column not in session.own_variants):
+        for label in (
+            label for column, label in conversation.visitor_adapters.items() if column not in session.own_variants
+        ):
             notice(f"Your adapter “{label}” is no longer here; add it again under Adapters.", "An adapter is gone")
         session.turns = conversation.turns
         session.blind = session.blind or conversation.blind

@@ -20,7 +20,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     """Build the tab's layout and connect its events."""
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     if page.is_demo:
-        page.connect_examples(tryout.build("slim-ask", gallery(page.is_demo), alone=False))
+        page.connect_examples(tryout.build("slim-ask", gallery(page.is_demo), with_single=False))
     page.routing.render()
     page.detail.render()
 

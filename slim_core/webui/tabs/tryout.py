@@ -12,13 +12,13 @@ from .examples import TITLES, ExamplePrompt, Gallery
 Buttons = list[tuple[gr.Button, str]]
 
 
-def build(prefix: str, gallery: Gallery, alone: bool = True) -> Buttons:
+def build(prefix: str, gallery: Gallery, with_single: bool = True) -> Buttons:
     """Lay the buttons out, pair by pair.
 
     Args:
         prefix: of the elements' ids.
         gallery: what there is to try.
-        alone: whether to show the single prompts too.
+        with_single: whether to show the single prompts too.
 
     Returns:
         Each button with its prompt.
@@ -33,11 +33,11 @@ def build(prefix: str, gallery: Gallery, alone: bool = True) -> Buttons:
         for number, pair in enumerate(gallery.pairs):
             with gr.Row(elem_classes=["slim-pair"], equal_height=False):
                 buttons += [_one(f"{prefix}-{number}-{side}", example) for side, example in enumerate(pair)]
-        if alone and gallery.alone:
+        if with_single and gallery.single:
             if gallery.pairs:
                 fixed("<h2>{{title}}</h2>", title="What they should not forget")
             with gr.Row(elem_classes=["slim-pair", "slim-alone"], equal_height=False):
-                buttons += [_one(f"{prefix}-alone-{number}", example) for number, example in enumerate(gallery.alone)]
+                buttons += [_one(f"{prefix}-alone-{number}", example) for number, example in enumerate(gallery.single)]
     return buttons
 
 

@@ -42,7 +42,7 @@ def _view(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _point(entry: Mapping[str, Any]) -> dict[str, Any]:
     name, kinds = str(entry["name"]), {kind: entry[kind] for kind in ("general", "downstream")}
-    scores = {kind: interval([told[part] for part in ("score", "low", "high")]) for kind, told in kinds.items()}
+    scores = {kind: interval([score[part] for part in ("score", "low", "high")]) for kind, score in kinds.items()}
     seeds = len(kinds["general"]["seeds"])
     what = "" if entry["rate"] is None else f"rate {entry['rate']:g}, {seeds} seed{'s' if seeds > 1 else ''}"
     method = name if name in ("base", *NAMED) else OTHER

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation as the browser keeps it, so that a restart of the server loses nothing: what is exported, without the
-routing, and with what is still being asked. What comes back is checked like a file.
+"""A conversation as the browser keeps it, so that a restart of the server loses nothing: the exported form without the
+routing, with the request that is still unanswered. What the browser sends back is checked like a file.
 
-Of a turn that waits for a blind vote only the prompt is saved: nobody can look up who answered. Where it is the
-latest, it comes back as asked of all."""
+Of a turn without its blind vote only the prompt is saved, so that nobody can look up who answered. If it is the latest
+turn, all columns are asked again.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class SavedConversation:
         strengths: how strongly gates close, by column.
         asked: the unfinished request of the latest turn; None if all have answered.
         blind: whether names were hidden until there is a vote.
-        own: names of the adapters that the visitor had brought, by column.
+        visitor_adapters: names of the adapters that the visitor had brought, by column.
     """
 
     turns: list[Turn]
@@ -45,7 +46,7 @@ class SavedConversation:
     strengths: dict[str, float]
     asked: LastRequest | None
     blind: bool
-    own: dict[str, str]
+    visitor_adapters: dict[str, str]
 
 
 def dump(session: Session, backend: Backend, most: int = MOST) -> str:
@@ -58,7 +59,7 @@ def dump(session: Session, backend: Backend, most: int = MOST) -> str:
     for turn in reversed(session.turns):
         data = dump_turn(_prompt_alone(turn) if blind.hides(turn) else turn, routed=False)
         if asked is not None and turn is session.turns[-1]:
-            # Existing parts are written again.
+            # These answers are asked for again, so what exists of them is not needed.
             data["answers"] = {n: a for n, a in data["answers"].items() if n not in asked.columns}
         for reader in data["drift"]["variants"] if data["drift"] else ():
             reader |= {key: [round(x, DECIMALS) for x in reader[key]] for key in ("log_ratio", "kl")}
@@ -84,18 +85,18 @@ def _prompt_alone(turn: Turn) -> Turn:
 
 
 def _waits_for(session: Session, loaded: tuple[str, ...]) -> LastRequest | None:
-    """What the latest turn waits for. One that nobody has voted on waits for all, in the order of the columns."""
+    """The unanswered request of the latest turn. Without its vote, that is one to all columns, in their order."""
     asked, last = session.asked, session.turns[-1] if session.turns else None
     if last is None or not blind.hides(last):
         return asked
     if asked is None:
-        # All were asked alike, but a column that answered again.
+        # All columns were asked with the same settings, except one that answered again.
         asked = LastRequest((), next(iter(last.answers.values())).sampling, True)
     return LastRequest(loaded, asked.sampling, asked.batched)
 
 
 def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[[], int]) -> SavedConversation:
-    """What was kept, from the browser's text.
+    """The conversation in the text that a browser sent.
 
     Args:
         text: anything.
@@ -106,7 +107,7 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     Raises:
         LimitError: with a sentence on what is wrong with it.
     """
-    # Its head comes on top of the turns.
+    # The turns have at most MOST characters; the head comes on top.
     if not isinstance(text, str) or len(text) > 2 * MOST:
         raise LimitError(f"This is not a conversation that this app saved, of at most {2 * MOST:,} characters.")
     try:
@@ -117,7 +118,7 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     strengths = data.get("strengths", {})
     if not isinstance(strengths, dict):
         raise LimitError("The strengths of gates in the conversation must be an object.")
-    # A column that has no gate now, or is not there, has no strength either.
+    # Strengths of columns that no longer exist or have no gate are ignored.
     gated = {name: x for name, x in strengths.items() if name in loaded and loaded[name].strength is not None}
     checked = {name: check_strength(x) for name, x in gated.items()}
     gates = {name: x for name, x in checked.items() if x is not None}

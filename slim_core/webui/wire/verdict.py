@@ -43,13 +43,13 @@ def far(verdict: Verdict) -> str:
     return f"distance {verdict.distance:.2f}; up to {verdict.reference:.2f} is like the training data"
 
 
-def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str, Any]]:
+def verdicts(session: Session, turn: Turn, reads_latest_only: bool = False) -> list[dict[str, Any]]:
     """One for each column of a turn that has a gate.
 
     Args:
         session: the visitor's.
         turn: of the session.
-        alone: whether the base reads only the latest prompt, so that earlier turns do not matter.
+        reads_latest_only: whether the base reads only the latest prompt, so that earlier turns do not matter.
     """
     answers = {name: answer for name, answer in turn.answers.items() if answer.gated}
     entries = []
@@ -62,7 +62,7 @@ def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str
                 sentence = f"{answer.variant.label} {doing}…"
                 entries.append({"column": name, "kind": "waiting", "sentence": sentence, "numbers": ""})
             continue
-        sentence, exact = _sentence(session, turn, name, verdict, alone)
+        sentence, exact = _sentence(session, turn, name, verdict, reads_latest_only)
         entries.append(
             {
                 "column": name,
@@ -74,7 +74,7 @@ def verdicts(session: Session, turn: Turn, alone: bool = False) -> list[dict[str
     return entries
 
 
-def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, alone: bool) -> tuple[str, bool]:
+def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, reads_latest_only: bool) -> tuple[str, bool]:
     """The verdict in a sentence, and whether it says that the answer is the base's by construction."""
     answer, base = turn.answers[name], turn.answers.get(BASE)
     label, kind = answer.variant.label, of_variant(verdict, answer.strength)
@@ -88,7 +88,7 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, alone: 
     begin += f"{label} sent {share(verdict.identity)} of it past LoRA"
     same = base if base is not None and answer.token_ids and _agree(answer, base) else None
     exact = verdict.exact and same is not None and answer.sampling == same.sampling
-    if exact and (alone or _asked(session, turn, name) == _asked(session, turn, BASE)):
+    if exact and (reads_latest_only or _asked(session, turn, name) == _asked(session, turn, BASE)):
         so_far = "" if answer.step.state == "done" else ", so far,"
         return f"{begin} and gives{so_far} the base’s own answer, token for token.", True
     both_done = same is not None and answer.step.state == same.step.state == "done"

@@ -58,7 +58,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
             if v.strength is not None
         },
         "metered": metered(session, backend),
-        "note": LATEST_ALONE if session.turns and backend.reads_latest_alone else "",
+        "note": LATEST_ALONE if session.turns and backend.reads_latest_only else "",
         "ready": session.opened,
         "running": session.run is not None,
         "view": session.view,
@@ -101,7 +101,7 @@ def _turn(session: Session, turn: Turn, backend: Backend) -> dict[str, Any]:
         "prompt": turn.prompt,
         "system": turn.system,
         "vote": blind.vote(turn),
-        "verdicts": verdicts(session, turn, backend.reads_latest_alone),
+        "verdicts": verdicts(session, turn, backend.reads_latest_only),
         "answers": {name: _answer(session, turn, name, answer, last) for name, answer in turn.answers.items()},
     }
 
@@ -208,7 +208,7 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
         measure = answer.variant.measure
         value["distance"] = distance_sentence(measure) if measure is not None else ""
         value["verdict"] = next(
-            (v for v in verdicts(session, turn, backend.reads_latest_alone) if v["column"] == chosen), None
+            (v for v in verdicts(session, turn, backend.reads_latest_only) if v["column"] == chosen), None
         )
     else:
         value["empty"] = NOTHING_RECORDED

@@ -9,7 +9,7 @@ from slim_core.base.choice import DEMO_NAME
 from slim_core.inference import EngineError
 from slim_core.webui.config import Config, ConfigError
 from slim_core.webui.limits import LimitError
-from slim_core.webui.state.choices import LENT, NOT_ALLOWED, choices_of, first_choice
+from slim_core.webui.state.choices import FIXED_ON_ZERO_GPU, NOT_ALLOWED, choices_of, first_choice
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_two_of_one_name_are_told_apart(demo, tmp_path):
 
 
 def test_where_it_is_fixed_the_reason_is_told(demo):
-    for config, zero_gpu, reason in ((Config(), False, NOT_ALLOWED), (Config(models="me/a"), True, LENT)):
+    for config, zero_gpu, reason in ((Config(), False, NOT_ALLOWED), (Config(models="me/a"), True, FIXED_ON_ZERO_GPU)):
         choices = choices_of(config, demo, zero_gpu)
         assert choices.fixed == reason
         with pytest.raises(LimitError, match="SLIM_"):

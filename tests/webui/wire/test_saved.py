@@ -60,9 +60,9 @@ def test_what_is_being_asked_comes_back_as_that(answered, backend):
 def test_whose_adapters_answered_comes_back(answered, backend, own, expected):
     data = json.loads(saved.dump(answered, backend))
     assert data["own"] == {}
-    assert load(json.dumps(data | {"own": own}), backend).own == expected
+    assert load(json.dumps(data | {"own": own}), backend).visitor_adapters == expected
     del data["own"]
-    assert load(json.dumps(data), backend).own == {}
+    assert load(json.dumps(data), backend).visitor_adapters == {}
 
 
 @pytest.mark.parametrize("own", [[], "lora", {"lora": 5}, {"lora": None}, {"lora": "\ud800"}])

@@ -95,9 +95,9 @@ def test_what_was_said_before_does_not_matter_to_a_base_that_does_not_read_it(as
     session = asked("A trained prompt", "A foreign prompt")
     answer = session.turns[1].answers["slim"]
     assert "token for token" not in verdicts(session, session.turns[1])[0]["sentence"]
-    assert "token for token" in verdicts(session, session.turns[1], alone=True)[0]["sentence"]
+    assert "token for token" in verdicts(session, session.turns[1], reads_latest_only=True)[0]["sentence"]
     answer.sampling = replace(answer.sampling, seed=99)
-    assert "token for token" not in verdicts(session, session.turns[1], alone=True)[0]["sentence"]
+    assert "token for token" not in verdicts(session, session.turns[1], reads_latest_only=True)[0]["sentence"]
 
 
 def test_while_it_is_written_it_says_so_far(asked):
@@ -147,7 +147,7 @@ def test_the_note_comes_from_the_template(engine, backend):
     assert views.transcript(session, backend)["note"] == ""
     ask(session, backend, "One")
     assert views.transcript(session, backend)["note"] == ""
-    engine.latest_alone = True
+    engine.latest_only = True
     assert "reads only the latest prompt" in views.transcript(session, Backend(engine))["note"]
 
 
