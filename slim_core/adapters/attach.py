@@ -111,7 +111,7 @@ def _attach_guest(model: PreTrainedModel | PeftModel, adapter: Adapter, name: st
     try:
         put_experts(base, name, context, at)
         put_tables(base, name, beside.copies, beside.rows)
-        context.guests.add(name)
+        context.guests[name] = experts_cls.routed(config)
     except BaseException as error:
         _drop_guest(base, name)
         raise _no_memory(error) if isinstance(error, (RuntimeError, MemoryError)) else error from None
@@ -122,7 +122,7 @@ def _drop_guest(base: nn.Module, name: str) -> None:
     drop_parts(base, name)
     context = context_of(base)
     if context is not None:
-        context.guests.discard(name)
+        context.guests.pop(name, None)
         if not context.guests:
             drop_context(base)
 

@@ -36,12 +36,16 @@ class RowPart:
         self._name, self._context = name, context
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        whose = self._context.rows
-        rows = None if whose is None else whose.by_adapter(len(output), output.device).get(self._name)
+        rows = self._of(output)
         if rows is None:
             return None
         output[rows] = self._changed(module, args[0][rows].to(output.device), output[rows]).to(output.dtype)
         return output
+
+    def _of(self, output: Tensor) -> slice | Tensor | None:
+        """Which of the module's rows are the adapter's; None if none are."""
+        whose = self._context.rows
+        return None if whose is None else whose.by_adapter(len(output), output.device).get(self._name)
 
     def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         raise NotImplementedError
@@ -137,8 +141,21 @@ class ExpertsPart(RowPart):
         super().__init__(name, context)
         self._experts, self._tensors = experts, tensors
 
-    def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        return self._experts.forward(self._tensors, x, output, module, Running(call=_past_hooks))
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        rows = self._of(output)
+        if rows is None:
+            return None
+        now, trace = Running(call=_past_hooks), self._context.trace
+        if trace is not None:
+
+            def record(probabilities: Tensor) -> None:
+                weights = self._experts.weights(probabilities)
+                trace.add_weights(self._experts.place.name, self._name, len(output), rows, weights)
+
+            now.note = record
+        x = args[0][rows].to(output.device)
+        output[rows] = self._experts.forward(self._tensors, x, output[rows], module, now).to(output.dtype)
+        return output
 
     def tensors(self) -> list[Tensor]:
         return list(self._tensors.values())

@@ -32,8 +32,8 @@ class Running:
 
     Attributes:
         learning: whether the adapter is being trained by it.
-        note: takes a router's (T, E) probabilities, for the method's losses; None if they are not added. They are
-            computed from it when the forward ends: a checkpoint's second forward must compute what its first did.
+        note: takes a router's (T, E) probabilities, for the method's losses or a record; None if nobody wants them.
+            Losses are computed when the forward ends: a checkpoint's second forward must compute what its first did.
         call: how modules of the base are called.
     """
 
@@ -136,6 +136,10 @@ class Experts(Generic[C]):
         """(T, C_out) what is added to a Linear's output for (T, C_in) tokens."""
         raise NotImplementedError
 
+    def weights(self, probabilities: Tensor) -> Tensor:
+        """(T, E) what its LoRA experts weigh, from the router's (T, E) probabilities; as wide at all places."""
+        return probabilities
+
     def dropped(self, x: Tensor, now: Running) -> Tensor:
         """The experts' input, with dropout in training."""
         return F.dropout(x, self.config.dropout) if now.learning and self.config.dropout else x
@@ -159,6 +163,11 @@ class Experts(Generic[C]):
         return {}
 
     # -- files ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def routed(cls, config: C) -> int:
+        """How many LoRA experts its router chooses among, at most; 0 without a router."""
+        return 0
 
     @classmethod
     def refused(cls, config: C) -> tuple[str, str] | None:

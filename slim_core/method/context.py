@@ -109,7 +109,8 @@ class ForwardContext:
         rows: the adapter of each row of the batch; None if the active adapters apply to every row.
         trace: the recorder that receives every routing, or None.
         losses: what the layers add to the loss.
-        guests: adapters whose rows are computed by hooks on the base's own modules.
+        guests: adapters whose rows are computed by hooks on the base's own modules, and how many LoRA experts the
+            router of each chooses among; 0 without a router.
         process_group: the data-parallel group over which cluster statistics are added up; None is the default group.
     """
 
@@ -120,7 +121,7 @@ class ForwardContext:
         self.rows: BatchRows | None = None
         self.trace: Recorder | None = None
         self.losses = LossTerms()
-        self.guests: set[str] = set()
+        self.guests: dict[str, int] = {}
         self.process_group: dist.ProcessGroup | None = None
         self._forwards = 0
         # Sums of the running training forward; they are added up over the ranks when it ends.

@@ -36,3 +36,8 @@ class Recorder(Protocol):
         self, module: str, adapter: str, length: int, rows: slice | Tensor | None, tokens: Tensor
     ) -> None:
         """The same of a plain LoRA, which sends all tokens (T, C) to its one expert."""
+
+    def add_weights(
+        self, module: str, adapter: str, length: int, rows: slice | Tensor | None, weights: Tensor
+    ) -> None:
+        """The same of an adapter with another router, from its (T, E) float32 weights of LoRA experts."""

@@ -55,13 +55,14 @@ class RowScopes:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._context, self._configs = context_of(model), _slim_of(model)[1]
-        self._known = set() if self._context is None else _names_of(model) | self._context.guests
+        self._context, configs = context_of(model), _slim_of(model)[1]
+        self._known = set() if self._context is None else _names_of(model) | {*self._context.guests}
+        self._num_experts = _num_experts(self._context, configs)
         self._saved_whole = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         self.adapted = self._context is not None
-        self.traceable = set(self._configs)
+        self.traceable = set(self._num_experts)
         contextual = set() if self._context is None else self._context.contextual
-        self.openings = {name: tuple(self._configs[name].turn_opening or ()) for name in contextual & self.traceable}
+        self.openings = {name: tuple(configs[name].turn_opening or ()) for name in contextual & set(configs)}
 
     def rows(self, adapter_names: list[str], strengths: Sequence[float | None] | None = None) -> BatchRows:
         """Rows for `answering`; raises as `adapter_rows`."""
@@ -70,7 +71,7 @@ class RowScopes:
 
     def trace(self, rows: Sequence[int] | None) -> RoutingTrace:
         """A trace of some rows for `answering`; None records all."""
-        return RoutingTrace(rows, {name: config.num_experts for name, config in self._configs.items()})
+        return RoutingTrace(rows, self._num_experts)
 
     @contextmanager
     def answering(self, rows: BatchRows | None, trace: RoutingTrace | None = None) -> Iterator[None]:
@@ -95,7 +96,8 @@ class RowScopes:
 
 @contextmanager
 def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterator[RoutingTrace]:
-    """Record how the SLIM layers of `model` route, for the duration of a `with` block.
+    """Record how the SLIM layers of `model` route, for the duration of a `with` block, and how the routers of other
+    methods that are attached beside them do.
 
     Padding is left out where the model is given a (batch, tokens) mask. With a static cache, `generate` hands over a
     four-dimensional one that does not say what is padding; then every token is recorded.
@@ -116,20 +118,29 @@ def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterat
     context, configs = _slim_of(model)
     if context is None:
         raise ValueError("The model has no SLIM layer, so there is no routing to trace: attach a SLIM adapter first.")
-    trace = RoutingTrace(rows, {name: config.num_experts for name, config in configs.items()})
+    trace = RoutingTrace(rows, _num_experts(context, configs))
     with context.recording(trace):
         yield trace
 
 
 def traceable_adapters(model: nn.Module) -> set[str]:
     """Adapters of a model whose routing can be traced."""
-    return set(_slim_of(model)[1])
+    return set(_num_experts(*_slim_of(model)))
 
 
 def _names_of(model: nn.Module) -> set[str]:
     """The adapters of all layers that support rows of several adapters."""
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer) and "context" in vars(module))
     return {name for layer in layers for name in layer._get_available_adapters()}
+
+
+def _num_experts(context: ForwardContext | None, configs: dict[str, SlimConfig]) -> dict[str, int]:
+    """LoRA experts of each adapter whose routing can be traced."""
+    numbers = {name: config.num_experts for name, config in configs.items()}
+    # Without its hooks on the model, a context does not know what of a batch is padding.
+    if context is not None and context.attached:
+        numbers |= {name: number for name, number in context.guests.items() if number}
+    return numbers
 
 
 def _slim_of(model: nn.Module) -> tuple[ForwardContext | None, dict[str, SlimConfig]]:

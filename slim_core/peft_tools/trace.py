@@ -29,11 +29,11 @@ class RowRouting(NamedTuple):
         modules: names of the L Linears, in the order in which they ran.
         num_experts: E; the experts from E on are identity experts.
         weights: (L, T, E + I) float32 weight of each expert.
-        distance: (L, T) float32 distance d of the token's context, or of the token, from its cluster; 0 for a plain
-            LoRA.
-        cluster: (L, T) int64 nearest cluster; -1 for a plain LoRA.
+        distance: (L, T) float32 distance d of the token's context, or of the token, from its cluster; 0 without
+            clusters, as of a plain LoRA.
+        cluster: (L, T) int64 nearest cluster; -1 without clusters.
         gate: (L, T) float32 g by which the LoRA experts' weights were multiplied; 1 without a gate.
-        reference: (L, T) float32 distance up to which nothing yields; 0 for a plain LoRA.
+        reference: (L, T) float32 distance up to which nothing yields; 0 without clusters.
     """
 
     modules: list[str]
@@ -188,11 +188,17 @@ class RoutingTrace:
         self, module: str, adapter: str, length: int, rows: slice | Tensor | None, tokens: Tensor
     ) -> None:
         """Record a Linear with a single LoRA expert: weight 1 on it, nothing past it."""
-        count = len(tokens)
-        ones = torch.ones(count, 1, device=tokens.device)
-        cluster = torch.full((count,), -1, device=tokens.device)
-        none = torch.zeros_like(ones[:, 0])
-        self.add(module, adapter, length, rows, Routing(ones, ones, none, cluster, tokens, ones[:, 0], none, none))
+        self.add_weights(module, adapter, length, rows, torch.ones(len(tokens), 1, device=tokens.device))
+
+    def add_weights(
+        self, module: str, adapter: str, length: int, rows: slice | Tensor | None, weights: Tensor
+    ) -> None:
+        """Record (T, E) weights of LoRA experts, without identity experts, clusters or a gate."""
+        none = torch.zeros_like(weights[:, 0])
+        cluster = torch.full((len(weights),), -1, device=weights.device)
+        self.add(
+            module, adapter, length, rows, Routing(weights, weights, none, cluster, weights, none + 1, none, none)
+        )
 
     @property
     def rows(self) -> list[int]:

@@ -42,6 +42,10 @@ class LoramoeExperts(Experts[LoramoeConfig]):
         return self.scale * weighted_sum(x, tensors["A"], tensors["B"], gates)
 
     @classmethod
+    def routed(cls, config: LoramoeConfig) -> int:
+        return config.num_experts
+
+    @classmethod
     def wants_losses(cls, config: LoramoeConfig) -> bool:
         return config.balance_coefficient > 0
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...method import module_seed
 from ..experts import Experts, Noted, Running, Tensors, router_probabilities, shares
 from ..places import GATED, Kind, gated_mlps
-from ..stacked import chosen, chosen_hidden, side_by_side, top_k, weighted_sum
+from ..stacked import chosen, chosen_hidden, side_by_side, spread, top_k, weighted_sum
 from .config import MixloraConfig
 
 
@@ -109,6 +109,9 @@ class MixloraExperts(Experts[MixloraConfig]):
         added = scale * F.linear(hidden, side_by_side(factors["down_B"]))
         return (result + added.view_as(result)).to(result.dtype)
 
+    def weights(self, probabilities: Tensor) -> Tensor:
+        return spread(*top_k(probabilities, self.config.top_k), self.config.num_experts)
+
     # -- dynamic merging -----------------------------------------------------------------------------------------
 
     @property
@@ -138,6 +141,10 @@ class MixloraExperts(Experts[MixloraConfig]):
         return merged
 
     # -- losses and settings -------------------------------------------------------------------------------------
+
+    @classmethod
+    def routed(cls, config: MixloraConfig) -> int:
+        return config.num_experts
 
     @classmethod
     def wants_losses(cls, config: MixloraConfig) -> bool:

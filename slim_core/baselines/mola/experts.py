@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..experts import Experts, Noted, Running, Tensors, router_probabilities, shares
@@ -45,6 +46,14 @@ class MolaExperts(Experts[MolaConfig]):
         x = self.dropped(tokens.to(tensors["A"].dtype), now)
         gates = spread(weights, experts, self.number)
         return self.scale * weighted_sum(x, tensors["A"], tensors["B"], gates)
+
+    def weights(self, probabilities: Tensor) -> Tensor:
+        weights = spread(*top_k(probabilities, self.config.top_k), self.number)
+        return F.pad(weights, (0, self.routed(self.config) - self.number))
+
+    @classmethod
+    def routed(cls, config: MolaConfig) -> int:
+        return max(config.num_experts)
 
     @classmethod
     def wants_losses(cls, config: MolaConfig) -> bool:
