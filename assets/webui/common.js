@@ -52,13 +52,17 @@ window.slim = (() => {
     };
   }
 
-  // Orange for LoRA, blue for identity: distinguishable with every common kind of colour vision.
+  // Orange for LoRA, blue for identity: distinguishable with every common kind of colour vision. The share of the
+  // largest expert, of another method, goes to violet, and up to a half it has no colour.
   const scales = {
     light: [[222, 110, 10], [240, 239, 236], [37, 99, 205]],
     dark: [[240, 140, 50], [58, 62, 70], [90, 150, 250]],
   };
-  function color(share) {
-    const [low, middle, high] = scales[dark() ? "dark" : "light"];
+  const violet = { light: [124, 58, 237], dark: [196, 167, 255] };
+  function color(share, of = "identity") {
+    const theme = dark() ? "dark" : "light";
+    let [low, middle, high] = scales[theme];
+    if (of !== "identity") [low, high] = [middle, violet[theme]];
     const [from, to, part] = share < 0.5 ? [low, middle, share * 2] : [middle, high, share * 2 - 1];
     return from.map((value, i) => Math.round(value + (to[i] - value) * part));
   }

@@ -9,7 +9,7 @@ slim.heatmap = (root, pick) => {
   const inner = el("div", { class: "slim-heat-inner" }, canvas, cursor);
   const scroller = el("div", {
     class: "slim-heat-scroll", tabindex: "0", role: "application",
-    "aria-label": "Heat map of the identity share, layers by tokens. Arrow keys go from cell to cell.",
+    "aria-label": "Heat map, layers by tokens. Arrow keys go from cell to cell.",
   }, inner);
   root.append(axis, scroller);
   const BAND = 16; // Above the cells: which tokens are the prompt, which the answer.
@@ -60,7 +60,7 @@ slim.heatmap = (root, pick) => {
   function paint(context, w, h, band) {
     const top = band + (numbers ? GATE : 0);
     const tokens = data.tokens.length, rows = data.blocks.length;
-    const table = Array.from({ length: 256 }, (_, i) => color(i / 255));
+    const table = Array.from({ length: 256 }, (_, i) => color(i / 255, data.share));
     const image = new ImageData(tokens, rows);
     for (let t = 0; t < tokens; t++)
       for (let row = 0; row < rows; row++) {
@@ -146,7 +146,7 @@ slim.heatmap = (root, pick) => {
   const value = (token, row) => share[token * data.blocks.length + row] / 255;
   function describe(token, row) {
     const of = numbers && `; gate ${(numbers.gate[token] / 255).toFixed(2)}, distance ${numbers.distance[token].toFixed(2)}, up to ${numbers.reference[token].toFixed(2)} is like the training data`;
-    return `Layer ${data.blocks[row]}, token ${token + 1} “${slim.visible(data.tokens[token]).trim()}”: identity ${slim.percent(value(token, row))}${of || ""}`;
+    return `Layer ${data.blocks[row]}, token ${token + 1} “${slim.visible(data.tokens[token]).trim()}”: ${data.share} ${slim.percent(value(token, row))}${of || ""}`;
   }
   new ResizeObserver(() => {
     if (data && share && scroller.clientWidth && hue !== `${scroller.clientWidth}`) {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The routing view as one picture: its owner, tokens, heat map, layers, experts, and the legend.
-slim.picture = ({ title, prompt, scope, data, shares, paint, high }) => {
+slim.picture = ({ title, prompt, scope, data, shares, paint, high, words: [least, most] }) => {
   const { color, css, el, percent, visible } = slim;
   const EDGE = 24, LEFT = 56, LINE = 24, CELL = 16, BAND = 16, BAR = 18, MOST_LINES = 16;
   const FONT = "system-ui, sans-serif";
   const ink = css("--body-text-color") || "#222", paper = css("--body-background-fill") || "#fff";
-  const lora = css("--slim-lora-bg"), identity = css("--slim-identity-bg"), track = css("--slim-mid-soft");
+  const past = data.share === "identity", track = css("--slim-mid-soft");
+  const lora = css(past ? "--slim-lora-bg" : "--slim-other"), identity = css(past ? "--slim-identity-bg" : "--slim-other");
   const cell = Math.max(3, Math.min(22, 1200 / Math.max(1, data.tokens.length)));
   const width = Math.max(760, LEFT + cell * data.tokens.length + EDGE);
 
@@ -44,18 +45,19 @@ slim.picture = ({ title, prompt, scope, data, shares, paint, high }) => {
 
   write(title, EDGE, 32, `600 17px ${FONT}`);
   write(prompt, EDGE, 54);
-  write("LoRA", EDGE, 76);
+  write(least, EDGE, 76);
+  const ramp = EDGE + context.measureText(least).width + 10;
   for (let i = 0; i < 120; i++) {
-    context.fillStyle = `rgb(${color(i / 119)})`;
-    context.fillRect(EDGE + 40 + i, 66, 1, 12);
+    context.fillStyle = `rgb(${color(i / 119, data.share)})`;
+    context.fillRect(ramp + i, 66, 1, 12);
   }
-  write("identity", EDGE + 168, 76);
+  write(most, ramp + 128, 76);
 
   for (const token of placed) {
     const top = tokensTop + LINE * token.line;
     if (token.share !== null) {
       context.globalAlpha = 0.4;
-      context.fillStyle = `rgb(${color(token.share)})`;
+      context.fillStyle = `rgb(${color(token.share, data.share)})`;
       context.fillRect(token.x, top + 2, token.size, LINE - 4);
       context.globalAlpha = 1;
     }
@@ -83,13 +85,13 @@ slim.picture = ({ title, prompt, scope, data, shares, paint, high }) => {
     }
     write(percent(share), left + column, y + 11, `12px ${FONT}`, "right");
   };
-  const right = column + 2 * EDGE, most = Math.max(...use, 0.01);
-  write(`Each layer, identity against LoRA (${scope})`, EDGE, barsTop - 10, `600 13px ${FONT}`);
-  bars.forEach((share, i) => bar(`Layer ${data.blocks[i]}`, share, share, i, EDGE, identity, lora));
+  const right = column + 2 * EDGE, top = Math.max(...use, 0.01);
+  write(`Each layer, ${past ? "identity against LoRA" : data.share} (${scope})`, EDGE, barsTop - 10, `600 13px ${FONT}`);
+  bars.forEach((share, i) => bar(`Layer ${data.blocks[i]}`, share, share, i, EDGE, identity, past ? lora : track));
   write(`Use of the experts (${scope})`, right, barsTop - 10, `600 13px ${FONT}`);
   use.forEach((share, i) => {
     const own = i >= data.experts;
-    bar(own ? `Identity ${i - data.experts + 1}` : `LoRA ${i + 1}`, share, share / most, i, right, own ? identity : lora, track);
+    bar(own ? `Identity ${i - data.experts + 1}` : `LoRA ${i + 1}`, share, share / top, i, right, own ? identity : lora, track);
   });
   return canvas;
 };

@@ -20,7 +20,8 @@ slim.routing = (component) => {
     parts.verdict = el("p", { class: "slim-verdict", hidden: true }, el("strong"), el("span"));
     parts.curve = el("p", { class: "slim-note" });
     parts.heat = el("div", { class: "slim-heat" });
-    parts.bars = el("div", { class: "slim-bars", role: "list", "aria-label": "Identity share of each layer" });
+    parts.bars = el("div", { class: "slim-bars", role: "list", "aria-label": "Share of each layer" });
+    parts.mean = el("p", { class: "slim-note" });
     parts.use = el("div", { class: "slim-use", role: "list", "aria-label": "Weight of each expert" });
     for (const list of [parts.bars, parts.use]) scroller(list);
     parts.imbalance = el("p", { class: "slim-note" });
@@ -33,7 +34,7 @@ slim.routing = (component) => {
         parts.curve, parts.heat, parts.readout),
       el("section", { class: "slim-card" },
         el("div", { class: "slim-card-line" }, el("h2", {}, "Each layer"), parts.scope),
-        el("p", { class: "slim-note" }, "Mean over the tokens and Linears of a layer: identity against LoRA."), parts.bars),
+        parts.mean, parts.bars),
       el("section", { class: "slim-card" },
         el("h2", {}, "Use of the experts"), parts.imbalance, parts.use));
     parts.empty = el("p", { class: "slim-empty" });
@@ -43,13 +44,26 @@ slim.routing = (component) => {
     element.querySelector(".slim-root").replaceChildren(root);
     parts.strip = slim.strip(parts.tokens, { label: "Prompt and answer, token by token", pick: (i) => select(i, "strip"),
       describe: (i, token, share) =>
-        `${slim.visible(token).trim() || "blank"}, token ${i + 1}, ${i < data.prompt_tokens ? "prompt" : "answer"}, identity ${percent(share)}` });
+        `${slim.visible(token).trim() || "blank"}, token ${i + 1}, ${i < data.prompt_tokens ? "prompt" : "answer"}, ${data.share} ${percent(share)}` });
     parts.map = slim.heatmap(parts.heat, (token, row) => select(token, "map", row));
   }
 
   function legend() {
-    return el("div", { class: "slim-legend" }, el("span", {}, "LoRA"), el("span", { class: "slim-ramp", role: "img",
-      "aria-label": "Colours from orange, all LoRA, to blue, all identity" }), el("span", {}, "identity"));
+    parts.ramp = el("span", { class: "slim-ramp", role: "img" });
+    parts.low = el("span");
+    parts.high = el("span");
+    return el("div", { class: "slim-legend" }, parts.low, parts.ramp, parts.high);
+  }
+
+  // What the shares are, in words.
+  function words() {
+    const past = data.share === "identity";
+    attribute(root, "data-share", data.share);
+    put(parts.low, past ? "LoRA" : "several experts alike");
+    put(parts.high, past ? "identity" : "one expert alone");
+    attribute(parts.ramp, "aria-label", past ? "Colours from orange, all LoRA, to blue, all identity"
+      : "Colours from grey, a half of the weight or less on the largest expert, to violet, all of it");
+    put(parts.mean, `Mean over the tokens and Linears of a layer: ${past ? "identity against LoRA" : "the weight of the largest expert"}.`);
   }
 
   function choose() { trigger("choose", { column: parts.who.value, turn: +parts.turn.value }); }
@@ -89,7 +103,7 @@ slim.routing = (component) => {
     const key = JSON.stringify([bars, use, scope]);
     if (key === shown) return;
     shown = key;
-    parts.bars.replaceChildren(...bars.map((share, i) => bar(`Layer ${data.blocks[i]}`, share, "identity", "LoRA")));
+    parts.bars.replaceChildren(...bars.map((share, i) => bar(`Layer ${data.blocks[i]}`, share, data.share, data.share === "identity" ? "LoRA" : "")));
     const most = Math.max(...use, 0.01);
     parts.use.replaceChildren(...use.map((share, i) => {
       const identity = i >= data.experts;
@@ -108,6 +122,7 @@ slim.routing = (component) => {
     const canvas = slim.picture({
       title: `Routing of ${parts.who.selectedOptions[0]?.text ?? data.column}`,
       prompt: parts.turn.selectedOptions[0]?.text ?? "", scope, data, shares: parts.shares, paint: parts.map.paint, high: parts.map.high(),
+      words: [parts.low, parts.high].map((node) => node.textContent),
     });
     canvas.toBlob((blob) => { slim.save(blob, "slim-routing.png"); say("The routing view is saved as a PNG."); });
   }
@@ -128,12 +143,13 @@ slim.routing = (component) => {
     put(parts.empty, value.empty);
     if (parts.body.hidden) { parts.strip.mark(-1); parts.map.mark(-1); return; }
     put(parts.note, "Hover over a token or focus it to see its number; choose it to see all experts of every Linear. The last token of an answer is never read, so it has no routing.");
+    words();
     const rows = data.blocks.length;
     const floats = (bytes) => new Float32Array(bytes.buffer);
     const ofGate = data.gated && { gate: byGate(data.gate), distance: floats(byDistance(data.distance)), reference: floats(byReference(data.reference)) };
     parts.map.draw(data, byBlock(data.chunks), ofGate || null);
-    parts.curve.hidden = !data.gated;
-    put(parts.curve, `Above the map: how much of the LoRA experts the gate lets through, mean over the Linears. Below it: the distance; up to the dashed line it is like the training data. ${value.distance ?? ""}`);
+    parts.curve.hidden = !data.gated && !value.note;
+    put(parts.curve, !data.gated ? value.note ?? "" : `Above the map: how much of the LoRA experts the gate lets through, mean over the Linears. Below it: the distance; up to the dashed line it is like the training data. ${value.distance ?? ""}`);
     parts.verdict.hidden = !value.verdict;
     if (value.verdict) {
       attribute(parts.verdict, "data-verdict", value.verdict.kind);

@@ -165,10 +165,12 @@ slim.transcript = (component) => {
         mark === "same" ? text : el(mark === "added" ? "ins" : "del", {}, text))),
       ...(same ? [el("p", { class: "slim-note" }, "Word for word the base’s answer.")] : []));
     } else if (mode === "strip") {
+      part.named = answer.strip.share;
+      attribute(part.special, "data-share", part.named);
       part.strip ??= slim.strip(part.special, {
         label: "Answer, token by token",
         describe: (i, token, share) =>
-          `${slim.visible(token).trim() || "blank"}: ${share === null ? "no routing" : part.lora ? "through LoRA" : `identity ${slim.percent(share)}`}`,
+          `${slim.visible(token).trim() || "blank"}: ${share === null ? "no routing" : part.lora ? "through LoRA" : `${part.named} ${slim.percent(share)}`}`,
       });
       const shares = Array.from(part.share(answer.strip.token_share), (byte) => byte / 255);
       const from = answer.strip.prompt_tokens;

@@ -192,11 +192,11 @@ class RoutingRecord:
         blocks: the decoder block of each of the L Linears, counted from 0.
         num_experts: E; the experts from E on are identity experts.
         weights: (L, T, E + I) float32.
-        distance: (L, T) float32; 0 for a LoRA.
-        cluster: (L, T) int64; -1 for a LoRA.
+        distance: (L, T) float32; 0 without clusters.
+        cluster: (L, T) int64; -1 without clusters, as of a LoRA or a router of another method.
         gate: (L, T) float32 share of the LoRA experts' weights that the gate lets through; 1 without a gate.
             Where it is 0 the Linear's output is the base's, bit for bit.
-        reference: (L, T) float32 distance that still counts as in domain; 0 for a LoRA.
+        reference: (L, T) float32 distance that still counts as in domain; 0 without clusters.
         turn: index of the first token that belongs to the context of the last user's turn.
     """
 
@@ -217,6 +217,11 @@ class RoutingRecord:
     def identity(self) -> Tensor:
         """(L, T) float32 share of each token that bypassed the LoRA experts."""
         return identity_share(self.weights, self.num_experts)
+
+    @property
+    def among_experts(self) -> bool:
+        """Whether it is that of a router among LoRA experts alone, past which no token can go."""
+        return self.num_experts == self.weights.shape[2] > 1 and bool((self.cluster[:, :1] < 0).all())
 
 
 @dataclass(frozen=True)

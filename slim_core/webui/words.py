@@ -85,8 +85,8 @@ def kind_name(kind: str) -> str:
     return kind if method is None else method.title
 
 
-def no_routing(kind: str) -> str:
-    """Why an adapter of a kind has no routing to show; empty if it has one."""
+def no_bypass(kind: str) -> str:
+    """That no token can bypass an adapter of a kind, and what happens instead; empty if tokens can."""
     if kind == "slim":
         return ""
     method = KINDS.get(kind.upper())

@@ -90,7 +90,7 @@ def test_what_scrolls_can_be_scrolled_with_the_keyboard(v, site):
 
     scroll(long)
     open_tab(v, "Routing")
-    layers = v.page.get_by_role("list", name="Identity share of each layer")
+    layers = v.page.get_by_role("list", name="Share of each layer")
     expect(layers.get_by_role("listitem")).to_have_count(40)
     expect(layers).to_have_attribute("tabindex", "0")
     assert serious(v) == []

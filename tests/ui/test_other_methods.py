@@ -65,10 +65,27 @@ def test_they_answer_by_their_names_and_say_what_they_have_for_a_routing(visit, 
         "DISeL has no identity experts, so no token can bypass it: every token goes through it, without a router; a "
         "gate weights each rank."
     )
-    v.page.locator("#slim-who").select_option("slim")
-    expect(sentence).to_contain_text("MoLA has no identity experts, so no token can bypass it: in each Linear, a")
     expect(v.page.locator("#slim-routing canvas")).to_be_hidden()
     assert serious(v) == []
+    # The other has a router, whose weights are shown in the same map with other words and colours.
+    v.page.locator("#slim-who").select_option("slim")
+    expect(v.page.locator("#slim-routing canvas")).to_be_visible()
+    routing = v.page.locator("#slim-routing")
+    expect(routing).to_contain_text(
+        "MoLA has no identity experts, so no token can bypass it: in each Linear, a router"
+    )
+    expect(routing.locator(".slim-legend")).to_have_text("several experts alikeone expert alone")
+    token = routing.locator(".slim-strip [role=option]").nth(4)
+    expect(token).to_have_attribute("aria-label", re.compile(r"token 5, prompt, largest expert (5|6|7|8|9|10)\d%"))
+    token.click()
+    detail = v.page.locator("#slim-detail")
+    expect(detail.get_by_role("columnheader")).to_have_text(
+        ["Layer", "Linear", "Largest", "Gate", "Distance", "Up to", "Cluster", "LoRA 1", "LoRA 2", "LoRA 3", "LoRA 4"]
+    )
+    expect(routing.locator(".slim-use")).not_to_contain_text("Identity")
+    assert "identity" not in routing.locator(".slim-routing-body").inner_text().replace("identity experts", "")
+    v.stands_still()
+    assert serious(v) == [] and v.width()[0] <= 1280
     open_tab(v, "Drift")
     expect(v.page.locator(".slim-sentence").first).to_contain_text("My mola finds it")
     # With SLIM beside it, the sentence says where a routing is to be seen.

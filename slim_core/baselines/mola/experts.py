@@ -23,7 +23,10 @@ class MolaExperts(Experts[MolaConfig]):
 
     prefix = "mola_"
     keys = ("A", "B", "router")
-    routing = "in each Linear, a router sends every token to the best of its LoRA experts"
+    routing = (
+        "in each Linear, a router sends every token to the best of its LoRA experts, of which some blocks have more "
+        "than others"
+    )
 
     @property
     def number(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routing packed for the browser: one byte for a token's identity share in a block, in chunks that never change."""
+"""Routing packed for the browser: one byte for a token's share in a block, in chunks that never change."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ class RoutingPacker:
             "gate": self._curve("gate", pack),
             "distance": self._curve("distance", pack_numbers),
             "reference": self._curve("reference", pack_numbers),
+            "share": share_name(routing),
             "experts": routing.num_experts,
             "all_experts": routing.weights.shape[2],
             "bars": {scope: self._bars(scope) for scope in SCOPES},
@@ -86,7 +87,7 @@ class RoutingPacker:
 
     def _add(self, routing: RoutingRecord, blocks: list[int], total: int) -> None:
         start = self._tokens
-        shares = identity_share(routing.weights[:, start:], routing.num_experts)
+        shares = shares_of(routing, routing.weights[:, start:])
         index = torch.tensor([blocks.index(block) for block in routing.blocks])
         counts = torch.bincount(index, minlength=len(blocks)).float()
         by_block = torch.zeros(len(blocks), total - start).index_add_(0, index, shares.float()) / counts[:, None]
@@ -129,6 +130,18 @@ class RoutingPacker:
         return self._mean(self._sums, scope)
 
 
+def share_name(routing: RoutingRecord) -> str:
+    """What the shares of a record are."""
+    return "largest expert" if routing.among_experts else "identity"
+
+
+def shares_of(routing: RoutingRecord, weights: Tensor) -> Tensor:
+    """(...) what is drawn of (..., E + I) weights: the share past LoRA, or the largest weight where nothing goes past
+    the LoRA experts.
+    """
+    return weights.float().amax(-1) if routing.among_experts else identity_share(weights, routing.num_experts)
+
+
 def imbalance(use: list[float]) -> float | None:
     """Largest over mean use of the LoRA experts: 1 where all are used alike, their number where one does it all."""
     total = sum(use)
@@ -136,18 +149,19 @@ def imbalance(use: list[float]) -> float | None:
 
 
 def token_detail(routing: RoutingRecord, token: int) -> dict[str, Any]:
-    """All that is recorded of one token: for each Linear experts' weights, identity share, gate, distance, cluster."""
-    shares = identity_share(routing.weights[:, token], routing.num_experts)
+    """All that is recorded of one token: for each Linear experts' weights, share, gate, distance, cluster."""
+    shares = shares_of(routing, routing.weights[:, token])
     return {
         "token": token,
         "text": routing.tokens[token],
         "part": "prompt" if token < routing.prompt_tokens else "answer",
+        "share": share_name(routing),
         "experts": routing.num_experts,
         "rows": [
             {
                 "block": routing.blocks[i],
                 "module": routing.modules[i],
-                "identity": round(float(shares[i]), 3),
+                "share": round(float(shares[i]), 3),
                 "weights": [round(float(w), 3) for w in routing.weights[i, token]],
                 "distance": round(float(routing.distance[i, token]), 2),
                 "reference": round(float(routing.reference[i, token]), 2),

@@ -6,11 +6,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ...inference.types import RowStep, Variant
+from ...inference.types import RoutingRecord, RowStep, Variant
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
 from ..state.session import Answer, Session, Turn
-from ..words import describe, distance_sentence, drift_sentence, how, kind_name, likelihood, no_routing, speed, state
+from ..words import describe, distance_sentence, drift_sentence, how, kind_name, likelihood, no_bypass, speed, state
 from . import blind
 from .diff import differences
 from .drift import by_verdict, changed_gates, exactness, taught
@@ -126,7 +126,7 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
     record = answer.routing  # once: another thread may drop it
     if session.view == "routing" and record is not None:
         packed = answer.packer.pack(record)
-        shown["strip"] = {key: packed[key] for key in ("tokens", "prompt_tokens", "token_share", "chunk")}
+        shown["strip"] = {key: packed[key] for key in ("tokens", "prompt_tokens", "token_share", "chunk", "share")}
     return shown
 
 
@@ -196,34 +196,40 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
         "turns": [{"id": t.id, "prompt": t.prompt[:80]} for t in session.turns],
         "column": chosen,
         "turn": turn.id if turn else None,
-        "empty": _unrouted(turn, adapters, chosen),
+        "empty": "",
         "data": None,
     }
-    if value["empty"]:
-        return value
     answer = turn.answers.get(chosen) if turn and chosen else None
     record = answer.routing if answer is not None else None
+    value["empty"] = _unrouted(turn, adapters, chosen, record)
+    if value["empty"]:
+        return value
     if turn is not None and answer is not None and record is not None:
         value["data"] = answer.packer.pack(record) | {"gated": answer.gated}
+        if record.among_experts:
+            value["note"] = f"{no_bypass(answer.variant.kind)} The colours show the weight of the largest of them."
         measure = answer.variant.measure
         value["distance"] = distance_sentence(measure) if measure is not None else ""
         value["verdict"] = next(
             (v for v in verdicts(session, turn, backend.reads_latest_only) if v["column"] == chosen), None
         )
-    else:
-        value["empty"] = NOTHING_RECORDED
     return value
 
 
-def _unrouted(turn: Turn | None, adapters: dict[str, Variant], chosen: str | None) -> str:
-    """Why a column has no routing to show; empty if it may have one."""
+def _unrouted(
+    turn: Turn | None, adapters: dict[str, Variant], chosen: str | None, record: RoutingRecord | None
+) -> str:
+    """Why a column has no routing to show; empty if it has one."""
     if blind.hides(turn):
         return blind.VOTE_FIRST
-    why = no_routing(adapters[chosen].kind) if chosen is not None else ""
+    kind = "slim" if chosen is None else adapters[chosen].kind
+    if record is not None and (kind == "slim" or record.among_experts):
+        return ""
+    why = no_bypass(kind)
     if why:
         routed = next((v.label for v in adapters.values() if v.kind == "slim"), None)
         return why if routed is None else f"{why} Choose {routed} to see a routing."
-    return NOTHING_ASKED if turn is None else ""
+    return NOTHING_ASKED if turn is None else NOTHING_RECORDED
 
 
 def drift(session: Session, backend: Backend) -> dict[str, Any]:

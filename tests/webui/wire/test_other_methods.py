@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters of other methods as columns of the page: uploaded, named, asked, and without a routing."""
+"""Adapters of other methods as columns of the page: uploaded, named, asked, and with a router's weights or none."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from slim_core.webui.state.columns import columns
 from slim_core.webui.state.session import Session, Turn
 from slim_core.webui.state.wizard import Wizard
 from slim_core.webui.wire import exchange, views
+from slim_core.webui.wire.payload import token_detail
 from slim_core.webui.wire.stream import start
 from tests.baselines.small import configured, stir
 from tests.inference.conftest import engine, folders, tiny_base
@@ -25,6 +26,7 @@ from tests.waiting import until
 
 __all__ = ["engine", "folders"]
 # Name, and what the page calls it.
+ROUTED = ("loramoe", "mixlora", "mola")
 NAMES = {method.name: method.title for method in KINDS.values()}
 
 
@@ -48,7 +50,7 @@ def upload(backend: Backend, kind: str, folder) -> Wizard:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_an_upload_is_a_column_with_an_answer_a_drift_and_no_routing(kind, backend, tmp_path):
+def test_an_upload_is_a_column_with_an_answer_and_what_its_router_does(kind, backend, tmp_path):
     checking = upload(backend, kind, tmp_path)
     rows = checking.view()["rows"]
     assert [row["state"] for row in rows] == ["passed"] * 7, rows
@@ -63,7 +65,8 @@ def test_an_upload_is_a_column_with_an_answer_a_drift_and_no_routing(kind, backe
     until(run.ended.is_set)
     answers = turn.answers
     assert all(answer.step.error is None for answer in answers.values())
-    assert answers["lora"].routing is None and answers["slim"].routing is not None
+    record = answers["lora"].routing
+    assert (record is not None) == (kind in ROUTED) and answers["slim"].routing is not None
     column = next(c for c in views.transcript(session, backend)["columns"] if c["name"] == "lora")
     assert (column["kind"], column["what"], column["own"]) == (kind, NAMES[kind], True)
     card = next(c for c in views.shelf(session, backend) if c["name"] == "lora")
@@ -71,7 +74,18 @@ def test_an_upload_is_a_column_with_an_answer_a_drift_and_no_routing(kind, backe
     assert views.routing(session, backend)["column"] == "slim"
     session.shown = "lora"
     routing = views.routing(session, backend)
-    assert routing["data"] is None and routing["empty"].startswith(f"{NAMES[kind]} has no identity experts")
-    assert routing["empty"].endswith(". Choose SLIM to see a routing.")
+    sentence = f"{NAMES[kind]} has no identity experts, so no token can bypass it: "
+    if record is None:
+        assert routing["data"] is None and routing["empty"].startswith(sentence)
+        assert routing["empty"].endswith(". Choose SLIM to see a routing.")
+        return
+    assert routing["empty"] == "" and routing["note"].startswith(sentence) and "verdict" not in routing["data"]
+    data = routing["data"]
+    assert (data["share"], data["gated"], data["experts"]) == ("largest expert", False, data["all_experts"])
+    assert min(data["bars"]["both"]) > 0.2 and sum(data["use"]["both"]) == pytest.approx(1, abs=1e-3)
+    assert len(data["tokens"]) > data["prompt_tokens"] > 0
+    detail = token_detail(record, 1)
+    assert detail["share"] == "largest expert"
+    assert all(row["share"] == max(row["weights"]) and row["cluster"] == -1 for row in detail["rows"])
     # A conversation that was saved with it can be read again.
     assert kind in exchange.ALL_KINDS

@@ -163,7 +163,7 @@ def test_one_token_in_full():
     row = detail["rows"][5]
     assert row["module"] == "m5" and row["block"] == 1
     assert sum(row["weights"]) == pytest.approx(1, abs=0.01)
-    assert row["identity"] == pytest.approx(sum(row["weights"][3:]), abs=0.002)
+    assert row["share"] == pytest.approx(sum(row["weights"][3:]), abs=0.002)
     assert row["cluster"] == int(record.cluster[5, 25])
 
 
