@@ -16,9 +16,9 @@ from slim_core.webui.backend import Backend
 from slim_core.webui.state.columns import columns
 from slim_core.webui.state.session import Session, Turn
 from slim_core.webui.state.wizard import Wizard
-from slim_core.webui.wire import exchange, views
-from slim_core.webui.wire.payload import token_detail
+from slim_core.webui.wire import exchange, payload, views
 from slim_core.webui.wire.stream import start
+from slim_core.webui.words import base_name
 from tests.baselines.small import configured, stir
 from tests.inference.conftest import engine, folders, tiny_base
 from tests.waiting import until
@@ -72,6 +72,14 @@ def test_an_upload_is_a_column_with_an_answer_and_what_its_router_does(kind, bac
     card = next(c for c in views.shelf(session, backend) if c["name"] == "lora")
     assert card["what"] == NAMES[kind] and card["warnings"] == []
     assert views.routing(session, backend)["column"] == "slim"
+    # A conversation that was saved with it can be read again.
+    path = tmp_path / "saved.json"
+    path.write_text(exchange.dump(session, backend), encoding="utf-8")
+    base = base_name(backend.engine.info)
+    (again,), _ = exchange.load(path, base, columns(session, backend), 10**8, session.next_id)
+    read = again.answers["lora"].routing
+    assert again.answers["lora"].variant.kind == kind and (read is not None) == (record is not None)
+    assert read is None or (read.among_experts and payload.share_name(read) == "largest expert")
     session.shown = "lora"
     routing = views.routing(session, backend)
     sentence = f"{NAMES[kind]} has no identity experts, so no token can bypass it: "
@@ -84,8 +92,6 @@ def test_an_upload_is_a_column_with_an_answer_and_what_its_router_does(kind, bac
     assert (data["share"], data["gated"], data["experts"]) == ("largest expert", False, data["all_experts"])
     assert min(data["bars"]["both"]) > 0.2 and sum(data["use"]["both"]) == pytest.approx(1, abs=1e-3)
     assert len(data["tokens"]) > data["prompt_tokens"] > 0
-    detail = token_detail(record, 1)
+    detail = payload.token_detail(record, 1)
     assert detail["share"] == "largest expert"
     assert all(row["share"] == max(row["weights"]) and row["cluster"] == -1 for row in detail["rows"])
-    # A conversation that was saved with it can be read again.
-    assert kind in exchange.ALL_KINDS
