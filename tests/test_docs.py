@@ -10,9 +10,10 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import typer
@@ -156,17 +157,25 @@ def test_a_line_of_a_shell_block_is_one_command(page):
 
 def commands_of(page: Path) -> list[list[str]]:
     """Words after `python -m slim_core`, in bash blocks and in code between words."""
-    shown = shell_lines(page)
-    shown += re.findall(r"`([^`\n]+)`", prose(page))
-    words = [shlex.split(line, comments=True) for line in shown if re.match(r"(python -m slim_core|slim) ", line)]
+    return words_of([*shell_lines(page), *re.findall(r"`([^`\n]+)`", prose(page))])
+
+
+def words_of(lines: list[str]) -> list[list[str]]:
+    words = [shlex.split(line, comments=True) for line in lines if re.match(r"(python -m slim_core|slim) ", line)]
     return [line[line.index("slim_core") + 1 :] if "slim_core" in line else line[1:] for line in words]
 
 
-def check_command(words: list[str]) -> None:
+def find_command(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words name, and its arguments."""
     command, words = typer.main.get_command(app), list(words)
     while hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"there is no command {words}"
         command = command.commands[words.pop(0)]
+    return command, words
+
+
+def check_command(words: list[str]) -> None:
+    command, words = find_command(words)
     options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
     flags = [word.partition("=")[0] for word in words if word.startswith("--")]
     assert set(flags) <= {name for name in options if name.startswith("--")}, f"{command.name} has no such option"
@@ -177,6 +186,15 @@ def test_commands_exist(page):
     for words in commands_of(page):
         if words != ["…"]:
             check_command(words)
+
+
+@pages
+def test_whole_commands_can_be_parsed(page):
+    """Those in bash blocks, with all their arguments and values."""
+    for words in words_of(shell_lines(page)):
+        command, arguments = find_command(words)
+        with suppress(typer.Exit):  # an option that ends the command, such as --list-methods
+            command.make_context(command.name, arguments)
 
 
 def test_commands_are_looked_at():

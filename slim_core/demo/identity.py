@@ -123,13 +123,13 @@ def measure_identity(model: Model, tokenizer: PreTrainedTokenizerBase, split: st
         for task in TASKS
     }
     blocks = next(iter(shares.values())).shape[1]
-    return _told_apart({task: share.mean(1) for task, share in shares.items()}) | {
-        "blocks": [_told_apart({task: share[:, block] for task, share in shares.items()}) for block in range(blocks)],
+    return _separation({task: share.mean(1) for task, share in shares.items()}) | {
+        "blocks": [_separation({task: share[:, block] for task, share in shares.items()}) for block in range(blocks)],
         "exact": exact,
     }
 
 
-def _told_apart(shares: Mapping[str, Tensor]) -> dict[str, Any]:
+def _separation(shares: Mapping[str, Tensor]) -> dict[str, Any]:
     trained, general = (
         [share for task in tasks for share in shares[task].tolist()] for tasks in (DOWNSTREAM_TASKS, GENERAL_TASKS)
     )
