@@ -14,7 +14,8 @@ slim.drift = (component) => {
     if (value < 99.95) return value.toFixed(1);
     return Number(value.toPrecision(value < 1000 ? 3 : 2)).toLocaleString("en");
   }
-  const ratio = (nats) => (Math.abs(nats) < 0.005 ? "exactly as likely" : `${times(Math.abs(nats))} times ${nats > 0 ? "less" : "more"} likely`);
+  const alike = (nats) => (nats === 0 ? "exactly as likely" : "about as likely");
+  const ratio = (nats) => (Math.abs(nats) < 0.005 ? alike(nats) : `${times(Math.abs(nats))} times ${nats > 0 ? "less" : "more"} likely`);
 
   // Over each token a bar: up for less likely than the base finds it, down for more. Bar and token are one box, so
   // that they stay together where the text is broken over lines.

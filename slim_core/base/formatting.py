@@ -41,6 +41,8 @@ def times(log_ratio: float) -> str:
 
 def likelihood(log_ratio: float) -> str:
     """How likely the base's answer is under a variant: "1.10 times less likely"."""
-    if abs(log_ratio) < 0.005:
+    if log_ratio == 0:
         return "exactly as likely"
+    if abs(log_ratio) < 0.005:  # would be 1.00 times
+        return "about as likely"
     return f"{times(abs(log_ratio))} times {'less' if log_ratio > 0 else 'more'} likely"

@@ -44,5 +44,7 @@ def test_times(nats, text):
 
 def test_likelihood():
     assert likelihood(0.0) == "exactly as likely"
+    assert likelihood(0.001) == likelihood(-0.0049) == "about as likely"
+    assert likelihood(0.006) == "1.01 times less likely"
     assert likelihood(math.log(2)) == "2.0 times less likely"
     assert likelihood(-math.log(2)) == "2.0 times more likely"

@@ -173,5 +173,5 @@ def test_the_drift_sentence():
     )
     assert drift_sentence(names, Drift(("a", "b"), readings)) == (
         "The base's own answer is, compared with the base, 8.0 times less likely for LoRA and 2.0 times more likely "
-        "for SLIM and exactly as likely for T. Mean drift in nats per token: LoRA 1.000, SLIM 0.125, T 0.000."
+        "for SLIM and about as likely for T. Mean drift in nats per token: LoRA 1.000, SLIM 0.125, T 0.000."
     )
