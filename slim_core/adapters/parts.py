@@ -66,9 +66,9 @@ def own_rows(config: RowConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
                 field, "names other tokens for the head than for the embedding, but both share one weight in this base"
             )
         del tokens_by_table[cast(str, base.head)]  # a tied base has one
-    both = next((table for table in copied_modules(config, base) if table in tokens_by_table), None)
-    if both is not None:
-        refuse(field, f"names `{both}`, which `modules_to_save` replaces entirely; remove it from one of them")
+    replaced = next((table for table in copied_modules(config, base) if table in tokens_by_table), None)
+    if replaced is not None:
+        refuse(field, f"names `{replaced}`, which `modules_to_save` replaces entirely; remove it from one of them")
     return tokens_by_table
 
 
@@ -77,9 +77,9 @@ def check_apart(config: RowConfig, targets: Iterable[str], base: BaseShapes) -> 
 
     Of a module that is brought in whole PEFT itself leaves the adapter out.
     """
-    both = next((name for name in own_rows(config, base) if name in targets), None)
-    if both is not None:
-        refuse("trainable_token_indices", f"names `{both}`, which `target_modules` adapts; remove it from one of them")
+    name = next((target for target in own_rows(config, base) if target in targets), None)
+    if name is not None:
+        refuse("trainable_token_indices", f"names `{name}`, which `target_modules` adapts; remove it from one of them")
 
 
 def _is(name: str, module: str) -> bool:

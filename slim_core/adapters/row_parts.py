@@ -44,8 +44,8 @@ class RowPart:
 
     def _of(self, output: Tensor) -> slice | Tensor | None:
         """Which of the module's rows are the adapter's; None if none are."""
-        whose = self._context.rows
-        return None if whose is None else whose.by_adapter(len(output), output.device).get(self._name)
+        rows = self._context.rows
+        return None if rows is None else rows.by_adapter(len(output), output.device).get(self._name)
 
     def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         raise NotImplementedError
@@ -85,18 +85,18 @@ class ReplacedModule(RowPart):
 
     def __init__(self, name: str, context: ForwardContext, state: dict[str, Tensor], module: nn.Module) -> None:
         super().__init__(name, context)
-        self._own = copy.copy(module)
-        self._own._parameters = module._parameters | {
+        self._copy = copy.copy(module)
+        self._copy._parameters = module._parameters | {
             key: nn.Parameter(state[key].to(base.device, base.dtype, copy=True), requires_grad=False)
             for key, base in module.named_parameters(recurse=False)
         }
 
     def _changed(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         # Bypasses the hooks, of which this is one.
-        return type(module).forward(self._own, x)
+        return type(module).forward(self._copy, x)
 
     def tensors(self) -> list[Tensor]:
-        return list(self._own.parameters(recurse=False))
+        return list(self._copy.parameters(recurse=False))
 
 
 class ReplacedTokens(RowPart):

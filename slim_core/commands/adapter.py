@@ -325,6 +325,6 @@ def _load(base: str, revision: str | None) -> tuple[Any, Any]:
 def _batches(tokenizer: Any, passages: list[str]) -> Iterator[dict[str, Any]]:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     for start in range(0, len(passages), BATCH):
-        some = passages[start : start + BATCH]
-        encoded = tokenizer(some, return_tensors="pt", padding=True, truncation=True, max_length=LENGTH)
+        texts = passages[start : start + BATCH]
+        encoded = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=LENGTH)
         yield {name: encoded[name] for name in ("input_ids", "attention_mask")}

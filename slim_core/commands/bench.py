@@ -130,7 +130,7 @@ def _limits(report: Report, device: str, base: PreTrainedModel) -> DeviceLimits:
 
     # The tiny model is for tests.
     device_limits = limits(device, base.dtype) if base.config.hidden_size > 32 else limits(device, base.dtype, 1, 64)
-    report.put(copy_bandwidth=device_limits.copy_bandwidth, matrix_rate=device_limits.matrix_rate)
+    report.note(copy_bandwidth=device_limits.copy_bandwidth, matrix_rate=device_limits.matrix_rate)
     return device_limits
 
 
@@ -157,10 +157,10 @@ def compare(
     report = Report("compare", device, json, tokens=tokens, words=words, rounds=rounds, prompt=prompt)
     engine = _engine(base, lora, slim, shape, rank, experts, device)
     adapters = "; ".join(f"{variant.label} {variant.detail}" for variant in engine.variants[1:])
-    report.put(base=engine.info.name, dtype=engine.info.dtype, adapters=adapters)
+    report.note(base=engine.info.name, dtype=engine.info.dtype, adapters=adapters)
     report.say(f"{printable(engine.info.name)}, {engine.info.dtype}; {adapters}")
     used = experts_used(engine, prompt, tokens)
-    report.put(experts_used=used)
+    report.note(experts_used=used)
     for name, number in used.items():
         report.say(f"{name}: a token gets {number:.2f} LoRA experts in each Linear")
     report.add(f"{tokens} tokens an answer", time_ways(engine, prompt, tokens, rounds))
@@ -228,7 +228,7 @@ def load(
     device = _device(device)
     report = Report("load", device, json, tokens=tokens, questions=questions, rounds=rounds)
     engine = _engine(base, lora, slim, shape, rank, experts, device)
-    report.put(base=engine.info.name, dtype=engine.info.dtype)
+    report.note(base=engine.info.name, dtype=engine.info.dtype)
     names = [variant.name for variant in engine.variants]
     report.add_clients(engine.info.name, serve_clients(ask_engine(engine, tokens), names, clients, questions, rounds))
     report.save()
@@ -258,6 +258,6 @@ def serve(
         names = model or variants_of(url, key)
     except OSError as error:
         refuse(error)
-    report.put(models=names)
+    report.note(models=names)
     report.add_clients(url, serve_clients(ask_server(url, key, tokens), names, clients, questions, rounds))
     report.save()

@@ -37,25 +37,25 @@ class Report:
             refuse(f"There is no folder {file.parent}: make it first.")
         self._file, self._console = file, screen()
         machine = describe_machine(device)
-        self._found: dict[str, Any] = {"bench": bench, "machine": machine, "settings": settings, "cases": []}
+        self._measured: dict[str, Any] = {"bench": bench, "machine": machine, "settings": settings, "cases": []}
         self.say(printable(sentence_of(machine)))
 
     def say(self, sentence: str) -> None:
         """Print a line."""
         self._console.print(sentence, highlight=False)
 
-    def put(self, **facts: Any) -> None:
-        """Keep facts for the file."""
-        self._found.update(facts)
+    def note(self, **facts: Any) -> None:
+        """Note facts for the file."""
+        self._measured.update(facts)
 
     def leave_out(self, name: str, reason: str) -> None:
         """Say what was not measured."""
-        self._found.setdefault("left_out", {})[name] = reason
+        self._measured.setdefault("left_out", {})[name] = reason
         self.say(f"{name} was left out: {printable(reason)}")
 
     def add(self, title: str, measured: Sequence[Measured]) -> None:
         """Show and keep a case, ratios first."""
-        self._found["cases"].append({"title": title, "rows": [row.plain() for row in measured]})
+        self._measured["cases"].append({"title": title, "rows": [row.plain() for row in measured]})
         for measure in dict.fromkeys(row.measure for row in measured):
             rows = [row for row in measured if row.measure == measure]
             references = list(dict.fromkeys(name for row in rows for name in row.ratios))
@@ -72,7 +72,7 @@ class Report:
 
     def add_clients(self, title: str, served: Sequence[Served]) -> None:
         """Show and keep what clients got."""
-        self._found["cases"].append({"title": title, "rows": [row.plain() for row in served]})
+        self._measured["cases"].append({"title": title, "rows": [row.plain() for row in served]})
         table = Table(title=printable(title), title_justify="left")
         times = ("clients", "× 1st", "answers/s", "least – most", "p50 s", "p99 s")
         for column in (*times, "answered", "refused", "lost"):
@@ -90,7 +90,7 @@ class Report:
         if self._file is not None:
             from .files import write_whole  # it imports torch
 
-            write_whole(self._file, json.dumps(self._found, indent=1, allow_nan=False) + "\n")
+            write_whole(self._file, json.dumps(self._measured, indent=1, allow_nan=False) + "\n")
 
 
 def _ms(seconds: float) -> str:

@@ -66,12 +66,13 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float |
     if verdict.kind == "like":
         return f"Like the training data: {label} answers with its LoRA experts. {numbers}"
     begin = {"unlike": "Unlike the training data", "mixed": "Partly like the training data"}[verdict.kind]
-    whose = f"{label} sent most of it past LoRA" if verdict.kind == "unlike" else f"{label} sent some of it past LoRA"
+    amount = "most" if verdict.kind == "unlike" else "some"
+    outcome = f"{label} sent {amount} of it past LoRA"
     if verdict.exact and same:
-        whose = f"{label} gives the base's own answer, token for token, for every gate is 0 at every token"
+        outcome = f"{label} gives the base's own answer, token for token, for every gate is 0 at every token"
     elif same:
-        whose += ", and the answers are the same"
-    return f"{begin}: {whose}. {numbers}"
+        outcome += ", and the answers are the same"
+    return f"{begin}: {outcome}. {numbers}"
 
 
 def identity_by_block(routing: RoutingRecord) -> list[dict[str, float | int | None]]:

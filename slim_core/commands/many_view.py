@@ -61,9 +61,9 @@ def summary(results: Sequence[PromptResult]) -> Iterator[str]:
     """The mean drift by the gate's verdict, and how many prompts failed."""
     for group in mean_drift(results):
         means = ", ".join(f"{printable(label)} {mean:.3f}" for label, mean in group.means.items())
-        which = f", {KINDS[group.kind]}" if group.kind else ""
+        kind = f", {KINDS[group.kind]}" if group.kind else ""
         prompts = f"{group.prompts} prompt{'' if group.prompts == 1 else 's'}"
-        yield f"{prompts}{which}: mean drift in nats per token: {means}."
+        yield f"{prompts}{kind}: mean drift in nats per token: {means}."
     failed = sum(result.failed for result in results)
     if failed:
         yield f"{failed} prompt{'' if failed == 1 else 's'} failed."

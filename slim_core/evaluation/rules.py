@@ -160,8 +160,8 @@ def _rule(value: Any, place: str) -> Rule:
     for key, kind in kinds.items():
         argument = arguments[key]
         # True is an int too, but is not meant here.
-        fine = bool(argument.strip()) if isinstance(argument, str) else type(argument) is int and argument >= 0
-        if not (fine and isinstance(argument, kind)):
+        valid = bool(argument.strip()) if isinstance(argument, str) else type(argument) is int and argument >= 0
+        if not (valid and isinstance(argument, kind)):
             expected = "a text" if kind is str else "a whole number from 0"
             raise EvaluationError(f"{place}: `{key}` of the rule {name} must be {expected}, not {argument!r}.")
     return Rule(name, tuple(sorted(arguments.items())))

@@ -109,13 +109,13 @@ def summarise(
     return groups
 
 
-def fine(samples: Sequence[Sample]) -> list[Sample]:
-    """Solved samples."""
+def solved_samples(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples without an error."""
     return [sample for sample in samples if "error" not in sample]
 
 
 def _column(samples: Sequence[Sample], column: str, key: str) -> list[float]:
-    return [sample["answers"][column][key] for sample in fine(samples)]
+    return [sample["answers"][column][key] for sample in solved_samples(samples)]
 
 
 def marks_of(samples: Sequence[Sample], column: str) -> str:
@@ -140,7 +140,7 @@ def _group(
 
 
 def _scores(task: Task, samples: Sequence[Sample], columns: Sequence[str]) -> TaskScores:
-    n = len(fine(samples))
+    n = len(solved_samples(samples))
     changes = {}
     if task.scoring == "loss":
         losses = {column: {task.name: _column(samples, column, "loss")} for column in columns}
@@ -174,7 +174,7 @@ def _kind(
     kl = {}
     for column in columns:
         values = {
-            task: [s["answers"][column]["kl"] for s in fine(samples[task]) if "kl" in s["answers"][column]]
+            task: [s["answers"][column]["kl"] for s in solved_samples(samples[task]) if "kl" in s["answers"][column]]
             for task in tasks
         }
         if column != BASE and all(values.values()):
@@ -193,7 +193,7 @@ def _router(
     for column in columns:
         shares: dict[str, list[list[float]]] = {"downstream": [], "general": []}
         for task in tasks:
-            answers = [sample["answers"][column] for sample in fine(samples[task.name])]
+            answers = [sample["answers"][column] for sample in solved_samples(samples[task.name])]
             shares[task.kind] += [answer["identity"] for answer in answers if "identity" in answer]
         trained, general = shares["downstream"], shares["general"]
         # With a LoRA nothing bypasses it, so there is nothing to compare.

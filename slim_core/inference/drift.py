@@ -79,7 +79,7 @@ def read_answers(
     in_order = sorted(range(len(rows)), key=lambda at: rows[at].place)
     places = [[at for at in in_order if rows[at].reading == number] for number in range(len(readings))]
     own_strengths = all(strength is None for strength in strengths)
-    whose = scopes.rows(names, None if own_strengths else strengths) if scopes.adapted else None
+    batch_rows = scopes.rows(names, None if own_strengths else strengths) if scopes.adapted else None
     width, answered = max(reading.length for reading in readings), max(len(reading.answer) for reading in readings)
     padding = [width - readings[row.reading].length for row in rows]
     # The last of an answer's tokens stands at the end of each row, as does the prediction of it.
@@ -103,7 +103,7 @@ def read_answers(
         arguments = forward_arguments(
             model, ids[:, begin:upto], positions[:, begin:upto], part, cache, keep=max(1, logit_columns)
         )
-        with scopes.answering(whose):
+        with scopes.answering(batch_rows):
             logits = model(**arguments).logits
         if logit_columns:
             for number, comparison in enumerate(comparisons):

@@ -173,10 +173,10 @@ class Forwards:
             return
         with self._lock:
             latest = max(works, key=lambda work: self.works.index(work) if work in self.works else -1)
-            mine = [answer for answer in batch.answers if writers.get(answer) is latest and not answer.done]
-            for answer in mine:
-                answer.end("error", out_of_memory_sentence(self._model.device, len(mine)))
-            batch.read_routing(mine)
+            drafts = [answer for answer in batch.answers if writers.get(answer) is latest and not answer.done]
+            for answer in drafts:
+                answer.end("error", out_of_memory_sentence(self._model.device, len(drafts)))
+            batch.read_routing(drafts)
             latest.settle()
             latest.new_routing = True
         if len(works) > 1:
@@ -231,8 +231,10 @@ class Forwards:
         log_probs = of_chosen(batch.answers, logits, ids)
         batch.append(tokens)
         with self._lock:
-            for answer, work, token, fine, log_prob in zip(batch.answers, works, ids, finite, log_probs, strict=True):
-                if not fine:
+            for answer, work, token, is_finite, log_prob in zip(
+                batch.answers, works, ids, finite, log_probs, strict=True
+            ):
+                if not is_finite:
                     answer.end("error", NOT_A_NUMBER)
                 elif work.stopped(answer.index):
                     answer.end("stopped")

@@ -33,6 +33,6 @@ def choose(works: Sequence[Work], answers: Sequence[Draft], logits: Tensor) -> t
                 seen = pad_sequence(texts, batch_first=True, padding_value=NO_TOKEN)
             chosen = chooser.sampler.choose(scores, seen)
         tokens[rows] = chosen[0]
-        for row, token, fine in zip(rows, *chosen[1:], strict=True):
-            ids[row], finite[row] = token, fine
+        for row, token, is_finite in zip(rows, *chosen[1:], strict=True):
+            ids[row], finite[row] = token, is_finite
     return tokens, ids, finite

@@ -34,8 +34,8 @@ def check_sampling(sampling: Sampling) -> None:
         "max_new_tokens": ("at least 1", sampling.max_new_tokens >= 1),
         "seed": ("between 0 and 2^63 - 1", 0 <= sampling.seed < 2**63),
     }
-    for name, (allowed_range, fine) in allowed.items():
-        if not fine:
+    for name, (allowed_range, valid) in allowed.items():
+        if not valid:
             raise EngineError(f"{name} must be {allowed_range}, not {getattr(sampling, name)!r}.")
 
 

@@ -117,13 +117,13 @@ class BaseSwitch:
     """Switches the base that all visitors share. Any thread may call any method.
 
     Args:
-        engine: what answers now.
+        engine: the engine that answers now.
         choice: what it was loaded from; what comes back when nothing else can be loaded.
         device: where bases go; None for CUDA or MPS where they are, else the CPU.
-        put: called with what answers from now on, an engine or one that stands in for it.
+        on_switch: called with each engine that takes over, or the `UnavailableEngine` that stands in for it.
 
     Attributes:
-        choice: what answers now, or answered last.
+        choice: the base that answers now, or that answered last.
         progress: how far the latest switch is; None before the first.
         generation: counts the bases that answered; conversations and adapters of earlier ones are gone.
     """
@@ -133,13 +133,13 @@ class BaseSwitch:
         engine: Engine,
         choice: BaseChoice,
         device: str | torch.device | None = None,
-        put: Callable[[Engine | UnavailableEngine], None] = lambda engine: None,
+        on_switch: Callable[[Engine | UnavailableEngine], None] = lambda engine: None,
     ) -> None:
         self.choice = self._first = choice
         self.progress: Progress | None = None
         self.generation = 0
         self._engine: Engine | UnavailableEngine = engine
-        self._device, self.put = device, put
+        self._device, self.on_switch = device, on_switch
         self._kept_at_most = engine.kept_at_most
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -265,7 +265,7 @@ class BaseSwitch:
 
     def _replace(self, engine: Engine | UnavailableEngine) -> None:
         self._engine = engine
-        self.put(engine)
+        self.on_switch(engine)
 
 
 def _check_amount(choice: BaseChoice, fetched: int, need: MemoryNeed) -> None:

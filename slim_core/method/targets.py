@@ -45,7 +45,7 @@ def features(linear: nn.Module) -> tuple[int, int]:
     """
     c_in, c_out = _get_in_out_features(linear)
     if c_in is None or c_out is None:
-        raise TypeError(f"A {type(linear).__name__} is no Linear.")
+        raise TypeError(f"A {type(linear).__name__} is not a Linear.")
     return c_in, c_out
 
 

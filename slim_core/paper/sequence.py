@@ -15,7 +15,7 @@ from ..demo.report import Table
 from ..evaluation.metrics import average_accuracy, backward_transfer, forgetting
 from ..evaluation.report.markup import percent
 from ..evaluation.solving import Sample
-from ..evaluation.summary import BASE, fine
+from ..evaluation.summary import BASE, solved_samples
 from .collect import Collected, Part
 from .experiments import GOING_ON, alone_name, stage_name
 
@@ -112,12 +112,12 @@ def _stages(
     adapters: Sequence[str] | None = None,
 ) -> Stages:
     def share(task: str, column: Callable[[Sample], str]) -> float:
-        return fmean(s["answers"][column(s)]["mark"] for s in fine(part.evaluation.samples[task]))
+        return fmean(s["answers"][column(s)]["mark"] for s in solved_samples(part.evaluation.samples[task]))
 
     own_adapter = None
     if adapters is not None:
         own_adapter = [
-            fmean(answers[-1](s) == adapter for s in fine(part.evaluation.samples[task]))
+            fmean(answers[-1](s) == adapter for s in solved_samples(part.evaluation.samples[task]))
             for task, adapter in zip(learned, adapters, strict=True)
         ]
     return Stages(

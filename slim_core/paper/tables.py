@@ -13,7 +13,7 @@ from ..evaluation.metrics import Comparison, spread
 from ..evaluation.report.markup import interval, percent, signed
 from ..evaluation.solving import Sample
 from ..evaluation.statistics import Score, difference, mean_score, ratio
-from ..evaluation.summary import BASE, Group, fine
+from ..evaluation.summary import BASE, Group, solved_samples
 from .collect import Collected, Part, key_of
 from .runs import MIXED, Contender
 from .sequence import sequence_tables
@@ -84,7 +84,7 @@ def values_of(part: Part, group: Group, kind: str, columns: Sequence[str]) -> By
     marks: ByTask = {}
     for task in group.tasks:
         if task.kind == kind:
-            samples = fine(part.evaluation.samples[task.name])
+            samples = solved_samples(part.evaluation.samples[task.name])
             marks[task.name] = [fmean(s["answers"][column]["mark"] for column in columns) for s in samples]
     return marks
 
@@ -228,7 +228,7 @@ def _past(part: Part, group: Group, kind: str, column: str) -> float | None:
         fmean(sample["answers"][column]["identity"])
         for task in group.tasks
         if task.kind == kind
-        for sample in fine(part.evaluation.samples[task.name])
+        for sample in solved_samples(part.evaluation.samples[task.name])
         if sample["answers"][column].get("identity")
     ]
     return fmean(shares) if shares else None
@@ -290,7 +290,9 @@ def cases(collected: Collected, at_most: int) -> list[Table]:
         for task in part.evaluation.tasks:
             if task.kind != "general":
                 continue
-            samples = [sample for sample in fine(part.evaluation.samples[task.name]) if _telling(sample, columns)]
+            samples = [
+                sample for sample in solved_samples(part.evaluation.samples[task.name]) if _telling(sample, columns)
+            ]
             for sample in samples[:at_most]:
                 result.append(_case(part, task, sample, columns))
     return result

@@ -180,7 +180,7 @@ def _divergence(
         divergences: list[Tensor] = []
         agreements: list[Tensor] = []
         for batch in batches:
-            routed, static = (_run(model, which, batch).float().log_softmax(-1) for which in (adapter_name, name))
+            routed, static = (_run(model, adapter, batch).float().log_softmax(-1) for adapter in (adapter_name, name))
             mask = batch.get("attention_mask")
             valid = torch.ones(routed.shape[:-1]) if mask is None else mask
             valid = valid.to(routed.device, torch.bool)

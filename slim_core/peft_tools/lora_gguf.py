@@ -117,7 +117,7 @@ def _pairs(config: LoraConfig, state_dict: Mapping[str, Tensor]) -> Iterator[tup
     for key, tensor in state_dict.items():
         if not key.endswith((A, B)) or tensor.dim() != 2:
             raise ValueError(
-                f"`{key}` is no part of a LoRA on a Linear, and an adapter of llama.cpp holds nothing else."
+                f"`{key}` is not part of a LoRA on a Linear, and an adapter of llama.cpp holds nothing else."
             )
     for name in sorted(key.removeprefix(PREFIX).removesuffix(A) for key in state_dict if key.endswith(A)):
         a, b = (state_dict[PREFIX + name + part].detach().cpu().float() for part in (A, B))

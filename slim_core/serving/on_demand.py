@@ -66,7 +66,7 @@ class AdaptersOnDemand(EngineService):
         self, engine: AttachingEngine, folder: Path, most: int, most_bytes: int, places: int, max_new_tokens: int
     ) -> None:
         super().__init__(engine, places, max_new_tokens)
-        self._engine, self._own, self._folder = engine, engine.variants, folder
+        self._engine, self._own_variants, self._folder = engine, engine.variants, folder
         self._store = AdapterStore(StoreLimits(most, most_bytes, most, most_bytes), self._detach)
         # By the name of its folder, what an adapter is in the engine. A key is never used again.
         self._attached: dict[str, Variant] = {}
@@ -78,7 +78,9 @@ class AdaptersOnDemand(EngineService):
     def models(self) -> dict[str, str]:
         """The engine's own variants, and the adapters that are in the folder now."""
         offered = dict.fromkeys(adapters_in(self._folder), WORDS)
-        return described(self._own) | {name: words for name, words in offered.items() if not self._is_own(name)}
+        return described(self._own_variants) | {
+            name: words for name, words in offered.items() if not self._is_own(name)
+        }
 
     def use(self, model: str) -> AbstractAsyncContextManager[Variant | None]:
         """The variant of that name, attached if it has to be.
@@ -87,7 +89,7 @@ class AdaptersOnDemand(EngineService):
             ApiError: if the adapter is refused.
         """
         if self._is_own(model) or model not in adapters_in(self._folder):
-            return named(self._own, model)
+            return named(self._own_variants, model)
         return self._from_folder(model)
 
     @property
@@ -96,7 +98,7 @@ class AdaptersOnDemand(EngineService):
         return tuple(stored.adapter.label for stored in self._store.of(OWNER))
 
     def _is_own(self, name: str) -> bool:
-        return any(variant.name == name for variant in self._own)
+        return any(variant.name == name for variant in self._own_variants)
 
     @asynccontextmanager
     async def _from_folder(self, name: str) -> AsyncGenerator[Variant, None]:

@@ -16,7 +16,7 @@ from ..baselines import METHODS
 from .report import CAPTION, RECORD, TrainingRecord, markdown_table
 
 
-# Letters, digits, dots, hyphens, slashes and single spaces; `_` only within a word, where it is no emphasis.
+# Letters, digits, dots, hyphens, slashes and single spaces; `_` only within a word, where it does not mean emphasis.
 PLAIN = re.compile(r"(?:[^\W_]|[./-]|(?<=[^\W_])_(?=[^\W_])|(?<=[^\W_]) (?=[^\W_]))+")
 # GitHub makes a link of these by itself.
 LINK = re.compile(r"www\.|://", re.IGNORECASE)

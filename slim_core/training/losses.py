@@ -110,7 +110,7 @@ class TaskLoss:
         self._model = model
         self._base: Tensor | None = None
         base = cast(PreTrainedModel, model.get_base_model())
-        self._own = base.loss_function
+        self._base_loss = base.loss_function
         self._module = base
         if name != "cross-entropy":
             base.loss_function = self
@@ -118,7 +118,7 @@ class TaskLoss:
     def __call__(self, logits: Tensor, labels: Tensor, vocab_size: int, **kwargs: Any) -> Tensor:
         """() the mean over the tokens that are learned, or their sum divided by `num_items_in_batch`."""
         if not self._module.training:
-            return self._own(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+            return self._base_loss(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
         learned, targets = _learned(labels)
         base = None if self._base is None else self._base.to(logits.device)
         losses = self._loss.of_tokens(logits.float()[learned], targets.to(logits.device), base, self._weight)

@@ -196,9 +196,9 @@ class TrainSettings:
             known = METHODS[method].option_names()
             wrong = next((name for name in options if name not in known), None)
             if wrong is not None:
-                there = f"there are {', '.join(sorted(known))}" if known else "there are none"
+                known_options = f"there are {', '.join(sorted(known))}" if known else "there are none"
                 also = " (of SLIM, pass --slim)" if method == "slim" else ""
-                raise TrainingError(f"--option {method}.{wrong}: {method} has no such option; {there}{also}.")
+                raise TrainingError(f"--option {method}.{wrong}: {method} has no such option; {known_options}{also}.")
         if self.validation and self.validation_split:
             raise TrainingError("Give --validation or --validation-split, not both.")
 

@@ -153,7 +153,7 @@ class Backend:
         self._latest: tuple[AppEngine, bool] | None = None
         self._first = switch.choice if switch is not None else None
         if switch is not None:
-            switch.put = self._put
+            switch.on_switch = self._use_engine
         # On ZeroGPU the engine stays.
         self._zero_gpu = on_zero_gpu(gpu, partial(run_job, engine), seconds_of) if gpu else None
         self._zero_gpu_solving = on_zero_gpu(gpu, partial(solve_job, engine), seconds_of_solving) if gpu else None
@@ -189,7 +189,7 @@ class Backend:
         """Give it back."""
         self._places.give_back(visitor)
 
-    def _put(self, engine: AppEngine) -> None:
+    def _use_engine(self, engine: AppEngine) -> None:
         self.engine = engine
         self.variants = engine.variants
         # After the engine has been replaced: removing the old base's adapters waits for nobody.

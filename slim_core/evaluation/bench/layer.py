@@ -73,16 +73,16 @@ def variants_of(setting: Setting, config: SlimConfig) -> dict[str, Callable[[Ten
     def slim(looped: bool = False, **changes: Any) -> nn.Module:
         # The gate is open or closed for all tokens; otherwise the values do not affect the work.
         changes = {"yield_strength": 0.0, "context_warmup": 0} | changes
-        made = model(replace(config, target_modules=["linear"], init_weights=False, **changes))
-        layer = made.get_submodule("base_model.model.linear")
+        adapted = model(replace(config, target_modules=["linear"], init_weights=False, **changes))
+        layer = adapted.get_submodule("base_model.model.linear")
         assert isinstance(layer, Linear)
         if looped:
             layer.__class__ = LoopedLinear
         # As after training, every token keeps K LoRA experts, so that no variant does less work.
         layer.slim_router_bias["default"].data[config.num_experts :] -= 1e4
         # One training forward starts the clusters. Their values do not affect the work.
-        made.train()(torch.randn(1, 256, setting.width, device=setting.device, dtype=setting.dtype))
-        return made.train(setting.backward)
+        adapted.train()(torch.randn(1, 256, setting.width, device=setting.device, dtype=setting.dtype))
+        return adapted.train(setting.backward)
 
     rank = config.num_experts * config.r
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["linear"], init_lora_weights=False)

@@ -121,11 +121,11 @@ def _answered(record: Record, chat: bool) -> Item:
     value, match = record.fields["answer"], record.fields.get("match") or "contains"
     targets = value if isinstance(value, list) else [value]
     # Numbers are common in such files; booleans are not texts.
-    fine = all(
+    valid = all(
         isinstance(target, str | int | float) and not isinstance(target, bool) and str(target).strip()
         for target in targets
     )
-    if not targets or not fine:
+    if not targets or not valid:
         raise EvaluationError(f"{record.place}: `answer` must be a string or a list of strings, not {value!r}.")
     if match not in get_args(Match):
         raise EvaluationError(f"{record.place}: `match` is {match!r}; it must be {', '.join(get_args(Match))}.")

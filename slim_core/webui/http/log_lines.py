@@ -60,8 +60,8 @@ def one_line(text: str) -> str:
 def cause(error: BaseException) -> str:
     """What went wrong and where, for the operator."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "slim_core" in frame.filename.replace("\\", "/").split("/")] or frames
-    place = f" ({ours[-1].filename}:{ours[-1].lineno})" if ours else ""
+    in_project = [frame for frame in frames if "slim_core" in frame.filename.replace("\\", "/").split("/")] or frames
+    place = f" ({in_project[-1].filename}:{in_project[-1].lineno})" if in_project else ""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:120] if lines else ''}{place}"
 

@@ -267,7 +267,7 @@ class Session:
         if self.shown_turn not in turn_ids:
             self.shown_turn = None
 
-    def given(self) -> Counter[str]:
+    def votes_of_turns(self) -> Counter[str]:
         """Votes in this conversation, by the label of the winner; `TIE` for no difference."""
         counts: Counter[str] = Counter()
         for turn in self.turns:
@@ -278,7 +278,7 @@ class Session:
 
     def clear(self) -> None:
         """Forget the conversation, but keep its votes."""
-        self.votes += self.given()
+        self.votes += self.votes_of_turns()
         self.turns.clear()
         self.asked = None
         self.shown_turn = None

@@ -33,8 +33,8 @@ class VisitorAdapters:
 
     def __init__(self, engine: Any, limits: StoreLimits | None = None, zero_gpu: bool = False) -> None:
         self._engine, self._zero_gpu = engine, zero_gpu
-        mine = weakref.ref(self)  # or the store would keep this alive, and this the store
-        self._store = AdapterStore(limits, lambda stored: _detach(mine(), stored))
+        reference = weakref.ref(self)  # or the store would keep this alive, and this the store
+        self._store = AdapterStore(limits, lambda stored: _detach(reference(), stored))
         # Also when the process ends and there is no model left to wait for.
         weakref.finalize(self, AdapterStore.delete_files, self._store)
 

@@ -90,13 +90,13 @@ class Handlers:
 
     def buttons(self, session: Session) -> Updates:
         """Which buttons are visible, and which are enabled."""
-        running, some = session.run is not None, bool(session.turns)
+        running, has_turns = session.run is not None, bool(session.turns)
         return {
             self.controls.send: gr.Button(visible=not running),
             self.controls.stop: gr.Button(visible=running),
-            **{button: gr.Button(visible=some, interactive=not running) for button in self.again},
-            self.controls.view: gr.Radio(visible=some),
-            self.controls.export: gr.Button(visible=some),
+            **{button: gr.Button(visible=has_turns, interactive=not running) for button in self.again},
+            self.controls.view: gr.Radio(visible=has_turns),
+            self.controls.export: gr.Button(visible=has_turns),
         }
 
     def whole(self, session: Session, **more: Any) -> Updates:

@@ -48,9 +48,9 @@ class Threads:
         Raises:
             LimitError: if the visitor's last run, or too many of others, are going on.
         """
-        mine = f"{self._one} is {self._doing} already. Stop it first, or wait until it is done."
+        busy_sentence = f"{self._one} is {self._doing} already. Stop it first, or wait until it is done."
         if visitor_run.running:
-            raise LimitError(mine)
+            raise LimitError(busy_sentence)
         if not self._free.acquire(blocking=False):
             alone = self._most == 1
             of_others = (
@@ -61,7 +61,7 @@ class Threads:
             raise LimitError(f"{of_others} {self._doing}, and no more can be started. Try again in a few minutes.")
         if not visitor_run.begin(run):
             self._free.release()
-            raise LimitError(mine)
+            raise LimitError(busy_sentence)
 
         def work() -> None:
             try:

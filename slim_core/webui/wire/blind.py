@@ -113,7 +113,7 @@ def status(turn: Turn, words: Mapping[str, str]) -> str:
 
 def votes(session: Session) -> Counter[str]:
     """The visitor's votes, by the name of who got them; `TIE` for no difference."""
-    return session.votes + session.given()
+    return session.votes + session.votes_of_turns()
 
 
 def tally(session: Session, backend: Backend) -> str:

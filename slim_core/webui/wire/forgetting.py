@@ -85,11 +85,11 @@ def headline(results: Mapping[str, Any] | None, session: Session) -> dict[str, s
     base, lora, slim = (round(100 * general[name]) for name in VARIANTS)
     before, *after = (round(100 * downstream[name]) for name in VARIANTS)
     fell = f"stays at {lora}%" if lora == base else f"{'falls' if lora < base else 'rises'} from {base}% to {lora}%"
-    them = "the tasks" if tasks > 1 else "the task"
+    trained = "the tasks" if tasks > 1 else "the task"
     learned = f"both know {after[0]}%" if after[0] == after[1] else f"LoRA knows {after[0]}%, SLIM {after[1]}%"
     return {
         "kept": f"Fine-tuned on {_number(tasks)}, LoRA {fell} on everything else; SLIM keeps {slim}%.",
-        "learned": f"Of {them} {learned}; the base knew {before}%.",
+        "learned": f"Of {trained} {learned}; the base knew {before}%.",
     }
 
 

@@ -110,16 +110,16 @@ def view(
     scales = sorted((p for p in points if p.scale is not None), key=lambda p: p.scale or 0.0)
     # The first of SLIM's points is what ships.
     shipped = next((p for p in points if p.method == "slim"), None)
-    here = None
+    current = None
     if shipped is not None and shipped.strength is not None:
-        here = _between(strengths, shipped.strength if strength is None else strength)
+        current = _between(strengths, shipped.strength if strength is None else strength)
     return {
         "base": _plain(base),
         "shipped": [_plain(p) for p in points if (p.method == "lora" and p.scale in (None, 1)) or p is shipped],
         "rates": [_plain(p) for p in rates],
         "strengths": [_plain(p) for p in strengths],
         "scales": [_plain(p) for p in scales],
-        "here": here,
+        "here": current,
     }
 
 

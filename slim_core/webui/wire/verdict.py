@@ -80,9 +80,9 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, reads_l
     label, kind = answer.variant.label, of_variant(verdict, answer.strength)
     begin = f"{KINDS[kind]}: "
     if kind == "open":
-        far = verdict.distance > verdict.reference
-        of_it = "though this is unlike its training data" if far else "and this is like its training data"
-        return f"{begin}{label} answers with its LoRA experts, {of_it}.", False
+        is_far = verdict.distance > verdict.reference
+        compared = "though this is unlike its training data" if is_far else "and this is like its training data"
+        return f"{begin}{label} answers with its LoRA experts, {compared}.", False
     if kind == "like":
         return f"{begin}{label} answers with its LoRA experts.", False
     begin += f"{label} sent {share(verdict.identity)} of it past LoRA"
