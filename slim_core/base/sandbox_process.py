@@ -72,7 +72,7 @@ def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[
             "str",
             tokenizer.apply_chat_template(request["messages"], chat_template=request["template"], tokenize=False),
         )
-    # A template is a program and may raise anything; a panic of the tokenizers library is no Exception.
+    # A template is a program and may raise anything; a panic of the tokenizers library is not an Exception.
     except BaseException as error:
         return failure(error)
     if len(text) > TEXT_CHARACTERS:

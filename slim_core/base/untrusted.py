@@ -67,7 +67,7 @@ def read_untrusted(folder: Path, label: str) -> Prompts:
     except EngineError:
         encoder.close()
         raise
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
+    except BaseException as error:  # a panic of the tokenizers library is not an Exception
         encoder.close()
         raise EngineError(f"The tokenizer of {label} cannot be loaded: {first_line(error)}.") from None
     return prompts

@@ -213,7 +213,7 @@ class BaseSwitch:
             return None
         except EngineError as error:
             return str(error)
-        except BaseException as error:  # a panic of a library is no Exception, and would end the thread
+        except BaseException as error:  # a panic of a library is not an Exception, and would end the thread
             log.exception("a base could not be loaded")
             return f"Loading {choice.label} failed: {first_line(error)}."
 

@@ -127,9 +127,9 @@ def test_half_precision_becomes_float32(tmp_path):
         (
             "llama",
             {"modules_to_save": ["lm_head"]},
-            "`base_model.model.lm_head.weight` is no part of a LoRA",
+            "`base_model.model.lm_head.weight` is not part of a LoRA",
         ),
-        ("llama", {"trainable_token_indices": [1, 2]}, "token_adapter.trainable_tokens_delta` is no part of a LoRA"),
+        ("llama", {"trainable_token_indices": [1, 2]}, "token_adapter.trainable_tokens_delta` is not part of a LoRA"),
         ("gemma3", {"target_modules": ["lm_head"]}, "llama.cpp has no weight of its own for lm_head of a gemma3_text"),
     ],
 )
