@@ -135,6 +135,7 @@ slim.routing = (component) => {
     // With one prompt there is nothing to choose.
     parts.which.hidden = parts.turn.hidden = value.turns.length < 2;
     const fresh = !data || data.column !== value.data?.column || parts.turnId !== value.turn;
+    if (fresh) clearTimeout(timer); // of a token of the answer that was shown before
     data = value.data;
     parts.turnId = value.turn;
     parts.body.hidden = !data;
