@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Caches from which contexts cannot go on are refused, with the reason; and which rows may go on from which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Cache, DynamicCache
+
+from slim_core.method.given import returned_cache
+from slim_core.method.sequence_state import TRAIL
+from slim_core.peft_tools import adapter_rows
+from tests.conftest import build
+from tests.method.small import learned, slim
+from tests.method.test_sequence_state import assert_near, filled, read, refuses, whole
+
+
+def test_a_cache_that_was_filled_while_the_adapter_was_off_is_refused(ids):
+    model = learned()
+    with model.disable_adapter():
+        cache = filled(model, ids)
+        read(model, ids, [6, 6])  # the base itself goes on
+    refuses(model, ids, cache, "other code|the adapter that should continue")
+
+
+def test_a_cache_that_another_adapter_filled_is_refused(ids):
+    model = learned()
+    model.add_adapter("other", slim(target_modules="all-linear"))
+    model.set_adapter("other")
+    model.eval()
+    cache = filled(model, ids)
+    model.set_adapter("default")
+    refuses(model, ids, cache, "the adapter that should continue did not read them")
+
+
+def test_a_cache_that_the_base_filled_before_is_refused(ids):
+    cache = filled(build("llama"), ids)
+    refuses(learned(), ids, cache, "code other than the adapted model added")
+
+
+def test_a_cache_that_was_added_to_by_hand_is_refused(ids):
+    model = learned()
+    cache = filled(model, ids)
+    for layer in range(2):
+        cache.update(torch.zeros(3, 2, 1, 8), torch.zeros(3, 2, 1, 8), layer)
+    refuses(model, ids, cache, "code other than the adapted model added or removed some of them")
+
+
+def test_a_cache_that_was_cropped_too_far_is_refused(ids):
+    model = learned()
+    cache = filled(model, ids.repeat(1, 6)[:, : TRAIL + 2])
+    cache.crop(-3)
+    refuses(model, ids, cache, "code other than the adapted model added or removed some of them")
+
+
+def test_a_cache_that_lost_more_than_its_last_forward_is_refused(ids):
+    model = learned()
+    cache = DynamicCache(config=model.config)
+    read(model, ids[:, :9], [5, 1, 1, 1, 1], cache)
+    cache.crop(-3)
+    refuses(model, ids, cache, "code other than the adapted model added or removed some of them")
+
+
+def test_a_long_prompt_goes_on_and_can_lose_what_came_after_it(ids):
+    model, long = learned(), torch.cat([ids.repeat(1, 6), ids.flip(1)], 1)
+    cache = filled(model, long[:, :72])
+    read(model, ids, [4], cache)
+    cache.crop(-4)
+    assert_near(read(model, long[:, 72:], [1, 11], cache), whole(model, long)[:, 72:])
+
+
+def test_the_base_goes_on_from_any_cache(ids):
+    model = learned()
+    expected = whole(build("llama"), ids)
+    cache = filled(build("llama"), ids[:, :6])
+    with model.disable_adapter():
+        assert_near(read(model, ids[:, 6:], [1, 5], cache), expected[:, 6:])
+    cache = filled(build("llama"), ids[:, :6])
+    with adapter_rows(model, ["__base__"] * 3):
+        assert_near(read(model.get_base_model(), ids[:, 6:], [1, 5], cache), expected[:, 6:])
+
+
+def test_rows_go_on_with_their_adapter_or_as_the_base_and_nothing_else(ids):
+    model = learned()
+    model.add_adapter("other", slim(target_modules="all-linear"))
+    model.eval()
+    base = model.get_base_model()
+    names = ["default", "other", "__base__"]
+
+    def prompt() -> Cache:
+        with adapter_rows(model, names):
+            return filled(base, ids[:, :6])
+
+    for now in (names, ["default", "__base__", "__base__"], ["__base__"] * 3):
+        cache = prompt()
+        with adapter_rows(model, names):
+            expected = read(base, ids, [6, 1, 5])[:, 6:]
+        with adapter_rows(model, now):
+            actual = read(base, ids[:, 6:], [1, 5], cache)
+        for row in range(3):
+            if now[row] == names[row]:
+                assert_near(actual[row], expected[row])
+    for now in (["default", "default", "__base__"], ["default", "other", "default"], ["other", "default", "__base__"]):
+        cache = prompt()
+        with adapter_rows(model, now), pytest.raises(ValueError, match="did not read them"):
+            read(base, ids[:, 6:], [1, 5], cache)
+
+
+def test_rows_go_on_from_what_the_active_adapter_read(ids):
+    model = learned()
+    cache = filled(model, ids[:, :6])
+    with adapter_rows(model, ["default", "__base__", "default"]):
+        actual = read(model.get_base_model(), ids[:, 6:], [1, 5], cache)
+    assert_near(actual[[0, 2]], whole(model, ids)[[0, 2], 6:])
+
+
+@pytest.mark.parametrize("cache", [None, DynamicCache()])
+def test_an_output_is_not_asked_for_the_name_that_its_cache_does_not_have(cache):
+    """transformers 5.24 warns whoever asks for the old one."""
+
+    class Output(dict):
+        def _asked(self, method, key, *default):
+            assert key == "cache"
+            return getattr(dict, method)(self, key, *default)
+
+        def __getitem__(self, key):
+            return self._asked("__getitem__", key)
+
+        def __contains__(self, key):
+            return self._asked("__contains__", key)
+
+        def get(self, key, default=None):
+            return self._asked("get", key, default)
+
+    assert returned_cache(Output(cache=cache)) is cache
