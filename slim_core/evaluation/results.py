@@ -25,7 +25,7 @@ class Participant:
     """A variant with where it is from.
 
     Attributes:
-        respondent: who answers.
+        respondent: the variant that answers.
         source: folder or Hub id of its adapter; the base's of the base.
         sha256: of the adapter's weights; empty for the base.
     """

@@ -45,9 +45,9 @@ from .variants import BASE, Adapters, check_variants, new_name, opened_adapter
 class Engine(Reader):
     """Answers of a base model and its adapters, several at a time as the rows of one batch.
 
-    Any thread may call any method. Answers of several callers are rows of shared batches (`scheduler`); whoever finds
-    no room, and whoever needs the model alone, waits in one line, in which visitors take turns. An `answer` generator
-    that is open takes its room, so finish or close it before attaching or detaching in the same thread.
+    Any thread may call any method. Answers of several callers are rows of shared batches (`scheduler`). Callers that
+    find no room, or need the model to themselves, wait in one queue, in which visitors take turns. An open `answer`
+    generator occupies its room, so finish or close it before attaching or detaching in the same thread.
 
     Args:
         model: the base model without adapters, in evaluation mode.

@@ -18,7 +18,7 @@ class FairQueue:
     A generator is often driven by another thread at each step, so a lock that belongs to a thread would not do.
 
     Attributes:
-        changed: notified whenever somebody leaves; also the lock of whoever waits for more than a turn.
+        changed: notified when somebody leaves; also the lock for callers that wait for room after their turn has come.
     """
 
     def __init__(self) -> None:

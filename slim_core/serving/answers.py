@@ -69,9 +69,9 @@ async def steps_of(service: Service, request: GenerationRequest, visitor: str | 
     It takes a place and keeps it, with the variant, until it ends or is closed.
 
     Args:
-        service: who answers.
+        service: the engine that answers, with its places.
         request: well-formed.
-        visitor: who asks, by address; those who ask for much take turns with others.
+        visitor: the client's address; clients take turns in the queue.
 
     Raises:
         ApiError: if there is no place, the request cannot be answered, or the model fails.

@@ -18,7 +18,7 @@ async def respond(app: ASGIApp, call: Call) -> Pieces:
     Closing it tells the app that the client has left, and waits until the app has noticed.
 
     Args:
-        app: what answers.
+        app: an ASGI app.
         call: the request.
     """
     messages: asyncio.Queue[Message | None] = asyncio.Queue()

@@ -26,7 +26,7 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
     """An ASGI app to be mounted at `/v1`, or served by itself with `standalone_api`.
 
     Args:
-        service: who answers.
+        service: the engine that answers, with its places.
         key: that clients must send as `Authorization: Bearer …`; None asks for none.
         closed: why nobody is answered, whatever key they send; None if they are.
     """

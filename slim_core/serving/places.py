@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 
 
-# A quarter more is for visitors who have none: so whoever takes all places keeps nobody else away.
+# A quarter more places are for visitors who have none, so that a visitor who takes all places does not block others.
 SPARE = 4
 
 

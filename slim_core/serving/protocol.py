@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface between a server and what answers: its own engine, or the app's, sharing places with visitors."""
+"""The interface between a server and the engine behind it: its own, or the app's, which visitors use as well."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def serve_alone(service: Service, key: str | None, host: str, port: int) -> None
     """Serve an engine until the process is asked to end.
 
     Args:
-        service: who answers.
+        service: the engine that answers, with its places.
         key: that clients must send; None asks for none.
         host: address to serve at.
         port: to serve at.
@@ -27,7 +27,7 @@ def serve_app(app: FastAPI, host: str, port: int) -> None:
     """Serve an app until the process is asked to end.
 
     Args:
-        app: what answers.
+        app: an ASGI app.
         host: address to serve at.
         port: to serve at.
     """

@@ -27,7 +27,7 @@ from .wire.views import transcript
 from .words import base_name
 
 
-STATUS_SECONDS = 5.0  # between two messages to those who wait in Gradio's queue
+STATUS_SECONDS = 5.0  # between two messages to clients that wait in Gradio's queue
 CLOCK_SECONDS = 2.0  # how often a page asks whether the base is another one
 TITLE = "SLIM Compare"
 LEAD = "One prompt, three answers: the base model, LoRA, and SLIM, whose adapter unfamiliar prompts bypass."

@@ -32,22 +32,22 @@ class Page:
         uploads: files that visitors sent.
         visits: the sessions of all pages.
         session: the visitor's `Session`, on the server.
-        status: the one line that is read aloud.
+        status: the line that screen readers read aloud.
         transcript: columns and conversation.
         meter: how far the prompt in the box is from the training data.
         routing: the routing view.
         detail: one token in full.
         drift: the drift view.
         mailbox: hands files and links to the browser.
-        keeper: what the browser keeps, and offers to restore.
+        keeper: saves the conversation in the browser, and offers to restore it.
         checks: the checks of the adapter that is being added.
-        shelf: what answers in the columns that a visitor can fill.
+        shelf: the adapters in the columns that a visitor can fill.
         forgetting: the stored results.
         headline: a summary of them.
         switch: how far switching to another base has got.
         tabs: the tabs, to open one of them.
-        clock: asks whether the base is another one. It is outside of the tabs, where it would stand still until a
-            visitor opens its tab.
+        clock: regularly checks whether the base has been switched. It is outside the tabs, since inside one it would
+            not run until that tab is opened.
         settings: the fields under Compare, in the order of `settings.NAMES`. This and the next are set by the Compare
             tab, which is built first.
         connect_examples: lets buttons, each with its prompt, ask at once.
@@ -85,7 +85,7 @@ class Page:
 
     @property
     def of_columns(self) -> list[gr.HTML]:
-        """The parts that change with who answers in a column."""
+        """The parts that depend on which variants answer in the columns."""
         return [self.transcript, self.routing, self.drift, self.shelf, self.forgetting, self.headline]
 
     def column_updates(self, session: Session) -> dict[gr.HTML, Any]:

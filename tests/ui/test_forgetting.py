@@ -11,7 +11,7 @@ from tests.ui.test_access import open_tab, serious
 from tests.ui.visit import SECONDS
 
 
-TITLE = "Measure what answers here, including your own adapters"
+TITLE = "Measure the variants in your columns, including your own adapters"
 TASKS = ("Things and animals (OpenBookQA form)", "Multiple choice")
 
 

@@ -19,9 +19,9 @@ class BackgroundRun:
         base: the base's name.
         own_variants: the visitor's adapters that take part, by column.
         place: place in the queue of what is being asked.
-        crowded: whether it waits for one of the places for prompts.
-        note: why it ended before all was done; empty where it did not.
-        ended: set when nothing more comes.
+        crowded: whether it waits for a free place for prompts.
+        note: why it ended early; empty if it did not.
+        ended: set when it has ended.
     """
 
     base: str
@@ -43,7 +43,7 @@ class BackgroundRun:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Stop it; what is being answered counts as not asked."""
+        """Stop it; a prompt that is being answered counts as not asked."""
         self._stopping.set()
 
     def pause(self, seconds: float) -> None:
@@ -51,7 +51,7 @@ class BackgroundRun:
         self._stopping.wait(seconds)
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Mark it as ended."""
         self.place, self.crowded = 0, False
         self.ended.set()
 

@@ -134,7 +134,7 @@ class Run:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Somebody is watching. When the last watcher leaves, the answers end unless one returns within `PATIENCE`."""
+        """Within this context, a page shows the answers. They end if no page shows them for `PATIENCE` seconds."""
         with self._lock:
             self._watchers += 1
         try:
@@ -142,8 +142,8 @@ class Run:
         finally:
             with self._lock:
                 self._watchers -= 1
-                alone = not self._watchers and not self.ended.is_set()
-            if alone:
+                deserted = not self._watchers and not self.ended.is_set()
+            if deserted:
                 timer = threading.Timer(PATIENCE, self._desert)
                 timer.daemon = True
                 timer.start()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Forgetting tab: stored results, and an evaluation of what answers in the visitor's columns."""
+"""The Forgetting tab: stored results, and an evaluation of the variants in the visitor's columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..wire.background import ticks
 from ..wire.own_questions import ENDING, EXAMPLE, of_kind, read_own_questions, summary
 
 
-TITLE = "Measure what answers here, including your own adapters"
+TITLE = "Measure the variants in your columns, including your own adapters"
 LEAD = (
     "Base, LoRA and SLIM, or your own adapters in their columns, answer the same questions, with their gates as you "
     "have set them. Other visitors are answered between them; nothing is kept when you close the page."

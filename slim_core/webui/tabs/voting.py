@@ -25,7 +25,7 @@ class Voting:
         self.handlers = handlers
 
     def hide(self, session: Session, value: Any, request: gr.Request) -> Updates:
-        """Hide who answers from now on, or show it; where there was no vote there will be none."""
+        """Hide or show who answers from now on. Turns that had no vote get none."""
         if self.handlers.lost(session, request, value):
             return self.handlers.cleared(session)
         session.blind = value is True

@@ -85,7 +85,7 @@ def _covered(letter: str, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def vote(turn: Turn) -> dict[str, Any] | None:
-    """What stands under the answers of a turn; None if there is no vote on it."""
+    """The vote below the answers of a turn; None if there is none."""
     ballot = turn.ballot
     if ballot is None:
         return None

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class Evaluations:
-    """Starts evaluations, limited so that most places for prompts are left to those who ask something.
+    """Starts evaluations, limited so that most places for prompts are left to visitors who ask something.
 
     Args:
         backend: where the model is.
@@ -59,7 +59,7 @@ class Evaluations:
         self._threads = Threads(backend.places // 4, "An evaluation", "evaluations", "running")
 
     def start(self, session: Session, evaluation: VisitorEvaluation, tasks: Sequence[Task]) -> EvaluationRun:
-        """Evaluate what answers in the visitor's columns.
+        """Evaluate the variants in the visitor's columns.
 
         Args:
             session: the visitor's: their columns and gates.

@@ -63,7 +63,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """Both averages in one sentence, of those who are named."""
+    """Both averages of the named variants, in one sentence."""
     general, downstream = results.get("general"), results.get("downstream")
     if not general or not downstream:
         return ""
@@ -75,7 +75,7 @@ def sentence(results: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 
 
 def headline(results: Mapping[str, Any] | None, session: Session) -> dict[str, str] | None:
-    """What was kept and what was learned, each in a sentence; None where nothing is stored of who answers here."""
+    """What was kept and what was learned, each in a sentence; None if nothing is stored about these variants."""
     if results is None or any(name in session.own_variants for name in ("lora", "slim")):
         return None
     general, downstream = results.get("general"), results.get("downstream")
@@ -104,7 +104,7 @@ def shown(results: Mapping[str, Any] | None, session: Session, is_demo: bool) ->
 
 
 def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] | None:
-    """What is stored of the variants that answer here; of a visitor's own adapter nothing is."""
+    """The stored results of the variants in the columns; there are none of a visitor's own adapter."""
     if results is None:
         return None
     labels = {name: LABELS[name] for name in VARIANTS if name not in session.own_variants}

@@ -153,7 +153,7 @@ def checked(prompts: Sequence[ListedPrompt]) -> tuple[ListedPrompt, ...]:
 
 
 def shown(listed: PromptList) -> dict[str, object]:
-    """What stands between the box and the table."""
+    """The progress of the list, shown between the box and the table."""
     run = listed.run
     file = "" if listed.file is None else f"{listed.file[0]}: {_prompts(len(listed.file[1]))}."
     if run is None:
@@ -206,7 +206,7 @@ def _means(run: ListRun) -> list[str]:
 
 
 def headers(loaded: Sequence[Variant]) -> list[str]:
-    """The table's, for those who answer."""
+    """The headers of the table, one group for each variant that answers."""
     titles = ["#", "Prompt"]
     for variant in loaded:
         titles.append(variant.label)
