@@ -23,7 +23,7 @@ from ..outside.header import Header
 from .fields import ALL_LINEAR, refuse
 from .kinds import RowConfig
 from .layout import PREFIX, TensorLayout, expected_layout
-from .parts import check_apart
+from .parts import check_no_overlap
 
 
 # With which the names of adapters' own tensors begin.
@@ -47,7 +47,7 @@ def check_fit(config: RowConfig, header: Header, base: BaseShapes) -> tuple[str,
     config = with_default_targets(config, base)
     targets = adapted_linears(config, base)
     _check_fingerprint(config, targets, base)
-    check_apart(config, targets, base)
+    check_no_overlap(config, targets, base)
     layout = expected_layout(config, targets, base)
     _check_prefix(header, layout)
     _check_missing(header, layout, base)

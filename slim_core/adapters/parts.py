@@ -72,7 +72,7 @@ def own_rows(config: RowConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
     return tokens_by_table
 
 
-def check_apart(config: RowConfig, targets: Iterable[str], base: BaseShapes) -> None:
+def check_no_overlap(config: RowConfig, targets: Iterable[str], base: BaseShapes) -> None:
     """Raises AdapterError if a module is adapted and also has rows replaced by the adapter.
 
     Of a module that is brought in whole PEFT itself leaves the adapter out.

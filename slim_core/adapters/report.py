@@ -24,7 +24,7 @@ from .adapter import Adapter
 from .configs import ReadConfig, check_rank, read_config
 from .expressions import without_expressions
 from .fit import PREFIXES, check_fit, ignored_names
-from .self_check import check_alone
+from .self_check import check_without_base
 from .values import STATISTICS, changes, check_values
 
 
@@ -152,7 +152,7 @@ def _checks(
     check_contents(raw, header, PREFIXES)
     read = read_config(without_expressions(raw, header, limits), limits)
     if base is None:
-        check_alone(read.config, header)
+        check_without_base(read.config, header)
     ends_with = learned_ending(folder, limits)
     (folder / RECORD).unlink(missing_ok=True)
     (folder / CONFIG).unlink()  # from here on only the rebuilt config is used

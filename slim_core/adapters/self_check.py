@@ -21,7 +21,7 @@ from .parts import TOKENS
 MOST_TOKENS = 2**31
 
 
-def check_alone(config: RowConfig, header: Header) -> None:
+def check_without_base(config: RowConfig, header: Header) -> None:
     """Check the tensors of a file against its config and against each other.
 
     Args:
@@ -76,13 +76,13 @@ def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> 
         places.append(Place(module, kind, c_in, c_out, block_of(module), blocks))
         sizes[module] = (c_in, c_out)
     _check_targets(config, sizes)
-    layout = layout_at(config, places) | _tables_alone(config, header)
+    layout = layout_at(config, places) | _tables_without_base(config, header)
     _check_names(header, layout, *(f"{experts.prefix}{key}" for key in experts.keys[:2]))
     _check_shapes(header, layout)
     check_dtypes(header, layout)
 
 
-def _tables_alone(config: RowConfig, header: Header) -> TensorLayout:
+def _tables_without_base(config: RowConfig, header: Header) -> TensorLayout:
     return table_tensors(config, _base_by_header(config, header, {}))
 
 
