@@ -18,7 +18,7 @@ from ..base.devices import device_memory
 from ..base.errors import EngineError, is_failure
 from ..base.prompts import Prompts
 from ..outside.errors import first_line
-from .cpu_linear import use_onednn
+from .cpu_linear import use_faster_linears
 from .describe import bytes_by_device, end_tokens
 from .draft import Draft, Work
 from .drift import answer_to_read
@@ -64,7 +64,7 @@ class Engine(Reader):
         super().__init__(model, prompts, name)
         self._adapters = Adapters(model)
         self.shapes = describe_base(model, name)
-        use_onednn(model)
+        use_faster_linears(model)
         self._device = model.device
         self.end_tokens = end_tokens(model, prompts)
         self.held = bytes_by_device(model)

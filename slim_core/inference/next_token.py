@@ -20,19 +20,24 @@ def choose(works: Sequence[Work], answers: Sequence[Draft], logits: Tensor) -> t
     rows_by_chooser: dict[Work | None, list[int]] = {}
     for row, work in enumerate(works):
         rows_by_chooser.setdefault(None if work.sampler.plain else work, []).append(row)
+    if len(rows_by_chooser) == 1:
+        return _chosen(next(iter(rows_by_chooser)), answers, logits)
     tokens = torch.empty(len(works), dtype=torch.int64, device=logits.device)
     ids, finite = [0] * len(works), [False] * len(works)
     for chooser, rows in rows_by_chooser.items():
-        scores = logits if len(rows_by_chooser) == 1 else logits[rows]
-        if chooser is None:
-            chosen = most_likely(scores.float())
-        else:
-            seen = None
-            if chooser.sampler.counts_repetitions:
-                texts = [answers[row].seen(logits.device) for row in rows]
-                seen = pad_sequence(texts, batch_first=True, padding_value=NO_TOKEN)
-            chosen = chooser.sampler.choose(scores, seen)
-        tokens[rows] = chosen[0]
-        for row, token, is_finite in zip(rows, *chosen[1:], strict=True):
+        choice = _chosen(chooser, [answers[row] for row in rows], logits[rows])
+        tokens[rows] = choice[0]
+        for row, token, is_finite in zip(rows, *choice[1:], strict=True):
             ids[row], finite[row] = token, is_finite
     return tokens, ids, finite
+
+
+def _chosen(chooser: Work | None, answers: Sequence[Draft], logits: Tensor) -> tuple[Tensor, list[int], list[bool]]:
+    """The next token of the rows of one chooser; None takes the most likely ones."""
+    if chooser is None:
+        return most_likely(logits.float())
+    seen = None
+    if chooser.sampler.counts_repetitions:
+        texts = [answer.seen(logits.device) for answer in answers]
+        seen = pad_sequence(texts, batch_first=True, padding_value=NO_TOKEN)
+    return chooser.sampler.choose(logits, seen)

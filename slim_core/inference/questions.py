@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from transformers import PreTrainedModel
 
@@ -43,7 +43,16 @@ class Questions:
             context: the model's maximum number of tokens, prompt and answer together.
         """
         ends = {variant.name: variant.ends_with for variant in variants}
-        return [self._draft(i, row, sampling, ends.get(row.variant), context) for i, row in enumerate(rows)]
+        latest: tuple[Any, list[int]] | None = None
+
+        def encode(prompt: Any) -> list[int]:
+            # Rows that are compared mostly have the same conversation.
+            nonlocal latest
+            if latest is None or latest[0] != prompt:
+                latest = prompt, self.encode(prompt)
+            return [*latest[1]]
+
+        return [self._draft(i, row, sampling, ends.get(row.variant), context, encode) for i, row in enumerate(rows)]
 
     def encode(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
         """The token ids of a conversation up to where the answer begins, or of plain text; or these ids, checked.
@@ -63,12 +72,20 @@ class Questions:
         self._check_known(ids)
         return ids
 
-    def _draft(self, index: int, row: Row, sampling: Sampling, ends_with: str | None, context: int) -> Draft:
+    def _draft(
+        self,
+        index: int,
+        row: Row,
+        sampling: Sampling,
+        ends_with: str | None,
+        context: int,
+        encode: Callable[[Any], list[int]],
+    ) -> Draft:
         stop = (*sampling.stop, *([] if ends_with is None else [ends_with]))
         answer = Draft(index, peft_name(row.variant), [], 0, AnswerText(self._decode, stop), row.routing, row.strength)
         answer.likeliest, answer.scores_prompt = row.log_probs, row.prompt_log_probs
         try:
-            answer.prompt = self.encode(row.messages if row.text is None else row.text)
+            answer.prompt = encode(row.messages if row.text is None else row.text)
             if row.prompt_log_probs:
                 answer.prompt_log_probs.append(TokenLogProb(answer.prompt[0], None, ()))
             if row.text is not None:

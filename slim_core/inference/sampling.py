@@ -101,6 +101,10 @@ class Sampler:
 def most_likely(scores: Tensor) -> tuple[Tensor, list[int], list[bool]]:
     """The best token of each row of (B, V) scores, as `Sampler.choose` returns it."""
     best, tokens = scores.max(-1)
-    # One transfer for both; a token id is exact in float64, and a maximum over a NaN is NaN.
-    values, ids = torch.stack([best.double(), tokens.double()]).tolist()
-    return tokens, [int(token) for token in ids], [math.isfinite(value) for value in values]
+    if scores.is_cpu:
+        values, ids = best.tolist(), tokens.tolist()
+    else:
+        # One transfer for both; a token id is exact in float64.
+        values, ids = torch.stack([best.double(), tokens.double()]).tolist()
+    # A maximum over a NaN is NaN.
+    return tokens, list(map(int, ids)), list(map(math.isfinite, values))

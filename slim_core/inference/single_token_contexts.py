@@ -66,20 +66,22 @@ def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
 def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
     sequences.check_known()
     rows = range(sequences.batch)
-    before = [0] * sequences.batch
+    before = [0 for _ in rows]
     if sequences.state is not None:
-        before = [int(count) for count in sequences.state.count_of(opening).tolist()]
+        before = list(map(int, sequences.state.kept_counts(opening).numpy()[:, -1, 0].tolist()))
     valid = [True for _ in rows] if sequences.valid is None else sequences.valid[:, 0].tolist()
     begins = [False for _ in rows]
     if sequences.positions is not None:
-        positions = sequences.positions.expand(sequences.batch, 1)[:, 0].tolist()
-        begins = [position == 0 for position in positions]
+        positions = sequences.positions.tolist()
+        begins = [position == 0 for (position,) in (positions if len(positions) > 1 else positions * len(rows))]
     if opening and sequences.ids is not None:
         opened = _opens_turn(sequences, sequences.ids, opening)
         begins = [begun or opens for begun, opens in zip(begins, opened, strict=True)]
     counts = [(0 if begins[row] else before[row]) + valid[row] for row in rows]
     if sequences.ended is not None:
-        steps = torch.tensor([before, counts], dtype=torch.float32).t().unsqueeze(-1)
+        pairs = np.empty((len(rows), 2, 1), np.float32)
+        pairs[:, 0, 0], pairs[:, 1, 0] = before, counts
+        steps = torch.from_numpy(pairs)
         sequences.ended.counts[opening] = steps if sequences.trail else steps[:, -1:]
     return TokenContexts(
         counts,
@@ -91,7 +93,7 @@ def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
 
 
 def _opens_turn(sequences: Sequences, tokens: Tensor, opening: Opening) -> list[bool]:
-    ids = tokens[:, 0].tolist()
+    ids = [token for (token,) in tokens.tolist()]
     if len(opening) == 1:
         return [token == opening[0] for token in ids]
     tail = None if sequences.state is None else sequences.state.tail

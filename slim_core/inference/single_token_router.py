@@ -40,7 +40,7 @@ class TokenRouter:
         name: str,
     ) -> None:
         self._config, self._readers, self._key, self._name = config, readers, key, name
-        self._contextual = config.distance_scope == "context"
+        self._contextual, self._carries_up = config.distance_scope == "context", config.carries_up
         self._opening = tuple(config.turn_opening or ())
         self._center, self._scale, self._direction, self._near = (table.detach().numpy() for table in tables)
         weight, bias, *hidden = router[:4]
@@ -54,6 +54,8 @@ class TokenRouter:
             weight, bias = router.folded()
         self._weight, self._bias = (part.detach().float().numpy() for part in (weight, bias))
         self._reference = None if reference is None else reference.reshape(-1).tolist()
+        identity = config.num_identity
+        self._past_lora = [0.0] * config.num_experts + [1 / max(identity, 1)] * identity
         self._input: Tensor | None = None
         self._version = self._reads = 0
         self._routings: dict[int, TokenRouting] = {}
@@ -79,7 +81,7 @@ class TokenRouter:
         """Add the tokens to the sums of their contexts, which the cache remembers."""
         contexts = token_contexts(sequences, self._opening)
         self._counts, self._buckets = contexts.counts, contexts.buckets
-        if self._config.carries_up:
+        if self._carries_up:
             excess = sequences.excess_sum(self._name)
             self._excess_sum, self._earlier_routers = excess.total.numpy()[:, 0], excess.routers
             excess.routers += 1
@@ -98,10 +100,9 @@ class TokenRouter:
     def _add_up(self, key: str, tokens: np.ndarray, contexts: TokenContexts, sequences: Sequences) -> np.ndarray:
         """(B, 2, C) sums before and after the tokens."""
         steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
-        before, after = steps[:, 0], steps[:, 1]
-        before[:] = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
+        steps[:, 0] = before = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
         carried = before if contexts.goes_on is None else np.where(contexts.goes_on, before, 0)
-        np.add(carried, tokens if contexts.own is None else np.where(contexts.own, tokens, 0), out=after)
+        np.add(carried, tokens if contexts.own is None else np.where(contexts.own, tokens, 0), out=steps[:, 1])
         return steps
 
     def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
@@ -118,7 +119,9 @@ class TokenRouter:
             count = max(self._counts[row], 1)
             placed, bucket = self._sums[row] / count, self._buckets[row]
             closed = count <= self._config.context_warmup
-        cluster = int((self._direction.dot(placed) + self._near).argmin())
+        nearness = self._direction.dot(placed)
+        nearness += self._near
+        cluster = int(nearness.argmin())
         z = placed - self._center[cluster]
         z *= self._scale[cluster]
         if self._config.distance == "max":
@@ -127,9 +130,9 @@ class TokenRouter:
             distance = math.sqrt(z.dot(z) / len(z)) - 1
         reference = 0.0 if self._reference is None else self._reference[bucket]
         gate, push = self._gate(row, distance, bucket, strength, closed)
-        routing = TokenRouting([], distance, cluster, [], gate, reference)
         if gate == 0.0:
-            return self._past_all(routing)
+            return TokenRouting([*self._past_lora], distance, cluster, [], gate, reference)
+        routing = TokenRouting([], distance, cluster, [], gate, reference)
         if self._contextual:
             z = x if self._mean is None or self._spread is None else (x - self._mean) * self._spread
         if self._down is not None and self._up is not None:
@@ -150,10 +153,6 @@ class TokenRouter:
         if self._config.yield_mode != "gate":
             return 1.0, strength * excess
         return 0.0 if closed else min(max(1 - strength * excess, 0.0), 1.0), 0.0
-
-    def _past_all(self, routing: TokenRouting) -> TokenRouting:
-        lora, identity = self._config.num_experts, self._config.num_identity
-        return routing._replace(weights=[0.0] * lora + [1 / max(identity, 1)] * identity)
 
     def _soft_top_k(self, scores: list[float], push: float, routing: TokenRouting) -> TokenRouting:
         lora, gate = self._config.num_experts, routing.gate

@@ -91,10 +91,14 @@ class SequenceState:
         Raises:
             ValueError: if they were counted for other openings only.
         """
+        return self.kept_counts(opening)[:, -1, 0]
+
+    def kept_counts(self, opening: tuple[int, ...]) -> Tensor:
+        """(B, k, 1) counts after each of the latest k tokens; raises as `count_of`."""
         counts = self.counts.get(opening)
         if counts is None:
             raise ValueError(UNKNOWN.format(length=self.length or "some", why=NOT_READ))
-        return counts[:, -1, 0]
+        return counts
 
     def follow(self, before: SequenceState | None, read: int) -> None:
         """Remember the state before a forward of `read` tokens."""

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from slim_core.base.prompts import Prompts
 from slim_core.inference import EngineError, Message, Row, Sampling, Stops
 from slim_core.inference.batch import Batch
 from slim_core.peft_tools import trace_routing
@@ -43,6 +44,16 @@ def test_the_same_dice_for_all_rows(engine):
     assert twice.rows[0].token_ids == twice.rows[1].token_ids
     other = last(engine, [Row("base", QUESTION)], Sampling(max_new_tokens=20, temperature=1.5, seed=6))
     assert other.rows[0].token_ids != twice.rows[0].token_ids
+
+
+def test_a_conversation_that_several_rows_share_is_tokenised_once(engine, monkeypatch):
+    encoded = []
+    encode = Prompts.encode
+    monkeypatch.setattr(Prompts, "encode", lambda self, messages: encoded.append(messages) or encode(self, messages))
+    asked = [*rows(QUESTION), Row("base", LONGER)]
+    step = last(engine, asked, Sampling(max_new_tokens=4))
+    assert encoded == [QUESTION, LONGER]
+    assert ids(step) == [ids(last(engine, [row], Sampling(max_new_tokens=4)))[0] for row in asked]
 
 
 def test_what_is_wrong_with_a_row_ends_that_row_alone(engine):
