@@ -21,7 +21,8 @@ def answers(work: Path, result: dict[str, Any]) -> dict[str, dict[str, list[dict
         result: content of its result file, all of whose adapters answer as trained.
     """
     by_column: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for cell in (cell for row in result["rows"] for cell in row["cells"]):
+    finished = [cell for row in result["rows"] for cell in row["cells"] if cell["column"] is not None]
+    for cell in finished:
         # An adapter that was made from another one has a longer name.
         (path,) = [p for p in (work / "measured").glob("*.gz") if p.name.rsplit("-", 1)[0] == cell["adapter"]]
         samples = measured(path)["samples"]

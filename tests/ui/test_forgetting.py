@@ -2,6 +2,7 @@
 """The Forgetting tab's evaluation: tasks by their names in words, progress, partial results, tables, plane, files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,16 @@ def test_what_cannot_be_evaluated(visit):
     v.button("Start the evaluation").click()
     expect(v.warning).to_contain_text("Choose at least one task first.")
     expect(v.page.locator(".slim-evaluation-table")).to_have_count(0)
+
+
+def test_every_method_lies_in_one_plane(visit, demo):
+    v = visit(url=demo.url)
+    open_tab(v, "Forgetting")
+    card = v.page.get_by_role("region", name="Every method on the same tasks")
+    expect(card.locator("svg")).to_have_attribute("aria-label", re.compile("LoRA, rate 0.003.*SLIM, rate 0.003"))
+    card.get_by_text("The points as a table").click()
+    rows = [row.locator("th, td").all_inner_texts() for row in card.locator("tbody tr").all()]
+    names = [row[0] for row in rows]
+    assert names[0] == "Base" and {"LoRA", "SLIM", "OFT", "MixLoRA", "DISeL", "LoRA × 0.5"} <= set(names)
+    assert all(row[1].startswith("rate ") for row in rows[1:])
+    assert serious(v) == []

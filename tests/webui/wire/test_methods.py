@@ -45,6 +45,11 @@ def test_the_chosen_rates_of_lora_and_slim_are_named(tmp_path):
         ("LoRA", "lora", "rate 0.001, 2 seeds"),
         ("DISeL", "other", "rate 0.003, 1 seed"),
     ]
+    assert methods["note"].endswith("at the rate with the lowest validation loss.")
+    one = read_methods(stored(tmp_path, [e for e in ENTRIES if e["rate"] != 1e-3]))
+    assert one["note"].endswith(
+        "LoRA and SLIM are named. So far all have been trained at one rate; others may do better at another."
+    )
     assert view(RESULTS | {"methods": methods}, Session())["methods"] == methods
     assert view(RESULTS, Session())["methods"] is None
 
