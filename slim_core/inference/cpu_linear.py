@@ -5,7 +5,7 @@ PyTorch multiplies in float32 by MKL. A few rows take as long as reading the wei
 once for up to three rows on Intel's processors; for more, and on AMD from two rows on, it takes up to twice as long.
 oneDNN, which PyTorch brings along and uses for other types, is faster there, but takes 10 µs to start. On AMD, MKL
 is slow for a single row as well. There NumPy's OpenBLAS is the fastest for a few rows of a small weight, one row after
-the other: the weight stays in the processor's cache meanwhile.
+the other.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 # For fewer weights the call of oneDNN costs more than it saves.
 WORTH_IT = 2**18
-# A weight of more numbers does not stay in the cache from one row to the next.
-CACHED = 2**20
+# OpenBLAS multiplies weights of up to this many numbers; each row reads the weight again.
+SMALL = 2**20
 # Up to this many rows MKL reads a weight once on Intel's processors, and OpenBLAS is the fastest on AMD's.
 FEW_ROWS = 3
 
@@ -60,7 +60,7 @@ def use_faster_linears(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             weight = module.weight
-            row_by_row = openblas and weight.numel() <= CACHED
+            row_by_row = openblas and weight.numel() <= SMALL
             if weight.is_cpu and weight.dtype == torch.float32 and (row_by_row or weight.numel() >= WORTH_IT):
                 module.__class__ = CpuLinear
                 assert isinstance(module, CpuLinear)
