@@ -14,7 +14,8 @@ intervals are too narrow (Bowyer and others 2025, arXiv 2503.01747).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ Z = 1.959964  # half the width of a 95 % interval, in standard deviations
 LEVEL = 0.05  # of significance, two-sided
 POWER = 0.8  # power: how often an existing difference should be found
 RESAMPLES = 4_000
+REMEMBERED = 2_000  # questions whose draws are remembered, 64 MB at most for each set of tasks
 
 
 class Score(NamedTuple):
@@ -196,14 +198,26 @@ def _mean(outcomes: Outcomes, tasks: Sequence[str]) -> float:
 
 def _resampled(tasks: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """(RESAMPLES, models) mean scores over the tasks, where the models of a task share the drawn questions."""
-    rng = np.random.default_rng(0)
-    means = []
-    for models in tasks:
-        n = len(models[0])
-        # How often each question is drawn.
-        drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        means.append(np.stack([drawn @ model / n for model in models], axis=1))
+    sizes = tuple(len(models[0]) for models in tasks)
+    draw = _drawn_again if sum(sizes) <= REMEMBERED else _drawn
+    means = [
+        np.stack([drawn @ model / n for model in models], 1)
+        for models, n, drawn in zip(tasks, sizes, draw(sizes), strict=True)
+    ]
     return np.mean(means, axis=0)
+
+
+def _drawn(sizes: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """For each task (RESAMPLES, n) int64, how often each of its n questions is drawn; always the same."""
+    rng = np.random.default_rng(0)
+    for n in sizes:
+        yield rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+
+
+@lru_cache(maxsize=4)
+def _drawn_again(sizes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """What `_drawn` gives, remembered: a table has hundreds of intervals over the same questions."""
+    return tuple(_drawn(sizes))
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
