@@ -16,13 +16,13 @@ from ..inference.stops import Stops
 from ..inference.types import RowStep, Step, Variant
 from ..outside.errors import shown
 from .errors import ApiError
+from .http import FAILED
 from .protocol import BusyError, Service
 from .requests import ChatRequest, GenerationRequest
 
 
 ChoiceStep = tuple[int, RowStep]
 ChoiceSteps = AsyncGenerator[ChoiceStep, None]
-FAILED = "The server failed while it answered. Try again; if it happens again, look at the server's log."
 
 
 def no_model(service: Service, name: str) -> ApiError:
@@ -37,7 +37,8 @@ def _check(service: Service, request: GenerationRequest, variant: Variant) -> No
         raise ApiError(400, f"{request.model} has no gate, so slim_strength has no effect.", "slim_strength")
     tokens, limit = request.wanted_tokens, service.max_new_tokens
     if tokens is not None and tokens > limit:
-        raise ApiError(400, f"An answer here has at most {limit} tokens; {tokens} were asked for.", "max_tokens")
+        sentence = f"An answer here has at most {limit} tokens; {shown(tokens)} were asked for."
+        raise ApiError(400, sentence, request.length_field)
     field, title = ("messages", "conversation") if isinstance(request, ChatRequest) else ("prompt", "prompt")
     room = service.engine.info.context_length
     for prompt in request.prompts:

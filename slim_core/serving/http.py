@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,13 @@ from ..outside.errors import megabytes, shown
 from .errors import ApiError
 
 
+FAILED = "The server failed while it answered. Try again; if it happens again, look at the server's log."
 # Connections beyond this are refused at once; each may hold a request that waits.
 MOST_CONNECTIONS = 1000
 # Bytes of a request.
 MOST_BYTES = 4_000_000
+# Halves of characters may be escaped in JSON, and two make a character.
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def new_api(**options: Any) -> FastAPI:
@@ -38,6 +42,11 @@ def new_api(**options: Any) -> FastAPI:
     async def report_address(request: Request, error: HTTPException) -> JSONResponse:
         place = f"{request.method} {request.url.path}"
         return _refusal(ApiError(error.status_code, f"{shown(place, 200)} is not part of this API."))
+
+    @api.exception_handler(Exception)
+    async def report_failure(request: Request, error: Exception) -> JSONResponse:
+        # The error itself goes to the log.
+        return _refusal(ApiError(500, FAILED))
 
     return api
 
@@ -73,12 +82,18 @@ async def read_bytes(request: Request) -> bytes:
 
 
 async def read_json(request: Request) -> Any:
-    """The request's body; raises ApiError if it is too large or not JSON."""
+    """The request's body; raises ApiError if it is too large, not JSON, or has text that nobody could send on."""
     body = await read_bytes(request)
     try:
-        return json.loads(body)
+        content = json.loads(body)
     except (ValueError, RecursionError):
-        raise ApiError(400, "The body of the request is not JSON.") from None
+        raise ApiError(400, "The body of the request is not JSON in UTF-8.") from None
+    if HALF.search(body):
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ApiError(400, "The request has half a character, an escape such as \\ud83d alone.") from None
+    return content
 
 
 def event(content: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from ..base.messages import Message, Role
 from ..inference.types import Row, Sampling
+from .errors import unusable
 
 
 # Fields that do not change the answer; they are accepted and ignored.
@@ -22,7 +23,6 @@ IGNORED = {
     "safety_identifier",
     "service_tier",
     "store",
-    "tool_choice",
     "user",
 }
 # The values of each field that have no effect; any other value is refused.
@@ -39,7 +39,9 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (None, "none"),
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
+    "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
+    "verbosity": (None, "medium"),
     "web_search_options": (None,),
 }
 MOST_CHOICES = 8
@@ -54,38 +56,60 @@ ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "us
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=2**31)]
+# The most is the server's to say.
+Count = Annotated[int, Field(ge=1)]
 Likeliest = Annotated[int, Field(ge=0, le=MOST_LIKELIEST)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def _as_list(given: Any) -> Any:
+    if not isinstance(given, (str, list)):
+        raise ValueError("a text or a list of texts")
+    return [given] if isinstance(given, str) else given
+
+
 # Not unions: the error could then be about the branch that was not meant.
-StopTexts = Annotated[
-    list[StopText], Field(max_length=MOST_STOPS), BeforeValidator(lambda g: [g] if isinstance(g, str) else g)
-]
+StopTexts = Annotated[list[StopText], Field(max_length=MOST_STOPS), BeforeValidator(_as_list)]
+
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _without(fields: Any, empty: Callable[[str, Any], bool]) -> Any:
+    """An object without some of its fields."""
+    if not isinstance(fields, dict):
+        return fields
+    return {name: value for name, value in fields.items() if not empty(name, value)}
 
 
 class TextPart(BaseModel):
     """A piece of a message's text."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     type: Literal["text"]
     text: str
 
 
 def _parts(content: Any) -> Any:
+    if not isinstance(content, (str, list)):
+        raise ValueError("a text or a list of its parts")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 class ChatMessage(BaseModel):
     """One message of a conversation."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     role: Literal["developer", "system", "user", "assistant"]
     content: Annotated[list[TextPart], BeforeValidator(_parts)]
-    name: None = None
-    refusal: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, fields: Any) -> Any:
+        # Clients send an answer back as they got it, with fields that are empty.
+        return _without(fields, lambda name, value: name != "content" and value in (None, []))
 
     @property
     def message(self) -> Message:
@@ -96,16 +120,20 @@ class ChatMessage(BaseModel):
 class StreamOptions(BaseModel):
     """How an answer is streamed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     include_usage: bool = False
-    include_obfuscation: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, fields: Any) -> Any:
+        return _without(fields, lambda name, value: value is None or (name, value) == ("include_obfuscation", False))
 
 
 class GenerationRequest(BaseModel):
     """Fields of both types of request. `top_k` and the fields after it are not OpenAI's."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     model: str
     temperature: Temperature | None = None
@@ -123,12 +151,10 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _leave_out(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            raise ValueError("The request must be a JSON object")
         for name, nothing in NOTHING.items():
-            if name in fields and fields[name] not in nothing:
-                raise ValueError(f"This server does not support {name}; leave it out")
-        return {name: value for name, value in fields.items() if name not in IGNORED and name not in NOTHING}
+            if isinstance(fields, dict) and name in fields and fields[name] not in nothing:
+                raise unusable(name, f"This server does not support {name}; leave it out.", "unsupported_parameter")
+        return _without(fields, lambda name, value: value is None or name in IGNORED or name in NOTHING)
 
     @property
     def prompts(self) -> Sequence[Prompt]:
@@ -139,6 +165,11 @@ class GenerationRequest(BaseModel):
     def wanted_tokens(self) -> int | None:
         """The requested maximum length of an answer; None for no limit."""
         raise NotImplementedError
+
+    @property
+    def length_field(self) -> str:
+        """The field that says so."""
+        return "max_tokens"
 
     @property
     def likeliest(self) -> int | None:
@@ -190,9 +221,13 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Likeliest | None = None
 
     @model_validator(mode="after")
-    def _has_logprobs(self) -> ChatRequest:
+    def _agrees(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs has no effect without logprobs: set logprobs to true")
+            sentence = "top_logprobs has no effect without logprobs: set logprobs to true."
+            raise unusable("top_logprobs", sentence)
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            sentence = "max_tokens and max_completion_tokens mean the same: leave one of them out."
+            raise unusable("max_tokens", sentence)
         return self
 
     @property
@@ -204,6 +239,11 @@ class ChatRequest(GenerationRequest):
     def wanted_tokens(self) -> int | None:
         """The requested maximum length of an answer; None for no limit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def length_field(self) -> str:
+        """The field that says so."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def likeliest(self) -> int | None:
@@ -223,7 +263,7 @@ def prompts_given(value: Any) -> Any:
         or not prompts
         or not all(isinstance(prompt, str) or _ids(prompt) for prompt in prompts)
     ):
-        raise ValueError("it must be a text, a list of texts, a list of token ids, or a list of lists of token ids")
+        raise ValueError("a text, a list of texts, a list of token ids, or a list of lists of token ids")
     return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
 
 
@@ -231,7 +271,7 @@ class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
     prompt: Annotated[list[str | tuple[int, ...]], Field(max_length=MOST_PROMPTS), BeforeValidator(prompts_given)]
-    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Likeliest | None = None
     echo: bool | None = None
 

@@ -141,23 +141,28 @@ def test_a_stream_says_the_same_as_the_whole(serve, real_engine, options):
         assert whole.choices[3].text == complete(client, "What is", temperature=1, seed=4).choices[0].text
 
 
-SHAPES = "prompt: it must be a text, a list of texts, a list of token ids, or a list of lists of token ids."
+SHAPES = "prompt must be a text, a list of texts, a list of token ids, or a list of lists of token ids, not "
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "sentence"),
     [
-        ({"suffix": "end"}, None, "This server does not support suffix; leave it out."),
-        ({"best_of": 3}, None, "This server does not support best_of; leave it out."),
+        ({"suffix": "end"}, "suffix", "This server does not support suffix; leave it out."),
+        ({"best_of": 3}, "best_of", "This server does not support best_of; leave it out."),
         ({"prompt": []}, "prompt", SHAPES),
         ({"prompt": [[]]}, "prompt", SHAPES),
         ({"prompt": [True]}, "prompt", SHAPES),
         ({"prompt": 5}, "prompt", SHAPES),
-        ({"prompt": ["a"] * 65}, "prompt", "prompt: List should have at most 64 items after validation, not 65."),
+        ({"prompt": ["a"] * 65}, "prompt", "prompt must be a list of at most 64 items, not ["),
         ({"prompt": [3, 10**9]}, "prompt", "The model has no token 1000000000: its tokens are 0 to "),
         ({"prompt": [-1]}, "prompt", "The model has no token -1: its tokens are 0 to "),
         ({"prompt": [3] * 300}, "prompt", "The prompt has 300 tokens, but the model reads and writes at most 256"),
-        ({"logprobs": 21}, "logprobs", "logprobs: Input should be less than or equal to 20. 21 was given."),
+        ({"logprobs": 21}, "logprobs", "logprobs must be at most 20, not 21."),
+        ({"logprobs": True}, "logprobs", "logprobs must be a whole number, not True."),
+        ({"echo": "yes"}, "echo", "echo must be true or false, not 'yes'."),
+        ({"prompt": [1.0, 2.0]}, "prompt", SHAPES),
+        ({"prompt": ["", ""]}, "prompt", "There is no text to continue: write some."),
+        ({"max_tokens": -1}, "max_tokens", "max_tokens must be at least 0, not -1."),
         ({"messages": []}, "messages", "messages is not a field that this server knows."),
         ({"max_tokens": 65}, "max_tokens", "An answer here has at most 64 tokens; 65 were asked for."),
     ],

@@ -123,9 +123,9 @@ def test_the_key_is_the_upstreams(proxy):
 @pytest.mark.parametrize(
     ("path", "body", "sentence"),
     [
-        ("chat/completions", b"{", "The body of the request is not JSON."),
+        ("chat/completions", b"{", "The body of the request is not JSON in UTF-8."),
         ("chat/completions", [1], "The request must be a JSON object."),
-        ("chat/completions", {"model": "slim", "messages": []}, "messages: List should have at least 1 item"),
+        ("chat/completions", {"model": "slim", "messages": []}, "messages must be a list that is not empty, not []."),
         ("completions", {"model": "slim"}, "prompt is missing."),
         (
             "completions",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
@@ -81,21 +82,31 @@ def test_the_shapes_that_clients_send(serve, engine):
     assert completion.usage.completion_tokens == 9
 
 
+def test_an_answer_can_be_sent_back_as_it_came(serve, engine):
+    client = serve(engine).client()
+    message = ask(client, seed=5).choices[0].message
+    for sent in (message, message.model_dump(), message.model_dump() | {"annotations": []}):
+        assert ask(client, [*HELLO, sent, *HELLO]).choices[0].message.content.startswith("SLIM says: turn2")
+    # Null says as little as leaving a field out.
+    nothing = dict.fromkeys(("n", "stop", "stream_options", "tools", "verbosity", "unheard_of"))
+    assert ask(client, seed=5, extra_body=nothing).choices[0].message == message
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param", "sentence"),
     [
         ({"model": "gpt-4o"}, 404, "model", "There is no model 'gpt-4o' here; there are base, lora, slim."),
-        ({"model": 3}, 400, "model", "model: Input should be a valid string. 3 was given."),
-        ({"temperature": 3}, 400, "temperature", "temperature: Input should be less than or equal to 2. 3 was given."),
-        ({"top_p": 0}, 400, "top_p", "top_p: Input should be greater than 0. 0 was given."),
-        ({"n": 100}, 400, "n", "n: Input should be less than or equal to 8. 100 was given."),
+        ({"model": 3}, 400, "model", "model must be a text, not 3."),
+        ({"temperature": 3}, 400, "temperature", "temperature must be at most 2, not 3."),
+        ({"top_p": 0}, 400, "top_p", "top_p must be more than 0, not 0."),
+        ({"n": 100}, 400, "n", "n must be at most 8, not 100."),
         ({"max_tokens": 1000}, 400, "max_tokens", "An answer here has at most 64 tokens; 1000 were asked for."),
-        ({"stop": [""]}, 400, "stop[0]", "stop[0]: String should have at least 1 character. '' was given."),
-        ({"tools": [{"type": "function"}]}, 400, None, "This server does not support tools; leave it out."),
-        ({"logit_bias": {"5": 100}}, 400, None, "This server does not support logit_bias; leave it out."),
+        ({"stop": [""]}, 400, "stop[0]", "stop[0] must be a text that is not empty, not ''."),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "This server does not support tools; leave it out."),
+        ({"logit_bias": {"5": 100}}, 400, "logit_bias", "This server does not support logit_bias; leave it out."),
         ({"temprature": 0}, 400, "temprature", "temprature is not a field that this server knows."),
-        ({"messages": []}, 400, "messages", "messages: List should have at least 1 item after validation, not 0. []"),
-        ({"messages": None}, 400, "messages", "messages: Input should be a valid list. None was given."),
+        ({"messages": []}, 400, "messages", "messages must be a list that is not empty, not []."),
+        ({"messages": None}, 400, "messages", "messages is missing."),
         (
             {"messages": [{"role": "user"}]},
             400,
@@ -106,14 +117,59 @@ def test_the_shapes_that_clients_send(serve, engine):
             {"messages": [{"role": "tool", "content": "x"}]},
             400,
             "messages[0].role",
-            "messages[0].role: Input should be 'developer', 'system', 'user' or 'assistant'. 'tool' was given.",
+            "messages[0].role must be 'developer', 'system', 'user' or 'assistant', not 'tool'.",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             400,
             "messages[0].content[0].type",
-            "messages[0].content[0].type: Input should be 'text'. 'image_url' was given.",
+            "messages[0].content[0].type must be 'text', not 'image_url'.",
         ),
+        ({"n": True}, 400, "n", "n must be a whole number, not True."),
+        ({"temperature": "0.5"}, 400, "temperature", "temperature must be a number, not '0.5'."),
+        ({"temperature": float("nan")}, 400, "temperature", "temperature must be at most 2, not nan."),
+        ({"seed": 1.5}, 400, "seed", "seed must be a whole number, not 1.5."),
+        ({"stream": "false"}, 400, "stream", "stream must be true or false, not 'false'."),
+        ({"stop": 5}, 400, "stop", "stop must be a text or a list of texts, not 5."),
+        ({"stop": ["a"] * 17}, 400, "stop", "stop must be a list of at most 16 items, not ['a',"),
+        ({"logprobs": 3}, 400, "logprobs", "logprobs must be true or false, not 3."),
+        ({"top_logprobs": 21}, 400, "top_logprobs", "top_logprobs must be at most 20, not 21."),
+        ({"top_logprobs": 3}, 400, "top_logprobs", "top_logprobs has no effect without logprobs: set logprobs to"),
+        ({"max_tokens": 10**30}, 400, "max_tokens", "An answer here has at most 64 tokens; 1000000"),
+        (
+            {"max_completion_tokens": 1000},
+            400,
+            "max_completion_tokens",
+            "An answer here has at most 64 tokens; 1000 were asked for.",
+        ),
+        (
+            {"max_tokens": 5, "max_completion_tokens": 6},
+            400,
+            "max_tokens",
+            "max_tokens and max_completion_tokens mean the same: leave one of them out.",
+        ),
+        (
+            {"response_format": {"type": "json_object"}},
+            400,
+            "response_format",
+            "This server does not support response_format; leave it out.",
+        ),
+        ({"tool_choice": "required"}, 400, "tool_choice", "This server does not support tool_choice; leave it out."),
+        ({"verbosity": "low"}, 400, "verbosity", "This server does not support verbosity; leave it out."),
+        (
+            {"stream_options": {"include_obfuscation": True}},
+            400,
+            "stream_options.include_obfuscation",
+            "stream_options.include_obfuscation is not a field that this server knows.",
+        ),
+        ({"messages": ["Hello"]}, 400, "messages[0]", "messages[0] must be a JSON object, not 'Hello'."),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            400,
+            "messages[0].content",
+            "messages[0].content must be a text or a list of its parts, not 5.",
+        ),
+        ({"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content", "messages[0].content must be"),
         (
             {"model": "lora", "slim_strength": 0},
             400,
@@ -124,20 +180,21 @@ def test_the_shapes_that_clients_send(serve, engine):
 )
 def test_what_cannot_be_answered_is_a_sentence(serve, engine, fields, status, param, sentence):
     body = {"model": "slim", "messages": HELLO} | fields
-    response = httpx.post(f"{serve(engine).url}/chat/completions", json=body)
+    response = httpx.post(f"{serve(engine).url}/chat/completions", content=json.dumps(body))
     error = response.json()["error"]
     assert response.status_code == status
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert error["message"].startswith(sentence)
+    assert error["message"].startswith(sentence) and error["message"].count(". ") == 0
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (b"{", "The body of the request is not JSON."),
-        (b"\xff", "The body of the request is not JSON."),
-        (b"[" * 100_000, "The body of the request is not JSON."),
-        (b"[]", "The request must be a JSON object."),
+        (b"{", "The body of the request is not JSON in UTF-8."),
+        (b'{"model": "\xff"}', "The body of the request is not JSON in UTF-8."),
+        (b"[" * 100_000, "The body of the request is not JSON in UTF-8."),
+        (b"[]", "The request must be a JSON object, not []."),
+        (rb'{"model": "\ud83d"}', r"The request has half a character, an escape such as \ud83d alone."),
         (b'"' + b"x" * 5_000_000 + b'"', "The request is larger than 4.0 MB, the most that is read."),
     ],
 )
@@ -200,6 +257,22 @@ def test_a_conversation_that_is_too_long(serve, engine):
     with pytest.raises(openai.BadRequestError, match="reads and writes at most 20: shorten it") as caught:
         ask(serve(engine).client(), [{"role": "user", "content": "word " * 100}])
     assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": ""}],
+        [{"role": "user", "content": []}],
+        [{"role": "system", "content": "Be short."}],
+        [*HELLO, {"role": "assistant", "content": "Hi"}],
+    ],
+)
+def test_a_conversation_without_a_question(serve, real_engine, messages):
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="There is no question to answer: write a message") as caught:
+            ask(serve(real_engine).client(), messages, stream=stream)
+        assert caught.value.param == "messages"
 
 
 def test_the_tokens_are_the_engine_s(serve, real_engine):
