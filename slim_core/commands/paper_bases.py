@@ -24,7 +24,7 @@ from ..paper.bases import (
     train_base,
 )
 from ..paper.collect import Collected, collect
-from ..paper.estimate import adapters_hours, estimate_paper
+from ..paper.estimate import adapters_hours, duration, estimate_paper
 from ..paper.experiments import EXPERIMENTS
 from ..paper.results import result_file
 from ..paper.runs import PaperError
@@ -67,10 +67,9 @@ def run_bases(
         hours = len(new) * (shape.training.steps * (spent(folder) or SECONDS_A_STEP) / 3600)
         hours += len(new) * adapters_hours(scale, cells)
         hours += sum(estimate_paper(works[name], cells).hours for name in families if name not in new)
-        time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
         say(
             f"{experiment.title}: {len(families)} bases, of which {len(new)} are to be trained; {len(cells)} cells on "
-            f"each. About {time} are left in one process."
+            f"each. What is left takes about {duration(hours)} in one process."
         )
         if dry_run:
             return
@@ -80,6 +79,7 @@ def run_bases(
             except KeyboardInterrupt:
                 say("Interrupted; the same command continues from its last save.")
                 raise typer.Exit(130) from None
+            say(f"{FAMILIES[name].title}: adapters")
             failed += run_jobs(works[name], cells, jobs)
     by_family: dict[str, Collected | None] = {
         name: collect(works[name], experiment, cells) if is_trained(folders[name]) else None for name in families

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..paper.collect import Collected, collect
 from ..paper.estimate import estimate_paper
 from ..paper.execute import run_cells
 from ..paper.experiments import EXPERIMENTS, steps_of
+from ..paper.frontier import points_of
 from ..paper.published import SOURCE
 from ..paper.results import result_file
 from ..paper.runs import Cell, Experiment, PaperError
@@ -212,7 +214,8 @@ def _write(collected: Collected, work: WorkFolder, scale: str) -> list[Path]:
     pages = []
     for part in collected.parts:
         pages.append(work.folder / f"{name}-{part.name}.html")
-        write_whole(pages[-1], report_page(part.evaluation))
+        points = partial(points_of, part, contenders=collected.experiment.contenders)
+        write_whole(pages[-1], report_page(part.evaluation, points))
     content = result_file(collected, work)
     if collected.experiment.name == "sequence":
         content["sequence"] = sequence_data(collected)

@@ -180,6 +180,20 @@ def auc(low: Sequence[float], high: Sequence[float]) -> float:
     return float((below + not_above).mean() / 2 / len(ordered))
 
 
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation of pairs, -1 to 1 (Spearman 1904); None where one of the two never varies."""
+    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
+    if any((each == each[0]).all() for each in ranks):
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value, equal ones sharing the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[places]
+
+
 def _array(values: Values) -> np.ndarray:
     """(n,) float64; of marks zeros and ones."""
     if isinstance(values, str):

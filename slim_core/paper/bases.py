@@ -27,10 +27,10 @@ from ..demo.report import Table
 from ..evaluation.report.markup import interval
 from ..evaluation.statistics import difference, mean_score, ratio
 from ..evaluation.summary import BASE
-from .collect import Collected
+from .collect import Collected, values_of
 from .runs import PaperError
 from .scales import DemoScale
-from .tables import MISSING, NONE, points, values_of
+from .tables import MISSING, NONE, points
 from .work import write_json
 
 

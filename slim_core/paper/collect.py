@@ -10,7 +10,7 @@ from typing import Any
 
 from ..evaluation.results import Evaluation, Participant, evaluated
 from ..evaluation.solving import Sample
-from ..evaluation.summary import BASE
+from ..evaluation.summary import BASE, Group, solved_samples
 from ..inference import ModelInfo
 from ..inference.types import Variant
 from ..many import Respondent
@@ -21,6 +21,8 @@ from .work import CellFiles, WorkFolder, read_measured
 
 # What is known of a training, by name.
 Training = Mapping[str, Any]
+# Of one variant: for each task, what was measured of each item.
+ByTask = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -195,3 +197,21 @@ def _best(cells: Sequence[Cell], contents: Mapping[str, Mapping[str, Any]]) -> f
     if not all(losses.values()):
         return None
     return min(losses, key=lambda rate: (fmean(losses[rate]), rate))
+
+
+# -- what was measured of one variant --------------------------------------------------------------------------
+
+
+def values_of(part: Part, group: Group, kind: str, columns: Sequence[str]) -> ByTask:
+    """For each task of a kind the marks of its items, mean over the columns, which are seeds."""
+    marks: ByTask = {}
+    for task in group.tasks:
+        if task.kind == kind:
+            samples = solved_samples(part.evaluation.samples[task.name])
+            marks[task.name] = [fmean(s["answers"][column]["mark"] for column in columns) for s in samples]
+    return marks
+
+
+def kinds_of(group: Group) -> list[str]:
+    """The kinds of tasks of a group, what was trained first."""
+    return [kind for kind in ("downstream", "general") if kind in group.kinds]

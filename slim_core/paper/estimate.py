@@ -47,6 +47,14 @@ BYTES_TRAINED = 16  # bytes of a trained number, its gradient and the optimiser'
 ROWS = 100  # base and adapter, 50 questions together
 
 
+def duration(hours: float) -> str:
+    """A time in words."""
+    minutes = max(1, round(60 * hours))
+    if minutes >= 60:
+        return f"{hours:.1f} hours"
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
+
+
 @dataclass(frozen=True)
 class PaperEstimate:
     """What is left to do.
@@ -69,7 +77,7 @@ class PaperEstimate:
         """All of it in one sentence."""
         if not self.measurements:
             return "Nothing is left to do."
-        time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{60 * self.hours:.0f} minutes"
+        time = duration(self.hours)
         memory = "" if self.bytes is None else f" and {size(self.bytes)} of memory"
         return (
             f"{self.trainings} trainings and {self.measurements} measurements are left: about {time} in one "

@@ -60,7 +60,13 @@ def _methods() -> tuple[Contender, ...]:
     return (
         *map(contender, trained),
         *(
-            Contender(f"lora-rewound-{scale:g}", f"LoRA × {scale:g}", lora, Finish("lora-rewound", {"scale": scale}))
+            Contender(
+                f"lora-rewound-{scale:g}",
+                f"LoRA × {scale:g}",
+                lora,
+                Finish("lora-rewound", {"scale": scale}),
+                line=METHODS["lora-rewound"].title,
+            )
             for scale in REWOUND
         ),
         Contender("lora-intruders", METHODS["lora-intruders"].title, lora, Finish("lora-intruders")),
@@ -140,9 +146,9 @@ def steps_of(steps: Sequence[int]) -> Callable[[Sequence[str]], Experiment]:
 
     def build(sets: Sequence[str]) -> Experiment:
         rows = [
-            Contender(f"{method}-{n}", f"{METHODS[method].title}, {n} steps", setup(method), steps=n, paper={})
+            Contender(f"{method}-{n}", f"{title}, {n} steps", setup(method), steps=n, line=title)
             for n in steps
-            for method in ("lora", "slim")
+            for method, title in ((name, METHODS[name].title) for name in ("lora", "slim"))
         ]
         note = "Each number of steps is a separate training, whose learning rate falls to 0 at its end."
         return Experiment("steps", "Forgetting over training steps", tuple(rows), note, f"lora-{max(steps)}")

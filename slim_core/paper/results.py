@@ -11,10 +11,10 @@ from typing import Any
 from ..evaluation.results import as_data
 from ..evaluation.statistics import mean_score
 from ..evaluation.summary import BASE, Group
-from .collect import Collected, Part, key_of
+from .collect import Collected, Part, key_of, kinds_of, values_of
 from .published import SOURCE
 from .runs import Contender
-from .tables import kinds_of, notes, tables, values_of
+from .tables import notes, tables
 from .work import WorkFolder
 
 

@@ -47,6 +47,7 @@ class Contender:
         steps: optimiser steps; None for the usual number.
         scored_as: the set whose tasks it is measured on; None for `data`.
         paper: mean score in % in the paper by kind, "downstream" and "general".
+        line: the method on whose line it lies in the plane of learning and forgetting; its own title if empty.
     """
 
     name: str
@@ -59,6 +60,12 @@ class Contender:
     scored_as: str | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
     after: Contender | None = None
+    line: str = ""
+
+    @property
+    def on_line(self) -> str:
+        """The method on whose line it lies."""
+        return self.line or self.title
 
     @property
     def part(self) -> str:

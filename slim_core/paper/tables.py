@@ -14,15 +14,15 @@ from ..evaluation.report.markup import interval, percent, signed
 from ..evaluation.solving import Sample
 from ..evaluation.statistics import Score, difference, mean_score, ratio
 from ..evaluation.summary import BASE, Group, solved_samples
-from .collect import Collected, Part, key_of
+from .collect import ByTask, Collected, Part, key_of, kinds_of, values_of
+from .frontier import Frontiers, frontier_sentence, frontier_table, frontiers_of, razor_sentence
 from .runs import MIXED, Contender
 from .sequence import sequence_tables
 
 
 MISSING = "not measured"
+UNDECIDED = "rate not chosen yet"
 NONE = "–"
-# Of one variant: for each task, what was measured of each item.
-ByTask = dict[str, list[float]]
 
 
 def tables(collected: Collected) -> list[Table]:
@@ -45,8 +45,15 @@ def notes(collected: Collected) -> list[str]:
     sentences = [collected.experiment.note] if collected.experiment.note else []
     if any(part.chosen for part in collected.parts):
         sentences.append(
-            "The rate of each method is the one with the lowest validation loss on what it was trained on."
+            "The rate of each method is the one with the lowest validation loss on what it was trained on, once it is "
+            "trained at all of them; a LoRA that is changed afterwards has the rate of the LoRA that it is made from."
         )
+    for part in collected.parts:
+        for group in part.evaluation.groups:
+            if (frontiers := _frontiers(collected, part, group)) is not None:
+                sentences.append(frontier_sentence(frontiers))
+                razor = razor_sentence(part, group, collected.experiment.contenders)
+                sentences += [] if razor is None else [razor]
     if collected.missing:
         sentences.append(f"{len(collected.missing)} of {len(collected.files)} cells are missing: {_list(collected)}.")
     return sentences
@@ -72,26 +79,20 @@ def _group(collected: Collected, part: Part, group: Group) -> Iterator[Table]:
         return
     yield _tests(collected, part, group, rows, where)
     yield _distances(part, group, rows, where)
+    if (frontiers := _frontiers(collected, part, group)) is not None:
+        yield frontier_table(frontiers, where)
     if part.chosen:
         yield _rates(part, group, rows, where)
 
 
+def _frontiers(collected: Collected, part: Part, group: Group) -> Frontiers | None:
+    """Only where rivals, or several points of one method, are compared with SLIM as it is."""
+    if collected.experiment.name not in ("table2", "steps") or len(kinds_of(group)) < 2:
+        return None
+    return frontiers_of(part, group, collected.experiment.contenders)
+
+
 # -- scores ------------------------------------------------------------------------------------------------------
-
-
-def values_of(part: Part, group: Group, kind: str, columns: Sequence[str]) -> ByTask:
-    """For each task of a kind the marks of its items, mean over the columns, which are seeds."""
-    marks: ByTask = {}
-    for task in group.tasks:
-        if task.kind == kind:
-            samples = solved_samples(part.evaluation.samples[task.name])
-            marks[task.name] = [fmean(s["answers"][column]["mark"] for column in columns) for s in samples]
-    return marks
-
-
-def kinds_of(group: Group) -> list[str]:
-    """The kinds of tasks of a group, what was trained first."""
-    return [kind for kind in ("downstream", "general") if kind in group.kinds]
 
 
 def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
@@ -109,7 +110,8 @@ def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Conte
         columns = part.columns_of(contender)
         paper = [_number(contender.paper.get(kind)) for kind in ("downstream", "general")]
         if not columns:
-            table.add(contender.title, "0", MISSING, "", MISSING, "", "", "", *paper)
+            missing = _why_missing(part, contender)
+            table.add(contender.title, "0", missing, "", missing, "", "", "", *paper)
             continue
         marks = {kind: values_of(part, group, kind, columns) for kind in kinds_of(group)}
         cells = []
@@ -127,6 +129,11 @@ def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Conte
             bold=contender.setup.method == "slim" and contender.name == "slim",
         )
     return table
+
+
+def _why_missing(part: Part, contender: Contender) -> str:
+    measured = any(cell.contender.name == contender.name for cell in part.columns.values())
+    return UNDECIDED if measured else MISSING
 
 
 def _two(base: Mapping[str, ByTask], show: Any) -> list[str]:
@@ -151,7 +158,7 @@ def _tasks(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
         columns = [BASE] if contender is None else part.columns_of(contender)
         title = "base" if contender is None else contender.title
         if not columns:
-            table.add(title, *([MISSING] * len(titles)))
+            table.add(title, *([MISSING if contender is None else _why_missing(part, contender)] * len(titles)))
             continue
         cells = [fmean(task.scores[column].score for column in columns) for task in group.tasks]
         table.add(title, *map(percent, cells))
@@ -168,7 +175,8 @@ def _tests(collected: Collected, part: Part, group: Group, rows: Sequence[Conten
         against.append((rival.title, part.columns_of(rival)))
     table = Table(
         f"Differences on the same questions: {where}points with 95 % intervals (paired bootstrap over items, mean "
-        "over seeds); p is McNemar's exact one after Holm's correction, the largest over the seeds",
+        "over seeds); p is McNemar's exact one after Holm's correction for all tests of its kind, the largest over "
+        "the seeds",
         ("method", "kind", *(text for name, _ in against for text in (f"to {name}", "p"))),
     )
     for contender in rows:

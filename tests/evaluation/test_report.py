@@ -87,7 +87,8 @@ def test_what_is_scored_in_different_ways_is_never_averaged():
 
 
 def point(name, kept, learned):
-    return VariantPoint(name, Score(kept, kept - 0.01, kept + 0.01), Score(learned, learned - 0.01, learned + 0.01))
+    scores = (Score(share, share - 0.01, share + 0.01) for share in (kept, learned))
+    return VariantPoint(name, *scores, method_of(name))
 
 
 def test_the_frontier_of_a_method():

@@ -19,6 +19,7 @@ from slim_core.evaluation.statistics import (
     mean_score,
     mean_share,
     power,
+    rank_correlation,
     ratio,
     score,
     wilson,
@@ -153,3 +154,14 @@ def test_what_so_many_questions_could_have_shown():
     assert ((1.959964 * 0.1**0.5 + 0.841621 * (0.1 - gap**2) ** 0.5) / gap) ** 2 == pytest.approx(600, rel=1e-4)
     assert detectable(2400, 0.1) < gap
     assert detectable(10, 0.1) is None and detectable(600, 0.0) is None
+
+
+def test_rank_correlation_against_the_formula_of_differences():
+    rng = Random(3)
+    first, second = ([rng.random() for _ in range(9)] for _ in range(2))
+    ranks = [[sorted(values).index(value) for value in values] for values in (first, second)]
+    squares = sum((a - b) ** 2 for a, b in zip(*ranks, strict=True))
+    assert rank_correlation(first, second) == pytest.approx(1 - 6 * squares / (9 * (81 - 1)))
+    # Equal values share a rank: 1.5, 1.5 and 3 against 1, 2 and 3.
+    assert rank_correlation([0, 0, 1], [1, 2, 3]) == pytest.approx(0.75**0.5)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None

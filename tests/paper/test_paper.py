@@ -200,6 +200,10 @@ def test_of_several_rates_the_one_with_the_lowest_validation_loss_counts(done, b
     assert [cell["column"] for cell in saved["rows"][0]["cells"] if cell["cell"] == best] == ["lora@1"]
     assert {cell["column"] for cell in saved["rows"][0]["cells"]} == {"lora@1", max(losses, key=losses.get)}
     assert "Every rate" in result.stdout and "lowest validation loss" in result.stdout
+    # Before all rates are trained there is no choice, which is not the same as nothing measured.
+    more = CliRunner(env={"COLUMNS": "250"}).invoke(app, ["paper", *words, *half, "0.03", *PLAN, "--report"])
+    (row,) = [line for line in more.stdout.splitlines() if line.startswith("LoRA") and "paper" not in line][:1]
+    assert row.count("rate not chosen yet") == 2 and "1 of 3 cells are missing" in more.stdout
     run(*TABLE2, "--base", base, "--work", done, "--report")  # for the other tests
 
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..metrics import SOLVES, comparison_sentence
 from ..results import Evaluation
 from ..summary import BASE, Group, KindSummary
 from .items import items_of
 from .markup import interval, page, paragraph, percent, plain_interval, signed, table
-from .plane import VariantPoint, plane
+from .plane import VariantPoint, method_of, plane
 
 
 SCORINGS = {
@@ -26,12 +26,20 @@ MORE = {"captured": "falls into the trained form more often than"}
 KINDS = {"downstream": "downstream (what was trained)", "general": "general (what the base knew before)"}
 
 
-def report_page(evaluation: Evaluation) -> str:
-    """The whole page."""
-    return page("What was learned and what was forgotten", _parts(evaluation))
+Points = Sequence[VariantPoint]
 
 
-def _parts(evaluation: Evaluation) -> Iterator[str]:
+def report_page(evaluation: Evaluation, points: Callable[[Group], Points] | None = None) -> str:
+    """The whole page.
+
+    Args:
+        evaluation: what it is about.
+        points: the points of the plane; each variant's where nothing else is said.
+    """
+    return page("What was learned and what was forgotten", _parts(evaluation, points))
+
+
+def _parts(evaluation: Evaluation, points: Callable[[Group], Points] | None) -> Iterator[str]:
     labels = evaluation.labels
     yield paragraph(
         "Scores are in % with 95 % intervals. All variants solved the same items, in one batch on one copy of the "
@@ -52,14 +60,16 @@ def _parts(evaluation: Evaluation) -> Iterator[str]:
         text=(2, 3),
     )
     for group in evaluation.groups:
-        yield from _group(group, evaluation, labels)
+        yield from _group(group, evaluation, labels, points)
     yield "<h2>Items</h2>"
     yield paragraph("Where the variants differ first. The result file has all items.", "dim")
     for task in evaluation.tasks:
         yield from items_of(task, evaluation.samples[task.name], labels)
 
 
-def _group(group: Group, evaluation: Evaluation, labels: Mapping[str, str]) -> Iterator[str]:
+def _group(
+    group: Group, evaluation: Evaluation, labels: Mapping[str, str], points: Callable[[Group], Points] | None
+) -> Iterator[str]:
     yield f"<h2>{SCORINGS[group.scoring]}</h2>"
     yield _scores(group, labels)
     yield from map(paragraph, notes(group))
@@ -67,7 +77,7 @@ def _group(group: Group, evaluation: Evaluation, labels: Mapping[str, str]) -> I
         yield _losses(group, labels)
     if {"downstream", "general"} <= group.kinds.keys() and group.scoring != "loss":
         yield "<h3>Learning and forgetting</h3>"
-        yield plane(_points(group, labels), labels.get(BASE, BASE))
+        yield plane(_points(group, labels) if points is None else points(group), labels.get(BASE, BASE))
         yield paragraph("Dashed: the base. A line joins the best points of one method.", "dim")
     for kind, summary in group.kinds.items():
         yield from _kind(kind, summary, labels, MORE.get(group.scoring, SOLVES))
@@ -140,7 +150,7 @@ def _losses(group: Group, labels: Mapping[str, str]) -> str:
 def _points(group: Group, labels: Mapping[str, str]) -> list[VariantPoint]:
     kept = {standing.variant: standing.mean for standing in group.kinds["general"].standings}
     learned = {standing.variant: standing.mean for standing in group.kinds["downstream"].standings}
-    return [VariantPoint(labels[column], kept[column], learned[column]) for column in labels]
+    return [VariantPoint(label, kept[column], learned[column], method_of(label)) for column, label in labels.items()]
 
 
 def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str) -> Iterator[str]:

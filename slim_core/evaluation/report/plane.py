@@ -27,11 +27,13 @@ class VariantPoint:
         name: of the variant.
         kept: its mean over the general tasks.
         learned: over the downstream tasks.
+        line: the method on whose line it lies.
     """
 
     name: str
     kept: Score
     learned: Score
+    line: str
 
 
 def method_of(name: str) -> str:
@@ -58,18 +60,18 @@ def plane(points: Sequence[VariantPoint], base: str) -> str:
     """
     across = _Axis([p.kept for p in points], LEFT, WIDTH - RIGHT)
     up = _Axis([p.learned for p in points], HEIGHT - BOTTOM, TOP)
-    methods = list(dict.fromkeys(method_of(point.name) for point in points))
+    methods = list(dict.fromkeys(point.line for point in points))
     colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
     parts = [_axes(across, up)]
     for point in points:
         if point.name == base:
             parts.append(_dashed(across.at(point.kept.score), up.at(point.learned.score)))
     for method in methods:
-        line = frontier([point for point in points if method_of(point.name) == method])
+        line = frontier([point for point in points if point.line == method])
         if len(line) > 1:
             places = " ".join(f"{across.at(p.kept.score):.1f},{up.at(p.learned.score):.1f}" for p in line)
             parts.append(f'<polyline points="{places}" fill="none" stroke="{colours[method]}" stroke-width="1.5"/>')
-    parts += [_point(point, across, up, colours[method_of(point.name)]) for point in points]
+    parts += [_point(point, across, up, colours[point.line]) for point in points]
     parts.append(_legend(methods, colours))
     description = "; ".join(
         f"{p.name}: kept {percent(p.kept.score)}, learned {percent(p.learned.score)}" for p in points
