@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,34 @@ def test_the_requirements_are_those_of_the_project_with_all_extras():
     extras = {line: extra for extra, lines in optional.items() for line in lines}
     assert required == {*PROJECT["dependencies"], *extras}
     assert {re.match(r"\w+", line)[0]: extra for line, extra in extras.items()} == EXTRAS
+
+
+# What a declared package is made of: its version is that package's choice.
+PARTS = dict.fromkeys(("anyio", "pydantic", "pydantic_core", "starlette"), "fastapi") | {"tokenizers": "transformers"}
+PACKAGES = {"yaml": "pyyaml"}  # that are not called as they are imported
+NEED_AN_EXTRA = {"serving", "webui"}
+
+
+def third_party(nodes: Iterable[ast.AST]) -> set[str]:
+    """The packages that are imported, as pyproject.toml names them."""
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    roots = {name.split(".")[0] for name in names} - {"slim_core", *sys.stdlib_module_names}
+    roots = {PARTS.get(root, root) for root in roots}
+    return {PACKAGES.get(root, root).replace("_", "-") for root in roots}
+
+
+def names_of(lines: Iterable[str]) -> set[str]:
+    return {re.match(r"[\w-]+", line)[0] for line in lines}
+
+
+def test_what_is_imported_is_declared():
+    core = names_of(PROJECT["dependencies"])
+    for path in (ROOT / "slim_core").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert third_party([*ast.walk(tree)]) <= core | {*EXTRAS}, path
+        if NEED_AN_EXTRA.isdisjoint(path.parts):
+            assert third_party(tree.body) <= core, f"{path} can be imported only with an extra"
 
 
 def test_comparing_needs_no_extra_and_says_nothing_but_the_answers():
