@@ -69,7 +69,8 @@ class Replica:
         from slim_core.inference import Row
         from slim_core.serving.openai_api import standalone_api
 
-        self._service = api_service(config)
+        # Ray bounds how many come at once, but the place of a client that left may be given back a little later.
+        self._service = api_service(replace(config, concurrency=2 * config.concurrency))
         self._app = standalone_api(self._service)
         self._id = serve.get_replica_context().replica_id.unique_id
         self._probe = Row("base", (), text="1")

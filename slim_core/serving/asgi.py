@@ -70,7 +70,7 @@ def _scope(call: Call) -> dict[str, Any]:
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in call.headers.items()],
-        "client": None,
+        "client": None if call.client is None else (call.client, 0),
         "server": None,
         "state": {},
     }

@@ -62,24 +62,25 @@ class Gate:
         self._engine, self._variant, self._threshold = engine, variant, threshold
         self._base, self._lora = base_model, lora_model
 
-    def judge(self, body: Mapping[str, Any]) -> Judged:
+    def judge(self, body: Mapping[str, Any], visitor: str | None = None) -> Judged:
         """Read the prompt of a chat or a completion.
 
         Args:
             body: the request.
+            visitor: the client's address; clients take turns.
 
         Raises:
             ApiError: if there is not exactly one prompt of text or tokens, it is too long, or the model fails.
         """
-        verdict = self._verdict(_prompt(body))
+        verdict = self._verdict(_prompt(body), visitor)
         return Judged(verdict, self._base if verdict.identity >= self._threshold else self._lora)
 
-    def _verdict(self, prompt: Prompt) -> Verdict:
+    def _verdict(self, prompt: Prompt, visitor: str | None) -> Verdict:
         plain = isinstance(prompt, str) or isinstance(prompt[0], int)
         row = Row(self._variant, () if plain else prompt, routing=True, text=prompt if plain else None)  # type: ignore[arg-type]
         try:
             # Its one token is not used: it comes with the forward that reads the prompt.
-            *_, step = self._engine.answer([row], Sampling(max_new_tokens=1))
+            *_, step = self._engine.answer([row], Sampling(max_new_tokens=1), visitor=visitor)
         except EngineError as error:
             raise ApiError(500, str(error)) from None
         if step.rows[0].error is not None:

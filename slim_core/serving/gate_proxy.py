@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
-from threading import BoundedSemaphore
 from typing import Any
 
 import httpx
@@ -17,7 +16,8 @@ from fastapi.responses import Response, StreamingResponse
 from ..outside.errors import first_line, shown
 from .errors import ApiError
 from .gate import Gate, Judged
-from .http import LAST_EVENT, event, new_api, read_json
+from .http import LAST_EVENT, address, event, new_api, read_json
+from .places import Places
 
 
 # All other headers of a request or a response concern one connection and are not passed on.
@@ -39,10 +39,10 @@ def gate_proxy(gate: Gate, model: str, upstream: str, places: int) -> FastAPI:
         gate: who judges.
         model: the name of what is judged.
         upstream: where the API behind this one is, such as `http://127.0.0.1:8000/v1`.
-        places: how many prompts are judged or wait for it at once; further ones are refused.
+        places: how many prompts are judged or wait for it at once; a quarter more for clients who have none.
     """
     client = httpx.AsyncClient(base_url=upstream.rstrip("/") + "/", timeout=TIMEOUT, limits=LIMITS)
-    free = BoundedSemaphore(places)
+    free = Places(places)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -53,20 +53,22 @@ def gate_proxy(gate: Gate, model: str, upstream: str, places: int) -> FastAPI:
 
     async def send(request: Request, path: str, body: Any = None) -> httpx.Response:
         headers = {name: request.headers[name] for name in TO_UPSTREAM if name in request.headers}
+        if (client_address := address(request)) is not None:
+            headers["x-forwarded-for"] = client_address
         sent = client.build_request(request.method, path, json=body, headers=headers | {"accept-encoding": "identity"})
         try:
             return await client.send(sent, stream=True)
         except httpx.TransportError as error:
             raise _unreachable(upstream, error) from None
 
-    async def judged(body: dict[str, Any]) -> Judged:
-        if not free.acquire(blocking=False):
+    async def judged(body: dict[str, Any], visitor: str | None) -> Judged:
+        if not free.take(visitor):
             sentence = f"{places} prompts are being judged, and no more can be taken. Try again in a few seconds."
             raise ApiError(429, sentence, code="rate_limit_exceeded")
         try:
-            return await run_sync(gate.judge, body)
+            return await run_sync(gate.judge, body, visitor)
         finally:
-            free.release()
+            free.give_back(visitor)
 
     async def forward(request: Request, path: str) -> Response:
         body = await read_json(request)
@@ -74,7 +76,7 @@ def gate_proxy(gate: Gate, model: str, upstream: str, places: int) -> FastAPI:
             raise ApiError(400, "The request must be a JSON object.")
         verdict = None
         if body.get("model") == model:
-            verdict = await judged(body)
+            verdict = await judged(body, address(request))
             body = body | {"model": verdict.model}
         return await _passed_on(await send(request, path, body), upstream, verdict)
 

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..outside.errors import megabytes, shown
 from .errors import ApiError
@@ -56,6 +57,11 @@ def _refusal(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, error.status, headers)
 
 
+def address(request: Request) -> str | None:
+    """The client's address, by which clients take turns. Behind a proxy that is trusted, Uvicorn reads its headers."""
+    return request.client.host if request.client else None
+
+
 def key_check(key: str | None) -> Callable[[Request], None]:
     """A dependency that raises ApiError unless a request brings the key; None lets all pass."""
 
@@ -72,12 +78,15 @@ def key_check(key: str | None) -> Callable[[Request], None]:
 
 
 async def read_bytes(request: Request) -> bytes:
-    """The request's body; raises ApiError if it is too large."""
+    """The request's body; raises ApiError if it is too large, or its sender leaves."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise ApiError(413, f"The request is larger than {megabytes(MOST_BYTES)}, the most that is read.")
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MOST_BYTES:
+                raise ApiError(413, f"The request is larger than {megabytes(MOST_BYTES)}, the most that is read.")
+    except ClientDisconnect:
+        raise ApiError(400, "The request ended before its body did.") from None
     return bytes(body)
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from . import answers
 from .errors import ApiError, of_validation
-from .http import LAST_EVENT, event, key_check, new_api, read_json
+from .http import LAST_EVENT, address, event, key_check, new_api, read_json
 from .protocol import Service
 from .replies import ChatReply, CompletionReply, Reply, model_entry
 from .requests import ChatRequest, CompletionRequest
@@ -84,7 +84,7 @@ async def _read(request: Request, kind: type[Parsed]) -> Parsed:
 
 async def _answer(service: Service, parsed: answers.GenerationRequest, reply: Reply, request: Request) -> Response:
     """Answer a well-formed request, whole or as a stream."""
-    steps = answers.steps_of(service, parsed, request.client.host if request.client else None)
+    steps = answers.steps_of(service, parsed, address(request))
     # An error before the answer begins gets a status of its own. An answer that has begun gives its place back
     # whatever happens.
     first = await anext(steps)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from threading import BoundedSemaphore
 from typing import Any, NamedTuple
 
 import anyio
@@ -14,7 +13,8 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
 from .errors import ApiError
-from .http import LAST_EVENT, event, key_check, new_api, read_bytes
+from .http import LAST_EVENT, address, event, key_check, new_api, read_bytes
+from .places import Places
 
 
 # How often a request is given to a replica: it might be what ends them.
@@ -43,6 +43,7 @@ class Call(NamedTuple):
         headers: those that matter.
         body: the whole body.
         model: the name of the model, or None.
+        client: the client's address, or None.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Call(NamedTuple):
     headers: dict[str, str]
     body: bytes
     model: str | None
+    client: str | None
 
 
 class ResponseStart(NamedTuple):
@@ -73,10 +75,10 @@ def replicated_api(send: Send, places: int, key: str | None = None) -> FastAPI:
 
     Args:
         send: gives a call to a replica.
-        places: how many requests are answered or wait at once; further ones are refused.
+        places: how many requests are answered or wait at once; a quarter more for clients who have none.
         key: that clients must send as `Authorization: Bearer …`; None asks for none.
     """
-    api, free = new_api(), BoundedSemaphore(places)
+    api, free = new_api(), Places(places)
 
     @api.get("/health")
     async def health() -> dict[str, str]:
@@ -93,7 +95,7 @@ async def _call(request: Request) -> Call:
     path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     headers = {name: request.headers[name] for name in TO_REPLICA if name in request.headers}
     body = await read_bytes(request)
-    return Call(request.method, path, headers, body, _model(body))
+    return Call(request.method, path, headers, body, _model(body), address(request))
 
 
 def _model(body: bytes) -> str | None:
@@ -105,14 +107,14 @@ def _model(body: bytes) -> str | None:
     return model if isinstance(model, str) else None
 
 
-async def _pieces(send: Send, call: Call, free: BoundedSemaphore) -> Pieces:
+async def _pieces(send: Send, call: Call, free: Places) -> Pieces:
     """The response of the first replica that does not end before it begins.
 
     Raises:
         ApiError: if there is no place, or one replica after the other ended.
         ReplicaLostError: if it ends after the response has begun.
     """
-    if not free.acquire(blocking=False):
+    if not free.take(call.client):
         raise ApiError(429, FULL, code="rate_limit_exceeded")
     try:
         for attempt in range(TRIES):
@@ -135,7 +137,7 @@ async def _pieces(send: Send, call: Call, free: BoundedSemaphore) -> Pieces:
                     raise
         raise ApiError(503, ALL_LOST)
     finally:
-        free.release()
+        free.give_back(call.client)
 
 
 async def _response(pieces: Pieces) -> Response:

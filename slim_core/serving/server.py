@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import uvicorn
 from fastapi import FastAPI
 
 from .http import MOST_CONNECTIONS
 from .openai_api import standalone_api
 from .protocol import Service
+
+
+# Of proxies, Uvicorn believes those on this machine, or those in `FORWARDED_ALLOW_IPS`.
+OPTIONS: dict[str, Any] = {
+    "log_level": "warning",
+    "access_log": False,
+    "limit_concurrency": MOST_CONNECTIONS,
+    "timeout_graceful_shutdown": 5,
+}
 
 
 def serve_alone(service: Service, key: str | None, host: str, port: int) -> None:
@@ -31,12 +42,4 @@ def serve_app(app: FastAPI, host: str, port: int) -> None:
         host: address to serve at.
         port: to serve at.
     """
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=5,
-    )
+    uvicorn.run(app, host=host, port=port, **OPTIONS)

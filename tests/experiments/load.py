@@ -4,6 +4,10 @@
 `python -m tests.experiments.load --seconds 600 --clients 32` prints it, and the memory nine times on the way. Three
 quarters of the clients ask, the others upload and forge in turn; with `--only`, all do one of these. With `--demo`,
 the demo's model answers, else the scripted engine.
+
+With `--api-only`, the demo's model answers OpenAI's clients, without the page. Each has an address and a way of its
+own (`api_clients.py`): whole answers, streams, log-probabilities, stop texts, conversations, seeds, leaving before the
+end, requests that cannot be answered. Answers are compared with those that were given when nobody else asked.
 """
 
 from __future__ import annotations
@@ -15,10 +19,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 
+from tests.experiments.api_clients import ANSWERED, AWAY, LOST, Client, answers_alone
+from tests.waiting import until
 from tests.webui.http.server import Server
 
 
@@ -33,8 +40,6 @@ FORGED = (
     ("GET", "/gradio_api/file=/etc/passwd", None),
     ("POST", "/gradio_api/upload", b"no form"),
 )
-# What a client does with each answer: a sentence that turns it away is an answer too.
-ANSWERED, AWAY, LOST = "answered", "turned away with a sentence", "lost"
 
 
 def ask(server: Server, number: int) -> str:
@@ -68,40 +73,72 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--demo", action="store_true", help="the demo's model answers")
     parser.add_argument("--only", choices=list(ACTIONS), help="one kind of request alone")
+    parser.add_argument("--api-only", action="store_true", help="the API alone, with the demo's model")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        limits = ("max_upload=1000000", "upload_space=20000000", "upload_seconds=60")
-        command = ("app.py",) if options.demo else ("-m", "tests.webui.http.served", "{port}", *limits)
-        server = Server(Path(folder), *command)
+        server = start(Path(folder), options.demo, options.api_only)
         try:
-            run(server, options.seconds, options.clients, options.only)
+            clients = api_clients if options.api_only else partial(page_clients, only=options.only)
+            run(server, options.seconds, clients(server, options.clients))
         finally:
             server.stop()
 
 
-def run(server: Server, seconds: float, clients: int, only: str | None) -> None:
+def start(folder: Path, demo: bool, api_only: bool) -> Server:
+    """A server, which answers already."""
+    if api_only:
+        server = Server(folder, "-m", "slim_core", "serve", "--api-only", "--port", "{port}", started="/v1")
+        until(lambda: server.answers("/health"))
+        return server
+    limits = ("max_upload=1000000", "upload_space=20000000", "upload_seconds=60")
+    return Server(folder, *(("app.py",) if demo else ("-m", "tests.webui.http.served", "{port}", *limits)))
+
+
+# What a client does next, and what came of it.
+Act = Callable[[int], str]
+
+
+def page_clients(server: Server, count: int, only: str | None) -> list[Act]:
+    """Clients of the page; some questions were answered before."""
+    for number in range(10):
+        ask(server, number)
+
+    def client(kind: int) -> Act:
+        own = [ACTIONS[only]] if only else [ask] if kind % 4 else [forge, upload]
+
+        def act(number: int) -> str:
+            try:
+                return own[number // count % len(own)](server, number)
+            except OSError as error:
+                return f"{LOST}: {type(error).__name__}"
+
+        return act
+
+    return [client(kind) for kind in range(count)]
+
+
+def api_clients(server: Server, count: int) -> list[Act]:
+    """Clients of the API; all that is compared was answered before."""
+    expected = answers_alone(f"{server.url}/v1")
+    return [Client(f"{server.url}/v1", number, expected).act for number in range(count)]
+
+
+def run(server: Server, seconds: float, clients: list[Act]) -> None:
     """Drive it, and print what came of it."""
     counts: Counter[str] = Counter()
     lock, end, process = threading.Lock(), time.monotonic() + seconds, psutil.Process(server.process.pid)
 
-    def client(kind: int) -> None:
-        number = kind
-        own = [ACTIONS[only]] if only else [ask] if kind % 4 else [forge, upload]
+    def drive(number: int, act: Act) -> None:
         while time.monotonic() < end:
-            number += clients
-            try:
-                outcome = own[number // clients % len(own)](server, number)
-            except OSError as error:
-                outcome = f"{LOST}: {type(error).__name__}"
+            number += len(clients)
+            outcome = act(number)
             with lock:
                 counts[outcome] += 1
             if outcome == AWAY:
                 time.sleep(1)
 
-    for number in range(10):
-        ask(server, number)
     before = process.memory_info().rss
-    threads = [threading.Thread(target=client, args=(kind,)) for kind in range(clients)]
+    threads = [threading.Thread(target=drive, args=client) for client in enumerate(clients)]
     for thread in threads:
         thread.start()
     for part in range(1, 10):
@@ -116,7 +153,8 @@ def run(server: Server, seconds: float, clients: int, only: str | None) -> None:
     kept = sum(path.stat().st_size for path in server.temporary.rglob("*") if path.is_file())
     print(f"{kept / 1e6:>8,.1f} MB of uploads are kept")
     print(f"{before / 1e6:>8,.0f} MB of memory at the start, {process.memory_info().rss / 1e6:,.0f} MB at the end")
-    assert not log.count("Traceback") and not any(name.startswith(LOST) for name in counts)
+    assert not log.count("Traceback"), log[-10_000:]
+    assert not any(name.startswith(LOST) for name in counts)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ class EngineProbe:
         scheduler._most_bytes = None if tokens is None else tokens * scheduler._forwards.column_bytes
 
     @property
+    def most_rows_now(self) -> int:
+        """How many rows may be written at once."""
+        return self._engine._scheduler.most_rows
+
+    @property
     def in_line(self) -> int:
         """How many have the model or wait for it."""
         return self._engine._scheduler.busy

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from slim_core.serving.openai_api import standalone_api
 from slim_core.serving.protocol import EngineService
+from slim_core.serving.server import OPTIONS
 from tests.inference.conftest import engine as real_engine  # noqa: F401
 from tests.inference.conftest import folders  # noqa: F401
 from tests.ui.scripted import ScriptedEngine
@@ -30,7 +31,7 @@ class Server:
     """
 
     def __init__(self, app: FastAPI) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+        self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **OPTIONS))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         until(lambda: self._server.started)

@@ -148,10 +148,10 @@ def test_no_more_are_judged_than_there_are_places(judging, upstream, serve_app):
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(Gate):
-        def judge(self, body):
+        def judge(self, body, visitor=None):
             begun.set()
             assert go_on.wait(30)
-            return super().judge(body)
+            return super().judge(body, visitor)
 
     server = serve_app(gate_proxy(Slow(judging, "slim", 0.5, "base", "lora"), "slim", upstream.url, 1))
     first = threading.Thread(target=chat, args=(server, GENERAL))

@@ -7,11 +7,15 @@ import json
 import threading
 from dataclasses import replace
 
+import anyio
 import httpx
 import openai
 import pytest
+from fastapi import Request
 
 from slim_core.inference import Message, Row, Sampling
+from slim_core.serving.errors import ApiError
+from slim_core.serving.http import read_json
 from tests.serving.conftest import KEY
 from tests.ui.scripted import FAIL
 from tests.waiting import until
@@ -202,6 +206,16 @@ def test_a_body_that_is_no_request(serve, engine, body, sentence):
     response = httpx.post(f"{serve(engine).url}/chat/completions", content=body)
     assert response.json()["error"]["message"].startswith(sentence)
     assert response.status_code == (413 if len(body) > 4_000_000 else 400)
+
+
+def test_a_body_whose_sender_leaves_is_no_failure():
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    with pytest.raises(ApiError, match="The request ended before its body did"):
+        anyio.run(read_json, Request({"type": "http"}, receive))
 
 
 def test_addresses_that_are_not_there(serve, engine):

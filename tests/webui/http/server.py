@@ -27,9 +27,10 @@ class Server:
     Args:
         folder: for its log and its uploads.
         command: after `python`; `{port}` stands for the port.
+        started: what the log says once it is served.
     """
 
-    def __init__(self, folder: Path, *command: str) -> None:
+    def __init__(self, folder: Path, *command: str, started: str = "Running on local URL") -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port = listener.getsockname()[1]
@@ -43,7 +44,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        until(lambda: self.process.poll() is not None or "Running on local URL" in self.log, 500)
+        until(lambda: self.process.poll() is not None or started in self.log, 500)
         assert self.process.poll() is None, self.log
 
     @property
@@ -75,6 +76,13 @@ class Server:
             return answer.status, answer.read().decode("utf-8", "replace")
         finally:
             connection.close()
+
+    def answers(self, path: str) -> bool:
+        """Whether it answers a GET with success."""
+        try:
+            return self.ask("GET", path)[0] == 200
+        except OSError:
+            return False
 
     def raw(self, data: bytes, wait: float = 60, leave: bool = False) -> str:
         """What comes back for these bytes, until the server closes the connection or the client leaves."""
