@@ -230,7 +230,7 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
     _check_variants(raw)
     ignored = _check_known(raw, SLIM_FIELDS)
     _check_fingerprint(raw)
-    if raw.get("merge") == "dare" and raw.get("mask_rate", 0.1) != 0:
+    if raw.get("merge") == "dare" and raw.get("mask_rate", 0.1) != 0 and not limits.entrywise:
         refuse(
             "merge",
             "is 'dare', the slow reference implementation, which would slow down every row; train with merge='fast'",

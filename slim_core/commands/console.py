@@ -8,6 +8,10 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
+
+
+WIDEST = 1_000  # characters of a line
 
 
 def screen(**options: Any) -> Console:
@@ -17,6 +21,14 @@ def screen(**options: Any) -> Console:
         options: of rich's Console.
     """
     return Console(markup=False, emoji=False, **options)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table and an empty line; in a file or a pipe, which have no width, as wide as the table is."""
+    if not console.is_terminal:
+        whole = console.options.update(max_width=WIDEST)
+        console.width = max(console.width, console.measure(table, options=whole).maximum)
+    console.print(table, "")
 
 
 def at_home(path: Path) -> Path:

@@ -30,7 +30,7 @@ from ..paper.results import result_file
 from ..paper.runs import PaperError
 from ..paper.scales import DemoScale
 from ..paper.work import WorkFolder
-from .console import printable, screen
+from .console import print_table, printable, screen
 from .files import write_whole
 from .paper_run import Options, run_jobs, say
 
@@ -89,7 +89,7 @@ def run_bases(
     if markdown:
         print(table.markdown(), sentence_of(shape), sep="\n\n")
     else:
-        screen().print(table.rich(), "")
+        print_table(screen(), table.rich())
         screen().print(sentence_of(shape), soft_wrap=True, highlight=False)
     if written:
         say(f"Results: {', '.join(printable(str(path)) for path in written)}.")

@@ -29,7 +29,7 @@ from ..paper.scales import DemoScale, FullScale, Scale
 from ..paper.sequence import sequence_data
 from ..paper.tables import cases, notes, tables
 from ..paper.work import WorkFolder
-from .console import printable, screen
+from .console import print_table, printable, screen
 from .files import write_whole
 
 
@@ -230,7 +230,7 @@ def _show(collected: Collected, scale: Scale, markdown: bool, items: int) -> Non
         if markdown:
             print(table.markdown(), end="\n\n")
         else:
-            console.print(table.rich(), "")
+            print_table(console, table.rich())
     sentences = [*notes(collected), SOURCE, scale.sentence]
     for sentence in sentences:
         if markdown:

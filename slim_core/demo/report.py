@@ -55,7 +55,8 @@ class Table:
         """The table for a terminal."""
         table = RichTable(title=self.title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
         for column in self.columns:
-            table.add_column(column, justify="left" if column in TEXT else "right")
+            # Where there is no room, a cell takes several lines; nothing of it is left out.
+            table.add_column(column, justify="left" if column in TEXT else "right", overflow="fold")
         for index, row in enumerate(self.rows):
             table.add_row(*row, style="bold" if index in self.bold else "")
         return table

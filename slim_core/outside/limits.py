@@ -25,6 +25,7 @@ class Limits:
         alpha: scaling numerator.
         magnitude: largest absolute weight. No trained factor comes near float16's largest number.
         seconds: a download may take.
+        entrywise: whether SLIM may drop entries of products one by one (`merge="dare"`), which slows down every row.
     """
 
     config_bytes: int = 64 * 1024
@@ -41,8 +42,9 @@ class Limits:
     alpha: float = 4_096
     magnitude: float = 65_504
     seconds: float = 300
+    entrywise: bool = False
 
 
 DEFAULT = Limits()
 # For what the operator names: it is their disk and their time.
-OPERATOR = Limits(weights_bytes=64 * 1024**3, seconds=3600)
+OPERATOR = Limits(weights_bytes=64 * 1024**3, seconds=3600, entrywise=True)

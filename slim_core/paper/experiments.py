@@ -169,7 +169,10 @@ def noise(sets: Sequence[str]) -> Experiment:
         title = METHODS[method].title
         rows.append(contender(method))
         rows.append(Contender(f"{method}-noisy", f"{title}, 5 % chat", setup(method), data="noisy", scored_as=MIXED))
-    note = "The question is whether the gate opens for chat too once chat is part of the training data."
+    note = (
+        "Whether the gate opens for chat too, once chat is part of the training data, shows in the share of such "
+        "prompts past LoRA: at demo scale those of small talk."
+    )
     return Experiment("noise", "5 % general chat among the training examples", tuple(rows), note)
 
 

@@ -12,8 +12,8 @@ from ..demo.report import Table
 from ..evaluation.metrics import Comparison, spread
 from ..evaluation.report.markup import interval, percent, signed
 from ..evaluation.solving import Sample
-from ..evaluation.statistics import Score, difference, mean_score, ratio
-from ..evaluation.summary import BASE, Group, solved_samples
+from ..evaluation.statistics import LEVEL, Score, difference, mean_score, ratio
+from ..evaluation.summary import BASE, Group, TaskScores, solved_samples
 from .collect import ByTask, Collected, Part, key_of, kinds_of, values_of
 from .frontier import Frontiers, frontier_sentence, frontier_table, frontiers_of, razor_sentence
 from .runs import MIXED, Contender
@@ -54,9 +54,28 @@ def notes(collected: Collected) -> list[str]:
                 sentences.append(frontier_sentence(frontiers))
                 razor = razor_sentence(part, group, collected.experiment.contenders)
                 sentences += [] if razor is None else [razor]
+    sentences += _same(collected)
     if collected.missing:
         sentences.append(f"{len(collected.missing)} of {len(collected.files)} cells are missing: {_list(collected)}.")
     return sentences
+
+
+def _same(collected: Collected) -> list[str]:
+    """What an interval of no width means, where a variant has the base's mark for every general question."""
+    sizes = [
+        comparison.n
+        for part in collected.parts
+        for group in part.evaluation.groups
+        if "general" in group.kinds
+        for comparison in group.kinds["general"].comparisons
+        if comparison.second == BASE and comparison.test.only_first == comparison.test.only_second == 0
+    ]
+    if not sizes:
+        return []
+    return [
+        "An interval without a width means that every question has the base's mark; of others like them up to "
+        f"{percent(3 / max(sizes))} % may not (the rule of three, with {max(sizes):,} questions)."
+    ]
 
 
 def _list(collected: Collected) -> str:
@@ -79,6 +98,8 @@ def _group(collected: Collected, part: Part, group: Group) -> Iterator[Table]:
         return
     yield _tests(collected, part, group, rows, where)
     yield _distances(part, group, rows, where)
+    if collected.experiment.name == "noise":
+        yield _bypassed(part, group, rows, where)
     if (frontiers := _frontiers(collected, part, group)) is not None:
         yield frontier_table(frontiers, where)
     if part.chosen:
@@ -152,7 +173,7 @@ def _score_and_spread(
 
 
 def _tasks(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
-    titles = [f"{task.title.split(' (')[0].split(', as in')[0]}, n = {task.n}" for task in group.tasks]
+    titles = [f"{_short(task)}, n = {task.n}" for task in group.tasks]
     table = Table(f"Task by task: {where}right answers in %, mean over seeds", ("method", *titles))
     for contender in (None, *rows):
         columns = [BASE] if contender is None else part.columns_of(contender)
@@ -163,6 +184,10 @@ def _tasks(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
         cells = [fmean(task.scores[column].score for column in columns) for task in group.tasks]
         table.add(title, *map(percent, cells))
     return table
+
+
+def _short(task: TaskScores) -> str:
+    return task.title.split(" (")[0].split(", as in")[0]
 
 
 # -- tests -------------------------------------------------------------------------------------------------------
@@ -176,7 +201,8 @@ def _tests(collected: Collected, part: Part, group: Group, rows: Sequence[Conten
     table = Table(
         f"Differences on the same questions: {where}points with 95 % intervals (paired bootstrap over items, mean "
         "over seeds); p is McNemar's exact one after Holm's correction for all tests of its kind, the largest over "
-        "the seeds",
+        "the seeds; in brackets the difference that so many questions would show four times in five, before the "
+        "correction",
         ("method", "kind", *(text for name, _ in against for text in (f"to {name}", "p"))),
     )
     for contender in rows:
@@ -218,7 +244,8 @@ def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) 
         if not columns:
             continue
         kl = [_mean([group.kinds[kind].kl.get(column) for column in columns]) for kind in kinds_of(group)]
-        past = [_mean([_past(part, group, kind, column) for column in columns]) for kind in kinds_of(group)]
+        tasks = [[task for task in group.tasks if task.kind == kind] for kind in kinds_of(group)]
+        past = [_mean([_past(part, each, column) for column in columns]) for each in tasks]
         auc = [group.auc[column][1] for column in columns if column in group.auc]
         gated = len(auc) == len(columns)
         table.add(
@@ -230,12 +257,24 @@ def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) 
     return table
 
 
-def _past(part: Part, group: Group, kind: str, column: str) -> float | None:
+def _bypassed(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+    table = Table(
+        f"Past LoRA task by task: {where}share of the prompts that bypasses LoRA in %, mean over seeds",
+        ("method", *map(_short, group.tasks)),
+    )
+    for contender in rows:
+        columns = [column for column in part.columns_of(contender) if column in group.auc]
+        if columns:
+            shares = [_mean([_past(part, [task], column) for column in columns]) for task in group.tasks]
+            table.add(contender.title, *(NONE if share is None else percent(share) for share in shares))
+    return table
+
+
+def _past(part: Part, tasks: Sequence[TaskScores], column: str) -> float | None:
     """The mean share of the prompts past LoRA."""
     shares = [
         fmean(sample["answers"][column]["identity"])
-        for task in group.tasks
-        if task.kind == kind
+        for task in tasks
         for sample in solved_samples(part.evaluation.samples[task.name])
         if sample["answers"][column].get("identity")
     ]
@@ -268,7 +307,8 @@ def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> T
 def _overhead(collected: Collected) -> Table:
     table = Table(
         "What a method costs: trained parameters, seconds per training step, and peak memory "
-        "(allocated on a GPU, resident of the whole process on a CPU), on the machine where it was trained",
+        "(allocated on a GPU, resident of the whole process on a CPU), on the machine where it was trained, with "
+        "whatever else ran there",
         ("method", "parameters", "seconds per step", "× LoRA", "memory"),
     )
     costs: dict[str, tuple[int, float, int | None]] = {}
@@ -334,11 +374,16 @@ def points(score: Score) -> str:
 
 
 def chance(tests: Sequence[Comparison]) -> str:
-    """The largest p of some tests; none is claimed where there is no test."""
+    """The largest p of some tests and, where it is not significant, what difference would be; none is claimed where
+    there is no test.
+    """
     if not tests:
         return NONE
-    worst = max(test.p for test in tests)
-    return "< 0.0001" if worst < 1e-4 else f"{worst:.2g}" + ("" if worst < 0.05 else ", not significant")
+    worst = max(tests, key=lambda test: test.p)
+    if worst.p < LEVEL:
+        return "< 0.0001" if worst.p < 1e-4 else f"{worst.p:.2g}"
+    would = "none" if worst.detectable is None else percent(worst.detectable)
+    return f"{worst.p:.2g}, not significant ({would})"
 
 
 def _number(value: float | None) -> str:

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
 from slim_core.cli import app
-from slim_core.commands.console import printable, refuse, screen
+from slim_core.commands.console import print_table, printable, refuse, screen
+from slim_core.demo.report import Table as TextTable
 
 
 PACKAGE = Path(__file__).resolve().parents[2] / "slim_core"
@@ -68,3 +72,16 @@ def test_there_is_no_other_console():
     for path in (PACKAGE / "cli.py", *(PACKAGE / "commands").glob("*.py")):
         if path.name != "console.py":
             assert " Console(" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_it_needs_to_be_and_none_is_cut_off():
+    cells = ["97.0 (95.5–98.3)"] * 6
+    table = TextTable("Scores", [f"column {i}" for i in range(6)])
+    table.add(*cells)
+    piped, narrow = (Console(file=io.StringIO(), width=80, force_terminal=terminal) for terminal in (False, True))
+    for console in (piped, narrow):
+        print_table(console, table.rich())
+    assert " ".join(cells) in piped.file.getvalue()
+    written = narrow.file.getvalue()
+    assert "…" not in written and written.count("3)") == 6
+    assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in written.splitlines()) <= 80

@@ -11,6 +11,7 @@ from slim_core.demo.trial import Setup
 from slim_core.evaluation.statistics import Score
 from slim_core.paper.frontier import frontier_sentence, frontier_table, frontiers_of, points_of, razor_sentence
 from slim_core.paper.runs import Cell, Contender
+from slim_core.paper.tables import chance
 
 
 SLIM = Contender("slim", "SLIM", Setup("slim"))
@@ -108,3 +109,12 @@ def test_the_razor_compares_adapters_of_like_distance(measured):
     assert sentence.endswith("with 7.00 nats, by 80.0.") and "EAFT" not in sentence
     few = {name: cell for name, cell in part.columns.items() if cell.contender.name in ("slim", "lora")}
     assert razor_sentence(SimpleNamespace(columns=few, evaluation=part.evaluation), group, ROWS) is None
+
+
+def test_a_difference_that_is_not_significant_says_which_would_be():
+    def tests(*found):
+        return [SimpleNamespace(p=p, detectable=least) for p, least in found]
+
+    assert chance(tests((0.01, 0.02), (1e-9, 0.02))) == "0.01" and chance(tests((1e-9, None))) == "< 0.0001"
+    assert chance(tests((0.01, 0.02), (0.26, 0.031))) == "0.26, not significant (3.1)"
+    assert chance(tests((1.0, None))) == "1, not significant (none)" and chance([]) == "–"

@@ -11,7 +11,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from slim_core.cli import app
@@ -26,6 +26,7 @@ from slim_core.paper.runs import Cell
 from slim_core.paper.scales import DemoScale, FullScale
 from slim_core.paper.work import WorkFolder
 from slim_core.paths import DEMO
+from slim_core.training.usable import check_usable
 from tests.paper.stored import answers, measured
 
 
@@ -270,9 +271,11 @@ def test_training_questions_come_from_the_training_split_alone(base, tmp_path):
 
 
 def test_every_row_of_every_experiment_can_be_trained():
-    """The settings of each are accepted, and no two rows of a table share a name, or do the same."""
+    """Each adapter fits the base and passes the checks, and no two rows of a table share a name, or do the same."""
     scale = DemoScale(DEMO / "base", TrialPlan())
+    config = AutoConfig.from_pretrained(DEMO / "base")
     work = WorkFolder(Path("nowhere"), scale)
+    checked: set[str] = set()
     for build in (*EXPERIMENTS.values(), steps_of((10, 20))):
         experiment = build(scale.sets)
         names = [row.name for row in experiment.contenders]
@@ -281,8 +284,11 @@ def test_every_row_of_every_experiment_can_be_trained():
         cell_files = [work.files_of(Cell(row, 1e-3, 1)) for row in experiment.contenders]
         if experiment.name != "ablation":
             assert len({files.measured for files in cell_files}) == len(cell_files), experiment.name
-        FullScale(data_dir=Path("nowhere"))
         for row in experiment.contenders:
+            asked = scale.settings(Cell(row, 1e-3, 1), Path("data"), Path("folder"))
+            if repr(row.setup) not in checked:
+                checked.add(repr(row.setup))
+                check_usable(asked, asked.methods, config, closing=None)
             full = FullScale().settings(Cell(row, 1e-3, 1), Path("data"), Path("folder"))
             assert full.methods == [row.setup.method] and full.r == 16
 
