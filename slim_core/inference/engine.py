@@ -325,4 +325,5 @@ class Engine(Reader):
 
     def _record(self, row: Row, draft: Draft, ids: Sequence[int]) -> RoutingRecord:
         opening = self._adapters.opening(row.variant)
-        return routing_of(row.variant, draft.prompt, ids, draft.records, self._prompts, opening)
+        only_in = partial(self._adapters.changes_only, row.variant)
+        return routing_of(row.variant, draft.prompt, ids, draft.records, self._prompts, opening, only_in)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -24,6 +24,7 @@ def routing_of(
     records: list[RowRouting],
     prompts: Prompts,
     opening: Sequence[int],
+    only_in: Callable[[Sequence[str]], bool],
 ) -> RoutingRecord:
     """Everything recorded of an answer so far.
 
@@ -34,6 +35,7 @@ def routing_of(
         records: its records; they become one, so that the next time is as fast.
         prompts: how tokens are written.
         opening: the token ids that open a user's turn for this variant; empty if none do.
+        only_in: whether the variant changes the model in Linears of these names alone.
     """
     count = len(records)
     joined = joined_records(records[:count])
@@ -53,6 +55,7 @@ def routing_of(
         gate=joined.gate,
         reference=joined.reference,
         turn=_last_turn(prompt, opening),
+        complete=only_in(joined.modules),
     )
 
 

@@ -198,6 +198,8 @@ class RoutingRecord:
             Where it is 0 the Linear's output is the base's, bit for bit.
         reference: (L, T) float32 distance that still counts as in domain; 0 without clusters.
         turn: index of the first token that belongs to the context of the last user's turn.
+        complete: whether the adapter changes the model in these Linears alone. It does not if it has modules or rows
+            of tokens of its own, which have no gate, or adapts the output head, whose routing is not recorded.
     """
 
     variant: str
@@ -212,6 +214,7 @@ class RoutingRecord:
     gate: Tensor
     reference: Tensor
     turn: int = 0
+    complete: bool = True
 
     @property
     def identity(self) -> Tensor:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Literal, cast
@@ -142,6 +142,14 @@ class Adapters:
         """The token ids that open a user's turn for a variant; empty if none are set."""
         config = self._configs().get(peft_name(name))
         return tuple(config.turn_opening or ()) if config is not None else ()
+
+    def changes_only(self, name: str, modules: Collection[str]) -> bool:
+        """Whether a SLIM variant changes the model in Linears of these names alone."""
+        config = self._configs().get(peft_name(name))
+        if config is None or any(True for _ in part_tensors(self._base, peft_name(name))):
+            return False
+        layers = (module for module in self._base.modules() if isinstance(module, SlimLayer))
+        return all(layer.module_name in modules for layer in layers if peft_name(name) in layer.slim_A)
 
 
 def _measure(config: SlimConfig) -> Measure:

@@ -24,8 +24,8 @@ class Verdict:
         distance: median distance of the same tokens' contexts; a few Linears may be many times as far as the others.
         reference: median of what still counts as in domain there.
         closed: share of the gates that are 0.
-        exact: whether every gate was 0 at every token that was read, earlier turns included: then each Linear gave the
-            base's output, so that the answer is the base's by construction.
+        exact: whether every gate was 0 at every token that was read, earlier turns included, and the adapter changes
+            nothing else: then each Linear gave the base's output, so that the answer is the base's by construction.
         kind: "like" the training data, "unlike" it, or "mixed".
     """
 
@@ -56,5 +56,5 @@ def verdict_of(routing: RoutingRecord) -> Verdict:
         distance=routing.distance[:, start:].median().item(),
         reference=routing.reference[:, start:].median().item(),
         closed=(gate == 0).float().mean().item(),
-        exact=bool((routing.gate == 0).all()),
+        exact=routing.complete and bool((routing.gate == 0).all()),
     )

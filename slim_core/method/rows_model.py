@@ -39,6 +39,13 @@ class RowsModel(BaseTuner):
         """The output of a training forward with the method's own losses in its loss."""
         raise NotImplementedError
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            # PEFT's own version hands its weight on, which for trained rows of tokens is computed and no parameter.
+            setattr(parent, child_name, new_module)
+            return
+        super()._replace_module(parent, child_name, new_module, child)
+
     def unload(self) -> nn.Module:
         model = super().unload()
         self.context.detach()

@@ -63,12 +63,30 @@ def test_a_gate_that_is_closed_gives_the_bases_answer_by_construction(make):
     assert step.rows[1].token_ids == step.rows[0].token_ids
     verdict = verdict_of(step.routing[1])
     assert verdict.exact and verdict.kind == "unlike" and verdict.identity == verdict.closed == 1
+    assert step.routing[1].complete
     lora, slim = drift.variants
     # Some processors round a row of a batch by where it stands, so the base takes the very place of SLIM.
     _, base = engine.drift(LONGER, step.rows[0].token_ids, ["lora", "base"]).variants
     assert torch.equal(slim.log_ratio, base.log_ratio) and torch.equal(slim.kl, base.kl)
     torch.testing.assert_close(slim.log_ratio, torch.zeros_like(slim.log_ratio), atol=1e-5, rtol=0)
     assert (lora.kl > 1e-3).any()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": {"lm_head": [1, 5]}},
+        {"trainable_token_indices": [3, 5]},
+        {"target_modules": ["q_proj", "lm_head"], "distance_scope": "token"},
+    ],
+    ids=["own head", "own rows of the head", "own tokens", "adapted head"],
+)
+def test_what_an_adapter_changes_beside_its_gated_linears_is_no_construction(make, changes):
+    engine = make(**({"context_warmup": 1000} | changes))
+    routing = last(engine, [Row("slim", LONGER, routing=True)], SAMPLING).routing[0]
+    assert not routing.complete and not verdict_of(routing).exact
+    assert not engine.peek(Row("slim", LONGER)).complete
 
 
 def test_a_reader_has_the_strength_that_it_asks_for(make):

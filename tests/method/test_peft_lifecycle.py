@@ -255,6 +255,17 @@ def test_unload_gives_back_the_base_model(family, ids):
     assert torch.equal(logits(get_peft_model(unloaded, slim(init_weights=True)), ids), before)
 
 
+@pytest.mark.parametrize("rows", [[3, 5], {"lm_head": [3]}], ids=["own tokens", "own rows of the head"])
+def test_unload_takes_trained_rows_of_tokens_along(rows, ids):
+    base = build("llama")
+    before, types = logits(base, ids), [type(m) for m in base.modules()]
+    model = get_peft_model(base, slim(target_modules=["q_proj"], trainable_token_indices=rows))
+    train(model, ids)
+    unloaded = model.unload()
+    assert [type(m) for m in unloaded.modules()] == types
+    assert torch.equal(logits(unloaded, ids), before)
+
+
 @pytest.mark.parametrize("scope", ["linear", "block"])
 @pytest.mark.parametrize("balance", [0.0, 0.1], ids=["plain", "balance-loss"])
 def test_a_deep_copy_is_independent(scope, balance, ids):

@@ -38,6 +38,7 @@ MUST_BE = {
     "string_too_long": "must be text of at most {max_length:,} characters",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
+    "bool_type": "must be true or false",
     "finite_number": "must be a finite number",
     "greater_than_equal": "must be at least {ge:,}",
     "less_than_equal": "must be at most {le:,}",
@@ -77,6 +78,7 @@ class SavedRouting(_Part):
     gate: PackedArray | None = None
     reference: PackedArray | None = None
     turn: Whole | None = None
+    complete: bool = True
 
 
 class SavedVariant(_Part):

@@ -8,7 +8,7 @@ from typing import Any
 from ...inference.types import VariantDrift
 from ..state.session import Session, Turn
 from . import blind
-from .verdict import KINDS
+from .verdict import KINDS, by_construction
 
 
 # In nats: a tenth of a percent of a probability.
@@ -20,14 +20,22 @@ def same_tokens(drift: VariantDrift) -> int:
     return int(((drift.kl.abs() <= NEAR) & (drift.log_ratio.abs() <= NEAR)).sum())
 
 
-def exactness(turn: Turn, drift: VariantDrift, label: str) -> str:
-    """Where a variant with a gate is the base, in a sentence; empty where it is not."""
+def exactness(session: Session, turn: Turn, drift: VariantDrift, label: str, reads_latest_only: bool = False) -> str:
+    """Where a variant with a gate is the base, in a sentence; empty where it is not.
+
+    Args:
+        session: the visitor's.
+        turn: of the session.
+        drift: of a column of the turn.
+        label: the variant's name for people.
+        reads_latest_only: whether the base reads only the latest prompt, so that earlier turns do not matter.
+    """
     answer = turn.answers.get(drift.variant)
     verdict = answer.verdict() if answer is not None else None
     same, tokens = same_tokens(drift), len(drift.kl)
     if verdict is None or not same:
         return ""
-    if same == tokens and verdict.exact:
+    if same == tokens and by_construction(session, turn, drift.variant, reads_latest_only):
         return f"{label} is exactly the base, at every token: every gate was 0, so by construction."
     where = "every token" if same == tokens else f"{same} of {tokens} tokens"
     return f"{label} is within a thousandth of a nat of the base at {where}."

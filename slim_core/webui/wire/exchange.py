@@ -114,6 +114,7 @@ def _dump_gate(routing: RoutingRecord) -> dict[str, Any]:
         "gate": _dump_array(routing.gate, np.float32),
         "reference": _dump_array(routing.reference, np.float32),
         "turn": routing.turn,
+        "complete": routing.complete,
     }
 
 
@@ -276,6 +277,7 @@ def _load_routing(name: str, saved: SavedRouting) -> RoutingRecord:
         gate=gate,
         reference=reference,
         turn=turn,
+        complete=saved.complete,
     )
 
 

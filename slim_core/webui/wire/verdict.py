@@ -86,15 +86,23 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, reads_l
     if kind == "like":
         return f"{begin}{label} answers with its LoRA experts.", False
     begin += f"{label} sent {share(verdict.identity)} of it past LoRA"
-    same = base if base is not None and answer.token_ids and _agree(answer, base) else None
-    exact = verdict.exact and same is not None and answer.sampling == same.sampling
-    if exact and (reads_latest_only or _asked(session, turn, name) == _asked(session, turn, BASE)):
+    if by_construction(session, turn, name, reads_latest_only):
         so_far = "" if answer.step.state == "done" else ", so far,"
         return f"{begin} and gives{so_far} the base’s own answer, token for token.", True
-    both_done = same is not None and answer.step.state == same.step.state == "done"
-    if same is not None and both_done and answer.step.text == same.step.text:
+    both_done = base is not None and answer.step.state == base.step.state == "done"
+    if base is not None and both_done and answer.token_ids and answer.step.text == base.step.text:
         return f"{begin}, and the answers are the same, word for word.", False
     return f"{begin}.", False
+
+
+def by_construction(session: Session, turn: Turn, name: str, reads_latest_only: bool) -> bool:
+    """Whether the answer in a column is the base's because every gate was 0 when it read what the base read."""
+    answer, base = turn.answers.get(name), turn.answers.get(BASE)
+    verdict = None if answer is None else answer.verdict()
+    if answer is None or base is None or verdict is None or not verdict.exact or not answer.token_ids:
+        return False
+    asked_the_same = reads_latest_only or _asked(session, turn, name) == _asked(session, turn, BASE)
+    return asked_the_same and _agree(answer, base) and answer.sampling == base.sampling
 
 
 def _gates(verdict: Verdict, exact: bool) -> str:

@@ -246,7 +246,7 @@ def drift(session: Session, backend: Backend) -> dict[str, Any]:
             variant["label"] = labels[variant["name"]]
             variant["kind"] = by_column[variant["name"]].kind
         for variant, measured in zip(data["variants"], turn.drift.variants, strict=True):
-            variant["exact"] = exactness(turn, measured, variant["label"])
+            variant["exact"] = exactness(session, turn, measured, variant["label"], backend.reads_latest_only)
         value |= {"groups": by_verdict(session), "note": changed_gates(turn), "taught": taught(turn)}
         value |= {
             "data": data,

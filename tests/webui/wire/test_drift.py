@@ -27,17 +27,20 @@ def session(backend):
 
 def test_exactly_the_base_is_said_of_closed_gates_alone(session):
     foreign, trained, _ = session.turns
-    assert exactness(foreign, drift("slim", 0.0, 0.0), "SLIM") == (
+    assert exactness(session, foreign, drift("slim", 0.0, 0.0), "SLIM") == (
         "SLIM is exactly the base, at every token: every gate was 0, so by construction."
     )
-    assert exactness(trained, drift("slim", 0.0, 1e-7), "SLIM") == (
+    assert exactness(session, trained, drift("slim", 0.0, 1e-7), "SLIM") == (
         "SLIM is within a thousandth of a nat of the base at every token."
     )
-    assert exactness(foreign, drift("slim", 0.0, 0.5), "SLIM") == (
+    assert exactness(session, foreign, drift("slim", 0.0, 0.5), "SLIM") == (
         "SLIM is within a thousandth of a nat of the base at 1 of 2 tokens."
     )
-    assert exactness(foreign, drift("slim", 0.5), "SLIM") == ""
-    assert exactness(foreign, drift("lora", 0.0), "LoRA") == ""
+    assert exactness(session, foreign, drift("slim", 0.5), "SLIM") == ""
+    assert exactness(session, foreign, drift("lora", 0.0), "LoRA") == ""
+    # Another history than the base's.
+    later = session.turns[2]
+    assert exactness(session, later, drift("slim", 0.0), "SLIM").startswith("SLIM is within")
 
 
 def test_in_domain_and_outside(session, backend):

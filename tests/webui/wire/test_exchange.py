@@ -67,6 +67,13 @@ def test_a_gate_that_was_changed_comes_back_as_that(backend, tmp_path):
     assert turn.answers["base"].strength is None
 
 
+def test_what_no_gate_closes_comes_back(answered, backend, tmp_path):
+    answer = answered.turns[0].answers["slim"]
+    answer.routing = replace(answer.routing, complete=False)
+    turn = read(write(tmp_path, exchange.dump(answered, backend)), backend)[0]
+    assert not turn.answers["slim"].routing.complete
+
+
 def test_files_of_before_there_were_gates_come_without_a_verdict(answered, backend, tmp_path):
     data = json.loads(exchange.dump(answered, backend))
     for answer in data["turns"][0]["answers"].values():
