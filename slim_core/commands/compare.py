@@ -71,7 +71,6 @@ def compare(
     from ..adapters import clean_label
     from ..inference import EngineError, Message, Sampling, load_engine
     from .compare_blind import BlindVote
-    from .compare_many import Many
 
     sampling = Sampling(
         temperature=temperature,
@@ -86,8 +85,17 @@ def compare(
     try:
         if blind and prompts is not None:
             raise EngineError("--blind asks which answer to one question is the best; leave out --blind or --prompts.")
-        # Before the model is loaded, so that errors in a file are reported at once.
-        many = Many.read(prompt, prompts, output, as_json)
+        if (prompt is None) == (prompts is None):
+            raise EngineError("Ask one question, or name a file of questions with --prompts.")
+        if prompts is None and output is not None:
+            raise EngineError("--output saves the answers to --prompts; for a single question, use --json.")
+        many = None
+        if prompts is not None:
+            # Not for a single question: it imports what reads data sets, which takes most of a second.
+            from .compare_many import Many
+
+            # Before the model is loaded, so that errors in a file are reported at once.
+            many = Many.read(prompts, output, as_json)
         base, lora, slim = _sources(base, lora, slim)
         engine = load_engine(
             base,

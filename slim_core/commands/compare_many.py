@@ -44,18 +44,12 @@ class Many:
     as_json: bool
 
     @classmethod
-    def read(cls, prompt: str | None, prompts: Path | None, output: Path | None, as_json: bool) -> Many | None:
-        """The prompts named on the command line; None for a single question.
+    def read(cls, prompts: Path, output: Path | None, as_json: bool) -> Many:
+        """The prompts of a file, or of standard input.
 
         Raises:
-            EngineError: if it names both or neither, or a file that cannot be read or written.
+            EngineError: if a file cannot be read or written.
         """
-        if (prompt is None) == (prompts is None):
-            raise EngineError("Ask one question, or name a file of questions with --prompts.")
-        if prompts is None:
-            if output is not None:
-                raise EngineError("--output saves the answers to --prompts; for a single question, use --json.")
-            return None
         if output is not None:
             _check_output(output)
         if str(prompts) == STDIN:
