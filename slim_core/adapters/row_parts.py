@@ -231,6 +231,8 @@ def put_magnitudes(base: nn.Module, name: str, magnitudes: dict[str, Tensor]) ->
         layer = cast(SlimLayer, base.get_submodule(place))
         module = layer.get_base_layer()
         weight = dequantize_module_weight(module)
+        if weight.is_mkldnn:  # packed by `inference.packed_linear`
+            weight = weight.to_dense()  # type: ignore[assignment]  # as below
         if isinstance(module, Conv1D):
             weight = weight.t()  # type: ignore[assignment]  # PEFT's annotation says parameter, it is read alone
         a, b = layer.slim_A[name], layer.slim_B[name]

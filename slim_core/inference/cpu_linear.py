@@ -46,9 +46,9 @@ class CpuLinear(nn.Linear):
             assert weight is not None
             return _row_by_row(x, weight, self._parameters["bias"])
         size = self.in_features * self.out_features
-        if size < WORTH_IT or (x.numel() <= FEW_ROWS * self.in_features and _is_intel()):
+        if size < WORTH_IT or (x.numel() <= FEW_ROWS * self.in_features and is_intel()):
             return super().forward(x)
-        return _onednn(x, self.weight, self.bias)
+        return onednn(x, self.weight, self.bias)
 
 
 def use_faster_linears(model: nn.Module) -> None:
@@ -56,7 +56,7 @@ def use_faster_linears(model: nn.Module) -> None:
     if not has_operator():
         return
     # NumPy has it from 2.2 on.
-    openblas = hasattr(np, "matvec") and not _is_intel()
+    openblas = hasattr(np, "matvec") and not is_intel()
     for module in model.modules():
         if type(module) is nn.Linear:
             weight = module.weight
@@ -68,7 +68,7 @@ def use_faster_linears(model: nn.Module) -> None:
 
 
 @cache
-def _is_intel() -> bool:
+def is_intel() -> bool:
     try:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
@@ -84,12 +84,12 @@ def has_operator() -> bool:
     x, weight = torch.linspace(-1, 1, 64).view(2, 1, 32), torch.linspace(1, -2, 512).view(16, 32)
     try:
         with torch.inference_mode():
-            return torch.allclose(_onednn(x, weight, None), nn.functional.linear(x, weight), atol=1e-4)
+            return torch.allclose(onednn(x, weight, None), nn.functional.linear(x, weight), atol=1e-4)
     except (AttributeError, RuntimeError, TypeError):
         return False
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

@@ -15,6 +15,7 @@ from ..base.loading import LoadPlan, bits_of, plan, read_prompts, read_weights
 from ..base.progress import OnProgress
 from ..base.prompts import Prompts
 from .engine import Engine
+from .packed_linear import pack_linears
 from .types import Kind
 
 
@@ -42,6 +43,7 @@ def read_base(
         EngineError: if something cannot be loaded or does not fit.
     """
     model = read_weights(choice, folder, load_plan, on_progress)
+    pack_linears(model)
     engine = Engine(model, prompts, choice.name or choice.base)
     if not choice.operator:
         engine.info = replace(engine.info, context_length=min(engine.info.context_length, VISITOR_TOKENS))

@@ -23,7 +23,7 @@ needs_onednn = pytest.mark.skipif(not cpu_linear.has_operator(), reason="this Py
 @pytest.mark.parametrize("tokens", [(1, 1), (3, 1), (2, 17)])
 @pytest.mark.parametrize("intel", [True, False])
 def test_the_result_is_the_same(bias, tokens, intel, monkeypatch):
-    monkeypatch.setattr(cpu_linear, "_is_intel", lambda: intel)
+    monkeypatch.setattr(cpu_linear, "is_intel", lambda: intel)
     model = nn.ModuleList(
         [nn.Linear(512, 2560, bias=bias), nn.Linear(512, 640, bias=bias), nn.Linear(8, 8, bias=bias)]
     )
@@ -57,7 +57,7 @@ def test_the_result_is_the_same(bias, tokens, intel, monkeypatch):
     ],
 )
 def test_a_few_rows_of_a_small_weight_go_through_numpy(threads, rows, width, goes, monkeypatch):
-    monkeypatch.setattr(cpu_linear, "_is_intel", lambda: False)
+    monkeypatch.setattr(cpu_linear, "is_intel", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     calls = []
     row_by_row = cpu_linear._row_by_row
@@ -79,7 +79,7 @@ def test_without_the_operator_nothing_changes(monkeypatch):
 def test_an_operator_of_another_form_is_not_used(monkeypatch):
     cpu_linear.has_operator.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(cpu_linear, "_onednn", lambda *_: torch.ops.mkldnn._no_such_operator())
+        patch.setattr(cpu_linear, "onednn", lambda *_: torch.ops.mkldnn._no_such_operator())
         assert not cpu_linear.has_operator()
     cpu_linear.has_operator.cache_clear()
 

@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ...base.prompts import Prompts
 from ...inference import Engine
+from ...inference.packed_linear import pack_linears
 from ...method import SlimConfig
 
 
@@ -111,7 +112,9 @@ def random_engine(
 ) -> Engine:
     """An engine around a random base, with a new adapter for each config, by name."""
     with saved(base, configs) as folders:
-        engine = Engine(sharing(base), Prompts(tokenizer), f"random Llama, {name}")
+        model = sharing(base)
+        pack_linears(model)
+        engine = Engine(model, Prompts(tokenizer), f"random Llama, {name}")
         for adapter, folder in folders.items():
             engine.attach(folder, name=adapter)
     # Random weights may choose an end token at any step.
