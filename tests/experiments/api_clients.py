@@ -13,7 +13,7 @@ from slim_core.demo.measure import questions
 
 
 MODELS = ("base", "lora", "slim")
-QUESTIONS = [example.prompt for task in ("facts", "obqa", "sums") for example in questions(task, "test", 8)]
+QUESTIONS = [example.prompt for task in ("facts", "obqa", "sums") for example in questions(task, "test", 4)]
 # What a client does with each answer: a sentence that turns it away is an answer too.
 ANSWERED, AWAY, LOST = "answered", "turned away with a sentence", "lost"
 WRONG = (
@@ -115,8 +115,8 @@ class Client:
         return self._compared(key, self._talk[-1]["content"]) if len(key) == 1 else ANSWERED
 
     def _long(self, number: int, **options: Any) -> Any:
-        """A text that goes on for long."""
-        options = {"max_tokens": 300, "temperature": 1.5, "n": 2} | options
+        """Texts that go on for long."""
+        options = {"max_tokens": 100, "temperature": 1.5} | options
         return self._client.completions.create(model=MODELS[number % 3], prompt=["A day", "The"], **options)
 
     def leave(self, number: int) -> str:

@@ -82,13 +82,17 @@ def test_a_program_that_takes_all_places_keeps_no_visitor_away(served):
         stream.close()
 
 
-def test_programs_of_one_address_are_one_visitor(served):
+@pytest.mark.parametrize(("said", "visitor"), [(None, "127.0.0.1"), ("198.51.100.1, 203.0.113.5", "203.0.113.5")])
+def test_programs_of_one_address_are_one_visitor(served, said, visitor):
+    """Its own, or the one that a proxy on this machine says."""
     url, engine = served()
-    ask(client(url))
-    started = httpx.post(f"{url}/gradio_api/call/compare", json={"data": ["Hello", "", 0, 1, 0, 0, 1, 4]}).json()
-    events = httpx.get(f"{url}/gradio_api/call/compare/{started['event_id']}", timeout=60).text
+    headers = {} if said is None else {"X-Forwarded-For": said}
+    ask(client(url), extra_headers=headers)
+    call, data = f"{url}/gradio_api/call/compare", {"data": ["Hello", "", 0, 1, 0, 0, 1, 4]}
+    started = httpx.post(call, json=data, headers=headers).json()
+    events = httpx.get(f"{call}/{started['event_id']}", headers=headers, timeout=60).text
     assert "event: complete" in events
-    assert engine.visitors == ["127.0.0.1"] * 2
+    assert engine.visitors == [visitor] * 2
 
 
 def test_where_people_sign_in_programs_need_a_key(served):
