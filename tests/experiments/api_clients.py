@@ -13,7 +13,7 @@ from slim_core.demo.measure import questions
 
 
 MODELS = ("base", "lora", "slim")
-QUESTIONS = [example.prompt for task in ("facts", "obqa", "sums") for example in questions(task, "test", 4)]
+QUESTIONS = [example.prompt for task in ("facts", "obqa", "sums") for example in questions(task, "test", 2)]
 # What a client does with each answer: a sentence that turns it away is an answer too.
 ANSWERED, AWAY, LOST = "answered", "turned away with a sentence", "lost"
 WRONG = (

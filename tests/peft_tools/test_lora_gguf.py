@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from slim_core.paths import DEMO
-from slim_core.peft_tools import lora_to_gguf
+from slim_core.peft_tools import export_lora, lora_to_gguf
 from tests.adapters.small import IDS, lora
 from tests.conftest import SIZES, TINY, build
 
@@ -164,16 +164,21 @@ def greedy(model, prompt: list[int], length: int) -> list[int]:
     return prompt
 
 
-@pytest.mark.parametrize("which", ["random", "demo"])
+@pytest.mark.parametrize("which", ["random", "demo", "export"])
 def test_llama_cpp_writes_the_same_tokens(which, tmp_path):
     """Prompts are token ids: llama.cpp has no tokenizer of the demo's kind."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, which takes long to compile")
 
     def base():
-        return AutoModelForCausalLM.from_pretrained(DEMO / "base").eval() if which == "demo" else build("llama")
+        return build("llama") if which == "random" else AutoModelForCausalLM.from_pretrained(DEMO / "base").eval()
 
-    if which == "demo":
-        model = PeftModel.from_pretrained(base(), DEMO / "lora")
+    if which != "random":
+        folder = DEMO / "lora"
+        if which == "export":
+            folder = tmp_path / "export"
+            batches = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
+            export_lora(PeftModel.from_pretrained(base(), DEMO / "slim"), "default", batches, folder)
+        model = PeftModel.from_pretrained(base(), folder)
         config, state = model.peft_config["default"], get_peft_model_state_dict(model, save_embedding_layers=False)
     else:
         model, config, state = adapted(base(), target_modules="all-linear", rank_pattern={"q_proj": 6})
