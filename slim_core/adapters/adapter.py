@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..baselines import KINDS
 from ..method import SlimConfig
-from ..outside.errors import shown
+from ..outside.errors import quoted
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from .kinds import RowConfig
@@ -82,7 +82,7 @@ class Adapter:
         if getattr(self.config, "trainable_token_indices", None):
             words.append("own tokens")
         if self.ends_with is not None:
-            words.append(f"answers end with {shown(self.ends_with)}")
+            words.append(f"answers end with {quoted(self.ends_with)}")
         return ", ".join(words)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from ..base.errors import is_out_of_memory
 from ..base.shapes import BaseShapes, describe_base
 from ..baselines import experts_of
 from ..method import SlimConfig, SlimLayer, SlimType, check_name, context_of, drop_context, keep_context
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, quoted
 from ..outside.files import WEIGHTS
 from ..peft_tools import adapter_rows, lora_to_slim
 from .adapter import Adapter
@@ -72,7 +72,7 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
             unexpected = loaded.unexpected_keys
             if unexpected:
                 raise AdapterError(
-                    f"{WEIGHTS}: {shown(unexpected[0], 160)} does not belong to any module of the model."
+                    f"{WEIGHTS}: {quoted(unexpected[0], 160)} does not belong to any module of the model."
                 )
             put_magnitudes(model.get_base_model(), name, beside.magnitudes)
             put_tables(model.get_base_model(), name, beside.copies, beside.rows)
@@ -201,7 +201,7 @@ def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[Slim
 def _checked_again(adapter: Adapter, base: BaseShapes) -> tuple[RowConfig, dict[str, Tensor]]:
     """Its config, which names its targets, and its weights, if they fit a base."""
     if not (adapter.folder / WEIGHTS).is_file():
-        raise AdapterError(f"The files of {shown(adapter.label)} were removed; add the adapter again.")
+        raise AdapterError(f"The files of {quoted(adapter.label)} were removed; add the adapter again.")
     check_fit(adapter.config, adapter.header, base)
     return with_default_targets(adapter.config, base), adapter.tensors()
 

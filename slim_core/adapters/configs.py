@@ -14,7 +14,7 @@ from peft import LoraConfig
 
 from ..baselines import KINDS, Method
 from ..method import SlimConfig
-from ..outside.errors import AdapterError, SizeError, shown
+from ..outside.errors import AdapterError, SizeError, quoted
 from ..outside.files import CONFIG
 from ..outside.limits import Limits
 from ..peft_tools import PLAIN_STARTS
@@ -113,12 +113,12 @@ def check_rank(config: RowConfig, limits: Limits) -> None:
 def _trained_on(raw: Raw) -> str | None:
     """The base it names, for display only: never used as a path or fetched as an id."""
     name = fields.text(raw, "base_model_name_or_path")
-    return shown(name, 120)[1:-1] if name else None
+    return quoted(name, 120)[1:-1] if name else None
 
 
 def _check_task(raw: Raw) -> None:
     if raw.get("task_type") not in TASKS:
-        refuse("task_type", f"is {shown(raw['task_type'])}; only CAUSAL_LM adapters are supported")
+        refuse("task_type", f"is {quoted(raw['task_type'])}; only CAUSAL_LM adapters are supported")
 
 
 def _check_library(raw: Raw) -> None:
@@ -128,13 +128,13 @@ def _check_library(raw: Raw) -> None:
         return
     library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
     if not isinstance(library, str) or not library.startswith("transformers."):
-        refuse("auto_mapping", f"names the library {shown(library)}; leave the field out, it is not needed")
+        refuse("auto_mapping", f"names the library {quoted(library)}; leave the field out, it is not needed")
 
 
 def _check_variants(raw: Raw) -> None:
     for field, (what, remedy) in VARIANTS.items():
         if not unset(raw.get(field)):
-            refuse(field, f"is {shown(raw[field])}: {what}; {remedy}")
+            refuse(field, f"is {quoted(raw[field])}: {what}; {remedy}")
 
 
 def _check_known(raw: Raw, known: set[str]) -> tuple[str, ...]:
@@ -144,12 +144,12 @@ def _check_known(raw: Raw, known: set[str]) -> tuple[str, ...]:
         inert = field in INERT or field.endswith("_version")
         if not (_says_nothing(value) or (inert and isinstance(value, (str, int, float)))):
             raise AdapterError(
-                f"{CONFIG}: {shown(field)} is unknown and set to {shown(value)}, which could change the answer; "
+                f"{CONFIG}: {quoted(field)} is unknown and set to {quoted(value)}, which could change the answer; "
                 "leave it out if it does not, or train a plain LoRA."
             )
     if not unknown:
         return ()
-    listed = ", ".join(shown(field) for field in sorted(unknown)[:5])
+    listed = ", ".join(quoted(field) for field in sorted(unknown)[:5])
     more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
     return (f"Unknown fields that cannot change an answer were ignored: {listed}{more}.",)
 
@@ -166,7 +166,7 @@ def _check_start(raw: Raw) -> None:
     if not any(type(start) is type(plain) and start == plain for plain in (*PLAIN_STARTS, "mica")):
         refuse(
             "init_lora_weights",
-            f"is {shown(start)}, which changes the base's weights or is unknown; save the adapter with "
+            f"is {quoted(start)}, which changes the base's weights or is unknown; save the adapter with "
             "`path_initial_model_for_weight_conversion` to get a plain LoRA",
         )
 
@@ -196,7 +196,7 @@ def _lora(raw: Raw, limits: Limits) -> LoraConfig:
 def _check_dropout(raw: Raw) -> None:
     dropout = raw.get("lora_dropout", 0)
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        refuse("lora_dropout", f"is {shown(dropout)}; it must be a number from 0 to below 1")
+        refuse("lora_dropout", f"is {quoted(dropout)}; it must be a number from 0 to below 1")
 
 
 def _common(raw: Raw, limits: Limits) -> dict[str, Any]:
@@ -297,5 +297,5 @@ def _check_fingerprint(raw: Raw) -> None:
     if not isinstance(fingerprint, dict) or not all(isinstance(shapes, str) for shapes in fingerprint.values()):
         refuse(
             "base_fingerprint",
-            f"is {shown(fingerprint)}; it must be a table of shapes by name, as the library writes it",
+            f"is {quoted(fingerprint)}; it must be a table of shapes by name, as the library writes it",
         )

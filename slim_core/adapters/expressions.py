@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from ..method import SlimConfig
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, quoted
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from ..outside.limits import Limits
@@ -93,7 +93,7 @@ def _named_targets(raw: Raw, modules: list[str], limits: Limits) -> list[str]:
         refuse("layers_to_transform", "needs `target_modules` as a list of names")
     odd = next((name for name in modules if len(name) > limits.name_length or not PLAIN_NAME.match(name)), None)
     if odd is not None:
-        raise AdapterError(f"{WEIGHTS}: {shown(odd, 160)} is not a module name; save it with `save_pretrained`.")
+        raise AdapterError(f"{WEIGHTS}: {quoted(odd, 160)} is not a module name; save it with `save_pretrained`.")
     if len(modules) > limits.names:
         raise AdapterError(
             f"{WEIGHTS} adapts {len(modules):,} modules by a regular expression, which is never run; at most "
@@ -104,7 +104,7 @@ def _named_targets(raw: Raw, modules: list[str], limits: Limits) -> list[str]:
         wrong = next((name for name in modules if not any(_ends(name, ending) for ending in listed)), None)
         if wrong is not None:
             raise AdapterError(
-                f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is not among the config's "
+                f"{WEIGHTS}: it holds factors of {quoted(wrong, 160)}, which is not among the config's "
                 "`target_modules`; the two files belong to different adapters."
             )
     return sorted(modules)
@@ -136,8 +136,8 @@ def _rank_pattern(raw: Raw, ranks: dict[str, int], limits: Limits) -> dict[str, 
     for key, value in raw["rank_pattern"].items():
         if type(value) is not int or not 1 <= value <= limits.rank:
             refuse(
-                f"rank_pattern[{shown(key)}]",
-                f"is {shown(value)}; it must be a whole number from 1 to {limits.rank}",
+                f"rank_pattern[{quoted(key)}]",
+                f"is {quoted(value)}; it must be a whole number from 1 to {limits.rank}",
             )
     return ranks_by_name
 
@@ -150,7 +150,7 @@ def _alpha_pattern(pattern: dict[str, Any], modules: list[str]) -> dict[str, Any
         if literal is None or _means_more(literal, modules):
             refuse(
                 "alpha_pattern",
-                f"has the entry {shown(key)}, a regular expression, which is never run, and the tensors do not show "
+                f"has the entry {quoted(key)}, a regular expression, which is never run, and the tensors do not show "
                 "which modules it means; write it as plain names such as 'q_proj' or 'layers.0.mlp.up_proj'",
             )
         alphas.setdefault(literal.name, value)  # of two equal names, the first counts

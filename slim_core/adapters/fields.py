@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, quoted
 from ..outside.files import CONFIG
 from ..outside.limits import Limits
 
@@ -31,13 +31,13 @@ def unset(value: Any) -> bool:
 def whole(raw: Raw, field: str, default: int, least: int, most: int) -> int:
     value = raw.get(field, default)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        refuse(field, f"is {shown(value)}; it must be a whole number from {least} to {most}")
+        refuse(field, f"is {quoted(value)}; it must be a whole number from {least} to {most}")
     return value
 
 
 def positive(value: Any, field: str, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
-        refuse(field, f"is {shown(value)}; it must be a number above 0 and up to {most:g}")
+        refuse(field, f"is {quoted(value)}; it must be a number above 0 and up to {most:g}")
     return value
 
 
@@ -46,14 +46,14 @@ def flag(raw: Raw, field: str) -> bool:
     if value is None:
         return False
     if not isinstance(value, bool):
-        refuse(field, f"is {shown(value)}; it must be true or false")
+        refuse(field, f"is {quoted(value)}; it must be true or false")
     return value
 
 
 def text(raw: Raw, field: str) -> str | None:
     value = raw.get(field)
     if value is not None and not isinstance(value, str):
-        refuse(field, f"is {shown(value)}; it must be a string or null")
+        refuse(field, f"is {quoted(value)}; it must be a string or null")
     return value
 
 
@@ -61,8 +61,8 @@ def one_of(raw: Raw, field: str, choices: tuple[Any, ...]) -> Any:
     value = raw.get(field)
     # Compare the type too: in Python, 1 == True.
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        listed = " or ".join("null" if choice is None else shown(choice) for choice in choices)
-        refuse(field, f"is {shown(value)}; it must be {listed}")
+        listed = " or ".join("null" if choice is None else quoted(choice) for choice in choices)
+        refuse(field, f"is {quoted(value)}; it must be {listed}")
     return value
 
 
@@ -70,7 +70,7 @@ def check_name(name: Any, field: str, limits: Limits) -> None:
     if not isinstance(name, str) or len(name) > limits.name_length or not PLAIN_NAME.match(name):
         refuse(
             field,
-            f"has the entry {shown(name)}; each must be a plain module name such as 'q_proj', not a regular "
+            f"has the entry {quoted(name)}; each must be a plain module name such as 'q_proj', not a regular "
             "expression",
         )
 
@@ -82,10 +82,10 @@ def names(raw: Raw, field: str, limits: Limits) -> list[str] | None:
         return None
     if isinstance(value, str):
         refuse(
-            field, f"is the text {shown(value)}, which may be a regular expression; list plain module names instead"
+            field, f"is the text {quoted(value)}, which may be a regular expression; list plain module names instead"
         )
     if not isinstance(value, list):
-        refuse(field, f"is {shown(value)}; it must be a list of module names")
+        refuse(field, f"is {quoted(value)}; it must be a list of module names")
     check_plain_names(value, field, limits)
     return value
 
@@ -118,7 +118,7 @@ def layers(raw: Raw) -> list[int] | None:
         return None
     listed = value if isinstance(value, list) else [value]
     if len(listed) > 1000 or any(type(i) is not int or not 0 <= i < 10_000 for i in listed):
-        refuse("layers_to_transform", f"is {shown(value)}; it must be a list of block numbers, 0 or more")
+        refuse("layers_to_transform", f"is {quoted(value)}; it must be a list of block numbers, 0 or more")
     return listed
 
 
@@ -136,7 +136,7 @@ def pattern(raw: Raw, field: str, limits: Limits, check: Callable[[Any, str], An
     if unset(value):
         return {}
     if not isinstance(value, dict):
-        refuse(field, f"is {shown(value)}; it must be an object of values by module name")
+        refuse(field, f"is {quoted(value)}; it must be an object of values by module name")
     if len(value) > limits.patterns:
         refuse(field, f"has {len(value):,} entries; at most {limits.patterns:,} are allowed")
     for name, entry in value.items():
@@ -156,7 +156,7 @@ def token_indices(raw: Raw, limits: Limits) -> list[int] | dict[str, list[int]] 
         if name is not None:
             check_name(name, field, limits)
         if not isinstance(tokens, list) or not 0 < len(tokens) <= limits.names:
-            refuse(field, f"is {shown(value)}; it must list from 1 to {limits.names:,} token ids")
+            refuse(field, f"is {quoted(value)}; it must list from 1 to {limits.names:,} token ids")
         if any(type(token) is not int or not 0 <= token < 2**31 for token in tokens) or len({*tokens}) < len(tokens):
-            refuse(field, f"is {shown(value)}; each entry must be a token id of 0 or more, and none may appear twice")
+            refuse(field, f"is {quoted(value)}; each entry must be a token id of 0 or more, and none may appear twice")
     return value

@@ -17,7 +17,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from ..base.shapes import BaseShapes
 from ..baselines import KINDS, experts_of, gated_mlps
 from ..method import difference, fingerprint_of_shapes
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, quoted
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from .fields import ALL_LINEAR, refuse
@@ -55,7 +55,7 @@ def check_fit(config: RowConfig, header: Header, base: BaseShapes) -> tuple[str,
     for name, info in header.items():
         if info.shape != layout[name].shape:
             raise AdapterError(
-                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}, but on {shown(base.name, 120)} it "
+                f"{WEIGHTS}: {quoted(name, 160)} has the shape {list(info.shape)}, but on {quoted(base.name, 120)} it "
                 f"must be {list(layout[name].shape)}; the adapter was made for another base or rank."
             )
     check_dtypes(header, layout)
@@ -74,7 +74,7 @@ def with_default_targets(config: RowConfig, base: BaseShapes) -> RowConfig:
         if defaults is None:
             refuse(
                 "target_modules",
-                f"is not set and has no default for {shown(base.name, 120)}; list names such as 'q_proj'",
+                f"is not set and has no default for {quoted(base.name, 120)}; list names such as 'q_proj'",
             )
         config.target_modules = set(defaults)  # as PEFT itself keeps a list
     return config
@@ -105,7 +105,7 @@ def adapted_linears(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     if not targets:
         refuse(
             "target_modules",
-            f"together with the other fields leaves no Linear of {shown(base.name, 120)} to adapt",
+            f"together with the other fields leaves no Linear of {quoted(base.name, 120)} to adapt",
         )
     return targets
 
@@ -164,20 +164,20 @@ def _absent(named: Iterable[str], base: BaseShapes) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(shown(name) for name in names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    return ", ".join(quoted(name) for name in names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def _not_there(base: BaseShapes) -> str:
     known = sorted({module.rpartition(".")[2] for module in base.linears})
     listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-    return f"{shown(base.name, 120)} has no such module; its Linears are {listed}"
+    return f"{quoted(base.name, 120)} has no such module; its Linears are {listed}"
 
 
 def _check_fingerprint(config: RowConfig, targets: tuple[str, ...], base: BaseShapes) -> None:
     saved = getattr(config, "base_fingerprint", None)
     wrong = None if saved is None else difference(saved, fingerprint_of_shapes(targets, base.linears))
     if wrong is not None:
-        raise AdapterError(f"The adapter was made for another base: {shown(wrong, 300)[1:-1]}")
+        raise AdapterError(f"The adapter was made for another base: {quoted(wrong, 300)[1:-1]}")
 
 
 def _check_prefix(header: Header, layout: TensorLayout) -> None:
@@ -185,8 +185,8 @@ def _check_prefix(header: Header, layout: TensorLayout) -> None:
     if header.keys() & layout.keys():
         return
     raise AdapterError(
-        f"{WEIGHTS}: no tensor has an expected name: the first is {shown(next(iter(header)), 160)}, but names look "
-        f"like {shown(next(iter(layout)), 160)}; save the adapter with PEFT's `save_pretrained`."
+        f"{WEIGHTS}: no tensor has an expected name: the first is {quoted(next(iter(header)), 160)}, but names look "
+        f"like {quoted(next(iter(layout)), 160)}; save the adapter with PEFT's `save_pretrained`."
     )
 
 
@@ -194,8 +194,8 @@ def _check_missing(header: Header, layout: TensorLayout, base: BaseShapes) -> No
     missing = [name for name in layout if name not in header]
     if missing:
         raise AdapterError(
-            f"{WEIGHTS}: {len(missing):,} of {len(layout):,} tensors that {shown(base.name, 120)} needs are missing, "
-            f"the first {shown(missing[0], 160)}; the file is incomplete or the adapter was made for another base."
+            f"{WEIGHTS}: {len(missing):,} of {len(layout):,} tensors that {quoted(base.name, 120)} needs are missing, "
+            f"the first {quoted(missing[0], 160)}; the file is incomplete or the adapter was made for another base."
         )
 
 
@@ -206,12 +206,12 @@ def _check_extra(header: Header, layout: TensorLayout, base: BaseShapes) -> None
     copied = [name for name in extra if name.startswith(PREFIX) and not any(f".{part}" in name for part in PREFIXES)]
     if copied:
         raise AdapterError(
-            f"{WEIGHTS}: {shown(copied[0], 160)} is a weight of the base itself, not of the adapter; save it with "
+            f"{WEIGHTS}: {quoted(copied[0], 160)} is a weight of the base itself, not of the adapter; save it with "
             "`save_pretrained(…, save_embedding_layers=False)`."
         )
     raise AdapterError(
-        f"{WEIGHTS}: {len(extra):,} tensors do not belong to {shown(base.name, 120)}, the first is "
-        f"{shown(extra[0], 160)}; the adapter was made for another base or contains more than its config declares."
+        f"{WEIGHTS}: {len(extra):,} tensors do not belong to {quoted(base.name, 120)}, the first is "
+        f"{quoted(extra[0], 160)}; the adapter was made for another base or contains more than its config declares."
     )
 
 
@@ -220,4 +220,4 @@ def check_dtypes(header: Header, layout: TensorLayout) -> None:
     for name, info in header.items():
         if info.dtype not in layout[name].dtypes:
             allowed = " or ".join(sorted(layout[name].dtypes))
-            raise AdapterError(f"{WEIGHTS}: {shown(name, 160)} has the dtype {info.dtype}; it must be {allowed}.")
+            raise AdapterError(f"{WEIGHTS}: {quoted(name, 160)} has the dtype {info.dtype}; it must be {allowed}.")

@@ -9,7 +9,7 @@ from peft import LoraConfig, OFTConfig, PeftType
 
 from ..baselines import KINDS, ExpertsConfig
 from ..method import SlimConfig
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, quoted
 from ..outside.files import CONFIG
 
 
@@ -81,7 +81,7 @@ def refuse_kind(kind: object) -> NoReturn:
     """Raises AdapterError for an adapter type that is not supported."""
     known = isinstance(kind, str) and kind in PeftType.__members__
     if not known:
-        raise AdapterError(f"{CONFIG}: `peft_type` is {shown(kind)}; it must be {listed_kinds()}.")
+        raise AdapterError(f"{CONFIG}: `peft_type` is {quoted(kind)}; it must be {listed_kinds()}.")
     if kind in CONVERTIBLE:
         remedy = CONVERT
     elif kind == "ADALORA":

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from ..base.shapes import BaseShapes
-from ..outside.errors import shown
+from ..outside.errors import quoted
 from .fields import refuse
 from .kinds import RowConfig
 
@@ -29,7 +29,7 @@ def copied_modules(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
         if not any(_is(name, table) for table in base.tables) and any(_is(name, module) for module in modules):
             refuse(
                 "modules_to_save",
-                f"names {shown(name)}, but an adapter can replace only {_tables(base)} of {shown(base.name, 120)}; "
+                f"names {quoted(name)}, but an adapter can replace only {_tables(base)} of {quoted(base.name, 120)}; "
                 "adapt other modules with `target_modules`",
             )
     return tuple(table for table in base.tables if any(_is(name, table) for name in named))
@@ -48,17 +48,17 @@ def own_rows(config: RowConfig, base: BaseShapes) -> dict[str, tuple[int, ...]]:
         return {}
     if not isinstance(tokens_of, dict):
         if base.embedding is None:
-            refuse(field, f"is set, but {shown(base.name, 120)} has no input embedding that is recognised")
+            refuse(field, f"is set, but {quoted(base.name, 120)} has no input embedding that is recognised")
         tokens_of = {base.embedding: tokens_of}
     tokens_by_table: dict[str, tuple[int, ...]] = {}
     for name, tokens in tokens_of.items():
         table = next((table for table in base.tables if _is(name, table)), None)
         if table is None:
-            refuse(field, f"names {shown(name)}; it can name {_tables(base)} of {shown(base.name, 120)}")
+            refuse(field, f"names {quoted(name)}; it can name {_tables(base)} of {quoted(base.name, 120)}")
         if table in base.biased:
             refuse(field, f"names `{table}`, which adds a bias that PEFT would drop; train without it")
         if max(tokens) >= base.tables[table][0]:
-            refuse(field, f"names token {max(tokens)}, but {shown(base.name, 120)} knows {base.tables[table][0]:,}")
+            refuse(field, f"names token {max(tokens)}, but {quoted(base.name, 120)} knows {base.tables[table][0]:,}")
         tokens_by_table[table] = tuple(tokens)
     if base.tied and len(tokens_by_table) == 2:
         if len({*tokens_by_table.values()}) > 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..base.shapes import BaseShapes
-from ..outside.errors import AdapterError, megabytes, shown
+from ..outside.errors import AdapterError, megabytes, quoted
 from ..outside.files import CONFIG, WEIGHTS, Source
 from ..outside.formats import check_contents
 from ..outside.header import Header, TensorInfo, read_header
@@ -218,8 +218,8 @@ def _fit(read: ReadConfig, header: Header, base: BaseShapes | None) -> tuple[tup
         return targets, Check(
             "fits this base",
             "warning",
-            f"Trained on another base: its config names {shown(read.trained_on, 120)}, this is "
-            f"{shown(base.name, 120)}. All shapes fit, but the answers may be poor.",
+            f"Trained on another base: its config names {quoted(read.trained_on, 120)}, this is "
+            f"{quoted(base.name, 120)}. All shapes fit, but the answers may be poor.",
         )
     return targets, Check("fits this base", "passed", f"All {len(targets)} Linears have the right sizes.")
 

@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 from ..base.shapes import BaseShapes
 from ..baselines import Experts, Place, block_of, blocks_of, experts_of
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, quoted
 from ..outside.files import WEIGHTS
 from ..outside.header import Header, TensorInfo
 from .fit import check_dtypes, is_target
@@ -55,7 +55,7 @@ def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> 
     if not shapes_by_module:
         first = f"{PREFIX}model.layers.0.mlp.up_proj.{experts.prefix}{experts.keys[0]}"
         raise AdapterError(
-            f"{WEIGHTS}: no tensor has an expected name: the first is {shown(next(iter(header)), 160)}, but names "
+            f"{WEIGHTS}: no tensor has an expected name: the first is {quoted(next(iter(header)), 160)}, but names "
             f"look like '{first}'; save the adapter with PEFT's `save_pretrained`."
         )
     blocks = experts.blocks(config) or blocks_of(shapes_by_module)
@@ -65,12 +65,12 @@ def _check_places(config: RowConfig, header: Header, experts: type[Experts]) -> 
             kind, c_in, c_out = experts.size(shapes)
         except (KeyError, IndexError, ValueError):
             raise AdapterError(
-                f"{WEIGHTS}: the tensors of {shown(module, 160)} are not all there, or not of the right number of "
+                f"{WEIGHTS}: the tensors of {quoted(module, 160)} are not all there, or not of the right number of "
                 "dimensions; the file is incomplete."
             ) from None
         if block_of(module) >= blocks:
             raise AdapterError(
-                f"{WEIGHTS}: it holds tensors of {shown(module, 160)}, but by the config the base has {blocks:,} "
+                f"{WEIGHTS}: it holds tensors of {quoted(module, 160)}, but by the config the base has {blocks:,} "
                 "blocks; the two files belong to different adapters."
             )
         places.append(Place(module, kind, c_in, c_out, block_of(module), blocks))
@@ -94,12 +94,12 @@ def _linears(header: Header, first: str, second: str) -> dict[str, tuple[int, in
             continue
         other = name.removesuffix(first) + second
         if other not in header:
-            raise AdapterError(f"{WEIGHTS}: {shown(other, 160)} is missing beside {first}; the file is incomplete.")
+            raise AdapterError(f"{WEIGHTS}: {quoted(other, 160)} is missing beside {first}; the file is incomplete.")
         module = name.removeprefix(PREFIX).removesuffix(f".{first}")
         linears[module] = (_sides(name, info)[1], _sides(other, header[other])[0])
     if not linears:
         raise AdapterError(
-            f"{WEIGHTS}: no tensor has an expected name: the first is {shown(next(iter(header)), 160)}, but names "
+            f"{WEIGHTS}: no tensor has an expected name: the first is {quoted(next(iter(header)), 160)}, but names "
             f"look like '{PREFIX}model.layers.0.mlp.up_proj.{first}'; save the adapter with PEFT's `save_pretrained`."
         )
     return linears
@@ -136,7 +136,7 @@ def _is_called(module: str, name: str) -> bool:
 def _sides(name: str, info: TensorInfo) -> tuple[int, ...]:
     if len(info.shape) != 2 or 0 in info.shape:
         raise AdapterError(
-            f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}; a factor must have two dimensions, "
+            f"{WEIGHTS}: {quoted(name, 160)} has the shape {list(info.shape)}; a factor must have two dimensions, "
             "neither of them 0."
         )
     return info.shape
@@ -148,7 +148,7 @@ def _check_targets(config: RowConfig, linears: dict[str, tuple[int, int]]) -> No
     wrong = next((name for name in linears if not is_target(config, name)), None)
     if wrong is not None:
         raise AdapterError(
-            f"{WEIGHTS}: it holds factors of {shown(wrong, 160)}, which is not among the config's `target_modules`; "
+            f"{WEIGHTS}: it holds factors of {quoted(wrong, 160)}, which is not among the config's `target_modules`; "
             "the two files belong to different adapters."
         )
 
@@ -157,14 +157,14 @@ def _check_names(header: Header, layout: TensorLayout, first: str, second: str =
     missing = next((name for name in layout if name not in header), None)
     if missing is not None:
         raise AdapterError(
-            f"{WEIGHTS}: {shown(missing, 160)} is missing, which the config asks for; the file is incomplete or "
+            f"{WEIGHTS}: {quoted(missing, 160)} is missing, which the config asks for; the file is incomplete or "
             "belongs to another config."
         )
     extra = next((name for name in header if name not in layout), None)
     if extra is not None:
         both = f"{first}, {second}" if second else first
         raise AdapterError(
-            f"{WEIGHTS}: {shown(extra, 160)} has no place beside the tensors of each Linear, {both} and what the "
+            f"{WEIGHTS}: {quoted(extra, 160)} has no place beside the tensors of each Linear, {both} and what the "
             "config asks for; save the adapter with PEFT's `save_pretrained`."
         )
 
@@ -173,6 +173,6 @@ def _check_shapes(header: Header, layout: TensorLayout) -> None:
     for name, info in header.items():
         if info.shape != layout[name].shape:
             raise AdapterError(
-                f"{WEIGHTS}: {shown(name, 160)} has the shape {list(info.shape)}, but by the config and the Linear's "
+                f"{WEIGHTS}: {quoted(name, 160)} has the shape {list(info.shape)}, but by the config and the Linear's "
                 f"other tensors it must be {list(layout[name].shape)}; the two files belong to different adapters."
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from ..outside.errors import AdapterError, megabytes, shown
+from ..outside.errors import AdapterError, megabytes, quoted
 from .adapter import Adapter
 
 
@@ -232,7 +232,7 @@ class AdapterStore:
         return to_drop
 
     def _notify(self, state: _State, why: str) -> None:
-        sentence = f"Your adapter {shown(state.held.adapter.label)} was removed {why}."
+        sentence = f"Your adapter {quoted(state.held.adapter.label)} was removed {why}."
         self._notices.setdefault(state.held.owner, []).append(sentence)
 
     def _drop(self, state: _State) -> StoredAdapter | None:
@@ -257,7 +257,7 @@ class AdapterStore:
         limit = min(self.limits.owner_bytes, self.limits.total_bytes)
         if adapter.row_bytes > limit:
             raise AdapterError(
-                f"{shown(adapter.label)} has {megabytes(adapter.row_bytes)}; there is room for {megabytes(limit)}."
+                f"{quoted(adapter.label)} has {megabytes(adapter.row_bytes)}; there is room for {megabytes(limit)}."
             )
 
     def _release(self, freed: Sequence[StoredAdapter | None]) -> None:

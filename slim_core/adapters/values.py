@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..baselines import Experts, experts_of
 from ..method import SlimConfig
-from ..outside.errors import AdapterError, shown
+from ..outside.errors import AdapterError, quoted
 from ..outside.files import WEIGHTS
 from ..outside.header import Header
 from ..outside.limits import Limits
@@ -96,7 +96,7 @@ def _masked(values: Tensor, file: safe_open, name: str, header: Header) -> Tenso
 def _check_finite(name: str, tensor: Tensor) -> None:
     # Minimum and maximum are NaN if anything is, and need no second tensor.
     if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
-        raise AdapterError(f"{WEIGHTS}: {shown(name, 160)} holds numbers that are not finite (NaN or infinity).")
+        raise AdapterError(f"{WEIGHTS}: {quoted(name, 160)} holds numbers that are not finite (NaN or infinity).")
 
 
 def _check_magnitude(name: str, tensor: Tensor, limits: Limits) -> None:
@@ -108,13 +108,13 @@ def _check_magnitude(name: str, tensor: Tensor, limits: Limits) -> None:
     if largest > limit:
         what = "statistic" if statistic else "weight"
         raise AdapterError(
-            f"{WEIGHTS}: {shown(name, 160)} holds the number {largest:.3g}; no {what} may be beyond ±{limit:,.0f}, or "
-            "answers overflow."
+            f"{WEIGHTS}: {quoted(name, 160)} holds the number {largest:.3g}; no {what} may be beyond "
+            f"±{limit:,.0f}, or answers overflow."
         )
 
 
 def _check_sign(name: str, tensor: Tensor) -> None:
     if name.endswith((".slim_var", ".slim_token_var", ".slim_count")) and (tensor < 0).any():
         raise AdapterError(
-            f"{WEIGHTS}: {shown(name, 160)} holds a negative number; variances and counts cannot be negative."
+            f"{WEIGHTS}: {quoted(name, 160)} holds a negative number; variances and counts cannot be negative."
         )

@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from ..outside.errors import shown
+from ..outside.errors import quoted
 
 
 # Limits for fields (by the end of their name) that say how often transformers repeats something. The largest models in
@@ -98,7 +98,7 @@ def _check_number(field: str, number: int, in_list: bool) -> None:
         limit = min(limit, LARGEST_IN_LIST)
     if number > limit or -number > LARGEST:
         digits = f"{number:,}" if abs(number) < 10**30 else "a number of more than 30 digits"
-        raise BaseConfigError(f"`{shown(field)[1:-1]}` in its config is {digits}; at most {limit:,} is read")
+        raise BaseConfigError(f"`{quoted(field)[1:-1]}` in its config is {digits}; at most {limit:,} is read")
 
 
 def _check_sizes(config: PreTrainedConfig) -> None:

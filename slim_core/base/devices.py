@@ -10,6 +10,7 @@ from types import MappingProxyType
 import psutil
 import torch
 
+from ..outside.errors import quoted
 from .errors import EngineError
 
 
@@ -45,7 +46,7 @@ def chosen_device(name: str | torch.device | None) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise EngineError(
-            f"There is no device {str(name)[:60]!r}; it must be cpu, cuda, a numbered GPU such as cuda:1, or mps."
+            f"There is no device {quoted(name)}; it must be cpu, cuda, a numbered GPU such as cuda:1, or mps."
         )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError(f"There is no device {name}: torch finds no CUDA GPU on this machine; choose cpu.")

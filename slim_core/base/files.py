@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
-from ..outside.errors import shown
+from ..outside.errors import quoted
 from .choice import BaseChoice, named_folder
 from .errors import EngineError
 from .folder import INDEX, FolderFiles
@@ -67,8 +67,8 @@ def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
     if folder is not None:
         if choice.revision is not None:
             raise EngineError(
-                f"{choice.label} is a folder, which has no revision {shown(choice.revision)}; name a Hub id, or leave "
-                "the revision out."
+                f"{choice.label} is a folder, which has no revision {quoted(choice.revision)}; name a Hub id, or "
+                "leave the revision out."
             )
         yield FolderFiles(folder, choice.label)
     elif choice.operator:
@@ -82,13 +82,13 @@ def base_files(choice: BaseChoice) -> Iterator[BaseFiles]:
 def _of_the_operator(choice: BaseChoice) -> BaseFiles:
     """From the Hub, or from the library's cache if there is no connection."""
     if choice.base.startswith((".", "/", "~")):
-        name = shown(choice.base, 200)[1:-1]
+        name = quoted(choice.base, 200)[1:-1]
         raise EngineError(f"There is no folder {name}; name a folder or a Hub id such as Qwen/Qwen3-0.6B.")
     try:
         validate_repo_id(choice.base)
     except HFValidationError:
         raise EngineError(
-            f"The base {shown(choice.base, 200)} is neither a folder nor a Hub id; name a folder or a Hub id such as "
+            f"The base {quoted(choice.base, 200)} is neither a folder nor a Hub id; name a folder or a Hub id such as "
             "Qwen/Qwen3-0.6B."
         ) from None
     try:

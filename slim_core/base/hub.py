@@ -24,7 +24,7 @@ from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.hf_api import ModelInfo
 from transformers import PreTrainedConfig
 
-from ..outside.errors import AdapterError
+from ..outside.errors import AdapterError, quoted
 from ..outside.hub import (
     ANSWER_SECONDS,
     SHA1,
@@ -204,7 +204,7 @@ class HubFiles:
 
 def _commit_of(info: ModelInfo, choice: BaseChoice) -> str:
     if not choice.operator and info.id.casefold() != choice.base.casefold():
-        raise EngineError(f"{choice.base} was renamed to {info.id[:120]!r}; use the new id if you trust it.")
+        raise EngineError(f"{choice.base} was renamed to {quoted(info.id, 120)}; use the new id if you trust it.")
     if not info.sha or not SHA1.match(info.sha):
         raise EngineError(f"The Hub reports no commit of {choice.base}; try again later.")
     return info.sha

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..method import base_modules, is_supported
-from ..outside.errors import AdapterError, first_line, shown
+from ..outside.errors import AdapterError, first_line, quoted
 from .config import build_empty, read_base_config
 
 
@@ -117,10 +117,10 @@ def base_from_config(name: str, revision: str | None = None) -> BaseShapes:
             supports.
     """
     if revision is not None and Path(name).expanduser().is_dir():
-        raise AdapterError(f"{shown(name, 120)} is a folder, which has no revision {shown(revision)}; leave it out.")
+        raise AdapterError(f"{quoted(name, 120)} is a folder, which has no revision {quoted(revision)}; leave it out.")
     try:
         model = build_empty(read_base_config(name, revision))
     except Exception as error:  # transformers raises many kinds of errors for bad configs
         reason = first_line(error)[:300]
-        raise AdapterError(f"The base model {shown(name, 120)} cannot be described: {reason}.") from None
+        raise AdapterError(f"The base model {quoted(name, 120)} cannot be described: {reason}.") from None
     return describe_base(model, name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from ..outside.errors import AdapterError, first_line, shown
+from ..outside.errors import AdapterError, first_line, quoted
 from ..outside.strict_json import read_object
 from .errors import EngineError
 from .prompts import Prompts
@@ -40,7 +40,7 @@ def check_index(path: Path, files: Collection[str], label: str) -> None:
         raise EngineError(f"{path.name} of {label} has no weight_map, which says where the weights are.")
     for file in named.values():
         if not isinstance(file, str) or not SHARD.match(file) or file not in files:
-            raise EngineError(f"{path.name} of {label} names {shown(str(file))}, which is not one of its shards.")
+            raise EngineError(f"{path.name} of {label} names {quoted(str(file))}, which is not one of its shards.")
 
 
 def read_untrusted(folder: Path, label: str) -> Prompts:

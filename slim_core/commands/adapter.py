@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .console import printable, refuse, screen
+from ..outside.errors import printable, quoted, reason
+from .console import refuse, screen
 
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _write_frozen(model: Any, batches: Iterator[dict[str, Any]], output: Path, f
     except ValueError as error:
         raise AdapterError(str(error)) from None
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
+        raise AdapterError(f"The LoRA cannot be written to {output}: {reason(error)}.") from None
 
 
 def _write_gguf(config: Any, tensors: dict[str, Any], base: Any, output: Path) -> None:
@@ -178,7 +179,7 @@ def _write_gguf(config: Any, tensors: dict[str, Any], base: Any, output: Path) -
     except ValueError as error:
         raise AdapterError(str(error)) from None
     except OSError as error:
-        raise AdapterError(f"The LoRA cannot be written to {output}: {error}.") from None
+        raise AdapterError(f"The LoRA cannot be written to {output}: {reason(error)}.") from None
 
 
 @contextmanager
@@ -216,7 +217,6 @@ def _check_named(base: str) -> None:
 def _new_folder(path: Path) -> Iterator[None]:
     """Create a folder before the work that fills it; remove what was created if that work fails."""
     from ..adapters import AdapterError
-    from ..outside.errors import reason, shown
     from ..outside.files import CONFIG, WEIGHTS
 
     created: list[Path] = []
@@ -230,7 +230,7 @@ def _new_folder(path: Path) -> Iterator[None]:
     except OSError as error:
         _remove_empty(created)
         raise AdapterError(
-            f"The LoRA cannot be written to {shown(str(path), 120)}: {reason(error)}; name another folder."
+            f"The LoRA cannot be written to {quoted(str(path), 120)}: {reason(error)}; name another folder."
         ) from None
     try:
         yield
@@ -296,7 +296,8 @@ def _passages(path: Path | None) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise AdapterError(f"The text {path} cannot be read: {error}.") from None
+        cause = reason(error) if isinstance(error, OSError) else "it is not UTF-8"
+        raise AdapterError(f"The text {path} cannot be read: {cause}.") from None
     passages = [line for line in lines if line]
     if not passages:
         raise AdapterError(f"The text {path} is empty; write one passage per line.")

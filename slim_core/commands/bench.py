@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..outside.errors import printable
 from .bench_view import Report
-from .console import printable, refuse
+from .console import refuse
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from .console import printable, refuse, screen
+from ..outside.errors import printable
+from .console import refuse, screen
 
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Report:
                 table.add_column(column.replace("_", " "), justify="right" if column else "left")
             for row in rows:
                 ratios = [f"{row.ratios[name]:.2f}" if name in row.ratios else "" for name in references]
-                known = [_shown(name, row.facts[name]) if name in row.facts else "" for name in facts]
+                known = [_formatted(name, row.facts[name]) if name in row.facts else "" for name in facts]
                 spread = f"{_ms(row.low)} – {_ms(row.high)}"
                 table.add_row(row.way, *ratios, _ms(row.seconds), spread, *known)
             self._console.print(table)
@@ -101,7 +102,7 @@ def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f}"
 
 
-def _shown(name: str, value: float) -> str:
+def _formatted(name: str, value: float) -> str:
     if name.startswith("share"):
         return f"{100 * value:.0f} %"
     return f"{value / 1e6:,.1f} MB" if name.endswith("bytes") else f"{value:,.0f}"

@@ -16,8 +16,8 @@ from ..inference import Engine, EngineError, Sampling
 from ..inference.sampling import check_sampling
 from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file, read_prompts, to_csv, to_json
 from ..many.prompts import guessed
-from ..outside.errors import reason
-from .console import printable, screen
+from ..outside.errors import printable, reason
+from .console import screen
 from .files import write_whole
 from .many_view import results_view, summary
 from .progress import CountedProgress

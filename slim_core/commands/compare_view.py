@@ -120,7 +120,7 @@ def drift_sentence(variants: Sequence[Variant], drift: Drift, taught: bool = Fal
     """
     labels = {variant.name: variant.label for variant in variants}
     ratios = [f"{likelihood(d.total)} for {labels[d.variant]}" for d in drift.variants]
-    means = [f"{labels[d.variant]} {float(d.kl.mean()):.3f}" for d in drift.variants]
+    means = [f"{labels[d.variant]} {d.mean_kl:.3f}" for d in drift.variants]
     before = (
         "This is like the training data, where the adapters moved towards what they were taught. " if taught else ""
     )

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..outside.errors import printable
+
 
 WIDEST = 1_000  # characters of a line
 
@@ -48,8 +50,3 @@ def refuse(sentence: object) -> NoReturn:
 def warn(sentence: object) -> None:
     """Print a warning to standard error, on one line."""
     screen(stderr=True, soft_wrap=True).print(f"Warning: {printable(str(sentence))}", highlight=False)
-
-
-def printable(text: str) -> str:
-    """A text with escapes in place of control characters, colour codes and invalid characters."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .console import printable, refuse, screen
+from ..outside.errors import printable
+from .console import refuse, screen
 
 
 def estimate(

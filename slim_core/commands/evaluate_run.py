@@ -23,9 +23,9 @@ from ..evaluation.tasks import Asking, Task, load_tasks
 from ..inference import Engine, Sampling
 from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file
 from ..many import to_json as answers_json
-from ..outside.errors import reason
+from ..outside.errors import printable, reason
 from ..paths import DEMO
-from .console import printable, screen
+from .console import screen
 from .evaluate_view import show
 from .files import write_whole
 from .progress import CountedProgress

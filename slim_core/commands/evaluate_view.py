@@ -14,7 +14,7 @@ from ..evaluation.report.markup import interval, plain_interval
 from ..evaluation.report.page import MORE, SCORINGS, notes
 from ..evaluation.results import Evaluation
 from ..evaluation.summary import BASE, Group
-from .console import printable
+from ..outside.errors import printable
 
 
 def show(evaluation: Evaluation, console: Console) -> None:

@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..base.errors import EngineError
-from ..outside.errors import reason
-from .console import printable
+from ..outside.errors import printable, reason
 
 
 def write_whole(path: Path, text: str) -> None:

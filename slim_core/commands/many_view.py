@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..base.formatting import likelihood
 from ..many import PromptAnswer, PromptResult, Respondent, mean_drift
-from .console import printable
+from ..outside.errors import printable
 
 
 KINDS = {"like": "like the training data", "unlike": "unlike the training data", "mixed": "partly like it"}

@@ -10,6 +10,7 @@ import typer
 from transformers.utils.logging import disable_progress_bar
 
 from ..evaluation.report import report_page
+from ..outside.errors import printable
 from ..paper.bases import (
     FAMILIES,
     SECONDS_A_STEP,
@@ -30,7 +31,7 @@ from ..paper.results import result_file
 from ..paper.runs import PaperError
 from ..paper.scales import DemoScale
 from ..paper.work import WorkFolder
-from .console import print_table, printable, screen
+from .console import print_table, screen
 from .files import write_whole
 from .paper_run import Options, run_jobs, say
 

@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..demo.pool import worker_pool
 from ..demo.trial import TrialPlan
 from ..evaluation.report import report_page
+from ..outside.errors import printable
 from ..paper.collect import Collected, collect
 from ..paper.estimate import estimate_paper
 from ..paper.execute import run_cells
@@ -29,7 +30,7 @@ from ..paper.scales import DemoScale, FullScale, Scale
 from ..paper.sequence import sequence_data
 from ..paper.tables import cases, notes, tables
 from ..paper.work import WorkFolder
-from .console import print_table, printable, screen
+from .console import print_table, screen
 from .files import write_whole
 
 

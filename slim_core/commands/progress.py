@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .console import printable, screen
+from ..outside.errors import printable
+from .console import screen
 
 
 class CountedProgress:

@@ -222,6 +222,12 @@ class RoutingRecord:
         return identity_share(self.weights, self.num_experts)
 
     @property
+    def answer_identity(self) -> float | None:
+        """Mean identity share of the answer's tokens over all Linears; None before it has a token."""
+        shares = identity_share(self.weights[:, self.prompt_tokens :], self.num_experts)
+        return float(shares.mean()) if shares.numel() else None
+
+    @property
     def among_experts(self) -> bool:
         """Whether it is that of a router among LoRA experts alone, past which no token can go."""
         return self.num_experts == self.weights.shape[2] > 1 and bool((self.cluster[:, :1] < 0).all())
@@ -324,6 +330,11 @@ class VariantDrift:
     def total(self) -> float:
         """log p_base(answer) - log p_variant(answer) of the whole answer, in nats."""
         return float(self.log_ratio.double().sum())
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL(base || variant) of a token, in nats."""
+        return float(self.kl.double().mean())
 
     @property
     def times_less_likely(self) -> float:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ..base.errors import EngineError
 from ..base.messages import Message
-from ..inference.types import Drift, FinishReason, Kind, Reading, Row, Sampling, Step, Variant
+from ..inference.types import Drift, FinishReason, Kind, Reading, RoutingRecord, Row, Sampling, Step, Variant
 from ..inference.verdict import Verdict, verdict_of
 from .prompts import ListedPrompt
 
@@ -166,19 +166,16 @@ class PromptProgress:
                     strength=asker.strength,
                     verdict=verdict_of(record) if record is not None and variant.strength is not None else None,
                     log_ratio=None if drift is None else drift.total,
-                    mean_kl=None if drift is None else float(drift.kl.double().mean()),
+                    mean_kl=None if drift is None else drift.mean_kl,
                 )
             )
         return PromptResult(self._number, self._listed.place, self.messages, tuple(answers))
 
 
-def _identity(variant: Variant, tokens: int, record) -> float | None:
+def _identity(variant: Variant, tokens: int, record: RoutingRecord | None) -> float | None:
     if variant.kind == "lora":
         return 0.0 if tokens else None
-    if record is None:
-        return None
-    shares = record.identity[:, record.prompt_tokens :]
-    return float(shares.mean()) if shares.numel() else None
+    return None if record is None else record.answer_identity
 
 
 def ask_all(

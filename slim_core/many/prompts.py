@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 
 from ..base.errors import EngineError
 from ..base.messages import Message, Role
-from ..outside.errors import reason
+from ..outside.errors import printable, reason
 from ..training.errors import DataError
 from ..training.files import TABLES, utf8_text
 from ..training.messages import MEDIA, content_text
@@ -77,7 +77,7 @@ def read_prompts(content: bytes, name: str, kind: str | None = None, most: int |
     Raises:
         EngineError: with a sentence, if something in it cannot be asked.
     """
-    name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    name = printable(name)
     try:
         prompts = KINDS[kind or kind_of(name)](name, content)
     except DataError as error:

@@ -16,7 +16,7 @@ from .config import SlimConfig, SlimType
 from .context import ForwardContext, context_of, drop_context, in_backward, keep_context
 from .contexts import LENGTH_BUCKETS
 from .extra_losses import add_to_loss, extra_losses
-from .fields import check_choice, check_integer, check_number, shown
+from .fields import abbreviated, check_choice, check_integer, check_number
 from .fingerprint import difference, fingerprint_of_shapes
 from .gate_setter import set_gate
 from .layer import SlimLayer
@@ -72,7 +72,7 @@ __all__ = [
     "put_row_states",
     "put_together",
     "set_gate",
-    "shown",
+    "abbreviated",
     "state_of_row",
     "turn_opening",
 ]

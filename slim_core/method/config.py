@@ -11,7 +11,7 @@ from typing import Literal, Optional, Union
 
 from peft.config import PeftConfig
 
-from .fields import check_choice, check_integer, check_number, shown
+from .fields import abbreviated, check_choice, check_integer, check_number
 
 
 FORMAT_VERSION = 3
@@ -282,8 +282,8 @@ class SlimConfig(PeftConfig):
         check_integer("format_version", self.format_version, 1)
         if self.format_version > FORMAT_VERSION:
             raise ValueError(
-                f"This SLIM adapter is saved in format {shown(self.format_version)}; the installed slim_core reads "
-                f"formats up to {FORMAT_VERSION}. Upgrade slim_core to load it."
+                f"This SLIM adapter is saved in format {abbreviated(self.format_version)}; the installed slim_core "
+                f"reads formats up to {FORMAT_VERSION}. Upgrade slim_core to load it."
             )
         if self.format_version == 1 and self.distance_scope == "context":
             raise ValueError(
@@ -305,7 +305,7 @@ class SlimConfig(PeftConfig):
         total = self.num_experts + self.num_identity
         if self.top_k > total:
             raise ValueError(
-                f"`top_k` is {shown(self.top_k)}, but there are only {total} experts "
+                f"`top_k` is {abbreviated(self.top_k)}, but there are only {total} experts "
                 f"(num_experts={self.num_experts} + num_identity={self.num_identity}); choose 1 to {total}."
             )
         if self.top_k == 1 and total > 1:
@@ -336,7 +336,7 @@ class SlimConfig(PeftConfig):
         check_number("balance_coefficient", self.balance_coefficient, 0)
         check_integer("mask_seed", self.mask_seed, 0)
         if self.mask_seed >= 2**31:
-            raise ValueError(f"`mask_seed` must be below 2**31, not {shown(self.mask_seed)}.")
+            raise ValueError(f"`mask_seed` must be below 2**31, not {abbreviated(self.mask_seed)}.")
         for pattern, rank in self.rank_pattern.items():
             check_integer(f"rank_pattern[{pattern!r}]", rank, 1)
         for pattern, alpha in self.alpha_pattern.items():
@@ -350,7 +350,7 @@ class SlimConfig(PeftConfig):
         for token in self.turn_opening:
             check_integer("turn_opening", token, 0)
             if token >= 2**31:
-                raise ValueError(f"`turn_opening` must hold ids below 2**31, not {shown(token)}.")
+                raise ValueError(f"`turn_opening` must hold ids below 2**31, not {abbreviated(token)}.")
         self.turn_opening = list(self.turn_opening)
 
     def _check_layers(self) -> None:

@@ -32,15 +32,20 @@ def visible(text: str) -> str:
     return OBEYED.sub(lambda match: repr(match[0])[1:-1], text)
 
 
-def shown(value: object, limit: int = 60) -> str:
-    """A value from a file for use in a sentence: quoted, on one line, short, without invisible characters."""
+def printable(text: str) -> str:
+    """A text on one line, with escapes in place of line ends, control codes and other invisible characters."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """A value from a file for use in a sentence: as Python writes it, on one line, at most `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 2] + "…" + text[-1]
 
 
-def reason(error: OSError) -> str:
-    """The system's own reason for an error, for use within a sentence."""
-    return (error.strerror or type(error).__name__).lower()
+def reason(error: Exception) -> str:
+    """Why something failed, for use within a sentence: in the system's words, else the first line of the message."""
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else first_line(error)
 
 
 def first_line(error: BaseException | str) -> str:
@@ -51,6 +56,12 @@ def first_line(error: BaseException | str) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return first.rstrip(".:")
+
+
+def with_type(error: BaseException) -> str:
+    """The type of an error and the first line of its message, for a log or a table."""
+    name, message = type(error).__name__, first_line(error)
+    return name if message == name else f"{name}: {message}"
 
 
 def megabytes(size: int) -> str:

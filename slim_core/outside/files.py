@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from .errors import AdapterError, SizeError, megabytes, reason, shown
+from .errors import AdapterError, SizeError, megabytes, quoted, reason
 from .formats import CONFIG, WEIGHTS, check_file_names, conversion, pickle_among
 from .limits import Limits
 from .record import RECORD, RECORD_BYTES
@@ -76,7 +76,7 @@ class Folder:
         return self.path.name or "adapter"
 
     def copy_to(self, folder: Path, limits: Limits) -> None:
-        named = shown(str(self.path), 200)
+        named = quoted(str(self.path), 200)
         try:
             if not self.path.is_dir():
                 raise AdapterError(f"There is no folder {named}.")
@@ -95,8 +95,8 @@ class Folder:
         if inside:
             what = f"{len(inside)} adapters, such as" if len(inside) > 1 else "an adapter in"
             raise AdapterError(
-                f"The folder {shown(str(self.path), 200)} has no `{CONFIG}` itself but {what} "
-                f"{shown(str(min(inside, key=lambda path: (len(path.parts), path))), 200)}; name that folder."
+                f"The folder {quoted(str(self.path), 200)} has no `{CONFIG}` itself but {what} "
+                f"{quoted(str(min(inside, key=lambda path: (len(path.parts), path))), 200)}; name that folder."
             )
 
 
@@ -116,7 +116,7 @@ def adapters_in(root: str | Path) -> list[str]:
 def _check_names(files: tuple[UploadedFile, ...]) -> None:
     for file in files:
         if len(file.name) > 4096 or "\0" in file.name:
-            raise AdapterError(f"The file name {shown(file.name)} is too long or holds a null; rename the file.")
+            raise AdapterError(f"The file name {quoted(file.name)} is too long or holds a null; rename the file.")
 
 
 def _last_part(name: str) -> str:

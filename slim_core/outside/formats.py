@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from .errors import AdapterError, shown
+from .errors import AdapterError, quoted
 
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -73,7 +73,7 @@ def pickled(name: str) -> str:
     """The same without its beginning."""
     file = name if SAFE_NAME.match(name) else "adapter_model.bin"
     return (
-        f"{shown(name)}, a format that can run code, so it is never opened; convert it with: "
+        f"{quoted(name)}, a format that can run code, so it is never opened; convert it with: "
         'python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous().clone() for k, v in '
         f"torch.load('{file}', map_location='cpu', weights_only=True).items()}}, '{WEIGHTS}')\"."
     )
@@ -127,7 +127,7 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
     top = {name for name in path_of if "/" not in name}
     folder = next((n.removesuffix(CONFIG) for n in path_of if n.endswith(f"/{CONFIG}")), None)
     if folder is not None and f"{folder}{WEIGHTS}" in path_of:
-        inside = shown(path_of[f"{folder}{CONFIG}"].removesuffix(f"/{CONFIG}"), 80)
+        inside = quoted(path_of[f"{folder}{CONFIG}"].removesuffix(f"/{CONFIG}"), 80)
         return f"; there is an adapter in its folder {inside}: download that folder and use its two files."
     if missing == CONFIG and WEIGHTS in top:
         return (
@@ -135,7 +135,7 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
         )
     for name, what in (*((name, DIFFUSERS) for name in DIFFUSER_FILES), *((name, MLX) for name in MLX_FILES)):
         if name in top:
-            return f"; judging by {shown(path_of[name], 160)}, {what}."
+            return f"; judging by {quoted(path_of[name], 160)}, {what}."
     try:
         check_file_names(top)
     except AdapterError as known:
@@ -143,13 +143,13 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
     tensors = next((name for name in path_of if name in top and name.endswith(".safetensors")), None)
     if tensors is not None and missing == WEIGHTS:
         return (
-            f"; if {shown(path_of[tensors], 160)} is the adapter, download both files, rename it to `{WEIGHTS}` and "
+            f"; if {quoted(path_of[tensors], 160)} is the adapter, download both files, rename it to `{WEIGHTS}` and "
             "use these files."
         )
     if tensors is not None:
-        return f"; judging by {shown(path_of[tensors], 160)} alone, {DIFFUSERS}."
+        return f"; judging by {quoted(path_of[tensors], 160)} alone, {DIFFUSERS}."
     if (gguf := next((name for name in path_of if name.endswith(".gguf")), None)) is not None:
-        return f"; judging by {shown(path_of[gguf], 160)}, {GGUF}."
+        return f"; judging by {quoted(path_of[gguf], 160)}, {GGUF}."
     if (pickle := pickle_among(top)) is not None:
         return f" but {pickled(pickle)}"
     return f"; an adapter consists of `{CONFIG}` and `{WEIGHTS}`, as PEFT's `save_pretrained` writes them."
@@ -187,4 +187,4 @@ def check_contents(raw: dict[str, Any], tensors: Iterable[str], prefixes: Iterab
 
 
 def _refusal(seen: str, what: str) -> AdapterError:
-    return AdapterError(f"Judging by {shown(seen, 160)}, {what}.")
+    return AdapterError(f"Judging by {quoted(seen, 160)}, {what}.")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from .errors import AdapterError, SizeError, first_line, megabytes, shown
+from .errors import AdapterError, SizeError, first_line, megabytes, quoted
 from .files import WEIGHTS
 from .formats import CONVERT, GGUF
 from .limits import Limits
@@ -55,7 +55,7 @@ def read_header(path: Path, limits: Limits) -> Header:
             slices = {name: file.get_slice(name) for name in names}
             header = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     except SafetensorError as error:
-        raise AdapterError(f"{WEIGHTS} is not a valid safetensors file: {shown(first_line(error), 160)}.") from None
+        raise AdapterError(f"{WEIGHTS} is not a valid safetensors file: {quoted(first_line(error), 160)}.") from None
     if not header:
         raise AdapterError(f"{WEIGHTS} holds no tensors; save the adapter again.")
     if len(header) > limits.tensors:

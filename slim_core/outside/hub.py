@@ -33,7 +33,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.utils import tqdm
 
-from .errors import AdapterError, megabytes, shown
+from .errors import AdapterError, megabytes, quoted
 from .files import CONFIG, WEIGHTS, check_bytes
 from .formats import instead_of_adapter
 from .limits import Limits
@@ -135,7 +135,7 @@ class HubRepository:
         info = api.model_info(self.repository, revision=self.revision, timeout=ANSWER_SECONDS, expand=["sha"])
         if info.id.casefold() != self.repository.casefold():
             raise AdapterError(
-                f"The Hub returned another repository, {shown(info.id, 120)}: {self.repository} was renamed; use the "
+                f"The Hub returned another repository, {quoted(info.id, 120)}: {self.repository} was renamed; use the "
                 "new id if you trust it."
             )
         if not info.sha or not SHA1.match(info.sha):
@@ -202,11 +202,11 @@ def check_id(repository: str, revision: str | None) -> None:
     """
     if not REPOSITORY.match(repository) or ".." in repository or "--" in repository:
         raise AdapterError(
-            f"{shown(repository)} is not a Hub id; it must be owner/name, made of letters, digits, dots, dashes and "
+            f"{quoted(repository)} is not a Hub id; it must be owner/name, made of letters, digits, dots, dashes and "
             "underscores."
         )
     if revision is not None and (not REVISION.match(revision) or ".." in revision or "//" in revision):
-        raise AdapterError(f"{shown(revision)} is not a revision; it must be a branch, a tag or a commit.")
+        raise AdapterError(f"{quoted(revision)} is not a revision; it must be a branch, a tag or a commit.")
 
 
 def _check_location(url: str, metadata: HfFileMetadata, repository: str, commit: str) -> None:
@@ -297,7 +297,7 @@ def explained(error: Exception, repository: str, revision: str | None) -> Adapte
     if isinstance(error, RepositoryNotFoundError):
         return AdapterError(f"{repository} does not exist on the Hub or is private; check the id.")
     if isinstance(error, RevisionNotFoundError):
-        return AdapterError(f"{repository} has no revision {shown(revision)}; give a branch, a tag or a commit.")
+        return AdapterError(f"{repository} has no revision {quoted(revision)}; give a branch, a tag or a commit.")
     if isinstance(error, DisabledRepoError):
         return AdapterError(f"{repository} was disabled by the Hub.")
     if isinstance(error, OfflineModeIsEnabled):

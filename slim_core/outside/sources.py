@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .errors import AdapterError, reason, shown
+from .errors import AdapterError, quoted, reason
 from .files import Folder, Source
 from .hub import HubRepository
 
@@ -26,17 +26,17 @@ def named_source(name: str | Path, revision: str | None = None) -> Source:
         path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
     except RuntimeError:  # raised by Python for an unknown user
-        raise AdapterError(f"{shown(str(name))} begins with a user that is not on this machine; check it.") from None
+        raise AdapterError(f"{quoted(str(name))} begins with a user that is not on this machine; check it.") from None
     except OSError as error:
         raise AdapterError(
-            f"{shown(str(name))} cannot be looked up: {reason(error)}; name a folder or a Hub id."
+            f"{quoted(str(name))} cannot be looked up: {reason(error)}; name a folder or a Hub id."
         ) from None
     if is_file:
         raise AdapterError(f"{name} is a file; name the folder that holds the adapter's two files.")
     if is_folder or isinstance(name, Path) or name.startswith((".", "/", "~")):
         if revision is not None:
             raise AdapterError(
-                f"{name} is a folder, which has no revision {shown(revision)}; name a Hub id, or leave the revision "
+                f"{name} is a folder, which has no revision {quoted(revision)}; name a Hub id, or leave the revision "
                 "out."
             )
         return Folder(path)

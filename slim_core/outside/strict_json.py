@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from .errors import AdapterError, shown
+from .errors import AdapterError, quoted
 
 
 # A bracket, or a whole string, so that brackets inside strings are not counted. A text without an end goes to the end
@@ -92,12 +92,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]], name: str) -> dict[str, An
     result = dict(pairs)
     if len(result) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise AdapterError(f"{name} has the key {shown(twice)} twice; each key may appear only once.")
+        raise AdapterError(f"{name} has the key {quoted(twice)} twice; each key may appear only once.")
     return result
 
 
 def _refuse_number(word: str, name: str) -> float:
-    raise AdapterError(f"{name} holds the number {shown(word)}; numbers must be finite.")
+    raise AdapterError(f"{name} holds the number {quoted(word)}; numbers must be finite.")
 
 
 def _finite(digits: str, name: str) -> float:

@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from ..base.errors import EngineError
 from ..inference.stops import Stops
 from ..inference.types import RowStep, Step, Variant
-from ..outside.errors import shown
+from ..outside.errors import quoted
 from .errors import ApiError
 from .http import FAILED
 from .protocol import BusyError, Service
@@ -28,7 +28,7 @@ ChoiceSteps = AsyncGenerator[ChoiceStep, None]
 def no_model(service: Service, name: str) -> ApiError:
     """The error for a name that no model has."""
     names = ", ".join(service.models)
-    return ApiError(404, f"There is no model {shown(name)} here; there are {names}.", "model", "model_not_found")
+    return ApiError(404, f"There is no model {quoted(name)} here; there are {names}.", "model", "model_not_found")
 
 
 def _check(service: Service, request: GenerationRequest, variant: Variant) -> None:
@@ -37,7 +37,7 @@ def _check(service: Service, request: GenerationRequest, variant: Variant) -> No
         raise ApiError(400, f"{request.model} has no gate, so slim_strength has no effect.", "slim_strength")
     tokens, limit = request.wanted_tokens, service.max_new_tokens
     if tokens is not None and tokens > limit:
-        sentence = f"An answer here has at most {limit} tokens; {shown(tokens)} were asked for."
+        sentence = f"An answer here has at most {limit} tokens; {quoted(tokens)} were asked for."
         raise ApiError(400, sentence, request.length_field)
     field, title = ("messages", "conversation") if isinstance(request, ChatRequest) else ("prompt", "prompt")
     room = service.engine.info.context_length

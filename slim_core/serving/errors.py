@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from ..outside.errors import shown
+from ..outside.errors import quoted
 
 
 class ApiError(Exception):
@@ -76,11 +76,11 @@ def of_validation(error: ValidationError) -> ApiError:
         elif part.isidentifier() and not part.startswith(("function-", "tagged-")):
             place += f".{part}" if place else part
         elif kind == "extra_forbidden":
-            place = shown(part)
+            place = quoted(part)
     if kind == "extra_forbidden":
         return ApiError(400, f"{place} is not a field that this server knows.", place, "unknown_parameter")
     if kind == "missing":
         return ApiError(400, f"{place} is missing.", place, "missing_required_parameter")
     limits = {name: int(n) if isinstance(n, float) and n.is_integer() else n for name, n in context.items()}
     must = MUST[kind].format(**limits) if kind in MUST else first["msg"].removeprefix("Value error, ").rstrip(".")
-    return ApiError(400, f"{place or 'The request'} must be {must}, not {shown(first['input'])}.", place or None)
+    return ApiError(400, f"{place or 'The request'} must be {must}, not {quoted(first['input'])}.", place or None)

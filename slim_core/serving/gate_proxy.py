@@ -13,7 +13,7 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
-from ..outside.errors import first_line, shown
+from ..outside.errors import first_line, quoted
 from .errors import ApiError
 from .gate import Gate, Judged
 from .http import LAST_EVENT, address, event, new_api, read_json
@@ -105,7 +105,7 @@ def gate_proxy(gate: Gate, model: str, upstream: str, places: int) -> FastAPI:
             return listing
         entry = next((entry for entry in listing["data"] if entry.get("id") == name), None)
         if entry is None:
-            raise ApiError(404, f"There is no model {shown(name)} here.", "model", "model_not_found")
+            raise ApiError(404, f"There is no model {quoted(name)} here.", "model", "model_not_found")
         return entry
 
     @api.post("/v1/chat/completions")

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from ..outside.errors import megabytes, shown
+from ..outside.errors import megabytes, quoted
 from .errors import ApiError
 
 
@@ -42,7 +42,7 @@ def new_api(**options: Any) -> FastAPI:
     @api.exception_handler(HTTPException)
     async def report_address(request: Request, error: HTTPException) -> JSONResponse:
         place = f"{request.method} {request.url.path}"
-        return _refusal(ApiError(error.status_code, f"{shown(place, 200)} is not part of this API."))
+        return _refusal(ApiError(error.status_code, f"{quoted(place, 200)} is not part of this API."))
 
     @api.exception_handler(Exception)
     async def report_failure(request: Request, error: Exception) -> JSONResponse:

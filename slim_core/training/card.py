@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from ..baselines import METHODS
+from ..outside.errors import printable
 from .report import CAPTION, RECORD, TrainingRecord, markdown_table
 
 
@@ -65,7 +66,7 @@ def _ending(mark: str | None) -> list[str]:
 
 def in_markdown(name: str) -> str:
     """A name as text of Markdown: unchanged if it has no special meaning, else as code."""
-    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
+    text = printable(name)
     if PLAIN.fullmatch(text) and not LINK.search(text):
         return text
     longest = max((len(run) for run in re.findall("`+", text)), default=0)

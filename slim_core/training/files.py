@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import io
 import json
-import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..extras import lacking
-from ..outside.errors import first_line
+from ..outside.errors import first_line, printable
 from .errors import DataError
 from .parsing import NO_ARRAY, as_json, json_items, parse_json
 
@@ -70,7 +69,7 @@ def read_file(path: Path, example: str = EXAMPLE) -> DataSource:
     Raises:
         DataError: if the file is missing, empty, of another kind, or has a line that cannot be read.
     """
-    kind, name = kind_of(path), _escaped(path.name)
+    kind, name = kind_of(path), printable(path.name)
     if kind is None:
         raise DataError(
             f"{name} has an unknown file type; data files end in {ENDINGS}, or name a data set on the Hub."
@@ -78,10 +77,10 @@ def read_file(path: Path, example: str = EXAMPLE) -> DataSource:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"There is no file {_escaped(str(path))}; check the path.") from None
+        raise DataError(f"There is no file {printable(str(path))}; check the path.") from None
     except OSError as error:
         raise DataError(
-            f"{_escaped(str(path))} cannot be read: {error.strerror}; name a readable data file."
+            f"{printable(str(path))} cannot be read: {error.strerror}; name a readable data file."
         ) from None
     fingerprint: dict[str, str | None] = {"sha256": hashlib.sha256(content).hexdigest()}
     if path.suffix.lower() == ".gz" and content:
@@ -96,11 +95,6 @@ def read_file(path: Path, example: str = EXAMPLE) -> DataSource:
     if not records:
         raise DataError(f"{name} has no record; it needs at least one, such as {example}.")
     return DataSource(name, records, blank, fingerprint)
-
-
-def _escaped(name: str) -> str:
-    """A name on one line: control characters and invalid UTF-8 are escaped as in Python."""
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
 GZIP = b"\x1f\x8b"
@@ -215,7 +209,7 @@ def _with_members(text: str) -> str:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    names = [f"`{_escaped(str(key)[:40])}`" for key in [*value][:3]] if isinstance(value, dict) else []
+    names = [f"`{printable(str(key)[:40])}`" for key in [*value][:3]] if isinstance(value, dict) else []
     more = ", …" if len(value) > len(names) else ""
     return f" but one object with {', '.join(names)}{more}" if names else ""
 
@@ -294,7 +288,7 @@ def _read_parquet(name: str, content: bytes) -> tuple[list[Record], int]:
             raise DataError(f"{name}: a text in it is not UTF-8; write the file again with texts in UTF-8.") from None
         except Exception as error:  # dates beyond Python's, time zones that nobody knows
             raise DataError(
-                f"{name}: the column `{_escaped(column)}` ({values.type}) cannot be read ({first_line(error)}); "
+                f"{name}: the column `{printable(column)}` ({values.type}) cannot be read ({first_line(error)}); "
                 "remove it, or write it as text."
             ) from None
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..outside.errors import shown
+from ..outside.errors import quoted
 
 
 LONGEST = 200
@@ -14,4 +14,4 @@ LONGEST = 200
 def named(path: Path | str) -> str:
     """A path for use in a sentence: shortened, and quoted if it has unprintable characters such as line ends."""
     text = str(path)
-    return text if text.isprintable() and len(text) <= LONGEST else shown(text, LONGEST)
+    return text if text.isprintable() and len(text) <= LONGEST else quoted(text, LONGEST)

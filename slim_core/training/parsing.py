@@ -108,7 +108,7 @@ def _check_characters(value: Any, text: str, position: int, end: int, place: str
 
 
 def as_json(value: Any) -> str:
-    """A value for use in a sentence, short and on one line."""
+    """A value for use in a sentence: as JSON, the way it stands in the user's file, and at most 40 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (RecursionError, ValueError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from transformers.integrations import get_available_reporting_integrations, is_flytekit_available
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from ..outside.errors import first_line, shown
+from ..outside.errors import first_line, quoted
 from .errors import TrainingError
 
 
@@ -33,7 +33,7 @@ def check_report_to(names: Sequence[str]) -> None:
                 f"--report-to {name} is not installed ({there_is}); install its package, or leave the flag out."
             )
         known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-        raise TrainingError(f"--report-to {shown(name)} does not exist ({there_is}); there are {known}.")
+        raise TrainingError(f"--report-to {quoted(name)} does not exist ({there_is}); there are {known}.")
 
 
 def cannot_report(names: Sequence[str], error: Exception) -> TrainingError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
 
-from ..outside.errors import reason
+from ..outside.errors import quoted, reason
 from .checkpoints import (
     CHECKPOINTS,
     PREFIX,
@@ -222,7 +222,7 @@ def _difference(saved: dict[str, tuple[int, ...]], expected: dict[str, tuple[int
     if name not in saved:
         return f"{WEIGHTS} has no {name}"
     if name not in expected:
-        return f"{WEIGHTS} has {name[:200]!r}, which the model does not have"
+        return f"{WEIGHTS} has {quoted(name, 200)}, which the model does not have"
     return f"{WEIGHTS} has {name} in a different shape"
 
 

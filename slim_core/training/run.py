@@ -24,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from ..base.errors import is_out_of_memory
 from ..baselines import METHODS
 from ..method import turn_opening
 from ..outside.errors import first_line, reason
@@ -155,7 +156,9 @@ def _train_or_keep(method: str, prepared: _RunSetup) -> TrainingRecord:
     record.seconds = earlier.record.seconds if earlier.record is not None and earlier.checkpoints else 0.0
     try:
         return _train_one(record, prepared, settings.folder(method), earlier.checkpoints)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise TrainingError(
             f"The device ran out of memory while training {method}; lower --micro-batch or --max-length, or pass "
             "--gradient-checkpointing or --four-bit."
@@ -281,7 +284,7 @@ def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) ->
             loss=(settings.loss, settings.loss_weight),
         )
     except (ImportError, RuntimeError) as error:  # as integrations raise them
-        if not settings.report_to or isinstance(error, torch.OutOfMemoryError):
+        if not settings.report_to or is_out_of_memory(error):
             raise
         raise cannot_report(settings.report_to, error) from None
     # Progress is shown by our own callback, which `_run_trainer` adds.
@@ -377,10 +380,10 @@ def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _RunS
         return stop.stopped
     except KeyboardInterrupt:
         return True
-    except (TrainingError, SaveError, torch.OutOfMemoryError):
+    except (TrainingError, SaveError):
         raise
     except Exception as error:
-        if first.begun:
+        if first.begun or is_out_of_memory(error):
             raise
         if checkpoint is None and prepared.settings.report_to:
             raise cannot_report(prepared.settings.report_to, error) from None

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..outside.errors import first_line, reason
+from ..base.errors import is_out_of_memory
+from ..outside.errors import reason
 from .card import write_model_card
 from .checkpoints import PREFIX
 from .errors import TrainingError
@@ -88,12 +88,12 @@ def writing(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, TrainingError, SaveError):
+    except (TrainingError, SaveError):
         raise
-    except OSError as error:
-        raise SaveError(what, reason(error)) from error
     except Exception as error:  # torch, safetensors and tokenizers each have their own
-        raise SaveError(what, first_line(error)) from error
+        if is_out_of_memory(error):
+            raise
+        raise SaveError(what, reason(error)) from error
 
 
 def save_adapter(

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ..inference import BaseSwitch, Engine, open_base
+from ..outside.errors import first_line
 from ..paths import DEMO
 from ..serving.openai_api import openai_api
 from .backend import Backend
@@ -87,7 +88,7 @@ def launch(demo: Interface, config: Config, **options: Any) -> Any:
         return _serve(demo, folder, config, **options)
     except Exception as error:
         # Gradio asks its own server whether it is there.
-        raise ConfigError(f"The app could not be served: {one_line(str(error) or type(error).__name__)}") from error
+        raise ConfigError(f"The app could not be served: {one_line(first_line(error))}") from error
 
 
 def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any) -> Any:

@@ -9,7 +9,7 @@ import re
 import socket
 from pathlib import Path
 
-from ..outside.errors import AdapterError, megabytes, reason, shown
+from ..outside.errors import AdapterError, megabytes, quoted, reason
 from ..outside.private import sweep_private_folders
 from ..outside.strict_json import read_object
 from ..paths import ASSETS, DEMO
@@ -131,7 +131,7 @@ def _check_demo(demo: Path) -> None:
     version = json.loads((demo / "slim" / ADAPTER[0]).read_text("utf-8")).get("format_version", 1)
     if not isinstance(version, int) or version > FORMAT:
         raise ConfigError(
-            f"{demo / 'slim' / ADAPTER[0]} has format {shown(version)}, but this version of SLIM reads formats up to "
+            f"{demo / 'slim' / ADAPTER[0]} has format {quoted(version)}, but this version of SLIM reads formats up to "
             f"{FORMAT}; {again}."
         )
     for name in STORED:
@@ -146,18 +146,18 @@ def _folder(setting: str, named: str) -> Path | None:
         if named and path.is_dir():
             return path
         if named and path.exists():
-            raise ConfigError(f"{setting} is {shown(named, 200)}, which is a file; name the folder that holds it.")
+            raise ConfigError(f"{setting} is {quoted(named, 200)}, which is a file; name the folder that holds it.")
     except (OSError, RuntimeError):  # too long for a file name, or in the home of an unknown user
         pass
     if named and FOLDER.match(named):
         raise ConfigError(
-            f"{setting} is {shown(named, 200)}, but there is no folder of that name; name a folder or a Hub id."
+            f"{setting} is {quoted(named, 200)}, but there is no folder of that name; name a folder or a Hub id."
         )
     if named and not HUB_ID.fullmatch(named):
         page = named.removeprefix(HUB).strip("/")
         meant = page if named.startswith(HUB) and HUB_ID.fullmatch(page) else "Qwen/Qwen3-0.6B"
         raise ConfigError(
-            f"{setting} is {shown(named, 200)}, which is neither a folder nor a Hub id; a Hub id is like {meant}."
+            f"{setting} is {quoted(named, 200)}, which is neither a folder nor a Hub id; a Hub id is like {meant}."
         )
     return None
 

@@ -185,7 +185,7 @@ def test_an_export_that_cannot_be_written_leaves_nothing(world, tmp_path, monkey
     out = tmp_path / "new" / "out"
     result = run("export", world / "slim", out, "--base", world / "base")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert f"The LoRA cannot be written to {out}: [Errno 28] No space left on device." in result.output
+    assert f"The LoRA cannot be written to {out}: no space left on device." in result.output
     assert not out.parent.exists()
     out.mkdir(parents=True)
     assert run("export", world / "slim", out, "--base", world / "base").exit_code == 1

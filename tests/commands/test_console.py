@@ -14,8 +14,9 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from slim_core.cli import app
-from slim_core.commands.console import print_table, printable, refuse, screen
+from slim_core.commands.console import print_table, refuse, screen
 from slim_core.demo.report import Table as TextTable
+from slim_core.outside.errors import printable
 
 
 PACKAGE = Path(__file__).resolve().parents[2] / "slim_core"

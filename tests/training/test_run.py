@@ -34,7 +34,7 @@ class Crash(Exception):
 class At(TrainerCallback):
     """Raises at the end of a step."""
 
-    def __init__(self, step: int, error: type[BaseException]) -> None:
+    def __init__(self, step: int, error: type[BaseException] | BaseException) -> None:
         self.step, self.error = step, error
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -275,9 +275,12 @@ def test_a_run_that_crashed_before_its_first_checkpoint_begins_anew(whole, base,
     assert_equal(weights(tmp_path / "out"), weights(whole / "out"))
 
 
-def test_running_out_of_memory_is_a_sentence(base, pairs, tmp_path):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError, MemoryError, RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_running_out_of_memory_is_a_sentence(error, base, pairs, tmp_path):
     with pytest.raises(TrainingError, match=r"ran out of memory while training slim; lower --micro-batch"):
-        train(settings(base, pairs, tmp_path / "out"), callbacks=[At(1, torch.OutOfMemoryError)])
+        train(settings(base, pairs, tmp_path / "out"), callbacks=[At(1, error)])
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_a_sentence(base, pairs, tmp_path):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ...method import check_number, shown
+from ...method import abbreviated, check_number
 from ..config import ExpertsConfig
 
 
@@ -38,7 +38,7 @@ class DiselConfig(ExpertsConfig):
         super().__post_init__()
         self.peft_type = DiselType.DISEL
         if isinstance(self.gate_bias, bool) or not isinstance(self.gate_bias, (int, float)):
-            raise ValueError(f"`gate_bias` must be a number, not {shown(self.gate_bias)}.")
+            raise ValueError(f"`gate_bias` must be a number, not {abbreviated(self.gate_bias)}.")
         check_number("gate_bias", abs(self.gate_bias), 0)
         check_number("gate_rate", self.gate_rate, 0, strict=True)
 

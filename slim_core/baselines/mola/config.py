@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ...method import check_number, shown
+from ...method import abbreviated, check_number
 from ..config import ExpertsConfig, check_routing
 
 
@@ -46,7 +46,7 @@ class MolaConfig(ExpertsConfig):
         if isinstance(self.num_experts, int) and not isinstance(self.num_experts, bool):
             self.num_experts = [self.num_experts]
         if not isinstance(self.num_experts, (list, tuple)) or not 0 < len(self.num_experts) <= 10_000:
-            raise ValueError(f"`num_experts` must list numbers of experts, not {shown(self.num_experts)}.")
+            raise ValueError(f"`num_experts` must list numbers of experts, not {abbreviated(self.num_experts)}.")
         self.num_experts = list(self.num_experts)
         for number in self.num_experts:
             check_routing(number, self.top_k)

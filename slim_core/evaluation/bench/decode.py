@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from ...inference import Engine, Row
 from ...inference.forward import cache_argument
 from ...method import SlimConfig
-from ...outside.errors import first_line
+from ...outside.errors import with_type
 from .compare import answer
 from .machine import DeviceLimits, read_per_token
 from .shapes import adapted, lora_config, random_engine, saved, sharing, slim_config
@@ -78,7 +78,7 @@ def time_decoding(
             _written(model, ids, 2, cached)
             models[name] = model, cached
         except Exception as error:  # others' code may fail on this version or device
-            left_out[name] = f"{type(error).__name__}: {first_line(error)}"
+            left_out[name] = with_type(error)
     ways |= {name: _way(model, ids, tokens, cached) for name, (model, cached) in models.items()}
     read = read_per_token(base)
     sizes = {v.name: adapter_bytes(base, configs[v.name], v.bytes) for v in engine.variants[1:]}

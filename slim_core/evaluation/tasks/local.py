@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...outside.errors import with_type
 from ...training.errors import DataError
 from ...training.files import Record, read_file, utf8_text
 
@@ -53,7 +54,7 @@ def _records(path: Path, change: Callable[[Fields], Fields] = lambda fields: fie
         try:
             records.append(Record(change(fields), place))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise DataError(f"{place}: this is not a record of the expected data set ({error!r}).") from None
+            raise DataError(f"{place}: this is not a record of the expected data set ({with_type(error)}).") from None
     return records
 
 

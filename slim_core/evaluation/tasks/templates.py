@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ...outside.errors import first_line
+from ...outside.errors import first_line, quoted
 from ..errors import EvaluationError
 
 
@@ -47,7 +47,7 @@ def render(source: str, document: Document, place: str) -> str:
     try:
         return _compiled(source).render(**document)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, re.error) as error:
-        raise EvaluationError(f"{place}: the template {_shown(source)} fails: {first_line(error)}.") from None
+        raise EvaluationError(f"{place}: the template {quoted(source)} fails: {first_line(error)}.") from None
 
 
 def text_or_number(source: str, document: Document, place: str, has_choices: bool) -> Any:
@@ -93,7 +93,7 @@ def choices(source: Any, document: Document, place: str) -> list[str]:
                 options = ast.literal_eval(text)  # a Python list literal, which runs no code
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise EvaluationError(
-                    f"{place}: `doc_to_choice` must give a list such as {{{{choices.text}}}}, not {_shown(text)}."
+                    f"{place}: `doc_to_choice` must give a list such as {{{{choices.text}}}}, not {quoted(text)}."
                 ) from None
     else:
         options = list(source.values()) if isinstance(source, Mapping) else source
@@ -102,10 +102,5 @@ def choices(source: Any, document: Document, place: str) -> list[str]:
         or len(options) < 2
         or not all(isinstance(option, str) for option in options)
     ):
-        raise EvaluationError(f"{place}: `doc_to_choice` must give at least two texts, not {_shown(str(options))}.")
+        raise EvaluationError(f"{place}: `doc_to_choice` must give at least two texts, not {quoted(options)}.")
     return list(options)
-
-
-def _shown(text: str) -> str:
-    short = text if len(text) <= 60 else text[:59] + "…"
-    return repr(short)

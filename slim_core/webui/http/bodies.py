@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_function_params
 
-from ...outside.errors import AdapterError, shown
+from ...outside.errors import AdapterError, quoted
 from ...outside.strict_json import check_depth
 from .refusal import Refusal
 
@@ -148,7 +148,7 @@ def parameters(fn: Any) -> list[tuple[str, bool, Any]]:
 def _public(name: str, demo: gr.Blocks) -> Any:
     public = {fn.api_name: fn for fn in demo.fns.values() if fn.api_visibility == "public"}
     if name not in public:
-        raise Refusal(404, f"There is no function {shown(name)}; there are: {', '.join(map(str, public))}.")
+        raise Refusal(404, f"There is no function {quoted(name)}; there are: {', '.join(map(str, public))}.")
     return public[name]
 
 
@@ -157,7 +157,8 @@ def _check_named_values(request: dict[str, Any], fn: Any) -> None:
     names = {name for name, _, _ in declared} | {"oauth_token"}
     if unknown := [name for name in request if name not in names]:
         raise Refusal(
-            400, f"{fn.api_name} has no parameter {shown(unknown[0])}; it has: {', '.join(n for n, _, _ in declared)}."
+            400,
+            f"{fn.api_name} has no parameter {quoted(unknown[0])}; it has: {', '.join(n for n, _, _ in declared)}.",
         )
     if missing := [name for name, has_default, _ in declared if not has_default and name not in request]:
         raise Refusal(400, f'{fn.api_name} needs "{missing[0]}".')

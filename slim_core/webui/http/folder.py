@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...outside.errors import megabytes, shown
+from ...outside.errors import megabytes, quoted
 from .refusal import Refusal
 
 
@@ -104,7 +104,7 @@ class UploadFolder:
                 return path
         except OSError:  # a name longer than any can be
             pass
-        raise FileError(f"There is no uploaded file {shown(name)}; files are kept only for a while. Choose it again.")
+        raise FileError(f"There is no uploaded file {quoted(name)}; files are kept only for a while. Choose it again.")
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder, _, names in os.walk(self.path):

@@ -11,7 +11,7 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.state_holder import SessionState
 
-from ...outside.errors import shown
+from ...outside.errors import quoted
 from .bodies import parameters
 from .folder import FileError, UploadFolder
 from .log_lines import unexpected
@@ -134,4 +134,4 @@ def _with_files(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) 
 def _check_files(value: Any) -> None:
     for each in value if isinstance(value, list) else [value]:
         if each is not None and not _is_file(each):
-            raise gr.Error(f"{shown(each)} is not a file that was uploaded here.", print_exception=False)
+            raise gr.Error(f"{quoted(each)} is not a file that was uploaded here.", print_exception=False)

@@ -9,6 +9,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from ...outside.errors import first_line, printable, with_type
+
 
 LOG = logging.getLogger("slim_core.webui")
 # Loggers that write because of what a stranger sends.
@@ -43,7 +45,7 @@ class OneLineFilter(logging.Filter):
             dropped, self._dropped = self._dropped, 0
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
-            text = f"{text.strip().splitlines()[0] if text.strip() else 'Error'}: {cause(record.exc_info[1])}"
+            text = f"{first_line(text.strip() or 'Error')}: {cause(record.exc_info[1])}"
         if dropped:
             text = f"(After {dropped:,} lines that were left out.) {text}"
         record.msg, record.args = one_line(text), ()
@@ -53,8 +55,7 @@ class OneLineFilter(logging.Filter):
 
 def one_line(text: str) -> str:
     """A text as one short log line, without control characters."""
-    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text[:LENGTH])
-    return shown + ("…" if len(text) > LENGTH else "")
+    return printable(text[:LENGTH]) + ("…" if len(text) > LENGTH else "")
 
 
 def cause(error: BaseException) -> str:
@@ -62,8 +63,7 @@ def cause(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     in_project = [frame for frame in frames if "slim_core" in frame.filename.replace("\\", "/").split("/")] or frames
     place = f" ({in_project[-1].filename}:{in_project[-1].lineno})" if in_project else ""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120] if lines else ''}{place}"
+    return f"{with_type(error)[:150]}{place}"
 
 
 def unexpected(what: str, error: BaseException) -> None:

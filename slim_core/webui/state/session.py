@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ...base.messages import Message
 from ...inference import Stops, Verdict, verdict_of
 from ...inference.types import Drift, RoutingRecord, RowStep, Sampling, Variant
-from ..wire.payload import RoutingPacker, mean_identity
+from ..wire.payload import RoutingPacker
 from .ballot import TIE, Ballot
 from .meter import Meter
 
@@ -63,7 +63,7 @@ class Answer:
         # It is drawn several times a second, and reads millions of numbers. The reference is weak, so that a record
         # that was dropped frees its memory.
         if cached is None or cached[0]() is not record.weights:
-            cached = self._share = (weakref.ref(record.weights), mean_identity(record))
+            cached = self._share = (weakref.ref(record.weights), record.answer_identity)
         return cached[1]
 
     def verdict(self) -> Verdict | None:

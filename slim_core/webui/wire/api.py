@@ -14,6 +14,7 @@ from torch import Tensor
 from ...base.messages import Message
 from ...inference import EngineError, Stops, verdict_of
 from ...inference.types import Drift, Reading, RoutingRecord, Row, RowStep, Sampling, Step
+from ...outside.errors import quoted
 from ..backend import Backend, Job
 from ..config import Config
 from ..limits import LimitError, check_prompt, check_room, check_sampling, check_strength, check_text
@@ -105,7 +106,7 @@ def add_api(backend: Backend, config: Config) -> None:
         # In a list, not a set: a program may send something that has no hash.
         if variant not in names:
             known = ", ".join(names) or "none"
-            raise gr.Error(f"There is no adapter {str(variant)[:40]!r}; there are: {known}.", print_exception=False)
+            raise gr.Error(f"There is no adapter {quoted(variant, 40)}; there are: {known}.", print_exception=False)
         last: RowStep | None = None
         record: RoutingRecord | None = None
         numbers = {"max_new_tokens": max_new_tokens}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...adapters import clean_label
 from ...inference.types import ALL_KINDS, Drift, RoutingRecord, RowStep, Sampling, Variant, VariantDrift
+from ...outside.errors import quoted
 from ..backend import Backend
 from ..limits import LimitError, check_prompt, check_sampling, check_strength, check_text
 from ..state.columns import BASE, columns
@@ -165,7 +166,7 @@ def turns_of(
         raise LimitError("This is not a conversation that this app exported.")
     if data.get("version") != VERSION:
         raise LimitError(
-            f"The conversation has version {str(data.get('version'))[:20]!a}; this app reads version {VERSION}."
+            f"The conversation has version {quoted(data.get('version'), 20)}; this app reads version {VERSION}."
         )
     other_base = clean_label(check_text(data.get("base"), "The name of the base in the conversation"))
     other_base = "" if other_base == clean_label(base) else other_base
@@ -174,9 +175,9 @@ def turns_of(
 
 
 def _load_turn(turn: SavedTurn, other_base: str, loaded: Mapping[str, Variant], turn_id: int) -> Turn:
-    if strangers := [name[:40] for name in turn.answers if name not in loaded]:
+    if strangers := [name for name in turn.answers if name not in loaded]:
         raise LimitError(
-            f"The conversation has answers of {strangers[0]!r}; loaded here are {', '.join(sorted(loaded))}."
+            f"The conversation has answers of {quoted(strangers[0], 40)}; loaded here are {', '.join(sorted(loaded))}."
         )
     answers = {
         name: _load_answer(name, other_base, parsed(SavedAnswer, answer, "An answer"), loaded[name])
@@ -219,7 +220,7 @@ def sampling_of(settings: Any) -> Sampling:
     if not isinstance(settings, dict):
         raise LimitError("sampling in the conversation must be an object.")
     if unknown := set(settings) - {field.name for field in fields(Sampling)}:
-        raise LimitError(f"The conversation has an unknown setting {sorted(map(str, unknown))[0][:40]!r}.")
+        raise LimitError(f"The conversation has an unknown setting {quoted(min(map(str, unknown)), 40)}.")
     return check_sampling(**settings)
 
 

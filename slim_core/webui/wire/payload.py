@@ -173,12 +173,6 @@ def token_detail(routing: RoutingRecord, token: int) -> dict[str, Any]:
     }
 
 
-def mean_identity(routing: RoutingRecord) -> float | None:
-    """Mean identity share over the answer's tokens and all Linears; None before it has one."""
-    shares = identity_share(routing.weights[:, routing.prompt_tokens :], routing.num_experts)
-    return float(shares.mean()) if shares.numel() else None
-
-
 def pack_drift(drift: Drift) -> dict[str, Any]:
     """What the drift view draws."""
     return {

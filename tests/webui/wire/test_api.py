@@ -199,7 +199,7 @@ def test_errors_are_sentences(client, arguments, sentence):
 def test_an_unknown_variant(client, variant):
     with pytest.raises(AppError) as refused:
         client.predict("Hi", variant=variant, api_name="/routing")
-    assert str(refused.value).startswith(f"There is no adapter {str(variant)!r}; there are: lora, slim.")
+    assert str(refused.value).startswith(f"There is no adapter {variant!r}; there are: lora, slim.")
 
 
 @pytest.mark.parametrize("value", [None, True, {}, ["x"], [["x"]], {"x": 1}])

@@ -16,7 +16,6 @@ from slim_core.webui.wire.payload import (
     CHUNK,
     RoutingPacker,
     imbalance,
-    mean_identity,
     pack,
     pack_drift,
     token_detail,
@@ -141,7 +140,7 @@ def test_means_over_prompt_answer_and_both():
     for scope, part in (("prompt", slice(0, 20)), ("answer", slice(20, None)), ("both", slice(None))):
         assert packed["bars"][scope][0] == pytest.approx(float(shares[:3, part].mean()), abs=1e-3)
         assert packed["use"][scope][4] == pytest.approx(float(record.weights[:, part, 4].mean()), abs=1e-3)
-    assert mean_identity(record) == pytest.approx(float(shares[:, 20:].mean()))
+    assert record.answer_identity == pytest.approx(float(shares[:, 20:].mean()))
 
 
 def test_imbalance():
@@ -153,7 +152,7 @@ def test_imbalance():
 def test_nothing_yet():
     packed = RoutingPacker().pack(cut(routing(), 0))
     assert packed["chunks"] == [] and packed["bars"]["both"] == [] and packed["imbalance"]["answer"] is None
-    assert mean_identity(cut(routing(), 10)) is None
+    assert cut(routing(), 10).answer_identity is None
 
 
 def test_one_token_in_full():

@@ -117,7 +117,7 @@ def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):
     ("change", "sentence"),
     [
         ({"format": "other"}, "not a conversation that this app exported"),
-        ({"version": 9}, "has version '9'; this app reads version 1"),
+        ({"version": 9}, "has version 9; this app reads version 1"),
         ({"turns": 5}, "turns in the conversation must be a list"),
         ({"turns": [{"prompt": "", "answers": {}}]}, "Write a prompt first"),
         ({"turns": [{"prompt": "x", "answers": {"evil": {}}}]}, "has answers of 'evil'"),

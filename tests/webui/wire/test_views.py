@@ -6,17 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from slim_core.webui.state import session as session_module
+from slim_core.inference.types import RoutingRecord
 from slim_core.webui.wire import views
-from slim_core.webui.wire.payload import mean_identity
 
 
 @pytest.fixture
 def readings(monkeypatch):
     """The records whose mean was read."""
     records = []
+    read = RoutingRecord.answer_identity.fget
     monkeypatch.setattr(
-        session_module, "mean_identity", lambda record: records.append(record) or mean_identity(record)
+        RoutingRecord, "answer_identity", property(lambda record: records.append(record) or read(record))
     )
     return records
 
@@ -28,7 +28,7 @@ def shown(session, backend):
 def test_a_finished_answer_is_read_once(answered, backend, readings):
     record = answered.turns[0].answers["slim"].routing
     first = shown(answered, backend)
-    assert first == f"{mean_identity(record):.0%} identity"
+    assert first == f"{float(record.identity[:, record.prompt_tokens :].mean()):.0%} identity"
     assert all(shown(answered, backend) == first for _ in range(5))
     assert [read.variant for read in readings] == ["slim"]
 
