@@ -102,6 +102,8 @@ def ablation(sets: Sequence[str]) -> Experiment:
         Contender("gate-forced-open", "gate forced open when answering", usual, strength=0.0),
         Contender("gate-open", "gate open, in training too", slim(yield_strength=0.0)),
         Contender("gate-token", "gate by the token, not by the context", slim(distance_scope="token")),
+        Contender("gate-alone", "each gate by its own router", slim(carry_up=False)),
+        Contender("gate-from-first", "gate open for first tokens too", slim(context_warmup=0)),
         Contender("yield-calibrated", "yielding in the logits", slim(yield_mode="calibrated")),
         Contender(
             "yield-paper",

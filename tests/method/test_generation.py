@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import Cache, GenerationConfig
+from transformers.cache_utils import QuantizedLayer
 
-from slim_core.peft_tools import adapter_rows
+from slim_core.peft_tools import adapter_rows, trace_routing
 from tests.conftest import TINY, build, needs_cuda
-from tests.method.small import learned, slim, small_base
+from tests.method import reference
+from tests.method.small import learned, slim, slim_layers, small_base
 from tests.method.test_sequence_state import TURNS, learned_t5
 
 
@@ -127,15 +128,54 @@ def test_looking_candidates_up_in_the_prompt_changes_nothing_that_is_said(family
 
 
 @pytest.mark.parametrize("way", ["greedy", "sampling", "beams"])
-@pytest.mark.parametrize("kind", ["static", "dynamic", pytest.param("offloaded", marks=needs_cuda), "quantized"])
+@pytest.mark.parametrize("kind", ["static", "dynamic", pytest.param("offloaded", marks=needs_cuda)])
 def test_every_kind_of_cache_changes_nothing_that_is_said(kind, way, ids):
-    if kind == "quantized" and not any(importlib.util.find_spec(n) for n in ("optimum", "hqq")):
-        pytest.skip("a quantised cache needs optimum-quanto or hqq")
     device = "cuda" if kind == "offloaded" else "cpu"
     model, prompt = talkative().to(device), ids[:, :8].to(device)
     said = say(model, prompt, cache_implementation=kind, **WAYS[way])
-    if kind != "quantized":  # which rounds keys and values
-        assert torch.equal(said, say(model, prompt, use_cache=False, **WAYS[way]))
+    assert torch.equal(said, say(model, prompt, use_cache=False, **WAYS[way]))
+
+
+class _Unrounded(QuantizedLayer):
+    """Moves its oldest keys and values to another place, as a quantised layer does, and rounds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(residual_length=4)
+
+    def _quantize(self, tensor: Tensor, axis: int) -> Tensor:
+        return tensor.clone()
+
+    def _dequantize(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+@pytest.mark.parametrize("way", ["greedy", "sampling", "beams"])
+def test_a_quantised_cache_changes_nothing_but_by_its_rounding(way, ids):
+    model, prompt = talkative(), ids[:, :8]
+    cache = Cache(layers=[_Unrounded() for _ in range(model.config.num_hidden_layers)])
+    said = say(model, prompt, past_key_values=cache, **WAYS[way])
+    assert torch.equal(said, say(model, prompt, use_cache=False, **WAYS[way]))
+
+
+@torch.no_grad()
+def test_contexts_beside_a_quantised_cache_are_those_of_what_the_linears_read(ids):
+    model = talkative(turn_opening=None)
+    read: dict[str, list[Tensor]] = {name: [] for name in slim_layers(model)}
+    for name, layer in slim_layers(model).items():
+        layer.register_forward_pre_hook(lambda _, args, name=name: read[name].append(args[0].clone()))
+    with trace_routing(model) as trace:
+        say(model, ids, do_sample=False, cache_implementation="quantized", cache_config={"backend": "fp8"})
+    for row in trace.rows:
+        routing = trace.row(row)
+        for place, name in enumerate(routing.modules):
+            layer = slim_layers(model)[name]
+            state, config = reference.layer_state(layer, "default"), layer.slim_config["default"]
+            x = torch.cat(read[name], 1)[row]
+            means, counts = reference.sequence_contexts(x)
+            assert len(x) == routing.distance.shape[1] == 12 + 11
+            for t in (0, 11, 12, 17, 22):
+                expected = reference.token_weights(x[t].double(), state, config, means[t], int(counts[t]))
+                assert routing.distance[place, t].item() == pytest.approx(expected["distance"], rel=1e-3, abs=1e-3)
 
 
 def test_a_static_cache_knows_padding(ids):

@@ -86,9 +86,10 @@ def headline(results: Mapping[str, Any] | None, session: Session) -> dict[str, s
     before, *after = (round(100 * downstream[name]) for name in VARIANTS)
     fell = f"stays at {lora}%" if lora == base else f"{'falls' if lora < base else 'rises'} from {base}% to {lora}%"
     trained = "the tasks" if tasks > 1 else "the task"
+    opened = f", and with its gate forced open {round(100 * general[OPEN])}%" if OPEN in general else ""
     learned = f"both know {after[0]}%" if after[0] == after[1] else f"LoRA knows {after[0]}%, SLIM {after[1]}%"
     return {
-        "kept": f"Fine-tuned on {_number(tasks)}, LoRA {fell} on everything else; SLIM keeps {slim}%.",
+        "kept": f"Fine-tuned on {_number(tasks)}, LoRA {fell} on everything else; SLIM keeps {slim}%{opened}.",
         "learned": f"Of {trained} {learned}; the base knew {before}%.",
     }
 

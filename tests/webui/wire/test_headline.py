@@ -41,6 +41,13 @@ def test_it_says_what_is_stored(stored, kept, learned):
     assert headline(stored, Session()) == {"kept": kept, "learned": learned}
 
 
+def test_it_says_what_the_gate_keeps_where_that_was_measured():
+    stored = results((0.982, 0.45, 0.982), (0.538, 0.96, 0.954), 3)
+    stored["general"]["slim_open"] = 0.641
+    kept = "LoRA falls from 98% to 45% on everything else; SLIM keeps 98%, and with its gate forced open 64%."
+    assert headline(stored, Session())["kept"] == f"Fine-tuned on three tasks, {kept}"
+
+
 def test_it_says_nothing_of_adapters_that_were_not_measured():
     session = Session()
     assert headline(RESULTS, session) is not None
