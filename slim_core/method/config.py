@@ -42,7 +42,7 @@ class SlimConfig(PeftConfig):
             is a plain LoRA, without router and clusters.
         num_identity (`int`):
             Number of identity experts, I. An identity expert contributes zero (Eq. 2). With 0 there is nothing to
-            yield to, and the distance has no effect.
+            yield to: the distance then acts through a gate alone.
         top_k (`int`):
             Experts kept per token, K, out of E + I.
         alpha (`float`):

@@ -23,6 +23,21 @@ PLAIN = re.compile(r"(?:[^\W_]|[./-]|(?<=[^\W_])_(?=[^\W_])|(?<=[^\W_]) (?=[^\W_
 LINK = re.compile(r"www\.|://", re.IGNORECASE)
 
 
+# What a user should know who finds that it answers like the base.
+GATE = (
+    "\nThe adapter has a gate: it closes for text that is unlike the training data, and where it is closed, the base "
+    "answers as if there were no adapter. A question that is worded in another way than in training may be taken for "
+    "such text. `slim_core.set_gate(model, strength=0)` opens the gate, which shows both what it keeps and what it "
+    "costs.",
+)
+
+
+def has_gate(record: TrainingRecord) -> bool:
+    """Whether a gate closes what was trained."""
+    fields = record.arguments.get("slim") or {}
+    return record.method == "slim" and fields.get("yield_mode", "gate") == "gate"
+
+
 def write_model_card(folder: Path, record: TrainingRecord) -> None:
     """README.md of the adapter folder.
 
@@ -48,6 +63,7 @@ def write_model_card(folder: Path, record: TrainingRecord) -> None:
         f"{settings['batch_size']}, learning rate {settings['learning_rate']:g}, seed {settings['seed']}).",
         "Training was interrupted: this is the state at that step.\n" if record.interrupted else "",
         f"{markdown_table([record])}\n\n{CAPTION}",
+        *(GATE if has_gate(record) else ()),
         *_ending(record.answers_end_with),
         f"\nEverything else about the run is in `{RECORD}`.\n",
         f"```python\n{registers}from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n",

@@ -81,3 +81,14 @@ def test_a_card_has_one_title_and_the_hub_reads_its_top(name, local, tmp_path, m
     assert f"trained on {in_markdown(name)}, b.jsonl (3 examples" in card.content
     assert f"from_pretrained({in_python(name)})" in card.content
     assert "Training was interrupted" in card.content
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "gated"),
+    [("slim", {}, True), ("slim", {"yield_mode": "paper"}, False), ("lora", {}, False)],
+)
+def test_a_gate_is_explained_where_there_is_one(method, fields, gated, tmp_path):
+    data = {"sources": [{"name": "a.jsonl"}], "train": {"examples": 3}}
+    arguments = {"base": "b", "batch_size": 4, "learning_rate": 0.01, "seed": 42, "slim": fields}
+    write_model_card(tmp_path, TrainingRecord(method, arguments, data))
+    assert ("set_gate(model, strength=0)" in (tmp_path / "README.md").read_text(encoding="utf-8")) == gated
