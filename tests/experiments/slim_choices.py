@@ -27,7 +27,7 @@ from slim_core.demo.forms import asked_in_form
 from slim_core.demo.identity import exact_answers, identity_shares
 from slim_core.demo.measure import mark, reply
 from slim_core.demo.trial import TrialPlan, TrialTask, load, run_trial, write_data
-from slim_core.method import adapter_router, contexts, sliding_clusters
+from slim_core.method import adapter_router, contexts
 from slim_core.method.adapter_router import AdapterRouter
 from slim_core.method.routing import ClusterTables, Router, Routing, nearest_cluster, normalise, route
 from slim_core.method.sliding_clusters import entry
@@ -61,7 +61,8 @@ def _router_sees(function: Callable[..., Routing]) -> Iterator[None]:
 
 @contextmanager
 def _one_reference() -> Iterator[None]:
-    with patch.object(contexts, "LENGTH_BUCKETS", 1), patch.object(sliding_clusters, "LENGTH_BUCKETS", 1):
+    # All lengths are then in the first of the buckets that a router keeps.
+    with patch.object(contexts, "LENGTH_BUCKETS", 1):
         yield
 
 
