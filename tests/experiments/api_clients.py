@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import openai
 
-from slim_core.demo.measure import questions
+from slim_core.paths import DEMO
 
 
 MODELS = ("base", "lora", "slim")
-QUESTIONS = [example.prompt for task in ("facts", "obqa", "sums") for example in questions(task, "test", 2)]
+# Of tasks that the adapters were trained on, and of others.
+QUESTIONS = [
+    each["prompt"] for pair in json.loads((DEMO / "examples.json").read_text("utf-8"))["pairs"] for each in pair
+]
 # What a client does with each answer: a sentence that turns it away is an answer too.
 ANSWERED, AWAY, LOST = "answered", "turned away with a sentence", "lost"
 WRONG = (
