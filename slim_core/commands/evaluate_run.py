@@ -18,14 +18,14 @@ from ..evaluation.journal import Journal
 from ..evaluation.participants import attach_adapter
 from ..evaluation.report import answers_page, report_page
 from ..evaluation.results import Evaluation, Participant, evaluated, label_of, to_json
-from ..evaluation.run import fingerprint_of, run_tasks, units_of
+from ..evaluation.run import fingerprint_of, run_tasks, units_of, unsolved
 from ..evaluation.tasks import Asking, Task, load_tasks
 from ..inference import Engine, Sampling
 from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file
 from ..many import to_json as answers_json
 from ..outside.errors import printable, reason
 from ..paths import DEMO
-from .console import screen
+from .console import screen, warn
 from .evaluate_view import show
 from .files import write_whole
 from .progress import CountedProgress
@@ -226,7 +226,13 @@ class TaskRun:
             raise typer.Exit(130) from None
         finally:
             journal.close()
-        evaluation = evaluated(engine.info, participants, self.tasks, samples, self.sequence)
+        gone = unsolved(samples)
+        if len(gone) == len(self.tasks):
+            raise EvaluationError(" ".join(gone.values()))
+        for sentence in gone.values():
+            warn(f"{sentence} This task is left out.")
+        tasks = [task for task in self.tasks if task.name not in gone]
+        evaluation = evaluated(engine.info, participants, tasks, samples, self.sequence)
         self._write(evaluation)
         journal.delete()
         show(evaluation, screen())

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..inference import Engine
 from ..many import Respondent
-from .errors import EvaluationError
 from .journal import Journal
 from .solving import Sample, solve
 from .tasks import Task
@@ -85,7 +84,7 @@ def run_tasks(
 
     Raises:
         EngineError: if the model fails.
-        EvaluationError: if no item of a task could be solved, or the journal cannot be written.
+        EvaluationError: if the journal cannot be written.
     """
     samples: dict[str, list[Sample]] = {task.name: [] for task in tasks}
     for unit in units_of(tasks, size):
@@ -94,7 +93,13 @@ def run_tasks(
             journal.add(*key, solve(engine, respondents, unit.task, unit.ids))
         samples[unit.task.name] += journal.done[key]
         on_progress(unit)
-    for name, task_samples in samples.items():
-        if all("error" in sample for sample in task_samples):
-            raise EvaluationError(f"No item of {name} could be solved: {task_samples[0]['error']}")
     return samples
+
+
+def unsolved(samples: Mapping[str, Sequence[Sample]]) -> dict[str, str]:
+    """The tasks of which no item could be solved, each with a sentence that says why."""
+    return {
+        name: f"No item of {name} could be solved: {task_samples[0]['error']}"
+        for name, task_samples in samples.items()
+        if all("error" in sample for sample in task_samples)
+    }

@@ -18,7 +18,7 @@ from ..evaluation.errors import EvaluationError
 from ..evaluation.journal import Journal
 from ..evaluation.participants import attach_adapter
 from ..evaluation.results import Participant
-from ..evaluation.run import fingerprint_of, run_tasks
+from ..evaluation.run import fingerprint_of, run_tasks, unsolved
 from ..evaluation.summary import BASE
 from ..inference import EngineError, load_engine
 from ..many import Respondent
@@ -141,6 +141,8 @@ def _measure(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
         samples = run_tasks(engine, respondents, tasks, journal, SIZE)
     finally:
         journal.close()
+    for sentence in unsolved(samples).values():
+        raise EvaluationError(sentence)
     content = {
         "base": asdict(engine.info) | {"name": Path(work.scale.base).name},
         "base_variant": asdict(base.respondent.variant),

@@ -115,6 +115,19 @@ def test_a_run_that_was_ended_goes_on_to_the_same_file(folders, files, monkeypat
     assert not (files / "part.json.partial").exists()
 
 
+def test_a_task_that_cannot_be_solved_does_not_cost_the_others(folders, files):
+    long = {"prompt": "Lima? " * 1000, "choices": ["yes", "no"], "answer": 0}
+    (files / "long.jsonl").write_text(json.dumps(long) + "\n", encoding="utf-8")
+    arguments = ("--base", folders.base, "--adapters", folders.slim, "--output", files / "out.json", "--tasks")
+    result = run(*arguments, files / "known.jsonl", files / "long.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "Warning: No item of long could be solved: " in result.stderr and "This task is left out." in result.stderr
+    results = json.loads((files / "out.json").read_text(encoding="utf-8"))
+    assert [task["name"] for task in results["tasks"]] == ["known"] == [*results["samples"]]
+    alone = run(*arguments[:-2], files / "alone.json", "--tasks", files / "long.jsonl")
+    assert alone.exit_code == 1 and "Error: No item of long could be solved: " in alone.stderr
+
+
 def test_stages_of_one_training(folders, files):
     output = files / "out.json"
     options = ("--base", folders.base, "--adapters", f"first={folders.lora}", f"second={folders.slim}", "--sequence")
