@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Cache, DynamicCache
 
-from slim_core.method.given import returned_cache
+from slim_core.method.given import returned_cache, sequences_of
 from slim_core.method.sequence_state import TRAIL
 from slim_core.peft_tools import adapter_rows
 from tests.conftest import build
@@ -36,6 +36,16 @@ def test_a_cache_that_another_adapter_filled_is_refused(ids):
 def test_a_cache_that_the_base_filled_before_is_refused(ids):
     cache = filled(build("llama"), ids)
     refuses(learned(), ids, cache, "code other than the adapted model added")
+
+
+def test_a_cache_of_another_kind_is_refused(ids):
+    class Paged:
+        """As continuous batching has one."""
+
+    arguments = {"input_ids": ids, "cache": Paged()}
+    sequences = sequences_of(learned(), arguments, None, contextual=True)
+    with pytest.raises(ValueError, match=r"this one is a Paged\. Pass a `DynamicCache`, or none"):
+        sequences.check_known()
 
 
 def test_a_cache_that_was_added_to_by_hand_is_refused(ids):
