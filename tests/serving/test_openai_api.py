@@ -266,6 +266,16 @@ def test_a_model_that_fails(serve, engine):
         ask(client, [{"role": "user", "content": FAIL}], stream=True)
 
 
+def test_what_nobody_expected_is_an_error_of_openai_s_form_too(serve, engine, monkeypatch):
+    def broken(prompt):
+        raise RuntimeError("what nobody expected")
+
+    monkeypatch.setattr(engine, "count_tokens", broken)
+    with pytest.raises(openai.InternalServerError, match="The server failed while it answered") as caught:
+        ask(serve(engine).client())
+    assert caught.value.type == "server_error" and "nobody" not in caught.value.message
+
+
 def test_a_conversation_that_is_too_long(serve, engine):
     engine.info = replace(engine.info, context_length=20)
     with pytest.raises(openai.BadRequestError, match="reads and writes at most 20: shorten it") as caught:
