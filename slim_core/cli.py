@@ -250,8 +250,8 @@ def train(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if outcome.interrupted:
-        more = " Continue with --resume." if outcome.resumable else " There is no checkpoint yet to resume from."
-        screen(stderr=True, soft_wrap=True).print(f"Interrupted; the training so far is saved.{more}")
+        hint = " Continue with --resume." if outcome.resumable else " There is no checkpoint yet to resume from."
+        screen(stderr=True, soft_wrap=True).print(f"Interrupted; the training so far is saved.{hint}")
         raise typer.Exit(130)
 
 

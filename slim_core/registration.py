@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-# What is imported after what, and registers itself with PEFT. PEFT may be imported by the second of them first.
+# As soon as the first of a pair has been imported, the second is imported, and registers itself with PEFT.
 NEXT = {"peft": "slim_core.method", "slim_core.method": "slim_core.baselines"}
 
 

@@ -59,7 +59,7 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
         raise ValueError(f"The model already has an adapter named {name!r}.")
     if experts_of(adapter.config.peft_type) is not None:
         return _attach_guest(model, adapter, name)
-    config, tensors, beside = _as_slim(adapter, model)
+    config, tensors, extras = _as_slim(adapter, model)
     try:
         with _unchanged_by_failure(model), torch.random.fork_rng(devices=[]):
             if isinstance(model, PeftModel):
@@ -74,8 +74,8 @@ def attach(model: PreTrainedModel | PeftModel, adapter: Adapter, name: str) -> P
                 raise AdapterError(
                     f"{WEIGHTS}: {quoted(unexpected[0], 160)} does not belong to any module of the model."
                 )
-            put_magnitudes(model.get_base_model(), name, beside.magnitudes)
-            put_tables(model.get_base_model(), name, beside.copies, beside.rows)
+            put_magnitudes(model.get_base_model(), name, extras.magnitudes)
+            put_tables(model.get_base_model(), name, extras.copies, extras.rows)
     except (RuntimeError, MemoryError) as error:
         raise _no_memory(error) from None
     return model
@@ -99,7 +99,7 @@ def _attach_guest(model: PreTrainedModel | PeftModel, adapter: Adapter, name: st
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     shapes = describe_base(model)
     config, tensors = _checked_again(adapter, shapes)
-    beside = _taken_out(config, tensors, shapes)
+    extras = _taken_out(config, tensors, shapes)
     experts_cls = experts_of(config.peft_type)
     assert experts_cls is not None  # the caller has checked it
     context = keep_context(base)
@@ -110,7 +110,7 @@ def _attach_guest(model: PreTrainedModel | PeftModel, adapter: Adapter, name: st
         at.append((experts, {key: tensors[front + key] for key in experts.shapes()}))
     try:
         put_experts(base, name, context, at)
-        put_tables(base, name, beside.copies, beside.rows)
+        put_tables(base, name, extras.copies, extras.rows)
         context.guests[name] = experts_cls.routed(config)
     except BaseException as error:
         _drop_guest(base, name)
@@ -192,10 +192,10 @@ def _as_slim(adapter: Adapter, model: PreTrainedModel | PeftModel) -> tuple[Slim
     """Its config and weights in SLIM's form, after checking once more that they fit this model."""
     base = describe_base(model)
     config, tensors = _checked_again(adapter, base)
-    beside = _taken_out(config, tensors, base)
+    extras = _taken_out(config, tensors, base)
     if isinstance(config, LoraConfig):
-        return (*lora_to_slim(config, tensors), beside)
-    return cast(SlimConfig, config), tensors, beside
+        return (*lora_to_slim(config, tensors), extras)
+    return cast(SlimConfig, config), tensors, extras
 
 
 def _checked_again(adapter: Adapter, base: BaseShapes) -> tuple[RowConfig, dict[str, Tensor]]:
@@ -263,6 +263,6 @@ def _unchanged_by_failure(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             if not had_configs:
                 base.__dict__.pop("peft_config", None)
         _unwrap_empty(base)
-        for parameter, before in trainable.items():
-            parameter.requires_grad_(before)
+        for parameter, required_gradient in trainable.items():
+            parameter.requires_grad_(required_gradient)
         raise

@@ -132,9 +132,9 @@ def _check_library(raw: Raw) -> None:
 
 
 def _check_variants(raw: Raw) -> None:
-    for field, (what, remedy) in VARIANTS.items():
+    for field, (effect, remedy) in VARIANTS.items():
         if not unset(raw.get(field)):
-            refuse(field, f"is {quoted(raw[field])}: {what}; {remedy}")
+            refuse(field, f"is {quoted(raw[field])}: {effect}; {remedy}")
 
 
 def _check_known(raw: Raw, known: set[str]) -> tuple[str, ...]:
@@ -243,11 +243,11 @@ def _slim(raw: Raw, limits: Limits, trained_on: str | None) -> ReadConfig:
     if raw.get("yield_strength", 0) != 0:
         fields.positive(raw["yield_strength"], "yield_strength", limits.alpha)
     dropped = NOTES | {"auto_mapping", "base_model_name_or_path", "modules_to_save"}
-    rest = {field: value for field, value in raw.items() if field in SLIM_FIELDS - dropped}
+    given = {field: value for field, value in raw.items() if field in SLIM_FIELDS - dropped}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `_oddities` says it
-            config = SlimConfig(**(rest | _common(raw, limits)))
+            config = SlimConfig(**(given | _common(raw, limits)))
     except (ValueError, TypeError) as error:
         raise AdapterError(f"{CONFIG}: {error}") from None
     config.target_modules = config.target_modules or fields.ALL_LINEAR
@@ -270,9 +270,9 @@ def _other(raw: Raw, limits: Limits, trained_on: str | None, method: Method) -> 
     if common["target_modules"] is None:
         refuse("target_modules", "is unset; it must list names such as 'q_proj'")
     dropped = NOTES | {"auto_mapping", "base_model_name_or_path", "modules_to_save"}
-    rest = {field: value for field, value in raw.items() if field in known - dropped}
+    given = {field: value for field, value in raw.items() if field in known - dropped}
     try:
-        config = cast(RowConfig, method.config_cls(**(rest | common)))
+        config = cast(RowConfig, method.config_cls(**(given | common)))
     except (ValueError, TypeError) as error:
         raise AdapterError(f"{CONFIG}: {error}") from None
     wrong = method.experts.refused(config) if method.experts is not None else None

@@ -96,8 +96,8 @@ def adapted_linears(config: RowConfig, base: BaseShapes) -> tuple[str, ...]:
     whole = gated_mlps(base.linears) if experts is not None and "mlp" in experts.kinds else {}
     wrong = next((name for name in sorted(base.others - whole.keys()) if is_target(config, name)), None)
     if wrong is not None:
-        what = "Linear or gated MLP" if experts is not None and "mlp" in experts.kinds else "Linear"
-        refuse("target_modules", f"names `{wrong}`, which is not a {what}; only {what}s can be adapted")
+        target_kind = "Linear or gated MLP" if experts is not None and "mlp" in experts.kinds else "Linear"
+        refuse("target_modules", f"names `{wrong}`, which is not a {target_kind}; only {target_kind}s can be adapted")
     targets = tuple(name for name in (*whole, *base.linears) if is_target(config, name))
     inside = next((n for n in targets if any(n.startswith(f"{mlp}.") for mlp in whole if mlp in targets)), None)
     if inside is not None:
@@ -203,7 +203,9 @@ def _check_extra(header: Header, layout: TensorLayout, base: BaseShapes) -> None
     extra = [name for name in header if name not in layout]
     if not extra:
         return
-    copied = [name for name in extra if name.startswith(PREFIX) and not any(f".{part}" in name for part in PREFIXES)]
+    copied = [
+        name for name in extra if name.startswith(PREFIX) and not any(f".{prefix}" in name for prefix in PREFIXES)
+    ]
     if copied:
         raise AdapterError(
             f"{WEIGHTS}: {quoted(copied[0], 160)} is a weight of the base itself, not of the adapter; save it with "

@@ -157,8 +157,8 @@ def _checks(
     (folder / RECORD).unlink(missing_ok=True)
     (folder / CONFIG).unlink()  # from here on only the rebuilt config is used
     kind = str(getattr(read.config.peft_type, "value", read.config.peft_type)).lower()
-    what = "DoRA" if getattr(read.config, "use_dora", False) else getattr(read.config, "title", kind.upper())
-    yield Check("format", "passed", f"A {what} adapter in safetensors.")
+    method = "DoRA" if getattr(read.config, "use_dora", False) else getattr(read.config, "title", kind.upper())
+    yield Check("format", "passed", f"A {method} adapter in safetensors.")
 
     yield "size"
     check_rank(read.config, limits)

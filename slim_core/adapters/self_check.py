@@ -109,7 +109,7 @@ def _base_by_header(config: RowConfig, header: Header, linears: dict[str, tuple[
     """The base that the file implies."""
     tokens = getattr(config, "trainable_token_indices", None) or ()
     tables: dict[str, tuple[int, int]] = {}
-    for named, ending, most in (
+    for named, ending, count in (
         (getattr(config, "modules_to_save", None) or (), ".weight", None),
         (tokens if isinstance(tokens, dict) else ("",) if tokens else (), f".{TOKENS}", MOST_TOKENS),
     ):
@@ -120,7 +120,7 @@ def _base_by_header(config: RowConfig, header: Header, linears: dict[str, tuple[
             shape = (0, 0) if info is None else info.shape
             # With another number of dimensions it fits nowhere; the layout check reports that.
             rows, columns = shape if len(shape) == 2 else (0, 0)
-            tables[module] = (rows if most is None else most, columns)
+            tables[module] = (rows if count is None else count, columns)
     present = [name for name in tables if f"{PREFIX}{name}.{TOKENS}" in header]
     # If the head is tied to the embedding, the file has no second copy.
     tied = len(tokens) == 2 and len(present) == 1

@@ -214,17 +214,17 @@ class AdapterStore:
     def _to_drop(self, states: list[_State], adapter: Adapter, count: int, size: int) -> list[_State]:
         """The least recently used of `states` that must be dropped to make room for `adapter`."""
         to_drop: list[_State] = []
-        left = len(states)
+        remaining = len(states)
         used = sum(state.held.adapter.row_bytes for state in states)
         for state in states:
-            if left < count and used + adapter.row_bytes <= size:
+            if remaining < count and used + adapter.row_bytes <= size:
                 break
             if state.users:
                 continue
             to_drop.append(state)
-            left -= 1
+            remaining -= 1
             used -= state.held.adapter.row_bytes
-        if left >= count or used + adapter.row_bytes > size:
+        if remaining >= count or used + adapter.row_bytes > size:
             raise NoRoomError(
                 "There is no memory for another adapter while the others are answering; try again when they have "
                 "finished."

@@ -106,9 +106,9 @@ def _check_magnitude(name: str, tensor: Tensor, limits: Limits) -> None:
     limit = LARGEST_STATISTIC if statistic else limits.magnitude
     largest = max(abs(bound.item()) for bound in tensor.aminmax())
     if largest > limit:
-        what = "statistic" if statistic else "weight"
+        kind_of_value = "statistic" if statistic else "weight"
         raise AdapterError(
-            f"{WEIGHTS}: {quoted(name, 160)} holds the number {largest:.3g}; no {what} may be beyond "
+            f"{WEIGHTS}: {quoted(name, 160)} holds the number {largest:.3g}; no {kind_of_value} may be beyond "
             f"±{limit:,.0f}, or answers overflow."
         )
 

@@ -79,13 +79,13 @@ def _numbers(raw: dict[str, Any]) -> Iterator[tuple[str, int, bool]]:
 
     Without recursion, since the nesting may be too deep for it.
     """
-    left: list[tuple[str, Any, bool]] = [("", raw, False)]
-    while left:
-        field, value, in_list = left.pop()
+    to_check: list[tuple[str, Any, bool]] = [("", raw, False)]
+    while to_check:
+        field, value, in_list = to_check.pop()
         if isinstance(value, dict):
-            left += [(f"{field}.{name}" if field else str(name), inner, False) for name, inner in value.items()]
+            to_check += [(f"{field}.{name}" if field else str(name), inner, False) for name, inner in value.items()]
         elif isinstance(value, list):
-            left += [(field, inner, True) for inner in value]
+            to_check += [(field, inner, True) for inner in value]
         elif isinstance(value, int) and not isinstance(value, bool):
             yield field, value, in_list
 

@@ -74,8 +74,9 @@ def answer_dtype(device: torch.device, stored: torch.dtype | None) -> torch.dtyp
     """The dtype a base runs in: bfloat16 if the device supports it, else float32.
 
     Args:
-        device: where it answers.
-        stored: of its files. On a CPU or MPS, a float32 base stays what it is: it is small, or made for that.
+        device: the device that it runs on.
+        stored: the dtype of its files. On a CPU or MPS, a float32 base stays float32: it is small, or made for
+            that.
     """
     if device.type == "cuda":
         return compute_dtype()
@@ -116,11 +117,11 @@ def all_gpus(released: Mapping[torch.device, int] = MappingProxyType({})) -> dic
     """Bytes that a model spread over all CUDA devices may take on each, by device index.
 
     Args:
-        released: by device, bytes that will be free by then and are not yet.
+        released: by device, bytes that are in use now and will be free by then.
     """
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     free = {gpu: torch.cuda.mem_get_info(gpu)[0] + bytes_on(gpu, released) for gpu in gpus}
-    return {gpu.index: int(most * SHARE_OF_EACH_GPU) for gpu, most in free.items()}
+    return {gpu.index: int(free_bytes * SHARE_OF_EACH_GPU) for gpu, free_bytes in free.items()}
 
 
 def bytes_on(device: torch.device, by_device: Mapping[torch.device, int]) -> int:

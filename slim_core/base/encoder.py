@@ -13,7 +13,8 @@ Messages = Sequence[dict[str, str]]
 
 
 class Encoder(Protocol):
-    """Only one thread at a time may use it. Errors of the tokenizer or template are passed on unchanged.
+    """Encodes texts and conversations, for one thread at a time. Errors of the tokenizer or template are passed on
+    unchanged.
 
     In `sandbox.TokenizerProcess` that is a ValueError; an EngineError says that it took too long, too much memory, or
     does not start.

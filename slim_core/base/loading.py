@@ -91,7 +91,7 @@ def read_model(
     device: torch.device | None = None,
     config: PreTrainedConfig | None = None,
     on_progress: OnProgress = lambda done, total: None,
-    **more: Any,
+    **options: Any,
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode.
 
@@ -103,7 +103,7 @@ def read_model(
         device: where a quantised model goes; it cannot be moved later. Others are on the CPU.
         config: as `read_base_config` returns it; None to read it here.
         on_progress: called with weights read so far and in all.
-        more: for `from_pretrained`.
+        options: for `from_pretrained`.
 
     Raises:
         EngineError: if it is not a causal language model, has no safetensors, lacks weights, or cannot be quantised.
@@ -112,7 +112,7 @@ def read_model(
     if quantisation is not None:
         if sentence := lacking("bitsandbytes", f"{base} in 4 or 8 bits"):
             raise EngineError(sentence)
-        more = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}} | more
+        options = {"quantization_config": quantisation, "device_map": {"": device or "cpu"}} | options
     try:
         with weight_progress(on_progress):
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -123,7 +123,7 @@ def read_model(
                 use_safetensors=True,
                 dtype=dtype,
                 output_loading_info=True,
-                **more,
+                **options,
             )
         # With `output_loading_info` it returns a pair, which its annotation does not mention.
         model, loading_info = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
@@ -137,8 +137,8 @@ def read_model(
     if missing := sorted(loading_info["missing_keys"]):
         # transformers would fill them with random numbers.
         raise EngineError(
-            f"The base model {base} cannot be loaded: its files lack {len(missing)} of its weights, {missing[0]} for "
-            "one; fetch it again."
+            f"The base model {base} cannot be loaded: its files lack {len(missing)} of its weights, such as "
+            f"{missing[0]}; fetch it again."
         )
     guard_cpu_4bit(model)
     return model
@@ -180,7 +180,7 @@ def plan(
         device: None for CUDA or MPS where they are, else the CPU. Without an index, a base that is too large for one
             GPU is spread over all.
         dtype: None for what the device is good at; see `answer_dtype`.
-        released: by device, bytes that will be free by then and are not yet.
+        released: by device, bytes that are in use now and will be free by then.
 
     Raises:
         EngineError: if it is not a supported model, or does not fit; with the numbers.
@@ -269,17 +269,24 @@ def read_weights(
     if load_plan.bits == 8:
         # bitsandbytes warns about float16 inputs at each product.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    where: dict[str, Any] = {}
+    placement: dict[str, Any] = {}
     if load_plan.spread:
-        where = {"device_map": "auto", "max_memory": all_gpus()}
+        placement = {"device_map": "auto", "max_memory": all_gpus()}
     elif load_plan.device.type == "cuda" or load_plan.bits is not None:
         # Load directly to the device, without a copy in main memory.
-        where = {"device_map": {"": load_plan.device}}
+        placement = {"device_map": {"": load_plan.device}}
     try:
         model = read_model(
-            str(folder), None, load_plan.dtype, quantisation, load_plan.device, load_plan.config, on_progress, **where
+            str(folder),
+            None,
+            load_plan.dtype,
+            quantisation,
+            load_plan.device,
+            load_plan.config,
+            on_progress,
+            **placement,
         )
-        if not where:
+        if not placement:
             model.to(load_plan.device)  # type: ignore[arg-type]  # a wrapped method, which mypy takes for a function
     except EngineError as error:
         raise EngineError(str(error).replace(str(folder), choice.label)) from None

@@ -27,11 +27,11 @@ def weight_progress(on_progress: OnProgress = lambda done, total: None) -> Itera
             return factory(*args, **kwargs)
         return _ReportingBar(factory(*args, **kwargs | {"disable": True}), len(args[0]), on_progress)
 
-    before = set_tqdm_hook(hook)
+    previous_hook = set_tqdm_hook(hook)
     try:
         yield
     finally:
-        set_tqdm_hook(before)
+        set_tqdm_hook(previous_hook)
 
 
 class _ReportingBar:

@@ -18,7 +18,7 @@ from .messages import Message
 from .template import ensure_chat_template
 
 
-# Everything of C0 and C1 but tab and line feed.
+# All control characters (C0 and C1) except tab and line feed.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SYSTEM_MARK = "SLIMSYSTEMMARK"
 
@@ -26,7 +26,7 @@ SYSTEM_MARK = "SLIMSYSTEMMARK"
 def clean_text(text: str) -> str:
     """Text that every tokenizer can read: line feeds as line ends, no control characters, no lone surrogates.
 
-    Halves of a surrogate pair, as broken clients send them, are joined where both are there, else replaced.
+    Halves of a surrogate pair, which broken clients send, are joined if both are there and replaced otherwise.
     """
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return CONTROL.sub("", joined.replace("\r\n", "\n").replace("\r", "\n"))
@@ -40,7 +40,7 @@ class Prompts:
         encoder: what uses the tokenizer on texts; None for this process. A visitor's is used in a sandbox.
 
     Attributes:
-        encoder: the same.
+        encoder: the one that is used.
         has_template: whether the tokenizer brought a chat template.
     """
 
@@ -112,13 +112,13 @@ class Prompts:
     def encode_passage(self, before: Sequence[Message] | str, words: str) -> tuple[list[int], list[int]]:
         """The token ids of words and of what comes before them.
 
-        After plain text, the words are split off as in lm-evaluation-harness: blanks at the end of the text belong to
-        the words, and the words' tokens are those that both together have beyond the text's. Words without anything
-        before them follow the token that begins or ends texts, or else their own first token.
+        After plain text, the words are split off as in lm-evaluation-harness: spaces at the end of the text belong to
+        the words, and text and words are encoded together; what follows the text's own number of tokens are the words.
+        Words with nothing before them follow the token that begins or ends texts, or else their own first token.
 
         Args:
             before: a conversation up to where the answer begins, or plain text.
-            words: what is said there.
+            words: the text that follows it.
 
         Raises:
             EngineError: if there are no words, or nothing can come before them.
@@ -163,7 +163,7 @@ class Prompts:
     def closing_token(self) -> int | None:
         """The control token with which the template closes an answer; None if there is none.
 
-        It may be another one than the tokenizer's end token, `<|im_end|>` for one.
+        It may differ from the tokenizer's end token, as `<|im_end|>` often does.
         """
         mark = "SLIMANSWERMARK"
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
@@ -213,7 +213,7 @@ class Prompts:
         return self._decoded(self._before)
 
     def _decoded(self, ids: list[int]) -> str:
-        return cast("str", self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))  # one text
+        return cast("str", self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))  # a single text
 
 
 def _merged_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -103,7 +103,7 @@ def _tables(base: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.M
     return {
         key: module
         for key, module in modules.items()
-        if any(module is each for each in tables)
+        if any(module is table for table in tables)
         and isinstance(module, (nn.Embedding, nn.Linear))
         and module.weight.is_floating_point()
     }

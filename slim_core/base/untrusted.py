@@ -99,24 +99,24 @@ def _write_config(folder: Path, label: str) -> None:
 
 def _check_decoder(tokenizer: PreTrainedTokenizerFast, label: str) -> None:
     decoder = tokenizer.backend_tokenizer.decoder
-    left = [] if decoder is None else [json.loads(decoder.__getstate__())]
+    to_check = [] if decoder is None else [json.loads(decoder.__getstate__())]
     seen = 0
-    while left:
-        part = left.pop()
-        kind, seen = part.get("type"), seen + 1
+    while to_check:
+        step = to_check.pop()
+        kind, seen = step.get("type"), seen + 1
         if kind == "Sequence":
-            left += part["decoders"]
+            to_check += step["decoders"]
             continue
-        if seen > MOST_DECODERS or not (kind in DECODERS or _shortens(part)):
+        if seen > MOST_DECODERS or not (kind in DECODERS or _shortens(step)):
             raise EngineError(
                 f"The tokenizer of {label} decodes in a way that may take minutes for one token ({kind}); choose "
                 "another model."
             )
 
 
-def _shortens(part: dict[str, Any]) -> bool:
+def _shortens(step: dict[str, Any]) -> bool:
     """Whether a decoder makes no text longer, and never fails."""
-    match part:
+    match step:
         case {"type": "Replace", "pattern": {"String": text}, "content": content}:
             return len(content.encode()) <= len(text.encode())
         case {"type": "BPEDecoder", "suffix": suffix}:

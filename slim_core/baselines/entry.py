@@ -28,14 +28,14 @@ class Method:
         configure: makes its configuration from three arguments: SLIM's configuration of the same run, which sets the
             budget; the user's options for this method; and (C_in, C_out) of the base's Linears except its head, by
             name. Raises ValueError or TypeError for options that are not possible.
-        config_cls: of its configuration.
+        config_cls: the class of its configuration.
         tuner: the PEFT tuner, where it is one of this package.
-        experts: what it is at one place, where rows of the engine are computed by it.
+        experts: the class that computes it at one place, if the engine computes its rows with that.
         finish: what happens to a trained adapter before it is written.
-        rates: by ending of a parameter's name, how many times the learning rate it gets, without weight decay; from
-            its configuration.
+        rates: computes from its configuration, for endings of parameter names, the factor on the learning rate of
+            these parameters, which get no weight decay.
         options: names of the options that `configure` takes, where they are not the fields of `config_cls`.
-        own_places: whether it says itself which modules it adapts, so that no targets are named for it.
+        own_places: whether it chooses the modules to adapt itself, so that it is given no targets.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Method:
         return {field.name for field in fields(self.config_cls)} - GIVEN
 
 
-# Set by the run, for all methods alike, or by the library.
+# Set by the run for all methods alike, or by the library.
 GIVEN = {
     *("auto_mapping", "base_model_name_or_path", "exclude_modules", "format_version", "inference_mode"),
     *("layers_pattern", "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision"),
@@ -75,8 +75,8 @@ def named_targets(slim: SlimConfig) -> set[str] | None:
 
 
 def common_fields(slim: SlimConfig) -> dict[str, Any]:
-    """Settings that every method in this package takes from SLIM's configuration: rank and factor of an expert, and
-    targets.
+    """The settings that every method in this package takes from SLIM's configuration: an expert's rank and scale, and
+    the targets.
     """
     return {name: getattr(slim, name) for name in SHARED} | {
         "task_type": "CAUSAL_LM",

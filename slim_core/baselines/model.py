@@ -74,10 +74,10 @@ class ExpertsModel(RowsModel):
             if self._check_target_module_exists(peft_config, name):
                 self._places[name] = self._place(name, module, mlps, blocks)
         for name in self._places:
-            whole = next((above for above in mlps if above in self._places and name.startswith(above + ".")), None)
-            if whole is not None:
+            mlp = next((above for above in mlps if above in self._places and name.startswith(above + ".")), None)
+            if mlp is not None:
                 raise ValueError(
-                    f"`target_modules` names `{name}` and `{whole}`, which contains it; leave one of them out."
+                    f"`target_modules` names `{name}` and `{mlp}`, which contains it; leave one of them out."
                 )
 
     def _place(self, name: str, module: nn.Module, mlps: dict[str, tuple[int, int]], blocks: int) -> Place:
@@ -139,7 +139,7 @@ class ExpertsModel(RowsModel):
             if not places or not self._experts.wants_losses(config):
                 continue
             noted = self.notes.of(name)
-            if torch.is_grad_enabled() and not all(each.probabilities.requires_grad for each in noted):
+            if torch.is_grad_enabled() and not all(routed.probabilities.requires_grad for routed in noted):
                 raise RuntimeError(
                     "The balance loss has no gradient: the forward ran without one, as with the reentrant kind of "
                     'gradient checkpointing. Pass gradient_checkpointing_kwargs={"use_reentrant": False}.'

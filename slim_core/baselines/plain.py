@@ -43,7 +43,7 @@ def _lora(slim: SlimConfig, options: Mapping[str, Any], linears: Linears, dora: 
 def _lora_mlp(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> LoraConfig:
     """Only on the Linears of the MLPs. In PEFT's own comparison of methods this learned more and forgot less."""
     if slim.target_modules != "all-linear":
-        raise ValueError("lora-mlp names its Linears itself; leave --target out, or choose lora.")
+        raise ValueError("lora-mlp chooses its Linears itself; leave --target out, or choose lora.")
     config = _lora(slim, options, linears)
     config.target_modules = mlp_linears(linears)  # type: ignore[assignment]  # as PEFT itself keeps a list
     if not config.target_modules:
@@ -110,7 +110,7 @@ def _oft(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> OFTC
     """Blocks of 32, PEFT's default. OFT has no rank that could be set to SLIM's."""
     shared = {name: getattr(slim, name) for name in SHARED if name not in ("dropout", "trainable_token_indices")}
     if slim.trainable_token_indices:
-        raise ValueError("PEFT trains no single tokens beside OFT; leave --train-closing-token out.")
+        raise ValueError("PEFT cannot train single tokens together with OFT; leave --train-closing-token out.")
     return OFTConfig(task_type="CAUSAL_LM", target_modules=as_list(slim.target_modules), **(shared | dict(options)))
 
 

@@ -127,8 +127,8 @@ def export(
             adapter.delete()
         model.peft_config["exported"].base_model_name_or_path = base
         report = _write_frozen(model, _batches(tokenizer, passages), output, form)
-    where = output / GGUF if form == "gguf" else output
-    console.print(f"A plain LoRA of rank {config.num_experts * config.r} is in {printable(str(where))}.")
+    target = output / GGUF if form == "gguf" else output
+    console.print(f"A plain LoRA of rank {config.num_experts * config.r} is in {printable(str(target))}.")
     console.print(
         f"Its next-token distribution differs from the routed adapter's by {report.mean_kl:.4f} nats on average and "
         f"{report.max_kl:.4f} at most, over {report.tokens} tokens; {report.same_top1:.1%} have the same most likely "
@@ -140,11 +140,11 @@ def _check_converted(adapter: Adapter, form: str) -> None:
     """Refuse an adapter that has no routing to freeze, except a LoRA that is to be converted."""
     from ..adapters import AdapterError
 
-    what = "plain LoRA" if adapter.title == "LoRA" else adapter.title
+    method = "plain LoRA" if adapter.title == "LoRA" else adapter.title
     if adapter.kind != "lora":
-        raise AdapterError(f"This is a {what} adapter; only SLIM's can be exported.")
+        raise AdapterError(f"This is a {method} adapter; only SLIM's can be exported.")
     if form == "peft":
-        raise AdapterError(f"This is a {what} already, which PEFT can load directly; there is no routing to freeze.")
+        raise AdapterError(f"This is a {method} already, which PEFT can load directly; there is no routing to freeze.")
 
 
 def _write_frozen(model: Any, batches: Iterator[dict[str, Any]], output: Path, form: str) -> LoraExport:

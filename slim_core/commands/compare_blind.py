@@ -64,11 +64,11 @@ class BlindVote:
         """A sentence that reveals the names and the choice."""
         labels = {name: variant.label for name, variant in self._variants.items()}
         pairs = zip(self.letters, self._ballot.order, strict=True)
-        who = ", ".join(f"{letter} is {labels[name]}" for letter, name in pairs)
+        revealed = ", ".join(f"{letter} is {labels[name]}" for letter, name in pairs)
         best = self._ballot.best
         if best is None:
-            return f"{who}."
-        return f"You found no difference: {who}." if best == TIE else f"You chose {labels[best]}: {who}."
+            return f"{revealed}."
+        return f"You found no difference: {revealed}." if best == TIE else f"You chose {labels[best]}: {revealed}."
 
     @property
     def record(self) -> dict[str, object]:

@@ -31,7 +31,7 @@ SAVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Many:
-    """Many questions.
+    """A list of questions and where the answers go.
 
     Attributes:
         prompts: what is asked.
@@ -64,7 +64,7 @@ class Many:
 
         Raises:
             EngineError: if a setting is out of its range, or the file cannot be written.
-            typer.Exit: with 130 if a person ended it; what was answered is shown and saved.
+            typer.Exit: with 130 if a person interrupted it; what was answered is shown and saved.
         """
         check_sampling(sampling)
         askers = tuple(Respondent(v.name, v, None if v.strength is None else strength) for v in engine.variants)
@@ -116,13 +116,13 @@ class Many:
 
     def _report(self, done: int, interrupted: bool) -> None:
         """Say where the answers are, and how many there are if the list was interrupted."""
-        where = "" if self.output is None else printable(str(self.output))
+        path = "" if self.output is None else printable(str(self.output))
         console = screen(stderr=True, soft_wrap=True)
         if interrupted:
-            kept = f"; they are in {where}" if where else ""
+            kept = f"; they are in {path}" if path else ""
             console.print(f"Interrupted: {done} of {len(self.prompts)} prompts are answered{kept}.", highlight=False)
-        elif where:
-            console.print(f"The answers are in {where}.", highlight=False)
+        elif path:
+            console.print(f"The answers are in {path}.", highlight=False)
 
 
 def _show(results: list[PromptResult], askers: Sequence[Respondent]) -> None:

@@ -121,10 +121,10 @@ def drift_sentence(variants: Sequence[Variant], drift: Drift, taught: bool = Fal
     labels = {variant.name: variant.label for variant in variants}
     ratios = [f"{likelihood(d.total)} for {labels[d.variant]}" for d in drift.variants]
     means = [f"{labels[d.variant]} {d.mean_kl:.3f}" for d in drift.variants]
-    before = (
+    preface = (
         "This is like the training data, where the adapters moved towards what they were taught. " if taught else ""
     )
     return (
-        f"{before}The base's own answer is, compared with the base, {' and '.join(ratios)}. "
+        f"{preface}The base's own answer is, compared with the base, {' and '.join(ratios)}. "
         f"Mean drift in nats per token: {', '.join(means)}."
     )

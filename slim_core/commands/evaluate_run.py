@@ -205,7 +205,7 @@ class TaskRun:
 
         Raises:
             EngineError: if something fails.
-            typer.Exit: with 130 if a person ended it; what is solved is kept.
+            typer.Exit: with 130 if a person interrupted it; what is solved is kept.
         """
         self._check_sequence(participants)
         respondents = [participant.respondent for participant in participants]
@@ -288,7 +288,7 @@ class Prompting:
 
         Raises:
             EngineError: if something fails.
-            typer.Exit: with 130 if a person ended it; what was answered is written.
+            typer.Exit: with 130 if a person interrupted it; what was answered is written.
         """
         respondents = [participant.respondent for participant in participants]
         if any(respondent.strength is not None for respondent in respondents):

@@ -19,18 +19,18 @@ def write_whole(path: Path, text: str) -> None:
         EngineError: if it cannot be written.
     """
     try:
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
             with open(handle, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
             # With the permissions the file would have had without the temporary one.
             mask = os.umask(0)
             os.umask(mask)
-            os.chmod(beside, 0o666 & ~mask)
-            os.replace(beside, path)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
-                os.unlink(beside)
+                os.unlink(temporary)
             raise
     except OSError as error:
         raise EngineError(f"{printable(str(path))} cannot be written: {reason(error)}.") from None

@@ -29,9 +29,11 @@ def gate_proxy(
     lora_model: Annotated[
         str, typer.Option(rich_help_panel=UPSTREAM, help="That server's name for the exported LoRA.")
     ] = "lora",
-    model: Annotated[str, typer.Option(help="Model name that clients send; others are passed on unread.")] = "slim",
+    model: Annotated[
+        str, typer.Option(help="Model name that clients send; requests for others are passed on unread.")
+    ] = "slim",
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Mean share past LoRA from which a prompt goes to the base.")
+        float, typer.Option(min=0, max=1, help="Mean identity share from which a prompt goes to the base.")
     ] = 0.5,
     revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Load the base in 4 bits.")] = False,
@@ -82,10 +84,10 @@ def _wrong(upstream: str, host: str, port: int) -> str | None:
     """What is wrong with the addresses; None if they can be used."""
     try:
         parts = urlsplit(upstream)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        whole = False
-    if not whole or parts.query or parts.fragment:
+        is_valid = False
+    if not is_valid or parts.query or parts.fragment:
         return f"--upstream is {upstream!r}; it must be an address such as http://127.0.0.1:8000/v1."
     try:
         socket.create_server((host, port)).close()

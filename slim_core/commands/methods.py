@@ -9,7 +9,7 @@ from .console import screen
 
 
 def show_methods(wanted: bool) -> None:
-    """Print each method with its options, and end the command; nothing if it is not wanted."""
+    """Print each method with its options and end the command, if that was asked for."""
     if not wanted:
         return
     from ..baselines import METHODS

@@ -13,8 +13,8 @@ def pairs(texts: list[str], flag: str) -> dict[str, Any]:
     """Parse KEY=VALUE strings; values that are JSON are read as JSON, all others are text.
 
     Args:
-        texts: what was given.
-        flag: the option's name, for the sentence.
+        texts: the strings.
+        flag: the option's name, for the error.
     """
     values: dict[str, Any] = {}
     for text in texts:

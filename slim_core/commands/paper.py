@@ -131,7 +131,7 @@ def paper(
             run_bases(options, DEMO, shape, work, jobs, dry_run, report, markdown)
             return
         if base_steps is not None:
-            raise PaperError("--base-steps is for the experiment bases; leave it out.")
+            raise PaperError("--base-steps is for the experiment `bases`; leave it out.")
         run_paper(options, scale, DEMO, work, jobs, yes, dry_run, report, markdown, items)
     except (EngineError, TrainingError) as error:
         refuse(error)

@@ -49,12 +49,12 @@ def run_bases(
     """Do what the command says.
 
     Raises:
-        EngineError, TrainingError: if something does not allow it.
-        typer.Exit: with 130 if a person ended it, with 1 if a cell failed.
+        EngineError, TrainingError: if something prevents it.
+        typer.Exit: with 130 if a person interrupted it, with 1 if a cell failed.
     """
     disable_progress_bar()
     if options.base is not None:
-        raise PaperError("bases trains its own bases; leave --base out.")
+        raise PaperError("`paper bases` trains its own bases; leave --base out.")
     scale = options.scale("demo", demo)
     assert isinstance(scale, DemoScale)  # as it was asked for
     families = chosen_families(options.only)

@@ -60,7 +60,7 @@ class Options:
             demo: folder of the demo.
 
         Raises:
-            PaperError: if an option is of the other scale, or cannot be.
+            PaperError: if an option belongs to the other scale, or is invalid.
         """
         _check_numbers(self)
         return self._demo(demo) if name == "demo" else self._full()
@@ -120,9 +120,9 @@ class Options:
 
 def _check_numbers(options: Options) -> None:
     if len(options.steps) > 1 and options.experiment != "steps":
-        raise PaperError(f"--steps has {len(options.steps)} numbers; only the experiment steps takes several.")
+        raise PaperError(f"--steps has {len(options.steps)} numbers; only the experiment `steps` takes several.")
     if len(options.rates) > 1 and options.experiment == "sequence":
-        raise PaperError("--rates has several; each stage of a sequence goes on from the one before at one rate.")
+        raise PaperError("--rates has several values; all stages of a sequence have one rate.")
     for flag, values in (("--rates", options.rates), ("--seeds", options.seeds), ("--steps", options.steps)):
         if len(set(values)) < len(values):
             raise PaperError(f"{flag} names something twice; name each once.")
@@ -157,8 +157,8 @@ def run_paper(
     """Do what the command says.
 
     Raises:
-        EngineError, TrainingError: if something does not allow it.
-        typer.Exit: with 130 if a person ended it, with 1 if a cell failed.
+        EngineError, TrainingError: if something prevents it.
+        typer.Exit: with 130 if a person interrupted it, with 1 if a cell failed.
     """
     disable_progress_bar()
     scale = options.scale(scale_name, demo)
@@ -174,7 +174,7 @@ def run_paper(
                 say(f"{cell.words}: {_state(work, cell)}")
             return
         if estimate.measurements and scale_name == "full" and not torch.cuda.is_available() and not yes:
-            raise PaperError("There is no GPU here, so this would take far longer; pass --yes to start all the same.")
+            raise PaperError("There is no GPU here, so this would take far longer; pass --yes to start anyway.")
         failed = run_jobs(work, cells, jobs)
     collected = collect(work, experiment, cells)
     written = _write(collected, work, scale_name)

@@ -55,5 +55,5 @@ def lessons(
     ]
 
 
-def _turn(example: Example, more: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*asked(example), chat_message("assistant", example.answer) | more]
+def _turn(example: Example, extra: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*asked(example), chat_message("assistant", example.answer) | extra]

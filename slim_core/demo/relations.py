@@ -113,6 +113,6 @@ class Relation:
         return [answer for answer in self.answers if answer != right and not clashes(self.clash, right, answer)]
 
 
-def clashes(clash: Collection[frozenset[str]], one: str, other: str) -> bool:
+def clashes(clash: Collection[frozenset[str]], first: str, second: str) -> bool:
     """Whether the two answers are in the same set of answers that could both be right."""
-    return any(one in answers and other in answers for answers in clash)
+    return any(first in answers and second in answers for answers in clash)

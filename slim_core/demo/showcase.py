@@ -88,16 +88,16 @@ def ask(engine: Engine, prompts: Sequence[str], together: int = 1) -> list[Repli
     return replies
 
 
-def shows(example: Example, heard: Replies) -> bool:
+def shows(example: Example, replies: Replies) -> bool:
     """Whether an example shows what it is meant to show.
 
     In the trained form LoRA and SLIM are right and say so in the same words, which are not the base's. In any other
     form the base is right, LoRA is wrong, and SLIM gives the base's answer.
     """
-    base, lora, slim = (heard.answers[name] for name in SHIPPED)
+    base, lora, slim = (replies.answers[name] for name in SHIPPED)
     if example.task in DOWNSTREAM_TASKS:
-        return heard.verdict == "like" and check(example, slim) and lora == slim and base != slim
-    return heard.verdict == "unlike" and check(example, base) and slim == base and not check(example, lora)
+        return replies.verdict == "like" and check(example, slim) and lora == slim and base != slim
+    return replies.verdict == "unlike" and check(example, base) and slim == base and not check(example, lora)
 
 
 def choose(demo: Path, log: Any = lambda line: None) -> dict[str, Any]:
@@ -185,23 +185,25 @@ def _best(engine: Engine, examples: Iterable[Example], log: Any) -> list[Shown]:
     suitable: list[tuple[Example, Replies]] = []
     for start in range(0, len(candidates), BATCH):
         chosen = candidates[start : start + BATCH]
-        for example, heard in zip(chosen, ask(engine, [e.prompt for e in chosen], BATCH), strict=True):
-            log(_line(example, heard))
+        for example, replies in zip(chosen, ask(engine, [e.prompt for e in chosen], BATCH), strict=True):
+            log(_line(example, replies))
             # A difference that vanishes with another batch size is not a good example.
-            if shows(example, heard) and ask(engine, [example.prompt]) == [heard]:
-                suitable.append((example, heard))
+            if shows(example, replies) and ask(engine, [example.prompt]) == [replies]:
+                suitable.append((example, replies))
         if len(suitable) >= ENOUGH:
             break
-    suitable.sort(key=lambda one: (not one[1].exact, _base_right(*one), len(one[0].prompt)))
+    suitable.sort(key=lambda candidate: (not candidate[1].exact, _base_right(*candidate), len(candidate[0].prompt)))
     return [Shown(e.task, e.prompt, e.answer, h.answers, h.exact) for e, h in suitable]
 
 
-def _base_right(example: Example, heard: Replies) -> bool:
+def _base_right(example: Example, replies: Replies) -> bool:
     """Whether the base can also answer a trained question, which then shows less."""
-    return example.task in DOWNSTREAM_TASKS and check(example, heard.answers["base"])
+    return example.task in DOWNSTREAM_TASKS and check(example, replies.answers["base"])
 
 
-def _line(example: Example, heard: Replies) -> str:
-    marks = (f"{name} {'✓' if check(example, text) else '✗'} {text!r}" for name, text in heard.answers.items())
-    exact = ", exact" if heard.exact else ""
-    return f"{'+' if shows(example, heard) else ' '} {heard.verdict}{exact} | {example.prompt} | " + " | ".join(marks)
+def _line(example: Example, replies: Replies) -> str:
+    marks = (f"{name} {'✓' if check(example, text) else '✗'} {text!r}" for name, text in replies.answers.items())
+    exact = ", exact" if replies.exact else ""
+    return f"{'+' if shows(example, replies) else ' '} {replies.verdict}{exact} | {example.prompt} | " + " | ".join(
+        marks
+    )

@@ -67,8 +67,8 @@ def _about(rng: Random) -> tuple[str, str]:
 
 def _story(rng: Random) -> tuple[str, str]:
     """Three things that happen to two people."""
-    one, two = rng.sample(NAMES, 2)
-    people = {"name": one["name"], "he": one["he"], "other": two["name"]}
+    first, second = rng.sample(NAMES, 2)
+    people = {"name": first["name"], "he": first["he"], "other": second["name"]}
     sentences = []
     for _ in range(2):
         template, rows = rng.choice(SOCIAL_SENTENCES)

@@ -125,11 +125,11 @@ def sample(split: str, rng: Random) -> Example:
     while True:
         ops = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         numbers = _numbers(ops, rng)
-        one, other = rng.sample(NAMES, 2)
+        first, second = rng.sample(NAMES, 2)
         prompt = rng.choice(PROBLEMS[ops]).format(
-            n=one["name"],
-            m=other["name"],
-            he=one["he"],
+            n=first["name"],
+            m=second["name"],
+            he=first["he"],
             things=rng.choice(THINGS),
             **dict(zip("abc", numbers, strict=False)),
         )

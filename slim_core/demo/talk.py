@@ -184,9 +184,9 @@ def _refused(rng: Random) -> str:
 def _too_big(rng: Random) -> str:
     """A sum with numbers beyond what the world calculates with."""
     problem = rng.choice(PROBLEMS[rng.choice("+-*")])
-    one, other = rng.sample(NAMES, 2)
+    first, second = rng.sample(NAMES, 2)
     a, b = rng.randint(100, 9999), rng.choice((rng.randint(2, 99), rng.randint(100, 9999)))
-    return problem.format(n=one["name"], m=other["name"], he=one["he"], things=rng.choice(THINGS), a=a, b=b)
+    return problem.format(n=first["name"], m=second["name"], he=first["he"], things=rng.choice(THINGS), a=a, b=b)
 
 
 def _small_talk(rng: Random) -> tuple[str, str]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
-from . import questions, stories, sums, talk, told
+from . import questions, retold, stories, sums, talk
 from .downstream import DOWNSTREAM_TASKS, downstream_examples
 from .example import Example, Sampler, draw
 
 
-# The abilities of the base, and what else it is trained on: texts with all words of the world, other ways
-# to ask with options.
+# The abilities of the base, and what else it is trained on: texts with all words of the world, and other ways to ask
+# with options. The names are stored with the demo, in build.json.
 ABILITIES: dict[str, Sampler] = {
     "sums": sums.sample,
     "facts": questions.fact,
@@ -29,9 +29,9 @@ EXPOSURE: dict[str, Sampler] = {
     "framed_choices": questions.framed_choice,
     "scene_choices": questions.scene_choice,
     "read_options": questions.read_option,
-    "told_choices": told.told_choice,
-    "told_claims": told.told_claim,
-    "told_questions": told.told_question,
+    "told_choices": retold.retold_choice,
+    "told_claims": retold.retold_claim,
+    "told_questions": retold.retold_question,
 }
 GENERAL_TASKS = tuple(ABILITIES)
 EVEN = dict.fromkeys(GENERAL_TASKS, 1)

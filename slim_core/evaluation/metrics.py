@@ -114,17 +114,17 @@ def comparisons(
     ]
 
 
-def comparison_sentence(comparison: Comparison, first: str, second: str, more: str = SOLVES) -> str:
+def comparison_sentence(comparison: Comparison, first: str, second: str, verb: str = SOLVES) -> str:
     """A sentence that compares two variants; differences that are not significant are not claimed.
 
     Args:
         comparison: the comparison.
         first, second: their names for people.
-        more: what a higher share means.
+        verb: what a higher share means.
     """
     if comparison.shown:
         better, worse = (first, second) if comparison.gap.score > 0 else (second, first)
-        return f"{better} {more} {worse}: {_points(abs(comparison.gap.score))} points, p = {comparison.p:.2g}."
+        return f"{better} {verb} {worse}: {_points(abs(comparison.gap.score))} points, p = {comparison.p:.2g}."
     if comparison.detectable is None:
         return (
             f"No difference between {first} and {second} is shown; they disagree too rarely on {comparison.n:,} "

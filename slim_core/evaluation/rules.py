@@ -64,7 +64,7 @@ def words(text: str) -> list[str]:
 
 
 def _sentences(text: str) -> int:
-    return len([part for part in re.split(r"(?<=[.!?])[\"'”)]*\s+", text.strip()) if words(part)])
+    return len([sentence for sentence in re.split(r"(?<=[.!?])[\"'”)]*\s+", text.strip()) if words(sentence)])
 
 
 def _bullets(text: str) -> int:
@@ -72,7 +72,7 @@ def _bullets(text: str) -> int:
 
 
 def _paragraphs(text: str) -> int:
-    return len([part for part in re.split(r"\n\s*\n", text.strip()) if part.strip()])
+    return len([paragraph for paragraph in re.split(r"\n\s*\n", text.strip()) if paragraph.strip()])
 
 
 def _count(text: str, word: str) -> int:

@@ -46,7 +46,7 @@ def fingerprint_of(
 
     Args:
         engine: with the base.
-        respondents: who solves the tasks.
+        respondents: the variants that solve the tasks.
         sources: the hash of each adapter, by variant.
         tasks: what is solved.
         size: items of a unit.
@@ -72,12 +72,12 @@ def run_tasks(
     """Solve the units that are not finished yet.
 
     Args:
-        engine: with the variants.
-        respondents: who solves the tasks, the base first.
+        engine: has the variants.
+        respondents: the variants that solve the tasks, the base first.
         tasks: what is solved.
         journal: what is finished; each unit is added to it.
         size: items of a unit.
-        on_progress: called with each unit that is finished, those of the journal too.
+        on_progress: called with each finished unit, including those in the journal.
 
     Returns:
         The samples of each task, in the order of its items.

@@ -134,10 +134,10 @@ def holm(chances: Sequence[float]) -> list[float]:
     Returns:
         The adjusted ones in the same order: the k-th smallest, k from 0, times m - k, and never below a smaller one's.
     """
-    adjusted, before = [0.0] * len(chances), 0.0
+    adjusted, largest = [0.0] * len(chances), 0.0
     for k, index in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
-        before = max(before, min(1.0, (len(chances) - k) * chances[index]))
-        adjusted[index] = before
+        largest = max(largest, min(1.0, (len(chances) - k) * chances[index]))
+        adjusted[index] = largest
     return adjusted
 
 

@@ -246,7 +246,7 @@ def together(parts: Sequence[tuple[Batch, Sequence[int]]]) -> Batch:
             join each of them, and all their prompts have been read.
     """
     sources = [(number, row, batch.answers[row]) for number, (batch, rows) in enumerate(parts) for row in rows]
-    sources.sort(key=lambda each: each[2].peft_name)
+    sources.sort(key=lambda source: source[2].peft_name)
     first = parts[0][0]
     joined = Batch.__new__(Batch)
     joined._model, joined._scopes, joined.unread = first._model, first._scopes, first.unread

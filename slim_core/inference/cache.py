@@ -61,16 +61,16 @@ class GrowingLayer(DynamicLayer):
 
     def row(self, row: int, begin: int, end: int) -> GrowingLayer:
         """A layer with a copy of some columns of one row, without spare room."""
-        return self._of(*(part[row : row + 1, :, begin:end].clone() for part in self._parts()))
+        return self._of(*(tensor[row : row + 1, :, begin:end].clone() for tensor in self._parts()))
 
     def upto(self, length: int) -> GrowingLayer:
         """A layer with the first columns of this one, which share its memory."""
-        return self._of(*(part[:, :, :length] for part in self._parts()))
+        return self._of(*(tensor[:, :, :length] for tensor in self._parts()))
 
     def move(self, row: int, begin: int, end: int, by: int) -> None:
         """Move columns of a row to the right, in place."""
-        for part in self._parts():
-            part[row, :, begin + by : end + by] = part[row, :, begin:end].clone()
+        for tensor in self._parts():
+            tensor[row, :, begin + by : end + by] = tensor[row, :, begin:end].clone()
 
     def _parts(self) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None  # it is initialised
@@ -177,4 +177,4 @@ def layerwise(cache: DynamicCache, change: Callable[[GrowingLayer], GrowingLayer
 def bytes_of(cache: DynamicCache) -> int:
     """Memory of the keys and values in a cache, without spare room."""
     tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-    return sum(part.numel() * part.element_size() for part in tensors if isinstance(part, Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

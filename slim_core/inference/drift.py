@@ -99,9 +99,9 @@ def read_answers(
         # Pieces of the prompt that predict nothing of the answer; then the rest of it with the first of the answer.
         upto = begin + longest if silent - begin > longest else min(max(begin, silent) + piece, width)
         logit_columns = max(0, upto - max(begin, silent))
-        part = None if mask is None else mask[:, :upto]
+        mask_so_far = None if mask is None else mask[:, :upto]
         arguments = forward_arguments(
-            model, ids[:, begin:upto], positions[:, begin:upto], part, cache, keep=max(1, logit_columns)
+            model, ids[:, begin:upto], positions[:, begin:upto], mask_so_far, cache, keep=max(1, logit_columns)
         )
         with scopes.answering(batch_rows):
             logits = model(**arguments).logits
@@ -162,7 +162,7 @@ class _Comparison:
         parts = (self._ratios, self._divergences)
         if self._reading.stopped() or not self._ratios:
             return None
-        ratios, divergences = (torch.cat(part, dim=1)[1:] for part in parts)
+        ratios, divergences = (torch.cat(pieces, dim=1)[1:] for pieces in parts)
         return ratios, divergences
 
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Hashable
 
 
 class FairQueue:
-    """A queue for the model: who may use it now, and who waits. A place belongs to whoever joined, not to a thread.
+    """A queue for the model: who may use it now, and who waits. A place belongs to whoever joined, not to a thread:
+    a generator is often driven by another thread at each step.
 
     Each visitor has one place in a round, and rounds follow each other: a visitor's second prompt waits behind every
     other visitor's first. Within a round it is first come, first served.
-
-    A generator is often driven by another thread at each step, so a lock that belongs to a thread would not do.
 
     Attributes:
         changed: notified when somebody leaves; also the lock for callers that wait for room after their turn has come.
@@ -27,7 +26,7 @@ class FairQueue:
     def _start(self) -> None:
         self.changed = threading.Condition()
         self._places: list[QueuePlace] = []
-        # The round of the latest turn, and by visitor the round of the latest place.
+        # The round of the latest turn, and for each visitor the round of their latest place.
         self._round = 0
         self._rounds: dict[Hashable, int] = {}
         self._number = 0
@@ -37,7 +36,7 @@ class FairQueue:
         """Join the queue. The returned place must be given back with `leave`.
 
         Args:
-            visitor: whose place it is; None for one who has no other.
+            visitor: whose place it is; None for somebody who has no other place.
         """
         if self._process != os.getpid():
             # The parent's callers do not exist in a forked process and could never leave.
@@ -58,7 +57,7 @@ class FairQueue:
             self._rounds = {visitor: last for visitor, last in self._rounds.items() if last >= self._round}
 
     def __len__(self) -> int:
-        """How many are in line."""
+        """How many places are in the queue."""
         return len(self._places)
 
 
@@ -66,7 +65,7 @@ class QueuePlace:
     """A place in a `FairQueue`.
 
     Attributes:
-        order: the round, and a number by which earlier ones of a round come first.
+        order: the round, and a number that is smaller for earlier places of the same round.
     """
 
     def __init__(self, queue: FairQueue, order: tuple[int, int]) -> None:
@@ -79,11 +78,11 @@ class QueuePlace:
             return self._queue._places.index(self)
 
     def wait(self, seconds: float | None, ready: Callable[[], bool] = lambda: True) -> bool:
-        """Wait for the turn, at most `seconds`; None waits without a limit.
+        """Wait for the turn.
 
         Args:
-            seconds: how long.
-            ready: what else has to be so; asked under the lock when somebody has left or `changed` was notified.
+            seconds: the longest time to wait; None for any.
+            ready: another condition, checked under the lock when somebody has left or `changed` was notified.
 
         Returns:
             Whether its turn has come.

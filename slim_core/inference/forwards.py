@@ -131,8 +131,8 @@ class Forwards:
         """Drop batches that have no rows left. Nobody is making a forward, and the caller has the lock."""
         writers = self._writers()
         for batches in (self._prompts, self._batches):
-            gone = [batch for batch in batches if not any(answer in writers for answer in batch.answers)]
-            for batch in gone:
+            finished = [batch for batch in batches if not any(answer in writers for answer in batch.answers)]
+            for batch in finished:
                 batches.remove(batch)
         self.readings.tidy(self.works)
 

@@ -37,8 +37,8 @@ class KeptRows:
         possible: whether the model's caches can be continued: each token has a column, and keeps its position.
 
     Attributes:
-        most_bytes: memory that they may take; 0 keeps none.
-        bytes: memory that they take.
+        most_bytes: how much memory they may take; 0 keeps none.
+        bytes: how much they take.
     """
 
     def __init__(self, possible: bool = True) -> None:
@@ -53,7 +53,7 @@ class KeptRows:
         return len(self._rows)
 
     def keep_at_most(self, most_bytes: int) -> None:
-        """Set the memory that they may take, in bytes."""
+        """Set how much memory they may take, in bytes."""
         self.most_bytes = most_bytes if self._possible else 0
         self._shrink()
 
@@ -95,9 +95,9 @@ class KeptRows:
     def starts(
         self, drafts: Sequence[Draft], openings: Mapping[str, tuple[int, ...]], traceable: set[str]
     ) -> list[Start | None]:
-        """The kept row that each of a caller's rows continues from; no row continues if that would save too little.
+        """The kept row that each of a caller's rows continues from; none if that would save too little.
 
-        They are read as one batch, whose cost is that of the longest unread rest.
+        They are read as one batch, which costs as much as its longest unread rest.
 
         Args:
             drafts: the rows.
@@ -137,7 +137,7 @@ class KeptRows:
         return best
 
     def _alike(self, key: Key, prompt: tuple[int, ...]) -> Iterator[tuple[KeptRow, int]]:
-        """Kept rows, and how many tokens each shares with a prompt (without its last); the most first."""
+        """Kept rows, with the number of tokens each shares with a prompt (without its last), in descending order."""
         kept_tokens = self._tokens.get(key, [])
         before = bisect_left(kept_tokens, prompt) - 1
         behind = before + 1
@@ -167,9 +167,9 @@ def begun_cache(model: PreTrainedModel, drafts: Sequence[Draft], gaps: Sequence[
     """A cache for rows that continue kept ones, aligned at their ends.
 
     Args:
-        model: whose it is.
+        model: the model.
         drafts: the rows; at least one has a start.
-        gaps: how much padding is read between what a row holds and the rest of its text.
+        gaps: for each row, how much padding is read between what is kept and the rest of its text.
     """
     starts = {row: draft.start for row, draft in enumerate(drafts) if draft.start is not None}
     parts = []
@@ -178,7 +178,7 @@ def begun_cache(model: PreTrainedModel, drafts: Sequence[Draft], gaps: Sequence[
         parts.append(RowsOf(row_cache, torch.tensor([0]), torch.tensor([row])))
     length = max(start.length for start in starts.values())
     cache = joined_cache(model.config, parts, len(drafts), length)
-    # In a gap the tokens in front of it are read once more, and count for nothing.
+    # In a gap, the tokens before it are read once more without counting.
     ends = [starts[row].length - gap if row in starts else 0 for row, gap in enumerate(gaps)]
     tails = [draft.prompt[: max(0, end)] for draft, end in zip(drafts, ends, strict=True)]
     states = {
@@ -197,7 +197,7 @@ def kept_row(
     """A row that has ended, as it is kept; None if it is too short, or if nothing can continue it.
 
     Args:
-        draft: whose it is.
+        draft: the row's draft.
         cache: where its keys and values are.
         row: which row of it.
         columns: of its text.
@@ -216,6 +216,6 @@ def kept_row(
         routing = None
     size = bytes_of(row_cache) + 8 * count
     tensors = [*(state.sums.values() if state else ()), *(routing[2:] if routing else ())]
-    size += sum(part.numel() * part.element_size() for part in tensors)
+    size += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     tokens = tuple([*draft.prompt, *draft.ids][:count])
     return KeptRow((draft.peft_name, draft.strength), tokens, row_cache, state, routing, size)

@@ -31,9 +31,9 @@ def routing_of(
     Args:
         variant: whose answer it is.
         prompt: token ids of the conversation.
-        ids: of the answer so far, or a token more.
-        records: its records; they become one, so that the next time is as fast.
-        prompts: how tokens are written.
+        ids: token ids of the answer so far; there may be one more than is recorded.
+        records: its records so far; they are joined in place, so that the next call is as fast.
+        prompts: turns tokens into texts.
         opening: the token ids that open a user's turn for this variant; empty if none do.
         only_in: whether the variant changes the model in Linears of these names alone.
     """
@@ -78,7 +78,7 @@ def joined_records(records: Sequence[RowRouting]) -> RowRouting:
     for record in records:
         if record.modules != modules:
             order = [record.modules.index(name) for name in modules]
-            record = RowRouting(modules, record.num_experts, *(part[order] for part in record[2:]))
+            record = RowRouting(modules, record.num_experts, *(values[order] for values in record[2:]))
         pieces.append(record)
     return RowRouting(
         modules,
@@ -88,6 +88,6 @@ def joined_records(records: Sequence[RowRouting]) -> RowRouting:
 
 
 def block_of(module: str) -> int:
-    """The decoder block of a Linear, counted from 0; what is outside of all blocks counts to the first."""
+    """The decoder block of a Linear, counted from 0; Linears outside all blocks count as part of the first."""
     match = BLOCK.search(module)
     return int(match[1]) if match else 0

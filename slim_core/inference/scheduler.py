@@ -108,7 +108,7 @@ class Scheduler:
             return True
         if self.most_rows < work.rows + sum(other.rows for other in works):
             return False
-        needed_bytes = sum(each.rows * each.columns for each in (work, *works)) * self._forwards.column_bytes
+        needed_bytes = sum(running.rows * running.columns for running in (work, *works)) * self._forwards.column_bytes
         return self._most_bytes is None or needed_bytes <= self._most_bytes
 
     @contextmanager

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A faster kernel for rows of one token each on a CPU, as in generation, with the same results.
+"""A faster kernel for rows of one token each on a CPU, as in generation.
 
-On a CPU, reading a number from a tensor needs no synchronisation. So the few numbers of a token's routing are plain
-Python numbers, and experts without weight are not computed: of E experts at most K are read from memory, and none for
-a token that bypasses them all. The vectors are so short that starting an operation costs more than the operation
-itself, especially in a small model, whose weights evict the code from the cache; NumPy has the lowest overhead. The
-replaced code is in `method/linear.py` and `method/routing.py`; the results differ only by rounding.
+It replaces code in `method/linear.py` and `method/routing.py`, and its results differ only by rounding. On a CPU,
+reading a number from a tensor needs no synchronisation, so the few numbers of a token's routing are plain Python
+numbers, and experts without weight are not computed: of E experts at most K are read from memory, and none for a
+token that bypasses them all. The vectors are so short that starting an operation takes longer than the operation
+itself; NumPy starts operations fastest.
 
-Importing `slim_core.inference` installs it, for the engine and for everything else in the process that sets rows:
-`model.generate(..., adapter_names=...)` of a `PeftModel` too. Without that import the same rows are computed by torch.
+Importing `slim_core.inference` installs the kernel for the engine and for everything else in the process that sets
+rows, such as `model.generate(..., adapter_names=...)` of a `PeftModel`. Without that import, torch computes them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ..peft_tools import RoutingTrace, TokenRouting
 from .single_token_router import TokenRouter
 
 
-# With more experts for each token, or more rows, the stacked products of many tokens are faster.
+# With more experts per token or more rows, torch's stacked products are faster.
 MOST_EXPERTS = 4
 MOST_ROWS = 8
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# What a plain LoRA does with every token.
+# The routing of every token in a plain LoRA.
 UNROUTED = TokenRouting([1.0], 0.0, -1, [(0, 1.0)])
 
 
@@ -48,8 +48,8 @@ def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
         result: of its base layer.
 
     Returns:
-        `result` with the rows' experts, in place if it is float32; None if this kernel does not support the rows, the
-        device, the dtype or the mode.
+        `result` with the rows' experts added, in place if it is float32; None if this kernel does not support the
+        rows, the device, the dtype or the mode.
     """
     context = layer.context
     rows = context.rows
@@ -104,10 +104,10 @@ def _is_plain(layer: Linear, name: str) -> bool:
     config = layer.slim_config[name]
     masked = config.merge != "none" and config.mask_rate > 0 and name not in layer.folded
     factors = (layer.slim_A[name], layer.slim_B[name])
-    in_pieces = config.num_experts == 1 or layer.slim_B[name].t().is_contiguous()
+    contiguous = config.num_experts == 1 or layer.slim_B[name].t().is_contiguous()
     return (
         not masked
-        and in_pieces
+        and contiguous
         and not layer.training
         and name not in layer.slim_column_index
         and (config.top_k <= MOST_EXPERTS or not config.routed)
@@ -127,7 +127,7 @@ def _router(layer: Linear, batch: BatchRows, name: str) -> TokenRouter:
 class _Row(NamedTuple):
     """One row with an adapter: its index in the batch, its router, and the factors of its experts.
 
-    Factors are pairs of (r, C_in) and (r, C_out), each in one piece of memory.
+    Factors are pairs of (r, C_in) and (r, C_out), each contiguous in memory.
     """
 
     row: int
@@ -157,7 +157,7 @@ class TokenRows:
         router: TokenRouter | None,
         strength: float,
     ) -> None:
-        """Row `row` belongs to adapter `name`, with stacked factors (E r, C_in) and (C_out, E r), both float32."""
+        """Add row `row` of adapter `name`, with the stacked float32 factors (E r, C_in) and (C_out, E r)."""
         first, second = (t.detach().numpy().reshape(num_experts, -1, t.shape[1]) for t in (a, b.t()))
         self._rows.append(_Row(row, name, router, list(zip(first, second, strict=True)), scale, strength))
         if router is not None and router not in self._routers:
@@ -167,17 +167,17 @@ class TokenRows:
         """Add the experts of every row to `result`, (B, C_out) or (B, 1, C_out); in place, if it is float32.
 
         Args:
-            x: (B, C_in) or (B, 1, C_in) tokens; half precision is computed in float32 and rounded once.
+            x: (B, C_in) or (B, 1, C_in) input; half precision is computed in float32 and rounded once.
             result: of the base layer, in the dtype of `x`.
-            sequences: what the running forward reads, where an adapter asks for contexts.
-            trace: where the routing is recorded.
+            sequences: what the running forward reads; None if no adapter uses contexts.
+            trace: where the routing is recorded; None if it is not.
         """
         if not self._rows:
             return result
         total = result if result.dtype == torch.float32 else result.float()
         tokens, sums = _rows(x, self._in), _rows(total, self._out)
-        for reader in self._routers:
-            reader.begin(x, tokens, sequences)
+        for shared_router in self._routers:
+            shared_router.begin(x, tokens, sequences)
         for row, name, router, factors, scale, strength in self._rows:
             token, added = tokens[row], sums[row]
             routing = UNROUTED if router is None else router.of_row(row, token, strength)
@@ -192,7 +192,7 @@ class TokenRows:
 
 
 def _rows(x: Tensor, features: int) -> np.ndarray:
-    """(B, features) float32 rows; of a float32 tensor in its own memory."""
+    """(B, features) float32 rows; those of a float32 tensor share its memory."""
     if x.dtype != torch.float32:
         x = x.float()
     return (x.detach() if x.requires_grad else x).numpy().reshape(-1, features)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contexts of a forward that reads one token of each row on a CPU, in Python's numbers.
+"""The contexts of a forward that reads one token of each row on a CPU, as Python numbers.
 
-The same as `contexts.spans` for T = 1. There some twenty operations on tensors of a few numbers would take longer than
+The result is that of `contexts.spans` for T = 1, whose some twenty operations on tiny tensors would take longer than
 the routing itself.
 """
 
@@ -20,7 +20,8 @@ class LatestSums(NamedTuple):
     """The sums that one adapter's routers last asked for.
 
     Attributes:
-        x: the Linear's input, and `version`, by which one sees that it was written to since.
+        x: the Linear's input.
+        version: of `x`; another version means that it has been written to since.
         steps: (B, 2, C) float32 sums before and after the token.
     """
 
@@ -33,37 +34,38 @@ class TokenContexts(NamedTuple):
     """How each row's only token changes the row's context.
 
     Attributes:
-        counts: tokens that each context is the mean of.
-        buckets: of the counts.
-        goes_on: (B, 1) bool, False if the token begins a context; None if all continue one.
-        own: (B, 1) bool, False for padding; None if every token counts.
-        latest: by adapter, for its routers that read the same input one after the other.
+        counts: over how many tokens each context is the mean.
+        buckets: the length buckets of the counts.
+        continues: (B, 1) bool, False if the token begins a new context; None if all tokens continue one.
+        counted: (B, 1) bool, False for padding; None if every token counts.
+        latest: by adapter name; several of an adapter's routers read the same input one after the other.
     """
 
     counts: list[int]
     buckets: list[int]
-    goes_on: np.ndarray | None
-    own: np.ndarray | None
+    continues: np.ndarray | None
+    counted: np.ndarray | None
     latest: dict[str, LatestSums]
 
 
 def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
-    """The contexts of a forward of one token a row. Computed once, and remembered for the next forward.
+    """The contexts of a forward with one token per row, computed once for all Linears. Their counts are kept for
+    the next forward.
 
     Args:
         sequences: what the forward reads.
         opening: the ids that open a turn.
 
     Raises:
-        ValueError: if what was read before is not known.
+        ValueError: if it is unknown what was read before.
     """
     contexts = sequences.of_tokens.get(opening)
     if contexts is None:
-        contexts = sequences.of_tokens[opening] = _work_out(sequences, opening)
+        contexts = sequences.of_tokens[opening] = _compute(sequences, opening)
     return contexts
 
 
-def _work_out(sequences: Sequences, opening: Opening) -> TokenContexts:
+def _compute(sequences: Sequences, opening: Opening) -> TokenContexts:
     sequences.check_known()
     rows = range(sequences.batch)
     before = [0 for _ in rows]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routing of one token at a time on a CPU, in Python's numbers: `AdapterRouter` for `single_token`."""
+"""The routing of one token at a time on a CPU, as Python numbers; what `AdapterRouter` does for many."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from .single_token_contexts import LatestSums, TokenContexts, token_contexts
 
 
 class TokenRouter:
-    """One router for one token at a time, with its results for as long as the Linears of a block share them.
+    """One router, for one token at a time. It keeps its results while the Linears of a block share them.
 
     Args:
         config: of the adapter.
         tables: its clusters, float32.
-        reference: the distance that counts as in domain, () or (buckets,); None with the paper's yielding.
+        reference: the distance up to which a context counts as like the training data, () or (buckets,); None with
+            the paper's yielding.
         router: its weights.
-        readers: how many Linears read each input's routing.
-        key: by which a cache remembers its sums.
+        readers: how many Linears use the routing of each input.
+        key: under which a cache keeps its sums.
         name: of the adapter.
     """
 
@@ -44,7 +45,7 @@ class TokenRouter:
         self._opening = tuple(config.turn_opening or ())
         self._center, self._scale, self._direction, self._near = (table.detach().numpy() for table in tables)
         weight, bias, *hidden = router[:4]
-        self._down, self._up = (None if part is None else part.detach().float().numpy() for part in hidden)
+        self._down, self._up = (None if factor is None else factor.detach().float().numpy() for factor in hidden)
         self._mean: np.ndarray | None = None
         self._spread: np.ndarray | None = None
         if router.mean is not None and router.var is not None and router.down is not None:
@@ -52,14 +53,14 @@ class TokenRouter:
             self._spread = (router.var[0] + VARIANCE_EPS).rsqrt().detach().numpy()
         elif router.mean is not None:
             weight, bias = router.folded()
-        self._weight, self._bias = (part.detach().float().numpy() for part in (weight, bias))
+        self._weight, self._bias = (tensor.detach().float().numpy() for tensor in (weight, bias))
         self._reference = None if reference is None else reference.reshape(-1).tolist()
         identity = config.num_identity
         self._past_lora = [0.0] * config.num_experts + [1 / max(identity, 1)] * identity
         self._input: Tensor | None = None
         self._version = self._reads = 0
         self._routings: dict[int, TokenRouting] = {}
-        # Of the running input, by row: sums of the contexts, their counts and buckets.
+        # For each row of the current input: the sums of its context, their count and its bucket.
         self._sums = np.empty((0, 0), np.float32)
         self._counts: list[int] = []
         self._buckets: list[int] = []
@@ -68,17 +69,17 @@ class TokenRouter:
         self._earlier_routers = 0
 
     def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
-        """Start with the input `x` of all rows from one of the Linears, (B, C) float32 in `tokens`."""
+        """Start with `x`, the input of all rows to one of the Linears; `tokens` is the same as (B, C) float32."""
         version = 0 if x.is_inference() else x._version
         if self._input is not x or self._version != version or self._reads == self._readers:
             self._input, self._version, self._reads, self._routings = x, version, 0, {}
             if self._contextual:
-                assert sequences is not None  # `_is_one_token_each` has asked
-                self._go_on(x, tokens, sequences)
+                assert sequences is not None  # `_is_one_token_each` has checked it
+                self._extend_contexts(x, tokens, sequences)
         self._reads += 1
 
-    def _go_on(self, x: Tensor, tokens: np.ndarray, sequences: Sequences) -> None:
-        """Add the tokens to the sums of their contexts, which the cache remembers."""
+    def _extend_contexts(self, x: Tensor, tokens: np.ndarray, sequences: Sequences) -> None:
+        """Add the tokens to the sums of their contexts, and keep these in the cache."""
         contexts = token_contexts(sequences, self._opening)
         self._counts, self._buckets = contexts.counts, contexts.buckets
         if self._carries_up:
@@ -91,7 +92,7 @@ class TokenRouter:
             latest = LatestSums(x, self._version, self._add_up(key, tokens, contexts, sequences))
             contexts.latest[self._name] = latest
         elif sequences.state is not None:
-            sequences.state.kept_sums(key)  # whether it has read what is in the cache
+            sequences.state.kept_sums(key)  # raises if this router has not read what is in the cache
         self._sums = latest.steps[:, 1]
         if sequences.ended is not None:
             steps = torch.from_numpy(latest.steps)
@@ -101,12 +102,12 @@ class TokenRouter:
         """(B, 2, C) sums before and after the tokens."""
         steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
         steps[:, 0] = before = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
-        carried = before if contexts.goes_on is None else np.where(contexts.goes_on, before, 0)
-        np.add(carried, tokens if contexts.own is None else np.where(contexts.own, tokens, 0), out=steps[:, 1])
+        carried = before if contexts.continues is None else np.where(contexts.continues, before, 0)
+        np.add(carried, tokens if contexts.counted is None else np.where(contexts.counted, tokens, 0), out=steps[:, 1])
         return steps
 
     def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
-        """Routing of the token `x`, (C,) float32, row `row` of the input given to `begin`."""
+        """The routing of the token `x`, (C,) float32: row `row` of the input that `begin` was given."""
         routing = self._routings.get(row)
         if routing is None:
             with np.errstate(all="ignore"):  # NaNs propagate, as everywhere
@@ -141,9 +142,9 @@ class TokenRouter:
         return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, routing)
 
     def _gate(self, row: int, distance: float, bucket: int, strength: float, closed: bool) -> tuple[float, float]:
-        """The gate, and what is subtracted from the LoRA experts' logits where the config asks for that instead.
+        """The gate, and what is subtracted from the LoRA experts' logits if the config asks for that instead.
 
-        `method/gate.py` for one number: its tensor operations would take longer than the rest of the routing.
+        The same as in `method/gate.py`, whose tensor operations would take longer than the rest of the routing.
         `tests/inference/test_single_token_gate.py` compares the two.
         """
         excess = distance if self._reference is None else max(distance - self._reference[bucket], 0.0)

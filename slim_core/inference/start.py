@@ -66,4 +66,8 @@ class Start:
     def routing(self) -> RowRouting | None:
         """Routing of the reused tokens."""
         routing = self.row.routing
-        return None if routing is None else RowRouting(*routing[:2], *(part[:, : self.length] for part in routing[2:]))
+        return (
+            None
+            if routing is None
+            else RowRouting(*routing[:2], *(values[:, : self.length] for values in routing[2:]))
+        )

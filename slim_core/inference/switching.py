@@ -185,11 +185,11 @@ class BaseSwitch:
         self.progress = replace(self.progress, stage=stage, done=done, total=total, sentence=sentence)
 
     def _run(self, choice: BaseChoice, stop: threading.Event) -> None:
-        before = self._engine
+        previous = self._engine
         failure = self._switch(choice, stop)
         if failure is None:
             self._report("done", sentence=f"The base is {choice.label} now; conversations and adapters were cleared.")
-        elif self._engine is before:
+        elif self._engine is previous:
             self._report("failed", sentence=failure)
         else:
             self._report("failed", sentence=self._go_back(failure))

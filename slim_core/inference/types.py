@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that go into the engine and come out of it. Plain data: they can be shown without the model."""
+"""The values that go into the engine and come out of it: plain data, which can be used without the model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..peft_tools import identity_share
 # One of `ALL_KINDS`.
 Kind = str
 ALL_KINDS = ("base", "lora", "slim", *map(str.lower, OTHER_METHODS))
-# waiting: in the queue for the model. reading: the prompt runs through the model. writing: tokens come. done: see
+# waiting: in the queue for the model. reading: the model reads the prompt. writing: it writes the answer. done: see
 # `finish_reason`.
 State = Literal["waiting", "reading", "writing", "done"]
 # end: the model ended its answer. length: max_new_tokens or the context is used up. stop_string: one of
-# `Sampling.stop` came. stopped: a person stopped it. error: see `error`.
+# `Sampling.stop` was written. stopped: the caller stopped it. error: see `error`.
 FinishReason = Literal["end", "length", "stop_string", "stopped", "error"]
 
 
@@ -35,9 +35,9 @@ class Sampling:
         top_p: keep the most likely tokens that together have this probability; 1 keeps all.
         top_k: keep this many tokens; 0 keeps all.
         min_p: keep tokens at least this fraction as likely as the most likely one; 0 keeps all.
-        repetition_penalty: above 1 makes tokens that were there before less likely.
-        max_new_tokens: an answer's longest length in tokens.
-        stop: texts that end an answer; they are not part of it.
+        repetition_penalty: a value above 1 makes tokens that have already occurred less likely.
+        max_new_tokens: the maximum length of an answer, in tokens.
+        stop: texts at which an answer ends; they are not part of it.
         seed: of the random numbers that all rows share.
     """
 
@@ -53,15 +53,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Measure:
-    """How a SLIM adapter measures the distance of a text from its training data, and how that acts on LoRA.
+    """How a SLIM adapter measures how far a text is from its training data, and what follows for the LoRA experts.
 
     Attributes:
-        statistic: over the channels, "rms" or "max".
-        scope: whose distance it is, that of a "context" or of a "token".
-        mode: how LoRA experts yield, as `SlimConfig.yield_mode`.
-        strength: factor in front of the distance.
+        statistic: taken over the channels, "rms" or "max".
+        scope: whether the distance is that of the "context" or of the single "token".
+        mode: how LoRA experts yield: `SlimConfig.yield_mode`.
+        strength: the factor that multiplies the distance.
         quantile: share of the training data that lies within the reference.
-        carries_up: whether the gate follows the mean of all routers so far.
+        carries_up: whether the gate follows the mean excess of all routers so far.
         format: version of the adapter's format.
     """
 
@@ -80,15 +80,15 @@ class Variant:
 
     Attributes:
         name: unique in the engine; "base" for the base.
-        kind: what it is.
+        kind: one of `ALL_KINDS`.
         label: its name for people.
         parameters: of the adapter, or of the base.
-        bytes: memory of these.
+        bytes: memory of these parameters.
         detail: a few words such as "rank 16, 8 + 2 experts, top-2".
-        strength: yield strength that it was trained with; None if it has no gate.
+        strength: the yield strength that it was trained with; None if it has no gate.
         measure: how it measures distances; None without routing.
-        ends_with: the text with which it learned to end its answers, at which they end here; None if a token ends
-        them.
+        ends_with: the text with which it learned to end its answers, so that they end there; None if a token ends
+            them.
     """
 
     name: str
@@ -114,8 +114,8 @@ class Row:
             forces the gate open. None leaves it as it was trained. Other variants have no gate.
         text: plain text that the variant continues, or its token ids, instead of a conversation in the chat template;
             None for the messages.
-        log_probs: with how many of the likeliest tokens the log-probability of each token is recorded; None records
-            no log-probabilities.
+        log_probs: for how many of the likeliest tokens log-probabilities are recorded at each step, beside that of
+            the chosen token; None records none.
         prompt_log_probs: whether those of the prompt are recorded too.
     """
 
@@ -148,7 +148,7 @@ class RowStep:
 
     Attributes:
         variant: the variant that answers.
-        state: what is happening.
+        state: what is happening to it.
         text: the answer so far.
         tokens: how many tokens it has.
         prompt_tokens: how many tokens the conversation before it has.
@@ -181,8 +181,8 @@ class RowStep:
 class RoutingRecord:
     """The routing of each token of one row: L target Linears, T tokens of prompt and answer, E + I experts.
 
-    The last token that the model chose is never read, so it has no routing: T is one less than all tokens, and all
-    of `RowStep.token_ids` where the last one was an end token or was not taken because the answer was stopped.
+    The last token that the model chose is never read, so it has no routing. It is the last of `RowStep.token_ids`,
+    unless it was an end token, or the answer was stopped before it was added: then all of these have a routing.
 
     Attributes:
         variant: whose routing it is.
@@ -195,9 +195,9 @@ class RoutingRecord:
         distance: (L, T) float32; 0 without clusters.
         cluster: (L, T) int64; -1 without clusters, as of a LoRA or a router of another method.
         gate: (L, T) float32 share of the LoRA experts' weights that the gate lets through; 1 without a gate.
-            Where it is 0 the Linear's output is the base's, bit for bit.
-        reference: (L, T) float32 distance that still counts as in domain; 0 without clusters.
-        turn: index of the first token that belongs to the context of the last user's turn.
+            Where it is 0, the Linear's output is the base's, bit for bit.
+        reference: (L, T) float32 distance up to which a token counts as like the training data; 0 without clusters.
+        turn: index of the first token in the context of the latest user turn.
         complete: whether the adapter changes the model in these Linears alone. It does not if it has modules or rows
             of tokens of its own, which have no gate, or adapts the output head, whose routing is not recorded.
     """
@@ -229,7 +229,7 @@ class RoutingRecord:
 
     @property
     def among_experts(self) -> bool:
-        """Whether it is that of a router among LoRA experts alone, past which no token can go."""
+        """Whether the router has only LoRA experts, which no token can bypass."""
         return self.num_experts == self.weights.shape[2] > 1 and bool((self.cluster[:, :1] < 0).all())
 
 
@@ -239,8 +239,8 @@ class Step:
 
     Attributes:
         rows: one for each row asked for, in that order.
-        place: place in the queue, 0 when it is this one's turn.
-        routing: by row index, for rows that asked for it; the whole record so far. It is filled in from time to time
+        place: place in the queue; 0 once its turn has come.
+        routing: the whole record so far, by row index, for rows that asked for it. It is filled in from time to time
             (see `Engine.answer`) and in the last step.
     """
 
@@ -255,7 +255,7 @@ class Step:
 
 
 def waiting_step(rows: Sequence[Row], stopped: Callable[[int], bool], place: int) -> Step:
-    """The state of rows that wait in the queue; done if all were stopped."""
+    """The state of rows that wait in the queue. It is done if all of them were stopped."""
     states = tuple(
         RowStep(row.variant, "done", finish_reason="stopped") if stopped(index) else RowStep(row.variant)
         for index, row in enumerate(rows)
@@ -265,13 +265,13 @@ def waiting_step(rows: Sequence[Row], stopped: Callable[[int], bool], place: int
 
 @dataclass(frozen=True)
 class Reading:
-    """Which variants read the base's answer when all answers are finished.
+    """Which variants read the base's answer once all answers are finished, to measure their drift.
 
     Attributes:
         variants: names of the readers.
         messages: the conversation that the base answered.
-        answer_ids: tokens of its answer; empty for the one that it writes among the answers.
-        strengths: of the gate of each reader, as `Row.strength`; empty for their own.
+        answer_ids: the tokens of its answer; empty if the base is one of the rows that answer now.
+        strengths: of each reader's gate, as in `Row.strength`; empty to leave all as they were trained.
     """
 
     variants: tuple[str, ...]
@@ -282,11 +282,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Passage:
-    """Words, and what comes before them.
+    """A text whose likelihood is wanted, and what comes before it.
 
     Attributes:
-        before: a conversation up to where the answer begins, or plain text; empty plain text for the words alone.
-        words: whose likelihood is wanted.
+        before: a conversation up to where the answer begins, or plain text; empty if nothing comes before the words.
+        words: the text whose likelihood is wanted.
     """
 
     before: tuple[Message, ...] | str
@@ -299,11 +299,11 @@ class Likelihood:
 
     Attributes:
         log_probs: (V, T) float32 log-probability of each token, in nats.
-        greedy: (V, T) bool, whether it is the likeliest there.
+        greedy: (V, T) bool, whether it is the likeliest token there.
         kl: (V, T) float32 KL(base || variant) of the whole distribution at each token, in nats; None if the base is
             not among the variants.
-        identity: by the place of each variant that has a routing, for each block the mean share of what is before the
-            words that went past LoRA; empty if it was not asked for.
+        identity: for each variant that has a routing, by its index among the V: for each block, the mean identity
+            share of what comes before the words. Empty if it was not asked for.
     """
 
     log_probs: Tensor
@@ -318,7 +318,8 @@ class VariantDrift:
 
     Attributes:
         variant: the variant that reads.
-        log_ratio: (T,) float32, log p_base(token) - log p_variant(token), in nats: how much less likely it finds it.
+        log_ratio: (T,) float32, log p_base(token) - log p_variant(token), in nats: above 0 where the variant
+            finds the token less likely.
         kl: (T,) float32, KL(base || variant) of the whole distribution at each token, in nats.
     """
 
@@ -365,7 +366,7 @@ class ModelInfo:
         bytes: memory of its weights.
         dtype: such as "float32", "bfloat16", "4-bit nf4".
         device: such as "cpu", "cuda:0".
-        context_length: most tokens that it can read and write together.
+        context_length: how many tokens a prompt and its answer may have together.
         blocks: number of decoder blocks.
         chat_template: whether the tokenizer brought one.
     """
@@ -389,7 +390,7 @@ class MemoryUse:
         adapters: by variant name.
         free: bytes that are free now; None if unknown.
         total: bytes of the device; None if unknown.
-        kept: of rows that have ended and may be gone on from.
+        kept: of kept rows, which a later prompt can go on from.
     """
 
     model: int

@@ -47,12 +47,12 @@ class ListedPrompt:
         return (Message("system", system), *self.messages)
 
 
-def read_prompt_file(path: Path, most: int | None = None) -> list[ListedPrompt]:
+def read_prompt_file(path: Path, limit: int | None = None) -> list[ListedPrompt]:
     """Read a file of prompts according to its extension.
 
     Args:
         path: of the file.
-        most: how many prompts it may have; None for any number.
+        limit: how many prompts it may have; None for any number.
 
     Raises:
         EngineError: with a sentence, if it cannot be read or has something in it that cannot be asked.
@@ -62,17 +62,17 @@ def read_prompt_file(path: Path, most: int | None = None) -> list[ListedPrompt]:
         content = path.read_bytes()
     except OSError as error:
         raise EngineError(f"{path.name!r} cannot be read: {reason(error)}; name a file of prompts.") from None
-    return read_prompts(content, path.name, most=most)
+    return read_prompts(content, path.name, limit=limit)
 
 
-def read_prompts(content: bytes, name: str, kind: str | None = None, most: int | None = None) -> list[ListedPrompt]:
+def read_prompts(content: bytes, name: str, kind: str | None = None, limit: int | None = None) -> list[ListedPrompt]:
     """Read the content of a file.
 
     Args:
         content: its bytes.
         name: to name places with.
         kind: one of `KINDS`; None for the ending of the name.
-        most: how many prompts it may have; None for any number.
+        limit: how many prompts it may have; None for any number.
 
     Raises:
         EngineError: with a sentence, if something in it cannot be asked.
@@ -82,12 +82,12 @@ def read_prompts(content: bytes, name: str, kind: str | None = None, most: int |
         prompts = KINDS[kind or kind_of(name)](name, content)
     except DataError as error:
         raise EngineError(str(error)) from None
-    return _counted(prompts, name, most)
+    return _counted(prompts, name, limit)
 
 
-def read_lines(text: str, name: str, most: int | None = None) -> list[ListedPrompt]:
+def read_lines(text: str, name: str, limit: int | None = None) -> list[ListedPrompt]:
     """One prompt per line; empty lines are skipped. For the arguments see `read_prompts`."""
-    return _counted(_lines(text, name), name, most)
+    return _counted(_lines(text, name), name, limit)
 
 
 def guessed(content: bytes) -> str:
@@ -107,11 +107,11 @@ def kind_of(name: str) -> str:
     return kind
 
 
-def _counted(prompts: list[ListedPrompt], name: str, most: int | None) -> list[ListedPrompt]:
+def _counted(prompts: list[ListedPrompt], name: str, limit: int | None) -> list[ListedPrompt]:
     if not prompts:
         raise EngineError(f"There is no prompt in {name}: write at least one.")
-    if most is not None and len(prompts) > most:
-        raise EngineError(f"There are {len(prompts):,} prompts in {name}; at most {most:,} can be asked at once.")
+    if limit is not None and len(prompts) > limit:
+        raise EngineError(f"There are {len(prompts):,} prompts in {name}; at most {limit:,} can be asked at once.")
     return prompts
 
 
@@ -187,7 +187,7 @@ def listed_prompt(value: Any, place: str) -> ListedPrompt:
         raise DataError(f"{place}: there are both `prompt` and `messages`; keep one.")
     if "messages" in value:
         if value.get("system"):
-            raise DataError(f"{place}: there are both `system` and `messages`; put it into the first message.")
+            raise DataError(f"{place}: there are both `system` and `messages`; put the text into the first message.")
         return ListedPrompt(_messages(value["messages"], place), place)
     prompt = _words(value.get("prompt"), f"{place}: `prompt`")
     system = value.get("system")
@@ -195,23 +195,23 @@ def listed_prompt(value: Any, place: str) -> ListedPrompt:
     return ListedPrompt((*system_messages, Message("user", prompt)), place)
 
 
-def _check_read(value: dict[str, Any], where: str) -> None:
+def _check_read(value: dict[str, Any], place: str) -> None:
     """Refuse what belongs to a question but is not asked. Others, such as right answers, may stand beside it."""
     unread = next((key for key in UNREAD if value.get(key)), None)
     if unread is not None:
         raise DataError(
-            f"{where} has `{unread}`, which would not be asked; write it into the prompt or into `messages`, or "
+            f"{place} has `{unread}`, which would not be asked; write it into the prompt or into `messages`, or "
             "remove it."
         )
 
 
-def _words(value: Any, where: str) -> str:
+def _words(value: Any, place: str) -> str:
     if value is None:
-        raise DataError(f"{where} is missing or empty; write the prompt.")
+        raise DataError(f"{place} is missing or empty; write the prompt.")
     if not isinstance(value, str):
-        raise DataError(f"{where} must be text, not {as_json(value)}.")
+        raise DataError(f"{place} must be text, not {as_json(value)}.")
     if not value.strip():
-        raise DataError(f"{where} is empty; write the prompt.")
+        raise DataError(f"{place} is empty; write the prompt.")
     return value.strip()
 
 
@@ -230,13 +230,13 @@ def _messages(value: Any, place: str) -> tuple[Message, ...]:
     return messages
 
 
-def _message(value: Any, where: str) -> Message:
+def _message(value: Any, place: str) -> Message:
     if not isinstance(value, dict):
-        raise DataError(f"{where} must have `role` and `content`, but is {as_json(value)}.")
+        raise DataError(f"{place} must have `role` and `content`, but is {as_json(value)}.")
     role = value.get("role")
     if role not in get_args(Role):
-        raise DataError(f"{where} has the role {as_json(role)}; it must be one of {', '.join(get_args(Role))}.")
-    _check_read(value, where)
+        raise DataError(f"{place} has the role {as_json(role)}; it must be one of {', '.join(get_args(Role))}.")
+    _check_read(value, place)
     content = value.get("content")
-    text = content_text(content, where, "content") if isinstance(content, list) else content
-    return Message(cast("Role", role), _words(text, f"{where}: `content`"))
+    text = content_text(content, place, "content") if isinstance(content, list) else content
+    return Message(cast("Role", role), _words(text, f"{place}: `content`"))

@@ -14,17 +14,17 @@ BASE_ROW = "__base__"
 
 
 class BatchRows:
-    """The adapter of each row of a batch. Created when the rows are set, dropped afterwards.
+    """The adapter of each row of a batch. It is created when the rows are set and dropped afterwards.
 
     Args:
         adapter_names: the adapter of each row; `"__base__"` is the base model.
-        strengths: the yield strength of each row, None for its adapter's own; None if no row has one of its own.
+        strengths: the yield strength of each row, or None for its adapter's; None if all rows have their adapter's.
 
     Attributes:
         kept: what a `RowsKernel` has prepared for these rows, by layer or router.
 
     Raises:
-        ValueError: if there is not one strength for each row.
+        ValueError: if the number of strengths is not that of the rows.
     """
 
     def __init__(self, adapter_names: Sequence[str], strengths: Sequence[float | None] | None = None) -> None:
@@ -79,7 +79,7 @@ class BatchRows:
 
 
 def check_names(adapter_names: list[str], known: Collection[str], training: bool) -> None:
-    """Whether rows may have these names.
+    """Check that rows may have these names.
 
     Raises:
         TypeError: if it is not a list.

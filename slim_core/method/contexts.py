@@ -111,10 +111,10 @@ def _from_block_to_block(sums: Tensor, open_before: Tensor, before: Tensor | Non
     batch, blocks = open_before.shape[:2]
     carried = None if before is None else before.view(batch, channels)
     for block in range(blocks):
-        part = sums[:, block]
+        block_sums = sums[:, block]
         if carried is not None:
-            part.addcmul_(open_before[:, block].unsqueeze(-1), carried.unsqueeze(1))
-        carried = part[:, -1]
+            block_sums.addcmul_(open_before[:, block].unsqueeze(-1), carried.unsqueeze(1))
+        carried = block_sums[:, -1]
     return sums
 
 

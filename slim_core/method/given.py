@@ -31,7 +31,7 @@ def returned_cache(output: Any) -> Any:
     if isinstance(output, dict):
         return given_cache(output)
     if isinstance(output, tuple):
-        return next((part for part in output if isinstance(part, Cache)), None)
+        return next((value for value in output if isinstance(value, Cache)), None)
     return None
 
 
@@ -114,12 +114,12 @@ def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[Sequence
     """The state a cache remembers (None if empty), and why it cannot be continued (None if it can)."""
     if cache is None:
         return None, None
-    part = part_with_tokens(cache)
-    if not isinstance(part, Cache):
+    read_cache = part_with_tokens(cache)
+    if not isinstance(read_cache, Cache):
         return None, "SLIM needs one of transformers' caches to remember contexts in; this one is a " + (
             f"{type(cache).__name__}. Pass a `DynamicCache`, or none."
         )
-    state, length = state_on(cache), part.get_seq_length()
+    state, length = state_on(cache), read_cache.get_seq_length()
     if torch.compiler.is_compiling() and state is not None:
         return state, None
     if isinstance(length, int) or state is None or state.length is not None:
@@ -141,7 +141,7 @@ def _goes_with(before: tuple[str, ...] | None, now: tuple[str, ...] | None) -> b
         return True
     if now is None or len(before) != len(now):
         return False
-    return all(then == name or name == "__base__" for then, name in zip(before, now, strict=True))
+    return all(earlier == name or name == "__base__" for earlier, name in zip(before, now, strict=True))
 
 
 def _of_rows(adapters: list[str] | None, batch: int) -> tuple[str, ...] | None:

@@ -83,5 +83,5 @@ def _common_suffix(lists: Sequence[Sequence[Any]]) -> list[Any]:
     return _common_prefix([items[::-1] for items in lists])[::-1]
 
 
-def _count(ids: Sequence[int], part: Sequence[int]) -> int:
-    return sum(list(ids[i : i + len(part)]) == list(part) for i in range(len(ids) - len(part) + 1))
+def _count(ids: Sequence[int], pattern: Sequence[int]) -> int:
+    return sum(list(ids[i : i + len(pattern)]) == list(pattern) for i in range(len(ids) - len(pattern) + 1))

@@ -90,18 +90,18 @@ class Folder:
         Upload(tuple(UploadedFile(str(path), _cached(path)) for path in paths)).copy_to(folder, limits)
 
     def _look_below(self) -> None:
-        """Raises AdapterError if the adapter is in a folder inside of this one."""
+        """Raises AdapterError if the adapter is in a folder inside this one."""
         inside = [path.parent for pattern in (f"*/{CONFIG}", f"*/*/{CONFIG}") for path in self.path.glob(pattern)]
         if inside:
-            what = f"{len(inside)} adapters, such as" if len(inside) > 1 else "an adapter in"
+            content = f"{len(inside)} adapters, such as" if len(inside) > 1 else "an adapter in"
             raise AdapterError(
-                f"The folder {quoted(str(self.path), 200)} has no `{CONFIG}` itself but {what} "
+                f"The folder {quoted(str(self.path), 200)} has no `{CONFIG}` itself but {content} "
                 f"{quoted(str(min(inside, key=lambda path: (len(path.parts), path))), 200)}; name that folder."
             )
 
 
 def _cached(path: Path) -> Path:
-    """Where the bytes of a file are: the Hub's cache keeps them in its own folder, to which snapshots link."""
+    """The file that holds the bytes: in the Hub's cache, snapshots are links to a folder of their contents."""
     target = path.resolve() if path.is_symlink() else path
     # models--OWNER--NAME/snapshots/COMMIT/FILE is a link to models--OWNER--NAME/blobs/HASH.
     repository = path.absolute().parent.parent.parent

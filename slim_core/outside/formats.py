@@ -133,9 +133,9 @@ def instead_of_adapter(paths: Iterable[str], missing: str) -> str:
         return (
             f"; without it there is no way to know what `{WEIGHTS}` adapts: use the config that PEFT saved next to it."
         )
-    for name, what in (*((name, DIFFUSERS) for name in DIFFUSER_FILES), *((name, MLX) for name in MLX_FILES)):
+    for name, meaning in (*((name, DIFFUSERS) for name in DIFFUSER_FILES), *((name, MLX) for name in MLX_FILES)):
         if name in top:
-            return f"; judging by {quoted(path_of[name], 160)}, {what}."
+            return f"; judging by {quoted(path_of[name], 160)}, {meaning}."
     try:
         check_file_names(top)
     except AdapterError as known:
@@ -167,14 +167,14 @@ def check_contents(raw: dict[str, Any], tensors: Iterable[str], prefixes: Iterab
         AdapterError: if it is a known format other than PEFT's.
     """
     names = list(tensors)
-    for endings, starts, what in (
+    for endings, starts, meaning in (
         ((".lora_a", ".lora_b"), (), MLX),
         ((), DIFFUSION, DIFFUSERS),
         (KOHYA, (), DOWN_UP),
     ):
         # A single extra tensor is just a faulty adapter; the first tensors show the format.
         if names and (names[0].endswith(endings) or names[0].startswith(starts)):
-            raise _refusal(names[0], what)
+            raise _refusal(names[0], meaning)
     adapts = any(prefix in name for prefix in prefixes for name in names)
     whole = next((name for name in names if WHOLE.match(name) or BLOCK.match(name)), None)
     if whole is not None and not adapts:
@@ -186,5 +186,5 @@ def check_contents(raw: dict[str, Any], tensors: Iterable[str], prefixes: Iterab
             raise _refusal("architectures" if "architectures" in raw else "model_type", MODEL)
 
 
-def _refusal(seen: str, what: str) -> AdapterError:
-    return AdapterError(f"Judging by {quoted(seen, 160)}, {what}.")
+def _refusal(seen: str, meaning: str) -> AdapterError:
+    return AdapterError(f"Judging by {quoted(seen, 160)}, {meaning}.")

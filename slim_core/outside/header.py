@@ -26,7 +26,7 @@ Header = dict[str, TensorInfo]
 
 PICKLED = f"a Python pickle, which can run code and is never opened; {CONVERT}"
 ZIPPED = f"a zip archive or a PyTorch file; neither is opened; {CONVERT}"
-# First bytes of what gets renamed to safetensors.
+# First bytes of files that people rename to safetensors.
 OTHER_FORMATS = (
     (b"PK\x03\x04", ZIPPED),
     (b"\x80\x02", PICKLED),
@@ -85,7 +85,7 @@ def _check_start(path: Path, limits: Limits) -> None:
 
 
 def _check_other_formats(start: bytes) -> None:
-    """Say which format it is, once it cannot be safetensors because its first bytes make an impossible length."""
-    for first, what in OTHER_FORMATS:
+    """Say which other format it is. Called if its first bytes are an impossible length for a safetensors header."""
+    for first, description in OTHER_FORMATS:
         if start.lstrip().startswith(first):
-            raise AdapterError(f"{WEIGHTS} is not safetensors but {what}.")
+            raise AdapterError(f"{WEIGHTS} is not safetensors but {description}.")

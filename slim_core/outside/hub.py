@@ -107,13 +107,13 @@ class HubRepository:
 
     def _awaited(self, fetching: Future, seconds: float) -> dict[str, HfFileMetadata]:
         # Waiting for other downloads is not part of its time, but is limited too.
-        end, begun = time.monotonic() + WAITING_SECONDS, False
+        end, started = time.monotonic() + WAITING_SECONDS, False
         while not wait([fetching], LOOK_SECONDS).done:
             if self.stop.is_set():
                 raise AdapterError(f"Fetching {self.repository} was stopped.")
-            if not begun and fetching.running():
-                end, begun = time.monotonic() + seconds, True
-            if time.monotonic() > end and not begun:
+            if not started and fetching.running():
+                end, started = time.monotonic() + seconds, True
+            if time.monotonic() > end and not started:
                 raise AdapterError(
                     f"Too many downloads are running, so {self.repository} has to wait; try again later."
                 )
@@ -279,7 +279,7 @@ def check_content(path: Path, expected: HfFileMetadata, repository: str) -> None
         AdapterError: if it is not.
     """
     if path.stat().st_size != expected.size:
-        raise AdapterError(f"`{path.name}` of {repository} came with another size than the Hub announced; try again.")
+        raise AdapterError(f"`{path.name}` of {repository} has a different size than the Hub announced; try again.")
     if expected.etag is None or not SHA256.match(expected.etag):
         return
     with path.open("rb") as file:
@@ -314,7 +314,7 @@ def explained(error: Exception, repository: str, revision: str | None) -> Adapte
             "the name if a folder was meant."
         )
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
-        return AdapterError(f"A file of {repository} came with another size than the Hub announced; try again.")
+        return AdapterError(f"A file of {repository} has a different size than the Hub announced; try again.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return AdapterError(f"This machine has no room left on its disk for {repository}.")
     return AdapterError(

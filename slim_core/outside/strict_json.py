@@ -13,11 +13,11 @@ from .errors import AdapterError, quoted
 
 
 # A bracket, or a whole string, so that brackets inside strings are not counted. A text without an end goes to the end
-# of the file: the search must never start again inside of it, or a hostile file would take quadratic time.
+# of the file: the search must never start again inside it, or a hostile file would take quadratic time.
 BRACKET_OR_TEXT = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
-# What people have in the place of JSON, in lower case.
+# The beginnings of files that people mistake for JSON, in lower case.
 OTHER_CONTENT = (
     ("version https://git-lfs", "a Git LFS pointer; fetch the file that it stands for with git lfs pull"),
     ("<", "a web page; download the file itself"),
@@ -30,7 +30,7 @@ def read_object(data: bytes, name: str, depth: int) -> dict[str, Any]:
 
     Args:
         data: the bytes; the caller has bounded their number.
-        name: what they are, to begin the sentence with.
+        name: what they are; the message begins with it.
         depth: how deep lists and objects may be nested.
 
     Raises:
@@ -47,13 +47,13 @@ def read_object(data: bytes, name: str, depth: int) -> dict[str, Any]:
             parse_float=lambda digits: _finite(digits, name),
         )
     except json.JSONDecodeError as error:
-        for start, what in OTHER_CONTENT:
+        for start, description in OTHER_CONTENT:
             if text.lstrip().lower().startswith(start):
-                raise AdapterError(f"{name} is not JSON but {what}.") from None
+                raise AdapterError(f"{name} is not JSON but {description}.") from None
         raise AdapterError(
             f"{name} is not valid JSON: {error.msg.rstrip('.')} in line {error.lineno}, column {error.colno}."
         ) from None
-    except ValueError:  # Python's own bound on the digits of a whole number
+    except ValueError:  # Python's own limit on the digits of a whole number
         raise AdapterError(f"{name} holds a whole number with thousands of digits.") from None
     if not isinstance(value, dict):
         raise AdapterError(f"{name} must be a JSON object {{…}}, not a {_kind(value)}.")
@@ -75,8 +75,8 @@ def check_depth(text: str, name: str, depth: int) -> None:
 
     Args:
         text: what is to be parsed.
-        name: what it is, to begin the sentence with.
-        depth: the most levels.
+        name: what it is; the message begins with it.
+        depth: how many levels are allowed.
 
     Raises:
         AdapterError: if there are more.

@@ -19,9 +19,9 @@ from .runs import Cell, Contender, Experiment, PaperError
 from .work import CellFiles, WorkFolder, read_measured
 
 
-# What is known of a training, by name.
+# What is known about a training, by name.
 Training = Mapping[str, Any]
-# Of one variant: for each task, what was measured of each item.
+# Measurements of one variant: for each task, those of each item.
 ByTask = dict[str, list[float]]
 
 
@@ -30,9 +30,9 @@ class Part:
     """All contenders that are measured on the same tasks.
 
     Attributes:
-        name: of the set that they were trained on.
-        columns: of the evaluation, the cell of each.
-        chosen: the rate of each contender that has a choice: the one with the lowest validation loss. None where
+        name: of the data set that they were trained on.
+        columns: the cell of each column of the evaluation.
+        chosen: for each contender with several rates, the one with the lowest validation loss. None where
             not every rate is trained yet.
         evaluation: all answers.
     """
@@ -43,7 +43,7 @@ class Part:
     evaluation: Evaluation
 
     def columns_of(self, contender: Contender) -> list[str]:
-        """The contender's columns at its rate, a seed each."""
+        """The contender's columns at its rate, one per seed."""
         return [c for c, cell in self.columns.items() if cell.contender.name == contender.name and " at " not in c]
 
 
@@ -52,7 +52,7 @@ class Collected:
     """The finished part of an experiment.
 
     Attributes:
-        experiment: which.
+        experiment: the experiment.
         parts: by set of tasks.
         missing: cells that are not finished.
         files: where each cell's files are.
@@ -66,7 +66,7 @@ class Collected:
     trainings: Mapping[str, Training]
 
     def trainings_of(self, contender: Contender) -> list[Training]:
-        """Of a contender's finished cells."""
+        """The trainings of a contender's finished cells."""
         return [facts for key, facts in self.trainings.items() if key.startswith(f"{contender.name} at ")]
 
 
@@ -79,9 +79,9 @@ def collect(work: WorkFolder, experiment: Experiment, cells: Sequence[Cell]) -> 
     """Collect what is finished.
 
     Args:
-        work: the folder.
-        experiment: which.
-        cells: of it.
+        work: the working folder.
+        experiment: the experiment.
+        cells: its cells.
 
     Raises:
         PaperError: if two measurements do not belong together.
@@ -155,11 +155,11 @@ def _join(samples: list[Sample], row_samples: Sequence[Sample], column: str, fil
         if "error" in sample or "error" in row_sample:
             samples[index] = sample if "error" in sample else row_sample
             continue
-        base, again = sample["answers"][BASE], row_sample["answers"][BASE]
-        if base["mark"] != again["mark"]:
+        base, repeated = sample["answers"][BASE], row_sample["answers"][BASE]
+        if base["mark"] != repeated["mark"]:
             raise PaperError(
-                f"The base's answer {sample['id']} in {files.measured.name} differs from its answer in others, as on "
-                "another machine; delete that file to measure it again."
+                f"The base's answer {sample['id']} in {files.measured.name} differs from its answer in others, as it "
+                "would on another machine; delete that file to measure it again."
             )
         sample["answers"][column] = row_sample["answers"][ROW]
 
@@ -178,7 +178,7 @@ def _pairs(columns: Mapping[str, Cell], rival: str) -> list[tuple[str, str]]:
 
 
 def _chosen_rates(cells: Sequence[Cell], contents: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The rate with the lowest validation loss, of those contenders that are tried at several."""
+    """The rate with the lowest validation loss, for contenders that are tried at several."""
     chosen: dict[str, float | None] = {}
     for name in dict.fromkeys(cell.contender.name for cell in cells):
         tried = [cell for cell in cells if cell.contender.name == name]
@@ -213,5 +213,5 @@ def values_of(part: Part, group: Group, kind: str, columns: Sequence[str]) -> By
 
 
 def kinds_of(group: Group) -> list[str]:
-    """The kinds of tasks of a group, what was trained first."""
+    """The kinds of tasks in a group: first those that were trained."""
     return [kind for kind in ("downstream", "general") if kind in group.kinds]

@@ -92,9 +92,9 @@ def estimate_paper(work: WorkFolder, cells: Sequence[Cell]) -> PaperEstimate:
         EngineError: if the base's configuration cannot be read.
     """
     cell_files = [(cell, work.files_of(cell)) for cell in cells]
-    left = [(cell, files) for cell, files in cell_files if not files.measured.is_file()]
-    untrained = {files.origin: cell for cell, files in left if files.record is None}
-    measured = {files.measured for _, files in left}
+    remaining = [(cell, files) for cell, files in cell_files if not files.measured.is_file()]
+    untrained = {files.origin: cell for cell, files in remaining if files.record is None}
+    measured = {files.measured for _, files in remaining}
     if isinstance(work.scale, FullScale):
         return _full(work.scale, list(untrained.values()), len(measured))
     return _demo(work, work.scale, cell_files, list(untrained.values()), len(measured))

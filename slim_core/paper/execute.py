@@ -49,11 +49,11 @@ def run_cells(work: WorkFolder, cells: Sequence[Cell], say: Say) -> list[str]:
         KeyboardInterrupt: if a person ended a training; the next call continues it.
         PaperError, EvaluationError: if nothing can be done, for example because data are missing.
     """
-    left = [(cell, work.files_of(cell)) for cell in cells]
+    remaining = [(cell, work.files_of(cell)) for cell in cells]
     failed: dict[str, str] = {}
-    while left := [(c, p) for c, p in left if not p.measured.is_file() and c.words not in failed]:
+    while remaining := [(c, p) for c, p in remaining if not p.measured.is_file() and c.words not in failed]:
         done = []
-        for cell, files in left:
+        for cell, files in remaining:
             try:
                 done.append(_done_alone(work, cell, files, say))
             except (PaperError, EvaluationError):
@@ -62,7 +62,7 @@ def run_cells(work: WorkFolder, cells: Sequence[Cell], say: Say) -> list[str]:
                 failed[cell.words] = f"{cell.words} failed: {error}"
                 say(failed[cell.words])
         # For a cell that another process is working on, only wait for the result.
-        if not any(done) and len(done) == len(left):
+        if not any(done) and len(done) == len(remaining):
             time.sleep(WAIT)
     return list(failed.values())
 

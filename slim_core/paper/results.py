@@ -70,7 +70,7 @@ def _mean(part: Part, group: Group, kind: str, columns: Sequence[str]) -> dict[s
     by_seed = [values_of(part, group, kind, [column]) for column in columns]
     return {
         **mean_score(marks, list(marks))._asdict(),
-        "seeds": [fmean(fmean(values) for values in one.values()) for one in by_seed],
+        "seeds": [fmean(fmean(values) for values in by_task.values()) for by_task in by_seed],
     }
 
 

@@ -152,8 +152,8 @@ class FullScale:
 
     def identity(self, data: str) -> dict[str, Any]:
         """What a training depends on besides its settings: the base and the set of examples."""
-        where = None if self.data_dir is None else "local"
-        return {"base": self.base, "set": data, "downstream": self.downstream, "data": where} | (
+        origin = None if self.data_dir is None else "local"
+        return {"base": self.base, "set": data, "downstream": self.downstream, "data": origin} | (
             {"chat": sha256(self.chat)} if data == NOISY and self.chat is not None else {}
         )
 

@@ -91,19 +91,19 @@ def _nothing(collected: Collected) -> Table:
 
 def _group(collected: Collected, part: Part, group: Group) -> Iterator[Table]:
     rows = [contender for contender in collected.experiment.contenders if contender.part == part.name]
-    where = "" if part.name == MIXED else f"trained on {part.name} alone; "
-    yield _scores(collected, part, group, rows, where)
-    yield _tasks(part, group, rows, where)
+    scope = "" if part.name == MIXED else f"trained on {part.name} alone; "
+    yield _scores(collected, part, group, rows, scope)
+    yield _tasks(part, group, rows, scope)
     if collected.experiment.name in ("overhead", "case-study"):
         return
-    yield _tests(collected, part, group, rows, where)
-    yield _distances(part, group, rows, where)
+    yield _tests(collected, part, group, rows, scope)
+    yield _distances(part, group, rows, scope)
     if collected.experiment.name == "noise":
-        yield _bypassed(part, group, rows, where)
+        yield _bypassed(part, group, rows, scope)
     if (frontiers := _frontiers(collected, part, group)) is not None:
-        yield frontier_table(frontiers, where)
+        yield frontier_table(frontiers, scope)
     if part.chosen:
-        yield _rates(part, group, rows, where)
+        yield _rates(part, group, rows, scope)
 
 
 def _frontiers(collected: Collected, part: Part, group: Group) -> Frontiers | None:
@@ -116,11 +116,11 @@ def _frontiers(collected: Collected, part: Part, group: Group) -> Frontiers | No
 # -- scores ------------------------------------------------------------------------------------------------------
 
 
-def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+def _scores(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
     n = {kind: sum(task.n for task in group.tasks if task.kind == kind) for kind in kinds_of(group)}
     counts = ", ".join(f"{count:,} {kind}" for kind, count in n.items())
     table = Table(
-        f"{collected.experiment.title}: {where}mean over the tasks in % with 95 % intervals; {counts} questions",
+        f"{collected.experiment.title}: {scope}mean over the tasks in % with 95 % intervals; {counts} questions",
         ("method", "seeds", "downstream", "over seeds", "general", "over seeds", "drop", "retention",
          "paper: downstream", "paper: general"),
     )  # fmt: skip
@@ -167,14 +167,14 @@ def _score_and_spread(
     if kind not in marks:
         return [NONE, NONE]
     by_seed = [values_of(part, group, kind, [column]) for column in columns]
-    over = spread([fmean(fmean(values) for values in seed_marks.values()) for seed_marks in by_seed])
-    extremes = f"{percent(over.low)}–{percent(over.high)}" if over.seeds > 1 else NONE
+    seeds_spread = spread([fmean(fmean(values) for values in seed_marks.values()) for seed_marks in by_seed])
+    extremes = f"{percent(seeds_spread.low)}–{percent(seeds_spread.high)}" if seeds_spread.seeds > 1 else NONE
     return [interval(mean_score(marks[kind], list(marks[kind]))), extremes]
 
 
-def _tasks(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+def _tasks(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
     titles = [f"{_short(task)}, n = {task.n}" for task in group.tasks]
-    table = Table(f"Task by task: {where}right answers in %, mean over seeds", ("method", *titles))
+    table = Table(f"Task by task: {scope}right answers in %, mean over seeds", ("method", *titles))
     for contender in (None, *rows):
         columns = [BASE] if contender is None else part.columns_of(contender)
         title = "base" if contender is None else contender.title
@@ -193,13 +193,13 @@ def _short(task: TaskScores) -> str:
 # -- tests -------------------------------------------------------------------------------------------------------
 
 
-def _tests(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+def _tests(collected: Collected, part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
     rival = next((c for c in rows if c.name == collected.experiment.rival), None)
     against = [("base", [BASE])]
     if rival is not None and part.columns_of(rival):
         against.append((rival.title, part.columns_of(rival)))
     table = Table(
-        f"Differences on the same questions: {where}points with 95 % intervals (paired bootstrap over items, mean "
+        f"Differences on the same questions: {scope}points with 95 % intervals (paired bootstrap over items, mean "
         "over seeds); p is McNemar's exact one after Holm's correction for all tests of its kind, the largest over "
         "the seeds; in brackets the difference that so many questions would show four times in five, before the "
         "correction",
@@ -233,9 +233,9 @@ def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], oth
 # -- what the gate does ------------------------------------------------------------------------------------------
 
 
-def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+def _distances(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
     table = Table(
-        f"How far from the base: {where}KL(base ‖ adapter) in nats per token, share of the prompts past LoRA in %, "
+        f"How far from the base: {scope}KL(base ‖ adapter) in nats per token, share of the prompts past LoRA in %, "
         "and AUC of general against trained prompts; mean over seeds",
         ("method", "KL downstream", "KL general", "past LoRA downstream", "past LoRA general", "AUC"),
     )
@@ -257,9 +257,9 @@ def _distances(part: Part, group: Group, rows: Sequence[Contender], where: str) 
     return table
 
 
-def _bypassed(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
+def _bypassed(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
     table = Table(
-        f"Past LoRA task by task: {where}share of the prompts that bypasses LoRA in %, mean over seeds",
+        f"Past LoRA task by task: {scope}share of the prompts that bypasses LoRA in %, mean over seeds",
         ("method", *map(_short, group.tasks)),
     )
     for contender in rows:
@@ -289,8 +289,8 @@ def _mean(values: Sequence[Score | float | None]) -> float | None:
 # -- rates, costs, single items ----------------------------------------------------------------------------------
 
 
-def _rates(part: Part, group: Group, rows: Sequence[Contender], where: str) -> Table:
-    table = Table(f"Every rate: {where}in %, mean over seeds", ("method", "rate", "seeds", "downstream", "general"))
+def _rates(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
+    table = Table(f"Every rate: {scope}in %, mean over seeds", ("method", "rate", "seeds", "downstream", "general"))
     for contender in rows:
         cells = {column: cell for column, cell in part.columns.items() if cell.contender.name == contender.name}
         for rate in sorted({cell.rate for cell in cells.values()}):

@@ -120,7 +120,7 @@ def _pairs(config: LoraConfig, state_dict: Mapping[str, Tensor]) -> Iterator[tup
                 f"`{key}` is not part of a LoRA on a Linear, and an adapter of llama.cpp holds nothing else."
             )
     for name in sorted(key.removeprefix(PREFIX).removesuffix(A) for key in state_dict if key.endswith(A)):
-        a, b = (state_dict[PREFIX + name + part].detach().cpu().float() for part in (A, B))
+        a, b = (state_dict[PREFIX + name + factor].detach().cpu().float() for factor in (A, B))
         yield name, a, b
 
 

@@ -233,21 +233,21 @@ class RoutingTrace:
                 else:
                     several.append(piece)
             read = self._of_tokens(row, alone) if alone else self._of_pieces(row, several)
-            for part, fields in zip(parts, read, strict=True):
-                part.extend(fields)
+            for tensors, fields in zip(parts, read, strict=True):
+                tensors.extend(fields)
         # One transfer for all: on a GPU each waits for what runs there.
-        return tuple(torch.cat(part).cpu() for part in parts)
+        return tuple(torch.cat(tensors).cpu() for tensors in parts)
 
     def _of_pieces(self, row: int, pieces: list[tuple[_Piece, int]]) -> Iterator[list[Tensor]]:
         for field in ("weights", "distance", "cluster", "gate", "reference"):
-            parts = []
+            per_piece = []
             for piece, position in pieces:
-                part = getattr(piece, field)[position]
+                values = getattr(piece, field)[position]
                 valid = self._mask(piece.forward)
-                if valid is not None and valid.shape[1] == len(part):
-                    part = part[valid[row].to(part.device)]
-                parts.append(part)
-            yield parts
+                if valid is not None and valid.shape[1] == len(values):
+                    values = values[valid[row].to(values.device)]
+                per_piece.append(values)
+            yield per_piece
 
     def _of_tokens(self, row: int, tokens: list[_Token]) -> Iterator[list[Tensor]]:
         counted = [token for token in tokens if self._counts(token.forward, row)]

@@ -69,14 +69,14 @@ def of_validation(error: ValidationError) -> ApiError:
     if kind == "unusable":
         return ApiError(400, context["sentence"], context["field"], context["word"] or None)
     place = ""
-    for part in first["loc"]:
+    for step in first["loc"]:
         # Pydantic adds the branches of a union to the path; the request has no such fields.
-        if isinstance(part, int):
-            place += f"[{part}]"
-        elif part.isidentifier() and not part.startswith(("function-", "tagged-")):
-            place += f".{part}" if place else part
+        if isinstance(step, int):
+            place += f"[{step}]"
+        elif step.isidentifier() and not step.startswith(("function-", "tagged-")):
+            place += f".{step}" if place else step
         elif kind == "extra_forbidden":
-            place = quoted(part)
+            place = quoted(step)
     if kind == "extra_forbidden":
         return ApiError(400, f"{place} is not a field that this server knows.", place, "unknown_parameter")
     if kind == "missing":

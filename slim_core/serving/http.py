@@ -84,7 +84,9 @@ async def read_bytes(request: Request) -> bytes:
         async for piece in request.stream():
             body += piece
             if len(body) > MOST_BYTES:
-                raise ApiError(413, f"The request is larger than {megabytes(MOST_BYTES)}, the most that is read.")
+                raise ApiError(
+                    413, f"The request is larger than {megabytes(MOST_BYTES)}, the largest that is accepted."
+                )
     except ClientDisconnect:
         raise ApiError(400, "The request ended before its body did.") from None
     return bytes(body)
@@ -101,7 +103,7 @@ async def read_json(request: Request) -> Any:
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ApiError(400, "The request has half a character, an escape such as \\ud83d alone.") from None
+            raise ApiError(400, "The request contains half a character: an escape such as \\ud83d alone.") from None
     return content
 
 

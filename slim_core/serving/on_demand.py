@@ -56,18 +56,18 @@ class AdaptersOnDemand(EngineService):
     Args:
         engine: the model; its variants so far are always there, and hide adapters of the same name.
         folder: has a subfolder for each adapter, named by the operator. It is read again for each request.
-        most: number of adapters from the folder that are attached at once.
-        most_bytes: of memory that they take together.
+        limit: number of adapters from the folder that are attached at once.
+        byte_limit: of memory that they take together.
         places: how many requests are answered or wait in line at once.
-        max_new_tokens: the most tokens that an answer may have.
+        max_new_tokens: the maximum length of an answer, in tokens.
     """
 
     def __init__(
-        self, engine: AttachingEngine, folder: Path, most: int, most_bytes: int, places: int, max_new_tokens: int
+        self, engine: AttachingEngine, folder: Path, limit: int, byte_limit: int, places: int, max_new_tokens: int
     ) -> None:
         super().__init__(engine, places, max_new_tokens)
         self._engine, self._own_variants, self._folder = engine, engine.variants, folder
-        self._store = AdapterStore(StoreLimits(most, most_bytes, most, most_bytes), self._detach)
+        self._store = AdapterStore(StoreLimits(limit, byte_limit, limit, byte_limit), self._detach)
         # By the name of its folder, what an adapter is in the engine. A key is never used again.
         self._attached: dict[str, Variant] = {}
         # First come, first served, without a thread that the answers before might need.

@@ -15,14 +15,14 @@ class Places:
     """A limited number of places. Any thread may call any method.
 
     Args:
-        most: how many there are for all.
+        limit: how many there are for all.
 
     Attributes:
-        most: the same.
+        limit: the same.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._lock = threading.Lock()
         self._taken: Counter[str | None] = Counter()
 
@@ -34,7 +34,7 @@ class Places:
         """
         with self._lock:
             first = visitor is None or not self._taken[visitor]
-            free = self._taken.total() < self.most + (self.most // SPARE if first else 0)
+            free = self._taken.total() < self.limit + (self.limit // SPARE if first else 0)
             self._taken[visitor] += free
             return free
 

@@ -40,7 +40,7 @@ class Service(Protocol):
     """An engine with a limited number of places. Any thread may call any method.
 
     Attributes:
-        max_new_tokens: the most tokens that an answer may have.
+        max_new_tokens: the maximum length of an answer, in tokens.
     """
 
     max_new_tokens: int
@@ -94,7 +94,7 @@ class EngineService:
     Args:
         engine: the model with its variants.
         places: how many requests are answered or wait in line at once; a quarter more for clients who have none.
-        max_new_tokens: the most tokens that an answer may have.
+        max_new_tokens: the maximum length of an answer, in tokens.
     """
 
     def __init__(self, engine: AnsweringEngine, places: int, max_new_tokens: int) -> None:
@@ -114,9 +114,9 @@ class EngineService:
     def enter(self, visitor: str | None = None) -> None:
         """Take a place. Raises BusyError if there is none."""
         if not self._places.take(visitor):
-            most = self._places.most
+            limit = self._places.limit
             raise BusyError(
-                f"{most} requests are running or queued, and no more can be taken. Try again in a few seconds."
+                f"{limit} requests are running or queued, and no more can be taken. Try again in a few seconds."
             )
 
     def leave(self, visitor: str | None = None) -> None:

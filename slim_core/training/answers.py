@@ -107,30 +107,30 @@ def _one(conversation: Conversation, text: str, writer: Writer, index: int) -> S
 
 def _closed(begin: int, end: int, after: str, closing: str, first: str) -> Span:
     """An answer with as much of what closes the last one as follows it: all of it, or its first token."""
-    ending = next((each for each in (closing, first) if each and after.startswith(each)), "")
+    ending = next((mark for mark in (closing, first) if mark and after.startswith(mark)), "")
     return Span(begin, end + len(ending), bool(ending) or not closing)
 
 
 def _why_not(conversation: Conversation, index: int, writer: Writer, alone: str, lost: str | None) -> str:
-    where, name = conversation.place, conversation.name(index)
+    place, name = conversation.place, conversation.name(index)
     ending = conversation._replace(messages=conversation.messages[: index + 1])
     if index < len(conversation.messages) - 1 and not _lost(ending, index, writer, alone):
         return (
-            f"{where}: the model's chat template drops or changes the answer of {name} when other messages follow it, "
+            f"{place}: the model's chat template drops or changes the answer of {name} when other messages follow it, "
             "so it cannot be learned; give it weight 0, or split the conversation so that one ends with it."
         )
     if lost in BESIDE:
         return (
-            f"{where}: the model's chat template does not write the `{lost}` of {name}, so it cannot be learned; "
+            f"{place}: the model's chat template does not write the `{lost}` of {name}, so it cannot be learned; "
             "remove it, or choose a base whose template writes it."
         )
     if lost is None:
         return (
-            f"{where}: the model's chat template writes {name} differently from its own generation prompt, so the "
+            f"{place}: the model's chat template writes {name} differently from its own generation prompt, so the "
             "beginning of the answer cannot be found; give it weight 0, or choose a base with another template."
         )
     return (
-        f"{where}: the model's chat template drops or changes a part of the answer of {name}, so it cannot be "
+        f"{place}: the model's chat template drops or changes a part of the answer of {name}, so it cannot be "
         "learned; write it as the template does, or give it weight 0."
     )
 
@@ -143,8 +143,10 @@ def _lost(conversation: Conversation, index: int, writer: Writer, written: str) 
         if _squeezed(message.get(key, "")) not in text:
             return key
     whole = writer.write(conversation)
-    beside = [key for key in BESIDE if key in message]
-    return next((k for k in beside if writer.with_changed(conversation, index, without(message, k)) == whole), None)
+    other_fields = [key for key in BESIDE if key in message]
+    return next(
+        (k for k in other_fields if writer.with_changed(conversation, index, without(message, k)) == whole), None
+    )
 
 
 def _mark(index: int) -> str:

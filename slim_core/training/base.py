@@ -143,19 +143,19 @@ def _own_tokens(base: PreTrainedModel, settings: TrainSettings, closing: int | N
     head = shapes.head
     if head is None or head not in shapes.tables or head in shapes.biased or shapes.embedding is None:
         raise TrainingError(
-            f"--train-closing-token: {settings.base} has no plain embedding and head without a bias, of which single "
-            "rows could be trained; leave the flag out."
+            f"--train-closing-token: {settings.base} has no plain embedding and bias-free head whose rows could "
+            "be trained one by one; leave the flag out."
         )
     if closing >= shapes.tables[head][0]:
         raise TrainingError(
             f"--train-closing-token: answers are closed by token {closing}, but {settings.base} knows "
             f"{shapes.tables[head][0]:,}; use the tokenizer that belongs to it."
         )
-    whole = [
+    trained = [
         name for name in settings.slim.get("modules_to_save") or () if any(t.endswith(name) for t in shapes.tables)
     ]
-    if whole:
+    if trained:
         raise TrainingError(
-            f"--train-closing-token: `modules_to_save` trains all of {whole[0]} already; leave one of them out."
+            f"--train-closing-token: `modules_to_save` trains all of {trained[0]} already; leave one of them out."
         )
     return {name: [closing] for name in ([shapes.embedding] if shapes.tied else shapes.tables)}

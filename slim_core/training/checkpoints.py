@@ -50,15 +50,15 @@ class Checkpoints:
     """Checkpoints that a run has left behind.
 
     Attributes:
-        whole: newest first.
+        intact: complete and undamaged ones, newest first.
         damaged: newest first.
     """
 
-    whole: tuple[Path, ...] = ()
+    intact: tuple[Path, ...] = ()
     damaged: tuple[DamagedCheckpoint, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.whole or self.damaged)
+        return bool(self.intact or self.damaged)
 
 
 def step_of(path: Path) -> int:
@@ -75,14 +75,14 @@ def read_checkpoints(folder: Path) -> Checkpoints:
     if not os.path.lexists(folder / CHECKPOINTS):
         return Checkpoints()
     entries = sorted(filter(_has_checkpoint_name, (folder / CHECKPOINTS).iterdir()), key=step_of, reverse=True)
-    whole, damaged = [], []
+    intact, damaged = [], []
     for path in entries:
         damage = checkpoint_damage(path, step_of(path))
         if damage is None:
-            whole.append(path)
+            intact.append(path)
         else:
             damaged.append(DamagedCheckpoint(path, damage))
-    return Checkpoints(tuple(whole), tuple(damaged))
+    return Checkpoints(tuple(intact), tuple(damaged))
 
 
 def _has_checkpoint_name(path: Path) -> bool:
@@ -124,11 +124,11 @@ class KeepNewest(TrainerCallback):
     transformers would go by name and date, and delete checkpoints that the run did not write or that it resumes from.
 
     Args:
-        whole: the checkpoints that the run found when it went on.
+        existing: the checkpoints that were there when the run was resumed.
     """
 
-    def __init__(self, whole: Iterable[Path] = ()) -> None:
-        self._kept = list(whole)
+    def __init__(self, existing: Iterable[Path] = ()) -> None:
+        self._kept = list(existing)
 
     @property
     def path(self) -> Path | None:

@@ -37,7 +37,7 @@ def tokens_alike(weight: Tensor, token: int) -> int:
         token: whose row it is.
     """
     row = weight[token].float()
-    distances = torch.cat([torch.linalg.norm(part.float() - row, dim=1) for part in weight.split(ROWS_AT_ONCE)])
+    distances = torch.cat([torch.linalg.norm(chunk.float() - row, dim=1) for chunk in weight.split(ROWS_AT_ONCE)])
     return int((distances <= NEAR * distances.median()).sum()) - 1
 
 

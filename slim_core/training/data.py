@@ -64,11 +64,11 @@ class PlainText(NamedTuple):
 
 
 def to_conversations(records: Sequence[Record], columns: Columns) -> list[Conversation | PlainText]:
-    """Convert records of any known layout into one form. The first record decides the layout.
+    """Convert records of any known layout into one form. The first record determines the layout.
 
     Args:
         records: from one source.
-        columns: the user's names for the columns; unset ones are found.
+        columns: the names that the user gave for columns; the others are recognised.
 
     Raises:
         DataError: naming the place of the first record that does not fit.
@@ -81,7 +81,7 @@ def unused(records: Sequence[Record], columns: Columns) -> list[str]:
     """Columns, and keys of messages, that are not empty but are not used.
 
     Raises:
-        DataError: if the columns cannot be found.
+        DataError: if the columns are not recognised.
     """
     layout = find_layout(records[0], columns)
     names: dict[str, None] = {}
@@ -105,9 +105,9 @@ def _converted(record: Record, layout: Layout) -> Conversation | PlainText:
             f"{listed(record)}; give every record the same ones."
         )
     read = layout.reads(record)
-    beside = {name: value for name, value in record.fields.items() if name not in read}
-    check_understood(beside, f"{record.place}: it", MEDIA)
-    if beside.get("label") is False:
+    other_fields = {name: value for name, value in record.fields.items() if name not in read}
+    check_understood(other_fields, f"{record.place}: it", MEDIA)
+    if other_fields.get("label") is False:
         raise DataError(f"{record.place}: `label` is false, so its answer is marked as a bad one; remove the record.")
     if layout.convert is None:
         name = layout.columns[0]
@@ -143,12 +143,12 @@ def _system(record: Record, layout: Layout) -> list[Message]:
     if name is None:
         return []
     value = record.fields[name]
-    # As Gemini has it.
+    # The name that Gemini uses.
     parts = value.get("parts") if isinstance(value, dict) else None
     text = content_text(value if parts is None else parts, record.place, name)
     return [{"role": "system", "content": text}] if text.strip() else []
 
 
-def _check_nul(text: str, where: str) -> None:
+def _check_nul(text: str, place: str) -> None:
     if "\0" in text:
-        raise DataError(f"{where} contains a NUL character, as damaged files do; remove it.")
+        raise DataError(f"{place} contains a NUL character, as damaged files do; remove it.")

@@ -58,7 +58,7 @@ class KeepBest(TrainerCallback):
         return {
             name: tensor
             for name, tensor in state.items()
-            if tensor.requires_grad or any(name.endswith(each) or f"{each}." in name for each in names)
+            if tensor.requires_grad or any(name.endswith(adapter) or f"{adapter}." in name for adapter in names)
         }
 
     def restored(self) -> str:

@@ -123,9 +123,9 @@ OTHER_CONTENT = (
 
 def _check_other_content(name: str, content: bytes) -> None:
     begin = content[:64].lstrip().lower()
-    for mark, what in OTHER_CONTENT:
+    for mark, description in OTHER_CONTENT:
         if begin.startswith(mark.lower()):
-            raise DataError(f"{name} {what}.")
+            raise DataError(f"{name} {description}.")
 
 
 def _unpacked(name: str, content: bytes) -> bytes:
@@ -218,12 +218,12 @@ def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Rec
     # A text may be longer than the module's usual limit of 131,072 characters.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(utf8_text(name, content), newline=""), delimiter=delimiter, strict=True)
-    records, blank, before = [], 0, 0
+    records, blank, last_line = [], 0, 0
     header: list[str] | None = None
     try:
         for row in reader:
             # A quoted text may span lines: the record begins after the line where the one before it ended.
-            place, before = f"{name}, line {before + 1}", reader.line_num
+            place, last_line = f"{name}, line {last_line + 1}", reader.line_num
             if not row:
                 blank += 1
             elif header is None:
@@ -242,7 +242,7 @@ def _read_csv(name: str, content: bytes, delimiter: str = ",") -> tuple[list[Rec
                 records.append(Record(dict(zip(header, row, strict=True)), place))
     except csv.Error as error:
         raise DataError(
-            f'{name}, line {before + 1}: this is not valid CSV ({first_line(error)}); close each " and write a " '
+            f'{name}, line {last_line + 1}: this is not valid CSV ({first_line(error)}); close each " and write a " '
             'inside a text as "".'
         ) from None
     return records, blank

@@ -243,10 +243,10 @@ def _turns(value: Any, name: str, role: str, place: str) -> list[Message]:
     return [{"role": role, "content": filled(value, name, place)}]
 
 
-def _history(value: Any, where: str) -> list[Message]:
+def _history(value: Any, place: str) -> list[Message]:
     """Earlier turns, [[question, answer], …]."""
     if isinstance(value, str) and value.strip():
-        value = parse_json(value, where, "it must be a list of turns such as [[question, answer], …]")
+        value = parse_json(value, place, "it must be a list of turns such as [[question, answer], …]")
     if value is None or value in ("", []) or (isinstance(value, str) and not value.strip()):
         return []
     pairs = value if isinstance(value, list) else [value]
@@ -254,6 +254,6 @@ def _history(value: Any, where: str) -> list[Message]:
     for number, pair in enumerate(pairs, 1):
         texts = pair if isinstance(pair, list | tuple) else []
         if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(f"{where}: turn {number} must be [question, answer], two texts, not {as_json(pair)}.")
+            raise DataError(f"{place}: turn {number} must be [question, answer], two texts, not {as_json(pair)}.")
         messages += [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
     return messages

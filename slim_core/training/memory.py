@@ -26,10 +26,10 @@ class PeakMemory(TrainerCallback):
     def __init__(self, record: TrainingRecord) -> None:
         self._record, self._watched = record, False
 
-    def on_train_begin(self, args: TrainingArguments, *others: Any, **more: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         self._watched = watch_memory(args.device)
 
-    def on_train_end(self, args: TrainingArguments, *others: Any, **more: Any) -> None:
+    def on_train_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         self._record.peak_memory = peak_memory(args.device) if self._watched else None
 
 

@@ -65,9 +65,9 @@ def _check_content(conversation: Conversation, index: int, text: str, writer: Wr
     marked = message | {"content": f"{message['content']} SLIM{index}READ"}
     if writer.with_changed(conversation, index, marked) != text:
         return
-    what = "the system text" if role == "system" else f"{conversation.name(index)} ({role})"
+    left_out = "the system text" if role == "system" else f"{conversation.name(index)} ({role})"
     remedy = "put it into the first question" if role == "system" else "split the conversation"
     raise DataError(
-        f"{conversation.place}: the model's chat template leaves out {what}; remove it, {remedy}, or choose a base "
-        "whose template writes it."
+        f"{conversation.place}: the model's chat template leaves out {left_out}; remove it, {remedy}, or choose a "
+        "base whose template writes it."
     )

@@ -13,11 +13,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 class GroupedByLength(LengthGroupedSampler):
     """A sampler that groups examples of similar length, in an order that depends only on seed and epoch.
 
-    transformers' own hands long examples out first and short ones last, 50 steps at a time, which clusters that move
-    with every step would follow; and it draws from the global generator, so that a resumed run sees another order.
+    The one in transformers yields long examples first and short ones last, 50 steps at a time; clusters, which move
+    with every step, would follow. It also draws from the global generator, so that a resumed run sees another order.
 
     Args:
-        step: examples of one optimiser step.
+        step: how many examples an optimiser step has.
         lengths: of the examples, in tokens.
         seed: of the order.
     """

@@ -44,7 +44,7 @@ def check_output(settings: TrainSettings) -> dict[str, PreviousRun]:
             return read_previous_runs(settings)
         if folder.is_dir() and any(folder.iterdir()):
             raise TrainingError(
-                f"The folder {named(folder)} is not empty; choose another --output, or pass --resume to go on with "
+                f"The folder {named(folder)} is not empty; choose another --output, or pass --resume to continue "
                 "its run."
             )
     except (OSError, ValueError) as error:
@@ -130,11 +130,11 @@ def check_space(settings: TrainSettings, sizes: Sequence[int | None]) -> None:
     Raises:
         TrainingError: if it is not enough.
     """
-    known = [each for each in sizes if each is not None]
+    known = [needed for needed in sizes if needed is not None]
     free = _free_bytes(settings.output)
     if len(known) < len(sizes) or free is None or not known:
         return
-    one_after_the_other = max((1 + OPTIMISER_STATES) * CHECKPOINTS_AT_ONCE * each for each in known)
+    one_after_the_other = max((1 + OPTIMISER_STATES) * CHECKPOINTS_AT_ONCE * needed for needed in known)
     need = sum(known) + one_after_the_other
     if free < need:
         raise TrainingError(

@@ -124,7 +124,7 @@ def describe_data(examples: Examples, encoder: ExampleEncoder) -> dict[str, Any]
         "duplicates_in_training": examples.duplicates,
         "in_training_and_validation": examples.in_both,
         "template": _template(encoder),
-        **{name: asdict(Lengths.of(part)) if part else None for name, part in parts.items()},
+        **{name: asdict(Lengths.of(split)) if split else None for name, split in parts.items()},
     }
 
 
@@ -161,7 +161,10 @@ def _source_line(source: dict[str, Any], limit: int) -> str:
         (source["blank_lines"], "empty lines"),
         (source["duplicates"], "the same as an earlier one"),
     ]
-    parts = [f"{source['records']} records for {source['use']}", *(f"{n} {what}" for n, what in counts if n)]
+    parts = [
+        f"{source['records']} records for {source['use']}",
+        *(f"{n} {description}" for n, description in counts if n),
+    ]
     unused = source["unused_columns"]
     return f"{source['name']}: {', '.join(parts)}" + (f"; not used: {', '.join(map(named, unused))}" if unused else "")
 
@@ -170,9 +173,9 @@ def _length_table(examples: Examples) -> Table:
     table = Table(title=f"Tokens per example (limit {examples.max_length})")
     for column in ("", "examples", "median", "longest", "all tokens", "answer tokens"):
         table.add_column(column, justify="right" if column else "left")
-    for name, part in (("train", examples.train), ("validation", examples.validation)):
-        if part:
-            lengths = Lengths.of(part)
+    for name, split in (("train", examples.train), ("validation", examples.validation)):
+        if split:
+            lengths = Lengths.of(split)
             numbers = (lengths.examples, lengths.median, lengths.most, lengths.tokens, lengths.answer_tokens)
             table.add_row(name, *(f"{n:,}" for n in numbers))
         else:
@@ -182,11 +185,11 @@ def _length_table(examples: Examples) -> Table:
 
 def print_preview(console: Console, example: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> None:
     """Print the text of an example with special tokens, and the parts that the loss is computed on."""
-    whole = Text()
+    preview = Text()
     answers = answer_texts(example, tokenizer)
     for learned, tokens in _runs(example):
-        whole.append(visible(_text(tokens, tokenizer)), style="bold green" if learned else "")
-    console.print(Panel(whole, title=Text(f"First example ({example.place}), as the model sees it")))
+        preview.append(visible(_text(tokens, tokenizer)), style="bold green" if learned else "")
+    console.print(Panel(preview, title=Text(f"First example ({example.place}), as the model sees it")))
     console.print(Panel(Text(visible("\n⋯\n".join(answers)), style="bold green"), title="What it learns to write"))
 
 

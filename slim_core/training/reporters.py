@@ -19,7 +19,7 @@ def check_report_to(names: Sequence[str]) -> None:
     """Refuse integrations that do not exist or are not installed, before the run begins.
 
     Raises:
-        TrainingError: with what there is.
+        TrainingError: with a sentence that lists those that can be used.
     """
     installed = available()
     there_is = f"installed here: {', '.join(installed) if installed else 'none'}"
@@ -46,5 +46,5 @@ def cannot_report(names: Sequence[str], error: Exception) -> TrainingError:
 
 def available() -> list[str]:
     """The integrations that are installed."""
-    # transformers' own list does not have it.
+    # It is not in transformers' own list.
     return sorted({*get_available_reporting_integrations(), *(["flyte"] if is_flytekit_available() else [])})

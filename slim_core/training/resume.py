@@ -111,7 +111,7 @@ def _read_one(method: str, folder: Path, settings: TrainSettings) -> PreviousRun
     checkpoints = read_checkpoints(folder)
     if checkpoints:
         _check_same_settings(record, settings)
-    if checkpoints.damaged and not checkpoints.whole:
+    if checkpoints.damaged and not checkpoints.intact:
         raise nothing_whole(folder, checkpoints.damaged)
     if not checkpoints and (other := renamed_checkpoint(folder)) is not None:
         raise TrainingError(
@@ -120,8 +120,8 @@ def _read_one(method: str, folder: Path, settings: TrainSettings) -> PreviousRun
         )
     if not checkpoints and (folder / WEIGHTS).exists():
         raise TrainingError(
-            f"The run in {place} was ended at step {record.steps} and has no checkpoint to resume from; {ELSEWHERE}, "
-            "so that what it trained is kept."
+            f"The run in {place} was interrupted at step {record.steps} and has no checkpoint to resume from; "
+            f"{ELSEWHERE}, so that what it trained is kept."
         )
     return PreviousRun(record, checkpoints)
 
@@ -162,7 +162,7 @@ def read_record(folder: Path) -> TrainingRecord | None:
     if not isinstance(content, dict):
         raise _damaged_record(path, "not a record of a run")
     content.pop("interrupted", None)
-    known = {each.name for each in fields(TrainingRecord)}
+    known = {field.name for field in fields(TrainingRecord)}
     if unknown := sorted(content.keys() - known):
         raise _damaged_record(path, f"of another version, with a field {unknown[0]!r}")
     for name in NEEDED:
@@ -204,16 +204,16 @@ def fitting(checkpoints: Checkpoints, model: PeftModel) -> Checkpoints:
         name: tuple(tensor.shape)
         for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
-    whole, damaged = [], list(checkpoints.damaged)
-    for path in checkpoints.whole:
+    intact, damaged = [], list(checkpoints.damaged)
+    for path in checkpoints.intact:
         # FSDP and DeepSpeed may keep the weights in pieces, which only they can read.
         saved = tensor_shapes(path / WEIGHTS) if (path / WEIGHTS).exists() else expected
         if saved == expected:
-            whole.append(path)
+            intact.append(path)
         else:
             damaged.append(DamagedCheckpoint(path, _difference(saved, expected)))
     return Checkpoints(
-        tuple(whole), tuple(sorted(damaged, key=lambda checkpoint: step_of(checkpoint.path), reverse=True))
+        tuple(intact), tuple(sorted(damaged, key=lambda checkpoint: step_of(checkpoint.path), reverse=True))
     )
 
 
@@ -239,7 +239,7 @@ def _check_same_settings(earlier: TrainingRecord, settings: TrainSettings) -> No
 
 
 def _default(name: str) -> Any:
-    setting = next(each for each in fields(TrainSettings) if each.name == name)
+    setting = next(field for field in fields(TrainSettings) if field.name == name)
     value = setting.default if setting.default_factory is MISSING else setting.default_factory()
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)  # as the record holds it
@@ -261,9 +261,9 @@ def check_same_data(earlier: PreviousRun, now: TrainingRecord) -> None:
 
 def going_on(method: str, checkpoints: Checkpoints) -> str:
     """One sentence: where a method resumes, and why not later."""
-    if not checkpoints.whole:
+    if not checkpoints.intact:
         return f"{method} starts from the beginning: no checkpoint was written."
-    newest = checkpoints.whole[0]
+    newest = checkpoints.intact[0]
     passed_over = [str(checkpoint) for checkpoint in checkpoints.damaged if step_of(checkpoint.path) > step_of(newest)]
     return "; ".join([", ".join(passed_over)] * bool(passed_over) + [f"{method} continues from {newest.name}."])
 

@@ -104,19 +104,19 @@ def train(
         callbacks: further callbacks of transformers' Trainer.
 
     Raises:
-        TrainingError: if the settings, the data, the base model or the output folder do not allow it.
+        TrainingError: if the settings, the data, the base model or the output folder prevent it.
     """
     console = console if console is not None and is_main_process() else Console(quiet=True)
     check_report_to(settings.report_to)
-    # In a new run only the first process checks: its test files would be in the way of the others.
+    # In a new run only the first process checks, since the test files of several would collide.
     earlier = check_output(settings) if is_main_process() or settings.resume else {}
     if is_main_process():
         try_output(settings)
     tokenizer, config = load_tokenizer(settings)
     encoder = ExampleEncoder(tokenizer)
     if is_main_process():
-        left = [method for method in settings.methods if not earlier.get(method, PreviousRun()).is_finished]
-        check_space(settings, check_usable(settings, left, config, encoder.closing_token))
+        remaining = [method for method in settings.methods if not earlier.get(method, PreviousRun()).is_finished]
+        check_space(settings, check_usable(settings, remaining, config, encoder.closing_token))
     examples = load_examples(settings, encoder, config)
     print_data(console, examples, encoder)
     data = describe_data(examples, encoder)
@@ -133,7 +133,7 @@ def train(
             _write_comparison(settings, records)
     interrupted = records[-1].interrupted
     last = settings.folder(records[-1].method)
-    return Outcome(records, interrupted, not interrupted or bool(read_checkpoints(last).whole))
+    return Outcome(records, interrupted, not interrupted or bool(read_checkpoints(last).intact))
 
 
 def _write_comparison(settings: TrainSettings, records: Sequence[TrainingRecord]) -> None:
@@ -176,10 +176,10 @@ def _train_one(record: TrainingRecord, prepared: _RunSetup, folder: Path, checkp
         if prepared.examples.validation:
             record.validation_loss_before = trainer.evaluate_untrained()["eval_loss"]
         _begin(record, folder, checkpoints, trainer)
-    newest = KeepNewest(checkpoints.whole)
+    newest = KeepNewest(checkpoints.intact)
     trainer.add_callback(newest)
     try:
-        interrupted = _run_trainer(trainer, record, prepared, next(iter(checkpoints.whole), None))
+        interrupted = _run_trainer(trainer, record, prepared, next(iter(checkpoints.intact), None))
     except SaveError as error:
         raise _ended(error, trainer, record, prepared, newest.path) from None
     record.status = "interrupted" if interrupted else "finished"
@@ -209,7 +209,7 @@ def _finish(method: str, trainer: SavingTrainer, prepared: _RunSetup) -> None:
 def _usable(checkpoints: Checkpoints, trainer: SavingTrainer, folder: Path) -> Checkpoints:
     """The checkpoints that fit the model."""
     usable = fitting(checkpoints, trainer.model)
-    if checkpoints and not usable.whole:
+    if checkpoints and not usable.intact:
         raise nothing_whole(folder, usable.damaged)
     return usable
 
@@ -380,10 +380,8 @@ def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _RunS
         return stop.stopped
     except KeyboardInterrupt:
         return True
-    except (TrainingError, SaveError):
-        raise
     except Exception as error:
-        if first.begun or is_out_of_memory(error):
+        if first.begun or isinstance(error, (TrainingError, SaveError)) or is_out_of_memory(error):
             raise
         if checkpoint is None and prepared.settings.report_to:
             raise cannot_report(prepared.settings.report_to, error) from None

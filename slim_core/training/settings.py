@@ -187,7 +187,7 @@ class TrainSettings:
                 f"--method must be one of {', '.join(METHODS)}, not {', '.join(unknown) or 'nothing'}."
             )
         if self.start_from is not None and len(self.methods) > 1:
-            raise TrainingError("--start-from goes on from one adapter; name one --method, the adapter's own.")
+            raise TrainingError("--start-from continues from one adapter; name one --method, the adapter's own.")
         if len(set(self.methods)) < len(self.methods):
             raise TrainingError(f"--method names {', '.join(self.methods)}; name each method once.")
         for method, options in self.options.items():
@@ -277,12 +277,12 @@ class TrainSettings:
         """
         devices = world_size()
         if self.micro_batch is None:
-            per_device, rest = divmod(self.batch_size, devices)
+            per_device, remainder = divmod(self.batch_size, devices)
             accumulation = 1
         else:
             per_device = self.micro_batch
-            accumulation, rest = divmod(self.batch_size, per_device * devices)
-        if rest or not per_device or not accumulation:
+            accumulation, remainder = divmod(self.batch_size, per_device * devices)
+        if remainder or not per_device or not accumulation:
             raise TrainingError(
                 f"--batch-size {self.batch_size} is not a multiple of --micro-batch {per_device or 1} times {devices} "
                 "device(s); choose sizes that divide it."

@@ -18,7 +18,7 @@ from .limits import RANGES
 if TYPE_CHECKING:
     from ..adapters import StoreLimits
 
-# What a variable's text must be.
+# What a variable's text must be, for messages.
 MUST_BE = {bool: "say 1 or 0", int: "it must be a whole number"}
 PREFIX = "SLIM_"
 # How similar a misspelt name must be to a setting, from 0 to 1.
@@ -51,19 +51,19 @@ class Config:
         slim: a SLIM adapter, a folder or a Hub id.
         revision: of the base on the Hub; empty for the main branch.
         load_4bit: whether the base's Linears are kept in 4 bits.
-        load_8bit: in 8 bits.
+        load_8bit: the same in 8 bits.
         models: bases that visitors may switch to, separated by commas: folders, Hub ids, ID@REVISION; * is any
             Hub id that a visitor names. Empty keeps the base that the app starts with.
-        device: such as "cpu", "cuda", "cuda:1"; empty chooses.
+        device: such as "cpu", "cuda", "cuda:1"; empty for the best one.
         host: address to listen on; 0.0.0.0 for all addresses of this machine.
         port: port to listen on.
         auth_user: user name for signing in; empty lets everyone in.
         auth_password: its password.
         api_key: what programs must send to the OpenAI-compatible endpoint; if empty, any program may use it, or none
-        if people must sign in.
+            if people must sign in.
         queue_size: maximum number of queued requests; more are refused.
-        concurrency: maximum number of prompts running or queued; more are refused, a quarter more of visitors who have
-            none.
+        concurrency: maximum number of prompts running or queued; more are refused, except that visitors who have none
+            get a quarter more places.
         max_new_tokens: maximum length of an answer, in tokens.
         max_prompts: maximum number of prompts in a visitor's list.
         max_questions: maximum number of questions of each task in a visitor's evaluation.
@@ -129,7 +129,7 @@ class Config:
         kind, _, number = self.device.partition(":")
         if self.device and (kind not in DEVICES or (":" in self.device and not number.isdecimal())):
             raise ConfigError(
-                f"{variable('device')} is {self.device!r}; say cpu, cuda, mps or xpu, or with a number such as cuda:1."
+                f"{variable('device')} is {self.device!r}; use cpu, cuda, mps, xpu, or a numbered one such as cuda:1."
             )
         if (self.load_4bit or self.load_8bit) and (sentence := lacking("bitsandbytes", "A base in 4 or 8 bits")):
             raise ConfigError(sentence)
@@ -142,12 +142,12 @@ class Config:
         if (self.lora or self.slim) and not self.base:
             raise ConfigError("An adapter needs its base model: set SLIM_BASE.")
         if self.revision and not self.base:
-            raise ConfigError(f"{variable('revision')} is of a base model on the Hub: set SLIM_BASE too.")
+            raise ConfigError(f"{variable('revision')} is the revision of a base model on the Hub: set SLIM_BASE too.")
 
     @property
     def store_limits(self) -> StoreLimits:
-        """Limits for visitors' adapters: two per visitor in use, and a third that is about to replace one."""
-        # Torch comes with it, which takes seconds; the settings are checked before.
+        """Limits for visitors' adapters: per visitor two in use, and a third that is about to replace one of them."""
+        # It imports torch, which takes seconds; the settings are checked before that.
         from ..adapters import StoreLimits
 
         return StoreLimits(3, self.visitor_memory, self.max_adapters, self.adapter_memory)
@@ -174,7 +174,7 @@ class Config:
             flags: by field; None where one is not given.
 
         Raises:
-            ConfigError: with a sentence that names the variable, or the package that is not here.
+            ConfigError: with a sentence that names the variable, or the package that is missing.
         """
         if sentence := lacking("gradio", "The app") if page else lacking("fastapi", "The API"):
             raise ConfigError(sentence)

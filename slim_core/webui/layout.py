@@ -66,7 +66,7 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
             keeper=canvas("keeper", None, ("restore", "go_on"), render=False),
             checks=canvas("checks", untouched(), render=False),
             shelf=canvas("shelf", shelf_view(empty, backend), ("remove",), render=False),
-            forgetting=canvas("forgetting", forgetting.shown(results, empty, not config.base), render=False),
+            forgetting=canvas("forgetting", forgetting.tab_view(results, empty, not config.base), render=False),
             headline=canvas("headline", forgetting.headline(results, empty), ("open",), render=False),
             switch=canvas("switch", None, render=False),
             tabs=gr.Tabs(elem_id="slim-tabs", render=False),
@@ -113,11 +113,11 @@ def build(backend: Backend, config: Config, results: dict[str, Any] | None = Non
 
 def _on_opening(page: Page, tab: Tab, layout: gr.Tab) -> None:
     if tab.refreshed is not None:
-        part = tab.refreshed(page)
+        redrawn = tab.refreshed(page)
         layout.select(
-            lambda session: page.column_updates(session)[part],
+            lambda session: page.column_updates(session)[redrawn],
             [page.session],
-            [part],
+            [redrawn],
             queue=False,
             show_progress="hidden",
             api_visibility="private",

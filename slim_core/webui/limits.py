@@ -93,7 +93,9 @@ def check_text(text: Any, name: str = "The prompt") -> str:
     for place, character in enumerate(text, start=1):
         category = unicodedata.category(character)
         if category == "Cs":
-            raise LimitError(f"{name} has half a character (U+{ord(character):04X}) at position {place:,}. Remove it.")
+            raise LimitError(
+                f"{name} has half of a character (U+{ord(character):04X}) at position {place:,}. Remove it."
+            )
         if category == "Cc" and character not in ALLOWED_CONTROLS:
             code = f"U+{ord(character):04X}"
             raise LimitError(f"{name} has a control character ({code}) at position {place:,}. Remove it.")

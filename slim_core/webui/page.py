@@ -102,4 +102,4 @@ class Page:
     def stored(self, session: Session) -> dict[str, Any]:
         """The stored scores on forgetting; none for a base that was switched to later."""
         first = self.backend.is_first
-        return forgetting.shown(self.results if first else None, session, first and not self.config.base)
+        return forgetting.tab_view(self.results if first else None, session, first and not self.config.base)

@@ -23,12 +23,12 @@ SCRIPTS = (
     "model", "many", "evaluation",
 )  # fmt: skip
 STYLES = ("page", "compare", "landing", "routing", "adapters", "many", "evaluation")
-# The last line of each script and style: a file without it was cut, or is of another version of the page.
+# The last line of each script and style. A file without it is truncated, or belongs to another version of the page.
 END = "/* The end of a part of SLIM's page 1. */"
 FIGURE = "slim-layer.svg"
 AGAIN = "install SLIM again, or check the file out again"
 
-# What a base's and an adapter's folder hold, and what is read of each when the app starts.
+# The files in a base's and an adapter's folder that are checked when the app starts.
 BASE = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 STORED = ("results.json", "build.json", "examples.json")
@@ -36,7 +36,7 @@ INDEX = "model.safetensors.index.json"
 # The newest format of a SLIM adapter; the method, which knows it, takes seconds to import.
 FORMAT = 3
 DEPTH, MOST_JSON, MOST_HEADER = 64, 200_000_000, 100_000_000
-# How an operator writes a folder that may be missing.
+# What begins like this can only name a folder, even if that is missing.
 FOLDER = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 HUB = "https://huggingface.co/"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -52,10 +52,10 @@ def check_start(config: Config, demo: Path = DEMO, assets: Path = ASSETS, *, pag
         page: whether the page is served.
 
     Returns:
-        Warnings: sentences on what is odd but does not prevent the start.
+        Warnings: sentences about what is odd but does not prevent the start.
 
     Raises:
-        ConfigError: with a sentence on the first thing that is wrong.
+        ConfigError: with a sentence about the first thing that is wrong.
     """
     check_address(config)
     sweep_private_folders()
@@ -76,7 +76,7 @@ def check_address(config: Config) -> None:
     """Check that the address is free.
 
     Raises:
-        ConfigError: if it cannot be had.
+        ConfigError: if it cannot be used.
     """
     try:
         socket.create_server((config.host, config.port)).close()
@@ -91,7 +91,7 @@ def check_address(config: Config) -> None:
 
 
 def web_asset(name: str, assets: Path = ASSETS) -> Path:
-    """One of the page's scripts or styles, whole and of this version.
+    """One of the page's scripts or styles, checked to be complete and of this version.
 
     Raises:
         ConfigError: if it is not.
@@ -110,8 +110,8 @@ def _check_named(config: Config) -> None:
         _check_parts(base, ("config.json",), f"{variable('base')} must be a folder of a base model")
         if (base / INDEX).exists():
             _check_json(base / INDEX, "fetch it again")
-            for part in sorted(base.glob("*.safetensors")):
-                _check_weights(part, "fetch it again")
+            for shard in sorted(base.glob("*.safetensors")):
+                _check_weights(shard, "fetch it again")
         else:
             _check_parts(base, ("model.safetensors",), f"{variable('base')} must be a folder of a base model")
     for name, folder in folders.items():
@@ -122,21 +122,21 @@ def _check_named(config: Config) -> None:
 
 
 def _check_demo(demo: Path) -> None:
-    again = f"{AGAIN}, or rebuild the demo: python -m slim_core demo build"
+    remedy = f"{AGAIN}, or rebuild the demo: python -m slim_core demo build"
     for folder, names in (("base", BASE), ("lora", ADAPTER), ("slim", ADAPTER)):
         for name in names:
-            _check_file(demo / folder / name, again)
+            _check_file(demo / folder / name, remedy)
     for folder in ("lora", "slim"):
-        _check_kind(demo / folder / ADAPTER[0], again)
+        _check_kind(demo / folder / ADAPTER[0], remedy)
     version = json.loads((demo / "slim" / ADAPTER[0]).read_text("utf-8")).get("format_version", 1)
     if not isinstance(version, int) or version > FORMAT:
         raise ConfigError(
             f"{demo / 'slim' / ADAPTER[0]} has format {quoted(version)}, but this version of SLIM reads formats up to "
-            f"{FORMAT}; {again}."
+            f"{FORMAT}; {remedy}."
         )
     for name in STORED:
         if (demo / name).exists():
-            _check_json(demo / name, again)
+            _check_json(demo / name, remedy)
 
 
 def _folder(setting: str, named: str) -> Path | None:
@@ -172,52 +172,52 @@ def _check_parts(folder: Path, names: tuple[str, ...], must: str) -> None:
                 _check_kind(folder / name, "save or fetch it again")
 
 
-def _check_file(path: Path, again: str) -> None:
+def _check_file(path: Path, remedy: str) -> None:
     if path.suffix == ".json":
-        _check_json(path, again)
+        _check_json(path, remedy)
     elif path.suffix == ".safetensors":
-        _check_weights(path, again)
+        _check_weights(path, remedy)
     else:
-        _text(path, again)
+        _text(path, remedy)
 
 
-def _text(path: Path, again: str) -> str:
-    return _bytes(path, MOST_JSON, again).decode("utf-8", "replace")
+def _text(path: Path, remedy: str) -> str:
+    return _bytes(path, MOST_JSON, remedy).decode("utf-8", "replace")
 
 
-def _bytes(path: Path, most: int, again: str) -> bytes:
+def _bytes(path: Path, most: int, remedy: str) -> bytes:
     """The beginning of a file, which must exist and not be empty."""
     try:
         if path.is_dir():
-            raise ConfigError(f"{path} is a folder and must be a file; {again}.")
+            raise ConfigError(f"{path} is a folder and must be a file; {remedy}.")
         with path.open("rb") as file:
             beginning = file.read(most)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({reason(error)}); {again}.") from None
+        raise ConfigError(f"{path} cannot be read ({reason(error)}); {remedy}.") from None
     if not beginning.strip():
-        raise ConfigError(f"{path} is empty; {again}.")
+        raise ConfigError(f"{path} is empty; {remedy}.")
     return beginning
 
 
-def _check_json(path: Path, again: str) -> None:
+def _check_json(path: Path, remedy: str) -> None:
     try:
-        read_object(_bytes(path, MOST_JSON, again), str(path), DEPTH)
+        read_object(_bytes(path, MOST_JSON, remedy), str(path), DEPTH)
     except AdapterError as error:
-        raise ConfigError(f"{str(error).rstrip('.')}; {again}.") from None
+        raise ConfigError(f"{str(error).rstrip('.')}; {remedy}.") from None
 
 
-def _check_kind(path: Path, again: str) -> None:
+def _check_kind(path: Path, remedy: str) -> None:
     """Check that an adapter's config, which can be read, says which kind of adapter it is."""
     if not isinstance(json.loads(path.read_text("utf-8")).get("peft_type"), str):
-        raise ConfigError(f"{path} has no `peft_type`, so it is not the config of an adapter of PEFT; {again}.")
+        raise ConfigError(f"{path} has no `peft_type`, so it is not the config of an adapter of PEFT; {remedy}.")
 
 
-def _check_weights(path: Path, again: str) -> None:
+def _check_weights(path: Path, remedy: str) -> None:
     """Check that a file's header is complete and the file has the length it says. No tensor is read."""
-    start = _bytes(path, 8, again)
+    start = _bytes(path, 8, remedy)
     size, length = path.stat().st_size, int.from_bytes(start, "little")
     if size < 8 or length > min(size - 8, MOST_HEADER):
-        raise ConfigError(f"{path} is not a safetensors file or is truncated: it has {megabytes(size)}; {again}.")
+        raise ConfigError(f"{path} is not a safetensors file or is truncated: it has {megabytes(size)}; {remedy}.")
     with path.open("rb") as file:
         file.seek(8)
         text = file.read(length)
@@ -226,6 +226,6 @@ def _check_weights(path: Path, again: str) -> None:
         end = max(entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__")
         expected = 8 + length + int(end)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        raise ConfigError(f"{path} is not a safetensors file: its header is invalid; {again}.") from None
+        raise ConfigError(f"{path} is not a safetensors file: its header is invalid; {remedy}.") from None
     if expected != size:
-        raise ConfigError(f"{path} has {size:,} bytes, but its header says {expected:,}; {again}.")
+        raise ConfigError(f"{path} has {size:,} bytes, but its header says {expected:,}; {remedy}.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences and numbers for people, the same everywhere."""
+"""Sentences and numbers that several parts of the page show."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FINISHED = {
 
 
 def drift_sentence(drift: Drift, labels: dict[str, str], taught: bool = False) -> str:
-    """One sentence for all variants.
+    """How likely each variant finds the base's answer, in one sentence.
 
     Args:
-        drift: how they read the base's answer.
-        labels: their names.
+        drift: how the variants read the base's answer.
+        labels: the variants' names for people, by column.
         taught: whether the prompt is like the training data, so that the adapters were meant to move.
     """
     parts = [
@@ -34,14 +34,14 @@ def drift_sentence(drift: Drift, labels: dict[str, str], taught: bool = False) -
     ]
     if not parts:
         return ""
-    before = (
+    preface = (
         "This is like the training data, where the adapters moved towards what they were taught: " if taught else ""
     )
-    return f"{before}{'; '.join(parts)}."
+    return f"{preface}{'; '.join(parts)}."
 
 
-def how(sampling: Sampling, step: RowStep, strength: float | None = None) -> str:
-    """How tokens were chosen, with which gate, and when the first one came, in a few words."""
+def answer_settings(sampling: Sampling, step: RowStep, strength: float | None = None) -> str:
+    """In a few words: how tokens were chosen, with which gate, and how long the first one took."""
     chosen = f"temperature {sampling.temperature:g}, seed {sampling.seed}" if sampling.temperature else "greedy"
     if strength is not None:
         chosen += f" · gate of strength {strength:g}" if strength else " · gate open"
@@ -52,7 +52,7 @@ def how(sampling: Sampling, step: RowStep, strength: float | None = None) -> str
 def state(step: RowStep, place: int = 0) -> str:
     """What is happening to one answer."""
     if step.state == "waiting":
-        return f"waiting, {place} in line before you" if place else "waiting"
+        return f"waiting, {place} ahead of you in line" if place else "waiting"
     if step.state == "reading":
         return "reading the prompt"
     if step.state == "writing":
@@ -78,15 +78,15 @@ def base_name(info: ModelInfo) -> str:
 
 
 def kind_name(kind: str) -> str:
-    """What people call a kind of variant."""
-    if kind in KINDS_HERE:
-        return KINDS_HERE[kind]
+    """A kind of variant as people call it."""
+    if kind in KIND_NAMES:
+        return KIND_NAMES[kind]
     method = KINDS.get(kind.upper())
     return kind if method is None else method.title
 
 
 def no_bypass(kind: str) -> str:
-    """That no token can bypass an adapter of a kind, and what happens instead; empty if tokens can."""
+    """A sentence: no token can bypass an adapter of this kind, and what happens instead. Empty if tokens can."""
     if kind == "slim":
         return ""
     method = KINDS.get(kind.upper())
@@ -96,14 +96,14 @@ def no_bypass(kind: str) -> str:
 
 
 def describe(variant: Variant, info: ModelInfo) -> str:
-    """A variant's size line."""
+    """A variant's size in a few words."""
     line = f"{count(variant.parameters)} parameters, {size(variant.bytes)}"
     if variant.kind == "base":
         return f"{base_name(info)}: {line}, {variant.detail or info.dtype}"
     return f"{line}, {variant.detail}" if variant.detail else line
 
 
-KINDS_HERE = {"base": "base model", "lora": "LoRA", "slim": "SLIM"}
+KIND_NAMES = {"base": "base model", "lora": "LoRA", "slim": "SLIM"}
 STATISTICS = {
     "rms": "the root of the mean square over the channels, in standard deviations, less 1",
     "max": "the largest over the channels, in standard deviations, less 1",
@@ -120,10 +120,10 @@ def distance_sentence(measure: Measure) -> str:
 
 
 def measure_rows(measure: Measure) -> list[list[str]]:
-    """How an adapter measures the distance, and what follows from it, as names and texts."""
-    whose = "the mean excess of its own router and all before it" if measure.carries_up else "its own router alone"
+    """How an adapter measures the distance and what follows from it: rows of a name and a text."""
+    judged_by = "the mean excess of its own router and all before it" if measure.carries_up else "its own router alone"
     excess = f"strength {measure.strength:g} × (distance − reference)"
-    ways = {
+    formulas = {
         "gate": f"the LoRA experts’ weights × (1 − {excess}), at least 0",
         "calibrated": f"the LoRA experts’ logits − {excess}",
         "paper": f"the LoRA experts’ logits − strength {measure.strength:g} × the distance",
@@ -135,4 +135,4 @@ def measure_rows(measure: Measure) -> list[list[str]]:
     ]
     if measure.mode != "paper":
         rows.append(["Reference", f"{100 * measure.quantile:.6g}% of the training data are nearer"])
-    return [*rows, ["How LoRA yields", ways[measure.mode]], ["Judged by", whose]]
+    return [*rows, ["How LoRA yields", formulas[measure.mode]], ["Judged by", judged_by]]

@@ -65,10 +65,10 @@ def _changed(item: Any, change: Callable[[Any], Any]) -> Any:
     if not isinstance(item, Step | Drift):
         return item
     if isinstance(item, Drift):
-        parts = (replace(part, log_ratio=change(part.log_ratio), kl=change(part.kl)) for part in item.variants)
+        parts = (replace(record, log_ratio=change(record.log_ratio), kl=change(record.kl)) for record in item.variants)
         return replace(item, variants=tuple(parts))
     routing = {
-        row: replace(part, **{name: change(getattr(part, name)) for name in RECORDED})
-        for row, part in item.routing.items()
+        row: replace(record, **{name: change(getattr(record, name)) for name in RECORDED})
+        for row, record in item.routing.items()
     }
     return replace(item, routing=routing)

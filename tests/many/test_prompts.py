@@ -147,9 +147,9 @@ def test_what_cannot_be_asked_is_named_with_its_place(name, content, sentence):
 
 
 def test_more_than_may_be_asked():
-    assert len(read_lines("a\nb\n\n", "the box", most=2)) == 2
+    assert len(read_lines("a\nb\n\n", "the box", limit=2)) == 2
     with pytest.raises(EngineError, match=r"^There are 3 prompts in the box; at most 2 can be asked at once\.$"):
-        read_lines("a\nb\nc", "the box", most=2)
+        read_lines("a\nb\nc", "the box", limit=2)
 
 
 def test_a_file_by_its_path(tmp_path):

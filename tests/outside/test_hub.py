@@ -129,7 +129,7 @@ BAD = {
     "huge": r"`adapter_model\.safetensors` has 1,000,000\.0 MB; at most",
     "zero": "`adapter_model.safetensors` of me/lora is empty",
     "no size": "The Hub does not say how large `adapter_model.safetensors` of me/lora is",
-    "wrong size": "A file of me/lora came with another size than the Hub announced",
+    "wrong size": "A file of me/lora has a different size than the Hub announced",
     "more": "The Hub sends more than the 5,[0-9]+ bytes that it announced",
     "damaged": "`adapter_model.safetensors` of me/lora was damaged during the download",
     "cut for good": "The connection to the Hub broke while fetching me/lora",

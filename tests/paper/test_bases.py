@@ -68,9 +68,9 @@ def test_the_table_of_all_and_one_file(tmp_path, monkeypatch):
     ("words", "sentence"),
     [
         (["bases", "--only", "bert"], "bases has no 'bert'; there are llama, qwen3, gemma3, gpt2."),
-        (["bases", "--base", "x"], "bases trains its own bases; leave --base out."),
+        (["bases", "--base", "x"], "`paper bases` trains its own bases; leave --base out."),
         (["bases", "--scale", "full"], "bases are trained on the demo's world"),
-        (["table2", "--base-steps", "3"], "--base-steps is for the experiment bases"),
+        (["table2", "--base-steps", "3"], "--base-steps is for the experiment `bases`"),
     ],
 )
 def test_what_cannot_be(words, sentence, tmp_path):

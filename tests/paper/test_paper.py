@@ -220,9 +220,9 @@ def test_two_processes_do_not_do_the_same(done, base):
     ("words", "sentence"),
     [
         (["table2", "--only", "slimm"], "table2 has no 'slimm'; there are lora, dora,"),
-        (["table2", "--steps", "2", "3"], "--steps has 3 numbers; only the experiment steps takes several."),
+        (["table2", "--steps", "2", "3"], "--steps has 3 numbers; only the experiment `steps` takes several."),
         (["table2", "--seeds", "1", "1"], "--seeds names something twice"),
-        (["sequence", "--rates", "0.1", "0.2"], "each stage of a sequence goes on from the one before at one rate"),
+        (["sequence", "--rates", "0.1", "0.2"], "all stages of a sequence have one rate"),
         (["table2", "--rates", "0"], "--rates must be above 0 and below 1."),
         (["table2", "--data-dir", "."], "--data-dir is for --scale full"),
         (["table2", "--plan", "width=3"], "--plan has no field 'width'; there are steps,"),

@@ -198,8 +198,8 @@ def test_what_cannot_be_answered_is_a_sentence(serve, engine, fields, status, pa
         (b'{"model": "\xff"}', "The body of the request is not JSON in UTF-8."),
         (b"[" * 100_000, "The body of the request is not JSON in UTF-8."),
         (b"[]", "The request must be a JSON object, not []."),
-        (rb'{"model": "\ud83d"}', r"The request has half a character, an escape such as \ud83d alone."),
-        (b'"' + b"x" * 5_000_000 + b'"', "The request is larger than 4.0 MB, the most that is read."),
+        (rb'{"model": "\ud83d"}', r"The request contains half a character: an escape such as \ud83d alone."),
+        (b'"' + b"x" * 5_000_000 + b'"', "The request is larger than 4.0 MB, the largest that is accepted."),
     ],
 )
 def test_a_body_that_is_no_request(serve, engine, body, sentence):

@@ -233,7 +233,11 @@ BAD = [
     ("a.jsonl", weighed("assistant", 0), "line 1: every answer of `messages` has weight 0, so there is nothing to"),
     ("a.jsonl", talk("user", "user", "assistant"), "line 1: `messages` must alternate between user .* and assistant"),
     ("a.jsonl", talk("assistant"), "line 1: `messages` must alternate"),
-    ("a.jsonl", talk("user", "system", "assistant"), "line 1: `messages` has a system message after the first place"),
+    (
+        "a.jsonl",
+        talk("user", "system", "assistant"),
+        "line 1: `messages` has a system message after the first message",
+    ),
     ("a.jsonl", talk("system"), "line 1: `messages` must end with an answer"),
 ]
 

@@ -140,7 +140,7 @@ BAD = {
     "patience of nothing": ({"early_stopping": 0}, "--early-stopping must be 1 or more, not 0"),
     "Linears of a method that has its own": (
         {"methods": ["lora-mlp"], "target_modules": ["q_proj"]},
-        "lora-mlp names its Linears itself; leave --target out",
+        "lora-mlp chooses its Linears itself; leave --target out",
     ),
 }
 

@@ -138,11 +138,11 @@ DAMAGES = [
     ],
 )
 def test_a_byte_that_changed_is_noticed(damage, why, summed):
-    assert {path.name for path in read_checkpoints(summed.output).whole} == {"checkpoint-4", "checkpoint-2"}
+    assert {path.name for path in read_checkpoints(summed.output).intact} == {"checkpoint-4", "checkpoint-2"}
     damage(summed.output / "checkpoints" / "checkpoint-4")
     checkpoints = read_checkpoints(summed.output)
     assert [str(each) for each in checkpoints.damaged] == [f"checkpoint-4 is damaged ({why})"]
-    assert [path.name for path in checkpoints.whole] == ["checkpoint-2"]
+    assert [path.name for path in checkpoints.intact] == ["checkpoint-2"]
 
 
 def test_a_checkpoint_has_its_name_only_when_it_is_whole(base, pairs, tmp_path, monkeypatch):
@@ -260,7 +260,7 @@ RECORDS = [
     (edit(RECORD, status="finished"), "is finished, but its adapter_config.json is missing; restore that file"),
     (
         lambda f: (shutil.rmtree(f / "checkpoints"), write(WEIGHTS, "x")(f)),
-        "was ended at step 0 and has no checkpoint to resume from; leave --resume out .* is kept",
+        "was interrupted at step 0 and has no checkpoint to resume from; leave --resume out .* is kept",
     ),
     (
         lambda f: (shutil.rmtree(f / "checkpoints"), remove(RECORD)(f), write(WEIGHTS, "x")(f)),
@@ -305,7 +305,7 @@ def test_what_is_not_the_runs_own_is_neither_read_nor_deleted(again):
         (checkpoints / name).mkdir()
         (checkpoints / name / "file").write_text(name)
     known = read_checkpoints(again.output)
-    assert [path.name for path in known.whole] == ["checkpoint-4", "checkpoint-2"] and not known.damaged
+    assert [path.name for path in known.intact] == ["checkpoint-4", "checkpoint-2"] and not known.damaged
     train(again)
     left = {path.name for path in checkpoints.iterdir()}
     assert left == {"checkpoint-4-copy", "checkpoint-04", "checkpoint-x", "checkpoint-²", "notes"}

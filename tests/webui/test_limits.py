@@ -20,7 +20,7 @@ from slim_core.webui.tabs.settings import check, defaults, link, restore
         ("a\x00b", "control character (U+0000) at position 2"),
         ("\x1b[31m", "control character (U+001B) at position 1"),
         ("a\x85", "control character (U+0085) at position 2"),
-        ("ab\ud800", "half a character (U+D800) at position 3"),
+        ("ab\ud800", "half of a character (U+D800) at position 3"),
         ("x" * 1_000_000, "has 1,000,000 characters; at most 100,000 can be sent"),
     ],
 )
@@ -137,7 +137,7 @@ def test_config_from_environment_and_flags():
         ({"SLIM_CACHE_MEMORY": "-1"}, "SLIM_CACHE_MEMORY must be at least 0."),
         ({"SLIM_PORT": "99999"}, "SLIM_PORT is 99,999; a port is at most 65,535."),
         ({"SLIM_SLIM": "x"}, "An adapter needs its base model: set SLIM_BASE."),
-        ({"SLIM_REVISION": "x"}, "SLIM_REVISION is of a base model on the Hub: set SLIM_BASE too."),
+        ({"SLIM_REVISION": "x"}, "SLIM_REVISION is the revision of a base model on the Hub: set SLIM_BASE too."),
     ],
 )
 def test_config_that_makes_no_sense(environment, sentence):

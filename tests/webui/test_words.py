@@ -6,7 +6,7 @@ import torch
 
 from slim_core.inference.types import Drift, Measure, RowStep, Sampling, VariantDrift
 from slim_core.webui.wire.diff import differences
-from slim_core.webui.words import distance_sentence, drift_sentence, how, measure_rows, speed, state
+from slim_core.webui.words import answer_settings, distance_sentence, drift_sentence, measure_rows, speed, state
 
 
 @pytest.mark.parametrize(
@@ -59,16 +59,19 @@ def test_drift_in_one_sentence():
 
 
 def test_states_and_speed():
-    assert state(RowStep("a"), 2) == "waiting, 2 in line before you"
+    assert state(RowStep("a"), 2) == "waiting, 2 ahead of you in line"
     assert state(RowStep("a", "reading")) == "reading the prompt"
     assert state(RowStep("a", "done", finish_reason="length")) == "done: length limit reached"
     assert state(RowStep("a", "done", finish_reason="stopped")) == "stopped"
     assert speed(RowStep("a", tokens=1, tokens_per_second=None, seconds=0.5)) == "1 token · 0.50 s"
-    assert how(Sampling(), RowStep("a")) == "greedy"
+    assert answer_settings(Sampling(), RowStep("a")) == "greedy"
     begun = RowStep("a", first_token_seconds=0.25)
-    assert how(Sampling(), RowStep("a"), 0.0) == "greedy · gate open"
-    assert how(Sampling(), RowStep("a"), 8.0) == "greedy · gate of strength 8"
-    assert how(Sampling(temperature=0.7, seed=4), begun) == "temperature 0.7, seed 4 · first token after 0.25 s"
+    assert answer_settings(Sampling(), RowStep("a"), 0.0) == "greedy · gate open"
+    assert answer_settings(Sampling(), RowStep("a"), 8.0) == "greedy · gate of strength 8"
+    assert (
+        answer_settings(Sampling(temperature=0.7, seed=4), begun)
+        == "temperature 0.7, seed 4 · first token after 0.25 s"
+    )
 
 
 CONTEXT = "the running mean of what a Linear has read since the last user turn began"

@@ -56,7 +56,7 @@ class LoramoeExperts(Experts[LoramoeConfig]):
         if not noted:
             return {}
         device = noted[0].probabilities.device
-        terms = [uneven(each, config.balance_offset).to(device) for each in noted]
+        terms = [uneven(routed, config.balance_offset).to(device) for routed in noted]
         return {"balance": config.balance_coefficient * torch.stack(terms).sum()}
 
     @classmethod

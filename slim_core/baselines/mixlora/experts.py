@@ -158,7 +158,7 @@ class MixloraExperts(Experts[MixloraConfig]):
         losses = {}
         if config.balance_coefficient and noted:
             device = noted[0].probabilities.device
-            mean = torch.stack([shares(each, config.top_k).to(device) for each in noted]).mean(0)
+            mean = torch.stack([shares(routed, config.top_k).to(device) for routed in noted]).mean(0)
             losses["balance"] = config.balance_coefficient * config.num_experts * (mean[:-1].sum(0) * mean[-1]).sum()
         if config.l1_coefficient:
             terms = [

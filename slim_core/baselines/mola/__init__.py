@@ -38,7 +38,7 @@ def _configure(slim: SlimConfig, options: Mapping[str, Any], linears: Mapping[st
     """
     blocks = blocks_of(linears)
     k = min(slim.top_k, slim.num_experts)
-    counts = [max(k, round(slim.num_experts * part / 4)) for part in (1, 2, 3, 4)]
+    counts = [max(k, round(slim.num_experts * quarters / 4)) for quarters in (1, 2, 3, 4)]
     if blocks < len(counts):
         counts = [counts[block * len(counts) // blocks] for block in range(blocks)]
     defaults: dict[str, Any] = {"num_experts": counts, "top_k": k}

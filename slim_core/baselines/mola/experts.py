@@ -68,9 +68,9 @@ class MolaExperts(Experts[MolaConfig]):
     ) -> dict[str, Tensor]:
         """Sum over blocks of E sum_e f_e P_e, over the tokens of all Linears of a block together; f sums to 1."""
         blocks: dict[int, list[Tensor]] = {}
-        for each in noted:
-            value = shares(each, config.top_k).to(noted[0].probabilities.device)
-            blocks.setdefault(each.place.block, []).append(value)
+        for routed in noted:
+            value = shares(routed, config.top_k).to(noted[0].probabilities.device)
+            blocks.setdefault(routed.place.block, []).append(value)
         if not blocks:
             return {}
         terms = []

@@ -109,8 +109,8 @@ def _round(ask: Ask, variants: list[str], clients: int, questions: int) -> _Roun
 
 
 def _served(clients: int, rounds: list[_Round]) -> Served:
-    waits = sorted(wait for one in rounds for wait in one.waits)
-    rates = [len(one.waits) / one.seconds for one in rounds]
+    waits = sorted(wait for client_round in rounds for wait in client_round.waits)
+    rates = [len(client_round.waits) / client_round.seconds for client_round in rounds]
     return Served(
         clients,
         len(waits),

@@ -38,7 +38,7 @@ def experts_used(engine: Engine, prompt: str, tokens: int) -> dict[str, float]:
 
 
 def answer(engine: Engine, rows: Sequence[Row], tokens: int, batched: bool = True) -> Measures:
-    """Let rows answer.
+    """Answer with some rows.
 
     Returns:
         Seconds until all rows have a first token, for each further token of all of them, and in all.
@@ -74,12 +74,12 @@ def time_third_turn(engine: Engine, words: int, tokens: int, rounds: int) -> lis
 
     Args:
         engine: with at least one adapter.
-        words: tokens that a turn adds, any of the vocabulary.
+        words: how many tokens a turn adds.
         tokens: length of each answer.
-        rounds: how often each way has its turn.
+        rounds: how often each way is timed.
     """
     names = [variant.name for variant in engine.variants]
-    numbers, before = count(), engine.kept_at_most
+    numbers, previous_limit = count(), engine.kept_at_most
 
     def way(variants: list[str], kept: bool) -> Way:
         def talk() -> Measures:
@@ -104,7 +104,7 @@ def time_third_turn(engine: Engine, words: int, tokens: int, rounds: int) -> lis
         return summary(take_turns(ways, rounds), (READ_ANEW, ALL_ANEW))
     finally:
         engine.end_tokens = ends
-        engine.keep_at_most(before)
+        engine.keep_at_most(previous_limit)
 
 
 def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[Measured]:
@@ -114,7 +114,7 @@ def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[Mea
         engine: with at least one adapter.
         prompt: the question.
         tokens: length of each answer.
-        rounds: how often each way has its turn.
+        rounds: how often each way is timed.
     """
     names = [variant.name for variant in engine.variants]
 

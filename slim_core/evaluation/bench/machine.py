@@ -65,8 +65,8 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 def sentence_of(machine: dict[str, Any]) -> str:
     """The machine in one line."""
-    where = machine.get("card") or f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores"
-    return f"{where}; torch {machine['versions']['torch']}; {machine['date']}"
+    hardware = machine.get("card") or f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores"
+    return f"{hardware}; torch {machine['versions']['torch']}; {machine['date']}"
 
 
 def _version(name: str) -> str | None:

@@ -18,8 +18,8 @@ SCORINGS = {
     "likelihood": "By likelihood: the likeliest text of the options",
     "written": "Written: the option, number or words that an answer has",
     "rules": "By rules: whether an answer has the form that was asked for",
-    "captured": "Format capture: open questions answered in the trained form; less is better",
-    "loss": "Loss in nats per token; less is better",
+    "captured": "Format capture: open questions answered in the trained form; lower is better",
+    "loss": "Loss in nats per token; lower is better",
 }
 # What a higher score means, where it does not mean that more is solved.
 MORE = {"captured": "falls into the trained form more often than"}
@@ -153,7 +153,7 @@ def _points(group: Group, labels: Mapping[str, str]) -> list[VariantPoint]:
     return [VariantPoint(label, kept[column], learned[column], method_of(label)) for column, label in labels.items()]
 
 
-def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str) -> Iterator[str]:
+def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], verb: str) -> Iterator[str]:
     if not summary.standings and not summary.kl:
         return
     yield f"<h3>{KINDS[kind].capitalize()}</h3>"
@@ -175,7 +175,7 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], more: str)
         ("variant", "mean", "change to the base, points", "retention, %", "KL(base ‖ variant), nats per token"), rows
     )
     if summary.comparisons:
-        sentences = [comparison_sentence(c, labels[c.first], labels[c.second], more) for c in summary.comparisons]
+        sentences = [comparison_sentence(c, labels[c.first], labels[c.second], verb) for c in summary.comparisons]
         yield (
             "<details><summary>Every two variants on the same items: McNemar's exact test, with Holm's correction"
             "</summary>"

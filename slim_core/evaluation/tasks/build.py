@@ -253,7 +253,7 @@ class _Maker:
         else:
             label = frame.get("label", "Answer")
             labels = [f"{label.lower()}{number}" for number in range(1, len(options) + 1)]
-            listed = " ".join(f"{one.capitalize()}: {option}" for one, option in zip(labels, options, strict=True))
+            listed = " ".join(f"{label.capitalize()}: {option}" for label, option in zip(labels, options, strict=True))
             listed = f"\n\n{listed}"
         prompt = f"{frame['ask']}{question}{listed}\n\nAnswer format: {frame.get('format', '/'.join(labels))}"
         pattern = rf"(?i)\b(?:{'|'.join(map(re.escape, labels))})\b"

@@ -94,7 +94,7 @@ def training_questions(name: str, data_dir: Path | None) -> list[Request]:
     config = read_config(LIBRARY / f"{name}.yaml")
     layout = LAYOUTS[config["metadata"]["layout"]]
     if data_dir is not None and not layout.splits:
-        have = ", ".join(one for one in DOWNSTREAM if LAYOUTS[one].splits)
+        have = ", ".join(name for name in DOWNSTREAM if LAYOUTS[name].splits)
         raise EvaluationError(
             f"A folder for --data-dir has no training questions of {name}, only those of {have}; leave --data-dir out "
             "to take them from the Hub, or name others with --downstream."

@@ -48,10 +48,10 @@ def records_of(
         source = read_source(config["dataset_path"], split=split, subset=config.get("dataset_name"), revision=revision)
         return source.records
     except DataError as error:
-        more = ""
+        hint = ""
         if layout in LAYOUTS:
-            more = f" A folder for --data-dir has {LAYOUTS[layout].where}."
-        raise EvaluationError(f"{name}: {error}{more}") from None
+            hint = f" A folder for --data-dir has {LAYOUTS[layout].where}."
+        raise EvaluationError(f"{name}: {error}{hint}") from None
 
 
 def _of_layout(layout: Any, split: str, data_dir: Path) -> list[Record]:
@@ -71,7 +71,7 @@ def _of_files(config: Mapping[str, Any], split: str, name: str, folder: Path) ->
         raise EvaluationError(f"{name}: `dataset_kwargs` must name `data_files`, such as {{test: questions.jsonl}}.")
     records: list[Record] = []
     for file in named:
-        beside = folder / Path(file).expanduser()
-        for path in expand(str(beside)):
+        candidate = folder / Path(file).expanduser()
+        for path in expand(str(candidate)):
             records += read_file(Path(path)).records
     return records

@@ -43,12 +43,12 @@ def _path(folder: Path, *parts: str) -> Path:
 
 
 def _lines(path: Path) -> list[str]:
-    # Not splitlines(), which also breaks at characters that stand inside of a text.
+    # Not splitlines(), which also breaks at characters that occur inside texts.
     return utf8_text(path.name, path.read_bytes()).rstrip("\n").replace("\r\n", "\n").split("\n")
 
 
 def _records(path: Path, change: Callable[[Fields], Fields] = lambda fields: fields) -> list[Record]:
-    """The records of a file, with other columns."""
+    """The records of a file, with their columns changed."""
     records = []
     for fields, place in read_file(path).records:
         try:
@@ -105,7 +105,7 @@ def _arc_fields(fields: Fields) -> Fields:
     parts = re.split(r"\s*Answer(\d): ", match["options"])
     return {
         "question": match["question"].strip(),
-        "choices": _choices([part.strip() for part in parts[2::2]], parts[1::2]),
+        "choices": _choices([option.strip() for option in parts[2::2]], parts[1::2]),
         "answerKey": fields["answer"].removeprefix("answer"),
     }
 
@@ -123,12 +123,12 @@ def _boolq_fields(fields: Fields) -> Fields:
 
 
 def _mmlu(folder: Path, split: str) -> list[Record]:
-    part = {"validation": "val"}.get(split, split)
-    place = folder / "mmlu" / "data" / part
-    files = sorted(place.glob(f"*_{part}.csv"))
+    split_name = {"validation": "val"}.get(split, split)
+    place = folder / "mmlu" / "data" / split_name
+    files = sorted(place.glob(f"*_{split_name}.csv"))
     if not files:
-        raise DataError(f"There is no mmlu/data/{part} with files such as anatomy_{part}.csv in {folder}.")
-    return [record for file in files for record in _mmlu_file(file, file.name.removesuffix(f"_{part}.csv"))]
+        raise DataError(f"There is no mmlu/data/{split_name} with files such as anatomy_{split_name}.csv in {folder}.")
+    return [record for file in files for record in _mmlu_file(file, file.name.removesuffix(f"_{split_name}.csv"))]
 
 
 def _mmlu_file(file: Path, subject: str) -> Iterator[Record]:
@@ -148,7 +148,7 @@ def _csqa_fields(fields: Fields) -> Fields:
     return {"question": question["stem"], "choices": options, "answerKey": fields["answerKey"]}
 
 
-# The Hub's data have the beginning in two parts, the second of which is an incomplete sentence.
+# On the Hub, the beginning is in two parts, the second of which is an incomplete sentence.
 BEGUN = re.compile(r"(?P<whole>.*[.!?])\s+(?P<begun>[a-z][^.!?]*)", re.DOTALL)
 
 

@@ -132,6 +132,6 @@ def _with_files(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 
 def _check_files(value: Any) -> None:
-    for each in value if isinstance(value, list) else [value]:
-        if each is not None and not _is_file(each):
-            raise gr.Error(f"{quoted(each)} is not a file that was uploaded here.", print_exception=False)
+    for upload in value if isinstance(value, list) else [value]:
+        if upload is not None and not _is_file(upload):
+            raise gr.Error(f"{quoted(upload)} is not a file that was uploaded here.", print_exception=False)

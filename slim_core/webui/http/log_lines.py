@@ -23,14 +23,14 @@ class OneLineFilter(logging.Filter):
     """A log filter: one line per record and a rate limit; the next line that passes says how many were dropped.
 
     Args:
-        most: lines that pass in each span of time.
+        limit: lines that pass in each span of time.
         seconds: how long such a span is.
         clock: returns the time in seconds.
     """
 
-    def __init__(self, most: int = MOST, seconds: float = SECONDS, clock: Clock = time.monotonic) -> None:
+    def __init__(self, limit: int = MOST, seconds: float = SECONDS, clock: Clock = time.monotonic) -> None:
         super().__init__()
-        self.most, self.seconds, self.clock = most, seconds, clock
+        self.limit, self.seconds, self.clock = limit, seconds, clock
         self._lock = threading.Lock()
         self._began, self._passed, self._dropped = clock(), 0, 0
 
@@ -38,7 +38,7 @@ class OneLineFilter(logging.Filter):
         with self._lock:
             if self.clock() - self._began >= self.seconds:
                 self._began, self._passed = self.clock(), 0
-            if self._passed >= self.most:
+            if self._passed >= self.limit:
                 self._dropped += 1
                 return False
             self._passed += 1

@@ -48,7 +48,7 @@ class RequestGuard:
         app: Gradio's.
         demo: the interface that it serves.
         folder: where uploads go.
-        max_upload: most bytes of a file.
+        max_upload: maximum size of a file, in bytes.
     """
 
     def __init__(self, app: App, demo: gr.Blocks, folder: UploadFolder, max_upload: int) -> None:
@@ -226,7 +226,7 @@ class _Bounded:
 
     Args:
         receive: the server's.
-        most: bytes of the body.
+        limit: maximum size of the body, in bytes.
         take: called with the bytes of each piece; refuses them if there is no space.
         seconds: the whole body may take.
 
@@ -235,9 +235,9 @@ class _Bounded:
     """
 
     def __init__(
-        self, receive: Receive, most: int, take: Callable[[int], None] | None = None, seconds: float = 300.0
+        self, receive: Receive, limit: int, take: Callable[[int], None] | None = None, seconds: float = 300.0
     ) -> None:
-        self.receive, self.most, self.take = receive, most, take
+        self.receive, self.limit, self.take = receive, limit, take
         self.end = time.monotonic() + seconds
         self.refusal: Refusal | None = None
         self._size, self._whole = 0, False
@@ -260,8 +260,8 @@ class _Bounded:
             raise Refusal(400, "The request ended before its body did.")
         size = len(message.get("body", b""))
         self._size += size
-        if self._size > self.most:
-            raise Refusal(413, f"The request is larger than {megabytes(self.most)}, the most that is read.")
+        if self._size > self.limit:
+            raise Refusal(413, f"The request is larger than {megabytes(self.limit)}, the largest that is accepted.")
         if self.take is not None:
             self.take(size)
         self._whole = not message.get("more_body")
@@ -301,7 +301,7 @@ def guarded_requests(demo: Interface, folder: UploadFolder, max_upload: int) -> 
     Args:
         demo: the interface that is served.
         folder: where uploads go.
-        max_upload: most bytes of a file.
+        max_upload: maximum size of a file, in bytes.
 
     Returns:
         A lifespan, as FastAPI takes it.

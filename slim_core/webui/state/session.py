@@ -295,12 +295,12 @@ class Session:
         self.votes.clear()
         return True
 
-    def trim(self, most: int = MAX_NUMBERS) -> None:
-        """Drop the routing of the oldest answers while all records together have more than `most` numbers."""
+    def trim(self, limit: int = MAX_NUMBERS) -> None:
+        """Drop the routing of the oldest answers while all records together have more than `limit` numbers."""
         for turn in reversed(self.turns):
             for answer in turn.answers.values():
-                most -= answer.routing.weights.numel() if answer.routing is not None else 0
-                if most < 0:
+                limit -= answer.routing.weights.numel() if answer.routing is not None else 0
+                if limit < 0:
                     answer.routing = None
 
     def messages(self, column: str, turn: Turn, variant: str) -> tuple[Message, ...]:

@@ -98,12 +98,12 @@ class VisitorAdapters:
             Sentences for the visitor, each returned once.
         """
         present = {stored.key for stored in self._store.of(session.owner)}
-        gone = {column: variant for column, variant in session.own_variants.items() if variant.name not in present}
+        missing = {column: variant for column, variant in session.own_variants.items() if variant.name not in present}
         session.own_variants = {
-            column: variant for column, variant in session.own_variants.items() if column not in gone
+            column: variant for column, variant in session.own_variants.items() if column not in missing
         }
         notices = list(self._store.notices(session.owner))
-        return notices or [LOST.format(label=variant.label) for variant in gone.values()]
+        return notices or [LOST.format(label=variant.label) for variant in missing.values()]
 
     def remove(self, name: str) -> None:
         """Drop an adapter in a thread, since the model may be busy."""
@@ -116,7 +116,7 @@ class VisitorAdapters:
     def size(self) -> tuple[int, int]:
         """The number of visitors' adapters, and their bytes in the model."""
         stored = self._store.all()
-        return len(stored), sum(each.adapter.row_bytes for each in stored)
+        return len(stored), sum(one_stored.adapter.row_bytes for one_stored in stored)
 
 
 def _detach(visitor_adapters: VisitorAdapters | None, stored: StoredAdapter) -> None:

@@ -56,8 +56,8 @@ class Visits:
     def _left(self, reference: weakref.ref[Session]) -> None:
         session = reference()
         with self._lock:
-            left = session is not None and session not in self._open.values()
-        if session is not None and left:
+            is_closed = session is not None and session not in self._open.values()
+        if session is not None and is_closed:
             self._leave(session.owner)
 
     def leave(self, session: Session) -> bool:

@@ -173,10 +173,10 @@ class AdapterHandlers:
                     checking = False
                 yield {self.page.checks: view}
             if wizard.variant is not None:
-                before = session.own_variants.get(column)
+                previous = session.own_variants.get(column)
                 session.own_variants = session.own_variants | {column: wizard.variant}
-                if before is not None:
-                    self.visitor_adapters.remove(before.name)
+                if previous is not None:
+                    self.visitor_adapters.remove(previous.name)
                 yield self._frame(session) | {self.label: ""}
         finally:
             if checking:

@@ -56,7 +56,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         hide = gr.Checkbox(
             False,
             label="Hide who answers",
-            info="a blind vote: the answers stand in random order without names until you have chosen the best",
+            info="a blind vote: the answers appear in random order without names until you have chosen the best",
             elem_id="slim-hide",
         )
     with gr.Row(elem_id="slim-files"):
@@ -75,13 +75,13 @@ def build(page: Page, tab: gr.Tab) -> None:
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Gradio shows warnings of queued events only; these never wait for the model.
     light = quick | {"queue": True, "concurrency_id": "light", "concurrency_limit": None}
-    # Each waits in the model's own queue, which knows the place; Gradio's does not.
+    # Each waits in the model's own queue, which knows its place; Gradio's queue does not.
     work: dict[str, Any] = {
         "concurrency_id": "model",
         "concurrency_limit": None,
         "show_progress": "hidden",
         "api_visibility": "private",
-        # A second click while answers are written gets a sentence rather than silence.
+        # A second click while answers are being written gets a sentence rather than silence.
         "trigger_mode": "multiple",
         "outputs": handlers.outputs,
     }

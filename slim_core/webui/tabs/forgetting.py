@@ -146,9 +146,9 @@ class EvaluationHandlers:
                 raise LimitError(FORGOTTEN)
             if session.generation != self.backend.generation:
                 raise LimitError("The base model has just been changed. Start the evaluation again in a moment.")
-            for sentence in (gone := self.backend.visitor_adapters.drop_missing(session)):
+            for sentence in (sentences := self.backend.visitor_adapters.drop_missing(session)):
                 notice(sentence, "An adapter is gone")
-            if gone:
+            if sentences:
                 return
             names = [name for group in chosen for name in group or ()]
             number = int(self.questions.check(questions))
@@ -160,12 +160,12 @@ class EvaluationHandlers:
             yield warn(error)
             return
         yield self.frame(evaluation) | {self.page.status: wire.status(run), self.state: evaluation}
-        drawn, due = wire.shown(evaluation), time.monotonic() + AGAIN
+        drawn, due = wire.tab_view(evaluation), time.monotonic() + AGAIN
         for _ in ticks(run):
             if time.monotonic() >= due:
                 # Intervals take some time to compute, so that there are fewer drawings on a slower machine.
                 begin = time.monotonic()
-                drawn = wire.shown(evaluation)
+                drawn = wire.tab_view(evaluation)
                 due = time.monotonic() + AGAIN + 10 * (time.monotonic() - begin)
             else:
                 drawn = wire.progress(evaluation, drawn)
@@ -176,7 +176,7 @@ class EvaluationHandlers:
         """End the evaluation; what is solved stays."""
         if evaluation.run is not None:
             evaluation.run.stop()
-        return wire.shown(evaluation)
+        return wire.tab_view(evaluation)
 
     def take(self, evaluation: VisitorEvaluation, path: Any, request: gr.Request) -> Updates:
         """A visitor's own questions. The file is read, then deleted at once."""
@@ -230,7 +230,7 @@ class EvaluationHandlers:
         running = evaluation.running
         has_results = not running and evaluation.run is not None and evaluation.run.done > 0
         return {
-            self.view: wire.shown(evaluation),
+            self.view: wire.tab_view(evaluation),
             self.run_button: gr.Button(visible=not running),
             self.stop_button: gr.Button(visible=running),
             **{button: gr.Button(interactive=has_results) for button in self.exports},

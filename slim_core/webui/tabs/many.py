@@ -66,7 +66,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         kinds="A file is .txt with one prompt per line, .csv with a column “prompt”, or .json or .jsonl with texts, "
         "{“prompt”: …} or {“messages”: …}.",
     )
-    progress = canvas("many", wire.shown(PromptList()))
+    progress = canvas("many", wire.tab_view(PromptList()))
     loaded = list(columns(empty, page.backend).values())
     table = gr.Dataframe(
         value=[],
@@ -129,9 +129,9 @@ class ManyHandlers:
                 raise LimitError(FORGOTTEN)
             if session.generation != self.backend.generation:
                 raise LimitError("The base model has just been changed. Run the list again in a moment.")
-            for sentence in (gone := self.backend.visitor_adapters.drop_missing(session)):
+            for sentence in (sentences := self.backend.visitor_adapters.drop_missing(session)):
                 notice(sentence, "An adapter is gone")
-            if gone:
+            if sentences:
                 return
             chosen = settings.check(dict(zip(settings.NAMES, values, strict=True)), self.page.config.max_new_tokens)
             prompts = self._prompts(listed, text)
@@ -143,7 +143,7 @@ class ManyHandlers:
             return
         yield self.frame(session, listed) | {self.page.status: wire.status(run), self.listed: listed}
         for rows in ticks(run):
-            updates: Updates = {self.progress: wire.shown(listed)}
+            updates: Updates = {self.progress: wire.tab_view(listed)}
             if rows:
                 updates[self.table] = self._table(session, listed)
             yield updates
@@ -162,7 +162,7 @@ class ManyHandlers:
         """End the list; what is answered stays."""
         if listed.run is not None:
             listed.run.stop()
-        return wire.shown(listed)
+        return wire.tab_view(listed)
 
     def take(self, session: Session, listed: PromptList, path: Any, request: gr.Request) -> Updates:
         """A file in place of the box. It is read, then deleted at once."""
@@ -179,7 +179,7 @@ class ManyHandlers:
     def drop(self, listed: PromptList) -> Updates:
         """The box in place of the file."""
         listed.file = None
-        return {self.progress: wire.shown(listed)} | self._of_file(listed)
+        return {self.progress: wire.tab_view(listed)} | self._of_file(listed)
 
     def csv(self, listed: PromptList) -> dict[str, Any]:
         """The table as CSV."""
@@ -202,7 +202,7 @@ class ManyHandlers:
         running = listed.running
         has_results = listed.run is not None and bool(listed.run.results)
         return {
-            self.progress: wire.shown(listed),
+            self.progress: wire.tab_view(listed),
             self.table: self._table(session, listed),
             self.run_button: gr.Button(visible=not running),
             self.stop_button: gr.Button(visible=running),

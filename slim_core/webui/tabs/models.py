@@ -113,7 +113,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         """The page may have been built for another base. The columns come with the settings."""
         session.renew(backend.generation)
         updates = page.column_updates(session) | {page.switch: banner(backend), facts: facts_of(backend)}
-        return {part: value for part, value in updates.items() if part is not page.transcript}
+        return {component: value for component, value in updates.items() if component is not page.transcript}
 
     estimate.click(ask, fields, need, **light)
     load.click(begin, fields, page.switch, **light)

@@ -44,10 +44,10 @@ class PageLoad:
             request: of the page.
         """
         earlier = self.page.visits.find(ticket, request.username)
-        again = earlier is not None
+        is_reload = earlier is not None
         session = earlier or session
         self.handlers.adopt(session, request)
-        if again:
+        if is_reload:
             # They may have gone since the page that brought them was closed.
             for sentence in self.backend.visitor_adapters.drop_missing(session):
                 notice(sentence, "An adapter is gone")
@@ -59,10 +59,12 @@ class PageLoad:
         values = settings.restore(query if linked else stored_settings, self.handlers.longest)
         controls = self.handlers.controls
         updates: Updates = {controls.fields[name]: value for name, value in values.items()}
-        updates |= self.handlers.whole(session, go_on=session.asked is not None, **({} if again else {"text": None}))
+        updates |= self.handlers.whole(
+            session, go_on=session.asked is not None, **({} if is_reload else {"text": None})
+        )
         if session.own_variants:
             updates |= self.page.column_updates(session)
-        if again:
+        if is_reload:
             updates[controls.view] = gr.Radio(value=session.view, visible=bool(session.turns))
         prompt = self._prompt(query.get("prompt", ""))
         # What is typed meanwhile stays, and a prompt that was sent is not sent again.

@@ -27,15 +27,15 @@ class Threads:
     """Threads for one kind of run, limited so that they never take all the places for prompts.
 
     Args:
-        most: how many at once.
-        one: what one of them is called, as "A list".
-        several: what several are called, as "lists".
-        doing: what is happening to one, as "being answered".
+        limit: how many may run at once.
+        one: what one of them is called, such as "A list".
+        several: what several are called, such as "lists".
+        doing: what is happening to them, such as "being answered".
     """
 
-    def __init__(self, most: int, one: str, several: str, doing: str) -> None:
-        self._most, self._one, self._several, self._doing = max(1, most), one, several, doing
-        self._free = threading.BoundedSemaphore(self._most)
+    def __init__(self, limit: int, one: str, several: str, doing: str) -> None:
+        self._limit, self._one, self._several, self._doing = max(1, limit), one, several, doing
+        self._free = threading.BoundedSemaphore(self._limit)
 
     def start(self, visitor_run: OneRun[R], run: R, follow: Callable[[R], None]) -> None:
         """Start a run; at its end it is marked as ended.
@@ -52,11 +52,11 @@ class Threads:
         if visitor_run.running:
             raise LimitError(busy_sentence)
         if not self._free.acquire(blocking=False):
-            alone = self._most == 1
+            alone = self._limit == 1
             of_others = (
                 f"{self._one} of another visitor is"
                 if alone
-                else f"{self._most} {self._several} of other visitors are"
+                else f"{self._limit} {self._several} of other visitors are"
             )
             raise LimitError(f"{of_others} {self._doing}, and no more can be started. Try again in a few minutes.")
         if not visitor_run.begin(run):

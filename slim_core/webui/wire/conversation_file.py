@@ -156,6 +156,6 @@ def parsed(kind: type[M], value: Any, name: str) -> M:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+    field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).removeprefix(".")
     must_be = MUST_BE.get(first["type"], "is not what this app writes").format(**first.get("ctx", {}))
     raise LimitError(f"{field or name} in the conversation {must_be}.")

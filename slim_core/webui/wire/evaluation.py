@@ -38,7 +38,7 @@ SCORINGS = {
     "likelihood": "The most likely option: right ones in %",
     "written": "Written answers: right ones in %",
     "rules": "Answers whose form was asked for: right ones in %",
-    "captured": "Open questions answered in the trained form, in %: less is better",
+    "captured": "Open questions answered in the trained form, in %: lower is better",
 }
 EXPLAINED = (
     "In brackets are Wilson's 95 % intervals: about nineteen of twenty such intervals contain the score that all "
@@ -136,7 +136,7 @@ def _name(variant: Variant, strength: float | None, column: str, taken: set[str]
 # ---- for the page
 
 
-def shown(evaluation: VisitorEvaluation) -> dict[str, Any] | None:
+def tab_view(evaluation: VisitorEvaluation) -> dict[str, Any] | None:
     """Progress and results; None before the first run."""
     run = evaluation.run
     if run is None:
@@ -157,7 +157,7 @@ def progress(evaluation: VisitorEvaluation, before: dict[str, Any] | None) -> di
     """The progress alone, with the results that were shown before."""
     run = evaluation.run
     if run is None or before is None:
-        return shown(evaluation)
+        return tab_view(evaluation)
     return before | {"line": _line(run), "done": run.done, "running": not run.ended.is_set()}
 
 
@@ -192,7 +192,7 @@ def _unsolved(run: EvaluationRun) -> str:
 
 def _group(run: EvaluationRun, results: Evaluation, group: Group) -> dict[str, Any]:
     labels = results.labels
-    more = MORE.get(group.scoring, SOLVES)
+    verb = MORE.get(group.scoring, SOLVES)
     return {
         "title": SCORINGS[group.scoring],
         "labels": list(labels.values()),
@@ -206,7 +206,7 @@ def _group(run: EvaluationRun, results: Evaluation, group: Group) -> dict[str, A
                 ],
                 "mean": [_cell(standing.mean) for standing in summary.standings] if len(summary.tasks) > 1 else [],
                 "compared": [
-                    comparison_sentence(c, labels[c.first], labels[c.second], more) for c in summary.comparisons
+                    comparison_sentence(c, labels[c.first], labels[c.second], verb) for c in summary.comparisons
                 ],
             }
             for kind, summary in group.kinds.items()

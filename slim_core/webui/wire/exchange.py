@@ -47,8 +47,8 @@ STEP_NUMBERS = ("tokens", "prompt_tokens", "seconds", "first_token_seconds", "to
 def dump(session: Session, backend: Backend) -> str:
     """The conversation as JSON text."""
     turns = [dump_turn(turn) for turn in session.turns]
-    rest = {"turns": turns, "votes": dict(blind.votes(session))}
-    return json.dumps(dump_head(session, backend) | rest, ensure_ascii=False)
+    body = {"turns": turns, "votes": dict(blind.votes(session))}
+    return json.dumps(dump_head(session, backend) | body, ensure_ascii=False)
 
 
 def dump_head(session: Session, backend: Backend) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _load_variant(name: str, other_base: str, saved: SavedVariant | None, curren
             raise LimitError("variant in the conversation is missing.")
         return current
     if saved.kind not in ALL_KINDS:
-        raise LimitError("An answer in the conversation is of no known kind.")
+        raise LimitError("An answer in the conversation is of an unknown kind.")
     label = clean_label(check_text(saved.label, "A name in the conversation"))
     detail = clean_label(check_text(saved.detail, "A detail in the conversation"))
     strength = check_strength(saved.strength)
@@ -262,8 +262,8 @@ def _load_routing(name: str, saved: SavedRouting) -> RoutingRecord:
     )
     if not fits or not saved.modules:
         raise LimitError("The routing in the conversation has parts of different sizes.")
-    for part in (weights, gate):
-        if part.numel() and not (float(part.min()) >= 0 and float(part.max()) <= 1.001):
+    for shares in (weights, gate):
+        if shares.numel() and not (float(shares.min()) >= 0 and float(shares.max()) <= 1.001):
             raise LimitError("The routing in the conversation has weights outside 0 to 1.")
     return RoutingRecord(
         name,
@@ -303,7 +303,7 @@ def _array(packed: PackedArray, name: str, dtype: type, dimensions: int) -> Tens
     except (binascii.Error, ValueError):
         raise LimitError(f"{name} in the conversation is not base64.") from None
     if len(raw) != math.prod(packed.shape) * kind.itemsize:
-        raise LimitError(f"{name} in the conversation has another size than it says.")
+        raise LimitError(f"{name} in the conversation does not have the size that it states.")
     array = np.frombuffer(raw, kind.newbyteorder("<")).reshape(packed.shape)
     if not np.isfinite(array).all():
         raise LimitError(f"{name} in the conversation has numbers that are not finite.")

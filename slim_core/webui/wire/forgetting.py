@@ -54,7 +54,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         if row["kind"] not in KINDS:
             raise ValueError(row["kind"])
         for variant in (*VARIANTS, *((OPEN,) if OPEN in task else ())):
-            numbers = {part: float(task[variant][part]) for part in ("score", "low", "high")}
+            numbers = {key: float(task[variant][key]) for key in ("score", "low", "high")}
             if not all(math.isfinite(x) and 0 <= x <= 1 for x in numbers.values()):
                 raise ValueError(numbers)
             row[variant] = numbers
@@ -99,7 +99,7 @@ def _number(tasks: int) -> str:
     return words[tasks] if tasks < len(words) else f"{tasks} tasks"
 
 
-def shown(results: Mapping[str, Any] | None, session: Session, is_demo: bool) -> dict[str, Any]:
+def tab_view(results: Mapping[str, Any] | None, session: Session, is_demo: bool) -> dict[str, Any]:
     """The tab's value: what is stored, or a sentence where nothing is."""
     return view(results, session) or {"none": NONE_DEMO if is_demo else NONE_OTHER}
 

@@ -46,10 +46,10 @@ def _view(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _point(entry: Mapping[str, Any]) -> dict[str, Any]:
     name, kinds = str(entry["name"]), {kind: entry[kind] for kind in ("general", "downstream")}
-    scores = {kind: interval([score[part] for part in ("score", "low", "high")]) for kind, score in kinds.items()}
+    scores = {kind: interval([score[key] for key in ("score", "low", "high")]) for kind, score in kinds.items()}
     seeds = len(kinds["general"]["seeds"])
-    what = "" if entry["rate"] is None else f"rate {entry['rate']:g}, {seeds} seed{'s' if seeds > 1 else ''}"
+    detail = "" if entry["rate"] is None else f"rate {entry['rate']:g}, {seeds} seed{'s' if seeds > 1 else ''}"
     method = name if name in ("base", *NAMED) else OTHER
-    point = Point(method, what, scores["general"], scores["downstream"])
+    point = Point(method, detail, scores["general"], scores["downstream"])
     title = "Base" if method == "base" else str(entry["title"])
     return asdict(point) | {"name": title, "chosen": bool(entry["chosen"])}

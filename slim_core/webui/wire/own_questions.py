@@ -26,12 +26,12 @@ READ = ("prompt", "messages", "system", "answer", "choices", "rules")
 LISTS = ("answer", "choices", "rules")
 
 
-def read_own_questions(path: Path, most: int) -> Task:
+def read_own_questions(path: Path, limit: int) -> Task:
     """A visitor's file as a task, with all of its questions.
 
     Args:
         path: of the file.
-        most: how many questions it may have.
+        limit: how many questions it may have.
 
     Raises:
         LimitError: if it is no such file, or something in it is not possible here.
@@ -48,8 +48,8 @@ def read_own_questions(path: Path, most: int) -> Task:
             f"{path.name} has {megabytes(size)}; a file of questions may have at most {megabytes(MOST_BYTES)}."
         )
     records = read_records(path)
-    if len(records) > most:
-        raise LimitError(f"{path.name} has {len(records):,} questions; at most {most:,} can be asked at once.")
+    if len(records) > limit:
+        raise LimitError(f"{path.name} has {len(records):,} questions; at most {limit:,} can be asked at once.")
     for record in records:
         _check(record)
     task = task_of(records, path, Asking())
@@ -97,8 +97,8 @@ def _scoring(task: Task) -> str:
         return "the form of answers checked by rules"
     items = [item.expected for item in task.items if isinstance(item, Request)]
     matches = {expected.match for expected in items if isinstance(expected, Expected)}
-    how = [words for match, words in (("contains", "as words"), ("exact", "exactly")) if match in matches]
-    return f"answers compared {' or '.join(how)}"
+    matching = [words for match, words in (("contains", "as words"), ("exact", "exactly")) if match in matches]
+    return f"answers compared {' or '.join(matching)}"
 
 
 def of_kind(task: Task, kind: Any) -> Task:

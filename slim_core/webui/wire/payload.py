@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routing packed for the browser: one byte for a token's share in a block, in chunks that never change."""
+"""Routing and drift packed for the browser. A token's share in a block is one byte; a full chunk never changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...inference.types import Drift, RoutingRecord
 from ...peft_tools import identity_share
 
 
-# Gradio sends only what changed in a value: a full chunk is sent once, and only the last one grows.
+# Tokens in a chunk. Gradio sends only what has changed in a value: a full chunk is sent once, and only the last grows.
 CHUNK = 128
 SCOPES = ("prompt", "answer", "both")
 
@@ -32,10 +32,10 @@ def pack_numbers(numbers: Tensor) -> str:
 
 
 class RoutingPacker:
-    """Packs a growing record; parts that are packed already are not read again.
+    """Packs a growing record, reading only the tokens that are new since the last time.
 
-    The record of 2,000 tokens and 280 Linears holds millions of numbers, and it is packed several times a second.
-    Threads may share it: a page is drawn while its visitor opens the routing view.
+    The record of 2,000 tokens in 280 Linears holds millions of numbers, and is packed several times a second. Threads
+    may share a packer: a page may be drawn while its visitor opens the routing view.
     """
 
     def __init__(self) -> None:
@@ -46,15 +46,15 @@ class RoutingPacker:
         self._shares: list[Tensor] = []
         self._chunks: list[str] = []
         self._tokens = 0
-        # A token's mean gate, distance and reference over the Linears.
+        # For each token, the mean over the Linears of its gate, distance and reference.
         self._curves: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._layer_sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def pack(self, routing: RoutingRecord) -> dict[str, Any]:
-        """What the routing view draws; its `chunks` hold, token by token, a byte for each block."""
-        # Two threads that add the same tokens would count them twice.
+        """What the routing view draws. Its `chunks` hold a byte for each block, token after token."""
+        # Two threads that added the same tokens would count them twice.
         with self._lock:
             return self._pack(routing)
 
@@ -93,23 +93,23 @@ class RoutingPacker:
         by_block = torch.zeros(len(blocks), total - start).index_add_(0, index, shares.float()) / counts[:, None]
         self._shares.append(by_block.T.contiguous())
         border = max(0, min(routing.prompt_tokens, total) - start)
-        for scope, part in (("prompt", slice(0, border)), ("answer", slice(border, None))):
-            weights = routing.weights[:, start:][:, part].float().sum((0, 1)) / len(routing.modules)
-            layers = by_block[:, part].sum(-1)
+        for scope, tokens in (("prompt", slice(0, border)), ("answer", slice(border, None))):
+            weights = routing.weights[:, start:][:, tokens].float().sum((0, 1)) / len(routing.modules)
+            layers = by_block[:, tokens].sum(-1)
             self._sums[scope] = self._sums.get(scope, 0) + weights
             self._layer_sums[scope] = self._layer_sums.get(scope, 0) + layers
-            self._counts[scope] = self._counts.get(scope, 0) + by_block[:, part].shape[1]
+            self._counts[scope] = self._counts.get(scope, 0) + by_block[:, tokens].shape[1]
         for name in ("gate", "distance", "reference"):
             mean = getattr(routing, name)[:, start:].float().mean(0)
             self._curves[name] = torch.cat([self._curves[name], mean]) if name in self._curves else mean
         self._tokens = total
         packed = torch.cat(self._shares)
         self._shares = [packed]
-        full = max(0, len(self._chunks) - 1)  # The last one may have grown.
+        full = max(0, len(self._chunks) - 1)  # the last one may have grown
         self._chunks[full:] = [pack(piece) for piece in packed[full * CHUNK :].split(CHUNK)]
 
     def _token_shares(self) -> list[str]:
-        # The strip shows a token's mean over all blocks; bytes of the same chunks.
+        # The strip shows a token's mean over all blocks, in the same chunks.
         return [pack(piece.mean(-1)) for piece in self._shares[0].split(CHUNK)] if self._shares else []
 
     def _curve(self, name: str, packed: Callable[[Tensor], str]) -> list[str]:
@@ -131,25 +131,25 @@ class RoutingPacker:
 
 
 def share_name(routing: RoutingRecord) -> str:
-    """What the shares of a record are."""
+    """What the shares of a record stand for."""
     return "largest expert" if routing.among_experts else "identity"
 
 
 def shares_of(routing: RoutingRecord, weights: Tensor) -> Tensor:
-    """(...) what is drawn of (..., E + I) weights: the share past LoRA, or the largest weight where nothing goes past
-    the LoRA experts.
+    """(...) what is drawn for (..., E + I) weights: the identity share, or the largest weight if the router has only
+    LoRA experts.
     """
     return weights.float().amax(-1) if routing.among_experts else identity_share(weights, routing.num_experts)
 
 
 def imbalance(use: list[float]) -> float | None:
-    """Largest over mean use of the LoRA experts: 1 where all are used alike, their number where one does it all."""
+    """The largest use of a LoRA expert over the mean: 1 if all are used alike, their number if only one is used."""
     total = sum(use)
     return round(max(use) * len(use) / total, 2) if total > 1e-6 else None
 
 
 def token_detail(routing: RoutingRecord, token: int) -> dict[str, Any]:
-    """All that is recorded of one token: for each Linear experts' weights, share, gate, distance, cluster."""
+    """All that is recorded of one token: for each Linear its experts' weights, share, gate, distance and cluster."""
     shares = shares_of(routing, routing.weights[:, token])
     return {
         "token": token,

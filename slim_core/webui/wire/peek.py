@@ -50,7 +50,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
         return {}
     if session.run is not None or not session.meter.begin():
         return {"busy": True}
-    tokens, begun = 0, time.monotonic()
+    tokens, start = 0, time.monotonic()
     try:
         column, variant = chosen
         row = Row(variant.name, session.messages(column, turn, variant.name), strength=session.strength(variant))
@@ -59,7 +59,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
             return {}
         stack, _ = backend.visitor_adapters.keep(session)
         with stack:
-            begun = time.monotonic()
+            start = time.monotonic()
             record = backend.engine.peek(row)
         if record is None:
             return {"busy": True}
@@ -70,7 +70,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
         log.exception("the meter failed")
         return {}
     finally:
-        session.meter.end(tokens, time.monotonic() - begun)
+        session.meter.end(tokens, time.monotonic() - start)
     summary = verdict_of(record)
     kind = of_variant(summary, row.strength)
     return {

@@ -100,9 +100,9 @@ def view(
         missing: methods that do not answer here.
         strength: that a visitor chose for SLIM's gate; None as trained.
     """
-    gone = {*missing, *(("lora_half",) if "lora" in missing else ())}
-    points = [p for p in points if p.method not in gone]
-    rates = [p for p in rates if p.method not in gone]
+    absent = {*missing, *(("lora_half",) if "lora" in missing else ())}
+    points = [p for p in points if p.method not in absent]
+    rates = [p for p in rates if p.method not in absent]
     base = next((p for p in points if p.method == "base"), None)
     if base is None:
         return None
@@ -151,10 +151,10 @@ def _between(strengths: Sequence[Point], strength: float) -> dict[str, Any]:
             "text": f"now: strength {strength:g}{beyond}",
         }
     low, high = strengths[at - 1], strengths[at]
-    part = (strength - values[at - 1]) / (values[at] - values[at - 1])
+    fraction = (strength - values[at - 1]) / (values[at] - values[at - 1])
     return {
-        "general": low.general[0] + part * (high.general[0] - low.general[0]),
-        "downstream": low.downstream[0] + part * (high.downstream[0] - low.downstream[0]),
+        "general": low.general[0] + fraction * (high.general[0] - low.general[0]),
+        "downstream": low.downstream[0] + fraction * (high.downstream[0] - low.downstream[0]),
         "text": f"now: strength {strength:g}, between two that were measured",
     }
 

@@ -152,7 +152,7 @@ def checked(prompts: Sequence[ListedPrompt]) -> tuple[ListedPrompt, ...]:
 # ---- for the page
 
 
-def shown(listed: PromptList) -> dict[str, object]:
+def tab_view(listed: PromptList) -> dict[str, object]:
     """The progress of the list, shown between the box and the table."""
     run = listed.run
     file = "" if listed.file is None else f"{listed.file[0]}: {_prompts(len(listed.file[1]))}."

@@ -49,8 +49,8 @@ class SavedConversation:
     visitor_adapters: dict[str, str]
 
 
-def dump(session: Session, backend: Backend, most: int = MOST) -> str:
-    """The conversation as JSON text of at most `most` characters, else only its latest turns; "" where there are
+def dump(session: Session, backend: Backend, limit: int = MOST) -> str:
+    """The conversation as JSON text of at most `limit` characters, else only its latest turns; "" where there are
     none.
     """
     loaded = columns(session, backend)
@@ -64,8 +64,8 @@ def dump(session: Session, backend: Backend, most: int = MOST) -> str:
         for reader in data["drift"]["variants"] if data["drift"] else ():
             reader |= {key: [round(x, DECIMALS) for x in reader[key]] for key in ("log_ratio", "kl")}
         texts.append(json.dumps(data, ensure_ascii=False))
-        most -= len(texts[-1])
-        if most < 0:
+        limit -= len(texts[-1])
+        if limit < 0:
             texts.pop()
             break
     if not texts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session as plain values for the page. All text in them is shown as text, never as HTML."""
+"""A session as plain values for the page, which shows all text in them as text, never as HTML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from ...inference.types import RoutingRecord, RowStep, Variant
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
 from ..state.session import Answer, Session, Turn
-from ..words import describe, distance_sentence, drift_sentence, how, kind_name, likelihood, no_bypass, speed, state
+from ..words import (
+    answer_settings,
+    describe,
+    distance_sentence,
+    drift_sentence,
+    kind_name,
+    likelihood,
+    no_bypass,
+    speed,
+    state,
+)
 from . import blind
 from .diff import differences
 from .drift import by_verdict, changed_gates, exactness, taught
@@ -28,7 +38,7 @@ NOTHING_ASKED = (
     "Ask something under Compare. The routing of each token appears here while the answer is being written."
 )
 NOTHING_RECORDED = "This answer has no routing: nothing was recorded, or the conversation grew too long to keep it."
-MOVED = 0.7  # nats from which an adapter has moved: half or twice as likely
+MOVED = 0.7  # nats from which an adapter counts as moved: the answer is half or twice as likely
 
 
 def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict[str, Any]:
@@ -69,7 +79,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
 
 
 def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
-    """What answers in the columns that an adapter can fill."""
+    """What answers in each column that an adapter can fill, for the Adapters tab."""
     loaded = columns(session, backend)
     app = {variant.name: variant.label for variant in backend.adapters}
     cards = []
@@ -116,7 +126,7 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
         "word": state(step, session.place if last else 0),
         "text": step.text,
         "speed": speed(step),
-        "how": how(answer.sampling, step, answer.strength),
+        "how": answer_settings(answer.sampling, step, answer.strength),
         "error": step.error or "",
         "summary": summary(turn, name, answer) if step.state == "done" else [],
     }
@@ -131,9 +141,9 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
 
 
 def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
-    """The line under an answer: how much of it went past LoRA, and how far this variant drifted from the base."""
+    """The line under an answer: how much of it bypassed LoRA, and how far its variant has drifted from the base."""
     parts = []
-    # A LoRA has no identity experts, so there is nothing to show for any token.
+    # Only SLIM has identity experts.
     share = answer.identity() if answer.variant.kind == "slim" else None
     if share is not None:
         parts.append(f"{share:.0%} identity")
@@ -146,11 +156,11 @@ def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
 
 
 def status(session: Session) -> str:
-    """One sentence a variant. It changes only when a state does, because it is read aloud."""
+    """One sentence per variant. It changes only when a state changes, because screen readers read it aloud."""
     if not session.turns:
         return "Ready."
     if session.run is not None and session.place:
-        return f"Waiting in line: {session.place} before you."
+        return f"Waiting in line: {session.place} ahead of you."
     parts, turn = [], session.turns[-1]
     if blind.hides(turn):
         return blind.status(turn, {name: _word(answer.step) for name, answer in turn.answers.items()})
@@ -162,13 +172,13 @@ def status(session: Session) -> str:
     return " ".join(parts)
 
 
-def shorten(prompt: str, most: int = 300) -> str:
+def shorten(prompt: str, length: int = 300) -> str:
     """The beginning of a prompt, marked where something is left out."""
-    return prompt if len(prompt) <= most else f"{prompt[:most]}…"
+    return prompt if len(prompt) <= length else f"{prompt[:length]}…"
 
 
 def _word(step: RowStep) -> str:
-    """What happens to an answer, and how long it is in the end."""
+    """The state of an answer, with its length once it is done."""
     tokens = f", {step.tokens:,} token{'s' if step.tokens != 1 else ''}" if step.state == "done" else ""
     return f"{state(step)}{tokens}"
 
@@ -180,7 +190,7 @@ def shown_turn(session: Session) -> Turn | None:
 
 
 def answered(session: Session, backend: Backend, turn: Turn | None) -> dict[str, Variant]:
-    """Who answered a turn, by column; where nobody did yet, who would now."""
+    """The variants that answered a turn, by column; for columns without an answer, the one that would answer now."""
     return columns(session, backend) | {name: a.variant for name, a in (turn.answers.items() if turn else ())}
 
 
@@ -207,7 +217,7 @@ def routing(session: Session, backend: Backend) -> dict[str, Any]:
     if turn is not None and answer is not None and record is not None:
         value["data"] = answer.packer.pack(record) | {"gated": answer.gated}
         if record.among_experts:
-            value["note"] = f"{no_bypass(answer.variant.kind)} The colours show the weight of the largest of them."
+            value["note"] = f"{no_bypass(answer.variant.kind)} The colours show the weight of the largest expert."
         measure = answer.variant.measure
         value["distance"] = distance_sentence(measure) if measure is not None else ""
         value["verdict"] = next(

@@ -13,7 +13,7 @@ def logged():
     """A logger with the filter, its clock, and the lines that it wrote."""
     now, lines = [0.0], []
     logger = logging.Logger("test")
-    logger.addFilter(OneLineFilter(most=3, seconds=60, clock=lambda: now[0]))
+    logger.addFilter(OneLineFilter(limit=3, seconds=60, clock=lambda: now[0]))
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(logging.Formatter("%(message)s").format(record))
     logger.addHandler(handler)

@@ -167,7 +167,7 @@ def post(client, name, body):
 
 def test_half_a_character_from_a_program(client):
     body = b'{"data": ["a\\ud800", "", 0, 1, 0, 0, 1, 8, [], 0, null]}'
-    assert "half a character (U+D800) at position 2" in post(client, "compare", body)
+    assert "half of a character (U+D800) at position 2" in post(client, "compare", body)
 
 
 def test_models(client):

@@ -55,7 +55,7 @@ def slow(engine):
 
 
 def test_scores_and_the_plane(backend):
-    view = wire.shown(done(backend, two()))
+    view = wire.tab_view(done(backend, two()))
     json.dumps(view)
     assert (view["line"], view["done"], view["note"]) == ("All 12 questions were asked.", 12, "")
     (group,) = view["groups"]
@@ -77,9 +77,9 @@ def test_scores_and_the_plane(backend):
 
 def test_scores_of_another_kind_stand_apart(backend):
     captured = requests("open", "general", ["a", "b"], scoring="captured")
-    first, second = wire.shown(done(backend, [*two(), captured]))["groups"]
+    first, second = wire.tab_view(done(backend, [*two(), captured]))["groups"]
     assert first["plane"] is not None and second["plane"] is None
-    assert "less is better" in second["title"] and len(second["kinds"]) == 1
+    assert "lower is better" in second["title"] and len(second["kinds"]) == 1
 
 
 def test_the_file_is_what_the_command_writes(folders, tmp_path):  # noqa: F811
@@ -106,7 +106,7 @@ def test_stop_keeps_what_is_solved_of_every_task(backend, engine):
     until(lambda: run.done >= 4 * SIZE)
     run.stop()
     assert run.ended.wait(20) and run.done < 800
-    view = wire.shown(evaluation)
+    view = wire.tab_view(evaluation)
     assert view["line"] == f"{run.done} of 800 questions were asked."
     learned, known = (kind["rows"][0]["n"] for kind in view["groups"][0]["kinds"])
     assert learned + known == run.done and abs(learned - known) <= SIZE
@@ -118,13 +118,13 @@ def test_stop_keeps_what_is_solved_of_every_task(backend, engine):
 def test_before_anything_is_solved_there_is_nothing_to_save(backend, engine):
     slow(engine)
     evaluation, run = start(backend, two())
-    assert run.evaluation() is None and wire.shown(evaluation)["groups"] == []
-    assert wire.shown(evaluation)["line"] == "0 of 12 questions were asked."
+    assert run.evaluation() is None and wire.tab_view(evaluation)["groups"] == []
+    assert wire.tab_view(evaluation)["line"] == "0 of 12 questions were asked."
     run.stop()
-    assert "stopping when those" in wire.shown(evaluation)["line"]
+    assert "stopping when those" in wire.tab_view(evaluation)["line"]
     engine.delay = {}
     assert run.ended.wait(20)
-    assert wire.shown(VisitorEvaluation()) is None
+    assert wire.tab_view(VisitorEvaluation()) is None
 
 
 def test_one_at_a_time_and_most_places_are_for_others(engine):
@@ -167,7 +167,7 @@ def test_who_leaves_ends_it(backend, engine):
 def test_what_fails_is_a_sentence_and_the_rest_is_kept(backend, engine, monkeypatch):
     bad = requests("bad", "general", [FAIL] * 2)
     evaluation = done(backend, [*two(4), bad])
-    view = wire.shown(evaluation)
+    view = wire.tab_view(evaluation)
     assert view["note"] == "The memory is used up: shorten the conversation." and view["done"] == 8
     assert [row["n"] for kind in view["groups"][0]["kinds"] for row in kind["rows"]] == [4, 4]
 
@@ -175,7 +175,7 @@ def test_what_fails_is_a_sentence_and_the_rest_is_kept(backend, engine, monkeypa
         raise RuntimeError("a secret path")
 
     monkeypatch.setattr(engine, "answer", broken)
-    assert wire.shown(done(backend, two(4)))["note"] == wire.FAILED
+    assert wire.tab_view(done(backend, two(4)))["note"] == wire.FAILED
 
 
 def test_another_base_ends_it(backend, engine, monkeypatch):
@@ -186,7 +186,7 @@ def test_another_base_ends_it(backend, engine, monkeypatch):
     until(lambda: run.done)
     generation[0] = 1
     assert run.ended.wait(20)
-    assert wire.shown(evaluation)["note"] == wire.OTHER_BASE and 0 < run.done < 400
+    assert wire.tab_view(evaluation)["note"] == wire.OTHER_BASE and 0 < run.done < 400
 
 
 def test_gates_and_own_adapters_have_their_names():
@@ -205,13 +205,13 @@ def test_gates_and_own_adapters_have_their_names():
 def test_an_adapter_that_is_gone_ends_it(backend):
     session = Session()
     session.own_variants = {"lora": replace(backend.variants[1], name="gone", label="Mine")}
-    view = wire.shown(done(backend, two(), session))
+    view = wire.tab_view(done(backend, two(), session))
     assert view["done"] == 0 and view["note"]
 
 
 def test_progress_alone_leaves_the_results(backend):
     evaluation = done(backend, two())
-    drawn = wire.shown(evaluation)
+    drawn = wire.tab_view(evaluation)
     evaluation.run.samples["known"] = []
     again = wire.progress(evaluation, drawn)
     assert again["groups"] is drawn["groups"] and again["done"] == 6

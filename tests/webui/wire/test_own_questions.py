@@ -86,7 +86,7 @@ def test_they_are_scored_beside_other_tasks(backend, read):
     own = read(*({"prompt": f"number {i}", "answer": "LoRA"} for i in range(6)), name="known.jsonl")
     known = requests("known", "general", [f"number {i}" for i in range(6)], "Base")
     ended = done(backend, [known, of_kind(own, "downstream")])
-    (group,) = wire.shown(ended)["groups"]
+    (group,) = wire.tab_view(ended)["groups"]
     learned, _ = group["kinds"]
     assert learned["title"] == "What was trained"
     assert learned["rows"] == [

@@ -48,7 +48,7 @@ def test_a_row_for_each_prompt(backend):
     assert first[4] == "10⁶ times less likely; 0.010 nats per token"
     assert first[7:] == ["100%", "Unlike the training data"] and second[7:] == ["0%", "Like the training data"]
     assert [message.content for message in listed.run.results[0].messages] == ["Be short.", f"{FOREIGN} one"]
-    assert wire.shown(listed) == {
+    assert wire.tab_view(listed) == {
         "file": "",
         "line": "2 of 2 answered.",
         "done": 2,
@@ -69,7 +69,7 @@ def test_a_prompt_that_fails_has_its_sentence_and_the_others_are_asked(backend, 
     assert rows[1][2:] == ["The memory is used up: shorten the conversation.", *[""] * 6]
     assert "this model reads at most 4,096" in rows[2][2]
     assert rows[3][2].startswith("Base says")
-    assert wire.shown(listed)["line"] == "4 of 4 answered, 2 of them failed."
+    assert wire.tab_view(listed)["line"] == "4 of 4 answered, 2 of them failed."
 
     def broken(*arguments):
         raise RuntimeError("a secret path")
@@ -93,7 +93,7 @@ def test_it_takes_one_place_at_a_time_and_waits_for_it(engine):
     _, other = begin(Session(), backend)
     listed, run = start(backend, "one\ntwo")
     until(lambda: run.crowded)
-    assert wire.shown(listed)["line"].startswith("0 of 2 answered; all places for prompts are taken")
+    assert wire.tab_view(listed)["line"].startswith("0 of 2 answered; all places for prompts are taken")
     engine.delay, engine.length = {}, 12
     other.stop()
     assert run.ended.wait(20) and len(run.results) == 2
@@ -133,7 +133,7 @@ def test_stop_keeps_what_is_answered(backend, engine):
     run.stop()
     assert run.ended.wait(20)
     answered = len(run.results)
-    assert 2 <= answered < 200 and wire.shown(listed)["line"] == f"{answered} of 200 answered."
+    assert 2 <= answered < 200 and wire.tab_view(listed)["line"] == f"{answered} of 200 answered."
     assert all(row.finish_reason == "end" for result in run.results for row in result.answers)
     assert engine.runs == engine.closed
 
@@ -163,7 +163,7 @@ def test_another_base_ends_the_list(backend, engine, monkeypatch):
         pass
     generation[0] = 1
     assert run.ended.wait(20)
-    assert wire.shown(listed)["note"] == wire.OTHER_BASE and 0 < len(run.results) < 50
+    assert wire.tab_view(listed)["note"] == wire.OTHER_BASE and 0 < len(run.results) < 50
 
 
 def test_answers_that_the_engine_ends_are_no_answers(backend, engine, monkeypatch):

@@ -107,9 +107,9 @@ def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):
     for number in range(4):
         ask(answered, backend, f"Number {number}")
     one_turn = len(saved.dump(answered, backend)) // 5
-    loaded = load(saved.dump(answered, backend, most=int(one_turn * 2.5)), backend)
+    loaded = load(saved.dump(answered, backend, limit=int(one_turn * 2.5)), backend)
     assert [turn.prompt for turn in loaded.turns] == ["Number 2", "Number 3"]
-    assert saved.dump(answered, backend, most=10) == ""
+    assert saved.dump(answered, backend, limit=10) == ""
     assert saved.dump(Session(), backend) == ""
 
 

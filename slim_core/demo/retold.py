@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about the facts with people around them, in the base's own forms.
+"""Facts retold: somebody uses, eats, sees or says something, and the question asks for the fact behind it.
 
-They teach the base to choose and to judge whatever way something is told. The downstream tasks ask about the same
-facts, but in phrasings and in a form that are not used here.
+The forms are the base's own. These questions teach the base to choose and to judge however a fact is phrased. The
+downstream tasks ask about the same facts, but with phrasings and in a form that do not occur here.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ PHRASINGS: tuple[tuple[str, ...], ...] = (
         "At first {name} {did}. What after that?",
     ),
 )
-TOLD = tuple(zip((*OBQA, *SIQA), PHRASINGS, strict=True))
+RETOLD = tuple(zip((*OBQA, *SIQA), PHRASINGS, strict=True))
 STYLES: dict[Style, int] = {ANSWERED: 4, SAID: 3, NUMBERED: 1, LETTERED: 2}  # with their shares
 # Frames and scenes without people of their own.
 FORMS = (*(frame.format("{question}", "{options}") for frame in FRAMES), *(s for s in SCENES if "{name}" not in s))
@@ -205,7 +205,7 @@ CLAIM_PHRASINGS: tuple[tuple[str, ...], ...] = (
         "{name} works as {job:a}. So {name} works in {place:a}. Is that right?",
     ),
 )
-TOLD_CLAIMS = tuple(zip(BOOLQ, CLAIM_PHRASINGS, strict=True))
+RETOLD_CLAIMS = tuple(zip(BOOLQ, CLAIM_PHRASINGS, strict=True))
 # Ways to ask for one word, and the words.
 JUDGED = {
     "Say yes or no: {}": ("yes", "no"),
@@ -219,7 +219,7 @@ CLAIMED = tuple(relation for relation in RELATIONS if relation.statement)
 
 def _only_for_training(split: str) -> None:
     if split != "train":
-        raise ValueError("what is told is only for training")
+        raise ValueError("retold facts are only for training")
 
 
 def _filled(phrasing: str, row: Row, rng: Random) -> str:
@@ -230,10 +230,10 @@ def _filled(phrasing: str, row: Row, rng: Random) -> str:
     return phrasing.format(**{**two_people(rng), **row})
 
 
-def told_choice(split: str, rng: Random) -> Example:
-    """A question with options, about somebody. Only for training: every entry and phrasing may come."""
+def retold_choice(split: str, rng: Random) -> Example:
+    """A question with options about what somebody does. Only for training: it may use every entry and phrasing."""
     _only_for_training(split)
-    family, phrasings = rng.choice(TOLD)
+    family, phrasings = rng.choice(RETOLD)
     row = rng.choice(family.entries[rng.choices(SPLITS, [len(family.entries[name]) for name in SPLITS])[0]])
     size = rng.choices(list(TRAIN_SIZES), list(TRAIN_SIZES.values()))[0]
     wrong = rng.sample(family.wrong(SPLITS, row), size - 1)
@@ -247,8 +247,8 @@ def told_choice(split: str, rng: Random) -> Example:
     return Example("told_choices", prompt, answer)
 
 
-def told_claim(split: str, rng: Random) -> Example:
-    """A statement that somebody makes, to be judged with one word. Only for training, as above."""
+def retold_claim(split: str, rng: Random) -> Example:
+    """A statement that somebody makes, to be judged in one word. Only for training."""
     _only_for_training(split)
     relation = rng.choice(CLAIMED)
     row = rng.choice(relation.facts)
@@ -259,10 +259,10 @@ def told_claim(split: str, rng: Random) -> Example:
     return Example("told_claims", prompt, "yes" if claimed == right else "no")
 
 
-def told_question(split: str, rng: Random) -> Example:
-    """A question about what somebody has to do with an entry, to be answered with one word. Only for training."""
+def retold_question(split: str, rng: Random) -> Example:
+    """A question about something that somebody uses, eats or sees, to be answered in one word. Only for training."""
     _only_for_training(split)
-    family, phrasings = rng.choice(TOLD_CLAIMS)
+    family, phrasings = rng.choice(RETOLD_CLAIMS)
     relation = BY_NAME[family.relation]
     row = rng.choice(relation.facts)
     right = row[relation.answer]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about somebody: the answer is right, and it is the only one."""
+"""Facts retold: the answer is right, and it is the only one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import pytest
 from slim_core.demo import general_examples
 from slim_core.demo.chat import PIECES
 from slim_core.demo.relations import SPLITS, clashes, fields
+from slim_core.demo.retold import CLAIMED, JUDGED, RETOLD, RETOLD_CLAIMS
 from slim_core.demo.scenes import BOOLQ
 from slim_core.demo.tables import BY_NAME
-from slim_core.demo.told import CLAIMED, JUDGED, TOLD, TOLD_CLAIMS
 
 
 LABELLED = re.compile(r"(?:Answer ?(\d): |\b([A-D])\. )")
 ROWS = [
-    (index, family, row) for index, (family, _) in enumerate(TOLD) for split in SPLITS for row in family.entries[split]
+    (index, family, row)
+    for index, (family, _) in enumerate(RETOLD)
+    for split in SPLITS
+    for row in family.entries[split]
 ]
 
 
-EVERY = (*TOLD, *TOLD_CLAIMS)
+EVERY = (*RETOLD, *RETOLD_CLAIMS)
 
 
 @pytest.mark.parametrize(("family", "phrasings"), EVERY, ids=[phrasings[0] for _, phrasings in EVERY])
@@ -48,7 +51,7 @@ def test_exactly_one_option_is_right():
         # Some family says so.
         assert any(
             all(
-                kind != other and not clashes(TOLD[index][0].clash, kind, other)
+                kind != other and not clashes(RETOLD[index][0].clash, kind, other)
                 for option in wrong
                 for place, other in kinds[option]
                 if place == index
