@@ -35,6 +35,8 @@ Base = Annotated[str | None, typer.Option(help="Base model: folder or Hub id. (d
 Lora = Annotated[str | None, typer.Option(help="LoRA for this base.")]
 Slim = Annotated[str | None, typer.Option(help="SLIM adapter for this base.")]
 Clients = Annotated[list[int], typer.Option(min=1, help="Clients at once; repeat for several.")]
+# A tokenizer of all words would take longer to make than some benches.
+TOKENIZED = "What is the capital of Peru? What is 7 + 8?"
 CLIENTS = [1, 2, 4, 8, 16, 32, 64]
 
 
@@ -84,8 +86,7 @@ def _random(shape: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
     from ..evaluation.bench.machine import dtype_of
     from ..evaluation.bench.shapes import random_base
 
-    # One of all words takes longer than some benches.
-    tokenizer = train_tokenizer(["What is the capital of Peru? What is 7 + 8?"])
+    tokenizer = train_tokenizer([TOKENIZED])
     return random_base(shape, device, dtype_of(device), len(tokenizer)), tokenizer
 
 
@@ -205,6 +206,31 @@ def train(
     report = Report("train", device, json, shape=shape, **settings)
     base, _ = _random(shape, device)
     report.add(f"{shape}, {batch} × {length} tokens", time_training(base, **settings))
+    report.save()
+
+
+@app.command()
+def memory(
+    shape: Shape = "160M",
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens that are read.")] = 128,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens that are written.")] = 8,
+    rank: Rank = 16,
+    experts: Experts = 8,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Peak memory of base, LoRA and SLIM in one batch, and of the base alone, with random weights."""
+    from ..demo.chat import train_tokenizer
+    from ..evaluation.bench.memory import memory_used
+
+    device = _device(device)
+    settings: dict[str, Any] = {"rank": rank, "experts": experts, "prompt": prompt, "tokens": tokens}
+    report = Report("memory", device, json, shape=shape, **settings)
+    tokenizer = train_tokenizer([TOKENIZED])
+    report.add_memory(
+        f"{shape}, LoRA of rank {rank * experts}, {experts} experts of rank {rank}",
+        memory_used(tokenizer, shape=shape, device=device, **settings),
+    )
     report.save()
 
 

@@ -16,6 +16,7 @@ from .console import refuse, screen
 
 if TYPE_CHECKING:
     from ..evaluation.bench.clients import Served
+    from ..evaluation.bench.memory import Used
     from ..evaluation.bench.turns import Measured
 
 
@@ -84,6 +85,19 @@ class Report:
             rates = (f"{ratio:.2f}", f"{row.answers_per_second:.1f}", f"{low:.1f} – {high:.1f}")
             counts = (str(row.answers), str(row.refused), str(row.lost))
             table.add_row(str(row.clients), *rates, _seconds(row.p50), _seconds(row.p99), *counts)
+        self._console.print(table)
+
+    def add_memory(self, title: str, used: Sequence[Used]) -> None:
+        """Show and keep peak memory; ratios are to the first."""
+        self._measured["cases"].append({"title": title, "rows": [row.plain() for row in used]})
+        table = Table(title=title, title_justify="left")
+        for column in ("", f"× {used[0].way}", "peak", f"weights × {used[0].way}", "weights"):
+            table.add_column(column, justify="right" if column else "left")
+        for row in used:
+            known = ("", "not known")
+            if row.peak is not None and used[0].peak:
+                known = (f"{row.peak / used[0].peak:.2f}", _shown("bytes", row.peak))
+            table.add_row(row.way, *known, f"{row.weights / used[0].weights:.2f}", _shown("bytes", row.weights))
         self._console.print(table)
 
     def save(self) -> None:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from slim_core.cli import app
-from slim_core.evaluation.bench import turns
+from slim_core.evaluation.bench import memory, turns
+from slim_core.evaluation.bench.shapes import random_base
 from tests.inference.conftest import folders
 from tests.serving.conftest import KEY, engine, serve, serve_app
 
@@ -29,7 +32,7 @@ def bench(tmp_path, name, *arguments, **environment):
     result = CliRunner().invoke(app, ["bench", *options], env={"COLUMNS": "200", **environment})
     assert result.exit_code == 0, result.output
     results = json.loads(file.read_text(encoding="utf-8"))
-    assert results["bench"] == name and results["machine"]["date"] and results["settings"]["rounds"] == 1
+    assert results["bench"] == name and results["machine"]["date"] and results["settings"].get("rounds", 1) == 1
     return results, result.stdout
 
 
@@ -83,6 +86,22 @@ def test_train(tmp_path):
     assert list(ways) == ["PEFT: LoRA", "SLIM", "PEFT: LoRA, checkpointing", "SLIM, checkpointing"]
     for row in ways.values():
         assert row["facts"]["tokens_per_second"] == pytest.approx(8 / row["seconds"])
+
+
+@pytest.mark.parametrize("own_process", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_memory(tmp_path, own_process, monkeypatch):
+    if not own_process:
+        monkeypatch.setattr(memory, "_in_own_process", lambda run, *arguments: run(*arguments))
+    results, said = bench(
+        tmp_path, "memory", *TINY[:4], "--device", "cpu", "--experts", 3, "--prompt", 6, "--tokens", 3
+    )
+    (case,) = results["cases"]
+    alone, together = case["rows"]
+    base = random_base("tiny", "cpu", torch.float32, 0)
+    assert alone["weights"] >= sum(parameter.nbytes for parameter in base.parameters()) and alone["way"] in said
+    assert together["weights"] > alone["weights"]
+    if sys.platform == "linux" and own_process:
+        assert together["peak"] > alone["peak"] > 0
 
 
 def test_load(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -112,11 +112,17 @@ def random_engine(
 ) -> Engine:
     """An engine around a random base, with a new adapter for each config, by name."""
     with saved(base, configs) as folders:
-        model = sharing(base)
-        pack_linears(model)
-        engine = Engine(model, Prompts(tokenizer), f"random Llama, {name}")
-        for adapter, folder in folders.items():
-            engine.attach(folder, name=adapter)
+        return engine_around(sharing(base), tokenizer, name, folders)
+
+
+def engine_around(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, folders: Mapping[str, Path]
+) -> Engine:
+    """An engine that takes over a random base, with the adapters in some folders, by name."""
+    pack_linears(model)
+    engine = Engine(model, Prompts(tokenizer), f"random Llama, {name}")
+    for adapter, folder in folders.items():
+        engine.attach(folder, name=adapter)
     # Random weights may choose an end token at any step.
     engine.end_tokens = frozenset()
     return engine

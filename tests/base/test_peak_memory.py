@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The most memory that a training takes."""
+"""The most memory that something takes."""
 
 import sys
 
 import pytest
 import torch
 
-from slim_core.training import memory
+from slim_core.base import peak_memory as memory
 
 
 CPU = torch.device("cpu")
