@@ -96,8 +96,8 @@ class Report:
         for row in used:
             known = ("", "not known")
             if row.peak is not None and used[0].peak:
-                known = (f"{row.peak / used[0].peak:.2f}", _shown("bytes", row.peak))
-            table.add_row(row.way, *known, f"{row.weights / used[0].weights:.2f}", _shown("bytes", row.weights))
+                known = (f"{row.peak / used[0].peak:.2f}", _formatted("bytes", row.peak))
+            table.add_row(row.way, *known, f"{row.weights / used[0].weights:.2f}", _formatted("bytes", row.weights))
         self._console.print(table)
 
     def save(self) -> None:
