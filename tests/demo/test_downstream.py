@@ -10,9 +10,9 @@ import pytest
 from slim_core.demo import DOWNSTREAM_TASKS, GENERAL_TASKS, downstream_examples, general_examples
 from slim_core.demo.families import OPTION_SPLITS
 from slim_core.demo.relations import SPLITS, clashes
+from slim_core.demo.retold import RETOLD
 from slim_core.demo.scenes import BOOLQ, OBQA, PEOPLE, SIQA
 from slim_core.demo.tables import BY_NAME, RELATIONS
-from slim_core.demo.told import TOLD
 from slim_core.demo.world import EXPOSURE
 from tests.demo.prompts import options
 
@@ -53,7 +53,7 @@ def test_test_options_of_obqa_are_test_entries(downstream_test):
 def test_the_base_never_meets_a_downstream_question(downstream_test):
     """It is asked about the same facts with options, but never in a phrasing or in the form of a downstream task."""
     asked = {text for relation in RELATIONS for text in (*relation.questions, *relation.which, *relation.checks)}
-    asked |= {text for _, phrasings in TOLD for text in phrasings}
+    asked |= {text for _, phrasings in RETOLD for text in phrasings}
     for family in (*OBQA, *SIQA, *BOOLQ):
         assert not asked & {*family.phrasings, *family.test_phrasings}
     form = re.compile("Answer format|Please choose|the correct answer is")

@@ -100,9 +100,9 @@ def test_what_comes_back_is_what_was_sent(engine, spaces):
 
 def test_an_evaluation_borrows_for_each_few_questions(engine, spaces):
     evaluation = done(Backend(engine, spaces.GPU), two(6))
-    assert wire.shown(evaluation) == wire.shown(done(Backend(engine), two(6)))
+    assert wire.tab_view(evaluation) == wire.tab_view(done(Backend(engine), two(6)))
     assert len(spaces.LOANS) == 4
-    failing = wire.shown(done(Backend(engine, spaces.GPU), [requests("bad", "general", ["fail please"])]))
+    failing = wire.tab_view(done(Backend(engine, spaces.GPU), [requests("bad", "general", ["fail please"])]))
     assert failing["groups"] == [] and failing["note"] == (
         "Bad in words: no question could be solved: The memory is used up: shorten the conversation."
     )
