@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..outside.errors import megabytes, quoted
 from .errors import ApiError
@@ -52,8 +53,37 @@ def new_api(**options: Any) -> FastAPI:
     return api
 
 
+class Bounded:
+    """An ASGI app that answers a limited number of requests at once, and refuses others in a sentence.
+
+    Args:
+        app: what answers.
+        most: requests at once.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most, self._running = app, most, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # what lasts as long as the server
+            await self._app(scope, receive, send)
+            return
+        if self._running >= self._most:
+            sentence = (
+                f"{self._most} requests are being answered, and no more can be taken: try again in a few seconds."
+            )
+            await _refusal(ApiError(503, sentence))(scope, receive, send)
+            return
+        self._running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._running -= 1
+
+
 def _refusal(error: ApiError) -> JSONResponse:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "2"}}.get(error.status)
+    soon = {"Retry-After": "2"}
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: soon, 503: soon}.get(error.status)
     return JSONResponse(error.body, error.status, headers)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from .http import MOST_CONNECTIONS
+from .http import MOST_CONNECTIONS, Bounded
 from .openai_api import standalone_api
 from .protocol import Service
 
@@ -42,4 +42,4 @@ def serve_app(app: FastAPI, host: str, port: int) -> None:
         host: address to serve at.
         port: to serve at.
     """
-    uvicorn.run(app, host=host, port=port, **OPTIONS)
+    uvicorn.run(Bounded(app, MOST_CONNECTIONS // 2), host=host, port=port, **OPTIONS)

@@ -15,7 +15,9 @@ from fastapi import Request
 
 from slim_core.inference import Message, Row, Sampling
 from slim_core.serving.errors import ApiError
-from slim_core.serving.http import read_json
+from slim_core.serving.http import Bounded, read_json
+from slim_core.serving.openai_api import standalone_api
+from slim_core.serving.protocol import EngineService
 from tests.serving.conftest import KEY
 from tests.ui.scripted import FAIL
 from tests.waiting import until
@@ -264,6 +266,18 @@ def test_a_model_that_fails(serve, engine):
     # Its stream fails before it begins, so its status says so too.
     with pytest.raises(openai.InternalServerError, match="The memory is used up"):
         ask(client, [{"role": "user", "content": FAIL}], stream=True)
+
+
+def test_requests_beyond_a_limit_are_refused_in_a_sentence(engine, serve_app):
+    engine.delay = {"slim": 0.2}
+    server = serve_app(Bounded(standalone_api(EngineService(engine, 4, 64)), 1))
+    stream = ask(server.client(), stream=True)
+    next(stream)
+    with pytest.raises(openai.InternalServerError, match="1 requests are being answered, and no more") as caught:
+        server.client().models.list()
+    assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "2"
+    stream.close()
+    until(lambda: httpx.get(f"{server.url}/models").status_code == 200)
 
 
 def test_what_nobody_expected_is_an_error_of_openai_s_form_too(serve, engine, monkeypatch):
