@@ -248,7 +248,7 @@ def run_trial(task: TrialTask, plan: TrialPlan, report: Callable[[int], None] = 
     """
     keep_only_same(task, plan)
     record = _record(task)
-    if not record and train(settings(task, plan), callbacks=[StepCounter(report)]).interrupted:
+    if not record and train(settings(task, plan), callbacks=[StepCounter(report)]).asked_to_end:
         return None
     for scale in scales(task, plan):
         if f"{scale:g}" not in record:

@@ -106,7 +106,7 @@ def _train(work: WorkFolder, cell: Cell, files: CellFiles, say: Say) -> None:
         time.sleep(WAIT)
     say(f"{cell.words}: training")
     begin = time.monotonic()
-    if train(work.scale.settings(cell, files.data, files.origin, files.before)).interrupted:
+    if train(work.scale.settings(cell, files.data, files.origin, files.before)).asked_to_end:
         raise KeyboardInterrupt
     say(f"{cell.words}: trained in {(time.monotonic() - begin) / 60:.1f} minutes")
 

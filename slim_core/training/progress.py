@@ -141,9 +141,9 @@ class StopOnInterrupt(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self._anyone_asked(args.device):
+        if not self.anyone_asked(args.device):
             return
-        # A signal during the last step changes nothing: the run is done.
+        # A signal during the last step does not interrupt this training: it is done.
         self.stopped = state.global_step < state.max_steps
         control.should_training_stop = control.should_save = control.should_log = True
 
@@ -153,7 +153,8 @@ class StopOnInterrupt(TrainerCallback):
         if self.stopped:
             control.should_evaluate = False
 
-    def _anyone_asked(self, device: torch.device) -> bool:
+    def anyone_asked(self, device: torch.device) -> bool:
+        """Whether any process was asked to end, also where training was done by then. All must call it."""
         # The signal reaches the processes at different steps; all must stop at the same one.
         if not (dist.is_available() and dist.is_initialized()):
             return self._asked_at is not None

@@ -67,15 +67,17 @@ class Outcome:
     Attributes:
         records: one for each method that was trained, in order.
         interrupted: whether the user ended it early. What was trained by then is saved.
+        asked_to_end: whether the user wanted it to end, also where everything was trained by then.
         resumable: whether there is a checkpoint to resume from, or nothing left to do. A second Ctrl-C writes none.
     """
 
     records: list[TrainingRecord]
     interrupted: bool
     resumable: bool = True
+    asked_to_end: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class _RunSetup:
     """What all methods of a run share."""
 
@@ -87,6 +89,7 @@ class _RunSetup:
     console: Console
     callbacks: Sequence[TrainerCallback]
     closing: int | None  # the token that closes answers
+    asked_to_end: bool = False  # by the user, in any of the processes
 
     def say(self, sentence: str) -> None:
         # Names are plain text: `[bold]` and `:train:` in them have no special meaning.
@@ -125,15 +128,16 @@ def train(
     records: list[TrainingRecord] = []
     for method in settings.methods:
         records.append(_train_or_keep(method, prepared))
-        if records[-1].interrupted:
+        if prepared.asked_to_end or records[-1].interrupted:
             break
     if len(settings.methods) > 1:
         print_comparison(console, records)
         if is_main_process():
             _write_comparison(settings, records)
-    interrupted = records[-1].interrupted
-    last = settings.folder(records[-1].method)
-    return Outcome(records, interrupted, not interrupted or bool(read_checkpoints(last).intact))
+    interrupted, last = records[-1].interrupted, settings.folder(records[-1].method)
+    resumable = not interrupted or bool(read_checkpoints(last).intact)
+    asked = interrupted or prepared.asked_to_end
+    return Outcome(records, interrupted or len(records) < len(settings.methods), resumable, asked)
 
 
 def _write_comparison(settings: TrainSettings, records: Sequence[TrainingRecord]) -> None:
@@ -375,6 +379,7 @@ def _run_trainer(trainer: SavingTrainer, record: TrainingRecord, prepared: _RunS
     try:
         with stop:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            prepared.asked_to_end = stop.anyone_asked(trainer.args.device)
         if best is not None and not stop.stopped:
             prepared.say(best.restored())
         return stop.stopped

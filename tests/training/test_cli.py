@@ -52,7 +52,8 @@ def test_names_are_printed_as_they_are(name, base, pairs, tmp_path):
     result = run("--base", base, "--data", data, "--output", out, "--max-steps", 1, *SMALL)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert any(f"{data.name}: 24 records for training" in line for line in lines)
+    label = data.name if name.isprintable() else repr(data.name)[1:-1]
+    assert any(f"{label}: 24 records for training" in line for line in lines)
     shown = out if name.isprintable() else repr(str(out))
     assert f"The slim adapter is in {shown}." in lines
 

@@ -43,10 +43,13 @@ class At(TrainerCallback):
 
 
 class Signal(TrainerCallback):
-    """A Ctrl-C in the middle of a step."""
+    """A Ctrl-C in the middle of a step, the third unless another is named."""
+
+    def __init__(self, at: int = 3):
+        self.at = at
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 2:
+        if state.global_step == self.at - 1:
             os.kill(os.getpid(), 2)
 
 
@@ -214,6 +217,24 @@ def test_ctrl_c_ends_after_the_step_saves_and_the_run_goes_on_as_if_nothing_had_
     outcome = train(again(base, whole, tmp_path / "out", resume=True))
     assert not outcome.interrupted and outcome.records[0].steps == 6
     assert_equal(weights(tmp_path / "out"), weights(whole / "out"))
+
+
+def test_ctrl_c_in_the_last_step_loses_nothing_and_no_other_method_begins(base, pairs, tmp_path):
+    asked = settings(base, pairs, tmp_path / "out", methods=["lora", "slim"])
+    outcome = train(asked, callbacks=[Signal(at=6)])
+    assert [record.status for record in outcome.records] == ["finished"]
+    assert outcome.interrupted and outcome.asked_to_end and outcome.resumable
+    assert not (tmp_path / "out" / "slim").exists()
+    asked = settings(base, pairs, tmp_path / "out", methods=["lora", "slim"], resume=True)
+    outcome = train(asked)
+    assert [record.status for record in outcome.records] == ["finished", "finished"]
+    assert not outcome.interrupted and not outcome.asked_to_end
+
+
+def test_ctrl_c_in_the_last_step_of_all_does_not_interrupt(base, pairs, tmp_path):
+    outcome = train(settings(base, pairs, tmp_path / "out"), callbacks=[Signal(at=6)])
+    assert not outcome.interrupted and outcome.asked_to_end
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_a_second_ctrl_c_saves_what_there_is(base, pairs, tmp_path):
