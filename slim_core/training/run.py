@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from rich.console import Console
 from transformers import (
     EarlyStoppingCallback,
@@ -28,7 +26,8 @@ from ..base.errors import is_out_of_memory
 from ..baselines import METHODS
 from ..method import turn_opening
 from ..outside.errors import first_line, reason
-from .base import add_adapter, base_dtype, load_base, load_tokenizer
+from .arguments import training_arguments
+from .base import add_adapter, load_base, load_tokenizer
 from .checkpoints import CHECKPOINTS, Checkpoints, KeepNewest, read_checkpoints, set_aside
 from .closing import confused_with, learned_mark, unlearnable_sentence
 from .collator import Collator
@@ -55,9 +54,6 @@ from .resume import PreviousRun, check_same_data, fitting, going_on, nothing_who
 from .saving import SaveError, SavingTrainer, keep_elsewhere, save_adapter, writing
 from .settings import TrainSettings, is_main_process
 from .usable import check_usable
-
-
-WARMUP = 0.03  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -299,57 +295,6 @@ def _build_trainer(record: TrainingRecord, prepared: _RunSetup, folder: Path) ->
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in candidates if token is not None)
-
-
-def training_arguments(settings: TrainSettings, folder: Path, examples: int, validate: bool) -> TrainingArguments:
-    """TrainingArguments for our settings.
-
-    Args:
-        settings: the run.
-        folder: of the adapter.
-        examples: how many there are for training.
-        validate: whether there are any for validation.
-    """
-    steps = settings.max_steps or math.ceil(settings.epochs * math.ceil(examples / settings.batch_size))
-    return TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
-        per_device_train_batch_size=settings.per_device,
-        per_device_eval_batch_size=settings.per_device,
-        gradient_accumulation_steps=settings.accumulation,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        # Rounded down: a warm-up step has rate 0, which a short run cannot afford.
-        warmup_steps=int(WARMUP * steps),
-        # Set explicitly, since otherwise transformers does not train over several processes without an accelerator.
-        use_cpu=not torch.accelerator.is_available(),
-        bf16=base_dtype(settings) == torch.bfloat16 if settings.bf16 is None else settings.bf16,
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        seed=settings.seed,
-        # The order of the examples must not depend on how many random numbers a method draws.
-        data_seed=settings.seed,
-        logging_steps=settings.log_every,
-        logging_first_step=True,
-        # transformers would replace a NaN loss by the mean of the others.
-        logging_nan_inf_filter=False,
-        eval_strategy=_when_to_validate(settings) if validate else "no",
-        eval_steps=settings.validate_every,
-        metric_for_best_model=None if settings.early_stopping is None else "eval_loss",
-        prediction_loss_only=True,
-        save_strategy="steps",
-        save_steps=settings.save_every,
-        report_to=settings.report_to or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        label_names=["labels"],
-    )
-
-
-def _when_to_validate(settings: TrainSettings) -> str:
-    return "epoch" if settings.validate_every is None else "steps"
 
 
 class _StartMarker(TrainerCallback):

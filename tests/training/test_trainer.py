@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
 from slim_core import SlimConfig, extra_losses, trace_routing
+from slim_core.training.arguments import training_arguments
 from slim_core.training.collator import Collator
 from slim_core.training.encoding import IGNORED, EncodedExample
-from slim_core.training.run import training_arguments
 from slim_core.training.trainer import SlimTrainer
 from tests.conftest import build
 from tests.training.conftest import settings
