@@ -70,6 +70,15 @@ class Collected:
         return [facts for key, facts in self.trainings.items() if key.startswith(f"{contender.name} at ")]
 
 
+def columns_by_rate(columns: Mapping[str, Cell], contender: Contender) -> dict[float, list[str]]:
+    """A contender's columns at each rate that was measured, a seed each; the lowest rate first."""
+    by_rate: dict[float, list[str]] = {}
+    for column, cell in columns.items():
+        if cell.contender.name == contender.name:
+            by_rate.setdefault(cell.rate, []).append(column)
+    return dict(sorted(by_rate.items()))
+
+
 def key_of(cell: Cell) -> str:
     """A cell's name, unique in an experiment."""
     return f"{cell.contender.name} at {cell.rate:g}@{cell.seed}"

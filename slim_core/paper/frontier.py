@@ -16,7 +16,7 @@ from ..evaluation.report.markup import percent, signed
 from ..evaluation.report.plane import VariantPoint, frontier
 from ..evaluation.statistics import Score, difference, mean_score, rank_correlation
 from ..evaluation.summary import BASE, Group
-from .collect import ByTask, Part, values_of
+from .collect import ByTask, Part, columns_by_rate, values_of
 from .runs import Contender
 
 
@@ -67,11 +67,7 @@ def _places(part: Part, group: Group, contenders: Sequence[Contender]) -> list[t
     places: list[tuple[VariantPoint, tuple[str, ...]]] = [(base, (BASE,))]
     rates = {cell.rate for cell in part.columns.values()}
     for contender in contenders:
-        by_rate: dict[float, list[str]] = {}
-        for column, cell in part.columns.items():
-            if cell.contender.name == contender.name:
-                by_rate.setdefault(cell.rate, []).append(column)
-        for rate, columns in sorted(by_rate.items()):
+        for rate, columns in columns_by_rate(part.columns, contender).items():
             name = contender.title if len(rates) == 1 else f"{contender.title}, {rate:g}"
             places.append((_point(name, contender.on_line, part, group, columns), tuple(columns)))
     return places

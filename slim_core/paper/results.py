@@ -11,7 +11,7 @@ from typing import Any
 from ..evaluation.results import as_data
 from ..evaluation.statistics import mean_score
 from ..evaluation.summary import BASE, Group
-from .collect import Collected, Part, key_of, kinds_of, values_of
+from .collect import Collected, Part, columns_by_rate, key_of, kinds_of, values_of
 from .published import SOURCE
 from .runs import Contender
 from .tables import notes, tables
@@ -55,11 +55,7 @@ def _points(part: Part, contenders: Sequence[Contender]) -> Iterator[dict[str, A
         base = {"name": BASE, "title": BASE, "part": part.name, "rate": None, "chosen": True}
         yield base | {kind: _mean(part, group, kind, [BASE]) for kind in kinds_of(group)}
         for contender in contenders:
-            by_rate: dict[float, list[str]] = {}
-            for column, cell in part.columns.items():
-                if cell.contender.name == contender.name:
-                    by_rate.setdefault(cell.rate, []).append(column)
-            for rate, columns in sorted(by_rate.items()):
+            for rate, columns in columns_by_rate(part.columns, contender).items():
                 point = {"name": contender.name, "title": contender.title, "part": part.name, "rate": rate}
                 point |= {"chosen": part.chosen.get(contender.name, rate) == rate}
                 yield point | {kind: _mean(part, group, kind, columns) for kind in kinds_of(group)}
