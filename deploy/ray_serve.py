@@ -130,7 +130,7 @@ def app(arguments: dict[str, Any]) -> Application:
     def front() -> FastAPI:
         context = serve.get_replica_context()
         send = sender("Replica", context.app_name, config.adapters)
-        return replicated_api(send, waiting, config.api_key or None)
+        return replicated_api(send, waiting, config.api_key or None, config.origins)
 
     replicas = serve.deployment(
         Replica,

@@ -50,6 +50,13 @@ def serve(
     api_only: Annotated[
         bool, typer.Option("--api-only", help="Serve the OpenAI-compatible API alone, without the page.")
     ] = False,
+    api_origins: Annotated[
+        str | None,
+        typer.Option(
+            help="Web pages that may call the API from a browser, where it is served alone: their origins, separated "
+            "by commas; * allows all. (default: none)"
+        ),
+    ] = None,
     queue_size: Annotated[
         int | None, typer.Option(rich_help_panel=LIMITS, help="Maximum number of queued requests. (default: 128)")
     ] = None,
@@ -183,4 +190,4 @@ def _serve_api(config: Config) -> None:
     except EngineError as error:
         refuse(error)
     screen().print(f"Models {', '.join(service.models)} at http://{config.host}:{config.port}/v1")
-    serve_alone(service, config.api_key or None, config.host, config.port)
+    serve_alone(service, config.api_key or None, config.origins, config.host, config.port)

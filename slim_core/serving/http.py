@@ -6,12 +6,13 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,13 +29,17 @@ MOST_BYTES = 4_000_000
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def new_api(**options: Any) -> FastAPI:
+def new_api(origins: Sequence[str] = (), **options: Any) -> FastAPI:
     """An app whose errors have OpenAI's form. A page of documentation would load its scripts from elsewhere.
 
     Args:
+        origins: of web pages whose scripts may call it from a browser; `*` is every page.
         options: of FastAPI.
     """
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **options)
+    if origins:
+        # Keys are sent in a header. Cookies, which browsers send by themselves, are not allowed.
+        api.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
 
     @api.exception_handler(ApiError)
     async def report(request: Request, error: ApiError) -> JSONResponse:

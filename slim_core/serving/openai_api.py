@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -62,9 +62,15 @@ def openai_api(service: Service, key: str | None = None, closed: str | None = No
     return api
 
 
-def standalone_api(service: Service, key: str | None = None) -> FastAPI:
-    """The API as a separate server, with `/health`."""
-    app = new_api()
+def standalone_api(service: Service, key: str | None = None, origins: Sequence[str] = ()) -> FastAPI:
+    """The API as a separate server, with `/health`.
+
+    Args:
+        service: the engine that answers, with its places.
+        key: that clients must send; None asks for none.
+        origins: of web pages whose scripts may call it from a browser; `*` is every page.
+    """
+    app = new_api(origins)
 
     @app.get("/health")
     async def health() -> dict[str, str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ Pieces = AsyncGenerator[ResponseStart | bytes, None]
 Send = Callable[[Call], Pieces]
 
 
-def replicated_api(send: Send, places: int, key: str | None = None) -> FastAPI:
+def replicated_api(send: Send, places: int, key: str | None = None, origins: Sequence[str] = ()) -> FastAPI:
     """An ASGI app with `/v1` and `/health` whose requests are answered by replicas of `openai_api.standalone_api`.
 
     A request has begun when something of its answer was sent to the client. Until then, it goes to another replica if
@@ -77,8 +77,9 @@ def replicated_api(send: Send, places: int, key: str | None = None) -> FastAPI:
         send: gives a call to a replica.
         places: how many requests are answered or wait at once; a quarter more for clients who have none.
         key: that clients must send as `Authorization: Bearer …`; None asks for none.
+        origins: of web pages whose scripts may call it from a browser; `*` is every page.
     """
-    api, free = new_api(), Places(places)
+    api, free = new_api(origins), Places(places)
 
     @api.get("/health")
     async def health() -> dict[str, str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
@@ -22,16 +23,17 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def serve_alone(service: Service, key: str | None, host: str, port: int) -> None:
+def serve_alone(service: Service, key: str | None, origins: Sequence[str], host: str, port: int) -> None:
     """Serve an engine until the process is asked to end.
 
     Args:
         service: the engine that answers, with its places.
         key: that clients must send; None asks for none.
+        origins: of web pages whose scripts may call it from a browser; `*` is every page.
         host: address to serve at.
         port: to serve at.
     """
-    serve_app(standalone_api(service, key), host, port)
+    serve_app(standalone_api(service, key, origins), host, port)
 
 
 def serve_app(app: FastAPI, host: str, port: int) -> None:

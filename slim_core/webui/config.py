@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -33,6 +34,8 @@ NUMBERS_OF_GRADIO = (
     "GRADIO_ANALYTICS_MAX_EVENTS",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY",
 )
+# As browsers send it: lower case, no path, no slash at the end.
+ORIGIN = re.compile(r"https?://[^/?#@\s*A-Z]+")
 # Variables with our prefix that the tests read.
 OF_THE_TESTS = ("SLIM_TEST_", "SLIM_SCREENSHOTS")
 
@@ -61,6 +64,8 @@ class Config:
         auth_password: its password.
         api_key: what programs must send to the OpenAI-compatible endpoint; if empty, any program may use it, or none
             if people must sign in.
+        api_origins: where the API is served alone, the origins of web pages whose scripts may call it from a browser,
+            separated by commas, such as https://chat.example.org; * is every page. Empty allows none.
         queue_size: maximum number of queued requests; more are refused.
         concurrency: maximum number of prompts running or queued; more are refused, except that visitors who have none
             get a quarter more places.
@@ -93,6 +98,7 @@ class Config:
     auth_user: str = ""
     auth_password: str = ""
     api_key: str = ""
+    api_origins: str = ""
     queue_size: int = 128
     concurrency: int = 64
     max_new_tokens: int = 1024
@@ -137,6 +143,12 @@ class Config:
             raise ConfigError(f"{variable('adapters')} is {self.adapters!r}; it must be a folder.")
         if self.data_dir and not Path(self.data_dir).is_dir():
             raise ConfigError(f"{variable('data_dir')} is {self.data_dir!r}; it must be a folder.")
+        for origin in self.origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"{variable('api_origins')} names {origin!r}; an origin is like https://chat.example.org or "
+                    "http://localhost:3000, without a path, or *."
+                )
         if self.load_4bit and self.load_8bit:
             raise ConfigError("SLIM_LOAD_4BIT and SLIM_LOAD_8BIT cannot both be set: choose one.")
         if (self.lora or self.slim) and not self.base:
@@ -156,6 +168,11 @@ class Config:
     def auth(self) -> tuple[str, str] | None:
         """In the form that Gradio expects."""
         return (self.auth_user, self.auth_password) if self.auth_user else None
+
+    @property
+    def origins(self) -> list[str]:
+        """Origins of the web pages that may call the API from a browser."""
+        return [origin for origin in map(str.strip, self.api_origins.split(",")) if origin]
 
     @property
     def api_closed(self) -> str | None:

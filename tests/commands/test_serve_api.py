@@ -27,14 +27,23 @@ def run(*arguments, **environment):
 def test_the_demo_is_served_to_programs_alone(served):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    result = run("--port", str(port), "--max-new-tokens", "50", SLIM_API_KEY="a key")
+    result = run(
+        "--port",
+        str(port),
+        "--max-new-tokens",
+        "50",
+        "--api-origins",
+        "https://chat.example.org, *",
+        SLIM_API_KEY="a key",
+    )
     assert result.exit_code == 0, result.output
     assert f"Models base, lora, slim at http://127.0.0.1:{port}/v1" in result.stdout
     ((api, options),) = served
     assert (options["host"], options["port"]) == ("127.0.0.1", port)
     client = TestClient(api)
     assert client.get("/health").json() == {"status": "ok"}
-    assert client.get("/v1/models").status_code == 401
+    refused = client.get("/v1/models", headers={"Origin": "https://chat.example.org"})
+    assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "*"
     question = {"model": "slim", "temperature": 0, "messages": [{"role": "user", "content": "What is 7 + 8?"}]}
     response = client.post("/v1/chat/completions", json=question, headers={"Authorization": "Bearer a key"})
     assert "15" in response.json()["choices"][0]["message"]["content"]

@@ -186,6 +186,11 @@ SETTINGS = [
     ({"SLIM_UPLOAD_SPACE": "1000"}, "SLIM_UPLOAD_SPACE is 1,000; it must be at least SLIM_MAX_UPLOAD, 64,000,000."),
     ({"SLIM_ADAPTERS": "/nothing"}, "SLIM_ADAPTERS is '/nothing'; it must be a folder."),
     (
+        {"SLIM_API_ORIGINS": "*, example.org/chat"},
+        "SLIM_API_ORIGINS names 'example.org/chat'; an origin is like https://chat.example.org or "
+        "http://localhost:3000, without a path, or *.",
+    ),
+    (
         {"SLIM_BASE": "/nothing"},
         "SLIM_BASE is '/nothing', but there is no folder of that name; name a folder or a Hub id.",
     ),
