@@ -5,22 +5,31 @@
 #   scripts/gpu_check.sh [--cpu] [--only STEP]... [FOLDER]
 #
 # FOLDER is a new one, gpu-check by default. It gets check.json with all numbers, check.md with the tables, and the
-# output of each step. With --cpu everything is small and the tests are skipped: that tries the script, not the GPU.
+# output of each step. With --cpu everything is small and the tests are skipped: that tries the script, not the GPU, and
+# may take three times as long.
 set -uo pipefail
 
 whole_seconds=590
+patience=1
 python=${PYTHON:-python}
 device=cuda
 only=()
+steps=" tests bench-decode bench-layer bench-experts bench-compare bench-train bench-load train train-4bit bench-memory "
 out=gpu-check
 while [ $# -gt 0 ]; do
     case $1 in
-        --cpu) device=cpu ;;
+        --cpu) device=cpu patience=3 ;;
         --only) only+=("${2:?--only needs the name of a step}"); shift ;;
         -*) echo "There is no option $1; there are --cpu and --only STEP." >&2; exit 2 ;;
         *) out=$1 ;;
     esac
     shift
+done
+for name in "${only[@]}"; do
+    if [[ $steps != *" $name "* ]]; then
+        echo "There is no step $name; the steps are:${steps% }." >&2
+        exit 2
+    fi
 done
 if [ -e "$out" ]; then
     echo "$out exists already: name a new folder." >&2
@@ -39,7 +48,7 @@ fi
 
 # step NAME SECONDS COMMAND...: run it for at most so long, and note how it ended.
 step() {
-    local name=$1 limit=$2 begin=$SECONDS code=0 left=$((whole_seconds - SECONDS))
+    local name=$1 limit=$((patience * $2)) begin=$SECONDS code=0 left=$((patience * whole_seconds - SECONDS))
     shift 2
     if [ ${#only[@]} -gt 0 ] && [[ " ${only[*]} " != *" $name "* ]]; then
         return
@@ -93,6 +102,7 @@ bench train 60 train --shape "$middle" --length "$length" --rounds 3
 bench load 60 load --shape "$middle" --clients 1 --clients 16 --clients 64 --questions 64 --rounds 1
 train train
 train train-4bit --four-bit
+bench memory 60 memory --shape "$middle"
 
 if ! "$python" scripts/gpu_report.py "$out" "$device"; then
     exit 1

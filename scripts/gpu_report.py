@@ -43,6 +43,19 @@ def case_lines(case: dict[str, Any]) -> list[str]:
     if rows and "clients" in rows[0]:
         head = ["clients", "answers_per_second", "p50", "p99", "answers", "refused", "lost"]
         return table(head, [[_number(row[name]) for name in head] for row in rows])
+    if rows and "peak" in rows[0]:
+        return table(
+            ["", f"peak × {rows[0]['way']}", "peak, MB", "weights, MB"],
+            [
+                [
+                    row["way"],
+                    _number(row["peak"] / rows[0]["peak"] if row["peak"] and rows[0]["peak"] else None),
+                    _number(row["peak"] and row["peak"] / 1e6),
+                    _number(row["weights"] / 1e6),
+                ]
+                for row in rows
+            ],
+        )
     references = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
     facts = list(dict.fromkeys(name for row in rows for name in row["facts"]))
     head = ["", "measure", *(f"× {name}" for name in references), "ms", *facts]
@@ -80,9 +93,12 @@ def main(folder: Path, device: str) -> None:
     where = machine.get("card", machine["processor"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     lines = [f"# {where}, {machine['date'][:10]}", "", f"{versions}, CUDA {machine.get('cuda') or 'not used'}", ""]
+    if device == "cpu":
+        lines += ["This run tried the script on a CPU, with a tiny model: its numbers say nothing about speed.", ""]
     lines += table(["step", "ended", "seconds"], [[s["step"], ended(s["code"]), str(s["seconds"])] for s in steps])
     if tests is not None:
-        lines += ["", ", ".join(f"{name} {count}" for name, count in tests.items())]
+        nothing = ": no test ran" if tests["skipped"] == tests["tests"] else ""
+        lines += ["", ", ".join(f"{name} {count}" for name, count in tests.items()) + nothing]
     for name, bench in benches.items():
         for case in bench["cases"]:
             lines += ["", f"## {name}: {case['title']}", "", *case_lines(case)]

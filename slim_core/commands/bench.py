@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Time SLIM, the base and PEFT's LoRA in turn, in one run.")
 
-Json = Annotated[Path | None, typer.Option("--json", help="New file for all numbers.")]
+Json = Annotated[Path | None, typer.Option("--json", help="New file for all numbers, written after each case.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. (default: a GPU if there is one)")]
 Rounds = Annotated[int, typer.Option(min=1, help="Measured rounds, after one for warming up; medians are reported.")]
 Shape = Annotated[
@@ -78,7 +78,6 @@ def layer(
         dtype = str(setting.dtype).removeprefix("torch.")
         title = f"{dtype}, C = {setting.width}, {setting.tokens} tokens, {pass_name}"
         report.add(title, time_setting(setting, config, rounds))
-    report.save()
 
 
 def _random(shape: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -124,7 +123,6 @@ def decode(
     report.add(f"{shape}, {prompt} tokens read, {tokens} written", measured)
     for name, reason in left_out.items():
         report.leave_out(name, reason)
-    report.save()
 
 
 def _limits(report: Report, device: str, base: PreTrainedModel) -> DeviceLimits:
@@ -168,7 +166,6 @@ def compare(
     report.add(f"{tokens} tokens an answer", time_ways(engine, prompt, tokens, rounds))
     title = f"third turn of a conversation, {3 * words + 2 * tokens} tokens"
     report.add(title, time_third_turn(engine, words, tokens, rounds))
-    report.save()
 
 
 def _engine(
@@ -206,7 +203,6 @@ def train(
     report = Report("train", device, json, shape=shape, **settings)
     base, _ = _random(shape, device)
     report.add(f"{shape}, {batch} × {length} tokens", time_training(base, **settings))
-    report.save()
 
 
 @app.command()
@@ -231,7 +227,6 @@ def memory(
         f"{shape}, LoRA of rank {rank * experts}, {experts} experts of rank {rank}",
         memory_used(tokenizer, shape=shape, device=device, **settings),
     )
-    report.save()
 
 
 @app.command()
@@ -258,7 +253,6 @@ def load(
     report.note(base=engine.info.name, dtype=engine.info.dtype)
     names = [variant.name for variant in engine.variants]
     report.add_clients(engine.info.name, serve_clients(ask_engine(engine, tokens), names, clients, questions, rounds))
-    report.save()
 
 
 @app.command()
@@ -287,4 +281,3 @@ def serve(
         refuse(error)
     report.note(models=names)
     report.add_clients(url, serve_clients(ask_server(url, key, tokens), names, clients, questions, rounds))
-    report.save()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Report:
-    """One run of a bench: shown as it comes, saved at the end.
+    """One run of a bench: each case is shown and saved as it comes, so that a run that is stopped leaves what it has.
 
     Args:
         bench: its name.
@@ -54,10 +54,11 @@ class Report:
         """Say what was not measured."""
         self._measured.setdefault("left_out", {})[name] = reason
         self.say(f"{name} was left out: {printable(reason)}")
+        self._save()
 
     def add(self, title: str, measured: Sequence[Measured]) -> None:
         """Show and keep a case, ratios first."""
-        self._measured["cases"].append({"title": title, "rows": [row.plain() for row in measured]})
+        self._keep(title, measured)
         for measure in dict.fromkeys(row.measure for row in measured):
             rows = [row for row in measured if row.measure == measure]
             references = list(dict.fromkeys(name for row in rows for name in row.ratios))
@@ -74,7 +75,7 @@ class Report:
 
     def add_clients(self, title: str, served: Sequence[Served]) -> None:
         """Show and keep what clients got."""
-        self._measured["cases"].append({"title": title, "rows": [row.plain() for row in served]})
+        self._keep(title, served)
         table = Table(title=printable(title), title_justify="left")
         times = ("clients", "× 1st", "answers/s", "least – most", "p50 s", "p99 s")
         for column in (*times, "answered", "refused", "lost"):
@@ -89,7 +90,7 @@ class Report:
 
     def add_memory(self, title: str, used: Sequence[Used]) -> None:
         """Show and keep peak memory; ratios are to the first."""
-        self._measured["cases"].append({"title": title, "rows": [row.plain() for row in used]})
+        self._keep(title, used)
         table = Table(title=title, title_justify="left")
         for column in ("", f"× {used[0].way}", "peak", f"weights × {used[0].way}", "weights"):
             table.add_column(column, justify="right" if column else "left")
@@ -100,8 +101,11 @@ class Report:
             table.add_row(row.way, *known, f"{row.weights / used[0].weights:.2f}", _formatted("bytes", row.weights))
         self._console.print(table)
 
-    def save(self) -> None:
-        """Write the file, if one was named."""
+    def _keep(self, title: str, rows: Sequence[Measured] | Sequence[Served] | Sequence[Used]) -> None:
+        self._measured["cases"].append({"title": title, "rows": [row.plain() for row in rows]})
+        self._save()
+
+    def _save(self) -> None:
         if self._file is not None:
             from .files import write_whole  # it imports torch
 

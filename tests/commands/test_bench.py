@@ -111,6 +111,26 @@ def test_load(tmp_path):
     assert [(row["clients"], row["answers"], row["lost"]) for row in rows] == [(1, 3, 0), (3, 3, 0)]
 
 
+def test_a_run_that_is_stopped_leaves_what_it_has(tmp_path, monkeypatch):
+    from slim_core.evaluation.bench import layer
+
+    real, seen = layer.time_setting, []
+
+    def stopped(setting, *arguments):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(setting)
+        return real(setting, *arguments)
+
+    monkeypatch.setattr(layer, "time_setting", stopped)
+    file = tmp_path / "results.json"
+    numbers = ("--width", "16", "--tokens", "1", "--rounds", "1", "--device", "cpu", "--json", str(file))
+    result = CliRunner().invoke(app, ["bench", "layer", *numbers])
+    assert result.exit_code != 0
+    (case,) = json.loads(file.read_text(encoding="utf-8"))["cases"]
+    assert "1 tokens" in case["title"] and case["rows"]
+
+
 def test_serve(tmp_path, serve, engine):
     server = serve(engine, places=1, key=KEY)
     engine.length, engine.delay = 3, dict.fromkeys(("base", "lora", "slim"), 0.02)
