@@ -13,7 +13,7 @@ from ..inference import ModelInfo
 from ..many import Respondent
 from .metrics import average_accuracy, backward_transfer, forgetting
 from .solving import Sample
-from .summary import BASE, Group, Pairs, summarise
+from .summary import BASE, SEEDED, Group, Pairs, seeded_method, summarise
 from .tasks import Question, Request, Task, asked
 
 
@@ -28,11 +28,21 @@ class Participant:
         respondent: the variant that answers.
         source: folder or Hub id of its adapter; the base's of the base.
         sha256: of the adapter's weights; empty for the base.
+        method: in words, what a column with the name of its own stands for; empty where the column says it.
     """
 
     respondent: Respondent
     source: str
     sha256: str = ""
+    method: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        if not self.method:
+            return label_of(self.respondent)
+        match = SEEDED.fullmatch(self.respondent.column)
+        return self.method if match is None else f"{self.method}, seed {match['seed']}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,14 @@ class Evaluation:
     @property
     def labels(self) -> dict[str, str]:
         """The names for people, by column."""
-        return {p.respondent.column: label_of(p.respondent) for p in self.participants}
+        return {p.respondent.column: p.label for p in self.participants}
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """What the names of methods in `Group.seeds` stand for."""
+        return {
+            method: p.method or method for p in self.participants if (method := seeded_method(p.respondent.column))
+        }
 
 
 def label_of(respondent: Respondent) -> str:

@@ -109,6 +109,12 @@ def summarise(
     return groups
 
 
+def seeded_method(column: str) -> str | None:
+    """What several seeds have in common: a column's name without its seed; None where it has none."""
+    match = SEEDED.fullmatch(column)
+    return None if match is None else match["method"] + match["rest"]
+
+
 def solved_samples(samples: Sequence[Sample]) -> list[Sample]:
     """The samples without an error."""
     return [sample for sample in samples if "error" not in sample]
@@ -207,8 +213,8 @@ def _seeds(kinds: Mapping[str, KindSummary]) -> dict[str, dict[str, Spread]]:
     for kind, summary in kinds.items():
         values: dict[str, list[float]] = {}
         for standing in summary.standings:
-            if match := SEEDED.fullmatch(standing.variant):
-                values.setdefault(match["method"] + match["rest"], []).append(standing.mean.score)
+            if method := seeded_method(standing.variant):
+                values.setdefault(method, []).append(standing.mean.score)
         for method, scores in values.items():
             if len(scores) > 1:
                 spreads.setdefault(method, {})[kind] = spread(scores)

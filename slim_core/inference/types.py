@@ -17,13 +17,21 @@ from ..peft_tools import identity_share
 
 # One of `ALL_KINDS`.
 Kind = str
-ALL_KINDS = ("base", "lora", "slim", *map(str.lower, OTHER_METHODS))
+OWN_KINDS = {"base": "base model", "lora": "LoRA", "slim": "SLIM"}
+ALL_KINDS = (*OWN_KINDS, *map(str.lower, OTHER_METHODS))
+
 # waiting: in the queue for the model. reading: the model reads the prompt. writing: it writes the answer. done: see
 # `finish_reason`.
 State = Literal["waiting", "reading", "writing", "done"]
 # end: the model ended its answer. length: max_new_tokens or the context is used up. stop_string: one of
 # `Sampling.stop` was written. stopped: the caller stopped it. error: see `error`.
 FinishReason = Literal["end", "length", "stop_string", "stopped", "error"]
+
+
+def kind_name(kind: Kind) -> str:
+    """A kind of variant, as people call it."""
+    method = OTHER_METHODS.get(kind.upper())
+    return OWN_KINDS[kind] if method is None else method.title
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables and figures, as data."""
+"""The tables and figures, as data.
+
+Each is a function of the scale's sets of training examples: what they are about, by name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..baselines import METHODS
@@ -36,11 +40,14 @@ def slim(**fields: Any) -> Setup:
     return setup("slim", slim=fields)
 
 
-def contender(method: str, data: str = MIXED, name: str | None = None, steps: int | None = None) -> Contender:
+def contender(method: str) -> Contender:
     """A registered method with the usual settings."""
-    return Contender(
-        name or method, METHODS[method].title, setup(method), data=data, steps=steps, paper=paper_means(method)
-    )
+    return Contender(method, METHODS[method].title, setup(method), paper=paper_means(method))
+
+
+def _alone(method: str, set_name: str, words: str) -> Contender:
+    """A method that learns one of the sets."""
+    return replace(contender(method), name=f"{method}-{set_name}", data=set_name, learns=f"{words} alone")
 
 
 def stage_name(method: str, stage: int) -> str:
@@ -78,20 +85,20 @@ def _methods() -> tuple[Contender, ...]:
     )
 
 
-def table1(sets: Sequence[str]) -> Experiment:
+def table1(sets: Mapping[str, str]) -> Experiment:
     """Each downstream task trained alone, and all together."""
     methods = ("lora", "dora", "loramoe", "mixlora", "mixlora-dy", "mola", "slim")
     rows = [contender(method) for method in methods]
-    rows += [contender(method, data=set_name, name=f"{method}-{set_name}") for set_name in sets for method in methods]
+    rows += [_alone(method, set_name, words) for set_name, words in sets.items() for method in methods]
     return Experiment("table1", "What is learned: all downstream tasks together, and each alone", tuple(rows))
 
 
-def table2(sets: Sequence[str]) -> Experiment:
+def table2(sets: Mapping[str, str]) -> Experiment:
     """What is learned and forgotten by every method."""
     return Experiment("table2", "What is learned and what is forgotten, all methods", _methods())
 
 
-def ablation(sets: Sequence[str]) -> Experiment:
+def ablation(sets: Mapping[str, str]) -> Experiment:
     """SLIM with one thing changed."""
     usual = setup("slim")
     rows = (
@@ -127,13 +134,13 @@ def ablation(sets: Sequence[str]) -> Experiment:
     return Experiment("ablation", "SLIM with one thing changed", rows, rival="slim")
 
 
-def masking(sets: Sequence[str]) -> Experiment:
+def masking(sets: Mapping[str, str]) -> Experiment:
     """How much dynamic merging drops."""
     rows = [Contender(f"mask-{rate:g}", f"SLIM, mask rate {rate:g}", slim(mask_rate=rate)) for rate in MASK_RATES]
     return Experiment("masking", "SLIM by the share that dynamic merging drops", (contender("lora"), *rows))
 
 
-def experts(sets: Sequence[str]) -> Experiment:
+def experts(sets: Mapping[str, str]) -> Experiment:
     """How many LoRA experts."""
     rows = [
         Contender(f"experts-{n}", f"SLIM, {n} experts" if n > 1 else "SLIM, 1 expert", setup("slim", num_experts=n))
@@ -143,10 +150,10 @@ def experts(sets: Sequence[str]) -> Experiment:
     return Experiment("experts", "SLIM by the number of its LoRA experts", (contender("lora"), *rows), note)
 
 
-def steps_of(steps: Sequence[int]) -> Callable[[Sequence[str]], Experiment]:
+def steps_of(steps: Sequence[int]) -> Callable[[Mapping[str, str]], Experiment]:
     """The experiment with these numbers of training steps."""
 
-    def build(sets: Sequence[str]) -> Experiment:
+    def build(sets: Mapping[str, str]) -> Experiment:
         rows = [
             Contender(f"{method}-{n}", f"{title}, {n} steps", setup(method), steps=n, line=title)
             for n in steps
@@ -158,13 +165,13 @@ def steps_of(steps: Sequence[int]) -> Callable[[Sequence[str]], Experiment]:
     return build
 
 
-def case_study(sets: Sequence[str]) -> Experiment:
+def case_study(sets: Mapping[str, str]) -> Experiment:
     """Single questions with the answers of all contenders."""
     rows = [contender(method) for method in ("lora", "dora", "loramoe", "mixlora", "mola", "disel", "slim")]
     return Experiment("case-study", "Single questions with all answers", tuple(rows))
 
 
-def noise(sets: Sequence[str]) -> Experiment:
+def noise(sets: Mapping[str, str]) -> Experiment:
     """General chat among the training examples."""
     rows = []
     for method in ("lora", "disel", "slim"):
@@ -178,21 +185,21 @@ def noise(sets: Sequence[str]) -> Experiment:
     return Experiment("noise", "5 % general chat among the training examples", tuple(rows), note)
 
 
-def sequence(sets: Sequence[str]) -> Experiment:
+def sequence(sets: Mapping[str, str]) -> Experiment:
     """The downstream tasks one after another: LoRA and SLIM going on, and SLIM with an adapter for each task."""
     rows: list[Contender] = []
     for method in GOING_ON:
         earlier: Contender | None = None
         for stage, set_name in enumerate(sets, 1):
-            title = f"{METHODS[method].title} after {', then '.join(sets[:stage])}"
+            title = f"{METHODS[method].title} after {', then '.join(list(sets.values())[:stage])}"
             earlier = Contender(
                 stage_name(method, stage), title, setup(method), data=set_name, scored_as=MIXED, after=earlier
             )
             rows.append(earlier)
     # The first task's is the first stage.
     rows += [
-        Contender(alone_name(set_name), f"SLIM on {set_name} alone", setup("slim"), data=set_name, scored_as=MIXED)
-        for set_name in sets[1:]
+        Contender(alone_name(set_name), f"SLIM on {words} alone", setup("slim"), data=set_name, scored_as=MIXED)
+        for set_name, words in list(sets.items())[1:]
     ]
     note = (
         "With an adapter for each task, a question is answered by the adapter that the smallest share of it "
@@ -202,18 +209,18 @@ def sequence(sets: Sequence[str]) -> Experiment:
     return Experiment("sequence", title, tuple(rows), note, stage_name("lora", len(sets)))
 
 
-def overhead(sets: Sequence[str]) -> Experiment:
+def overhead(sets: Mapping[str, str]) -> Experiment:
     """What each method costs."""
     rows = tuple(map(contender, (name for name in METHODS if name not in AFTERWARDS)))
     return Experiment("overhead", "Parameters, training time and memory", rows)
 
 
-def bases(sets: Sequence[str]) -> Experiment:
+def bases(sets: Mapping[str, str]) -> Experiment:
     """LoRA and SLIM on one of several bases."""
     return Experiment("bases", "Other bases", (contender("lora"), contender("slim")))
 
 
-EXPERIMENTS: Mapping[str, Callable[[Sequence[str]], Experiment]] = {
+EXPERIMENTS: Mapping[str, Callable[[Mapping[str, str]], Experiment]] = {
     "table1": table1,
     "table2": table2,
     "ablation": ablation,

@@ -43,6 +43,7 @@ class Contender:
         finish: what is done to the trained adapter.
         strength: of the gate while it answers; None as trained.
         data: the set of training examples.
+        learns: what that set is about, in words; empty if it is the usual one, or the title says it.
         after: the contender from whose adapter its training goes on; None for a new adapter.
         steps: optimiser steps; None for the usual number.
         scored_as: the set whose tasks it is measured on; None for `data`.
@@ -61,6 +62,7 @@ class Contender:
     paper: Mapping[str, float] = field(default_factory=dict)
     after: Contender | None = None
     line: str = ""
+    learns: str = ""
 
     @property
     def on_line(self) -> str:
@@ -89,7 +91,8 @@ class Cell:
     @property
     def words(self) -> str:
         """Its name for people."""
-        return f"{self.contender.title} at {self.rate:g}, seed {self.seed}"
+        learns = f" on {self.contender.learns}" if self.contender.learns else ""
+        return f"{self.contender.title}{learns} at {self.rate:g}, seed {self.seed}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from ..demo.downstream import DOWNSTREAM_TASKS
 from ..demo.tasks import demo_tasks
 from ..demo.trial import TrialPlan, TrialTask, settings_of, sha256, write_data
+from ..demo.words import task_words
 from ..demo.world import GENERAL_TASKS
-from ..evaluation.tasks import GENERAL, Asking, Request, Task, load_tasks, training_questions
+from ..evaluation.tasks import GENERAL, Asking, Request, Task, load_tasks, short_title, title_of, training_questions
 from ..training import TrainSettings
 from .runs import MIXED, Cell, PaperError
 
@@ -24,7 +25,13 @@ CHAT_SHARE = 0.05
 PLACES = ("base", "data", "output", "resume", "bf16", "start_from")
 
 
-def unknown_set(name: str, sets: Sequence[str]) -> PaperError:
+def in_sentence(title: str) -> str:
+    """What a task is about, for the middle of a sentence."""
+    short = short_title(title)
+    return short[:1].lower() + short[1:]
+
+
+def unknown_set(name: str, sets: Iterable[str]) -> PaperError:
     """The error for a name that no set of training examples has."""
     return PaperError(f"There is no set of training examples {name!r}; there are {MIXED}, {NOISY}, {', '.join(sets)}.")
 
@@ -55,9 +62,9 @@ class DemoScale:
         return str(self.folder)
 
     @property
-    def sets(self) -> tuple[str, ...]:
-        """Names of the downstream tasks, each of which is a set of training examples too."""
-        return DOWNSTREAM_TASKS
+    def sets(self) -> dict[str, str]:
+        """The downstream tasks, each of which is a set of training examples too: what they are about, by name."""
+        return {name: in_sentence(task_words(name)) for name in DOWNSTREAM_TASKS}
 
     @property
     def sentence(self) -> str:
@@ -138,15 +145,20 @@ class FullScale:
     steps: tuple[int, ...] = (100, 300, 1000, 3000)
 
     @property
-    def sets(self) -> tuple[str, ...]:
-        """Names of the downstream tasks, each of which is a set of training examples too."""
-        return self.downstream
+    def sets(self) -> dict[str, str]:
+        """The downstream tasks, each of which is a set of training examples too: what they are about, by name.
+
+        Raises:
+            EvaluationError: if there is no such set.
+        """
+        return {name: in_sentence(title_of(name)) for name in self.downstream}
 
     @property
     def sentence(self) -> str:
         """How it differs from the paper's experiment."""
+        trained = ", ".join(title_of(name).split("as in ")[-1] for name in self.downstream)
         return (
-            f"Here the base is {self.base}, trained on {', '.join(self.downstream)}; the paper's is larger, and how "
+            f"Here the base is {self.base}, trained on {trained}; the paper's is larger, and how "
             "it asked its questions is not known in every detail."
         )
 

@@ -16,6 +16,7 @@ from ..evaluation.metrics import average_accuracy, backward_transfer, forgetting
 from ..evaluation.report.markup import percent
 from ..evaluation.solving import Sample
 from ..evaluation.summary import BASE, solved_samples
+from ..evaluation.tasks import Task, short_title
 from .collect import Collected, Part
 from .experiments import GOING_ON, alone_name, stage_name
 
@@ -57,14 +58,9 @@ def stages_of(collected: Collected) -> list[Stages]:
     """Every method and seed whose stages are all measured."""
     stages: list[Stages] = []
     for part in collected.parts:
-        tasks = {t.name: t.kind for t in part.evaluation.tasks}
-        trained = [name for name, kind in tasks.items() if kind == "downstream"]
-        general = [name for name, kind in tasks.items() if kind == "general"]
-        sets = list(dict.fromkeys(c.data for c in collected.experiment.contenders))
-        # A set's task has the set's name at its end: demo_obqa.
-        learned = [
-            next(name for name in trained if name == set_name or name.endswith(f"_{set_name}")) for set_name in sets
-        ]
+        general = [task.name for task in part.evaluation.tasks if task.kind == "general"]
+        sets = _sets(collected)
+        learned = [task.name for task in _learned(collected, part)]
         for seed in sorted({cell.seed for cell in part.columns.values()}):
             for method in GOING_ON:
                 names = [stage_name(method, stage) for stage in range(1, len(sets) + 1)]
@@ -79,6 +75,20 @@ def stages_of(collected: Collected) -> list[Stages]:
                 answers = [_always(BASE), *(_widest(columns[:stage]) for stage in range(1, len(columns) + 1))]
                 stages.append(_stages(part, EACH, seed, answers, learned, general, columns))
     return stages
+
+
+def _sets(collected: Collected) -> list[str]:
+    """The sets of training examples, in the order in which they are learned."""
+    return list(dict.fromkeys(contender.data for contender in collected.experiment.contenders))
+
+
+def _learned(collected: Collected, part: Part) -> list[Task]:
+    """The task of each set. It has the set's name at its end: demo_obqa."""
+    trained = [task for task in part.evaluation.tasks if task.kind == "downstream"]
+    return [
+        next(task for task in trained if task.name == set_name or task.name.endswith(f"_{set_name}"))
+        for set_name in _sets(collected)
+    ]
 
 
 def _columns(part: Part, names: Sequence[str], seed: int) -> list[str] | None:
@@ -151,14 +161,15 @@ def sequence_tables(collected: Collected) -> list[Table]:
         by_title.setdefault(run.title, []).append(run)
     if not by_title:
         return []
-    sets = list(dict.fromkeys(c.data for c in collected.experiment.contenders))
+    # A method's stages are all in one part.
+    titles = [short_title(task.title) for task in _learned(collected, collected.parts[0])]
     matrix = Table(
-        "Accuracy after each stage: right answers in %, mean over seeds", ("method", "after", *sets, "general")
+        "Accuracy after each stage: right answers in %, mean over seeds", ("method", "after", *titles, "general")
     )
     for title, runs in by_title.items():
-        for stage in range(len(sets) + 1):
-            cells = [fmean(run.accuracy[stage][j] for run in runs) for j in range(len(sets))]
-            after = sets[stage - 1] if stage else "nothing: the base"
+        for stage in range(len(titles) + 1):
+            cells = [fmean(run.accuracy[stage][j] for run in runs) for j in range(len(titles))]
+            after = titles[stage - 1] if stage else "nothing: the base"
             matrix.add(title, after, *map(percent, cells), percent(fmean(run.general[stage] for run in runs)))
     end = Table(
         "After the last stage, in points, mean over seeds and the range: average accuracy, backward transfer and "

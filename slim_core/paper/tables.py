@@ -14,9 +14,10 @@ from ..evaluation.report.markup import interval, percent, signed
 from ..evaluation.solving import Sample
 from ..evaluation.statistics import LEVEL, Score, difference, mean_score, ratio
 from ..evaluation.summary import BASE, Group, TaskScores, solved_samples
+from ..evaluation.tasks import asked, short_title
 from .collect import ByTask, Collected, Part, key_of, kinds_of, values_of
 from .frontier import Frontiers, frontier_sentence, frontier_table, frontiers_of, razor_sentence
-from .runs import MIXED, Contender
+from .runs import Contender
 from .sequence import sequence_tables
 
 
@@ -91,7 +92,7 @@ def _nothing(collected: Collected) -> Table:
 
 def _group(collected: Collected, part: Part, group: Group) -> Iterator[Table]:
     rows = [contender for contender in collected.experiment.contenders if contender.part == part.name]
-    scope = "" if part.name == MIXED else f"trained on {part.name} alone; "
+    scope = f"trained on {rows[0].learns}; " if rows[0].learns else ""
     yield _scores(collected, part, group, rows, scope)
     yield _tasks(part, group, rows, scope)
     if collected.experiment.name in ("overhead", "case-study"):
@@ -173,7 +174,7 @@ def _score_and_spread(
 
 
 def _tasks(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
-    titles = [f"{_short(task)}, n = {task.n}" for task in group.tasks]
+    titles = [f"{short_title(task.title)}, n = {task.n}" for task in group.tasks]
     table = Table(f"Task by task: {scope}right answers in %, mean over seeds", ("method", *titles))
     for contender in (None, *rows):
         columns = [BASE] if contender is None else part.columns_of(contender)
@@ -184,10 +185,6 @@ def _tasks(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> T
         cells = [fmean(task.scores[column].score for column in columns) for task in group.tasks]
         table.add(title, *map(percent, cells))
     return table
-
-
-def _short(task: TaskScores) -> str:
-    return task.title.split(" (")[0].split(", as in")[0]
 
 
 # -- tests -------------------------------------------------------------------------------------------------------
@@ -260,7 +257,7 @@ def _distances(part: Part, group: Group, rows: Sequence[Contender], scope: str) 
 def _bypassed(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
     table = Table(
         f"Past LoRA task by task: {scope}share of the prompts that bypasses LoRA in %, mean over seeds",
-        ("method", *map(_short, group.tasks)),
+        ("method", *(short_title(task.title) for task in group.tasks)),
     )
     for contender in rows:
         columns = [column for column in part.columns_of(contender) if column in group.auc]
@@ -353,8 +350,6 @@ def _telling(sample: Sample, columns: Mapping[str, str]) -> bool:
 
 
 def _case(part: Part, task: Any, sample: Sample, columns: Mapping[str, str]) -> Table:
-    from ..evaluation.tasks import asked
-
     question = " ".join(asked(task.items[sample["id"]]).split())
     table = Table(f"{task.title}: {question}", ("method", "what", "right", "past LoRA by block"))
     for column, title in columns.items():

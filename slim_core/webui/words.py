@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..base.formatting import count, likelihood, size
 from ..baselines import KINDS, Experts
-from ..inference.types import Drift, Measure, ModelInfo, RowStep, Sampling, Variant
+from ..inference.types import Drift, Measure, ModelInfo, RowStep, Sampling, Variant, kind_name
 
 
 FINISHED = {
@@ -77,14 +77,6 @@ def base_name(info: ModelInfo) -> str:
     return Path(info.name).name if Path(info.name).is_dir() else info.name
 
 
-def kind_name(kind: str) -> str:
-    """A kind of variant as people call it."""
-    if kind in KIND_NAMES:
-        return KIND_NAMES[kind]
-    method = KINDS.get(kind.upper())
-    return kind if method is None else method.title
-
-
 def no_bypass(kind: str) -> str:
     """A sentence: no token can bypass an adapter of this kind, and what happens instead. Empty if tokens can."""
     if kind == "slim":
@@ -103,7 +95,6 @@ def describe(variant: Variant, info: ModelInfo) -> str:
     return f"{line}, {variant.detail}" if variant.detail else line
 
 
-KIND_NAMES = {"base": "base model", "lora": "LoRA", "slim": "SLIM"}
 STATISTICS = {
     "rms": "the root of the mean square over the channels, in standard deviations, less 1",
     "max": "the largest over the channels, in standard deviations, less 1",

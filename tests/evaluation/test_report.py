@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from slim_core.evaluation.marking import Expected
+from slim_core.evaluation.report.markup import signed
 from slim_core.evaluation.report.page import notes
-from slim_core.evaluation.report.plane import VariantPoint, frontier, method_of, plane
+from slim_core.evaluation.report.plane import LETTER, WIDTH, VariantPoint, frontier, method_of, plane
 from slim_core.evaluation.statistics import Score, wilson
 from slim_core.evaluation.summary import summarise
 from slim_core.evaluation.tasks import Question, Request, Task, Text
@@ -113,7 +116,39 @@ def test_the_plane_has_everybody_and_the_base_dashed():
         point("slim@2", 0.8, 0.85),
     ]
     drawn = plane(points, "Base")
-    assert drawn.count("<circle") == 4 + 3 and drawn.count("stroke-dasharray") == 1
+    assert drawn.count("<rect") == 4 + 3 and drawn.count("stroke-dasharray") == 1
     assert drawn.count("<polyline") == 1  # slim has two points, of which neither is better in both
     assert "&lt;lora&gt;" in drawn and "<lora>" not in drawn
     assert "nan" not in plane([point("Base", 1.0, 1.0)], "Base")
+
+
+def labels(drawn):
+    """Left end, right end and baseline of each name that is written into the plane."""
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(start|end)">([^<]*[a-z][^<]*)<', drawn)
+    ends = (
+        (float(x), (1 if anchor == "start" else -1) * LETTER * len(name), float(y)) for x, y, anchor, name in found
+    )
+    return [(*sorted((x, x + width)), y) for x, width, y in ends]
+
+
+def test_no_name_in_the_plane_covers_another_or_leaves_it():
+    crowd = [point(f"a method with a long name, number {i}", 0.9, 0.5 + 0.002 * i) for i in range(20)]
+    drawn = plane([*crowd, point("far away", 0.2, 0.1)], "Base")
+    written = labels(drawn)
+    assert 2 <= len(written) < 20
+    assert all(left >= 0 and right <= WIDTH for left, right, _ in written)
+    for i, (left, right, y) in enumerate(written):
+        assert not any(left < b and a < right and abs(y - other) < 10 for a, b, other in written[:i])
+    legend = drawn[drawn.index("<ul") :]
+    assert all(f"number {i}</li>" in legend for i in range(20)) and "far away</li>" in legend
+
+
+def test_no_two_methods_look_the_same():
+    drawn = plane([point(f"m{i}", 0.5, 0.01 * i) for i in range(20)], "Base")
+    signs = re.findall(r'<rect [^>]*(rx="\d" fill="[^"]*" stroke="[^"]*")', drawn[drawn.index("<ul") :])
+    assert len(signs) == len(set(signs)) == 20
+
+
+def test_a_difference_of_nothing_has_no_minus():
+    assert signed(Score(0.0, -0.0001, 0.1)) == "+0.0 (+0.0 to +10.0)"
+    assert signed(Score(-0.1004, -0.2, -0.0006)) == "-10.0 (-20.0 to -0.1)"

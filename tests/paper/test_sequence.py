@@ -17,10 +17,10 @@ from slim_core.paper.scales import DemoScale
 from slim_core.paper.sequence import EACH
 from slim_core.paper.work import WorkFolder
 from tests.paper.stored import answers
-from tests.paper.test_paper import base, run, short_answers  # noqa: F401 - fixtures
+from tests.paper.test_paper import KEYS, base, run, short_answers, shown  # noqa: F401 - fixtures
 
 
-SETS = ("obqa", "siqa", "boolq")
+SETS = {"obqa": "things and animals", "siqa": "people and feelings", "boolq": "true or false"}
 # As `HOW` and `PLAN` have it on the command line.
 SMALL = replace(TrialPlan(), steps=2, examples=12, batch=2, r=2)
 
@@ -72,6 +72,17 @@ def test_the_matrix_and_what_follows_from_it(learned):
         assert each["accuracy"][3][j] == fmean(marks)
         assert each["own_adapter"][j] == fmean(c == own for c in chosen)
     assert "backward transfer" in result.stdout and "own adapter" in result.stdout
+
+
+def test_the_stages_are_in_words(learned):
+    folder, result = learned
+    assert not KEYS.search(result.stdout) and not KEYS.search(result.stderr.split("Results:")[0])
+    assert not KEYS.search(shown((folder / "sequence-demo-mixed.html").read_text(encoding="utf-8")))
+    saved = json.loads((folder / "sequence-demo.json").read_text(encoding="utf-8"))
+    matrix = saved["tables"][0]
+    assert matrix["columns"][2:] == ["Things and animals", "People and feelings", "True or false", "general"]
+    assert [row[1] for row in matrix["rows"][:4]] == ["nothing: the base", *matrix["columns"][2:5]]
+    assert "LoRA after things and animals, then people and feelings" in [row["title"] for row in saved["rows"]]
 
 
 def test_an_interrupted_sequence_gives_the_same_file(base, learned, tmp_path, monkeypatch):  # noqa: F811

@@ -10,15 +10,17 @@ from ..statistics import Score
 
 
 # One colour per variant, distinguishable with colour blindness too (Okabe and Ito).
-COLOURS = ("#555555", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4a9e")
+COLOURS = ("#777777", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4a9e")
 STYLE = """
-:root{color-scheme:light dark;--line:#8885;--dim:#777}
+:root{color-scheme:light dark;--line:#8885;--dim:#666}
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.5rem}h3{font-size:1.05rem}
 table{border-collapse:collapse;margin:.75rem 0;font-variant-numeric:tabular-nums}
 .wide{overflow-x:auto}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;white-space:nowrap}
+th{white-space:normal;vertical-align:bottom;min-width:3rem;max-width:12rem}
 th:first-child,td:first-child,td.text,th.text{text-align:left;white-space:normal}
+td:first-child{min-width:8rem}
 td.text{white-space:pre-wrap;overflow-wrap:anywhere;min-width:10rem}
 tr.all td{font-weight:600}
 small,.dim{color:var(--dim)}
@@ -26,8 +28,10 @@ details{border-bottom:1px solid var(--line);padding:.35rem 0}
 summary{cursor:pointer;overflow-wrap:anywhere}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0}
 svg text{fill:currentColor;font:12px system-ui,sans-serif}
+.wide svg{min-width:30rem;max-width:100%}
+.legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}
 .yes{color:#0a7d33}.no{color:#b3261e}
-@media (prefers-color-scheme:dark){.yes{color:#6fd08c}.no{color:#ff8a80}}
+@media (prefers-color-scheme:dark){:root{--dim:#aaa}.yes{color:#6fd08c}.no{color:#ff8a80}}
 """
 
 
@@ -87,7 +91,8 @@ def interval(score: Score) -> str:
 
 def signed(score: Score) -> str:
     """A difference with its interval, in points."""
-    return f"{100 * score.score:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
+    mean, low, high = (f"{100 * share:+.1f}".replace("-0.0", "+0.0") for share in score)
+    return f"{mean} ({low} to {high})"
 
 
 def plain_interval(score: Score, sign: bool = False) -> str:

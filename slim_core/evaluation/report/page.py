@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ...inference.types import kind_name
 from ..metrics import SOLVES, comparison_sentence
 from ..results import Evaluation
 from ..summary import BASE, Group, KindSummary
@@ -51,7 +52,7 @@ def _parts(evaluation: Evaluation, points: Callable[[Group], Points] | None) -> 
         [
             (
                 labels[p.respondent.column],
-                p.respondent.variant.kind,
+                kind_name(p.respondent.variant.kind),
                 p.source,
                 f"{p.respondent.variant.detail} {p.sha256[:12]}".strip(),
             )
@@ -77,7 +78,7 @@ def _group(
         yield _losses(group, labels)
     if {"downstream", "general"} <= group.kinds.keys() and group.scoring != "loss":
         yield "<h3>Learning and forgetting</h3>"
-        yield plane(_points(group, labels) if points is None else points(group), labels.get(BASE, BASE))
+        yield plane(_points(group, evaluation) if points is None else points(group), labels.get(BASE, BASE))
         yield paragraph("Dashed: the base. A line joins the best points of one method.", "dim")
     for kind, summary in group.kinds.items():
         yield from _kind(kind, summary, labels, MORE.get(group.scoring, SOLVES))
@@ -89,7 +90,7 @@ def _group(
             ("method", "kind", "seeds", "mean", "lowest–highest", "standard deviation"),
             [
                 (
-                    method,
+                    evaluation.methods[method],
                     kind,
                     str(spread.seeds),
                     percent(spread.mean),
@@ -147,10 +148,14 @@ def _losses(group: Group, labels: Mapping[str, str]) -> str:
     return "<h3>Rise of the loss over the base's</h3>" + table(("text", *labels.values()), rows)
 
 
-def _points(group: Group, labels: Mapping[str, str]) -> list[VariantPoint]:
+def _points(group: Group, evaluation: Evaluation) -> list[VariantPoint]:
     kept = {standing.variant: standing.mean for standing in group.kinds["general"].standings}
     learned = {standing.variant: standing.mean for standing in group.kinds["downstream"].standings}
-    return [VariantPoint(label, kept[column], learned[column], method_of(label)) for column, label in labels.items()]
+    columns = {p.respondent.column: p for p in evaluation.participants}
+    return [
+        VariantPoint(p.label, kept[column], learned[column], p.method or method_of(p.label))
+        for column, p in columns.items()
+    ]
 
 
 def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], verb: str) -> Iterator[str]:

@@ -6,9 +6,10 @@ To the right more is kept of what the base knew, upwards more is known of what w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from ..statistics import Score
 from ..summary import SEEDED
@@ -16,7 +17,9 @@ from .markup import COLOURS, percent
 
 
 WIDTH, HEIGHT = 640, 440
-LEFT, RIGHT, TOP, BOTTOM = 60, 150, 20, 50
+LEFT, RIGHT, TOP, BOTTOM = 60, 20, 20, 50
+# About what a letter of the labels takes.
+LETTER, LINE = 6.5, 14
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def frontier(points: Sequence[VariantPoint]) -> list[VariantPoint]:
 
 
 def plane(points: Sequence[VariantPoint], base: str) -> str:
-    """The plane.
+    """The plane. A name is written beside its point where there is room; all are in the legend.
 
     Args:
         points: the variants.
@@ -61,7 +64,7 @@ def plane(points: Sequence[VariantPoint], base: str) -> str:
     across = _Axis([p.kept for p in points], LEFT, WIDTH - RIGHT)
     up = _Axis([p.learned for p in points], HEIGHT - BOTTOM, TOP)
     methods = list(dict.fromkeys(point.line for point in points))
-    colours = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
+    signs = {method: _Sign.of(index) for index, method in enumerate(methods)}
     parts = [_axes(across, up)]
     for point in points:
         if point.name == base:
@@ -70,15 +73,17 @@ def plane(points: Sequence[VariantPoint], base: str) -> str:
         line = frontier([point for point in points if point.line == method])
         if len(line) > 1:
             places = " ".join(f"{across.at(p.kept.score):.1f},{up.at(p.learned.score):.1f}" for p in line)
-            parts.append(f'<polyline points="{places}" fill="none" stroke="{colours[method]}" stroke-width="1.5"/>')
-    parts += [_point(point, across, up, colours[point.line]) for point in points]
-    parts.append(_legend(methods, colours))
+            parts.append(
+                f'<polyline points="{places}" fill="none" stroke="{signs[method].colour}" stroke-width="1.5"/>'
+            )
+    parts += [_point(point, across, up, signs[point.line]) for point in points]
+    parts += _names(points, across, up)
     description = "; ".join(
         f"{p.name}: kept {percent(p.kept.score)}, learned {percent(p.learned.score)}" for p in points
     )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="max-width:100%" role="img">'
-        f"<title>{escape(description)}</title>{''.join(parts)}</svg>"
+        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">'
+        f"<title>{escape(description)}</title>{''.join(parts)}</svg></div>{_legend(signs)}"
     )
 
 
@@ -133,25 +138,59 @@ def _dashed(x: float, y: float) -> str:
     )
 
 
-def _point(point: VariantPoint, across: _Axis, up: _Axis, colour: str) -> str:
+class _Sign(NamedTuple):
+    """How a method's points look. Where there are more methods than colours, the next ones are hollow, then square."""
+
+    colour: str
+    hollow: bool
+    square: bool
+
+    @classmethod
+    def of(cls, index: int) -> _Sign:
+        round_ = index // len(COLOURS)
+        return cls(COLOURS[index % len(COLOURS)], bool(round_ % 2), bool(round_ // 2 % 2))
+
+    def drawn(self, x: float, y: float, name: str) -> str:
+        fill = "Canvas" if self.hollow else self.colour
+        return (
+            f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" rx="{0 if self.square else 4}" '
+            f'fill="{fill}" stroke="{self.colour}" stroke-width="2"><title>{escape(name)}</title></rect>'
+        )
+
+
+def _point(point: VariantPoint, across: _Axis, up: _Axis, sign: _Sign) -> str:
     x, y = across.at(point.kept.score), up.at(point.learned.score)
-    # Towards the middle, where there is space.
-    side, anchor = (-1, "end") if x > (LEFT + WIDTH - RIGHT) / 2 else (1, "start")
     whiskers = (
         f"M{across.at(point.kept.low):.1f} {y:.1f}H{across.at(point.kept.high):.1f}"
         f"M{x:.1f} {up.at(point.learned.low):.1f}V{up.at(point.learned.high):.1f}"
     )
-    return (
-        f'<path d="{whiskers}" stroke="{colour}" fill="none" opacity=".7"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"><title>{escape(point.name)}</title></circle>'
-        f'<text x="{x + side * 8:.1f}" y="{y - 7:.1f}" text-anchor="{anchor}">{escape(point.name)}</text>'
-    )
+    return f'<path d="{whiskers}" stroke="{sign.colour}" fill="none" opacity=".7"/>{sign.drawn(x, y, point.name)}'
 
 
-def _legend(methods: Sequence[str], colours: Mapping[str, str]) -> str:
-    x = WIDTH - RIGHT + 20
-    return "".join(
-        f'<circle cx="{x}" cy="{TOP + 8 + 18 * i}" r="4.5" fill="{colours[method]}"/>'
-        f'<text x="{x + 10}" y="{TOP + 12 + 18 * i}">{escape(method)}</text>'
-        for i, method in enumerate(methods)
+def _names(points: Sequence[VariantPoint], across: _Axis, up: _Axis) -> Iterator[str]:
+    """The points' names that neither cover each other nor leave the plane; earlier points come first."""
+    taken: list[tuple[float, float, float]] = []  # left end, right end, baseline
+    for point in points:
+        x, y = across.at(point.kept.score), up.at(point.learned.score)
+        width = LETTER * len(point.name)
+        # First towards the middle, where there is more space.
+        sides = (-1, 1) if x > (LEFT + WIDTH - RIGHT) / 2 else (1, -1)
+        for side, below in ((side, below) for below in (-7, LINE) for side in sides):
+            left, right = sorted((x + side * 8, x + side * (8 + width)))
+            inside = left >= LEFT and right <= WIDTH and TOP <= y + below <= HEIGHT - BOTTOM
+            if inside and not any(left < b and a < right and abs(y + below - c) < LINE for a, b, c in taken):
+                taken.append((left, right, y + below))
+                anchor = "end" if side < 0 else "start"
+                yield (
+                    f'<text x="{x + side * 8:.1f}" y="{y + below:.1f}" text-anchor="{anchor}">'
+                    f"{escape(point.name)}</text>"
+                )
+                break
+
+
+def _legend(signs: Mapping[str, _Sign]) -> str:
+    entries = (
+        f'<li><svg width="12" height="12" aria-hidden="true">{sign.drawn(6, 6, method)}</svg> {escape(method)}</li>'
+        for method, sign in signs.items()
     )
+    return f'<ul class="legend">{"".join(entries)}</ul>'

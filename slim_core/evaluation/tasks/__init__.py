@@ -2,8 +2,8 @@
 """Tasks as data: task files of lm-evaluation-harness, the paper's data sets, and users' own files."""
 
 from .build import Asking, Form
-from .catalogue import DOWNSTREAM, GENERAL, PAPER, TRAINED_FORM, load_tasks, training_questions
-from .task import Item, Kind, Prompt, Question, Request, Scoring, Task, Text, asked
+from .catalogue import DOWNSTREAM, GENERAL, PAPER, TRAINED_FORM, load_tasks, title_of, training_questions
+from .task import Item, Kind, Prompt, Question, Request, Scoring, Task, Text, asked, short_title
 
 
 __all__ = [
@@ -23,5 +23,7 @@ __all__ = [
     "Text",
     "asked",
     "load_tasks",
+    "short_title",
+    "title_of",
     "training_questions",
 ]

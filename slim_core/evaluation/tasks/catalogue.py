@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from ...training.files import kind_of
 from ..errors import EvaluationError
@@ -79,6 +79,21 @@ def load_tasks(
     return tasks
 
 
+def title_of(name: str) -> str:
+    """The title of a set of the paper.
+
+    Raises:
+        EvaluationError: if `DOWNSTREAM` has no such set.
+    """
+    return str(_downstream(name)["metadata"]["title"])
+
+
+def _downstream(name: str) -> dict[str, Any]:
+    if name not in DOWNSTREAM:
+        raise EvaluationError(f"There is no downstream set {name!r}; there are {', '.join(DOWNSTREAM)}.")
+    return read_config(LIBRARY / f"{name}.yaml")
+
+
 def training_questions(name: str, data_dir: Path | None) -> list[Request]:
     """The training questions of a set of the paper, in the words of LLM-Adapters' fine-tuning data.
 
@@ -89,9 +104,7 @@ def training_questions(name: str, data_dir: Path | None) -> list[Request]:
     Raises:
         EvaluationError: if there is no such set, the folder has no training questions of it, or they cannot be read.
     """
-    if name not in DOWNSTREAM:
-        raise EvaluationError(f"There is no downstream set {name!r}; there are {', '.join(DOWNSTREAM)}.")
-    config = read_config(LIBRARY / f"{name}.yaml")
+    config = _downstream(name)
     layout = LAYOUTS[config["metadata"]["layout"]]
     if data_dir is not None and not layout.splits:
         have = ", ".join(name for name in DOWNSTREAM if LAYOUTS[name].splits)

@@ -107,6 +107,11 @@ def _plain(item: Item) -> Any:
     return [type(item).__name__, asdict(item)]
 
 
+def short_title(title: str) -> str:
+    """A task's title without the data set that it resembles, for the head of a column."""
+    return title.split(" (")[0].split(", as in")[0]
+
+
 def asked(item: Item) -> str:
     """What an item asks, for people."""
     prompt: Prompt

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ...inference.types import RoutingRecord, RowStep, Variant
+from ...inference.types import RoutingRecord, RowStep, Variant, kind_name
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
 from ..state.session import Answer, Session, Turn
@@ -15,7 +15,6 @@ from ..words import (
     describe,
     distance_sentence,
     drift_sentence,
-    kind_name,
     likelihood,
     no_bypass,
     speed,
