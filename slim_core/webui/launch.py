@@ -87,7 +87,6 @@ def launch(demo: Interface, config: Config, **options: Any) -> Any:
     try:
         return _serve(demo, folder, config, **options)
     except Exception as error:
-        # Gradio asks its own server whether it is there.
         raise ConfigError(f"The app could not be served: {one_line(first_line(error))}") from error
 
 
@@ -104,6 +103,8 @@ def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any
         enable_monitoring=False,
         share=False,
         show_error=False,
+        # Otherwise Gradio gives up, with advice about proxies, on a machine that takes three seconds for the first page.
+        _frontend=False,
         max_file_size=config.max_upload,
         # Each answer that a page shows while it is written may occupy a thread; the rest of the page needs some too.
         max_threads=2 * config.concurrency,
