@@ -103,7 +103,7 @@ def _serve(demo: Interface, folder: UploadFolder, config: Config, **options: Any
         enable_monitoring=False,
         share=False,
         show_error=False,
-        # Otherwise Gradio gives up, with advice about proxies, on a machine that takes three seconds for the first page.
+        # Otherwise Gradio gives up where the first page takes three seconds, with advice about proxies.
         _frontend=False,
         max_file_size=config.max_upload,
         # Each answer that a page shows while it is written may occupy a thread; the rest of the page needs some too.
