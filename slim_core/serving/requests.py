@@ -108,8 +108,8 @@ class ChatMessage(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _leave_out(cls, fields: Any) -> Any:
-        # Clients send an answer back as they got it, with fields that are empty.
-        return _without(fields, lambda name, value: name != "content" and value in (None, []))
+        # Clients send an answer back as they got it, with fields that are empty. No chat template here reads a name.
+        return _without(fields, lambda name, value: name == "name" or (name != "content" and value in (None, [])))
 
     @property
     def message(self) -> Message:

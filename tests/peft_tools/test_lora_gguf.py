@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A LoRA as a GGUF file: its tensors are PEFT's, and llama.cpp writes the same tokens with it as PEFT."""
+"""A LoRA as a GGUF file: its tensors are PEFT's. That llama.cpp writes the same tokens: `test_llama_cpp.py`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     GemmaConfig,
@@ -19,16 +17,14 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from slim_core.demo.measure import questions
-from slim_core.paths import DEMO
-from slim_core.peft_tools import export_lora, lora_to_gguf
-from tests.adapters.small import IDS, lora
-from tests.conftest import SIZES, TINY, build
+from slim_core.peft_tools import lora_to_gguf
+from tests.adapters.small import lora
+from tests.conftest import SIZES, TINY
 
 
 pytest.importorskip("gguf", reason='needs gguf: pip install "slim-core[gguf]"')
 
-from tests.peft_tools.gguf_files import interleaved, read_gguf, write_llama
+from tests.peft_tools.gguf_files import interleaved, read_gguf
 
 
 FAMILIES = {
@@ -156,57 +152,3 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         lora_to_gguf(config, state, base.config, tmp_path / "a.gguf")
     assert list(tmp_path.iterdir()) == []
-
-
-def greedy(model, prompt: list[int], length: int) -> list[int]:
-    """The prompt and its continuation up to a length, without regard to closing tokens."""
-    with torch.no_grad():
-        while len(prompt) < length:
-            prompt = [*prompt, model(torch.tensor([prompt])).logits[0, -1].argmax().item()]
-    return prompt
-
-
-def trained_questions() -> list[list[int]]:
-    """Token ids of questions that the demo's SLIM was trained for, up to where the answer begins."""
-    tokenizer = AutoTokenizer.from_pretrained(DEMO / "base")
-    chats = [[{"role": "user", "content": question.prompt}] for question in questions("obqa", "test", 3)]
-    return [tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
-
-
-@pytest.mark.parametrize("which", ["random", "demo", "export"])
-def test_llama_cpp_writes_the_same_tokens(which, tmp_path):
-    """Prompts are token ids: llama.cpp has no tokenizer of the demo's kind."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, which takes long to compile")
-
-    def base():
-        return build("llama") if which == "random" else AutoModelForCausalLM.from_pretrained(DEMO / "base").eval()
-
-    prompts = IDS.tolist()
-    if which != "random":
-        folder = DEMO / "lora"
-        if which == "export":
-            folder = tmp_path / "export"
-            # Of texts that are unlike its training data, nothing would be exported.
-            prompts = trained_questions()
-            batches = [{"input_ids": torch.tensor([ids])} for ids in prompts]
-            export_lora(PeftModel.from_pretrained(base(), DEMO / "slim"), "default", batches, folder)
-        model = PeftModel.from_pretrained(base(), folder)
-        config, state = model.peft_config["default"], get_peft_model_state_dict(model, save_embedding_layers=False)
-    else:
-        model, config, state = adapted(base(), target_modules="all-linear", rank_pattern={"q_proj": 6})
-    write_llama(base(), tmp_path / "base.gguf")
-    lora_to_gguf(config, state, base().config, tmp_path / "adapter.gguf")
-    written = {}
-    for adapter, ours in ((None, base()), (str(tmp_path / "adapter.gguf"), model)):
-        llama = llama_cpp.Llama(str(tmp_path / "base.gguf"), lora_path=adapter, n_ctx=256, n_threads=1, verbose=False)
-        for row, prompt in enumerate(prompts):
-            llama.reset()
-            tokens = list(prompt)
-            for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
-                tokens.append(token)
-                if len(tokens) == len(prompt) + 32:
-                    break
-            assert tokens == greedy(ours, prompt, len(prompt) + 32)
-            written[row, adapter is None] = tokens
-        llama.close()
-    assert any(written[row, True] != written[row, False] for row in range(len(prompts)))  # the adapter does something
