@@ -97,6 +97,7 @@ slim.plane = (plane) => {
   if (plane.strengths.length > 1) parts.push("The blue line is SLIM’s gate from open to strong, the same adapter throughout.");
   if (plane.scales.length > 1) parts.push("The orange line is LoRA scaled down.");
   if (plane.here) parts.push(`The ring is your gate, ${plane.here.text}.`);
+  if (plane.elsewhere) parts.push(plane.elsewhere);
   const title = plane.title ?? "Learning against forgetting";
   return el("section", { class: "slim-card slim-wide", "aria-label": title },
     el("h2", {}, title), el("p", { class: "slim-note" }, parts.join(" ")), node,

@@ -73,7 +73,7 @@ slim.transcript = (component) => {
     gates = new Map();
     columns.forEach((column, i) => {
       if (column.kind !== "slim") return;
-      const gate = slim.gate(column.label, (strength) => trigger("set_gate", { column: column.name, strength }));
+      const gate = slim.gate(column.label, (asked) => trigger("set_gate", { column: column.name, ...asked }));
       gates.set(column.name, gate);
       heads[i].append(gate.node);
     });

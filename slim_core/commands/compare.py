@@ -16,6 +16,7 @@ from .console import refuse, screen
 
 
 if TYPE_CHECKING:
+    from ..inference import GateSetting
     from .compare_blind import BlindVote
 
 
@@ -53,6 +54,13 @@ def compare(
     seed: Annotated[int, typer.Option(rich_help_panel=SAMPLING, help="Random seed that all answers share.")] = 0,
     strength: Annotated[
         float | None, typer.Option(help="Strength of SLIM's gate; 0 forces it open. (default: as trained)")
+    ] = None,
+    quantile: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the training data beyond which SLIM's gate begins to close, such as 0.9. "
+            "(default: as trained)"
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the base on the Hub.")] = None,
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="Load the base in 4 bits.")] = False,
@@ -108,13 +116,13 @@ def compare(
         )
         for source in adapter:
             engine.attach(source, label=clean_label(Path(source).name or source))
-        _check_strength(engine, strength)
+        gate = _gate(engine, strength, quantile)
         if many is not None:
-            failed = many.run(engine, system or "", sampling, strength)
+            failed = many.run(engine, system or "", sampling, gate)
         else:
             assert prompt is not None  # or `Many.read` had refused
             messages = (*([Message("system", system)] if system else []), Message("user", prompt))
-            failed = _run(engine, messages, sampling, strength, BlindVote(engine.variants) if blind else None, as_json)
+            failed = _run(engine, messages, sampling, gate, BlindVote(engine.variants) if blind else None, as_json)
     except EngineError as error:
         refuse(error)
     except KeyboardInterrupt:
@@ -133,29 +141,25 @@ def _sources(base: str | None, lora: str | None, slim: str | None) -> tuple[str,
     return demo.base, lora or demo.lora, slim or demo.slim
 
 
-def _check_strength(engine, strength: float | None) -> None:
-    from ..inference import EngineError
+def _gate(engine, strength: float | None, quantile: float | None) -> GateSetting:
+    """What is asked of the gates; raises EngineError if it is not possible."""
+    from ..inference import GateSetting
+    from .gates import gated_variants
 
-    if strength is None:
-        return
-    if not 0 <= strength < math.inf:
-        raise EngineError(f"--strength is {strength:g}; it must be 0 or more.")
-    if all(variant.strength is None for variant in engine.variants):
-        raise EngineError("No adapter here has a gate, so --strength has no effect.")
+    strengths, quantiles = ([] if number is None else [number] for number in (strength, quantile))
+    gated_variants(engine.variants, strengths, quantiles)
+    return GateSetting(strength, quantile)
 
 
-def _run(engine, messages, sampling, strength: float | None, blind: BlindVote | None, as_json: bool) -> bool:
+def _run(engine, messages, sampling, gate: GateSetting, blind: BlindVote | None, as_json: bool) -> bool:
     """Answer and print. Returns whether all rows failed."""
     from rich.live import Live
 
-    from ..inference import Row, verdict_of
+    from ..inference import AS_TRAINED, Row, verdict_of
     from .compare_view import answers_view, drift_sentence, identity_by_block, identity_view, verdict_sentence
 
-    gated = {v.name for v in engine.variants if v.strength is not None}
-    rows = [
-        Row(v.name, messages, routing=v.kind == "slim", strength=strength if v.name in gated else None)
-        for v in engine.variants
-    ]
+    gates = {v.name: AS_TRAINED if v.strength is None else gate for v in engine.variants}
+    rows = [Row(v.name, messages, routing=v.kind == "slim", gate=gates[v.name]) for v in engine.variants]
     console = screen()
     live = console.is_terminal and not as_json
     with Live(console=console, refresh_per_second=8, transient=True, auto_refresh=live) as view:
@@ -168,16 +172,17 @@ def _run(engine, messages, sampling, strength: float | None, blind: BlindVote | 
             blind.ask(console)
         console.print(blind.sentence, soft_wrap=True, highlight=False)
     drift = None
-    readers = {v.name: strength if v.name in gated else None for v in engine.variants[1:]}
+    readers = [v.name for v in engine.variants[1:]]
     if step.rows[0].token_ids and readers:
-        drift = engine.drift(messages, step.rows[0].token_ids, tuple(readers), strengths=tuple(readers.values()))
+        drift = engine.drift(messages, step.rows[0].token_ids, readers, [gates[name] for name in readers])
+    gated = {v.name for v in engine.variants if v.strength is not None}
     verdicts = {r.variant: verdict_of(r) for r in step.routing.values() if r.variant in gated}
     if as_json:
         output = {
             "model": asdict(engine.info),
             "answers": [asdict(row) for row in step.rows],
             "verdicts": {name: {"kind": v.kind} | asdict(v) for name, v in verdicts.items()},
-            "strength": strength,
+            **asdict(gate),
             "identity_by_block": {r.variant: identity_by_block(r) for r in step.routing.values()},
             "times_less_likely": {d.variant: _finite(d.times_less_likely) for d in (drift.variants if drift else ())},
         }
@@ -189,12 +194,12 @@ def _run(engine, messages, sampling, strength: float | None, blind: BlindVote | 
         labels = {v.name: v.label for v in engine.variants}
         for name, verdict in verdicts.items():
             same = len({row.text for row in step.rows if row.variant in ("base", name)}) == 1
-            sentence = verdict_sentence(labels[name], verdict, same, strength)
+            sentence = verdict_sentence(labels[name], verdict, same, gate)
             console.print(sentence, soft_wrap=True, highlight=False)
         for routing in step.routing.values():
             console.print(identity_view(routing))
         if drift is not None:
-            taught = strength is None and any(verdict.kind == "like" for verdict in verdicts.values())
+            taught = gate == AS_TRAINED and any(verdict.kind == "like" for verdict in verdicts.values())
             console.print(drift_sentence(engine.variants, drift, taught), soft_wrap=True, highlight=False)
     return all(row.error is not None for row in step.rows)
 

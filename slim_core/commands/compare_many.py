@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from ..inference import Engine, EngineError, Sampling
+from ..inference import AS_TRAINED, Engine, EngineError, GateSetting, Sampling
 from ..inference.sampling import check_sampling
 from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file, read_prompts, to_csv, to_json
 from ..many.prompts import guessed
@@ -59,7 +59,7 @@ class Many:
             listed = read_prompt_file(prompts)
         return cls(tuple(listed), output, as_json)
 
-    def run(self, engine: Engine, system: str, sampling: Sampling, strength: float | None) -> bool:
+    def run(self, engine: Engine, system: str, sampling: Sampling, gate: GateSetting) -> bool:
         """Ask, show and save. Returns whether all prompts failed.
 
         Raises:
@@ -67,7 +67,7 @@ class Many:
             typer.Exit: with 130 if a person interrupted it; what was answered is shown and saved.
         """
         check_sampling(sampling)
-        askers = tuple(Respondent(v.name, v, None if v.strength is None else strength) for v in engine.variants)
+        askers = tuple(Respondent(v.name, v, AS_TRAINED if v.strength is None else gate) for v in engine.variants)
         results: list[PromptResult] = []
 
         def text(kind: str) -> str:

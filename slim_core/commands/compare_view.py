@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..base.formatting import likelihood
-from ..inference import Drift, RoutingRecord, RowStep, Variant, Verdict
+from ..inference import AS_TRAINED, Drift, GateSetting, RoutingRecord, RowStep, Variant, Verdict
 from ..outside.errors import visible
 
 
@@ -48,20 +48,20 @@ def _footer(row: RowStep) -> str:
     return ", ".join(parts)
 
 
-def verdict_sentence(label: str, verdict: Verdict, same: bool, strength: float | None = None) -> str:
+def verdict_sentence(label: str, verdict: Verdict, same: bool, gate: GateSetting = AS_TRAINED) -> str:
     """How the gate judged the prompt.
 
     Args:
         label: of the variant.
         verdict: on it.
         same: whether its answer is the base's.
-        strength: the gate's requested strength; None as trained.
+        gate: what was asked of it.
     """
     numbers = (
         f"{verdict.identity:.1%} past LoRA; distance {verdict.distance:.2f}, up to {verdict.reference:.2f} is like "
         f"the training data; {verdict.closed:.1%} of the gates are closed."
     )
-    if strength == 0:
+    if gate.strength == 0:
         return f"Gate forced open: {label} answers with its LoRA experts. {numbers}"
     if verdict.kind == "like":
         return f"Like the training data: {label} answers with its LoRA experts. {numbers}"

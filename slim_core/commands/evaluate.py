@@ -16,7 +16,7 @@ TASKS, MACHINE = "Tasks", "Machine"
 
 
 class EvaluateCommand(SpreadCommand):
-    spread: ClassVar[frozenset[str]] = frozenset({"--adapters", "--tasks", "--strengths"})
+    spread: ClassVar[frozenset[str]] = frozenset({"--adapters", "--tasks", "--strengths", "--quantiles"})
 
 
 def evaluate(
@@ -45,6 +45,12 @@ def evaluate(
     strengths: Annotated[
         list[float],
         typer.Option(help="More rows of each adapter with a gate, at these strengths; 0 forces it open."),
+    ] = [],  # noqa: B006
+    quantiles: Annotated[
+        list[float],
+        typer.Option(
+            help="More rows of each adapter with a gate, which begins to close beyond these shares of its data."
+        ),
     ] = [],  # noqa: B006
     sequence: Annotated[
         bool, typer.Option("--sequence", help="The adapters are stages, each trained on the next downstream task.")
@@ -103,7 +109,7 @@ def evaluate(
             chosen = chosen_tasks(base, tasks, asking, data_dir, trained_form or TRAINED_FORM)
             work = TaskRun.prepare(chosen, output, resume, sequence, batch_size)
         engine = load_engine(named.base, revision=revision, device=device, four_bit=load_4bit, eight_bit=load_8bit)
-        work.run(engine, attach(engine, named, strengths))
+        work.run(engine, attach(engine, named, strengths, quantiles))
     except EngineError as error:
         refuse(error)
     except KeyboardInterrupt:

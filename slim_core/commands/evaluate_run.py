@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
@@ -20,14 +19,15 @@ from ..evaluation.report import answers_page, report_page
 from ..evaluation.results import Evaluation, Participant, evaluated, label_of, to_json
 from ..evaluation.run import fingerprint_of, run_tasks, units_of, unsolved
 from ..evaluation.tasks import Asking, Task, load_tasks
-from ..inference import Engine, Sampling
-from ..many import ListedPrompt, PromptResult, Respondent, ask_all, read_prompt_file
+from ..inference import AS_TRAINED, Engine, GateSetting, Sampling
+from ..many import ListedPrompt, PromptResult, Respondent, ask_all, gate_name, read_prompt_file
 from ..many import to_json as answers_json
 from ..outside.errors import printable, reason
 from ..paths import DEMO
 from .console import screen, warn
 from .evaluate_view import show
 from .files import write_whole
+from .gates import gated_variants
 from .progress import CountedProgress
 
 
@@ -108,30 +108,22 @@ def chosen_tasks(
     )
 
 
-def attach(engine: Engine, named: Named, strengths: Sequence[float]) -> list[Participant]:
-    """Attach the adapters. The base and all adapters take part, those with a gate also at further strengths.
+def attach(engine: Engine, named: Named, strengths: Sequence[float], quantiles: Sequence[float]) -> list[Participant]:
+    """Attach the adapters. The base and all adapters take part, those with a gate also at further strengths
+    and quantiles.
 
     Raises:
-        EngineError: if an adapter cannot be used with this base, or a strength is invalid.
+        EngineError: if an adapter cannot be used with this base, or a strength or quantile is invalid.
     """
     participants = [Participant(Respondent("base", engine.variants[0]), named.base)]
     for name, source in named.adapters.items():
         participants.append(attach_adapter(engine, name, source))
-    gated = [participant for participant in participants if participant.respondent.variant.strength is not None]
-    if strengths and not gated:
-        raise EvaluationError("No adapter here has a gate, so --strengths has no effect.")
-    for strength in dict.fromkeys(strengths):
-        if not 0 <= strength < math.inf:
-            raise EvaluationError(f"--strengths has {strength:g}; it must be 0 or more.")
-        for adapter in gated:
-            respondent = adapter.respondent
-            participants.append(
-                Participant(
-                    Respondent(f"{respondent.column}, gate {strength:g}", respondent.variant, strength),
-                    adapter.source,
-                    adapter.sha256,
-                )
-            )
+    gated = gated_variants([participant.respondent.variant for participant in participants], strengths, quantiles)
+    adapters = [participant for participant in participants if participant.respondent.variant in gated]
+    for gate in dict.fromkeys([*(GateSetting(s) for s in strengths), *(GateSetting(None, q) for q in quantiles)]):
+        for adapter in adapters:
+            respondent = replace(adapter.respondent, column=adapter.respondent.column + gate_name(gate), gate=gate)
+            participants.append(replace(adapter, respondent=respondent))
     if len(participants) > MOST:
         raise EvaluationError(f"There are {len(participants)} variants; at most {MOST} can be compared at once.")
     return participants
@@ -291,8 +283,10 @@ class Prompting:
             typer.Exit: with 130 if a person interrupted it; what was answered is written.
         """
         respondents = [participant.respondent for participant in participants]
-        if any(respondent.strength is not None for respondent in respondents):
-            raise EvaluationError("--strengths is for tasks; with --prompts each adapter answers once.")
+        if any(respondent.gate != AS_TRAINED for respondent in respondents):
+            raise EvaluationError(
+                "--strengths and --quantiles are for tasks; with --prompts each adapter answers once."
+            )
         sampling = Sampling(max_new_tokens=self.max_new_tokens)
         results: list[PromptResult] = []
         interrupted = False

@@ -44,7 +44,7 @@ def known_of(answer: PromptAnswer) -> list[str]:
     """Verdict, identity share and drift in a few words each."""
     facts = []
     if answer.verdict is not None:
-        facts.append("gate forced open" if answer.strength == 0 else KINDS[answer.verdict.kind])
+        facts.append("gate forced open" if answer.gate.strength == 0 else KINDS[answer.verdict.kind])
     if answer.identity is not None:
         facts.append(f"{answer.identity:.0%} identity")
     if answer.log_ratio is not None and answer.mean_kl is not None:

@@ -136,7 +136,8 @@ def as_data(evaluation: Evaluation) -> dict[str, Any]:
         "base": asdict(evaluation.base),
         "variants": [
             asdict(p.respondent.variant)
-            | {"name": p.respondent.column, "strength_used": p.respondent.strength}
+            | {"name": p.respondent.column}
+            | {f"{name}_used": value for name, value in asdict(p.respondent.gate).items()}
             | {"source": p.source, "sha256": p.sha256}
             for p in evaluation.participants
         ],

@@ -53,7 +53,7 @@ def fingerprint_of(
     """
     inputs: Any = (
         asdict(engine.info),
-        [(r.column, r.variant.name, r.strength) for r in respondents],
+        [(r.column, r.variant.name, asdict(r.gate)) for r in respondents],
         sources,
         [(task.name, task.fingerprint) for task in tasks],
         size,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from ..base.errors import EngineError
-from ..inference import Likelihood, Passage, Row, RowStep, Sampling, Step
+from ..inference import GateSetting, Likelihood, Passage, Row, RowStep, Sampling, Step
 from ..inference.types import Drift
 from ..many import Respondent
 from .rules import Rules
@@ -28,7 +28,7 @@ class Solver(Protocol):
         self,
         passages: Sequence[Passage],
         variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
+        gates: Sequence[GateSetting] = (),
         *,
         routing: bool = False,
     ) -> list[Likelihood]: ...
@@ -66,8 +66,8 @@ def _solved(engine: Solver, respondents: Sequence[Respondent], task: Task, ids: 
     return [{"id": item_id} | sample for item_id, sample in zip(ids, samples, strict=True)]
 
 
-def _names(respondents: Sequence[Respondent]) -> tuple[list[str], list[float | None]]:
-    return [r.variant.name for r in respondents], [r.strength for r in respondents]
+def _names(respondents: Sequence[Respondent]) -> tuple[list[str], list[GateSetting]]:
+    return [r.variant.name for r in respondents], [r.gate for r in respondents]
 
 
 def _known(read: Likelihood, place: int) -> dict[str, Any]:
@@ -165,10 +165,10 @@ def _reading(engine: Solver, respondents: Sequence[Respondent], passage: Passage
 
 
 def _row(respondent: Respondent, item: Request) -> Row:
-    name, strength = respondent.variant.name, respondent.strength
+    name, gate = respondent.variant.name, respondent.gate
     if isinstance(item.prompt, str):
-        return Row(name, (), strength=strength, text=item.prompt)
-    return Row(name, item.prompt, strength=strength)
+        return Row(name, (), gate=gate, text=item.prompt)
+    return Row(name, item.prompt, gate=gate)
 
 
 def _answer(item: Request, row: RowStep) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Importing this package installs its kernel for rows of one token (`single_token`
 from ..base.choice import BaseChoice
 from ..base.errors import EngineError
 from ..base.messages import Message
+from ..method import AS_TRAINED, GateSetting, check_quantile
 from . import single_token
 from .engine import Engine
 from .loading import load_engine, open_base
@@ -32,11 +33,13 @@ from .verdict import Verdict, verdict_of
 
 
 __all__ = [
+    "AS_TRAINED",
     "BaseChoice",
     "BaseSwitch",
     "Drift",
     "Engine",
     "EngineError",
+    "GateSetting",
     "Likelihood",
     "Measure",
     "MemoryUse",
@@ -54,6 +57,7 @@ __all__ = [
     "Variant",
     "VariantDrift",
     "Verdict",
+    "check_quantile",
     "load_engine",
     "open_base",
     "verdict_of",

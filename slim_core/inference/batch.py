@@ -109,9 +109,8 @@ class Batch:
 
     def _set_rows(self) -> None:
         names = [answer.peft_name for answer in self.answers]
-        strengths = [answer.strength for answer in self.answers]
-        own_strengths = all(strength is None for strength in strengths)
-        self._rows = self._scopes.rows(names, None if own_strengths else strengths) if self._scopes.adapted else None
+        gates = [answer.gate for answer in self.answers]
+        self._rows = self._scopes.rows(names, gates) if self._scopes.adapted else None
         self._set_mask()
 
     def _set_mask(self) -> None:

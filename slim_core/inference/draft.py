@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ..base.errors import EngineError
+from ..method import AS_TRAINED, GateSetting
 from ..outside.errors import first_line
 from ..peft_tools import RowRouting
 from .detokenise import AnswerText
 from .drift import AnswerReading, DriftTensors
 from .sampling import Sampler
 from .start import Start
-from .types import FinishReason, RowStep, Sampling, State, TokenLogProb
+from .types import FinishReason, Row, RowStep, Sampling, State, Step, TokenLogProb
 
 
 # Beyond every vocabulary, which a repetition penalty takes for no token.
@@ -36,7 +37,7 @@ class Draft:
         limit: maximum number of its tokens.
         text: its text so far.
         routing: whether its routing is recorded.
-        strength: of its gate; None for that of its adapter.
+        gate: how soon its gate closes.
         likeliest: how many of the likeliest alternatives are recorded with each token; None records no
             log-probabilities.
         scores_prompt: whether log-probabilities of the prompt's tokens are recorded too.
@@ -53,7 +54,7 @@ class Draft:
     limit: int
     text: AnswerText
     routing: bool = False
-    strength: float | None = None
+    gate: GateSetting = AS_TRAINED
     likeliest: int | None = None
     scores_prompt: bool = False
     ids: list[int] = field(default_factory=list)
@@ -124,6 +125,15 @@ class Draft:
             self.end("stop_string")
         elif len(self.ids) >= self.limit:
             self.end("length")
+
+
+def waiting_step(rows: Sequence[Row], stopped: Callable[[int], bool], place: int) -> Step:
+    """The state of rows that wait in the queue. It is done if all of them were stopped."""
+    states = tuple(
+        RowStep(row.variant, "done", finish_reason="stopped") if stopped(index) else RowStep(row.variant)
+        for index, row in enumerate(rows)
+    )
+    return Step(states, place=0 if all(state.state == "done" for state in states) else place)
 
 
 class Work:

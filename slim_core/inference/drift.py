@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..method import BASE_ROW
+from ..method import AS_TRAINED, BASE_ROW, GateSetting
 from ..peft_tools import RowScopes
 from .cache import growing_cache, longest_piece
 from .forward import forward_arguments
@@ -31,21 +31,22 @@ class AnswerReading:
         prompt: P token ids before the answer.
         answer: T > 0 token ids.
         variants: names of the readers.
-        strengths: of their gates; empty for their own.
+        gates: how soon theirs close; empty for as they were trained.
         stopped: whether the result is no longer wanted.
     """
 
     prompt: Sequence[int]
     answer: Sequence[int]
     variants: Sequence[str]
-    strengths: Sequence[float | None] = ()
+    gates: Sequence[GateSetting] = ()
     stopped: Callable[[], bool] = lambda: False
 
     @property
-    def rows(self) -> list[tuple[str, float | None]]:
-        """PEFT names and strengths of the base and of the readers."""
-        strengths = self.strengths or [None for _ in self.variants]
-        return [(BASE_ROW, None), *((peft_name(name), s) for name, s in zip(self.variants, strengths, strict=True))]
+    def rows(self) -> list[tuple[str, GateSetting]]:
+        """PEFT names and gates of the base and of the readers."""
+        gates = self.gates or [AS_TRAINED for _ in self.variants]
+        readers = ((peft_name(name), gate) for name, gate in zip(self.variants, gates, strict=True))
+        return [(BASE_ROW, AS_TRAINED), *readers]
 
     @property
     def length(self) -> int:
@@ -75,11 +76,10 @@ def read_answers(
         For each reading its drift; None if it was stopped.
     """
     rows, comparisons = _rows_of(readings), [_Comparison(reading) for reading in readings]
-    names, strengths = [row.name for row in rows], [row.strength for row in rows]
+    names, gates = [row.name for row in rows], [row.gate for row in rows]
     in_order = sorted(range(len(rows)), key=lambda at: rows[at].place)
     places = [[at for at in in_order if rows[at].reading == number] for number in range(len(readings))]
-    own_strengths = all(strength is None for strength in strengths)
-    batch_rows = scopes.rows(names, None if own_strengths else strengths) if scopes.adapted else None
+    batch_rows = scopes.rows(names, gates) if scopes.adapted else None
     width, answered = max(reading.length for reading in readings), max(len(reading.answer) for reading in readings)
     padding = [width - readings[row.reading].length for row in rows]
     # The last of an answer's tokens stands at the end of each row, as does the prediction of it.
@@ -114,20 +114,20 @@ def read_answers(
 
 
 class _ReaderRow(NamedTuple):
-    """A row of the batch: its PEFT name, the index of its reading, its index there, and the strength of its gate."""
+    """A row of the batch: its PEFT name, the index of its reading, its index there, and its gate."""
 
     name: str
     reading: int
     place: int
-    strength: float | None
+    gate: GateSetting
 
 
 def _rows_of(readings: Sequence[AnswerReading]) -> list[_ReaderRow]:
     """The rows of all readings; with several readings, rows of one adapter are neighbours."""
     rows = [
-        _ReaderRow(name, number, place, strength)
+        _ReaderRow(name, number, place, gate)
         for number, reading in enumerate(readings)
-        for place, (name, strength) in enumerate(reading.rows)
+        for place, (name, gate) in enumerate(reading.rows)
     ]
     return sorted(rows, key=lambda row: row.name) if len(readings) > 1 else rows
 

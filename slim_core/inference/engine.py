@@ -20,7 +20,7 @@ from ..base.prompts import Prompts
 from ..outside.errors import first_line
 from .cpu_linear import use_faster_linears
 from .describe import bytes_by_device, end_tokens
-from .draft import Draft, Work
+from .draft import Draft, Work, waiting_step
 from .drift import answer_to_read
 from .questions import end_unknown
 from .reader import WAITING_SECONDS, Reader
@@ -37,7 +37,6 @@ from .types import (
     Sampling,
     Step,
     Variant,
-    waiting_step,
 )
 from .variants import BASE, Adapters, check_variants, new_name, opened_adapter
 

@@ -124,7 +124,7 @@ class KeptRows:
         """The start that leaves the fewest tokens to be read."""
         best: Start | None = None
         recorded = draft.routing and draft.peft_name in traceable
-        neighbours = self._alike((draft.peft_name, draft.strength), tuple(draft.prompt))
+        neighbours = self._alike((draft.peft_name, draft.gate), tuple(draft.prompt))
         for row, alike in islice(neighbours, NEIGHBOURS):
             if alike < LEAST or (best is not None and alike <= best.length):
                 break
@@ -218,4 +218,4 @@ def kept_row(
     tensors = [*(state.sums.values() if state else ()), *(routing[2:] if routing else ())]
     size += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     tokens = tuple([*draft.prompt, *draft.ids][:count])
-    return KeptRow((draft.peft_name, draft.strength), tokens, row_cache, state, routing, size)
+    return KeptRow((draft.peft_name, draft.gate), tokens, row_cache, state, routing, size)

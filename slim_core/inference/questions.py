@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ..base.errors import EngineError
 from ..base.messages import Message
 from ..base.prompts import Prompts
+from ..method import GateSetting, check_quantile
 from .detokenise import AnswerText, decoder_of
 from .draft import Draft
 from .drift import AnswerReading
@@ -42,7 +43,7 @@ class Questions:
             variants: of the engine.
             context: the model's maximum number of tokens, prompt and answer together.
         """
-        ends = {variant.name: variant.ends_with for variant in variants}
+        by_name = {variant.name: variant for variant in variants}
         latest: tuple[Any, list[int]] | None = None
 
         def encode(prompt: Any) -> list[int]:
@@ -52,7 +53,7 @@ class Questions:
                 latest = prompt, self.encode(prompt)
             return [*latest[1]]
 
-        return [self._draft(i, row, sampling, ends.get(row.variant), context, encode) for i, row in enumerate(rows)]
+        return [self._draft(i, row, sampling, by_name.get(row.variant), context, encode) for i, row in enumerate(rows)]
 
     def encode(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
         """The token ids of a conversation up to where the answer begins, or of plain text; or these ids, checked.
@@ -77,14 +78,17 @@ class Questions:
         index: int,
         row: Row,
         sampling: Sampling,
-        ends_with: str | None,
+        variant: Variant | None,
         context: int,
         encode: Callable[[Any], list[int]],
     ) -> Draft:
+        ends_with = None if variant is None else variant.ends_with
         stop = (*sampling.stop, *([] if ends_with is None else [ends_with]))
-        answer = Draft(index, peft_name(row.variant), [], 0, AnswerText(self._decode, stop), row.routing, row.strength)
+        answer = Draft(index, peft_name(row.variant), [], 0, AnswerText(self._decode, stop), row.routing, row.gate)
         answer.likeliest, answer.scores_prompt = row.log_probs, row.prompt_log_probs
         try:
+            if variant is not None:
+                check_gate(row.gate, variant)
             answer.prompt = encode(row.messages if row.text is None else row.text)
             if row.prompt_log_probs:
                 answer.prompt_log_probs.append(TokenLogProb(answer.prompt[0], None, ()))
@@ -101,7 +105,7 @@ class Questions:
         """An answer that variants are to read, tokenised and checked.
 
         Raises:
-            EngineError: if the answer is empty, too long or not the model's own, or a strength is missing.
+            EngineError: if the answer is empty, too long or not the model's own.
         """
         answer = list(answer_ids)
         if not answer:
@@ -111,8 +115,7 @@ class Questions:
                 raise EngineError(f"The model has no token {token}, so the model did not write this answer.")
         prompt = self._prompts.encode(reading.messages)
         _room(len(prompt) + len(answer) - 1, context)
-        check_strengths(reading.variants, reading.strengths)
-        return AnswerReading(prompt, answer, reading.variants, reading.strengths, stopped)
+        return AnswerReading(prompt, answer, reading.variants, reading.gates, stopped)
 
     def passage(self, passage: Passage, context: int) -> tuple[Sequence[int], Sequence[int]]:
         """Token ids of what comes before some words, and of the words.
@@ -136,10 +139,23 @@ class Questions:
             )
 
 
-def check_strengths(variants: Sequence[str], strengths: Sequence[float | None]) -> None:
-    """Raises EngineError unless there is a strength for each variant, or none at all."""
-    if strengths and len(strengths) != len(variants):
-        raise EngineError(f"There are {len(variants)} readers but {len(strengths)} strengths.")
+def check_gate(gate: GateSetting, variant: Variant) -> None:
+    """Raises EngineError if a variant does not store the quantile that is asked for."""
+    if variant.measure is None:
+        return  # it has no gate
+    try:
+        check_quantile(gate.quantile, variant.quantiles, variant.name)
+    except ValueError as error:
+        raise EngineError(str(error)) from None
+
+
+def check_gates(names: Sequence[str], gates: Sequence[GateSetting], variants: Sequence[Variant]) -> None:
+    """Raises EngineError unless there is a possible gate setting for each of the names, or none at all."""
+    if gates and len(gates) != len(names):
+        raise EngineError(f"There are {len(names)} readers but {len(gates)} gate settings.")
+    by_name = {variant.name: variant for variant in variants}
+    for name, gate in zip(names, gates, strict=False):
+        check_gate(gate, by_name[name])
 
 
 def end_unknown(rows: Sequence[Row], drafts: Sequence[Draft], known: Callable[[], Sequence[Variant]]) -> None:

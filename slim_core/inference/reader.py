@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 from ..base.errors import EngineError
 from ..base.messages import Message
 from ..base.prompts import Prompts
+from ..method import GateSetting
 from .describe import describe
 from .draft import Work
 from .drift import drift_of
-from .questions import Questions, check_strengths
+from .questions import Questions, check_gates
 from .scheduler import Scheduler
 from .scoring import likelihoods
 from .types import Drift, Likelihood, Passage, Reading, Sampling, Variant
@@ -81,7 +82,7 @@ class Reader:
         self,
         passages: Sequence[Passage],
         variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
+        gates: Sequence[GateSetting] = (),
         *,
         routing: bool = False,
     ) -> list[Likelihood]:
@@ -90,21 +91,22 @@ class Reader:
         Args:
             passages: the words, each with what comes before.
             variants: names of the variants that read them.
-            strengths: of the gate of each, as `Row.strength`; empty for their own.
+            gates: of each, as `Row.gate`; empty for as they were trained.
             routing: whether the shares that went past LoRA are wanted.
 
         Raises:
-            EngineError: if a passage is empty or too long, a variant is unknown, memory runs out, or the model fails.
+            EngineError: if a passage is empty or too long, a variant is unknown or does not store a quantile that is
+                asked for, memory runs out, or the model fails.
         """
-        check_strengths(variants, strengths)
         place, work = self._scheduler.join(), Work([], Sampling())
         try:
             while not self._scheduler.enter(place, work, WAITING_SECONDS):
                 self._check_open()
             self._check_open()
             check_variants(variants, self.variants)
+            check_gates(variants, gates, self.variants)
             pairs = [self._questions.passage(passage, self.info.context_length) for passage in passages]
-            return likelihoods(self._model, pairs, variants, strengths, routing, self._scheduler.between)
+            return likelihoods(self._model, pairs, variants, gates, routing, self._scheduler.between)
         finally:
             self._scheduler.leave(place, work)
 
@@ -113,7 +115,7 @@ class Reader:
         messages: Sequence[Message],
         answer_ids: Sequence[int],
         variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
+        gates: Sequence[GateSetting] = (),
     ) -> Drift:
         """Let variants read the base's own answer; waits in the queue.
 
@@ -121,12 +123,13 @@ class Reader:
             messages: the conversation that the base answered.
             answer_ids: T tokens of its answer (`RowStep.token_ids`).
             variants: names of the variants that read it.
-            strengths: of the gate of each, as `Row.strength`; empty for their own.
+            gates: of each, as `Row.gate`; empty for as they were trained.
 
         Raises:
-            EngineError: if the answer is empty or too long, a variant is unknown, or memory runs out.
+            EngineError: if the answer is empty or too long, a variant is unknown or does not store a quantile that is
+                asked for, or memory runs out.
         """
-        reading = Reading(tuple(variants), tuple(messages), strengths=tuple(strengths))
+        reading = Reading(tuple(variants), tuple(messages), gates=tuple(gates))
         place, work = self._scheduler.join(), Work([], Sampling())
         try:
             while not self._scheduler.enter(place, work, WAITING_SECONDS):
@@ -143,6 +146,7 @@ class Reader:
     ) -> Drift | None:
         """The drift of an answer; None if it was stopped. The work was let in by the scheduler."""
         check_variants(reading.variants, self.variants)
+        check_gates(reading.variants, reading.gates, self.variants)
         answer_reading = self._questions.reading(reading, answer_ids, self.info.context_length, stopped)
         tensors = self._scheduler.read(work, answer_reading)
         if tensors is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..base.errors import EngineError, is_failure, is_out_of_memory, out_of_memory_sentence
-from ..method import context_of
+from ..method import GateSetting, context_of
 from ..outside.errors import first_line
 from ..peft_tools import RowRouting, adapter_rows, trace_routing, traceable_adapters
 from .cache import growing_cache
@@ -43,7 +43,7 @@ def likelihoods(
     model: PreTrainedModel,
     passages: Sequence[tuple[Sequence[int], Sequence[int]]],
     variants: Sequence[str],
-    strengths: Sequence[float | None],
+    gates: Sequence[GateSetting],
     routing: bool,
     between: Callable[[], AbstractContextManager],
 ) -> list[Likelihood]:
@@ -55,7 +55,7 @@ def likelihoods(
         model: the base model with its adapters, or without any, in evaluation mode.
         passages: for each the P > 0 tokens before it, and its own T > 0 tokens.
         variants: V names, of which some may come twice; KL is measured against "base" if it is among them.
-        strengths: of their gates, as `Row.strength`; empty for their own.
+        gates: how soon theirs close, as `Row.gate`; empty for as they were trained.
         routing: whether the shares past LoRA are recorded.
         between: a context for each forward, in which nobody else makes one.
 
@@ -72,7 +72,7 @@ def likelihoods(
     try:
         for batch in _batches(groups, texts, len(variants), model.config.get_text_config().vocab_size):
             with between():
-                by_index.update(_read(model, batch, texts, variants, strengths, routing))
+                by_index.update(_read(model, batch, texts, variants, gates, routing))
     except Exception as error:
         if is_out_of_memory(error):
             raise EngineError(out_of_memory_sentence(model.device, len(variants))) from None
@@ -105,7 +105,7 @@ def _read(
     batch: Sequence[list[int]],
     texts: Sequence[_Text],
     variants: Sequence[str],
-    strengths: Sequence[float | None],
+    gates: Sequence[GateSetting],
     routing: bool,
 ) -> Iterator[tuple[int, Likelihood]]:
     """The likelihoods of the passages of a batch, with their index."""
@@ -124,8 +124,7 @@ def _read(
     with ExitStack() as scopes:
         trace = None
         if adapted:
-            own_strengths = not any(strength is not None for strength in strengths)
-            scopes.enter_context(adapter_rows(model, rows, None if own_strengths else [*strengths] * len(reads)))
+            scopes.enter_context(adapter_rows(model, rows, [*gates] * len(reads) if gates else None))
             if routing and any(row in traceable for row in rows):
                 trace = scopes.enter_context(trace_routing(model))
         cache = growing_cache(model.config)

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..method import Linear
+from ..method import AS_TRAINED, Linear
 from ..method.batch_rows import BatchRows
 from ..method.contexts import Sequences
 from ..peft_tools import RoutingTrace, TokenRouting
-from .single_token_router import TokenRouter
+from .single_token_router import TokenGate, TokenRouter
 
 
 # With more experts per token or more rows, torch's stacked products are faster.
@@ -32,6 +32,8 @@ MOST_ROWS = 8
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The routing of every token in a plain LoRA.
 UNROUTED = TokenRouting([1.0], 0.0, -1, [(0, 1.0)])
+# The gate of one, which has no router to ask for it.
+NO_GATE = TokenGate(0.0, None)
 
 
 def install() -> None:
@@ -93,9 +95,8 @@ def _token_rows(layer: Linear, batch: BatchRows) -> TokenRows | None:
         router = _router(layer, batch, name) if config.routed else None
         scale = 1.0 if name in layer.folded else layer.scaling[name]
         experts = config.num_experts if config.routed else 1
-        row_strength = None if batch.strengths is None else batch.strengths[row]
-        strength = config.yield_strength if row_strength is None else row_strength
-        token_rows.put(row, name, layer.slim_A[name], layer.slim_B[name], experts, scale, router, strength)
+        gate = _gate(layer, batch, row) if config.routed else NO_GATE
+        token_rows.put(row, name, layer.slim_A[name], layer.slim_B[name], experts, scale, router, gate)
     return token_rows
 
 
@@ -120,8 +121,20 @@ def _router(layer: Linear, batch: BatchRows, name: str) -> TokenRouter:
     kept, router = batch.kept, layer.routers[name]
     if router not in kept:
         router.clusters.fold_earlier(learning=False)
-        kept[router] = TokenRouter(router.config, *router.tables(training=False), router.readers, router.key, name)
+        tables, _, weights = router.tables(training=False)
+        kept[router] = TokenRouter(router.config, tables, weights, router.readers, router.key, name)
     return kept[router]
+
+
+def _gate(layer: Linear, batch: BatchRows, row: int) -> TokenGate:
+    """The gate of a row, one for all rows that ask the same of it and for all Linears that share its router."""
+    router = layer.routers[batch.adapter_names[row]]
+    setting = AS_TRAINED if batch.gates is None else batch.gates[row]
+    key = (router, setting)
+    if key not in batch.kept:
+        strength, reference = router.gate_of(setting, router.tables(training=False)[1])
+        batch.kept[key] = TokenGate(strength, None if reference is None else reference.reshape(-1).tolist())
+    return batch.kept[key]
 
 
 class _Row(NamedTuple):
@@ -135,7 +148,7 @@ class _Row(NamedTuple):
     router: TokenRouter | None
     factors: list[tuple[np.ndarray, np.ndarray]]
     scale: float
-    strength: float
+    gate: TokenGate
 
 
 class TokenRows:
@@ -155,11 +168,11 @@ class TokenRows:
         num_experts: int,
         scale: float,
         router: TokenRouter | None,
-        strength: float,
+        gate: TokenGate,
     ) -> None:
         """Add row `row` of adapter `name`, with the stacked float32 factors (E r, C_in) and (C_out, E r)."""
         first, second = (t.detach().numpy().reshape(num_experts, -1, t.shape[1]) for t in (a, b.t()))
-        self._rows.append(_Row(row, name, router, list(zip(first, second, strict=True)), scale, strength))
+        self._rows.append(_Row(row, name, router, list(zip(first, second, strict=True)), scale, gate))
         if router is not None and router not in self._routers:
             self._routers.append(router)
 
@@ -178,9 +191,9 @@ class TokenRows:
         tokens, sums = _rows(x, self._in), _rows(total, self._out)
         for shared_router in self._routers:
             shared_router.begin(x, tokens, sequences)
-        for row, name, router, factors, scale, strength in self._rows:
+        for row, name, router, factors, scale, gate in self._rows:
             token, added = tokens[row], sums[row]
-            routing = UNROUTED if router is None else router.of_row(row, token, strength)
+            routing = UNROUTED if router is None else router.of_row(row, token, gate)
             for expert, weight in routing.sent:
                 first, second = factors[expert]
                 hidden = first.dot(token)

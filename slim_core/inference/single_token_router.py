@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +17,25 @@ from ..peft_tools import TokenRouting
 from .single_token_contexts import LatestSums, TokenContexts, token_contexts
 
 
+class TokenGate(NamedTuple):
+    """The gate of one row at one router.
+
+    Attributes:
+        strength: the factor in front of the excess.
+        reference: by bucket the distance up to which a context counts as like the training data; None with the
+            paper's yielding.
+    """
+
+    strength: float
+    reference: list[float] | None
+
+
 class TokenRouter:
     """One router, for one token at a time. It keeps its results while the Linears of a block share them.
 
     Args:
         config: of the adapter.
         tables: its clusters, float32.
-        reference: the distance up to which a context counts as like the training data, () or (buckets,); None with
-            the paper's yielding.
         router: its weights.
         readers: how many Linears use the routing of each input.
         key: under which a cache keeps its sums.
@@ -34,7 +46,6 @@ class TokenRouter:
         self,
         config: SlimConfig,
         tables: ClusterTables,
-        reference: Tensor | None,
         router: Router,
         readers: int,
         key: str,
@@ -54,7 +65,6 @@ class TokenRouter:
         elif router.mean is not None:
             weight, bias = router.folded()
         self._weight, self._bias = (tensor.detach().float().numpy() for tensor in (weight, bias))
-        self._reference = None if reference is None else reference.reshape(-1).tolist()
         identity = config.num_identity
         self._past_lora = [0.0] * config.num_experts + [1 / max(identity, 1)] * identity
         self._input: Tensor | None = None
@@ -106,15 +116,15 @@ class TokenRouter:
         np.add(carried, tokens if contexts.counted is None else np.where(contexts.counted, tokens, 0), out=steps[:, 1])
         return steps
 
-    def of_row(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
+    def of_row(self, row: int, x: np.ndarray, gate: TokenGate) -> TokenRouting:
         """The routing of the token `x`, (C,) float32: row `row` of the input that `begin` was given."""
         routing = self._routings.get(row)
         if routing is None:
             with np.errstate(all="ignore"):  # NaNs propagate, as everywhere
-                routing = self._routings[row] = self._route(row, x, strength)
+                routing = self._routings[row] = self._route(row, x, gate)
         return routing
 
-    def _route(self, row: int, x: np.ndarray, strength: float) -> TokenRouting:
+    def _route(self, row: int, x: np.ndarray, row_gate: TokenGate) -> TokenRouting:
         placed, bucket, closed = x, 0, False
         if self._contextual:
             count = max(self._counts[row], 1)
@@ -129,11 +139,12 @@ class TokenRouter:
             distance = float(max(-z.min(), z.max())) - 1
         else:
             distance = math.sqrt(z.dot(z) / len(z)) - 1
-        reference = 0.0 if self._reference is None else self._reference[bucket]
-        gate, push = self._gate(row, distance, bucket, strength, closed)
+        level = 0.0 if row_gate.reference is None else row_gate.reference[bucket]
+        excess = distance if row_gate.reference is None else max(distance - level, 0.0)
+        gate, push = self._gate(row, excess, row_gate.strength, closed)
         if gate == 0.0:
-            return TokenRouting([*self._past_lora], distance, cluster, [], gate, reference)
-        routing = TokenRouting([], distance, cluster, [], gate, reference)
+            return TokenRouting([*self._past_lora], distance, cluster, [], gate, level)
+        routing = TokenRouting([], distance, cluster, [], gate, level)
         if self._contextual:
             z = x if self._mean is None or self._spread is None else (x - self._mean) * self._spread
         if self._down is not None and self._up is not None:
@@ -141,13 +152,12 @@ class TokenRouter:
             z = z + self._up.dot(hidden / (1 + np.exp(-hidden)))
         return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, routing)
 
-    def _gate(self, row: int, distance: float, bucket: int, strength: float, closed: bool) -> tuple[float, float]:
+    def _gate(self, row: int, excess: float, strength: float, closed: bool) -> tuple[float, float]:
         """The gate, and what is subtracted from the LoRA experts' logits if the config asks for that instead.
 
         The same as in `method/gate.py`, whose tensor operations would take longer than the rest of the routing.
         `tests/inference/test_single_token_gate.py` compares the two.
         """
-        excess = distance if self._reference is None else max(distance - self._reference[bucket], 0.0)
         if self._excess_sum is not None:
             self._excess_sum[row] += excess
             excess = float(self._excess_sum[row]) / (self._earlier_routers + 1)

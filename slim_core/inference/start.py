@@ -9,20 +9,20 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache
 
-from ..method import RowState
+from ..method import GateSetting, RowState
 from ..peft_tools import RowRouting
 
 
-# The PEFT name of the row's variant and the strength of its gate. The adapter's weights need not be part of it, since
-# all rows are forgotten when an adapter is attached or detached.
-Key = tuple[str, float | None]
+# The PEFT name of the row's variant and what was asked of its gate. The adapter's weights need not be part of it: all
+# rows are forgotten when an adapter is attached or detached.
+Key = tuple[str, GateSetting]
 
 
 class KeptRow(NamedTuple):
     """A row that has ended, with what a later prompt needs to continue it.
 
     Attributes:
-        key: its variant and the strength of its gate.
+        key: its variant and what was asked of its gate.
         tokens: the T token ids that it has read.
         cache: their keys and values, one row.
         state: the sums of its context after them; None if its variant has no contexts.

@@ -21,6 +21,7 @@ from ..base.formatting import count, size
 from ..base.loading import LoadPlan, plan, read_prompts
 from ..base.messages import Message
 from ..base.shapes import BaseShapes
+from ..method import GateSetting
 from ..outside.errors import first_line
 from .engine import Engine
 from .loading import read_base
@@ -85,7 +86,7 @@ class UnavailableEngine:
         self,
         passages: Sequence[Passage],
         variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
+        gates: Sequence[GateSetting] = (),
         *,
         routing: bool = False,
     ) -> list[Likelihood]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..base.messages import Message
 from ..baselines import KINDS as OTHER_METHODS
+from ..method import AS_TRAINED, GateSetting
 from ..peft_tools import identity_share
 
 
@@ -69,6 +69,7 @@ class Measure:
         mode: how LoRA experts yield: `SlimConfig.yield_mode`.
         strength: the factor that multiplies the distance.
         quantile: share of the training data that lies within the reference.
+        quantiles: those whose distance the adapter stores, ascending; any between them can be chosen instead.
         carries_up: whether the gate follows the mean excess of all routers so far.
         format: version of the adapter's format.
     """
@@ -78,6 +79,7 @@ class Measure:
     mode: Literal["gate", "calibrated", "paper"]
     strength: float
     quantile: float
+    quantiles: tuple[float, ...]
     carries_up: bool
     format: int
 
@@ -109,6 +111,11 @@ class Variant:
     measure: Measure | None = None
     ends_with: str | None = None
 
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Those whose distance it stores, ascending; empty if it has no gate."""
+        return () if self.measure is None else self.measure.quantiles
+
 
 @dataclass(frozen=True)
 class Row:
@@ -118,8 +125,7 @@ class Row:
         variant: the name of the variant that answers.
         messages: the conversation so far; the last message is the user's.
         routing: whether its routing is recorded.
-        strength: how strongly SLIM's gate closes with the distance, in place of its adapter's `yield_strength`; 0
-            forces the gate open. None leaves it as it was trained. Other variants have no gate.
+        gate: how soon SLIM's gate closes. Other variants have no gate.
         text: plain text that the variant continues, or its token ids, instead of a conversation in the chat template;
             None for the messages.
         log_probs: for how many of the likeliest tokens log-probabilities are recorded at each step, beside that of
@@ -130,7 +136,7 @@ class Row:
     variant: str
     messages: tuple[Message, ...]
     routing: bool = False
-    strength: float | None = None
+    gate: GateSetting = AS_TRAINED
     text: str | tuple[int, ...] | None = None
     log_probs: int | None = None
     prompt_log_probs: bool = False
@@ -262,15 +268,6 @@ class Step:
         return all(row.state == "done" for row in self.rows)
 
 
-def waiting_step(rows: Sequence[Row], stopped: Callable[[int], bool], place: int) -> Step:
-    """The state of rows that wait in the queue. It is done if all of them were stopped."""
-    states = tuple(
-        RowStep(row.variant, "done", finish_reason="stopped") if stopped(index) else RowStep(row.variant)
-        for index, row in enumerate(rows)
-    )
-    return Step(states, place=0 if all(state.state == "done" for state in states) else place)
-
-
 @dataclass(frozen=True)
 class Reading:
     """Which variants read the base's answer once all answers are finished, to measure their drift.
@@ -279,13 +276,13 @@ class Reading:
         variants: names of the readers.
         messages: the conversation that the base answered.
         answer_ids: the tokens of its answer; empty if the base is one of the rows that answer now.
-        strengths: of each reader's gate, as in `Row.strength`; empty to leave all as they were trained.
+        gates: of each reader, as in `Row.gate`; empty to leave all as they were trained.
     """
 
     variants: tuple[str, ...]
     messages: tuple[Message, ...]
     answer_ids: tuple[int, ...] = ()
-    strengths: tuple[float | None, ...] = ()
+    gates: tuple[GateSetting, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..adapters import (
     try_out,
 )
 from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
-from ..method import BASE_ROW, SlimConfig, SlimLayer
+from ..method import BASE_ROW, SlimConfig, SlimLayer, stored_quantiles
 from ..peft_tools import fold_masks
 from .types import Kind, Measure, Variant
 
@@ -131,7 +131,7 @@ class Adapters:
             return Variant(name, adapter.kind, label, count, size, adapter.detail)
         gated = config.routed and config.yield_mode == "gate"
         strength = config.yield_strength if gated else None
-        measure = _measure(config) if config.routed else None
+        measure = measure_of(config) if config.routed else None
         return Variant(name, adapter.kind, label, count, size, adapter.detail, strength, measure, adapter.ends_with)
 
     def _configs(self) -> dict[str, SlimConfig]:
@@ -152,13 +152,15 @@ class Adapters:
         return all(layer.module_name in modules for layer in layers if peft_name(name) in layer.slim_A)
 
 
-def _measure(config: SlimConfig) -> Measure:
+def measure_of(config: SlimConfig) -> Measure:
+    """How an adapter with a router measures distances."""
     return Measure(
         config.distance,
         cast('Literal["context", "token"]', config.distance_scope),  # a config fills in missing fields
         config.yield_mode,
         config.yield_strength,
         config.yield_quantile,
+        stored_quantiles(config),
         config.carries_up,
         config.format_version,
     )

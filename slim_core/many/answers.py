@@ -10,6 +10,7 @@ from typing import Literal
 
 from ..base.errors import EngineError
 from ..base.messages import Message
+from ..inference import AS_TRAINED, GateSetting
 from ..inference.types import Drift, FinishReason, Kind, Reading, RoutingRecord, Row, Sampling, Step, Variant
 from ..inference.verdict import Verdict, verdict_of
 from .prompts import ListedPrompt
@@ -25,12 +26,20 @@ class Respondent:
     Attributes:
         column: its name in tables, unique among the respondents; "base" for the base.
         variant: of the engine.
-        strength: of its gate, as `Row.strength`.
+        gate: how soon its gate closes.
     """
 
     column: str
     variant: Variant
-    strength: float | None = None
+    gate: GateSetting = AS_TRAINED
+
+
+def gate_name(gate: GateSetting) -> str:
+    """A changed gate as part of a column's name, such as ", gate 2, quantile 0.9"; empty if it is as trained."""
+    parts = [] if gate.strength is None else [f"{gate.strength:g}"]
+    if gate.quantile is not None:
+        parts.append(f"quantile {gate.quantile:g}")
+    return f", gate {', '.join(parts)}" if parts else ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class PromptAnswer:
         error: a sentence, if there is no answer.
         identity: mean share of the answer's tokens, over all Linears, that went past LoRA; None for the base, and
             where there is no answer.
-        strength: its gate's requested strength; None as trained, or if it has no gate.
+        gate: what was asked of its gate.
         verdict: how its gate judged the prompt; None without a gate.
         log_ratio: log p_base(base's answer) - log p_variant(the same), in nats; None for the base, and where it was
             not measured.
@@ -62,7 +71,7 @@ class PromptAnswer:
     finish_reason: FinishReason | None
     error: str | None = None
     identity: float | None = None
-    strength: float | None = None
+    gate: GateSetting = AS_TRAINED
     verdict: Verdict | None = None
     log_ratio: float | None = None
     mean_kl: float | None = None
@@ -117,8 +126,7 @@ class PromptProgress:
         self.messages = listed.messages_with(system)
         # With a LoRA nothing bypasses it, so there is nothing to record.
         self.rows = tuple(
-            Row(a.variant.name, self.messages, routing=a.variant.kind == "slim", strength=a.strength)
-            for a in self._askers
+            Row(a.variant.name, self.messages, routing=a.variant.kind == "slim", gate=a.gate) for a in self._askers
         )
         readers = [a for a in self._askers if a.variant.kind != "base"]
         asks_base = len(readers) < len(self._askers)
@@ -126,7 +134,7 @@ class PromptProgress:
             Reading(
                 tuple(a.variant.name for a in readers),
                 self.messages,
-                strengths=tuple(a.strength for a in readers),
+                gates=tuple(a.gate for a in readers),
             )
             if readers and asks_base
             else None
@@ -163,7 +171,7 @@ class PromptProgress:
                     row.finish_reason,
                     row.error,
                     identity=_identity(variant, row.tokens, record),
-                    strength=asker.strength,
+                    gate=asker.gate,
                     verdict=verdict_of(record) if record is not None and variant.strength is not None else None,
                     log_ratio=None if drift is None else drift.total,
                     mean_kl=None if drift is None else drift.mean_kl,

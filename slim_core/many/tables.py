@@ -23,7 +23,7 @@ BLANKS = ("\t", "\r", "\n")
 OF_PROMPT = ("number", "place", "system", "prompt", "error")
 # Of one answer: the column's name is put before each.
 OF_ANSWER = ("label", "answer", "tokens", "finish_reason", "error")
-OF_ADAPTER = ("identity", "verdict", "distance", "reference", "exact", "strength", "log_ratio", "mean_kl")
+OF_ADAPTER = ("identity", "verdict", "distance", "reference", "exact", "strength", "quantile", "log_ratio", "mean_kl")
 
 
 def to_csv(results: Iterable[PromptResult], askers: Sequence[Respondent]) -> str:
@@ -77,7 +77,8 @@ def _cells(answer: PromptAnswer) -> dict[str, Any]:
         "distance": None if verdict is None else verdict.distance,
         "reference": None if verdict is None else verdict.reference,
         "exact": None if verdict is None else "yes" if verdict.exact else "no",
-        "strength": answer.strength,
+        "strength": answer.gate.strength,
+        "quantile": answer.gate.quantile,
         "log_ratio": answer.log_ratio,
         "mean_kl": answer.mean_kl,
     }
@@ -115,10 +116,15 @@ def to_json(
         "base": base,
         "prompts": prompts,
         "sampling": asdict(sampling),
-        "variants": [asdict(a.variant) | {"name": a.column, "gate_strength": a.strength} for a in askers],
+        "variants": [_asker(asker) for asker in askers],
         "results": [_result(result) for result in results],
     }
     return json.dumps(table, ensure_ascii=False, indent=2)
+
+
+def _asker(asker: Respondent) -> dict[str, Any]:
+    gate = {"gate_strength": asker.gate.strength, "gate_quantile": asker.gate.quantile}
+    return asdict(asker.variant) | {"name": asker.column} | gate
 
 
 def _result(result: PromptResult) -> dict[str, Any]:
@@ -132,9 +138,14 @@ def _result(result: PromptResult) -> dict[str, Any]:
 
 
 def _answer(answer: PromptAnswer) -> dict[str, Any]:
-    fields = {name: _finite(value) for name, value in asdict(answer).items() if name not in ("column", "verdict")}
+    apart = ("column", "gate", "verdict")
+    fields = {name: _finite(value) for name, value in asdict(answer).items() if name not in apart}
     verdict = answer.verdict
-    return fields | {"verdict": None if verdict is None else {"kind": verdict.kind} | asdict(verdict)}
+    return (
+        fields
+        | asdict(answer.gate)
+        | {"verdict": None if verdict is None else {"kind": verdict.kind} | asdict(verdict)}
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -19,6 +19,7 @@ from .extra_losses import add_to_loss, extra_losses
 from .fields import abbreviated, check_choice, check_integer, check_number
 from .fingerprint import difference, fingerprint_of_shapes
 from .gate_setter import set_gate
+from .gate_setting import AS_TRAINED, GateSetting, check_quantile, stored_quantiles
 from .layer import SlimLayer
 from .linear import Linear
 from .merging import fast_masks, module_seed
@@ -32,6 +33,7 @@ from .turns import opening_of, turn_opening
 
 
 __all__ = [
+    "AS_TRAINED",
     "BASE_ROW",
     "LENGTH_BUCKETS",
     "LEVELS",
@@ -39,6 +41,7 @@ __all__ = [
     "BatchRows",
     "ClusterTables",
     "ForwardContext",
+    "GateSetting",
     "Linear",
     "Router",
     "Routing",
@@ -57,6 +60,7 @@ __all__ = [
     "check_name",
     "check_names",
     "check_number",
+    "check_quantile",
     "context_of",
     "difference",
     "drop_context",
@@ -74,6 +78,7 @@ __all__ = [
     "set_gate",
     "abbreviated",
     "state_of_row",
+    "stored_quantiles",
     "turn_opening",
 ]
 

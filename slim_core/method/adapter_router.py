@@ -14,6 +14,7 @@ from .config import SlimConfig
 from .context import ForwardContext, in_backward
 from .contexts import Contexts, Sequences
 from .gate import EarlierExcess, Yielding
+from .gate_setting import GateSetting
 from .losses import balance_term
 from .routing import ClusterTables, Router, Routing, route
 from .sequence_state import router_key
@@ -28,6 +29,20 @@ class KeptTables(NamedTuple):
     tables: ClusterTables
     reference: Tensor | None
     router: Router
+
+
+class RowGates(NamedTuple):
+    """What the rows of a batch ask of the gate.
+
+    Attributes:
+        of: the adapter's reference distances and strength that it was made from.
+        strength: (rows,).
+        references: (rows, buckets) distances that count as in domain; None if all rows have the adapter's own.
+    """
+
+    of: tuple[Tensor | None, float]
+    strength: Tensor
+    references: Tensor | None
 
 
 class KeptExcesses(NamedTuple):
@@ -216,17 +231,52 @@ class AdapterRouter:
     def _yielding(
         self, reference: Tensor | None, contexts: Contexts | None, earlier: EarlierExcess | None, tokens: int
     ) -> Yielding:
-        config = self.config
-        strength: float | Tensor = config.yield_strength
-        if self._context.rows is not None:
-            device = self.clusters.center.device
-            strength = self._context.rows.strengths_of(self.name, config.yield_strength, device)
-        if isinstance(strength, Tensor):
-            strength = strength.repeat_interleave(tokens // len(strength))
-        if contexts is None:
-            return Yielding.of(config, strength, reference)
-        bucket, length = contexts.bucket, contexts.length
-        return Yielding.of(config, strength, reference, bucket=bucket, length=length, earlier=earlier)
+        bucket, length = (None, None) if contexts is None else (contexts.bucket, contexts.length)
+        strength: float | Tensor = self.config.yield_strength
+        gates = self._row_gates(reference)
+        if gates is not None:
+            repeat = tokens // len(gates.strength)
+            strength = gates.strength.repeat_interleave(repeat)
+            if gates.references is not None:
+                # The rows' references one after the other, and where each token's is among them.
+                rows, buckets = gates.references.shape
+                first = torch.arange(0, rows * buckets, buckets, device=strength.device).repeat_interleave(repeat)
+                reference, bucket = gates.references.flatten(), first if bucket is None else first + bucket
+        return Yielding.of(self.config, strength, reference, bucket=bucket, length=length, earlier=earlier)
+
+    def _row_gates(self, reference: Tensor | None) -> RowGates | None:
+        """What the rows of the batch ask of the gate; None if none asks for anything."""
+        rows = self._context.rows
+        settings = None if rows is None else rows.gates_of(self.name)
+        if rows is None or settings is None:
+            return None
+        of = (reference, self.config.yield_strength)
+        kept = rows.kept.get((RowGates, self))
+        if kept is None or kept.of[0] is not reference or kept.of[1] != of[1]:
+            # Usable for a later forward with gradients too, as the tables are.
+            with torch.inference_mode(False), torch.no_grad():
+                kept = self._new_row_gates(settings, of)
+            if not torch.compiler.is_compiling():
+                rows.kept[RowGates, self] = kept
+        return kept
+
+    def _new_row_gates(self, settings: list[GateSetting], of: tuple[Tensor | None, float]) -> RowGates:
+        strengths, references = zip(*(self.gate_of(setting, of[0]) for setting in settings), strict=True)
+        strength = torch.tensor(strengths, device=self.clusters.center.device)
+        own = all(reference is of[0] for reference in references)
+        return RowGates(of, strength, None if own else torch.stack(references))
+
+    def gate_of(self, setting: GateSetting, reference: Tensor | None) -> tuple[float, Tensor | None]:
+        """The strength of a row, and the distances that count as in domain for it.
+
+        Args:
+            setting: what the row asks for.
+            reference: the adapter's own, of `tables`.
+        """
+        strength = self.config.yield_strength if setting.strength is None else setting.strength
+        if setting.quantile is None or reference is None:
+            return strength, reference
+        return strength, self.clusters.reference_at(setting.quantile)
 
     def _balance(self, routing: Routing, repeated: bool) -> None:
         if not self.config.balance_coefficient:

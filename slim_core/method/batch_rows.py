@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .gate_setting import AS_TRAINED, GateSetting
+
 
 BASE_ROW = "__base__"
 
@@ -18,20 +20,21 @@ class BatchRows:
 
     Args:
         adapter_names: the adapter of each row; `"__base__"` is the base model.
-        strengths: the yield strength of each row, or None for its adapter's; None if all rows have their adapter's.
+        gates: what each row asks of its adapter's gate; None if none asks for anything.
 
     Attributes:
+        gates: the same; None also if all are `AS_TRAINED`.
         kept: what a `RowsKernel` has prepared for these rows, by layer or router.
 
     Raises:
-        ValueError: if the number of strengths is not that of the rows.
+        ValueError: if there is not one gate setting for each row.
     """
 
-    def __init__(self, adapter_names: Sequence[str], strengths: Sequence[float | None] | None = None) -> None:
-        if strengths is not None and len(strengths) != len(adapter_names):
-            raise ValueError(f"There are {len(strengths)} strengths for {len(adapter_names)} rows.")
+    def __init__(self, adapter_names: Sequence[str], gates: Sequence[GateSetting] | None = None) -> None:
+        if gates is not None and len(gates) != len(adapter_names):
+            raise ValueError(f"There are {len(gates)} gate settings for {len(adapter_names)} rows.")
         self.adapter_names = list(adapter_names)
-        self.strengths = strengths
+        self.gates = None if gates is None or _as_trained(gates) else tuple(gates)
         self.kept: dict[Hashable, Any] = {}
         self._of_length: dict[tuple[int, torch.device], dict[str, slice | Tensor]] = {}
 
@@ -70,12 +73,17 @@ class BatchRows:
                 rows_by_adapter[name] = torch.tensor(index, device=device)
         return rows_by_adapter
 
-    def strengths_of(self, adapter_name: str, default: float, device: torch.device) -> float | Tensor:
-        """(rows,) strength of each row of an adapter; `default`, the strength in its config, if no row has another."""
-        if self.strengths is None:
-            return default
-        rows = zip(self.adapter_names, self.strengths, strict=True)
-        return torch.tensor([default if s is None else s for name, s in rows if name == adapter_name], device=device)
+    def gates_of(self, adapter_name: str) -> list[GateSetting] | None:
+        """What each row of an adapter asks of its gate; None if none of them asks for anything."""
+        if self.gates is None:
+            return None
+        rows = zip(self.adapter_names, self.gates, strict=True)
+        gates = [gate for name, gate in rows if name == adapter_name]
+        return None if _as_trained(gates) else gates
+
+
+def _as_trained(gates: Sequence[GateSetting]) -> bool:
+    return all(gate == AS_TRAINED for gate in gates)
 
 
 def check_names(adapter_names: list[str], known: Collection[str], training: bool) -> None:

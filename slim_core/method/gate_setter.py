@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import nn
 
+from .gate_setting import GateSetting, check_quantile, stored_quantiles
 from .layer import SlimLayer
 
 
@@ -20,12 +19,14 @@ def set_gate(
     Args:
         model: a model with SLIM adapters, however they were attached.
         strength: factor in front of the distance; 0 forces the gate open, more closes it sooner. None keeps it.
-        quantile: of the training distances that counts as in domain, above 0 and below 1. None keeps it.
+        quantile: of the training distances that counts as in domain, in the range that the adapter stores
+            (`LEVELS`). None keeps it.
         adapter_name: which adapter; None for all that have a router.
 
     Raises:
-        ValueError: if there is no such adapter or a number is out of its range.
+        ValueError: if there is no such adapter, or a number is out of its range.
     """
+    gate = GateSetting(strength, quantile)
     layers = [m for m in model.modules() if isinstance(m, SlimLayer)]
     configs = {
         id(config): config
@@ -39,8 +40,9 @@ def set_gate(
             + ("." if adapter_name is None else f" named {adapter_name!r}.")
         )
     for config in configs.values():
-        new_strength = config.yield_strength if strength is None else strength
-        new_quantile = config.yield_quantile if quantile is None else quantile
-        # A copy, whose checks raise before anything has changed.
-        dataclasses.replace(config, yield_strength=new_strength, yield_quantile=new_quantile)
-        config.yield_strength, config.yield_quantile = new_strength, new_quantile
+        check_quantile(gate.quantile, stored_quantiles(config))
+    for config in configs.values():
+        if gate.strength is not None:
+            config.yield_strength = gate.strength
+        if gate.quantile is not None:
+            config.yield_quantile = gate.quantile

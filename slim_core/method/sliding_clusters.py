@@ -173,10 +173,14 @@ class SlidingClusters:
 
     def tables(self) -> tuple[ClusterTables, Tensor | None]:
         """The clusters as `route` wants them, and the distances that count as in domain, () or (buckets,)."""
+        return cluster_tables(self.center, self.var), self.reference_at(self._config.yield_quantile)
+
+    def reference_at(self, quantile: float) -> Tensor | None:
+        """The distances that count as in domain at a quantile, (buckets,), or () if only one is stored."""
         reference = self.reference
-        if reference is not None and reference.dim() == 2:
-            reference = clusters.reference_row(reference, self._config.yield_quantile)
-        return cluster_tables(self.center, self.var), reference
+        if reference is None or reference.dim() < 2:
+            return reference
+        return clusters.reference_row(reference, quantile)
 
     # -- learning ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..evaluation.results import Evaluation, Participant, evaluated
 from ..evaluation.solving import Sample
 from ..evaluation.summary import BASE, Group, solved_samples
-from ..inference import ModelInfo
+from ..inference import GateSetting, ModelInfo
 from ..inference.types import Variant
 from ..many import Respondent
 from .execute import ROW
@@ -137,7 +137,7 @@ def _part(
             info = ModelInfo(**content["base"])
             participants.append(Participant(Respondent(BASE, Variant(**content["base_variant"])), info.name))
             samples = {t.name: [_only(sample, BASE, BASE) for sample in content["samples"][t.name]] for t in tasks}
-        variant = Respondent(column, Variant(**content["variant"]), content["strength"])
+        variant = Respondent(column, Variant(**content["variant"]), GateSetting(content["strength"]))
         method = cell.contender.title if only else f"{cell.contender.title} at {cell.rate:g}"
         participants.append(Participant(variant, content["adapter"], content["sha256"], method))
         for task in tasks:

@@ -20,7 +20,7 @@ from ..evaluation.participants import attach_adapter
 from ..evaluation.results import Participant
 from ..evaluation.run import fingerprint_of, run_tasks, unsolved
 from ..evaluation.summary import BASE
-from ..inference import EngineError, load_engine
+from ..inference import EngineError, GateSetting, load_engine
 from ..many import Respondent
 from ..training import TrainingError, train
 from ..training.base import load_base
@@ -147,7 +147,7 @@ def _measure(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
         "base": asdict(engine.info) | {"name": Path(work.scale.base).name},
         "base_variant": asdict(base.respondent.variant),
         "variant": asdict(row.respondent.variant),
-        "strength": row.respondent.strength,
+        "strength": row.respondent.gate.strength,
         "adapter": files.folder.name,
         "sha256": row.sha256,
         "training": _facts(files),
@@ -179,7 +179,7 @@ def _with_strength(participant: Participant, strength: float | None) -> Particip
         return participant
     if participant.respondent.variant.strength is None:
         raise EvaluationError("An adapter without a gate cannot answer at another strength.")
-    return replace(participant, respondent=replace(participant.respondent, strength=strength))
+    return replace(participant, respondent=replace(participant.respondent, gate=GateSetting(strength)))
 
 
 def _journal(path: Path, fingerprint: str) -> Journal:

@@ -10,13 +10,23 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from ..method import BatchRows, ForwardContext, SlimConfig, SlimLayer, check_names, context_of
+from ..method import (
+    BatchRows,
+    ForwardContext,
+    GateSetting,
+    SlimConfig,
+    SlimLayer,
+    check_names,
+    check_quantile,
+    context_of,
+    stored_quantiles,
+)
 from .trace import RoutingTrace
 
 
 @contextmanager
 def adapter_rows(
-    model: nn.Module, adapter_names: list[str], strengths: list[float | None] | None = None
+    model: nn.Module, adapter_names: list[str], gates: Sequence[GateSetting] | None = None
 ) -> Iterator[None]:
     """Within this context, every forward of the adapted model has these rows; setting them costs time only once.
 
@@ -25,17 +35,17 @@ def adapter_rows(
     Args:
         model: the base model that carries the adapters (`PeftModel.get_base_model()`), or any model around it.
         adapter_names: the adapter of each row; `"__base__"` is the base model.
-        strengths: the yield strength of each row, None for its adapter's own; 0 forces a gate open.
+        gates: what each row asks of its adapter's gate; None to leave all as they were trained.
 
     Raises:
-        ValueError: if the model has no adapter, a name is unknown, there is not one strength for each row, or the
-            model is in training mode.
+        ValueError: if the model has no adapter, a name is unknown, there is not one gate setting for each row, an
+            adapter does not store a quantile that is asked for, or the model is in training mode.
         RuntimeError: if a batch with `adapter_names` is running already.
     """
     scopes = RowScopes(model)
     if not scopes.adapted:
         raise ValueError("The model has no adapter whose rows could be told apart: attach one first.")
-    with scopes.answering(scopes.rows(adapter_names, strengths)):
+    with scopes.answering(scopes.rows(adapter_names, gates)):
         yield
 
 
@@ -61,13 +71,19 @@ class RowScopes:
         self._saved_whole = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         self.adapted = self._context is not None
         self.traceable = set(self._num_experts)
+        self._quantiles = {name: stored_quantiles(config) for name, config in configs.items() if config.routed}
         contextual = set() if self._context is None else self._context.contextual
         self.openings = {name: tuple(configs[name].turn_opening or ()) for name in contextual & set(configs)}
 
-    def rows(self, adapter_names: list[str], strengths: Sequence[float | None] | None = None) -> BatchRows:
+    def rows(self, adapter_names: list[str], gates: Sequence[GateSetting] | None = None) -> BatchRows:
         """Rows for `answering`; raises as `adapter_rows`."""
         check_names(adapter_names, self._known, self._model.training)
-        return BatchRows(adapter_names, strengths)
+        rows = BatchRows(adapter_names, gates)
+        if rows.gates is not None:
+            for name, gate in zip(adapter_names, rows.gates, strict=True):
+                if name in self._quantiles:
+                    check_quantile(gate.quantile, self._quantiles[name])
+        return rows
 
     def trace(self, rows: Sequence[int] | None) -> RoutingTrace:
         """A trace of some rows for `answering`; None records all."""

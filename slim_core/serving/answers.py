@@ -12,6 +12,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from ..base.errors import EngineError
+from ..inference import check_quantile
 from ..inference.stops import Stops
 from ..inference.types import RowStep, Step, Variant
 from ..outside.errors import quoted
@@ -33,8 +34,13 @@ def no_model(service: Service, name: str) -> ApiError:
 
 def _check(service: Service, request: GenerationRequest, variant: Variant) -> None:
     """Check a well-formed request for a variant; raises ApiError."""
-    if request.slim_strength is not None and variant.strength is None:
-        raise ApiError(400, f"{request.model} has no gate, so slim_strength has no effect.", "slim_strength")
+    for field, number in (("slim_strength", request.slim_strength), ("slim_quantile", request.slim_quantile)):
+        if number is not None and variant.strength is None:
+            raise ApiError(400, f"{request.model} has no gate, so {field} has no effect.", field)
+    try:
+        check_quantile(request.slim_quantile, variant.quantiles, request.model)
+    except ValueError as error:
+        raise ApiError(400, str(error), "slim_quantile") from None
     tokens, limit = request.wanted_tokens, service.max_new_tokens
     if tokens is not None and tokens > limit:
         sentence = f"An answer here has at most {limit} tokens; {quoted(tokens)} were asked for."

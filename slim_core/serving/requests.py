@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..base.messages import Message, Role
+from ..inference import GateSetting
 from ..inference.types import Row, Sampling
 from .errors import unusable
 
@@ -147,6 +148,7 @@ class GenerationRequest(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
     slim_strength: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    slim_quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -182,7 +184,7 @@ class GenerationRequest(BaseModel):
         return Row(
             self.model,
             () if plain else cast("tuple[Message, ...]", prompt),
-            strength=self.slim_strength,
+            gate=GateSetting(self.slim_strength, self.slim_quantile),
             text=cast("str | tuple[int, ...]", prompt) if plain else None,
             log_probs=self.likeliest,
         )

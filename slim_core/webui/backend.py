@@ -13,7 +13,7 @@ from ..adapters import Adapter, BaseShapes, StoreLimits
 from ..base.messages import Message
 from ..evaluation.run import Unit
 from ..evaluation.solving import Sample, solve
-from ..inference import BaseSwitch, EngineError
+from ..inference import BaseSwitch, EngineError, GateSetting
 from ..inference.stops import Stops
 from ..inference.types import (
     Drift,
@@ -63,7 +63,7 @@ class AppEngine(Protocol):
         self,
         passages: Sequence[Passage],
         variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
+        gates: Sequence[GateSetting] = (),
         *,
         routing: bool = False,
     ) -> list[Likelihood]: ...

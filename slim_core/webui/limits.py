@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from ..inference import GateSetting
     from ..inference.types import Sampling
 
 
@@ -75,13 +76,29 @@ def ranges(longest: int | None = None) -> dict[str, Range]:
     return RANGES | {"max_new_tokens": replace(RANGES["max_new_tokens"], high=longest)}
 
 
-# Of a gate: 0 is always open.
-STRENGTH = Range("Strength", 0, 100)
+# Of a gate: a strength of 0 is always open.
+STRENGTH, QUANTILE = Range("Strength", 0, 100), Range("Quantile", 0, 1)
 
 
-def check_strength(value: Any) -> float | None:
-    """Check the strength of a gate; None leaves it as it was trained."""
-    return None if value is None else STRENGTH.check(value)
+def check_gate(strength: Any, quantile: Any, stored: Sequence[float] | None = None) -> GateSetting:
+    """Check what is asked of a gate; None leaves a number as it was trained.
+
+    Args:
+        strength: how strongly it closes.
+        quantile: where it begins to close.
+        stored: the quantiles that its adapter stores; None if that is not here.
+    """
+    # As in `check_sampling`.
+    from ..inference import GateSetting, check_quantile
+
+    numbers = [None if x is None else limits.check(x) for x, limits in ((strength, STRENGTH), (quantile, QUANTILE))]
+    try:
+        gate = GateSetting(*numbers)
+        if stored is not None:
+            check_quantile(gate.quantile, stored)
+    except ValueError as error:
+        raise LimitError(str(error)) from None
+    return gate
 
 
 def check_text(text: Any, name: str = "The prompt") -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..base.formatting import count, likelihood, size
 from ..baselines import KINDS, Experts
+from ..inference import AS_TRAINED, GateSetting
 from ..inference.types import Drift, Measure, ModelInfo, RowStep, Sampling, Variant, kind_name
 
 
@@ -40,11 +41,26 @@ def drift_sentence(drift: Drift, labels: dict[str, str], taught: bool = False) -
     return f"{preface}{'; '.join(parts)}."
 
 
-def answer_settings(sampling: Sampling, step: RowStep, strength: float | None = None) -> str:
+def gate_words(gate: GateSetting) -> str:
+    """How a gate was changed; empty if it is as it was trained."""
+    if gate.strength == 0:
+        return "open"
+    parts = [] if gate.strength is None else [f"at strength {gate.strength:g}"]
+    if gate.quantile is not None:
+        parts.append(f"closing beyond {percentage(gate.quantile)} of the training data")
+    return ", ".join(parts)
+
+
+def percentage(share: float) -> str:
+    """A share with all its digits: 99.9%."""
+    return f"{100 * share:.6g}%"
+
+
+def answer_settings(sampling: Sampling, step: RowStep, gate: GateSetting = AS_TRAINED) -> str:
     """In a few words: how tokens were chosen, with which gate, and how long the first one took."""
     chosen = f"temperature {sampling.temperature:g}, seed {sampling.seed}" if sampling.temperature else "greedy"
-    if strength is not None:
-        chosen += f" · gate of strength {strength:g}" if strength else " · gate open"
+    if gate != AS_TRAINED:
+        chosen += f" · gate {gate_words(gate)}"
     first = step.first_token_seconds
     return chosen if first is None else f"{chosen} · first token after {first:,.2f} s"
 
@@ -125,5 +141,5 @@ def measure_rows(measure: Measure) -> list[list[str]]:
         ["Measured as", STATISTICS[measure.statistic]],
     ]
     if measure.mode != "paper":
-        rows.append(["Reference", f"{100 * measure.quantile:.6g}% of the training data are nearer"])
+        rows.append(["Reference", f"{percentage(measure.quantile)} of the training data are nearer"])
     return [*rows, ["How LoRA yields", formulas[measure.mode]], ["Judged by", judged_by]]

@@ -83,18 +83,32 @@ def test_the_verdict_and_the_strength_of_the_gate(folders):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--strength", -1), "--strength is -1; it must be 0 or more."),
-        (("--strength", "inf"), "--strength is inf; it must be 0 or more."),
+        (("--strength", -1), "The strength is -1; it must be 0 or more."),
+        (("--strength", "inf"), "The strength is inf; it must be 0 or more."),
+        (("--quantile", 0.2), "The quantile is 0.2; it must be from 0.5 to 0.999, which slim stores."),
+        (("--quantile", 1), "The quantile is 1.0; it must be from 0.5 to 0.999, which slim stores."),
     ],
 )
-def test_a_strength_that_makes_no_sense(folders, arguments, sentence):
+def test_a_gate_that_makes_no_sense(folders, arguments, sentence):
     result = run(*sources(folders), *arguments)
     assert result.exit_code == 1 and sentence in " ".join(result.output.split())
 
 
-def test_a_strength_without_a_gate(folders):
-    result = run("--base", folders.base, "--lora", folders.lora, "--device", "cpu", "--strength", 1)
-    assert result.exit_code == 1 and "No adapter here has a gate" in result.output
+@pytest.mark.parametrize("asked", ["strength", "quantile"])
+def test_a_gate_that_is_not_there(folders, asked):
+    result = run("--base", folders.base, "--lora", folders.lora, "--device", "cpu", f"--{asked}", 0.9)
+    assert result.exit_code == 1 and f"No adapter here has a gate, so a {asked} has no effect." in result.output
+
+
+def test_where_the_gate_begins_to_close(folders):
+    references = []
+    for quantile in (None, 0.5, 0.999):
+        asked = () if quantile is None else ("--quantile", quantile)
+        report = json.loads(run(*sources(folders), "--max-new-tokens", 4, "--json", *asked).stdout)
+        assert report["quantile"] == quantile and report["strength"] is None
+        references.append(report["verdicts"]["slim"]["reference"])
+    trained, sooner, later = references
+    assert sooner < trained < later
 
 
 def test_verdicts_in_words():

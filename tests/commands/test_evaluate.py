@@ -47,12 +47,14 @@ def named(folders, files):
 
 def test_results_and_report(folders, files):
     output = files / "out.json"
-    result = run(*named(folders, files), "--strengths", 0, 8, "--output", output)
+    result = run(*named(folders, files), "--strengths", 0, 8, "--quantiles", 0.5, "--output", output)
     assert result.exit_code == 0, result.output
     results = json.loads(output.read_text(encoding="utf-8"))
     assert (results["format"], results["version"]) == ("slim-evaluation", 1)
-    columns = ["base", "lora@1", "lora@2", "slim", "slim, gate 0", "slim, gate 8"]
+    columns = ["base", "lora@1", "lora@2", "slim", "slim, gate 0", "slim, gate 8", "slim, gate quantile 0.5"]
     assert [variant["name"] for variant in results["variants"]] == columns
+    used = [(variant["strength_used"], variant["quantile_used"]) for variant in results["variants"]]
+    assert used == [*[(None, None)] * 4, (0, None), (8, None), (None, 0.5)]
     assert [(t["name"], t["kind"], t["scoring"]) for t in results["tasks"]] == [
         ("trained", "downstream", "likelihood"), ("known", "general", "likelihood"), ("text", "general", "loss")
     ]  # fmt: skip
@@ -187,11 +189,15 @@ def test_an_adapter_of_another_base(folders, files):
         (("--adapters", "{slim}", "--tasks", "{text}", "--prompts", "{text}"), "Name --tasks or --prompts, not both."),
         (
             ("--adapters", "{lora}", "--tasks", "{text}", "--strengths", 0),
-            "No adapter here has a gate, so --strengths",
+            "No adapter here has a gate, so a strength",
         ),
         (
             ("--adapters", "{slim}", "--tasks", "{text}", "--strengths", -1),
-            "--strengths has -1; it must be 0 or more.",
+            "The strength is -1; it must be 0 or more.",
+        ),
+        (
+            ("--adapters", "{slim}", "--tasks", "{text}", "--quantiles", 0.9, 0.2),
+            "The quantile is 0.2; it must be from 0.5 to 0.999, which slim stores.",
         ),
         (
             ("--adapters", "{slim}", "--tasks", "{text}", "--sequence"),

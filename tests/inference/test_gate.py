@@ -6,7 +6,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slim_core.inference import EngineError, Message, Reading, Row, Sampling, load_engine, verdict_of
+from slim_core import set_gate
+from slim_core.inference import (
+    AS_TRAINED,
+    EngineError,
+    GateSetting,
+    Message,
+    Passage,
+    Reading,
+    Row,
+    Sampling,
+    cache,
+    load_engine,
+    single_token,
+    verdict_of,
+)
+from slim_core.method import LEVELS
 from slim_core.peft_tools import trace_routing
 from tests.inference.conftest import LONGER, QUESTION, SHORT, last, save_lora, save_slim, tiny_base
 from tests.inference.probe import EngineProbe
@@ -35,7 +50,7 @@ def make(tmp_path):
 
 def test_each_row_has_the_strength_that_it_asks_for(make):
     engine = make(yield_strength=0.5)
-    asked = [Row("slim", LONGER, True, strength) for strength in (None, 0.0, 3.0, 0.5)]
+    asked = [Row("slim", LONGER, True, GateSetting(strength)) for strength in (None, 0.0, 3.0, 0.5)]
     step = last(engine, asked, SAMPLING)
     alone = [last(engine, [row], SAMPLING) for row in asked]
     for index, single in enumerate(alone):
@@ -49,6 +64,72 @@ def test_each_row_has_the_strength_that_it_asks_for(make):
     # The first Linears see the same inputs, whatever happens above them.
     assert (strong[0, :prompt] <= trained[0, :prompt]).all() and (strong[0, :prompt] < trained[0, :prompt]).any()
     assert step.rows[0].token_ids == step.rows[3].token_ids
+
+
+@pytest.mark.parametrize("way", ["one token at a time", "stacked", "in pieces"])
+def test_each_row_begins_to_close_where_it_asks_to(make, way, monkeypatch):
+    if way == "stacked":
+        monkeypatch.setattr(single_token, "MOST_ROWS", 0)
+    if way == "in pieces":
+        monkeypatch.setattr(cache, "PIECE", 5)
+    engine = make(yield_strength=0.5)
+    quantiles = (0.99, 0.5, 0.8, 0.999)
+    asked = [Row("slim", LONGER, True, GateSetting(quantile=quantile)) for quantile in quantiles]
+    own = Row("slim", LONGER, True)
+    step = last(engine, [*asked, own, Row("lora", LONGER), Row("base", LONGER)], SAMPLING)
+    for index, quantile in enumerate(quantiles):
+        set_gate(EngineProbe(engine).base, quantile=quantile)
+        alone = last(engine, [own], SAMPLING)
+        assert step.rows[index].token_ids == alone.rows[0].token_ids
+        for part in ("gate", "reference", "weights"):
+            actual, expected = (getattr(each, part) for each in (step.routing[index], alone.routing[0]))
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    assert step.rows[4].token_ids == step.rows[0].token_ids
+    trained, sooner, between, later = (step.routing[index] for index in range(4))
+    prompt = trained.prompt_tokens
+    assert (sooner.reference < between.reference).all() and (between.reference < trained.reference).all()
+    assert (trained.reference < later.reference).all()
+    assert (sooner.gate[0, :prompt] <= trained.gate[0, :prompt]).all()
+    assert not torch.allclose(sooner.gate, trained.gate, atol=1e-2)
+
+
+def test_a_quantile_that_is_not_stored_is_a_sentence_and_ends_no_other_row(make):
+    engine = make()
+    gate, sentence = GateSetting(quantile=0.3), "The quantile is 0.3; it must be from 0.5 to 0.999, which slim stores."
+    # Those without a gate do not mind.
+    asked = [Row("slim", LONGER, gate=gate), Row("slim", LONGER), Row("lora", LONGER, gate=gate)]
+    step = last(engine, asked, SAMPLING)
+    assert [row.error for row in step.rows] == [sentence, None, None]
+    answer = EngineProbe(engine).encode(QUESTION)
+    for ask in (
+        lambda: engine.peek(Row("slim", LONGER, gate=gate)),
+        lambda: engine.drift(LONGER, answer, ["lora", "slim"], [AS_TRAINED, gate]),
+        lambda: engine.score([Passage("Peru", " Lima")], ["slim"], [gate]),
+    ):
+        with pytest.raises(EngineError) as refused:
+            ask()
+        assert str(refused.value) == sentence
+    row = Row("slim", LONGER, gate=GateSetting(quantile=0.5))
+    assert "stores no training distances" in last(make(yield_mode="paper"), [row], SAMPLING).rows[0].error
+
+
+def test_a_variant_says_which_quantiles_it_stores(make):
+    assert [variant.quantiles for variant in make().variants] == [(), (), LEVELS]
+
+
+def test_readers_begin_to_close_where_they_ask_to(make):
+    engine = make(yield_strength=0.5)
+    answer = EngineProbe(engine).encode(QUESTION)
+    names, gates = ["slim", "base", "slim"], [GateSetting(quantile=0.5), AS_TRAINED, AS_TRAINED]
+    passage = Passage(LONGER, "Lima is blue")
+    drift, score = engine.drift(LONGER, answer, names, gates), engine.score([passage], names, gates)[0]
+    assert not torch.allclose(drift.variants[0].kl, drift.variants[2].kl)
+    set_gate(EngineProbe(engine).base, quantile=0.5)
+    alone = engine.drift(LONGER, answer, ["slim"]).variants[0]
+    torch.testing.assert_close(drift.variants[0].kl, alone.kl, atol=1e-4, rtol=1e-3)
+    alone = engine.score([passage], ["slim"])[0]
+    torch.testing.assert_close(score.log_probs[0], alone.log_probs[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(score.log_probs[0], score.log_probs[2], atol=1e-3)
 
 
 def test_a_variant_says_how_strong_its_gate_is(make):
@@ -93,13 +174,13 @@ def test_a_reader_has_the_strength_that_it_asks_for(make):
     engine = make(yield_strength=0.5)
     answer = EngineProbe(engine).encode(QUESTION)
     own = engine.drift(LONGER, answer, ["slim"])
-    opened = engine.drift(LONGER, answer, ["slim"], [0.0])
-    both = engine.drift(LONGER, answer, ["slim", "slim"], [None, 0.0])
+    opened = engine.drift(LONGER, answer, ["slim"], [GateSetting(0.0)])
+    both = engine.drift(LONGER, answer, ["slim", "slim"], [AS_TRAINED, GateSetting(0.0)])
     assert not torch.allclose(own.variants[0].kl, opened.variants[0].kl)
     for read, alone in zip(both.variants, (own, opened), strict=True):
         torch.testing.assert_close(read.kl, alone.variants[0].kl, atol=1e-4, rtol=1e-3)
-    with pytest.raises(EngineError, match="2 readers but 1 strengths"):
-        engine.drift(LONGER, answer, ["slim"] * 2, [0.0])
+    with pytest.raises(EngineError, match="2 readers but 1 gate settings"):
+        engine.drift(LONGER, answer, ["slim"] * 2, [AS_TRAINED])
 
 
 def test_a_gate_that_is_open_is_no_exact_copy(make):
@@ -116,7 +197,7 @@ def test_a_prompt_is_read_without_an_answer(make):
     assert peeked.gate.shape[1] == tokens == whole.prompt_tokens and peeked.tokens == whole.tokens[:tokens]
     for part in ("weights", "distance", "cluster", "gate", "reference"):
         torch.testing.assert_close(getattr(peeked, part), getattr(whole, part)[:, :tokens], atol=1e-4, rtol=1e-4)
-    assert (engine.peek(Row("slim", LONGER, strength=0.0)).gate[:, 1:] == 1).all()
+    assert (engine.peek(Row("slim", LONGER, gate=GateSetting(0.0))).gate[:, 1:] == 1).all()
     assert engine.peek(Row("base", LONGER)) is None
 
 

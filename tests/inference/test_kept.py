@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from slim_core.demo.chat import train_tokenizer
-from slim_core.inference import Row, Sampling, Stops, cache, kept, load_engine
+from slim_core.inference import AS_TRAINED, GateSetting, Row, Sampling, Stops, cache, kept, load_engine
 from slim_core.inference.batch import Batch
 from tests.inference.conftest import TEXTS, last, save_slim, tiny_base
 from tests.inference.probe import EngineProbe
@@ -61,14 +61,14 @@ def words(seed, count):
     return tuple(dice.choice([n for n in range(3, 60) if n not in OPENING]) for _ in range(count))
 
 
-def asked(names, prompts, routing=False, strengths=None):
+def asked(names, prompts, routing=False, gates=None):
     return [
-        Row(name, (), routing, None if strengths is None else strengths[place], text=prompt)
+        Row(name, (), routing, AS_TRAINED if gates is None else gates[place], text=prompt)
         for place, (name, prompt) in enumerate(zip(names, prompts, strict=True))
     ]
 
 
-def conversation(engine, names=NAMES, turns=4, sampling=None, routing=True, strengths=None, seed=0):
+def conversation(engine, names=NAMES, turns=4, sampling=None, routing=True, gates=None, seed=0):
     """Yields what is told of several turns, in which each variant goes on with its own answers."""
     so_far = [words(seed, 5 + 9 * seed) for _ in names]
     for turn in range(turns):
@@ -77,7 +77,7 @@ def conversation(engine, names=NAMES, turns=4, sampling=None, routing=True, stre
             for place, text in enumerate(so_far)
         ]
         steps = []
-        for step in engine.answer(asked(names, so_far, routing, strengths), sampling or Sampling(max_new_tokens=14)):
+        for step in engine.answer(asked(names, so_far, routing, gates), sampling or Sampling(max_new_tokens=14)):
             steps.append(step)
             yield step
         so_far = [text + row.token_ids for text, row in zip(so_far, answers(steps).rows, strict=True)]
@@ -114,17 +114,17 @@ def test_a_conversation_is_gone_on_from_where_it_was(engine, reads, sampling, pi
 def test_callers_in_one_batch_go_on_from_their_own(engine, reads, seed):
     some = [
         (NAMES, True, None),
-        (("slim", "turns"), True, [0.0, 1.5]),
+        (("slim", "turns"), True, [GateSetting(0.0), GateSetting(1.5)]),
         (("base", "lora"), False, None),
-        (("turns",), True, [0.5]),
+        (("turns",), True, [GateSetting(0.5, 0.75)]),
         (("token", "slim"), True, None),
     ]
     settings = [*SETTINGS, Sampling(max_new_tokens=3)]
 
     def talks():
         return [
-            conversation(engine, names, 3, settings[index], routing, strengths, seed=index)
-            for index, (names, routing, strengths) in enumerate(some)
+            conversation(engine, names, 3, settings[index], routing, gates, seed=index)
+            for index, (names, routing, gates) in enumerate(some)
         ]
 
     alone = [list(talk) for talk in talks()]
@@ -219,11 +219,14 @@ def test_log_probabilities_of_a_prompt_need_all_of_it(engine, reads):
 def test_the_gate_that_wrote_a_row_is_part_of_it(engine, reads):
     prompt = words(1, 40)
     engine.keep_at_most(ALL)
-    last(engine, asked(("token",), [prompt], strengths=[0.0]))
-    last(engine, asked(("token",), [prompt], strengths=[2.0]))
+    last(engine, asked(("token",), [prompt], gates=[GateSetting(0.0)]))
+    last(engine, asked(("token",), [prompt], gates=[GateSetting(2.0)]))
     assert reads[-1] == (40, 40)
-    last(engine, asked(("token",), [prompt], strengths=[0.0]))
+    last(engine, asked(("token",), [prompt], gates=[GateSetting(0.0)]))
     assert reads[-1] == (40, 1)
+    for quantile, read in ((0.5, 40), (0.9, 40), (0.5, 1)):
+        last(engine, asked(("token",), [prompt], gates=[GateSetting(quantile=quantile)]))
+        assert reads[-1] == (40, read)
 
 
 def test_when_an_adapter_comes_or_goes_all_is_forgotten(engine, more, reads):

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slim_core.base.errors import EngineError
-from slim_core.inference import Passage, Row, Sampling
+from slim_core.inference import AS_TRAINED, GateSetting, Passage, Row, Sampling
 from tests.inference.conftest import QUESTION, engine, folders, last
 from tests.inference.probe import EngineProbe
 
@@ -91,7 +91,9 @@ def test_options_of_one_token_cost_one_forward(engine, monkeypatch):
 
 def test_gates_and_shares_past_lora(engine):
     passage = Passage(QUESTION, "Lima")
-    own, opened = (engine.score([passage], ("slim",), strengths, routing=True)[0] for strengths in ((None,), (0.0,)))
+    own, opened = (
+        engine.score([passage], ("slim",), gates, routing=True)[0] for gates in ((AS_TRAINED,), (GateSetting(0.0),))
+    )
     record = engine.peek(Row("slim", QUESTION))
     blocks = sorted(set(record.blocks))
     expected = [
@@ -103,14 +105,14 @@ def test_gates_and_shares_past_lora(engine):
 
 
 def test_words_that_cannot_be_read(engine):
-    for passage, variants, strengths, sentence in (
+    for passage, variants, gates, sentence in (
         (Passage("Peru", ""), NAMES, (), "There are no words to read"),
         (Passage("Lima " * 300, "Peru"), NAMES, (), "shorten it"),
         (Passage("Peru", " Lima"), ("other",), (), "There is no variant named 'other'"),
-        (Passage("Peru", " Lima"), NAMES, (1.0,), "There are 3 readers but 1 strengths."),
+        (Passage("Peru", " Lima"), NAMES, (AS_TRAINED,), "There are 3 readers but 1 gate settings."),
     ):
         with pytest.raises(EngineError, match=sentence):
-            engine.score([passage], variants, strengths)
+            engine.score([passage], variants, gates)
 
 
 def test_plain_text_goes_on_without_a_template(engine, alone):

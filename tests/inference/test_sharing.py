@@ -11,7 +11,19 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from slim_core.inference import Drift, EngineError, Message, Passage, Reading, Row, Sampling, Step, Stops, cache
+from slim_core.inference import (
+    Drift,
+    EngineError,
+    GateSetting,
+    Message,
+    Passage,
+    Reading,
+    Row,
+    Sampling,
+    Step,
+    Stops,
+    cache,
+)
 from slim_core.inference.batch import Batch
 from tests.inference.conftest import LONGER, QUESTION, SHORT, ids, last, rows
 from tests.inference.probe import EngineProbe
@@ -217,11 +229,11 @@ def test_where_the_memory_is_used_up_who_came_last_ends(engine, monkeypatch):
 
 def test_where_the_model_fails_for_one_caller_the_others_go_on(engine, monkeypatch):
     sampling = Sampling(max_new_tokens=12)
-    calls = [rows(QUESTION, routing=True), [Row("slim", LONGER, strength=0.5)], rows(TURNS)]
+    calls = [rows(QUESTION, routing=True), [Row("slim", LONGER, gate=GateSetting(0.5))], rows(TURNS)]
     alone = [list(engine.answer(asked, sampling)) for asked in calls]
     error = RuntimeError("a kernel for 0.5 is missing")
     break_forward(
-        engine, monkeypatch, error, lambda answers: any(a.strength == 0.5 and len(a.ids) > 2 for a in answers)
+        engine, monkeypatch, error, lambda answers: any(a.gate.strength == 0.5 and len(a.ids) > 2 for a in answers)
     )
     open_calls = [engine.answer(asked, sampling) for asked in calls]
     sentences = []

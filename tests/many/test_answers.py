@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from slim_core.base.errors import EngineError
-from slim_core.inference import Message, Row, Sampling, verdict_of
+from slim_core.inference import AS_TRAINED, GateSetting, Message, Row, Sampling, verdict_of
 from slim_core.many import Respondent, ask_all, read_lines, read_prompts
 from tests.inference.conftest import QUESTION, engine, folders, ids, last, rows
 from tests.inference.probe import EngineProbe
@@ -16,8 +16,8 @@ __all__ = ["engine", "folders"]
 SAMPLING = Sampling(max_new_tokens=8)
 
 
-def askers(engine, strength=None):
-    return [Respondent(v.name, v, strength if v.strength is not None else None) for v in engine.variants]
+def askers(engine, gate=AS_TRAINED):
+    return [Respondent(v.name, v, gate if v.strength is not None else AS_TRAINED) for v in engine.variants]
 
 
 def test_each_prompt_is_answered_as_if_it_were_alone(engine):
@@ -64,13 +64,15 @@ def test_gates_systems_and_conversations_reach_the_engine(engine):
         asked.append((requested, reading))
         return engine.answer(requested, sampling, reading=reading)
 
-    results = list(ask_all(read_prompts(content, "a.json"), askers(engine, 0.0), "Usual.", listen, SAMPLING))
+    results = list(
+        ask_all(read_prompts(content, "a.json"), askers(engine, GateSetting(0.0)), "Usual.", listen, SAMPLING)
+    )
     talk = (Message("system", "Usual."), Message("user", "Hi"), Message("assistant", "Yes"), Message("user", "Lima"))
     (requested, reading), (other, _) = asked
-    assert requested[0] == Row("base", talk) and requested[2] == Row("slim", talk, routing=True, strength=0.0)
-    assert reading.messages == talk and reading.strengths == (None, 0.0)
+    assert requested[0] == Row("base", talk) and requested[2] == Row("slim", talk, routing=True, gate=GateSetting(0.0))
+    assert reading.messages == talk and reading.gates == (AS_TRAINED, GateSetting(0.0))
     assert other[0].messages == (Message("system", "Own."), Message("user", "Lima"))
-    assert [r.answers[2].verdict.closed for r in results] == [0, 0] and results[0].answers[2].strength == 0
+    assert [r.answers[2].verdict.closed for r in results] == [0, 0] and results[0].answers[2].gate.strength == 0
 
 
 def test_others_are_answered_between_two_prompts(engine):

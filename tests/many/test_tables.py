@@ -9,14 +9,14 @@ import math
 import pytest
 
 from slim_core.base.messages import Message
-from slim_core.inference import Sampling, Variant, Verdict
+from slim_core.inference import GateSetting, Sampling, Variant, Verdict
 from slim_core.many import PromptAnswer, PromptResult, Respondent, mean_drift, to_csv, to_json
 from slim_core.many.tables import plain
 
 
 ASKERS = (
     Respondent("base", Variant("base", "base", "Base", 10, 40)),
-    Respondent("slim", Variant("v-7", "slim", "=mine", 2, 8, strength=4.0), 0.0),
+    Respondent("slim", Variant("v-7", "slim", "=mine", 2, 8, strength=4.0), GateSetting(0.0, 0.9)),
 )
 ANSWERS = (
     PromptAnswer("base", "Base", "base", "-3", 2, "end"),
@@ -28,7 +28,7 @@ ANSWERS = (
         3,
         "length",
         identity=0.25,
-        strength=0.0,
+        gate=GateSetting(0.0, 0.9),
         verdict=Verdict(0.25, -1.5, 2.0, 0.5, False),
         log_ratio=-0.12345678,
         mean_kl=0.5,
@@ -58,7 +58,7 @@ def test_csv_has_a_line_a_prompt():
     assert (first["slim_identity"], first["slim_verdict"], first["slim_exact"]) == ("0.25", "like", "no")
     # A number is no formula.
     assert (first["slim_log_ratio"], first["slim_distance"]) == ("-0.123457", "-1.5")
-    assert (first["slim_strength"], first["slim_mean_kl"]) == ("0.0", "0.5")
+    assert (first["slim_strength"], first["slim_quantile"], first["slim_mean_kl"]) == ("0.0", "0.9", "0.5")
     assert second["error"] == "The memory is used up." and second["prompt"] == "Hi"
     assert {second[name] for name in second if name.startswith(("base_", "slim_"))} == {""}
 
@@ -114,14 +114,15 @@ def test_json_has_everything_as_it_is():
         5,
     )
     assert document["sampling"]["seed"] == 3
-    assert [(v["name"], v["label"], v["gate_strength"]) for v in document["variants"]] == [
-        ("base", "Base", None),
-        ("slim", "=mine", 0.0),
+    assert [(v["name"], v["label"], v["gate_strength"], v["gate_quantile"]) for v in document["variants"]] == [
+        ("base", "Base", None, None),
+        ("slim", "=mine", 0.0, 0.9),
     ]
     first, second = document["results"]
     assert first["messages"] == [{"role": "system", "content": "@all"}, {"role": "user", "content": "=1+1"}]
     slim = first["answers"]["slim"]
     assert slim["text"] == 'a "b",\nc' and slim["log_ratio"] == -0.12345678 and slim["identity"] == 0.25
+    assert (slim["strength"], slim["quantile"]) == (0.0, 0.9) and "gate" not in slim
     assert slim["verdict"] == {
         "kind": "like", "identity": 0.25, "distance": -1.5, "reference": 2.0, "closed": 0.5, "exact": False
     }  # fmt: skip

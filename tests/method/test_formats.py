@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from slim_core import SlimConfig, set_gate, trace_routing
+from slim_core.method import AS_TRAINED, GateSetting
 from slim_core.peft_tools import adapter_rows, fold_masks
 from tests.conftest import build
 from tests.method import reference
@@ -128,3 +129,17 @@ def test_the_strength_of_format_1_can_be_set(tmp_path, ids):
     assert not torch.equal(logits(model, ids), before)
     set_gate(model, strength=1.0)
     assert torch.equal(logits(model, ids), before)
+
+
+def test_format_1_has_one_quantile_alone(tmp_path, ids):
+    model, sentence = first_format(tmp_path), "The quantile is 0.9; the adapter stores the distance of 0.6 alone"
+    before = logits(model, ids)
+    with pytest.raises(ValueError, match=sentence):
+        set_gate(model, strength=0.0, quantile=0.9)
+    assert torch.equal(logits(model, ids), before)
+    with pytest.raises(ValueError, match=sentence), adapter_rows(model, ["default"], [GateSetting(quantile=0.9)]):
+        pass
+    with adapter_rows(model, ["default"] * 3, [GateSetting(quantile=0.6), GateSetting(0.0), AS_TRAINED]):
+        rows = logits(model.get_base_model(), ids)
+    torch.testing.assert_close(rows[[0, 2]], before[[0, 2]], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(rows[1], before[1], atol=1e-2)

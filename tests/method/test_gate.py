@@ -9,6 +9,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from slim_core import SlimConfig, set_gate, trace_routing
+from slim_core.method import AS_TRAINED, GateSetting
 from slim_core.peft_tools import adapter_rows
 from tests.conftest import TINY, build
 from tests.method import reference
@@ -176,9 +177,10 @@ def test_a_gate_is_set_for_one_adapter_or_for_all(ids):
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"strength": -1.0}, "`yield_strength` must be 0 or more"),
-        ({"strength": float("nan")}, "`yield_strength` must be a finite number"),
-        ({"quantile": 1.0}, "`yield_quantile` must be above 0 and below 1"),
+        ({"strength": -1.0}, "`strength` must be 0 or more"),
+        ({"strength": float("nan")}, "`strength` must be a finite number"),
+        ({"quantile": 1.0}, "`quantile` must be above 0 and below 1"),
+        ({"strength": 1.0, "quantile": 0.3}, "The quantile is 0.3; it must be from 0.5 to 0.999, which the adapter"),
         ({"strength": 1.0, "adapter_name": "nobody"}, "no SLIM adapter with a gate named 'nobody'"),
     ],
     ids=str,
@@ -222,7 +224,7 @@ def test_rows_may_have_strengths_of_their_own(scope, mode, ids):
             outputs.append(base(input_ids=ids[:, t : t + 1], past_key_values=first.past_key_values).logits)
         return torch.cat(outputs, 1)
 
-    with adapter_rows(model, names, strengths=strengths):
+    with adapter_rows(model, names, [GateSetting(strength) for strength in strengths]):
         actual = read()
     for row, strength in enumerate([0.0, 2.0, 7.5]):
         set_gate(model, strength=strength)
@@ -231,12 +233,63 @@ def test_rows_may_have_strengths_of_their_own(scope, mode, ids):
     assert not torch.allclose(actual[0], expected[0], atol=1e-2)
 
 
+@pytest.mark.parametrize("scope", ["context", "token"])
+@pytest.mark.parametrize("mode", ["gate", "calibrated"])
+def test_rows_may_begin_to_close_where_they_ask_to(scope, mode, ids):
+    model = learned(merge="none", distance_scope=scope, yield_mode=mode)
+    base = model.get_base_model()
+    asked = [GateSetting(quantile=0.5), AS_TRAINED, GateSetting(0.7, 0.93)]
+
+    @torch.no_grad()
+    def read() -> tuple[Tensor, Tensor]:
+        with trace_routing(model) as trace:
+            first = base(input_ids=ids[:, :6], use_cache=True)
+            outputs = [first.logits]
+            for t in range(6, 12):
+                outputs.append(base(input_ids=ids[:, t : t + 1], past_key_values=first.past_key_values).logits)
+        return torch.cat(outputs, 1), torch.stack([trace.row(row).reference for row in trace.rows])
+
+    with adapter_rows(model, ["default"] * 3, asked):
+        actual, references = read()
+    for row, (strength, quantile) in enumerate([(2.0, 0.5), (2.0, 0.6), (0.7, 0.93)]):
+        set_gate(model, strength=strength, quantile=quantile)
+        expected, own = read()
+        torch.testing.assert_close(actual[row], expected[row], rtol=1e-4, atol=2e-4 * expected.abs().max().item())
+        torch.testing.assert_close(references[row], own[row])
+    assert (references[0] < references[1]).all() and (references[1] < references[2]).all()
+    assert not torch.allclose(actual[1], expected[1], atol=1e-2)
+
+
+def test_beams_have_the_gate_of_their_row(ids):
+    model = learned(merge="none")
+    base = model.get_base_model()
+    asked, options = [GateSetting(quantile=0.5), GateSetting(0.0)], {"num_beams": 3, "max_new_tokens": 5}
+    with adapter_rows(model, ["default"] * 2, asked):
+        together = base.generate(ids[:2], **options)
+    for row, gate in enumerate(asked):
+        with adapter_rows(model, ["default"], [gate]):
+            assert torch.equal(base.generate(ids[row : row + 1], **options)[0], together[row])
+
+
+def test_a_gate_that_is_set_while_rows_are_is_theirs_too(ids):
+    model = learned(merge="none")
+    base = model.get_base_model()
+    with adapter_rows(model, ["default"] * 3, [GateSetting(quantile=0.5), AS_TRAINED, AS_TRAINED]):
+        before = logits(base, ids)
+        set_gate(model, strength=0.0, quantile=0.9)
+        after = logits(base, ids)
+        # With gradients, too, which go through what was kept of the rows.
+        base(input_ids=ids).logits.sum().backward()
+    assert not torch.allclose(before[1], after[1], atol=1e-2)
+    torch.testing.assert_close(after, logits(model, ids), rtol=1e-4, atol=1e-4)
+
+
 def test_rows_of_several_adapters_have_each_their_strength(ids):
     model = learned()
     model.add_adapter("other", slim(target_modules="all-linear", yield_strength=9.0))
     model.eval()
     names = ["other", "__base__", "default"]
-    with adapter_rows(model, names, strengths=[0.0, None, 0.5]), trace_routing(model) as trace:
+    with adapter_rows(model, names, [GateSetting(0.0), AS_TRAINED, GateSetting(0.5)]), trace_routing(model) as trace:
         actual = logits(model.get_base_model(), ids)
     assert torch.equal(actual[1], logits(build("llama"), ids)[1]) and trace.rows == [0, 2]
     assert (trace.row(0).gate == 1).all()
@@ -247,7 +300,10 @@ def test_rows_of_several_adapters_have_each_their_strength(ids):
 
 def test_as_many_strengths_as_rows():
     model = learned()
-    with pytest.raises(ValueError, match="2 strengths for 3 rows"), adapter_rows(model, ["default"] * 3, [1.0, 2.0]):
+    with (
+        pytest.raises(ValueError, match="2 gate settings for 3 rows"),
+        adapter_rows(model, ["default"] * 3, [AS_TRAINED] * 2),
+    ):
         pass
 
 

@@ -183,6 +183,19 @@ def test_an_answer_can_be_sent_back_as_it_came(serve, engine):
             "slim_strength",
             "lora has no gate, so slim_strength has no effect.",
         ),
+        (
+            {"model": "lora", "slim_quantile": 0.9},
+            400,
+            "slim_quantile",
+            "lora has no gate, so slim_quantile has no effect.",
+        ),
+        ({"slim_quantile": 1}, 400, "slim_quantile", "slim_quantile must be"),
+        (
+            {"slim_quantile": 0.3},
+            400,
+            "slim_quantile",
+            "The quantile is 0.3; it must be from 0.5 to 0.99, which slim stores.",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_a_sentence(serve, engine, fields, status, param, sentence):

@@ -12,6 +12,7 @@ import torch
 from slim_core.adapters import Adapter, BaseShapes
 from slim_core.base.errors import EngineError
 from slim_core.base.messages import Message
+from slim_core.inference import GateSetting, Measure
 from slim_core.inference.drift import answer_to_read
 from slim_core.inference.fair_queue import FairQueue
 from slim_core.inference.stops import Stops
@@ -33,10 +34,11 @@ from slim_core.inference.types import (
 from tests.queueing import turn
 
 
+MEASURE = Measure("rms", "context", "gate", 4.0, 0.99, (0.5, 0.9, 0.99), True, 3)
 VARIANTS = (
     Variant("base", "base", "Base", 1_000_000, 4_000_000),
     Variant("lora", "lora", "LoRA", 40_000, 160_000, "rank 32"),
-    Variant("slim", "slim", "SLIM", 44_000, 176_000, "rank 4, 8 + 2 experts, top-2", 4.0),
+    Variant("slim", "slim", "SLIM", 44_000, 176_000, "rank 4, 8 + 2 experts, top-2", 4.0, MEASURE),
 )
 # A prompt with this word is one of the training data, for the gate.
 TRAINED = "trained"
@@ -136,7 +138,7 @@ class ScriptedEngine:
 
     def words(self, row: Row, sampling: Sampling) -> list[str]:
         label = self.variant(row.variant).label
-        if self.kind(row) == "slim" and FOREIGN in _latest(row) and row.strength != 0:
+        if self.kind(row) == "slim" and FOREIGN in _latest(row) and row.gate.strength != 0:
             label = "Base"  # whose answer it then is
         last = _latest(row).split()[:8]
         users = sum(message.role == "user" for message in row.messages)
@@ -246,7 +248,8 @@ class ScriptedEngine:
         weights = torch.zeros(linears, len(tokens), experts + identities)
         distance = torch.zeros(linears, len(tokens))
         cluster = torch.full((linears, len(tokens)), -1)
-        gate, reference = torch.ones(linears, len(tokens)), torch.full((linears, len(tokens)), float(kind == "slim"))
+        level = (row.gate.quantile or 1.0) if kind == "slim" else 0.0
+        gate, reference = torch.ones(linears, len(tokens)), torch.full((linears, len(tokens)), level)
         if kind == "slim":
             t, layer = torch.arange(len(tokens)).float(), torch.arange(linears).float()[:, None]
             share = (0.5 + 0.5 * torch.sin(t / 5 + layer / 3)).clamp(0, 1)
@@ -254,7 +257,7 @@ class ScriptedEngine:
             if TRAINED in text or FOREIGN in text:
                 share = torch.full_like(share, float(FOREIGN in text))
             distance, cluster = share * 3, (share * 15).long()
-            gate = torch.ones_like(share) if row.strength == 0 else 1 - share
+            gate = torch.ones_like(share) if row.gate.strength == 0 else 1 - share
             weights[:, :, 8] = 1 - gate
             weights[:, :, 2] = gate
         else:
@@ -277,7 +280,7 @@ class ScriptedEngine:
         self,
         passages: Sequence[Passage],
         variants: Sequence[str],
-        strengths: Sequence[float | None] = (),
+        gates: Sequence[GateSetting] = (),
         *,
         routing: bool = False,
     ) -> list[Likelihood]:

@@ -139,7 +139,7 @@ def test_an_open_gate_shows_what_it_kept(v):
     expect(v.text("slim")).to_have_text(kept)
     expect(verdict(v)).to_have_attribute("data-verdict", "unlike")
     v.button("Stronger").click()
-    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate of strength 8")
+    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate at strength 8")
     expect(slider(v)).to_have_value("8")
 
 
@@ -149,7 +149,7 @@ def test_the_slider_with_the_keyboard(v, site):
     slider(v).focus()
     for _ in range(4):
         v.page.keyboard.press("ArrowRight")
-    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate of strength 6")
+    expect(v.answer("slim").locator(".slim-how")).to_contain_text("gate at strength 6")
     expect(slider(v)).to_have_attribute("aria-valuetext", "strength 6")
     expect(slider(v)).to_be_focused()
     # Not for each key.

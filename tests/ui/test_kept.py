@@ -327,7 +327,7 @@ def test_a_link_comes_before_what_was_typed_and_both_stay(visit):
         (lambda data: "no JSON", "This is not a conversation that this app saved."),
         (lambda data: data | {"format": "x"}, "This is not a conversation that this app exported."),
         (lambda data: data | {"asked": {"columns": "base"}}, "must be an object with a list of columns"),
-        (lambda data: data | {"strengths": {"slim": 1e9}}, "Strength must be between 0 and 100"),
+        (lambda data: data | {"gates": {"slim": {"strength": 1e9}}}, "Strength must be between 0 and 100"),
     ],
     ids=["text", "format", "asked", "strength"],
 )

@@ -5,8 +5,17 @@ import math
 
 import pytest
 
+from slim_core.inference import GateSetting
 from slim_core.webui.config import Config, ConfigError
-from slim_core.webui.limits import LimitError, check_prompt, check_room, check_sampling, check_text, split_stops
+from slim_core.webui.limits import (
+    LimitError,
+    check_gate,
+    check_prompt,
+    check_room,
+    check_sampling,
+    check_text,
+    split_stops,
+)
 from slim_core.webui.tabs.settings import check, defaults, link, restore
 
 
@@ -104,14 +113,38 @@ def test_a_link_and_back():
         "one_at_a_time": True,
         "stop": "a\nb",
     }
-    query = link("What is 1+1?", values, 1024)
+    query = link("What is 1+1?", values, GateSetting(0.5, 0.9), 1024)
     from urllib.parse import parse_qsl
 
     parameters = dict(parse_qsl(query))
-    assert parameters.pop("prompt") == "What is 1+1?"
+    assert [parameters.pop(name) for name in ("prompt", "strength", "quantile")] == ["What is 1+1?", "0.5", "0.9"]
     assert restore(parameters, 1024) == values
     with pytest.raises(LimitError, match="The link would have"):
-        link("x" * 7000, values, 1024)
+        link("x" * 7000, values, GateSetting(), 1024)
+
+
+def test_what_is_asked_of_a_gate():
+    stored = (0.5, 0.9, 0.999)
+    assert check_gate(None, None, stored) == GateSetting() and check_gate(0, 0.75, stored) == GateSetting(0.0, 0.75)
+    # Of an adapter that is not loaded here.
+    assert check_gate(4, 0.3) == GateSetting(4.0, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("strength", "quantile", "sentence"),
+    [
+        (-1, None, "Strength must be between 0 and 100; it is -1."),
+        ("4", None, "Strength must be a number."),
+        (None, True, "Quantile must be a number."),
+        (None, 1.5, "Quantile must be between 0 and 1; it is 1.5."),
+        (None, 1, "`quantile` must be above 0 and below 1, not 1.0."),
+        (None, 0.3, "The quantile is 0.3; it must be from 0.5 to 0.999, which the adapter stores."),
+    ],
+)
+def test_what_no_gate_can_do_is_a_sentence(strength, quantile, sentence):
+    with pytest.raises(LimitError) as refused:
+        check_gate(strength, quantile, (0.5, 0.9, 0.999))
+    assert str(refused.value) == sentence
 
 
 def test_text_names_what_it_is():

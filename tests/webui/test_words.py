@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from slim_core.inference import GateSetting
 from slim_core.inference.types import Drift, Measure, RowStep, Sampling, VariantDrift
 from slim_core.webui.wire.diff import differences
 from slim_core.webui.words import answer_settings, distance_sentence, drift_sentence, measure_rows, speed, state
@@ -66,8 +67,10 @@ def test_states_and_speed():
     assert speed(RowStep("a", tokens=1, tokens_per_second=None, seconds=0.5)) == "1 token · 0.50 s"
     assert answer_settings(Sampling(), RowStep("a")) == "greedy"
     begun = RowStep("a", first_token_seconds=0.25)
-    assert answer_settings(Sampling(), RowStep("a"), 0.0) == "greedy · gate open"
-    assert answer_settings(Sampling(), RowStep("a"), 8.0) == "greedy · gate of strength 8"
+    assert answer_settings(Sampling(), RowStep("a"), GateSetting(0.0, 0.9)) == "greedy · gate open"
+    assert answer_settings(Sampling(), RowStep("a"), GateSetting(8.0)) == "greedy · gate at strength 8"
+    closing = "gate at strength 2, closing beyond 99.9% of the training data"
+    assert answer_settings(Sampling(), RowStep("a"), GateSetting(2.0, 0.999)) == f"greedy · {closing}"
     assert (
         answer_settings(Sampling(temperature=0.7, seed=4), begun)
         == "temperature 0.7, seed 4 · first token after 0.25 s"
@@ -83,7 +86,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
     ("measure", "sentence", "rows"),
     [
         (
-            Measure("rms", "context", "gate", 4.0, 0.99, True, 3),
+            Measure("rms", "context", "gate", 4.0, 0.99, (), True, 3),
             f"It is the distance of {CONTEXT} from the nearest cluster: {RMS}.",
             {
                 "Format": "3",
@@ -97,7 +100,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
             },
         ),
         (
-            Measure("max", "token", "calibrated", 0.5, 0.999, False, 1),
+            Measure("max", "token", "calibrated", 0.5, 0.999, (0.999,), False, 1),
             f"It is the distance of each token by itself from the nearest cluster: {MOST}.",
             {
                 "Format": "1",
@@ -109,7 +112,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
             },
         ),
         (
-            Measure("max", "context", "paper", 1.0, 0.99, False, 2),
+            Measure("max", "context", "paper", 1.0, 0.99, (), False, 2),
             f"It is the distance of {CONTEXT} from the nearest cluster: {MOST}.",
             {
                 "Format": "2",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...base.messages import Message
-from ...inference import Stops, Verdict, verdict_of
+from ...inference import AS_TRAINED, GateSetting, Stops, Verdict, verdict_of
 from ...inference.types import Drift, RoutingRecord, RowStep, Sampling, Variant
 from ..wire.payload import RoutingPacker
 from .ballot import TIE, Ballot
@@ -39,7 +39,7 @@ class Answer:
         sampling: how its tokens were chosen.
         token_ids: of the answer, so that other variants can read exactly it.
         routing: the whole routing record so far.
-        strength: the gate's requested strength; None as it was trained.
+        gate: what was asked of its gate.
         gated: whether the record says what a gate did.
         packer: what the page already has of it.
     """
@@ -49,7 +49,7 @@ class Answer:
     sampling: Sampling
     token_ids: tuple[int, ...] = ()
     routing: RoutingRecord | None = None
-    strength: float | None = None
+    gate: GateSetting = AS_TRAINED
     gated: bool = False
     packer: RoutingPacker = field(default_factory=RoutingPacker, init=False, repr=False, compare=False)
     _share: tuple[weakref.ref, float | None] | None = field(default=None, init=False, repr=False, compare=False)
@@ -183,7 +183,7 @@ class Session:
         shown: the column whose routing is shown; None for the first SLIM.
         shown_turn: the turn whose routing and drift are shown; None for the latest.
         generation: of the base that the conversation is with.
-        strengths: how strongly gates close for this visitor, by the names of variants; the others as trained.
+        gates: how soon gates close for this visitor, by the names of variants; the others as trained.
         meter: what may be asked of the prompt that is being typed.
         blind: whether the page hides who answers until there is a vote.
         votes: votes of past conversations, by the label of the winner.
@@ -206,7 +206,7 @@ class Session:
         self.shown_turn: int | None = None
         self._checking = False
         self.generation = 0
-        self.strengths: dict[str, float] = {}
+        self.gates: dict[str, GateSetting] = {}
         self.meter = Meter()
         self.blind = False
         self.votes: Counter[str] = Counter()
@@ -242,15 +242,20 @@ class Session:
         """Give it back."""
         self._checking = False
 
-    def strength(self, variant: Variant) -> float | None:
-        """This visitor's strength of a variant's gate; None as trained, or if it has no gate."""
-        return None if variant.strength is None else self.strengths.get(variant.name)
+    def gate(self, variant: Variant) -> GateSetting:
+        """What this visitor asks of a variant's gate."""
+        return AS_TRAINED if variant.strength is None else self.gates.get(variant.name, AS_TRAINED)
 
-    def set_strength(self, variant: Variant, strength: float | None) -> None:
-        """Set the strength of a variant's gate for this visitor; None is as trained."""
-        self.strengths = {name: x for name, x in self.strengths.items() if name != variant.name}
-        if strength is not None and strength != variant.strength:
-            self.strengths[variant.name] = strength
+    def set_gate(self, variant: Variant, gate: GateSetting) -> None:
+        """Set what this visitor asks of a variant's gate."""
+        self.gates = {name: other for name, other in self.gates.items() if name != variant.name}
+        trained = None if variant.measure is None else variant.measure.quantile
+        changed = GateSetting(
+            None if gate.strength == variant.strength else gate.strength,
+            None if gate.quantile == trained else gate.quantile,
+        )
+        if changed != AS_TRAINED:
+            self.gates[variant.name] = changed
 
     def next_id(self) -> int:
         """A new turn id."""
@@ -289,7 +294,7 @@ class Session:
             return False
         self.generation = generation
         self.shown = None
-        self.strengths = {}
+        self.gates = {}
         self.clear()
         # The votes were on answers of another base.
         self.votes.clear()

@@ -13,6 +13,7 @@ from typing import Any
 from ...adapters import Adapter, AdapterError, AdapterStore, BaseShapes, StoredAdapter, StoreLimits
 from ...inference import EngineError
 from ...inference.types import Variant
+from ...inference.variants import measure_of
 from ...method import SlimConfig
 from ..limits import LimitError
 from ..words import base_name
@@ -128,9 +129,7 @@ def _detach(visitor_adapters: VisitorAdapters | None, stored: StoredAdapter) -> 
 
 def _variant(stored: StoredAdapter) -> Variant:
     adapter, config = stored.adapter, stored.adapter.config
-    strength = None
-    if isinstance(config, SlimConfig) and config.routed and config.yield_mode == "gate":
-        strength = config.yield_strength
+    slim = config if isinstance(config, SlimConfig) and config.routed else None
     return Variant(
         stored.key,
         adapter.kind,
@@ -138,7 +137,8 @@ def _variant(stored: StoredAdapter) -> Variant:
         adapter.parameters,
         adapter.row_bytes,
         adapter.detail,
-        strength,
+        slim.yield_strength if slim is not None and slim.yield_mode == "gate" else None,
+        None if slim is None else measure_of(slim),
         ends_with=adapter.ends_with,
     )
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from ...inference import EngineError
-from ..limits import LimitError, check_prompt, check_strength, check_text
+from ...inference import AS_TRAINED, EngineError
+from ..limits import LimitError, check_gate, check_prompt, check_text
 from ..notices import Updates, notice, warn
 from ..page import Page
 from ..state.columns import columns
@@ -170,7 +170,7 @@ class Handlers:
             yield from self._answer(session, session.turns[-1], column, values)
 
     def set_gate(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:
-        """Set the strength of a column's gate and write its last answer again, so that the difference shows."""
+        """Change a column's gate and write its last answer again, so that the difference shows."""
         if self.lost(session, request, values[-1]):
             yield self.cleared(session)
             return
@@ -181,7 +181,8 @@ class Handlers:
         try:
             if session.run is not None:
                 raise LimitError("Answers are still being written. Stop them first, then change the gate.")
-            session.set_strength(variant, check_strength(event._data.get("strength")))
+            asked = event._data.get("strength"), event._data.get("quantile")
+            session.set_gate(variant, check_gate(*asked, variant.quantiles))
         except LimitError as error:
             warn(error)
             yield {self.page.transcript: views.transcript(session, self.backend, afresh=True)}
@@ -307,19 +308,15 @@ class Handlers:
 
     # ---- in and out
 
-    def _slim_strength(self, session: Session) -> float | None:
-        """The visitor's gate strength for SLIM's column."""
-        variant = columns(session, self.backend).get("slim")
-        return None if variant is None else session.strength(variant)
-
     def link(self, session: Session, prompt: Any, *values: Any) -> Updates:
         """A link that opens this prompt with these settings."""
         try:
             text = check_text(prompt).strip() or (session.turns[-1].prompt if session.turns else "")
             named = dict(zip(settings.NAMES, values, strict=True))
             settings.check(named, self.longest)
-            named["strength"] = self._slim_strength(session)
-            return {self.page.mailbox: self.letter("link", query=settings.link(text, named, self.longest))}
+            slim = columns(session, self.backend).get("slim")
+            gate = AS_TRAINED if slim is None else session.gate(slim)
+            return {self.page.mailbox: self.letter("link", query=settings.link(text, named, gate, self.longest))}
         except LimitError as error:
             return warn(error)
 

@@ -5,13 +5,14 @@ browser saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
-from ..limits import LimitError, check_strength, check_text
+from ...inference import GateSetting
+from ..limits import LimitError, check_gate, check_text
 from ..notices import Updates, notice, warn
 from ..state.columns import columns
 from ..state.session import Session
@@ -53,9 +54,9 @@ class PageLoad:
                 notice(sentence, "An adapter is gone")
         query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
         # A link is complete: settings that are not in it get their default, whatever this visitor had chosen.
-        linked = any(name in query for name in ("prompt", "strength", *settings.NAMES))
-        if "strength" in query and not session.turns:
-            self._restore_strength(session, query["strength"])
+        linked = any(name in query for name in ("prompt", *settings.GATE, *settings.NAMES))
+        if linked and not session.turns:
+            self._restore_gate(session, query)
         values = settings.restore(query if linked else stored_settings, self.handlers.longest)
         controls = self.handlers.controls
         updates: Updates = {controls.fields[name]: value for name, value in values.items()}
@@ -100,8 +101,8 @@ class PageLoad:
             notice(f"Your adapter “{label}” is no longer here; add it again under Adapters.", "An adapter is gone")
         session.turns = conversation.turns
         session.blind = session.blind or conversation.blind
-        for name, strength in conversation.strengths.items():
-            session.set_strength(loaded[name], strength)
+        for name, gate in conversation.gates.items():
+            session.set_gate(loaded[name], gate)
         if conversation.asked is None:
             yield self.handlers.whole(session, restored=True)
             return
@@ -124,9 +125,15 @@ class PageLoad:
             notice(str(error), "The link does not work")
             return ""
 
-    def _restore_strength(self, session: Session, text: str) -> None:
-        """Set a gate from a link; an invalid value leaves it as it was trained."""
+    def _restore_gate(self, session: Session, query: Mapping[str, str]) -> None:
+        """Set SLIM's gate from a link; an invalid value leaves it as it was trained."""
         variant = columns(session, self.backend).get("slim")
-        if variant is not None and variant.strength is not None:
-            with suppress(ValueError):
-                session.set_strength(variant, check_strength(float(text)))
+        if variant is None or variant.strength is None:
+            return
+        asked: dict[str, float | None] = dict.fromkeys(settings.GATE)
+        for name in settings.GATE:
+            with suppress(KeyError, ValueError):
+                wanted = asked | {name: float(query[name])}
+                check_gate(**wanted, stored=variant.quantiles)
+                asked = wanted
+        session.set_gate(variant, GateSetting(**asked))

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
 
+from ...inference import GateSetting
 from ...inference.types import Sampling
 from ..limits import RANGES, LimitError, check_sampling, check_text, ranges, split_stops
 
 
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "seed")
+GATE = tuple(field.name for field in fields(GateSetting))
 NAMES = (*NUMBERS, "stop", "system", "one_at_a_time")
 # Browsers and servers in between cut longer addresses.
 MAX_LINK = 6000
@@ -82,12 +84,13 @@ def restore(saved: Any, longest: int) -> dict[str, Any]:
     return values
 
 
-def link(prompt: str, values: Mapping[str, Any], longest: int) -> str:
+def link(prompt: str, values: Mapping[str, Any], gate: GateSetting, longest: int) -> str:
     """The query of an address that opens this prompt with these settings; only what is not the default is in it.
 
     Args:
         prompt: may be empty.
-        values: by name; `strength`, of the gate in SLIM's column, may be there too.
+        values: by name.
+        gate: in SLIM's column.
         longest: the most tokens of an answer that this server allows.
 
     Raises:
@@ -95,8 +98,7 @@ def link(prompt: str, values: Mapping[str, Any], longest: int) -> str:
     """
     usual = defaults(longest)
     query = {"prompt": prompt} if prompt else {}
-    if values.get("strength") is not None:
-        query["strength"] = f"{values['strength']:g}"
+    query |= {name: f"{value:g}" for name, value in asdict(gate).items() if value is not None}
     for name in NAMES:
         value = values[name]
         if value is not None and value != usual[name]:

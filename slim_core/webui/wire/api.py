@@ -12,14 +12,18 @@ import gradio as gr
 from torch import Tensor
 
 from ...base.messages import Message
-from ...inference import EngineError, Stops, verdict_of
+from ...inference import AS_TRAINED, EngineError, Stops, verdict_of
 from ...inference.types import Drift, Reading, RoutingRecord, Row, RowStep, Sampling, Step
 from ...outside.errors import quoted
 from ..backend import Backend, Job
 from ..config import Config
-from ..limits import LimitError, check_prompt, check_room, check_sampling, check_strength, check_text
+from ..limits import LimitError, check_gate, check_prompt, check_room, check_sampling, check_text
 from ..words import base_name
 from .stream import INTERVAL
+
+
+# Of a variant, in the answer of `/models`.
+MODEL_FIELDS = ("name", "kind", "label", "parameters", "detail", "strength", "quantiles")
 
 
 def add_api(backend: Backend, config: Config) -> None:
@@ -42,6 +46,7 @@ def add_api(backend: Backend, config: Config) -> None:
         stop: list[str] = [],  # noqa: B006 - the schema shows it
         seed: int = 0,
         strength: float | None = None,
+        quantile: float | None = None,
         request: gr.Request | None = None,
     ) -> Iterator[dict]:
         """Answer a prompt by the base model, LoRA and SLIM at once.
@@ -66,6 +71,7 @@ def add_api(backend: Backend, config: Config) -> None:
             stop: a list of at most 8 texts of at most 100 characters that end an answer.
             seed: 0 to 9007199254740991; random seed that all variants share.
             strength: 0 to 100, or null for as trained; how strongly SLIM's gate closes with the distance; 0 is open.
+            quantile: share of the training data beyond which SLIM's gate begins to close, or null for as trained.
         """
         numbers = {
             "temperature": temperature,
@@ -77,7 +83,8 @@ def add_api(backend: Backend, config: Config) -> None:
             "seed": seed,
         }
         variants = [variant.name for variant in backend.variants]
-        yield from _throttled(_compare(prompt, system, stop, numbers, variants, strength, _address(request)))
+        gate = (strength, quantile)
+        yield from _throttled(_compare(prompt, system, stop, numbers, variants, gate, _address(request)))
 
     def routing(
         prompt: str,
@@ -85,6 +92,7 @@ def add_api(backend: Backend, config: Config) -> None:
         system: str = "",
         max_new_tokens: int = min(64, usual),
         strength: float | None = None,
+        quantile: float | None = None,
         request: gr.Request | None = None,
     ) -> dict:
         """Answer a prompt greedily with one variant, and return the routing of each token.
@@ -101,6 +109,7 @@ def add_api(backend: Backend, config: Config) -> None:
             system: the system prompt.
             max_new_tokens: 1 to MOST; the longest answer in tokens.
             strength: 0 to 100, or null for as trained; how strongly the gate closes with the distance; 0 is open.
+            quantile: share of the training data beyond which the gate begins to close, or null for as trained.
         """
         names = [v.name for v in backend.adapters]
         # In a list, not a set: a program may send something that has no hash.
@@ -110,7 +119,8 @@ def add_api(backend: Backend, config: Config) -> None:
         last: RowStep | None = None
         record: RoutingRecord | None = None
         numbers = {"max_new_tokens": max_new_tokens}
-        for item in _run(prompt, system, (), numbers, [variant], False, strength, _address(request)):
+        gate = (strength, quantile)
+        for item in _run(prompt, system, (), numbers, [variant], False, gate, _address(request)):
             if isinstance(item, Step):
                 last, record = item.rows[0], item.routing.get(0, record)
         if last is None or last.error or record is None:
@@ -135,8 +145,8 @@ def add_api(backend: Backend, config: Config) -> None:
         """What is loaded: the base model and its variants.
 
         The object has `base` (with `name`, `parameters`, `dtype`, `device` and `context_length`) and `variants`, a
-        list (each with `name`, `kind`, `label`, `parameters`, `detail` and `strength`, of its gate as it was trained;
-        null without one).
+        list (each with `name`, `kind`, `label`, `parameters`, `detail`, `strength`, of its gate as it was trained,
+        null without one, and `quantiles`, those whose distance it stores).
         """
         info = backend.engine.info
         return {
@@ -147,10 +157,7 @@ def add_api(backend: Backend, config: Config) -> None:
                 "device": info.device,
                 "context_length": info.context_length,
             },
-            "variants": [
-                {name: getattr(v, name) for name in ("name", "kind", "label", "parameters", "detail", "strength")}
-                for v in backend.variants
-            ],
+            "variants": [{name: getattr(v, name) for name in MODEL_FIELDS} for v in backend.variants],
         }
 
     def _run(
@@ -160,22 +167,21 @@ def add_api(backend: Backend, config: Config) -> None:
         numbers: dict,
         names: list[str],
         drift: bool,
-        strength: Any,
+        gate: tuple[Any, Any],
         visitor: str | None,
     ) -> Generator[Step | Drift, None, None]:
         try:
-            strength = check_strength(strength)
+            gates = {v.name: check_gate(*gate, v.quantiles) for v in backend.adapters if v.strength is not None}
             messages: tuple[Message, ...] = (Message("user", check_prompt(prompt)),)
             if system := check_text(system, "The system prompt").strip():
                 messages = (Message("system", system), *messages)
             sampling: Sampling = check_sampling(stop, config.max_new_tokens, **numbers)
             check_room(backend.engine.count_tokens(messages), backend.engine.info.context_length)
-            gated = _gated()
             # If the whole record is not requested, only the verdict is sent.
-            rows = tuple(Row(n, messages, not drift or n in gated, strength if n in gated else None) for n in names)
+            rows = tuple(Row(n, messages, not drift or n in gates, gates.get(n, AS_TRAINED)) for n in names)
             readers = tuple(v.name for v in backend.adapters) if drift else ()
-            strengths = tuple(strength if name in gated else None for name in readers)
-            reading = Reading(readers, messages, strengths=strengths) if readers else None
+            of_readers = tuple(gates.get(name, AS_TRAINED) for name in readers)
+            reading = Reading(readers, messages, gates=of_readers) if readers else None
             stops = Stops(len(rows))
             backend.enter(visitor)
             try:
@@ -194,10 +200,16 @@ def add_api(backend: Backend, config: Config) -> None:
         return {v.name for v in backend.adapters if v.strength is not None}
 
     def _compare(
-        prompt: str, system: str, stop: Any, numbers: dict, names: list[str], strength: Any, visitor: str | None
+        prompt: str,
+        system: str,
+        stop: Any,
+        numbers: dict,
+        names: list[str],
+        gate: tuple[Any, Any],
+        visitor: str | None,
     ) -> Generator[dict, None, None]:
         result: dict[str, Any] = {}
-        for item in _run(prompt, system, stop, numbers, names, True, strength, visitor):
+        for item in _run(prompt, system, stop, numbers, names, True, gate, visitor):
             if isinstance(item, Drift):
                 result = result | {"drift": {v.variant: v.total for v in item.variants}}
             else:

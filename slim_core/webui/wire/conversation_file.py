@@ -106,6 +106,7 @@ class SavedAnswer(_Part):
     token_ids: Annotated[list[Whole], Field(max_length=MAX_TOKENS)]
     sampling: Any = None
     strength: Any = None
+    quantile: Any = None
     variant: SavedVariant | None = None
     routing: SavedRouting | None = None
 

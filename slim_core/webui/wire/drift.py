@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...inference import AS_TRAINED
 from ...inference.types import VariantDrift
 from ..state.session import Session, Turn
+from ..words import gate_words
 from . import blind
 from .verdict import KINDS, by_construction
 
@@ -42,18 +44,18 @@ def exactness(session: Session, turn: Turn, drift: VariantDrift, label: str, rea
 
 
 def taught(turn: Turn) -> bool:
-    """Whether a gate at its trained strength judged the prompt to be like the training data: there the adapter was
+    """Whether a gate as it was trained judged the prompt to be like the training data: there the adapter was
     meant to move.
     """
-    judges = (answer for answer in turn.answers.values() if answer.gated and answer.strength is None)
+    judges = (answer for answer in turn.answers.values() if answer.gated and answer.gate == AS_TRAINED)
     return any(verdict is not None and verdict.kind == "like" for verdict in (judge.verdict() for judge in judges))
 
 
 def changed_gates(turn: Turn) -> str:
-    """A sentence about gates that were not at their trained strength; empty where all were."""
-    changed = [(a.variant.label, a.strength) for a in turn.answers.values() if a.strength is not None]
-    parts = [f"{label} {f'at strength {strength:g}' if strength else 'open'}" for label, strength in changed]
-    return f"Measured with a changed gate: {', '.join(parts)}." if parts else ""
+    """A sentence about gates that were not as they were trained; empty where all were."""
+    changed = [answer for answer in turn.answers.values() if answer.gate != AS_TRAINED]
+    parts = [f"{answer.variant.label} {gate_words(answer.gate)}" for answer in changed]
+    return f"Measured with a changed gate: {'; '.join(parts)}." if parts else ""
 
 
 def by_verdict(session: Session) -> list[dict[str, Any]]:
@@ -65,14 +67,14 @@ def by_verdict(session: Session) -> list[dict[str, Any]]:
     for turn in session.turns:
         if blind.hides(turn):
             continue
-        judges = [a for _, a in sorted(turn.answers.items(), reverse=True) if a.strength is None and a.gated]
+        judges = [a for _, a in sorted(turn.answers.items(), reverse=True) if a.gate == AS_TRAINED and a.gated]
         verdict = judges[0].verdict() if judges else None
         if verdict is None or turn.drift is None:
             continue
         row = by_kind.setdefault(verdict.kind, {"prompts": 0, "sums": {}})
         row["prompts"] += 1
         for drift in turn.drift.variants:
-            if drift.variant in turn.answers and turn.answers[drift.variant].strength is not None:
+            if drift.variant in turn.answers and turn.answers[drift.variant].gate != AS_TRAINED:
                 continue
             label = turn.answers[drift.variant].variant.label if drift.variant in turn.answers else drift.variant
             total, tokens = row["sums"].get(label, (0.0, 0))

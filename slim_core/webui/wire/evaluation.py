@@ -18,9 +18,9 @@ from ...evaluation.results import Evaluation, Participant
 from ...evaluation.statistics import Score
 from ...evaluation.summary import BASE, Group
 from ...evaluation.tasks import Task
-from ...inference import EngineError
+from ...inference import EngineError, GateSetting
 from ...inference.types import Variant
-from ...many import Respondent
+from ...many import Respondent, gate_name
 from ..backend import Backend, SolvingJob
 from ..limits import LimitError
 from ..state.columns import columns
@@ -115,21 +115,20 @@ def _participants(session: Session, backend: Backend) -> tuple[Participant, ...]
     participants: list[Participant] = []
     taken: set[str] = set()
     for column, variant in columns(session, backend).items():
-        strength = session.strength(variant)
-        name = BASE if variant.kind == "base" else _name(variant, strength, column, taken)
+        gate = session.gate(variant)
+        name = BASE if variant.kind == "base" else _name(variant, gate, column, taken)
         taken.add(name)
         adapter = (
             backend.visitor_adapters.adapter(session.owner, variant.name) if column in session.own_variants else None
         )
         source = base_name(backend.engine.info) if variant.kind == "base" else variant.label
         sha256 = "" if adapter is None else adapter.sha256
-        participants.append(Participant(Respondent(name, variant, strength), source, sha256))
+        participants.append(Participant(Respondent(name, variant, gate), source, sha256))
     return tuple(participants)
 
 
-def _name(variant: Variant, strength: float | None, column: str, taken: set[str]) -> str:
-    gate = "" if strength is None else f", gate {strength:g}"
-    name = f"{variant.label}{gate}"
+def _name(variant: Variant, gate: GateSetting, column: str, taken: set[str]) -> str:
+    name = f"{variant.label}{gate_name(gate)}"
     return name if name not in taken and name.lower() != BASE else f"{name} ({column})"
 
 

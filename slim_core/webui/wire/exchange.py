@@ -21,7 +21,7 @@ from ...adapters import clean_label
 from ...inference.types import ALL_KINDS, Drift, RoutingRecord, RowStep, Sampling, Variant, VariantDrift
 from ...outside.errors import quoted
 from ..backend import Backend
-from ..limits import LimitError, check_prompt, check_sampling, check_strength, check_text
+from ..limits import LimitError, check_gate, check_prompt, check_sampling, check_text
 from ..state.columns import BASE, columns
 from ..state.session import Answer, Session, Turn
 from ..words import base_name
@@ -91,7 +91,7 @@ def _dump_answer(answer: Answer, routed: bool) -> dict[str, Any]:
         **{name: getattr(step, name) for name in STEP_NUMBERS},
         "token_ids": list(answer.token_ids),
         "sampling": asdict(answer.sampling),
-        "strength": answer.strength,
+        **asdict(answer.gate),
         "routing": None
         if routing is None
         else {
@@ -205,7 +205,7 @@ def _load_answer(name: str, other_base: str, answer: SavedAnswer, current: Varia
         sampling_of(answer.sampling),
         step.token_ids,
         None if routing is None else _load_routing(name, routing),
-        check_strength(answer.strength),
+        check_gate(answer.strength, answer.quantile),
         # Files from before there were gates do not mention them.
         gated=routing is not None and routing.gate is not None,
     )
@@ -234,7 +234,7 @@ def _load_variant(name: str, other_base: str, saved: SavedVariant | None, curren
         raise LimitError("An answer in the conversation is of an unknown kind.")
     label = clean_label(check_text(saved.label, "A name in the conversation"))
     detail = clean_label(check_text(saved.detail, "A detail in the conversation"))
-    strength = check_strength(saved.strength)
+    strength = check_gate(saved.strength, None).strength
     if other_base:
         return Variant("", saved.kind, f"{label} ({other_base})", saved.parameters, saved.bytes, detail, strength)
     variant = Variant("", saved.kind, label, saved.parameters, saved.bytes, detail, strength)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...demo.words import task_words
+from ...inference import AS_TRAINED
 from ..state.session import Session
 from . import plane
 
@@ -121,7 +122,7 @@ def view(results: Mapping[str, Any] | None, session: Session) -> dict[str, Any] 
             plane.points_of(results),
             results.get("rates", ()),
             [name for name in VARIANTS if name in session.own_variants],
-            session.strengths.get("slim"),
+            session.gates.get("slim", AS_TRAINED),
         ),
         "methods": results.get("methods"),
         "groups": [

@@ -53,7 +53,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
     tokens, start = 0, time.monotonic()
     try:
         column, variant = chosen
-        row = Row(variant.name, session.messages(column, turn, variant.name), strength=session.strength(variant))
+        row = Row(variant.name, session.messages(column, turn, variant.name), gate=session.gate(variant))
         count = backend.engine.count_tokens(row.messages)
         if not session.meter.fits(count):
             return {}
@@ -72,7 +72,7 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
     finally:
         session.meter.end(tokens, time.monotonic() - start)
     summary = verdict_of(record)
-    kind = of_variant(summary, row.strength)
+    kind = of_variant(summary, row.gate)
     return {
         "kind": kind,
         "word": KINDS[kind],

@@ -12,10 +12,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ...inference import GateSetting
+
 
 BUILD = "build.json"
 NAMES = {"base": "Base", "lora": "LoRA", "lora_half": "LoRA, half the Linears", "slim": "SLIM"}
 MOST = 500
+ELSEWHERE = (
+    "Your gate begins to close elsewhere, at a quantile at which nothing was measured, so no ring shows where it is."
+)
 MEASURED = "Dashed lines: the base. The lines through a point are its 95 % intervals over the questions asked."
 
 
@@ -90,7 +95,7 @@ def points_of(results: Mapping[str, Any]) -> list[Point]:
 
 
 def view(
-    points: Sequence[Point], rates: Sequence[Point], missing: Sequence[str], strength: float | None
+    points: Sequence[Point], rates: Sequence[Point], missing: Sequence[str], gate: GateSetting
 ) -> dict[str, Any] | None:
     """What the browser draws; None where nothing is stored.
 
@@ -98,7 +103,7 @@ def view(
         points: of `points_of`.
         rates: of `rates_of`.
         missing: methods that do not answer here.
-        strength: that a visitor chose for SLIM's gate; None as trained.
+        gate: what a visitor asks of SLIM's gate.
     """
     absent = {*missing, *(("lora_half",) if "lora" in missing else ())}
     points = [p for p in points if p.method not in absent]
@@ -111,8 +116,9 @@ def view(
     # The first of SLIM's points is what ships.
     shipped = next((p for p in points if p.method == "slim"), None)
     current = None
-    if shipped is not None and shipped.strength is not None:
-        current = _between(strengths, shipped.strength if strength is None else strength)
+    # All points are at the trained quantile.
+    if shipped is not None and shipped.strength is not None and gate.quantile is None:
+        current = _between(strengths, shipped.strength if gate.strength is None else gate.strength)
     return {
         "base": _plain(base),
         "shipped": [_plain(p) for p in points if (p.method == "lora" and p.scale in (None, 1)) or p is shipped],
@@ -120,6 +126,7 @@ def view(
         "strengths": [_plain(p) for p in strengths],
         "scales": [_plain(p) for p in scales],
         "here": current,
+        "elsewhere": ELSEWHERE if gate.quantile is not None else "",
     }
 
 

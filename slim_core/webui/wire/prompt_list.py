@@ -67,7 +67,7 @@ class Lists:
         loaded = columns(session, backend)
         run = ListRun(
             prompts=tuple(prompts),
-            askers=tuple(Respondent(name, variant, session.strength(variant)) for name, variant in loaded.items()),
+            askers=tuple(Respondent(name, variant, session.gate(variant)) for name, variant in loaded.items()),
             system=system,
             sampling=sampling,
             batched=batched,
@@ -248,7 +248,7 @@ def _row(result: PromptResult, askers: Sequence[Respondent]) -> list[str]:
             if answer is None or answer.verdict is None:
                 cells.append("")
             else:
-                cells.append(KINDS[of_variant(answer.verdict, answer.strength)])
+                cells.append(KINDS[of_variant(answer.verdict, answer.gate)])
     return cells
 
 

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...adapters import clean_label
+from ...inference import AS_TRAINED, GateSetting
 from ...inference.types import Variant
 from ..backend import Backend
-from ..limits import LimitError, check_strength, check_text
+from ..limits import LimitError, check_gate, check_text
 from ..state.columns import columns
 from ..state.session import LastRequest, Session, Turn
 from . import blind
@@ -35,7 +36,7 @@ class SavedConversation:
     Attributes:
         turns: the conversation, oldest first.
         other_base: the name of the base that it is with, if that is another one, else "".
-        strengths: how strongly gates close, by column.
+        gates: what was asked of the gates, by column.
         asked: the unfinished request of the latest turn; None if all have answered.
         blind: whether names were hidden until there is a vote.
         visitor_adapters: names of the adapters that the visitor had brought, by column.
@@ -43,7 +44,7 @@ class SavedConversation:
 
     turns: list[Turn]
     other_base: str
-    strengths: dict[str, float]
+    gates: dict[str, GateSetting]
     asked: LastRequest | None
     blind: bool
     visitor_adapters: dict[str, str]
@@ -70,9 +71,9 @@ def dump(session: Session, backend: Backend, limit: int = MOST) -> str:
             break
     if not texts:
         return ""
-    strengths = {name: session.strength(variant) for name, variant in loaded.items()}
+    gates = {name: gate for name, variant in loaded.items() if (gate := session.gate(variant)) != AS_TRAINED}
     head = dump_head(session, backend) | {
-        "strengths": {name: strength for name, strength in strengths.items() if strength is not None},
+        "gates": {name: asdict(gate) for name, gate in gates.items()},
         "asked": None if asked is None else asdict(asked),
         "blind": session.blind,
         "own": {name: variant.label for name, variant in session.own_variants.items()},
@@ -115,19 +116,24 @@ def load(text: Any, base: str, loaded: Mapping[str, Variant], next_id: Callable[
     except (ValueError, RecursionError):
         raise LimitError("This is not a conversation that this app saved.") from None
     turns, other_base = turns_of(data, base, loaded, next_id)
-    strengths = data.get("strengths", {})
-    if not isinstance(strengths, dict):
-        raise LimitError("The strengths of gates in the conversation must be an object.")
-    # Strengths of columns that no longer exist or have no gate are ignored.
-    gated = {name: x for name, x in strengths.items() if name in loaded and loaded[name].strength is not None}
-    checked = {name: check_strength(x) for name, x in gated.items()}
-    gates = {name: x for name, x in checked.items() if x is not None}
+    gates = _gates(data.get("gates", {}), loaded)
     asked = _asked(data.get("asked"), loaded) if turns else None
     own = data.get("own", {})
     if not isinstance(own, dict):
         raise LimitError("The adapters in the conversation must be an object.")
     labels = {name: clean_label(check_text(own[name], "A name in the conversation")) for name in loaded if name in own}
     return SavedConversation(turns, other_base, gates, asked, data.get("blind") is True, labels)
+
+
+def _gates(data: Any, loaded: Mapping[str, Variant]) -> dict[str, GateSetting]:
+    if not isinstance(data, dict) or not all(isinstance(gate, dict) for gate in data.values()):
+        raise LimitError("The gates in the conversation must be objects.")
+    # Those of columns that no longer exist or have no gate are ignored.
+    gated = {name: variant for name, variant in loaded.items() if name in data and variant.strength is not None}
+    return {
+        name: check_gate(data[name].get("strength"), data[name].get("quantile"), variant.quantiles)
+        for name, variant in gated.items()
+    }
 
 
 def _asked(data: Any, loaded: Mapping[str, Variant]) -> LastRequest | None:

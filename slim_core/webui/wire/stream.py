@@ -47,10 +47,9 @@ def start(
         LimitError: if answers are still being written, there is no free place, or an adapter is gone.
     """
     loaded = columns(session, backend)
-    strengths = {name: session.strength(loaded[name]) for name in names}
+    gates = {name: session.gate(loaded[name]) for name in names}
     rows = tuple(
-        Row(loaded[n].name, session.messages(n, turn, loaded[n].name), routing=n != BASE, strength=strengths[n])
-        for n in names
+        Row(loaded[n].name, session.messages(n, turn, loaded[n].name), routing=n != BASE, gate=gates[n]) for n in names
     )
     check_room(max(backend.engine.count_tokens(row.messages) for row in rows), backend.engine.info.context_length)
     base_answer = turn.answers.get(BASE)
@@ -63,7 +62,7 @@ def start(
         if name != BASE and (name in names or (name in turn.answers and turn.answers[name].variant == variant))
     }
     # With the gate that a column answers, or has answered, with.
-    of_readers = [strengths[n] if n in names else turn.answers[n].strength for n in readers.values()]
+    of_readers = [gates[n] if n in names else turn.answers[n].gate for n in readers.values()]
     run = Run(Stops(len(rows)), tuple(names))
     stack, adapters = backend.visitor_adapters.keep(session)
     try:
@@ -92,7 +91,7 @@ def start(
     )
     for name in names:
         gated = loaded[name].strength is not None
-        turn.answers[name] = Answer(loaded[name], RowStep(name), sampling, strength=strengths[name], gated=gated)
+        turn.answers[name] = Answer(loaded[name], RowStep(name), sampling, gate=gates[name], gated=gated)
     if BASE in names:
         turn.drift = None
     session.asked = LastRequest(tuple(names), sampling, batched)

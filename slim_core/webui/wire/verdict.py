@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ...inference import Message, Verdict
+from ...inference import GateSetting, Message, Verdict
 from ..state.columns import BASE
 from ..state.session import Answer, Session, Turn
 
@@ -21,9 +21,9 @@ KINDS: dict[Kind, str] = {
 }
 
 
-def of_variant(verdict: Verdict, strength: float | None) -> Kind:
+def of_variant(verdict: Verdict, gate: GateSetting) -> Kind:
     """A verdict's kind. A gate that is forced open has none."""
-    return "open" if strength == 0 else verdict.kind
+    return "open" if gate.strength == 0 else verdict.kind
 
 
 def share(x: float) -> str:
@@ -66,7 +66,7 @@ def verdicts(session: Session, turn: Turn, reads_latest_only: bool = False) -> l
         entries.append(
             {
                 "column": name,
-                "kind": of_variant(verdict, answer.strength),
+                "kind": of_variant(verdict, answer.gate),
                 "sentence": sentence,
                 "numbers": f"{past(verdict)} · {far(verdict)}{_gates(verdict, exact)}",
             }
@@ -77,7 +77,7 @@ def verdicts(session: Session, turn: Turn, reads_latest_only: bool = False) -> l
 def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, reads_latest_only: bool) -> tuple[str, bool]:
     """The verdict in a sentence, and whether it says that the answer is the base's by construction."""
     answer, base = turn.answers[name], turn.answers.get(BASE)
-    label, kind = answer.variant.label, of_variant(verdict, answer.strength)
+    label, kind = answer.variant.label, of_variant(verdict, answer.gate)
     begin = f"{KINDS[kind]}: "
     if kind == "open":
         is_far = verdict.distance > verdict.reference

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
+from ...inference import GateSetting
 from ...inference.types import RoutingRecord, RowStep, Variant, kind_name
 from ..backend import Backend
 from ..state.columns import ADAPTERS, BASE, columns
@@ -62,9 +64,7 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
             for name, v in columns(session, backend).items()
         ],
         "gates": {
-            name: {"trained": v.strength, "strength": session.strength(v)}
-            for name, v in columns(session, backend).items()
-            if v.strength is not None
+            name: _gate(v, session.gate(v)) for name, v in columns(session, backend).items() if v.strength is not None
         },
         "metered": metered(session, backend),
         "note": LATEST_ALONE if session.turns and backend.reads_latest_only else "",
@@ -75,6 +75,17 @@ def transcript(session: Session, backend: Backend, afresh: bool = False) -> dict
         "tally": blind.tally(session, backend),
     }
     return blind.cover(value, session, backend) if session.blind else value
+
+
+def _gate(variant: Variant, gate: GateSetting) -> dict[str, Any]:
+    """The gate of a column: its strength and where it begins to close, as trained and as this visitor asks for."""
+    trained, stored = variant.measure and variant.measure.quantile, variant.quantiles
+    choices = {*stored, trained, gate.quantile} - {None} if len(stored) > 1 else ()
+    return {
+        "trained": {"strength": variant.strength, "quantile": trained},
+        "asked": asdict(gate),
+        "quantiles": sorted(choices),
+    }
 
 
 def shelf(session: Session, backend: Backend) -> list[dict[str, Any]]:
@@ -125,7 +136,7 @@ def _answer(session: Session, turn: Turn, name: str, answer: Answer, last: bool)
         "word": state(step, session.place if last else 0),
         "text": step.text,
         "speed": speed(step),
-        "how": answer_settings(answer.sampling, step, answer.strength),
+        "how": answer_settings(answer.sampling, step, answer.gate),
         "error": step.error or "",
         "summary": summary(turn, name, answer) if step.state == "done" else [],
     }
@@ -166,7 +177,7 @@ def status(session: Session) -> str:
     for answer in turn.answers.values():
         step = answer.step
         verdict = answer.verdict() if step.state == "done" else None
-        of_gate = f", {KINDS[of_variant(verdict, answer.strength)].lower()}" if verdict else ""
+        of_gate = f", {KINDS[of_variant(verdict, answer.gate)].lower()}" if verdict else ""
         parts.append(f"{answer.variant.label}: {_word(step)}{of_gate}.")
     return " ".join(parts)
 

@@ -76,7 +76,7 @@ def number(server: Server, name: str) -> int:
     ("name", "data", "sentence"),
     [
         ("compare", [], "compare needs a value for prompt."),
-        ("compare", ["hi", *[0] * 11], "compare takes at most 11 values; 12 were sent."),
+        ("compare", ["hi", *[0] * 12], "compare takes at most 12 values; 13 were sent."),
         ("compare", [None], "The prompt must be text."),
         ("compare", [{"text": "hi"}], "The prompt must be text."),
         ("compare", ["hi", "", 0, 1, 0, 0, 1, 513], "Longest answer must be between 1 and 512; it is 513."),

@@ -142,6 +142,21 @@ def test_the_strength_of_the_gate(client):
                 client.predict("Hi", strength=wrong, api_name=name)
 
 
+def test_where_the_gate_begins_to_close(client):
+    later = client.predict("A foreign one", max_new_tokens=4, quantile=0.9, api_name="/compare")
+    assert later["verdict"]["slim"]["reference"] == pytest.approx(0.9)
+    routed = client.predict("A foreign one", max_new_tokens=4, quantile=0.5, api_name="/routing")
+    assert routed["verdict"]["reference"] == pytest.approx(0.5)
+    for name in ("/compare", "/routing"):
+        for wrong, said in (
+            (2, "Quantile must be between 0 and 1; it is 2."),
+            ("x", "Quantile must be a number."),
+            (0.3, "The quantile is 0.3; it must be from 0.5 to 0.99, which the adapter stores."),
+        ):
+            with pytest.raises(AppError, match=said):
+                client.predict("Hi", quantile=wrong, api_name=name)
+
+
 def test_a_row_that_failed_is_its_sentence(client, engine):
     def failing(rows, *_args, **_kwargs):
         yield Step((RowStep("slim", "done", finish_reason="error", error="The numbers are no longer finite."),))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slim_core.inference import GateSetting
 from slim_core.inference.types import VariantDrift
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import views
@@ -50,12 +51,17 @@ def test_in_domain_and_outside(session, backend):
         {"title": "Like the training data", "prompts": 1, "kl": {"LoRA": 3.0, "SLIM": 2.0}},
         {"title": "Unlike the training data", "prompts": 2, "kl": {"LoRA": 1.5, "SLIM": 0.0}},
     ]
-    session.turns[0].answers["slim"].strength = 0.0
+    session.turns[0].answers["slim"].gate = GateSetting(0.0)
     assert by_verdict(session)[1]["prompts"] == 1
     session.shown_turn = session.turns[0].id
     assert views.drift(session, backend)["note"] == "Measured with a changed gate: SLIM open."
-    session.turns[0].answers["slim"].strength = 2.5
+    session.turns[0].answers["slim"].gate = GateSetting(2.5)
     assert views.drift(session, backend)["note"] == "Measured with a changed gate: SLIM at strength 2.5."
+    session.turns[0].answers["slim"].gate = GateSetting(quantile=0.9)
+    assert views.drift(session, backend)["note"] == (
+        "Measured with a changed gate: SLIM closing beyond 90% of the training data."
+    )
+    assert by_verdict(session)[1]["prompts"] == 1
     for turn in session.turns:
         turn.answers["slim"].gated = False
     assert by_verdict(session) == []
@@ -70,7 +76,7 @@ def test_drift_in_domain_is_called_what_was_taught(session, backend):
     assert said[1]["answers"]["slim"]["summary"][-1] == "finds the base’s answer 1.11 times less likely"
     assert said[0]["answers"]["lora"]["summary"][-1] == "finds the base’s answer 10⁶ times less likely"
     # A gate that is not as it was trained judges nothing.
-    trained.answers["slim"].strength = 8.0
+    trained.answers["slim"].gate = GateSetting(8.0)
     assert not taught(trained)
     session.shown_turn = trained.id
     assert views.drift(session, backend)["taught"] is False

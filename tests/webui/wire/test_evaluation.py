@@ -13,7 +13,7 @@ from slim_core.evaluation.results import Participant, evaluated, to_json
 from slim_core.evaluation.run import fingerprint_of, run_tasks
 from slim_core.evaluation.statistics import wilson
 from slim_core.evaluation.tasks import Question, Request, Task
-from slim_core.inference import load_engine
+from slim_core.inference import GateSetting, load_engine
 from slim_core.inference.types import Passage, Variant
 from slim_core.many import Respondent
 from slim_core.webui.backend import Backend
@@ -193,10 +193,10 @@ def test_gates_and_own_adapters_have_their_names():
     mine = Variant("of-a-visitor", "lora", "Mine & <b>", 1, 1)
     engine = ScriptedEngine(variants=(*ScriptedEngine().variants, mine))
     backend, session = Backend(engine), Session()
-    session.set_strength(backend.variants[2], 0.0)
+    session.set_gate(backend.variants[2], GateSetting(0.0, 0.9))
     session.own_variants = {"lora": mine}
     names = [p.respondent.column for p in wire._participants(session, backend)]
-    assert names == ["base", "Mine & <b>", "SLIM, gate 0"]
+    assert names == ["base", "Mine & <b>", "SLIM, gate 0, quantile 0.9"]
     session.own_variants = {"lora": replace(mine, label="base"), "slim": replace(mine, label="base (lora)")}
     names = [p.respondent.column for p in wire._participants(session, backend)]
     assert len(set(names)) == 3 and names[1:] == ["base (lora)", "base (lora) (slim)"]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slim_core.inference import AS_TRAINED, GateSetting
 from slim_core.webui.limits import LimitError
 from slim_core.webui.state.columns import columns
 from slim_core.webui.state.session import Session, Turn
@@ -60,11 +61,11 @@ def test_round_trip(answered, backend, tmp_path):
 
 def test_a_gate_that_was_changed_comes_back_as_that(backend, tmp_path):
     session = Session()
-    session.strengths = {"slim": 0.0}
+    session.gates = {"slim": GateSetting(0.0, 0.9)}
     ask(session, backend, "Hello there")
     (turn,) = read(write(tmp_path, exchange.dump(session, backend)), backend)
-    assert turn.answers["slim"].strength == 0 and verdicts(session, turn)[0]["kind"] == "open"
-    assert turn.answers["base"].strength is None
+    assert turn.answers["slim"].gate == GateSetting(0.0, 0.9) and verdicts(session, turn)[0]["kind"] == "open"
+    assert turn.answers["base"].gate == AS_TRAINED
 
 
 def test_what_no_gate_closes_comes_back(answered, backend, tmp_path):
@@ -77,7 +78,7 @@ def test_what_no_gate_closes_comes_back(answered, backend, tmp_path):
 def test_files_of_before_there_were_gates_come_without_a_verdict(answered, backend, tmp_path):
     data = json.loads(exchange.dump(answered, backend))
     for answer in data["turns"][0]["answers"].values():
-        del answer["strength"], answer["variant"]["strength"]
+        del answer["strength"], answer["quantile"], answer["variant"]["strength"]
         for name in ("gate", "reference", "turn"):
             (answer["routing"] or {}).pop(name, None)
     (turn,) = read(write(tmp_path, data), backend)
@@ -170,6 +171,7 @@ ROUTING = (*SLIM, "routing")
         ((*ROUTING, "weights"), None),
         ((*SLIM, "strength"), -1),
         ((*SLIM, "strength"), "strong"),
+        ((*SLIM, "quantile"), 2),
         ((*SLIM, "variant", "strength"), [4]),
         ((*ROUTING, "gate", "base64"), "!!!"),
         ((*ROUTING, "gate"), None),

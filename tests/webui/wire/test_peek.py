@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from slim_core.inference import GateSetting
 from slim_core.webui.backend import Backend
 from slim_core.webui.state import meter as module
 from slim_core.webui.state.meter import FIRST_TOKENS, Meter
@@ -28,8 +29,12 @@ def test_what_it_says(backend, engine):
         "reference": 1.0,
     }
     session = Session()
-    session.strengths = {"slim": 0.0}
+    session.gates = {"slim": GateSetting(0.0)}
     assert peek(session, backend, "A foreign prompt")["kind"] == "open"
+    session = Session()
+    session.gates = {"slim": GateSetting(quantile=0.5)}
+    reading = peek(session, backend, "A foreign prompt")
+    assert (reading["reference"], reading["far"]) == (0.5, "distance 3.00; up to 0.50 is like the training data")
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a\u0007", "fail please", None, 5, ["x"], {}, "x" * (MOST_CHARACTERS + 1)])

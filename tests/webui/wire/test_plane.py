@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from slim_core.inference import AS_TRAINED, GateSetting
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import plane
 from slim_core.webui.wire.forgetting import read_results, view
@@ -15,7 +16,7 @@ POINTS = plane.points_of(PLANE)
 
 
 def test_what_is_drawn():
-    drawn = plane.view(POINTS, plane.rates_of(RATES), (), None)
+    drawn = plane.view(POINTS, plane.rates_of(RATES), (), AS_TRAINED)
     assert drawn["base"]["general"] == pytest.approx((0.85, 0.8, 0.9))
     assert [(p["name"], p["what"]) for p in drawn["shipped"]] == [("LoRA", ""), ("SLIM", "strength 4")]
     assert [p["strength"] for p in drawn["strengths"]] == [0, 1, 4, 8]
@@ -37,20 +38,26 @@ def test_what_is_drawn():
     ],
 )
 def test_where_a_strength_lies(strength, general, text):
-    here = plane.view(POINTS, (), (), strength)["here"]
+    here = plane.view(POINTS, (), (), GateSetting(strength))["here"]
     assert here["general"] == pytest.approx(general) and here["text"] == text
 
 
+def test_another_quantile_lies_nowhere():
+    assert plane.view(POINTS, (), (), AS_TRAINED)["elsewhere"] == ""
+    drawn = plane.view(POINTS, (), (), GateSetting(quantile=0.9))
+    assert drawn["here"] is None and "at a quantile at which nothing was measured" in drawn["elsewhere"]
+
+
 def test_who_does_not_answer_is_not_there():
-    drawn = plane.view(POINTS, plane.rates_of(RATES), ["slim"], None)
+    drawn = plane.view(POINTS, plane.rates_of(RATES), ["slim"], AS_TRAINED)
     assert drawn["strengths"] == [] and drawn["here"] is None and {p["method"] for p in drawn["rates"]} == {"lora"}
     assert {p["method"] for p in drawn["shipped"]} == {"lora"}
-    drawn = plane.view(POINTS, plane.rates_of(RATES), ["lora"], None)
+    drawn = plane.view(POINTS, plane.rates_of(RATES), ["lora"], AS_TRAINED)
     assert drawn["scales"] == [] and {p["method"] for p in drawn["rates"]} == {"slim"}
 
 
 def test_results_without_a_plane_are_shown_as_before():
-    assert plane.points_of({}) == [] and plane.view([], [], (), None) is None
+    assert plane.points_of({}) == [] and plane.view([], [], (), AS_TRAINED) is None
     assert view({k: v for k, v in RESULTS.items() if k != "plane"}, Session())["plane"] is None
 
 

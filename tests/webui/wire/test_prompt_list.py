@@ -5,7 +5,7 @@ import copy
 
 import pytest
 
-from slim_core.inference import EngineError
+from slim_core.inference import EngineError, GateSetting
 from slim_core.inference.types import Sampling
 from slim_core.many import read_lines, read_prompts
 from slim_core.webui.backend import Backend
@@ -186,7 +186,7 @@ def test_answers_that_the_engine_ends_are_no_answers(backend, engine, monkeypatc
 
 def test_gates_are_as_the_visitor_has_set_them(backend):
     session = Session()
-    session.set_strength(backend.variants[2], 0.0)
+    session.set_gate(backend.variants[2], GateSetting(0.0))
     row = wire.table(done(backend, f"{FOREIGN} one", session=session), [])["data"][0]
     assert row[8] == "Gate forced open"
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from slim_core.inference import AS_TRAINED, GateSetting
 from slim_core.inference.types import Sampling
 from slim_core.webui.limits import LimitError
 from slim_core.webui.state.ballot import Ballot
@@ -23,12 +24,12 @@ def load(text, backend):
 
 def test_a_conversation_comes_back_without_its_routing(answered, backend):
     ask(answered, backend, "A second\nline ☃", "Be brief.")
-    answered.strengths = {"slim": 0.5}
+    answered.gates = {"slim": GateSetting(0.5, 0.9)}
     text = saved.dump(answered, backend)
     assert "base64" not in text
     loaded = load(text, backend)
     assert [turn.id for turn in loaded.turns] == [100, 101]
-    assert (loaded.other_base, loaded.strengths, loaded.asked) == ("", {"slim": 0.5}, None)
+    assert (loaded.other_base, loaded.gates, loaded.asked) == ("", {"slim": GateSetting(0.5, 0.9)}, None)
     for old, new in zip(answered.turns, loaded.turns, strict=True):
         assert (new.prompt, new.system) == (old.prompt, old.system)
         for name, before in old.answers.items():
@@ -121,8 +122,10 @@ def test_the_latest_turns_of_a_long_conversation_are_kept(answered, backend):
         ({"turns": 5}, "turns in the conversation must be a list"),
         ({"turns": [{"prompt": "", "answers": {}}]}, "Write a prompt first"),
         ({"turns": [{"prompt": "x", "answers": {"evil": {}}}]}, "has answers of 'evil'"),
-        ({"strengths": 5}, "strengths of gates in the conversation must be an object"),
-        ({"strengths": {"slim": "4"}}, "Strength must be a number"),
+        ({"gates": 5}, "gates in the conversation must be objects"),
+        ({"gates": {"slim": 4}}, "gates in the conversation must be objects"),
+        ({"gates": {"slim": {"strength": "4"}}}, "Strength must be a number"),
+        ({"gates": {"slim": {"quantile": 0.3}}}, "The quantile is 0.3; it must be from 0.5 to 0.99"),
         ({"asked": 5}, "must be an object with a list of columns"),
         ({"asked": {"columns": ["base"], "sampling": {"seed": -1}}}, "Seed must be between 0"),
         ({"asked": {"columns": ["base"], "sampling": {"evil": 1}}}, "unknown setting 'evil'"),
@@ -142,9 +145,9 @@ def test_what_is_no_conversation_is_a_sentence(backend, text):
 
 def test_columns_and_gates_that_are_not_here_are_left_out(answered, backend):
     data = json.loads(saved.dump(answered, backend))
-    data |= {"strengths": {"lora": 3.0, "gone": 2.0, "slim": None}}
+    data |= {"gates": {"lora": {"strength": 3.0}, "gone": {}, "slim": {"strength": None}}}
     data |= {"asked": {"columns": ["gone", "slim", 5], "sampling": {}, "batched": True}}
     loaded = load(json.dumps(data), backend)
-    assert loaded.strengths == {} and loaded.asked == LastRequest(("slim",), Sampling(), True)
+    assert loaded.gates == {"slim": AS_TRAINED} and loaded.asked == LastRequest(("slim",), Sampling(), True)
     data["asked"]["columns"] = ["gone"]
     assert load(json.dumps(data), backend).asked is None

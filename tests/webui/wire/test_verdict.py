@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slim_core.inference import AS_TRAINED, GateSetting
 from slim_core.webui.backend import Backend
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import views
@@ -22,7 +23,7 @@ def verdict(session, turn=-1):
 def asked(backend):
     def answer(*prompts, **strengths):
         session = Session()
-        session.strengths = strengths
+        session.gates = {name: GateSetting(x) for name, x in strengths.items()}
         for prompt in prompts:
             ask(session, backend, prompt)
         return session
@@ -154,8 +155,8 @@ def test_the_note_comes_from_the_template(engine, backend):
 def test_strength_goes_to_the_row_and_the_drift(asked):
     session = asked("A foreign prompt", slim=0.0)
     turn = session.turns[0]
-    assert turn.answers["slim"].strength == 0 and float(turn.answers["slim"].routing.gate.min()) == 1
+    assert turn.answers["slim"].gate == GateSetting(0.0) and float(turn.answers["slim"].routing.gate.min()) == 1
     assert [v.variant for v in turn.drift.variants] == ["lora", "slim"]
-    assert turn.answers["lora"].strength is None and torch.equal(
+    assert turn.answers["lora"].gate == AS_TRAINED and torch.equal(
         turn.answers["lora"].routing.gate, torch.ones_like(turn.answers["lora"].routing.gate)
     )
