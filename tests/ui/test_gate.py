@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: what it made of a prompt, the meter while one is typed, and another strength."""
+"""The gate: what it made of a prompt, the meter while one is typed, another strength and another quantile."""
 
 import json
 import re
@@ -27,6 +27,10 @@ def meter(v):
 
 def slider(v, label="SLIM"):
     return v.page.get_by_role("slider", name=f"Strength of {label}’s gate")
+
+
+def begin(v, label="SLIM"):
+    return v.page.get_by_label(f"Where {label}’s gate begins to close")
 
 
 # ---- the verdict
@@ -190,6 +194,92 @@ def test_a_gate_before_the_first_prompt_and_in_the_meter(v):
     v.prompt.press("Enter")
     expect(verdict(v)).to_have_attribute("data-verdict", "open")
     v.done()
+
+
+# ---- where it begins to close
+
+
+def test_where_the_gate_begins_to_close(v, visit):
+    other = visit()
+    expect(begin(v).locator("option")).to_have_text(
+        [f"beyond {share}% of the training data{', as trained' if share == 99 else ''}" for share in (50, 90, 99)]
+    )
+    expect(begin(v)).to_have_value("0.99")
+    v.ask("A foreign prompt")
+    expect(verdict(v)).to_contain_text("up to 1.00 is like the training data")
+    begin(v).select_option("0.9")
+    expect(verdict(v)).to_contain_text("up to 0.90 is like the training data")
+    how = v.answer("slim").locator(".slim-how")
+    expect(how).to_contain_text("gate closing beyond 90% of the training data")
+    v.done()
+    # Neither button says what it is now, and the strength is what it was.
+    expect(v.button("As trained")).to_have_attribute("aria-pressed", "false")
+    expect(slider(v)).to_have_attribute("aria-valuetext", "strength 4, as trained")
+    v.prompt.fill("A foreign prompt")
+    expect(meter(v)).to_contain_text("distance 3.00; up to 0.90 is like the training data")
+    v.tab("Drift")
+    expect(v.page.locator("#slim-drift")).to_contain_text("SLIM closing beyond 90% of the training data.")
+    v.tab("Forgetting")
+    expect(v.page.get_by_text("a quantile at which nothing was measured")).to_be_visible()
+    v.tab("Compare")
+    # For this visitor alone.
+    expect(begin(other)).to_have_value("0.99")
+    other.ask("A foreign prompt")
+    expect(verdict(other)).to_contain_text("up to 1.00 is like the training data")
+    v.button("Stronger").click()
+    expect(how).to_contain_text("gate at strength 8, closing beyond 90% of the training data")
+    v.button("As trained").click()
+    expect(how).not_to_contain_text("gate")
+    expect(begin(v)).to_have_value("0.99")
+    expect(v.button("As trained")).to_have_attribute("aria-pressed", "true")
+
+
+def test_links_and_files_carry_the_quantile(v, visit, tmp_path):
+    begin(v).select_option("0.5")
+    v.ask("A foreign prompt")
+    expect(verdict(v)).to_contain_text("up to 0.50 is like the training data")
+    v.button("Copy link").click()
+    expect(v.status).to_contain_text("is copied")
+    link = v.page.evaluate("navigator.clipboard.readText()")
+    assert "quantile=0.5" in link and "strength" not in link
+    other = visit()
+    other.page.goto(link)
+    other.ready()
+    expect(begin(other)).to_have_value("0.5")
+    path = tmp_path / "conversation.json"
+    save(v, "Export JSON").save_as(path)
+    answers = json.loads(path.read_text(encoding="utf-8"))["turns"][0]["answers"]
+    assert [answers[name]["quantile"] for name in ("slim", "base")] == [0.5, None]
+    other.upload(path)
+    expect(other.answer("slim").locator(".slim-how")).to_contain_text("closing beyond 50% of the training data")
+    # Between two that the adapter stores: it has an option of its own.
+    other = visit(query={"quantile": 0.75, "strength": -1})
+    expect(begin(other)).to_have_value("0.75")
+    expect(begin(other).locator("option")).to_have_count(4)
+    other = visit(query={"quantile": 0.3})
+    expect(begin(other)).to_have_value("0.99")
+
+
+def test_an_adapter_with_one_distance_says_so(visit):
+    engine = ScriptedEngine()
+    engine.variants = tuple(replace(variant, measure=None) for variant in engine.variants)
+    site = Site(engine)
+    try:
+        v = visit(url=site.url)
+        expect(v.page.get_by_text("where it was trained to: this adapter stores no other distance")).to_be_visible()
+        expect(begin(v)).to_be_hidden()
+        v.button("Open").click()
+        expect(v.button("Open")).to_have_attribute("aria-pressed", "true")
+    finally:
+        site.close()
+
+
+def test_the_meter_has_its_distance_on_a_phone(visit):
+    v = visit(width=390)
+    v.prompt.fill("A foreign prompt")
+    expect(meter(v).get_by_text("distance 3.00; up to 1.00 is like the training data")).to_be_visible()
+    box = meter(v).bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
 
 
 def test_links_and_files_carry_the_strength(v, visit, tmp_path):
