@@ -23,11 +23,7 @@ class BatchRows:
         gates: what each row asks of its adapter's gate; None if none asks for anything.
 
     Attributes:
-<<<<<<< Updated upstream
         gates: the same; None also if all are `AS_TRAINED`.
-=======
-        adapted: whether any row has an adapter.
->>>>>>> Stashed changes
         kept: what a `RowsKernel` has prepared for these rows, by layer or router.
 
     Raises:
@@ -38,12 +34,7 @@ class BatchRows:
         if gates is not None and len(gates) != len(adapter_names):
             raise ValueError(f"There are {len(gates)} gate settings for {len(adapter_names)} rows.")
         self.adapter_names = list(adapter_names)
-<<<<<<< Updated upstream
         self.gates = None if gates is None or _as_trained(gates) else tuple(gates)
-=======
-        self.adapted = any(name != BASE_ROW for name in adapter_names)
-        self.strengths = strengths
->>>>>>> Stashed changes
         self.kept: dict[Hashable, Any] = {}
         self._of_length: dict[tuple[int, torch.device], dict[str, slice | Tensor]] = {}
 
