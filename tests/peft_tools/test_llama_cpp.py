@@ -60,7 +60,8 @@ def save_export(base: Path, folder: Path) -> None:
 def written(base: Path, adapter: Path | None, prompts: list[tuple[int, ...]], closing: int) -> list[list[int]]:
     """llama.cpp's greedy tokens up to the closing one, which is not among them."""
     path = None if adapter is None else str(adapter)
-    llama = llama_cpp.Llama(str(base), lora_path=path, n_ctx=512, n_threads=1, verbose=False)
+    kept = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    llama = llama_cpp.Llama(str(base), lora_path=path, n_ctx=512, n_threads=1, verbose=False, **kept)
     answers = []
     for prompt in prompts:
         llama.reset()
