@@ -36,7 +36,11 @@ TURNS = (*LONGER, Message("assistant", "It is Lima."), *QUESTION)
 CALLS = [
     (rows(QUESTION, routing=True), Sampling(max_new_tokens=14), {}),
     (rows(TURNS, SHORT, QUESTION), SETTINGS[2], {}),
-    ([Row("slim", LONGER, True, 0.0), Row("base", LONGER)], SETTINGS[1], {"reading": Reading(("slim",), LONGER)}),
+    (
+        [Row("slim", LONGER, True, GateSetting(0.0)), Row("base", LONGER)],
+        SETTINGS[1],
+        {"reading": Reading(("slim",), LONGER)},
+    ),
     (rows(SHORT, routing=True), SETTINGS[3], {"batched": False}),
     ([Row("lora", TURNS, True)], Sampling(max_new_tokens=3), {}),
 ]
