@@ -70,9 +70,15 @@ def random_base(shape: str, device: str, dtype: torch.dtype, vocabulary: int = 0
 
 
 def slim_config(rank: int, experts: int) -> SlimConfig:
-    """A SLIM adapter on all Linears whose experts do something."""
+    """A SLIM adapter on all Linears whose experts do something, for every text: its gate is always open."""
     return SlimConfig(
-        r=rank, num_experts=experts, target_modules="all-linear", init_weights=False, task_type="CAUSAL_LM"
+        r=rank,
+        num_experts=experts,
+        target_modules="all-linear",
+        init_weights=False,
+        # Random text is far from what the clusters have seen, and would close the gate.
+        yield_strength=0.0,
+        task_type="CAUSAL_LM",
     )
 
 
