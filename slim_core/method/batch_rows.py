@@ -23,6 +23,7 @@ class BatchRows:
         gates: what each row asks of its adapter's gate; None if none asks for anything.
 
     Attributes:
+        adapted: whether any row has an adapter.
         gates: the same; None also if all are `AS_TRAINED`.
         kept: what a `RowsKernel` has prepared for these rows, by layer or router.
 
@@ -34,6 +35,7 @@ class BatchRows:
         if gates is not None and len(gates) != len(adapter_names):
             raise ValueError(f"There are {len(gates)} gate settings for {len(adapter_names)} rows.")
         self.adapter_names = list(adapter_names)
+        self.adapted = any(name != BASE_ROW for name in adapter_names)
         self.gates = None if gates is None or _as_trained(gates) else tuple(gates)
         self.kept: dict[Hashable, Any] = {}
         self._of_length: dict[tuple[int, torch.device], dict[str, slice | Tensor]] = {}

@@ -78,6 +78,8 @@ class Linear(nn.Module, SlimLayer):
                 if name in self.slim_A:
                     result = self._add_experts(name, x, result, x, None)
             return result
+        if not context.rows.adapted:
+            return result
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         if self.rows_kernel is not None:
