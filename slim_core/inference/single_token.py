@@ -13,6 +13,7 @@ rows, such as `model.generate(..., adapter_names=...)` of a `PeftModel`. Without
 
 from __future__ import annotations
 
+from contextvars import Context, copy_context
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,9 @@ from torch import Tensor
 
 from ..method import AS_TRAINED, Linear
 from ..method.batch_rows import BatchRows
-from ..method.contexts import Sequences
+from ..method.context import ForwardContext
 from ..peft_tools import RoutingTrace, TokenRouting
-from .single_token_router import TokenGate, TokenRouter
+from .single_token_router import TokenGate, TokenInput, TokenRouter
 
 
 # With more experts per token or more rows, torch's stacked products are faster.
@@ -54,39 +55,59 @@ def add_rows(layer: Linear, x: Tensor, result: Tensor) -> Tensor | None:
         rows, the device, the dtype or the mode.
     """
     context = layer.context
-    rows = context.rows
-    if rows is None or torch.compiler.is_compiling() or not _is_one_token_each(layer, rows, x, result):
+    rows, sequences = context.rows, context.sequences
+    if rows is None or torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return None
+    token_input = rows.kept.get(TokenInput)
+    if token_input is None or not token_input.is_of(x, sequences):
+        if not _is_one_token_each(layer, rows, x) or not _know_the_token(context, len(rows.adapter_names)):
+            return None
+        if token_input is None:
+            rows.kept[Context] = _without_warnings()
+        else:
+            token_input.end()
+        token_input = rows.kept[TokenInput] = TokenInput(x, sequences)
+    if not result.is_contiguous() or result.dtype != x.dtype:
         return None
     if not (context.trace is None or isinstance(context.trace, RoutingTrace)):
         return None
     if layer not in rows.kept:
         rows.kept[layer] = _token_rows(layer, rows)
     token_rows = rows.kept[layer]
-    return None if token_rows is None else token_rows.add(x, result, context.sequences, context.trace)
+    if token_rows is None:
+        return None
+    added: Tensor = rows.kept[Context].run(token_rows.add, token_input, result, context.trace)
+    return added
 
 
-def _is_one_token_each(layer: Linear, batch: BatchRows, x: Tensor, result: Tensor) -> bool:
-    """Whether `x` has one token per row, on a device and in a mode that `TokenRows` supports."""
-    context = layer.context
-    rows, sequences = len(batch.adapter_names), context.sequences
-    if context.contextual and (sequences is None or sequences.tokens != 1 or sequences.batch != rows):
-        return False
+def _without_warnings() -> Context:
+    """A context in which NumPy does not warn, since NaNs propagate as everywhere. `np.errstate` takes longer."""
+    context = copy_context()
+    context.run(np.seterr, all="ignore")
+    return context
+
+
+def _is_one_token_each(layer: Linear, batch: BatchRows, x: Tensor) -> bool:
+    """Whether `x` has one token per row, on a device and in a form that `TokenRows` supports."""
+    rows = len(batch.adapter_names)
     return (
-        x.is_cpu
+        x.shape[0] == rows
         and x.numel() == rows * layer.in_features
-        and x.shape[0] == rows
-        and x.dtype == result.dtype
+        and x.is_cpu
         and x.dtype in DTYPES
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and x.is_contiguous()
-        and result.is_contiguous()
     )
+
+
+def _know_the_token(context: ForwardContext, rows: int) -> bool:
+    """Whether it is known what the running forward reads, where an adapter has to know it."""
+    sequences = context.sequences
+    return not context.contextual or (sequences is not None and sequences.tokens == 1 and sequences.batch == rows)
 
 
 def _token_rows(layer: Linear, batch: BatchRows) -> TokenRows | None:
     """The batch's rows at one Linear; None if one of them cannot be computed token by token."""
-    token_rows = TokenRows(layer.module_name, layer.in_features, layer.out_features)
+    token_rows = TokenRows(layer.module_name, layer.out_features)
     rows = [(row, name) for row, name in enumerate(batch.adapter_names) if name in layer.slim_A]
     if len(rows) > MOST_ROWS or not all(_is_plain(layer, name) for name in {name for _, name in rows}):
         return None
@@ -154,8 +175,8 @@ class _Row(NamedTuple):
 class TokenRows:
     """What the rows of one batch add to the output of one Linear."""
 
-    def __init__(self, module: str, in_features: int, out_features: int) -> None:
-        self._module, self._in, self._out = module, in_features, out_features
+    def __init__(self, module: str, out_features: int) -> None:
+        self._module, self._out = module, out_features
         self._rows: list[_Row] = []
         self._routers: list[TokenRouter] = []
 
@@ -176,36 +197,30 @@ class TokenRows:
         if router is not None and router not in self._routers:
             self._routers.append(router)
 
-    def add(self, x: Tensor, result: Tensor, sequences: Sequences | None, trace: RoutingTrace | None) -> Tensor:
+    def add(self, token_input: TokenInput, result: Tensor, trace: RoutingTrace | None) -> Tensor:
         """Add the experts of every row to `result`, (B, C_out) or (B, 1, C_out); in place, if it is float32.
 
         Args:
-            x: (B, C_in) or (B, 1, C_in) input; half precision is computed in float32 and rounded once.
-            result: of the base layer, in the dtype of `x`.
-            sequences: what the running forward reads; None if no adapter uses contexts.
+            token_input: of the Linear; half precision is computed in float32 and rounded once.
+            result: of the base layer, in the dtype of the input.
             trace: where the routing is recorded; None if it is not.
         """
-        if not self._rows:
-            return result
-        total = result if result.dtype == torch.float32 else result.float()
-        tokens, sums = _rows(x, self._in), _rows(total, self._out)
         for shared_router in self._routers:
-            shared_router.begin(x, tokens, sequences)
+            shared_router.begin(token_input)
+        total, sums = result, None
         for row, name, router, factors, scale, gate in self._rows:
-            token, added = tokens[row], sums[row]
-            routing = UNROUTED if router is None else router.of_row(row, token, gate)
+            routing = UNROUTED if router is None else router.of_row(row, token_input, gate)
+            if trace is not None:
+                trace.add_token(self._module, name, row, routing)
+            if not routing.sent:
+                continue
+            if sums is None:
+                total = result if result.dtype == torch.float32 else result.float()
+                sums = total.numpy().reshape(-1, self._out)
+            token, added = token_input.tokens[row], sums[row]
             for expert, weight in routing.sent:
                 first, second = factors[expert]
                 hidden = first.dot(token)
                 hidden *= weight * scale
                 added += hidden.dot(second)
-            if trace is not None:
-                trace.add_token(self._module, name, row, routing)
         return total if total is result else total.to(result.dtype)
-
-
-def _rows(x: Tensor, features: int) -> np.ndarray:
-    """(B, features) float32 rows; those of a float32 tensor share its memory."""
-    if x.dtype != torch.float32:
-        x = x.float()
-    return (x.detach() if x.requires_grad else x).numpy().reshape(-1, features)

@@ -14,20 +14,19 @@ import torch
 from torch import Tensor
 
 from ..method.contexts import LENGTH_BUCKETS, Opening, Sequences
+from ..method.gate import ExcessSum
 
 
-class LatestSums(NamedTuple):
-    """The sums that one adapter's routers last asked for.
+class CarriedExcess(NamedTuple):
+    """The excesses of one adapter's routers so far, for `carry_up`.
 
     Attributes:
-        x: the Linear's input.
-        version: of `x`; another version means that it has been written to since.
-        steps: (B, 2, C) float32 sums before and after the token.
+        excess: the sum.
+        by_row: (B,) float32, its memory.
     """
 
-    x: Tensor
-    version: int
-    steps: np.ndarray
+    excess: ExcessSum
+    by_row: np.ndarray
 
 
 class TokenContexts(NamedTuple):
@@ -38,14 +37,22 @@ class TokenContexts(NamedTuple):
         buckets: the length buckets of the counts.
         continues: (B, 1) bool, False if the token begins a new context; None if all tokens continue one.
         counted: (B, 1) bool, False for padding; None if every token counts.
-        latest: by adapter name; several of an adapter's routers read the same input one after the other.
+        carried: by adapter name.
     """
 
     counts: list[int]
     buckets: list[int]
     continues: np.ndarray | None
     counted: np.ndarray | None
-    latest: dict[str, LatestSums]
+    carried: dict[str, CarriedExcess]
+
+    def carried_by(self, name: str, sequences: Sequences) -> CarriedExcess:
+        """What the routers of an adapter have carried up so far in this forward."""
+        carried = self.carried.get(name)
+        if carried is None:
+            excess = sequences.excess_sum(name)
+            carried = self.carried[name] = CarriedExcess(excess, excess.total.numpy()[:, 0])
+        return carried
 
 
 def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
@@ -63,6 +70,25 @@ def token_contexts(sequences: Sequences, opening: Opening) -> TokenContexts:
     if contexts is None:
         contexts = sequences.of_tokens[opening] = _compute(sequences, opening)
     return contexts
+
+
+def extended_sums(key: str, tokens: np.ndarray, contexts: TokenContexts, sequences: Sequences) -> np.ndarray:
+    """(B, 2, C) float32 sums of the contexts before and after the tokens.
+
+    Args:
+        key: of a router that has read what came before.
+        tokens: (B, C) float32.
+        contexts: of this forward.
+        sequences: what it reads.
+
+    Raises:
+        ValueError: if that router has not read what is in the cache.
+    """
+    steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
+    steps[:, 0] = before = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
+    carried = before if contexts.continues is None else np.where(contexts.continues, before, 0)
+    np.add(carried, tokens if contexts.counted is None else np.where(contexts.counted, tokens, 0), out=steps[:, 1])
+    return steps
 
 
 def _compute(sequences: Sequences, opening: Opening) -> TokenContexts:

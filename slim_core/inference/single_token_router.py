@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routing of one token at a time on a CPU, as Python numbers; what `AdapterRouter` does for many."""
+"""The routing of one token at a time on a CPU, as Python numbers; what `AdapterRouter` does for many.
+
+While the base reads its weights, it drives everything else out of the processor's caches. So the first step of every
+Linear takes several times as long as the same step right after. Routers that read the same input, such as those of the
+query, key and value projections, therefore share what they have in common, and place its context one after the other.
+"""
 
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +20,7 @@ from ..method import ClusterTables, Router, SlimConfig
 from ..method.contexts import Sequences
 from ..method.routing import VARIANCE_EPS
 from ..peft_tools import TokenRouting
-from .single_token_contexts import LatestSums, TokenContexts, token_contexts
+from .single_token_contexts import CarriedExcess, TokenContexts, extended_sums, token_contexts
 
 
 class TokenGate(NamedTuple):
@@ -30,6 +36,79 @@ class TokenGate(NamedTuple):
     reference: list[float] | None
 
 
+class ContextPlace(NamedTuple):
+    """Where a context is among the clusters of a router: the nearest cluster, and the distance d."""
+
+    cluster: int
+    distance: float
+
+
+class InputContexts:
+    """The contexts of one input, for the routers of one adapter that read it one after the other.
+
+    Attributes:
+        contexts: of the forward.
+        carried: with `carry_up`, the excesses so far; else None.
+        sums: (B, C) float32 sums of the contexts.
+        kept: (B, k, C) what a cache remembers of them.
+        places: by row and router.
+        routers: that have read the input, in this order.
+    """
+
+    def __init__(self, contexts: TokenContexts, carried: CarriedExcess | None, steps: np.ndarray, trail: bool) -> None:
+        self.contexts, self.carried, self.sums = contexts, carried, steps[:, 1]
+        kept = torch.from_numpy(steps)
+        self.kept = kept if trail else kept[:, -1:]
+        self.places: dict[int, dict[TokenRouter, ContextPlace]] = {}
+        self.routers: list[TokenRouter] = []
+
+    def mean(self, row: int) -> np.ndarray:
+        """(C,) the context of a row."""
+        mean: np.ndarray = self.sums[row] / max(self.contexts.counts[row], 1)
+        return mean
+
+
+_numbers = count()
+
+
+class TokenInput:
+    """What all Linears share that read one input one after the other.
+
+    Args:
+        x: (B, C) or (B, 1, C) the input.
+        sequences: what the forward reads; None if no adapter uses contexts.
+
+    Attributes:
+        tokens: (B, C) float32; those of a float32 input share its memory.
+        of_adapter: the contexts, by adapter name.
+        routings: by router and row.
+        number: of this input; a router that kept the input itself would release it a forward later, which takes time.
+    """
+
+    def __init__(self, x: Tensor, sequences: Sequences | None) -> None:
+        self._x, self._version, self.sequences = x, _version(x), sequences
+        x = x if x.dtype == torch.float32 else x.float()
+        self.tokens = (x.detach() if x.requires_grad else x).numpy().reshape(len(x), -1)
+        self.of_adapter: dict[str, InputContexts] = {}
+        self.routings: dict[TokenRouter, dict[int, TokenRouting]] = {}
+        self.number = next(_numbers)
+
+    def is_of(self, x: Tensor, sequences: Sequences | None) -> bool:
+        """Whether this is what `x` contains; another version means that it has been written to since."""
+        return self._x is x and self.sequences is sequences and self._version == _version(x)
+
+    def end(self) -> None:
+        """Another input follows: the first router that has read this one learns which others do."""
+        for contexts in self.of_adapter.values():
+            first, *others = contexts.routers
+            if first.others is None:
+                first.others = others
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
 class TokenRouter:
     """One router, for one token at a time. It keeps its results while the Linears of a block share them.
 
@@ -40,6 +119,9 @@ class TokenRouter:
         readers: how many Linears use the routing of each input.
         key: under which a cache keeps its sums.
         name: of the adapter.
+
+    Attributes:
+        others: routers that are expected to read the same input after this one; None if it is not known yet.
     """
 
     def __init__(
@@ -67,100 +149,106 @@ class TokenRouter:
         self._weight, self._bias = (tensor.detach().float().numpy() for tensor in (weight, bias))
         identity = config.num_identity
         self._past_lora = [0.0] * config.num_experts + [1 / max(identity, 1)] * identity
-        self._input: Tensor | None = None
-        self._version = self._reads = 0
-        self._routings: dict[int, TokenRouting] = {}
-        # For each row of the current input: the sums of its context, their count and its bucket.
-        self._sums = np.empty((0, 0), np.float32)
-        self._counts: list[int] = []
-        self._buckets: list[int] = []
-        # With `carry_up`: the sum of the excesses of the routers before this one, by row, and how many they are.
-        self._excess_sum: np.ndarray | None = None
+        self.others: list[TokenRouter] | None = None
+        self._number, self._reads = -1, 0
+        # With `carry_up`: how many routers ran before this one.
         self._earlier_routers = 0
 
-    def begin(self, x: Tensor, tokens: np.ndarray, sequences: Sequences | None) -> None:
-        """Start with `x`, the input of all rows to one of the Linears; `tokens` is the same as (B, C) float32."""
-        version = 0 if x.is_inference() else x._version
-        if self._input is not x or self._version != version or self._reads == self._readers:
-            self._input, self._version, self._reads, self._routings = x, version, 0, {}
+    def begin(self, token_input: TokenInput) -> None:
+        """Start with the input of all rows to one of the Linears."""
+        if self._number != token_input.number or self._reads == self._readers:
+            self._number, self._reads = token_input.number, 0
+            token_input.routings[self] = {}
             if self._contextual:
-                assert sequences is not None  # `_is_one_token_each` has checked it
-                self._extend_contexts(x, tokens, sequences)
+                assert token_input.sequences is not None  # `single_token` has checked it
+                self._extend_contexts(token_input, token_input.sequences)
         self._reads += 1
 
-    def _extend_contexts(self, x: Tensor, tokens: np.ndarray, sequences: Sequences) -> None:
+    def _extend_contexts(self, token_input: TokenInput, sequences: Sequences) -> None:
         """Add the tokens to the sums of their contexts, and keep these in the cache."""
-        contexts = token_contexts(sequences, self._opening)
-        self._counts, self._buckets = contexts.counts, contexts.buckets
-        if self._carries_up:
-            excess = sequences.excess_sum(self._name)
-            self._excess_sum, self._earlier_routers = excess.total.numpy()[:, 0], excess.routers
-            excess.routers += 1
-        key = sequences.key_of_call(self._key)
-        latest = contexts.latest.get(self._name)
-        if latest is None or latest.x is not x or latest.version != self._version:
-            latest = LatestSums(x, self._version, self._add_up(key, tokens, contexts, sequences))
-            contexts.latest[self._name] = latest
+        key, shared = sequences.key_of_call(self._key), token_input.of_adapter.get(self._name)
+        if shared is None:
+            contexts = token_contexts(sequences, self._opening)
+            carried = contexts.carried_by(self._name, sequences) if self._carries_up else None
+            steps = extended_sums(key, token_input.tokens, contexts, sequences)
+            shared = token_input.of_adapter[self._name] = InputContexts(contexts, carried, steps, sequences.trail)
         elif sequences.state is not None:
             sequences.state.kept_sums(key)  # raises if this router has not read what is in the cache
-        self._sums = latest.steps[:, 1]
+        shared.routers.append(self)
         if sequences.ended is not None:
-            steps = torch.from_numpy(latest.steps)
-            sequences.ended.sums[key] = steps if sequences.trail else steps[:, -1:]
+            sequences.ended.sums[key] = shared.kept
+        if shared.carried is not None:
+            self._earlier_routers = shared.carried.excess.routers
+            shared.carried.excess.routers += 1
 
-    def _add_up(self, key: str, tokens: np.ndarray, contexts: TokenContexts, sequences: Sequences) -> np.ndarray:
-        """(B, 2, C) sums before and after the tokens."""
-        steps = np.empty((tokens.shape[0], 2, tokens.shape[1]), np.float32)
-        steps[:, 0] = before = 0 if sequences.state is None else sequences.state.kept_sums(key).numpy()[:, -1]
-        carried = before if contexts.continues is None else np.where(contexts.continues, before, 0)
-        np.add(carried, tokens if contexts.counted is None else np.where(contexts.counted, tokens, 0), out=steps[:, 1])
-        return steps
-
-    def of_row(self, row: int, x: np.ndarray, gate: TokenGate) -> TokenRouting:
-        """The routing of the token `x`, (C,) float32: row `row` of the input that `begin` was given."""
-        routing = self._routings.get(row)
+    def of_row(self, row: int, token_input: TokenInput, gate: TokenGate) -> TokenRouting:
+        """The routing of a row's token; `begin` has been given this input."""
+        routings = token_input.routings[self]
+        routing = routings.get(row)
         if routing is None:
-            with np.errstate(all="ignore"):  # NaNs propagate, as everywhere
-                routing = self._routings[row] = self._route(row, x, gate)
+            routing = routings[row] = self._route(row, token_input, gate)
         return routing
 
-    def _route(self, row: int, x: np.ndarray, row_gate: TokenGate) -> TokenRouting:
-        placed, bucket, closed = x, 0, False
-        if self._contextual:
-            count = max(self._counts[row], 1)
-            placed, bucket = self._sums[row] / count, self._buckets[row]
-            closed = count <= self._config.context_warmup
-        nearness = self._direction.dot(placed)
+    def _route(self, row: int, token_input: TokenInput, row_gate: TokenGate) -> TokenRouting:
+        x, bucket, closed = token_input.tokens[row], 0, False
+        shared = token_input.of_adapter[self._name] if self._contextual else None
+        if shared is None:
+            place, x = self._place(x)
+        else:
+            place = self._place_of_context(row, shared)
+            bucket = shared.contexts.buckets[row]
+            closed = max(shared.contexts.counts[row], 1) <= self._config.context_warmup
+        level = 0.0 if row_gate.reference is None else row_gate.reference[bucket]
+        excess = place.distance if row_gate.reference is None else max(place.distance - level, 0.0)
+        gate, push = self._gate(row, excess, row_gate.strength, closed, None if shared is None else shared.carried)
+        if gate == 0.0:
+            return TokenRouting([*self._past_lora], place.distance, place.cluster, [], gate, level)
+        routing = TokenRouting([], place.distance, place.cluster, [], gate, level)
+        return self._soft_top_k(self._logits(x), push, routing)
+
+    def _place_of_context(self, row: int, shared: InputContexts) -> ContextPlace:
+        places = shared.places.setdefault(row, {})
+        place = places.get(self)
+        if place is None:
+            mean = shared.mean(row)
+            place = places[self] = self._place(mean)[0]
+            for other in self.others or ():
+                places[other] = other._place(mean)[0]
+        return place
+
+    def _place(self, x: np.ndarray) -> tuple[ContextPlace, np.ndarray]:
+        """Where (C,) x is among the clusters, and (C,) z."""
+        nearness = self._direction.dot(x)
         nearness += self._near
         cluster = int(nearness.argmin())
-        z = placed - self._center[cluster]
+        z = x - self._center[cluster]
         z *= self._scale[cluster]
         if self._config.distance == "max":
-            distance = float(max(-z.min(), z.max())) - 1
-        else:
-            distance = math.sqrt(z.dot(z) / len(z)) - 1
-        level = 0.0 if row_gate.reference is None else row_gate.reference[bucket]
-        excess = distance if row_gate.reference is None else max(distance - level, 0.0)
-        gate, push = self._gate(row, excess, row_gate.strength, closed)
-        if gate == 0.0:
-            return TokenRouting([*self._past_lora], distance, cluster, [], gate, level)
-        routing = TokenRouting([], distance, cluster, [], gate, level)
-        if self._contextual:
-            z = x if self._mean is None or self._spread is None else (x - self._mean) * self._spread
+            return ContextPlace(cluster, float(max(-z.min(), z.max())) - 1), z
+        return ContextPlace(cluster, math.sqrt(z.dot(z) / len(z)) - 1), z
+
+    def _logits(self, z: np.ndarray) -> list[float]:
+        if self._mean is not None and self._spread is not None:
+            z = (z - self._mean) * self._spread
         if self._down is not None and self._up is not None:
             hidden = self._down.dot(z)
             z = z + self._up.dot(hidden / (1 + np.exp(-hidden)))
-        return self._soft_top_k((self._weight.dot(z) + self._bias).tolist(), push, routing)
+        logits = self._weight.dot(z)
+        logits += self._bias
+        scores: list[float] = logits.tolist()
+        return scores
 
-    def _gate(self, row: int, excess: float, strength: float, closed: bool) -> tuple[float, float]:
+    def _gate(
+        self, row: int, excess: float, strength: float, closed: bool, carried: CarriedExcess | None
+    ) -> tuple[float, float]:
         """The gate, and what is subtracted from the LoRA experts' logits if the config asks for that instead.
 
         The same as in `method/gate.py`, whose tensor operations would take longer than the rest of the routing.
         `tests/inference/test_single_token_gate.py` compares the two.
         """
-        if self._excess_sum is not None:
-            self._excess_sum[row] += excess
-            excess = float(self._excess_sum[row]) / (self._earlier_routers + 1)
+        if carried is not None:
+            carried.by_row[row] += excess
+            excess = float(carried.by_row[row]) / (self._earlier_routers + 1)
         if self._config.yield_mode != "gate":
             return 1.0, strength * excess
         return 0.0 if closed else min(max(1 - strength * excess, 0.0), 1.0), 0.0

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from slim_core import trace_routing
 from slim_core.inference.single_token import MOST_ROWS, TokenRows
-from slim_core.inference.single_token_router import TokenRouter
+from slim_core.inference.single_token_router import InputContexts, TokenRouter
 from slim_core.method import Linear
 from slim_core.method.contexts import Sequences
 from slim_core.peft_tools import adapter_rows, fold_masks
@@ -205,6 +205,43 @@ def test_linears_of_a_block_share_one_routing(ids, monkeypatch):
         layer[1](x.mul_(-3))
     # What was written to since is another token.
     assert len(routed) == 2
+
+
+def test_routers_of_one_input_place_its_context_together(ids, monkeypatch):
+    model = several(ids)
+    means = []
+    mean = InputContexts.mean
+    monkeypatch.setattr(InputContexts, "mean", lambda self, row: means.append(row) or mean(self, row))
+    counts = []
+    with torch.no_grad(), adapter_rows(model, ["__base__", "paper"]):
+        for _ in range(3):
+            means.clear()
+            model.get_base_model()(ids[:2, :1])
+            counts.append(len(means))
+    # From the second token on it is known that q, k and v have the same input, as have gate and up.
+    assert counts == [2 * 7, 2 * 4, 2 * 4]
+
+
+def test_routers_that_do_not_read_the_expected_input_change_nothing(ids):
+    model = several(ids)
+    with torch.no_grad(), adapter_rows(model, ["paper"]):
+        expected = model.get_base_model()(ids[:1, :1]).logits
+        kept = model.base_model.context.rows.kept
+        routers = [router for router in kept.values() if isinstance(router, TokenRouter)]
+        of_same_width = [router for router in routers if router._center.shape[1] == 32]
+        for router in of_same_width:
+            router.others = [other for other in of_same_width if other is not router]
+        assert torch.equal(model.get_base_model()(ids[:1, :1]).logits, expected)
+
+
+def test_nothing_is_asked_where_no_row_has_an_adapter(ids, monkeypatch):
+    model = several(ids)
+    monkeypatch.setattr(Linear, "rows_kernel", None)
+    monkeypatch.setattr(Linear, "_add_experts", None)
+    with torch.no_grad(), adapter_rows(model, ["__base__", "__base__"]):
+        rows = model.get_base_model()(ids[:2]).logits
+    with torch.no_grad(), model.disable_adapter():
+        assert torch.equal(model(ids[:2]).logits, rows)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 3e38])

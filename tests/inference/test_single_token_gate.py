@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slim_core import SlimConfig
-from slim_core.inference.single_token_router import TokenGate, TokenRouter
+from slim_core.inference.single_token_router import TokenGate, TokenInput, TokenRouter
 from slim_core.method import Router
 from slim_core.method.contexts import Sequences
 from slim_core.method.gate import EarlierExcess, Yielding
@@ -59,9 +59,10 @@ def test_the_gate_of_one_token_is_that_of_many(mode, scope, earlier, warmup, str
     )
     token_router = TokenRouter(config, tables, router, 1, "key", "default")
     gate = TokenGate(strength, None if references is None else references.tolist())
-    token_router.begin(x, x.numpy(), sequences)
+    token_input = TokenInput(x, sequences)
+    token_router.begin(token_input)
     for row in range(ROWS):
-        token = token_router.of_row(row, x[row].numpy(), gate)
+        token = token_router.of_row(row, token_input, gate)
         assert token.gate == pytest.approx(many.gate[row].item(), abs=1e-5)
         assert token.weights == pytest.approx(many.weights[row].tolist(), abs=1e-5, rel=1e-4)
     if config.carries_up:
