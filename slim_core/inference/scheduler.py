@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many callers, one model: their rows share batches, and rows join and leave a batch between two forwards.
 
-The scheduler has no thread. A caller that waits for its answers runs the next forward for everybody, unless another
-caller is running one already. So a single caller has no overhead, and nothing is missing in a forked process, which
-has only the thread that forked. Forwards that read (prompts, or an answer for its drift) and forwards that write take
-turns.
+A caller that waits for its answers asks for the next forward for everybody, unless one is running already. Where it is
+the only one, it runs the forward itself and has no overhead. Where there are several, one thread runs the forwards of
+all: a thread that has multiplied matrices keeps MKL's buffers, about a megabyte, and has OpenMP threads of its own, so
+that memory would grow with the number of callers. A forked process, which has only the thread that forked, starts
+another. Forwards that read (prompts, or an answer for its drift) and forwards that write take turns.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from transformers import PreTrainedModel
@@ -57,6 +59,7 @@ class Scheduler:
 
     def _start(self) -> None:
         self._forwards = Forwards(self.model, self.queue.changed, self.most_rows > 0, self.kept)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forwards")
         self._forward_running = False
         self._waiting_between = 0
         self._process = os.getpid()
@@ -65,6 +68,7 @@ class Scheduler:
         """Release the model; the caller has it to itself."""
         self.model = None  # type: ignore[assignment]
         self._forwards.close()
+        self._thread.shutdown(wait=False)
         self.kept.clear()
 
     def refresh(self) -> None:
@@ -138,7 +142,7 @@ class Scheduler:
     # -- what a caller does --------------------------------------------------------------------------------------
 
     def advance(self, work: Work) -> None:
-        """Return when the work has changed, running forwards while no other caller does."""
+        """Return when the work has changed, having forwards run while no other caller does."""
         while True:
             with self.queue.changed:
                 # A caller in `between` goes first, or it might never get a turn.
@@ -149,10 +153,23 @@ class Scheduler:
                     work.changed = False
                     return
                 self._forward_running = True
+                alone = len(self._forwards.works) == 1
+            if alone:
+                self._step()
+                continue
             try:
-                self._forwards.step()
-            finally:
-                self._forward_done()
+                forward = self._thread.submit(self._step)
+            except RuntimeError:  # the process is ending, and no thread can be started any more
+                self._step()
+            else:
+                forward.result()
+
+    def _step(self) -> None:
+        """At most one forward, for the caller that has said that one is running."""
+        try:
+            self._forwards.step()
+        finally:
+            self._forward_done()
 
     def _forward_done(self) -> None:
         with self.queue.changed:

@@ -138,6 +138,32 @@ def test_threads_get_what_each_gets_alone(engine):
     assert EngineProbe(engine).in_line == 0
 
 
+def test_forwards_of_several_callers_run_in_one_thread(engine, monkeypatch):
+    """A thread that has multiplied matrices keeps buffers, so that memory would grow with the number of callers."""
+    engine.end_tokens = frozenset()
+    where: list[threading.Thread] = []
+    original = Batch.forward
+
+    def forward(self):
+        where.append(threading.current_thread())
+        return original(self)
+
+    monkeypatch.setattr(Batch, "forward", forward)
+    first = engine.answer(rows(QUESTION), Sampling(max_new_tokens=14))
+    next(first)  # it begins, and is being answered until it is closed
+    callers = [threading.Thread(target=last, args=(engine, rows(SHORT))) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(120)
+    assert len(set(where)) == 1
+    assert not {*callers, threading.current_thread()} & {*where}
+    first.close()
+    where.clear()
+    last(engine, rows(SHORT))
+    assert set(where) == {threading.current_thread()}, "one that is alone runs its own forwards"
+
+
 def test_an_answer_goes_on_while_its_caller_looks_away(engine):
     slow = engine.answer(rows(QUESTION), Sampling(max_new_tokens=9))
     next(slow)
