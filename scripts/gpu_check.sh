@@ -83,23 +83,33 @@ print("8B" if gigabytes > 45 else "3B" if gigabytes > 22 else "1B")')
     middle=1B
     width=4096
     length=256
+    prompt=512
+    tokens=32
+    questions=64
+    rounds=3
 else
     large=tiny
     middle=tiny
     width=64
     length=16
+    prompt=32
+    tokens=4
+    questions=16
+    rounds=1
 fi
 for number in $(seq 40); do
     printf '{"prompt": "What is %d + 8?", "completion": "%d"}\n' "$number" "$((number + 8))"
 done >"$out/data.jsonl"
 
-step tests 200 "$python" -m pytest -q -m gpu -p no:cacheprovider --junitxml "$out/tests.xml" tests
-bench decode 150 decode --shape "$large" --prompt 512 --tokens 32 --rounds 3
-bench layer 60 layer --width "$width" --tokens 1 --tokens 512 --rounds 3
-bench experts 60 decode --shape "$middle" --prompt 64 --tokens 16 --experts 8 --experts 64 --rounds 3
-bench compare 60 compare --shape "$large" --rank 16 --tokens 32 --rounds 3
-bench train 60 train --shape "$middle" --length "$length" --rounds 3
-bench load 60 load --shape "$middle" --clients 1 --clients 16 --clients 64 --questions 64 --rounds 1
+# To collect the tests in all files would take a minute.
+mapfile -t marked < <(grep -rlE 'needs_cuda|every_device' tests --include='test_*.py')
+step tests 200 "$python" -m pytest -q -m gpu -p no:cacheprovider --junitxml "$out/tests.xml" "${marked[@]}"
+bench decode 150 decode --shape "$large" --prompt "$prompt" --tokens "$tokens" --rounds "$rounds"
+bench layer 60 layer --width "$width" --tokens 1 --tokens "$prompt" --rounds "$rounds"
+bench experts 60 decode --shape "$middle" --prompt 64 --tokens "$((tokens / 2))" --experts 8 --experts 64 --rounds "$rounds"
+bench compare 60 compare --shape "$large" --rank 16 --tokens "$tokens" --rounds "$rounds"
+bench train 60 train --shape "$middle" --length "$length" --rounds "$rounds"
+bench load 60 load --shape "$middle" --clients 1 --clients 16 --clients 64 --questions "$questions" --rounds 1
 train train
 train train-4bit --four-bit
 bench memory 60 memory --shape "$middle"

@@ -27,7 +27,7 @@ def test_every_test_that_needs_a_gpu_has_the_mark_that_it_is_found_by():
     for path in (ROOT / "tests").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if path.name != "conftest.py" and path != Path(__file__):
-            assert "cuda.is_available()" not in text, path
+            assert "cuda.is_available()" not in text and "mark.gpu" not in text, path
 
 
 @pytest.mark.nightly
