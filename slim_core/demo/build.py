@@ -15,20 +15,19 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..evaluation.statistics import score
-from ..method import SlimLayer
 from .chat import train_tokenizer
+from .install import install_adapter
 from .measure import QUALIFYING, measure, measure_conversations
 from .pretrain import Pretraining, TrainingProgress, new_base
 from .recipe import Conversations, Recipe, Training
+from .seeds import measure_seeds
 from .stored import REPORT, save, write_json
 from .sweep import chosen, run_sweep
 from .trial import METHODS, Trial, TrialPlan, downstream, general, load
-from .verify import FORMAT, QUESTIONS, WEIGHTS, verify
+from .verify import FORMAT, QUESTIONS, verify
 
 
 BASE_QUESTIONS = 400  # validation questions of each task for the base
@@ -95,13 +94,19 @@ def build(
     shutil.copytree(base, staged / "base")
     for method in ("lora", "slim"):
         install_adapter(best[method].folder, staged / method)
-    # It does not ship but is compared, so it is rounded like those that ship.
-    half = work / "half"
-    shutil.rmtree(half, ignore_errors=True)
-    install_adapter(best["lora_half"].folder, half)
+    # Those of the other seeds do not ship, but are compared.
+    rates = {method: trial.rate for method, trial in best.items()}
     with _progress(console) as progress:
         task = progress.add_task("Test questions", total=None)
-        half_marks = measure(*load(base, half), "test", questions)
+        seeds = measure_seeds(
+            base,
+            work / "seeds",
+            [trial for trial in trials if trial.rate == rates[trial.method]],
+            [best[method].folder for method in ("lora", "slim")],
+            questions,
+            workers,
+            lambda name: progress.advance(task),
+        )
         save(verify(staged, questions, workers=workers, report=lambda name: progress.advance(task)), staged)
     notes = [json.loads((work / name).read_text()) for name in ("questions.json", "base.json")]
     seconds = sum(note["seconds"] for note in notes)
@@ -115,7 +120,7 @@ def build(
         "validation_questions": plan.questions,
         "sweep": [_row(trial) for trial in trials],
         "chosen": {method: {"rate": trial.rate, "seed": trial.seed} for method, trial in best.items()},
-        "half": half_marks,
+        "seeds": seeds,
         "minutes": asdict(timing),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
@@ -201,26 +206,6 @@ def _examine(base: Path, console: Console) -> dict[str, float]:
         )
     turns = measure_conversations(model, tokenizer, "validation", BASE_QUESTIONS // 4)
     return scores | {name: result.score for name, result in turns.items()}
-
-
-def install_adapter(source: Path, target: Path) -> None:
-    """Copy an adapter's two files, with weights in bfloat16 and the base's path relative to the repository."""
-    target.mkdir(parents=True)
-    name = Path(WEIGHTS["lora"]).name
-    tensors = {
-        # Trained weights tolerate rounding. Statistics, counts and masks are not trained and stay as they are.
-        key: tensor.to(torch.bfloat16) if is_trained(key, tensor) else tensor
-        for key, tensor in load_file(source / name).items()
-    }
-    save_file(tensors, target / name, {"format": "pt"})
-    config = json.loads((source / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = "assets/demo/base"
-    (target / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-
-
-def is_trained(key: str, tensor: Tensor) -> bool:
-    """Whether this tensor of an adapter's file is a weight, not a statistic, count or mask of SLIM."""
-    return tensor.is_floating_point() and not key.endswith(SlimLayer.statistic_names)
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from ..evaluation.statistics import mean_score
+from ..evaluation.statistics import Marks, difference, mean_score
+from .seeds import PAIRS as SEED_PAIRS
+from .seeds import SeedMarks, marks_by_seed, mean_marks
 from .verify import KINDS, OPEN, VARIANTS, pairs
 from .words import task_words
 
@@ -69,8 +71,11 @@ def tables(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> list[
         results: `results.json`.
         build: `build.json`; None if the demo was not built in one go.
     """
-    measured = [_tasks(results), _pairs(results, build), _plane(results, build), _identity(results), *_forms(results)]
-    return [*([] if build is None else [_base(build), _sweep(build)]), *measured]
+    marks = None if build is None else marks_by_seed(results, build)
+    measured = [_tasks(results), _pairs(results, marks), _plane(results, marks), _identity(results), *_forms(results)]
+    if build is None or marks is None:
+        return measured
+    return [_base(build), _sweep(build), *measured, over_seeds(marks), differences_over_seeds(marks)]
 
 
 def _tasks(results: Mapping[str, Any]) -> Table:
@@ -86,13 +91,13 @@ def _tasks(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _pairs(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> Table:
+def _pairs(results: Mapping[str, Any], by_seed: Mapping[str, SeedMarks] | None) -> Table:
     table = Table(
         "Differences on the same questions in points, with 95 % intervals and McNemar's exact p",
         ("compared", "kind", "difference", "only first", "only second", "p"),
     )
     slim = results["marks"]["slim"]
-    halves = [] if build is None else pairs({"slim": slim, "lora_half": build["half"]}, [("slim", "lora_half")])
+    halves = [] if by_seed is None else pairs({"slim": slim, "lora_half": _half(by_seed)}, [("slim", "lora_half")])
     for pair in [*results["pairs"], *halves]:
         mean, low, high = (100 * share for share in pair["difference"])
         table.add(
@@ -106,7 +111,7 @@ def _pairs(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> Table
     return table
 
 
-def _plane(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> Table:
+def _plane(results: Mapping[str, Any], by_seed: Mapping[str, SeedMarks] | None) -> Table:
     table = Table("What was learned and what was kept, mean over the tasks in %", ("what", *KINDS))
     for point in results["plane"]:
         name = _label(point["variant"])
@@ -116,8 +121,40 @@ def _plane(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> Table
             name += f", strength {point['strength']:g}"
         shipped = point.get("scale", 1) == 1 and point["variant"] != "slim"
         table.add(name, *(_interval(point[kind]) for kind in KINDS), bold=shipped or _as_trained(point, results))
-    if build is not None:
-        table.add(_label("lora_half"), *(_interval(mean_score(build["half"], tasks)) for tasks in KINDS.values()))
+    if by_seed is not None:
+        table.add(_label("lora_half"), *(_interval(mean_score(_half(by_seed), tasks)) for tasks in KINDS.values()))
+    return table
+
+
+def _half(by_seed: Mapping[str, SeedMarks]) -> Marks:
+    """The marks of LoRA on half of the Linears, from the first seed."""
+    return next(iter(by_seed["lora_half"].values()))
+
+
+def over_seeds(by_seed: Mapping[str, SeedMarks]) -> Table:
+    """For each method, the mean score of the seeds' adapters with the lowest and highest."""
+    table = Table(
+        "Test questions at the chosen rates, mean (range) over seeds in %", ("method", "seeds", *reversed(KINDS))
+    )
+    for name, marks in by_seed.items():
+        means = ([mean_score(each, KINDS[kind]).score for each in marks.values()] for kind in reversed(KINDS))
+        table.add(_label(name), str(len(marks)), *map(_spread, means))
+    return table
+
+
+def differences_over_seeds(by_seed: Mapping[str, SeedMarks]) -> Table:
+    """How the methods' means over the seeds differ."""
+    title = (
+        "Differences of the means over seeds on the same questions in points, with 95 % intervals from a bootstrap "
+        "over questions"
+    )
+    table = Table(title, ("compared", "kind", "difference"))
+    for first, second in SEED_PAIRS:
+        for kind, tasks in KINDS.items():
+            mean, low, high = (
+                100 * share for share in difference(mean_marks(by_seed[first]), mean_marks(by_seed[second]), tasks)
+            )
+            table.add(f"{_label(first)} – {_label(second)}", kind, f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
     return table
 
 

@@ -24,7 +24,8 @@ from slim_core.demo import measure, sweep
 from slim_core.demo.build import BuildError, build
 from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS
 from slim_core.demo.pool import worker_pool
-from slim_core.demo.report import tables
+from slim_core.demo.report import differences_over_seeds, over_seeds, tables
+from slim_core.demo.seeds import marks_by_seed, mean_marks
 from slim_core.demo.stored import load_report, load_results, save
 from slim_core.demo.sweep import _begin_worker, chosen, chosen_rate
 from slim_core.demo.trial import METHODS, SCALES, Trial, TrialPlan, TrialTask, load, rewind, settings
@@ -118,6 +119,38 @@ def test_build_leaves_a_demo_that_loads(built):
         measured = [point["scale"] for point in row["rewound"]]
         assert measured == (list(SCALES) if (row["method"], row["seed"]) == ("lora", 1) else [])
     assert set(report["base"]["conversations"]) >= {*TASKS, "turn 4", "follow-ups"}
+    # What `verify` measured, as it ships, is not measured again.
+    assert {name: set(marks) for name, marks in report["seeds"].items()} == {
+        "lora": {"2"},
+        "lora_half": {"1", "2"},
+        "slim": {"2"},
+        "slim_open": {"2"},
+    }
+    by_seed = marks_by_seed(results, report)
+    assert {name: list(marks) for name, marks in by_seed.items()} == dict.fromkeys([*METHODS, "slim_open"], ["1", "2"])
+    for name in ("lora", "slim", "slim_open"):
+        assert by_seed[name]["1"] == results["marks"][name]
+    assert {len(text) for seeds in by_seed.values() for marks in seeds.values() for text in marks.values()} == {20}
+
+
+def test_differences_over_seeds_are_of_the_mean_share_of_each_question():
+    tasks = {task: "0000" for task in TASKS}
+    lora = {"1": tasks, "2": tasks}
+    slim = {"1": {task: "1100" for task in TASKS}, "2": {task: "1000" for task in TASKS}}
+    assert mean_marks(slim) == {task: [1.0, 0.5, 0.0, 0.0] for task in TASKS}
+    by_seed = {"lora": lora, "lora_half": lora, "slim": slim, "slim_open": slim}
+    results, build = {"marks": {name: by_seed[name]["1"] for name in ("lora", "slim", "slim_open")}}, {
+        "chosen": {method: {"seed": 1} for method in METHODS},
+        "seeds": {name: {"2": by_seed[name]["2"]} for name in by_seed} | {"lora_half": lora},
+    }  # fmt: skip
+    assert marks_by_seed(results, build) == by_seed
+    table = differences_over_seeds(by_seed)
+    assert [row[2].split()[0] for row in table.rows] == ["+37.5", "+37.5", "+37.5", "+37.5", "+0.0", "+0.0"]
+    means = over_seeds(by_seed)
+    assert [row[2:] for row in means.rows] == [
+        *[("0.0 (0.0–0.0)", "0.0 (0.0–0.0)")] * 2,
+        *[("37.5 (25.0–50.0)", "37.5 (25.0–50.0)")] * 2,
+    ]
 
 
 def test_methods_have_equal_total_rank(tmp_path, plan):
@@ -258,7 +291,7 @@ def test_results_do_not_hang_on_the_workers(demo, tokenizer):
 def test_every_table_has_all_of_its_columns(built):
     demo = built / "demo"
     all_tables = tables(load_results(demo), load_report(demo))
-    assert len(all_tables) == 8
+    assert len(all_tables) == 10
     for table in all_tables:
         assert table.rows and {len(row) for row in table.rows} == {len(table.columns)}
         lines = table.markdown().splitlines()
