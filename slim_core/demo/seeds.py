@@ -19,7 +19,8 @@ from .verify import OPEN, run_jobs
 
 
 SeedMarks = Mapping[str, Marks]  # the marks by task, of each seed
-PAIRS = (("slim", "lora"), ("slim", "lora_half"), ("slim", OPEN))
+STRENGTHS = {"slim at 2": 2.0, "slim at 1": 1.0, OPEN: 0.0}  # of SLIM's gate, named as in `verify`
+PAIRS = (("slim", "lora"), ("slim at 2", "lora"), ("slim", "lora_half"), ("slim", OPEN))
 
 
 def measure_seeds(
@@ -43,7 +44,7 @@ def measure_seeds(
         report: called after each adapter with its name.
 
     Returns:
-        By method and seed the marks by task; "slim_open" is SLIM with its gate open.
+        By method and seed the marks by task; SLIM also with the gate at other `STRENGTHS`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     answering: list[tuple[str, str]] = []
@@ -51,19 +52,19 @@ def measure_seeds(
     for trial in (trial for trial in trials if trial.folder not in shipped):
         rounded = folder / trial.folder.name
         install_adapter(trial.folder, rounded)
-        for name in (trial.method, OPEN) if trial.method == "slim" else (trial.method,):
+        for name in (trial.method, *STRENGTHS) if trial.method == "slim" else (trial.method,):
             answering.append((name, str(trial.seed)))
-            work.append((f"{name}, seed {trial.seed}", _answer, (base, rounded, name == OPEN, questions)))
+            work.append((f"{name}, seed {trial.seed}", _answer, (base, rounded, STRENGTHS.get(name), questions)))
     marks: dict[str, dict[str, dict[str, str]]] = {}
     for (name, seed), measured in zip(answering, run_jobs(work, workers, report), strict=True):
         marks.setdefault(name, {})[seed] = measured
     return marks
 
 
-def _answer(base: Path, adapter: Path, is_open: bool, questions: int) -> dict[str, str]:
+def _answer(base: Path, adapter: Path, strength: float | None, questions: int) -> dict[str, str]:
     model, tokenizer = load(base, adapter)
-    if is_open:
-        slim_core.set_gate(model, strength=0)
+    if strength is not None:
+        slim_core.set_gate(model, strength=strength)
     return measure(model, tokenizer, "test", questions)
 
 
@@ -74,10 +75,12 @@ def marks_by_seed(results: Mapping[str, Any], build: Mapping[str, Any]) -> dict[
         results: `results.json`.
         build: `build.json`.
     """
-    ships = {name: {str(build["chosen"][name.removesuffix("_open")]["seed"]): results["marks"][name]} for name in (
-        "lora", "slim", OPEN
-    )}  # fmt: skip
-    return {name: ships.get(name, {}) | build["seeds"].get(name, {}) for name in (*METHODS, OPEN)}
+    by_seed: dict[str, SeedMarks] = {}
+    for name in (*METHODS, *STRENGTHS):
+        method = "slim" if name in STRENGTHS else name
+        ships = {str(build["chosen"][method]["seed"]): results["marks"][name]} if name in results["marks"] else {}
+        by_seed[name] = ships | build["seeds"].get(name, {})
+    return by_seed
 
 
 def mean_marks(seeds: SeedMarks) -> dict[str, list[float]]:

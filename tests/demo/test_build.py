@@ -25,7 +25,7 @@ from slim_core.demo.build import BuildError, build
 from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS
 from slim_core.demo.pool import worker_pool
 from slim_core.demo.report import differences_over_seeds, over_seeds, tables
-from slim_core.demo.seeds import marks_by_seed, mean_marks
+from slim_core.demo.seeds import STRENGTHS, marks_by_seed, mean_marks
 from slim_core.demo.stored import load_report, load_results, save
 from slim_core.demo.sweep import _begin_worker, chosen, chosen_rate
 from slim_core.demo.trial import METHODS, SCALES, Trial, TrialPlan, TrialTask, load, rewind, settings
@@ -123,33 +123,33 @@ def test_build_leaves_a_demo_that_loads(built):
     assert {name: set(marks) for name, marks in report["seeds"].items()} == {
         "lora": {"2"},
         "lora_half": {"1", "2"},
-        "slim": {"2"},
-        "slim_open": {"2"},
+        **{key: {"2"} for key in ("slim", *STRENGTHS)},
     }
     by_seed = marks_by_seed(results, report)
-    assert {name: list(marks) for name, marks in by_seed.items()} == dict.fromkeys([*METHODS, "slim_open"], ["1", "2"])
-    for name in ("lora", "slim", "slim_open"):
+    assert {name: list(marks) for name, marks in by_seed.items()} == {
+        key: ["1", "2"] for key in [*METHODS, *STRENGTHS]
+    }
+    for name in ("lora", "slim", *STRENGTHS):
         assert by_seed[name]["1"] == results["marks"][name]
     assert {len(text) for seeds in by_seed.values() for marks in seeds.values() for text in marks.values()} == {20}
 
 
 def test_differences_over_seeds_are_of_the_mean_share_of_each_question():
-    tasks = {task: "0000" for task in TASKS}
+    tasks = dict.fromkeys(TASKS, "0000")
     lora = {"1": tasks, "2": tasks}
-    slim = {"1": {task: "1100" for task in TASKS}, "2": {task: "1000" for task in TASKS}}
+    slim = {"1": dict.fromkeys(TASKS, "1100"), "2": dict.fromkeys(TASKS, "1000")}
     assert mean_marks(slim) == {task: [1.0, 0.5, 0.0, 0.0] for task in TASKS}
-    by_seed = {"lora": lora, "lora_half": lora, "slim": slim, "slim_open": slim}
-    results, build = {"marks": {name: by_seed[name]["1"] for name in ("lora", "slim", "slim_open")}}, {
-        "chosen": {method: {"seed": 1} for method in METHODS},
-        "seeds": {name: {"2": by_seed[name]["2"]} for name in by_seed} | {"lora_half": lora},
-    }  # fmt: skip
+    by_seed = {"lora": lora, "lora_half": lora, "slim": slim, **dict.fromkeys(STRENGTHS, slim)}
+    results = {"marks": {name: seeds["1"] for name, seeds in by_seed.items() if name != "lora_half"}}
+    others = {name: {"2": seeds["2"]} for name, seeds in by_seed.items()}
+    build = {"chosen": {method: {"seed": 1} for method in METHODS}, "seeds": others | {"lora_half": lora}}
     assert marks_by_seed(results, build) == by_seed
     table = differences_over_seeds(by_seed)
-    assert [row[2].split()[0] for row in table.rows] == ["+37.5", "+37.5", "+37.5", "+37.5", "+0.0", "+0.0"]
+    assert [row[2].split()[0] for row in table.rows] == ["+37.5"] * 6 + ["+0.0"] * 2
     means = over_seeds(by_seed)
     assert [row[2:] for row in means.rows] == [
         *[("0.0 (0.0–0.0)", "0.0 (0.0–0.0)")] * 2,
-        *[("37.5 (25.0–50.0)", "37.5 (25.0–50.0)")] * 2,
+        *[("37.5 (25.0–50.0)", "37.5 (25.0–50.0)")] * 4,
     ]
 
 
