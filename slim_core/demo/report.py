@@ -243,7 +243,9 @@ def _spread(values: Sequence[float]) -> str:
 
 def _label(name: str) -> str:
     adapter, *rest = name.split(" ", 1)
-    return LABELS.get(name) or " ".join([LABELS.get(adapter, adapter), *rest]).replace(" x ", " × ")
+    return LABELS.get(name) or " ".join([LABELS.get(adapter, adapter), *rest]).replace(" x ", " × ").replace(
+        " at ", ", strength "
+    )
 
 
 def _percent(share: float) -> str:
