@@ -67,7 +67,9 @@ window.slim = (() => {
     return from.map((value, i) => Math.round(value + (to[i] - value) * part));
   }
   const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
-  const percent = (share) => `${Math.round(share * 100)}%`;
+  // Never rounded up to all or down to nothing.
+  const percent = (share) =>
+    share > 0 && share < 0.005 ? "under 1%" : share >= 0.995 && share < 1 ? "over 99%" : `${Math.round(share * 100)}%`;
 
   // A token for display: line breaks and empty tokens are made visible.
   const visible = (token) => (token === "" ? "∅" : token.replace(/\n/g, "⏎\n").replace(/\t/g, "⇥"));

@@ -81,7 +81,7 @@ slim.picture = ({ title, prompt, scope, data, shares, paint, high, words: [least
     write(name, left + 66, y + 11, `12px ${FONT}`, "right");
     for (const [colour, part] of [[back, 1], [front, size]]) {
       context.fillStyle = colour;
-      context.fillRect(left + 76, y + 2, (column - 122) * part, 10);
+      context.fillRect(left + 76, y + 2, (column - 140) * part, 10);
     }
     write(percent(share), left + column, y + 11, `12px ${FONT}`, "right");
   };

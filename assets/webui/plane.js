@@ -2,7 +2,7 @@
 // The plane of learning and forgetting. To the right: what should not be forgotten. Up: what was trained.
 slim.plane = (plane) => {
   const { el, tip } = slim;
-  const NS = "http://www.w3.org/2000/svg", LEFT = 52, RIGHT = 18, TOP = 14, BOTTOM = 46;
+  const NS = "http://www.w3.org/2000/svg", LEFT = 60, RIGHT = 18, TOP = 14, BOTTOM = 46;
   const percent = (x) => `${(100 * x).toFixed(1)}%`;
   const node = el("div", { class: "slim-plane" });
   const everything = [plane.base, ...plane.shipped, ...plane.rates, ...plane.strengths, ...plane.scales];
@@ -96,6 +96,7 @@ slim.plane = (plane) => {
   const parts = [plane.note ?? "Dashed lines: the base. The lines through a large point are its 95 % intervals over the questions. Small points are learning rates, scored on validation questions; the lines through them are ranges over the seeds."];
   if (plane.strengths.length > 1) parts.push("The blue line is SLIM’s gate from open to strong, the same adapter throughout.");
   if (plane.scales.length > 1) parts.push("The orange line is LoRA scaled down.");
+  if (plane.rates.some((point) => point.method === "lora_half")) parts.push("Small hollow points off the line are LoRA on half of the Linears.");
   if (plane.here) parts.push(`The ring is your gate, ${plane.here.text}.`);
   if (plane.elsewhere) parts.push(plane.elsewhere);
   const title = plane.title ?? "Learning against forgetting";

@@ -39,6 +39,13 @@ def times(log_ratio: float) -> str:
     return f"{value:,.0f}" if digits < 2 else f"{round(value, -digits):,.0f}"
 
 
+def share(x: float) -> str:
+    """A share from 0 to 1 in whole percent, never rounded up to all or down to nothing."""
+    if 0.995 <= x < 1:
+        return "over 99%"
+    return "under 1%" if 0 < x < 0.005 else f"{x:.0%}"
+
+
 def likelihood(log_ratio: float) -> str:
     """How likely the base's answer is under a variant: "1.10 times less likely"."""
     if log_ratio == 0:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..base.formatting import likelihood
+from ..base.formatting import likelihood, share
 from ..inference import AS_TRAINED, Drift, GateSetting, RoutingRecord, RowStep, Variant, Verdict
 from ..outside.errors import visible
 
@@ -58,8 +58,8 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, gate: GateSetting
         gate: what was asked of it.
     """
     numbers = (
-        f"{verdict.identity:.1%} past LoRA; distance {verdict.distance:.2f}, up to {verdict.reference:.2f} is like "
-        f"the training data; {verdict.closed:.1%} of the gates are closed."
+        f"{share(verdict.identity)} past LoRA; distance {verdict.distance:.2f}, up to {verdict.reference:.2f} is like "
+        f"the training data; {share(verdict.closed)} of the gates are closed."
     )
     if gate.strength == 0:
         return f"Gate forced open: {label} answers with its LoRA experts. {numbers}"
@@ -103,11 +103,11 @@ def identity_view(routing: RoutingRecord) -> Table:
     return table
 
 
-def _bar(share: float | None) -> str:
-    if share is None:
+def _bar(part: float | None) -> str:
+    if part is None:
         return "–"
-    full = round(share * BAR)
-    return f"{'█' * full}{'░' * (BAR - full)} {share:4.0%}"
+    full = round(part * BAR)
+    return f"{'█' * full}{'░' * (BAR - full)} {share(part):>4}"
 
 
 def drift_sentence(variants: Sequence[Variant], drift: Drift, taught: bool = False) -> str:

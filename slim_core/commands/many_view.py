@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..base.formatting import likelihood
+from ..base.formatting import likelihood, share
 from ..many import PromptAnswer, PromptResult, Respondent, mean_drift
 from ..outside.errors import printable
 
@@ -46,7 +46,7 @@ def known_of(answer: PromptAnswer) -> list[str]:
     if answer.verdict is not None:
         facts.append("gate forced open" if answer.gate.strength == 0 else KINDS[answer.verdict.kind])
     if answer.identity is not None:
-        facts.append(f"{answer.identity:.0%} identity")
+        facts.append(f"{share(answer.identity)} past LoRA")
     if answer.log_ratio is not None and answer.mean_kl is not None:
         facts.append(f"base's answer {likelihood(answer.log_ratio)}, {answer.mean_kl:.3f} nats per token")
     return facts

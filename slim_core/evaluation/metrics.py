@@ -126,9 +126,13 @@ def comparison_sentence(comparison: Comparison, first: str, second: str, verb: s
         better, worse = (first, second) if comparison.gap.score > 0 else (second, first)
         return f"{better} {verb} {worse}: {_points(abs(comparison.gap.score))} points, p = {comparison.p:.2g}."
     if comparison.detectable is None:
+        different = comparison.test.only_first + comparison.test.only_second
+        if not different:
+            same = f"both have the same marks on all {comparison.n:,} questions"
+            return f"No difference between {first} and {second}: {same}."
         return (
-            f"No difference between {first} and {second} is shown; they disagree too rarely on {comparison.n:,} "
-            "questions to show any."
+            f"No difference between {first} and {second} is shown; their marks differ on {different:,} of "
+            f"{comparison.n:,} questions, too few to show any."
         )
     return (
         f"No difference between {first} and {second} is shown (p = {comparison.p:.2g}); {comparison.n:,} questions "

@@ -37,9 +37,11 @@ class Verdict:
 
     @property
     def kind(self) -> Literal["like", "unlike", "mixed"]:
-        if self.identity >= UNLIKE:
+        # In whole per cent, as people see it.
+        identity = round(self.identity, 2)
+        if identity >= UNLIKE:
             return "unlike"
-        return "like" if self.identity <= LIKE else "mixed"
+        return "like" if identity <= LIKE else "mixed"
 
 
 def verdict_of(routing: RoutingRecord) -> Verdict:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from slim_core.base.formatting import count, likelihood, size, times
+from slim_core.base.formatting import count, likelihood, share, size, times
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,7 @@ def test_likelihood():
     assert likelihood(0.006) == "1.01 times less likely"
     assert likelihood(math.log(2)) == "2.0 times less likely"
     assert likelihood(-math.log(2)) == "2.0 times more likely"
+
+
+def test_shares_are_never_rounded_to_all_or_nothing():
+    assert [share(x) for x in (0, 0.004, 0.5, 0.996, 1)] == ["0%", "under 1%", "50%", "over 99%", "100%"]

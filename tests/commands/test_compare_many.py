@@ -17,7 +17,7 @@ from slim_core.base.messages import Message
 from slim_core.cli import app
 from slim_core.commands import compare_many
 from slim_core.commands.many_view import known_of, results_view, summary
-from slim_core.inference import Variant, Verdict
+from slim_core.inference import AS_TRAINED, GateSetting, Variant, Verdict
 from slim_core.many import PromptAnswer, PromptResult, Respondent
 from slim_core.paths import DEMO
 from tests.commands.test_compare import sources
@@ -48,7 +48,7 @@ def test_the_table_and_the_progress(folders, listed):
     result = run(*sources(folders), *HOW, "--prompts", listed)
     assert result.exit_code == 0, result.output
     drift = "mean drift in nats per token: LoRA"
-    for part in ("Base", "LoRA", "SLIM", "of Peru?", "=1+1", "identity", "likely", drift):
+    for part in ("Base", "LoRA", "SLIM", "of Peru?", "=1+1", "past LoRA", "likely", drift):
         assert part in words(result.stdout), part
     assert result.stderr.splitlines() == ["1 of 2, prompts.txt, line 1", "2 of 2, prompts.txt, line 3"]
 
@@ -203,14 +203,14 @@ def test_names_and_answers_do_not_move_the_cursor():
 
 def test_what_is_known_of_an_answer():
     verdict = Verdict(0.5, 3, 1, 1, False)
-    known = PromptAnswer("s", "S", "slim", "x", 1, "end", None, 0.5, None, verdict, 2.0, 0.25)
+    known = PromptAnswer("s", "S", "slim", "x", 1, "end", None, 0.5, AS_TRAINED, verdict, 2.0, 0.25)
     assert known_of(known) == [
         "partly like it",
-        "50% identity",
+        "50% past LoRA",
         "base's answer 7.4 times less likely, 0.250 nats per token",
     ]
-    opened = PromptAnswer("s", "S", "slim", "x", 1, "end", None, 0.0, 0.0, verdict)
-    assert known_of(opened) == ["gate forced open", "0% identity"]
+    opened = PromptAnswer("s", "S", "slim", "x", 1, "end", None, 0.0, GateSetting(0.0), verdict)
+    assert known_of(opened) == ["gate forced open", "0% past LoRA"]
 
 
 @pytest.mark.nightly

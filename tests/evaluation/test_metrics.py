@@ -62,7 +62,10 @@ def test_what_may_be_said_of_two():
     # The exact p of three against none is 0.25, and no larger one stands before it in Holm's order.
     assert not kept.shown and kept.test.p == 0.25 and kept.p == 0.25
     assert kept.detectable is None and detectable(300, 0.01) is None
-    assert "is shown; they disagree too rarely on 300 questions" in comparison_sentence(kept, "Base", "SLIM")
+    sentence = comparison_sentence(kept, "Base", "SLIM")
+    assert sentence.endswith("is shown; their marks differ on 3 of 300 questions, too few to show any.")
+    (same,) = comparisons({"a": {"t": "1100"}, "b": {"t": "1100"}}, ("t",))
+    assert comparison_sentence(same, "A", "B").endswith(": both have the same marks on all 4 questions.")
     mixed = {"a": {"t": "10" * 20 + "1" * 60}, "b": {"t": "01" * 20 + "1" * 60}}
     (even,) = comparisons(mixed, ("t",))
     assert even.p == 1.0 and even.detectable == pytest.approx(0.1751, abs=1e-4)

@@ -16,6 +16,7 @@ from slim_core.inference import (
     Reading,
     Row,
     Sampling,
+    Verdict,
     cache,
     load_engine,
     single_token,
@@ -239,3 +240,11 @@ def test_contexts_begin_anew_with_each_turn_of_a_user(make):
         EngineProbe(restarting).logits(ids, "slim")
     torch.testing.assert_close(trace.row(0).gate, anew.gate[:, : len(ids)], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(through.distance[:, anew.turn], anew.distance[:, anew.turn], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("identity", "kind"),
+    [(0.8949, "mixed"), (0.8951, "unlike"), (1.0, "unlike"), (0.3049, "like"), (0.3051, "mixed"), (0.0, "like")],
+)
+def test_a_verdict_is_that_of_the_share_as_people_see_it(identity, kind):
+    assert Verdict(identity, 1.0, 0.5, 0.0, False).kind == kind

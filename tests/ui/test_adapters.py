@@ -170,7 +170,7 @@ def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):
     assert v.text("base").inner_text() == before
     expect(v.answer("slim").locator(".slim-name")).to_have_text("Mine & <b>only</b> mine")
     # A plain LoRA has nothing to route.
-    expect(v.answer("slim").locator(".slim-summary")).not_to_contain_text("identity")
+    expect(v.answer("slim").locator(".slim-summary")).not_to_contain_text("past LoRA")
     v.tab("Routing")
     v.page.locator("#slim-who").select_option("slim")
     expect(v.page.locator("#slim-who")).to_contain_text("Mine & <b>only</b> mine")
@@ -319,7 +319,7 @@ def test_a_folder_that_the_operator_offers(open_visit):
     v.tab("Compare")
     v.ask("What is the capital of France?")
     expect(v.answer("slim").locator(".slim-name")).to_have_text("routed")
-    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("identity")
+    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("past LoRA")
 
 
 def test_an_adapter_from_the_hub(open_visit, made, monkeypatch, tmp_path):

@@ -91,7 +91,7 @@ def test_another_base_for_everyone_and_back(visit, changing):
         page.tab("Compare")
         columns(page, "base", "lora", "slim")
     v.ask("What is the capital of Peru?")
-    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("identity")
+    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("past LoRA")
 
 
 def test_what_does_not_fit_is_refused_with_numbers_and_another_precision_is_loaded(visit, changing):

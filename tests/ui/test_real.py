@@ -48,7 +48,7 @@ def test_a_real_model_answers_with_routing_and_drift(visit, tiny):
     v = visit(url=tiny.url, query={"max_new_tokens": 24})
     v.ask("What is the capital of Peru?")
     v.ask("And the sea?")
-    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("identity")
+    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("past LoRA")
     expect(v.answer("lora").locator(".slim-summary")).to_contain_text("likely")
     v.tab("Routing")
     v.page.locator("#slim-routing .slim-strip [role=option]").nth(3).click()

@@ -108,9 +108,9 @@ def test_what_can_do_nothing_is_not_there(v):
 def test_what_says_nothing_is_not_there(v):
     v.ask("Hello")
     expect(v.answer("base").locator(".slim-summary")).to_be_empty()
-    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("% identity")
+    expect(v.answer("slim").locator(".slim-summary")).to_contain_text("% of the answer past LoRA")
     expect(v.answer("lora").locator(".slim-summary")).to_contain_text("times less likely")
-    assert "identity" not in v.answer("lora").inner_text()
+    assert "past LoRA" not in v.answer("lora").inner_text()
     v.tab("About")
     expect(v.page.locator("#slim-facts")).to_contain_text("Versions")
     expect(v.page.locator("#slim-facts")).not_to_contain_text("Memory")

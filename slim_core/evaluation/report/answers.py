@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from ...base.formatting import share
 from ...many import PromptAnswer, PromptResult, mean_drift
 from .markup import page, paragraph, table
 
@@ -58,6 +59,6 @@ def _cells(answer: PromptAnswer) -> tuple[str, ...]:
     return (
         answer.text if answer.error is None else answer.error,
         "" if answer.mean_kl is None else f"{answer.mean_kl:.3f}",
-        "" if answer.identity is None else f"{answer.identity:.0%}",
+        "" if answer.identity is None else share(answer.identity),
         "" if answer.verdict is None else VERDICTS[answer.verdict.kind],
     )

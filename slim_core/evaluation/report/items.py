@@ -8,6 +8,7 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
+from ...base.formatting import share
 from ..marking import Expected
 from ..rules import Rules
 from ..solving import Sample
@@ -82,5 +83,5 @@ def _row(task: Task, number: int, answer: Mapping[str, Any]) -> tuple[str, ...]:
     else:
         text = answer["text"]
     shares = answer.get("identity")
-    past = "" if not shares else f"{fmean(shares):.0%}: " + " ".join(f"{share:.0%}" for share in shares)
+    past = "" if not shares else f"{share(fmean(shares))}: " + " ".join(f"{block:.0%}" for block in shares)
     return mark, text, "" if "kl" not in answer else f"{answer['kl']:.3f}", past

@@ -176,9 +176,10 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], verb: str)
                 "" if kl is None else plain_interval(kl),
             )
         )
-    yield table(
-        ("variant", "mean", "change to the base, points", "retention, %", "KL(base ‖ variant), nats per token"), rows
-    )
+    head = ("variant", "mean", "change to the base, points", "retention, %", "KL(base ‖ variant), nats per token")
+    # A loss has no mean, and what was learned no retention.
+    filled = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    yield table([head[place] for place in filled], [[row[place] for place in filled] for row in rows])
     if summary.comparisons:
         sentences = [comparison_sentence(c, labels[c.first], labels[c.second], verb) for c in summary.comparisons]
         yield (

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...base.formatting import likelihood
+from ...base.formatting import likelihood, share
 from ...inference import EngineError
 from ...inference.types import Sampling, Variant
 from ...many import ListedPrompt, PromptAnswer, PromptProgress, PromptResult, Respondent, mean_drift
@@ -23,7 +23,7 @@ from ..state.prompt_list import ListRun, PromptList
 from ..state.session import Session
 from ..words import base_name
 from .background import BACKGROUND, FAILED, Threads, take_place
-from .verdict import KINDS, of_variant, share
+from .verdict import KINDS, of_variant
 
 
 OTHER_BASE = "The base model was changed, so the rest of the list was not asked."
@@ -213,7 +213,7 @@ def headers(loaded: Sequence[Variant]) -> list[str]:
         if variant.kind != "base":
             titles.append(f"{variant.label}: drift")
         if variant.kind == "slim":
-            titles.append(f"{variant.label}: identity")
+            titles.append(f"{variant.label}: past LoRA")
         if variant.strength is not None:
             titles.append(f"{variant.label}: verdict")
     return titles

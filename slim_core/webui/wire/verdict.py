@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from ...base.formatting import share
 from ...inference import GateSetting, Message, Verdict
 from ..state.columns import BASE
 from ..state.session import Answer, Session, Turn
@@ -24,13 +25,6 @@ KINDS: dict[Kind, str] = {
 def of_variant(verdict: Verdict, gate: GateSetting) -> Kind:
     """A verdict's kind. A gate that is forced open has none."""
     return "open" if gate.strength == 0 else verdict.kind
-
-
-def share(x: float) -> str:
-    """A share from 0 to 1, never rounded up to all or down to nothing."""
-    if 0.995 <= x < 1:
-        return "over 99%"
-    return "under 1%" if 0 < x < 0.005 else f"{x:.0%}"
 
 
 def past(verdict: Verdict) -> str:

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from ...base.formatting import share
 from ...inference import GateSetting
 from ...inference.types import RoutingRecord, RowStep, Variant, kind_name
 from ..backend import Backend
@@ -154,9 +155,9 @@ def summary(turn: Turn, name: str, answer: Answer) -> list[str]:
     """The line under an answer: how much of it bypassed LoRA, and how far its variant has drifted from the base."""
     parts = []
     # Only SLIM has identity experts.
-    share = answer.identity() if answer.variant.kind == "slim" else None
-    if share is not None:
-        parts.append(f"{share:.0%} identity")
+    past = answer.identity() if answer.variant.kind == "slim" else None
+    if past is not None:
+        parts.append(f"{share(past)} of the answer past LoRA")
     if turn.drift is not None:
         for variant in turn.drift.variants:
             if variant.variant == name:

@@ -40,7 +40,7 @@ def test_a_row_for_each_prompt(backend):
     listed = done(backend, TWO, system="Be short.")
     table = wire.table(listed, [])
     assert table["headers"] == [
-        "#", "Prompt", "Base", "LoRA", "LoRA: drift", "SLIM", "SLIM: drift", "SLIM: identity", "SLIM: verdict"
+        "#", "Prompt", "Base", "LoRA", "LoRA: drift", "SLIM", "SLIM: drift", "SLIM: past LoRA", "SLIM: verdict"
     ]  # fmt: skip
     first, second = table["data"]
     assert first[:2] == ["1", f"{FOREIGN} one"] and second[:2] == ["2", f"{TRAINED} two"]

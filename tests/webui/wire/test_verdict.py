@@ -10,7 +10,7 @@ from slim_core.inference import AS_TRAINED, GateSetting
 from slim_core.webui.backend import Backend
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import views
-from slim_core.webui.wire.verdict import share, verdicts
+from slim_core.webui.wire.verdict import verdicts
 from tests.webui.conftest import ask
 
 
@@ -137,10 +137,6 @@ def test_a_verdict_is_read_once_a_record(asked, monkeypatch):
     for _ in range(4):
         verdict(session)
     assert len(seen) == 1
-
-
-def test_shares_are_never_rounded_to_all_or_nothing():
-    assert [share(x) for x in (0, 0.004, 0.5, 0.996, 1)] == ["0%", "under 1%", "50%", "over 99%", "100%"]
 
 
 def test_the_note_comes_from_the_template(engine, backend):

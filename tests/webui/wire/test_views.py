@@ -28,7 +28,7 @@ def shown(session, backend):
 def test_a_finished_answer_is_read_once(answered, backend, readings):
     record = answered.turns[0].answers["slim"].routing
     first = shown(answered, backend)
-    assert first == f"{float(record.identity[:, record.prompt_tokens :].mean()):.0%} identity"
+    assert first == f"{float(record.identity[:, record.prompt_tokens :].mean()):.0%} of the answer past LoRA"
     assert all(shown(answered, backend) == first for _ in range(5))
     assert [read.variant for read in readings] == ["slim"]
 
@@ -47,7 +47,7 @@ def test_another_record_is_read(answered, backend, readings):
     weights = torch.zeros_like(answer.routing.weights)
     weights[:, :, -1] = 1
     answer.routing = replace(answer.routing, weights=weights)
-    assert shown(answered, backend) == "100% identity"
+    assert shown(answered, backend) == "100% of the answer past LoRA"
     answer.routing = None
-    assert "identity" not in shown(answered, backend)
+    assert "past LoRA" not in shown(answered, backend)
     assert len(readings) == 2
