@@ -86,6 +86,8 @@ def test_the_report_needs_nothing_and_runs_nothing(folders, files):
     assert page.count('role="img"') == 1 and "stroke-dasharray" in page
     for part in ("By likelihood", "Loss in nats per token", "McNemar", "retention", "past LoRA, by block", "lora@2"):
         assert part in page, part
+    # Columns with nothing in them are left out: a loss has no mean, and what was learned no retention.
+    assert page.count("retention, %") == 1 and page.count("change to the base, points") == 2
 
 
 def test_a_run_that_was_ended_goes_on_to_the_same_file(folders, files, monkeypatch):

@@ -178,8 +178,9 @@ def _kind(kind: str, summary: KindSummary, labels: Mapping[str, str], verb: str)
         )
     head = ("variant", "mean", "change to the base, points", "retention, %", "KL(base ‖ variant), nats per token")
     # A loss has no mean, and what was learned no retention.
-    filled = [place for place in range(len(head)) if any(row[place] for row in rows)]
-    yield table([head[place] for place in filled], [[row[place] for place in filled] for row in rows])
+    absent = {1, 2, 3} if not summary.standings else {3} if kind == "downstream" else set()
+    named, *filled = ([cell for place, cell in enumerate(row) if place not in absent] for row in (head, *rows))
+    yield table(named, filled)
     if summary.comparisons:
         sentences = [comparison_sentence(c, labels[c.first], labels[c.second], verb) for c in summary.comparisons]
         yield (
