@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -12,13 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import openai
 import pytest
 
-from slim_core.inference import Message, Row, Sampling
+from slim_core.inference import EngineError, Message, Row, Sampling
+from slim_core.serving.protocol import EngineService
+from slim_core.webui.config import Config
 from tests.inference.conftest import QUESTION
+from tests.inference.probe import EngineProbe
 from tests.serving.test_on_demand import shelf  # noqa: F401
 from tests.ui.conftest import free_port
 from tests.waiting import PATIENCE, until
@@ -222,3 +227,20 @@ def test_a_queue_brings_another_replica(fleet):
         until(lambda: fleet.running() == 2, 400)
     assert set(load.outcomes) == {"right"}
     print(f"{len(load.outcomes)} answers")
+
+
+def test_a_replica_whose_model_fails_is_not_healthy(real_engine, monkeypatch):
+    """Ray replaces a replica whose `check_health` raises."""
+    from deploy import ray_serve
+
+    def fail(*args, **options):
+        raise RuntimeError("the device is gone")
+
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="one"))
+    monkeypatch.setattr(serve, "get_replica_context", lambda: context)
+    monkeypatch.setattr(ray_serve, "api_service", lambda config: EngineService(real_engine, 4, 100))
+    replica = ray_serve.Replica(Config.read({}, page=False))
+    asyncio.run(replica.check_health())
+    monkeypatch.setattr(EngineProbe(real_engine).base, "forward", fail)
+    with pytest.raises(EngineError, match="The model failed while it read the prompt: the device is gone"):
+        asyncio.run(replica.check_health())
