@@ -11,12 +11,12 @@ from ..method import AS_TRAINED, GateSetting, check_quantile
 from . import single_token
 from .engine import Engine
 from .loading import load_engine, open_base
+from .measure import Measure
 from .stops import Stops
 from .switching import BaseSwitch, Progress
 from .types import (
     Drift,
     Likelihood,
-    Measure,
     MemoryUse,
     ModelInfo,
     Passage,

@@ -13,6 +13,7 @@ from ..base.messages import Message
 from ..baselines import KINDS as OTHER_METHODS
 from ..method import AS_TRAINED, GateSetting
 from ..peft_tools import identity_share
+from .measure import Measure
 
 
 # One of `ALL_KINDS`.
@@ -57,31 +58,6 @@ class Sampling:
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a SLIM adapter measures how far a text is from its training data, and what follows for the LoRA experts.
-
-    Attributes:
-        statistic: taken over the channels, "rms" or "max".
-        scope: whether the distance is that of the "context" or of the single "token".
-        mode: how LoRA experts yield: `SlimConfig.yield_mode`.
-        strength: the factor that multiplies the distance.
-        quantile: share of the training data that lies within the reference.
-        quantiles: those whose distance the adapter stores, ascending; any between them can be chosen instead.
-        carries_up: whether the gate follows the mean excess of all routers so far.
-        format: version of the adapter's format.
-    """
-
-    statistic: Literal["rms", "max"]
-    scope: Literal["context", "token"]
-    mode: Literal["gate", "calibrated", "paper"]
-    strength: float
-    quantile: float
-    quantiles: tuple[float, ...]
-    carries_up: bool
-    format: int
 
 
 @dataclass(frozen=True)

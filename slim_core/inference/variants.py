@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Iterable
 from itertools import count
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from peft import PeftModel
 from torch import nn
@@ -26,9 +26,10 @@ from ..adapters import (
     try_out,
 )
 from ..base.errors import EngineError, is_out_of_memory, out_of_memory_sentence
-from ..method import BASE_ROW, SlimConfig, SlimLayer, stored_quantiles
+from ..method import BASE_ROW, SlimConfig, SlimLayer
 from ..peft_tools import fold_masks
-from .types import Kind, Measure, Variant
+from .measure import measure_of
+from .types import Kind, Variant
 
 
 log = logging.getLogger(__name__)
@@ -150,20 +151,6 @@ class Adapters:
             return False
         layers = (module for module in self._base.modules() if isinstance(module, SlimLayer))
         return all(layer.module_name in modules for layer in layers if peft_name(name) in layer.slim_A)
-
-
-def measure_of(config: SlimConfig) -> Measure:
-    """How an adapter with a router measures distances."""
-    return Measure(
-        config.distance,
-        cast('Literal["context", "token"]', config.distance_scope),  # a config fills in missing fields
-        config.yield_mode,
-        config.yield_strength,
-        config.yield_quantile,
-        stored_quantiles(config),
-        config.carries_up,
-        config.format_version,
-    )
 
 
 def _tensors(model: nn.Module, name: str):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..base.formatting import count, likelihood, size
 from ..baselines import KINDS, Experts
-from ..inference import AS_TRAINED, GateSetting
-from ..inference.types import Drift, Measure, ModelInfo, RowStep, Sampling, Variant, kind_name
+from ..inference import AS_TRAINED, GateSetting, Measure
+from ..inference.types import Drift, ModelInfo, RowStep, Sampling, Variant, kind_name
 
 
 FINISHED = {

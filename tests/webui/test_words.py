@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from slim_core.inference import GateSetting
-from slim_core.inference.types import Drift, Measure, RowStep, Sampling, VariantDrift
+from slim_core.inference import GateSetting, Measure
+from slim_core.inference.types import Drift, RowStep, Sampling, VariantDrift
 from slim_core.webui.wire.diff import differences
 from slim_core.webui.words import answer_settings, distance_sentence, drift_sentence, measure_rows, speed, state
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...adapters import Adapter, AdapterError, AdapterStore, BaseShapes, StoredAdapter, StoreLimits
 from ...inference import EngineError
+from ...inference.measure import measure_of
 from ...inference.types import Variant
-from ...inference.variants import measure_of
 from ...method import SlimConfig
 from ..limits import LimitError
 from ..words import base_name
