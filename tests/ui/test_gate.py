@@ -242,7 +242,12 @@ def test_links_and_files_carry_the_quantile(v, visit, tmp_path):
     expect(v.status).to_contain_text("is copied")
     link = v.page.evaluate("navigator.clipboard.readText()")
     assert "quantile=0.5" in link and "strength" not in link
-    other = visit()
+    other = visit(query={"quantile": 0.3})
+    expect(begin(other)).to_have_value("0.99")
+    # Between two that the adapter stores: it has an option of its own. The other number makes no sense.
+    other.go(quantile=0.75, strength=-1)
+    expect(begin(other)).to_have_value("0.75")
+    expect(begin(other).locator("option")).to_have_count(4)
     other.page.goto(link)
     other.ready()
     expect(begin(other)).to_have_value("0.5")
@@ -252,12 +257,6 @@ def test_links_and_files_carry_the_quantile(v, visit, tmp_path):
     assert [answers[name]["quantile"] for name in ("slim", "base")] == [0.5, None]
     other.upload(path)
     expect(other.answer("slim").locator(".slim-how")).to_contain_text("closing beyond 50% of the training data")
-    # Between two that the adapter stores: it has an option of its own.
-    other = visit(query={"quantile": 0.75, "strength": -1})
-    expect(begin(other)).to_have_value("0.75")
-    expect(begin(other).locator("option")).to_have_count(4)
-    other = visit(query={"quantile": 0.3})
-    expect(begin(other)).to_have_value("0.99")
 
 
 def test_an_adapter_with_one_distance_says_so(visit):
@@ -280,6 +279,7 @@ def test_the_meter_has_its_distance_on_a_phone(visit):
     expect(meter(v).get_by_text("distance 3.00; up to 1.00 is like the training data")).to_be_visible()
     box = meter(v).bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert box["height"] < 45, "two lines"
 
 
 def test_links_and_files_carry_the_strength(v, visit, tmp_path):

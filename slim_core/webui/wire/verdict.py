@@ -34,7 +34,7 @@ def past(verdict: Verdict) -> str:
 
 def far(verdict: Verdict) -> str:
     """How far the context is, and how far it may be."""
-    return f"distance {verdict.distance:.2f}; up to {verdict.reference:.2f} is like the training data"
+    return f"distance {verdict.distance:z.2f}; up to {verdict.reference:z.2f} is like the training data"
 
 
 def verdicts(session: Session, turn: Turn, reads_latest_only: bool = False) -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from slim_core.inference import AS_TRAINED, GateSetting
+from slim_core.inference import AS_TRAINED, GateSetting, Verdict
 from slim_core.webui.backend import Backend
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire import views
-from slim_core.webui.wire.verdict import verdicts
+from slim_core.webui.wire.verdict import far, verdicts
 from tests.webui.conftest import ask
 
 
@@ -146,6 +146,10 @@ def test_the_note_comes_from_the_template(engine, backend):
     assert views.transcript(session, backend)["note"] == ""
     engine.latest_only = True
     assert "reads only the latest prompt" in views.transcript(session, Backend(engine))["note"]
+
+
+def test_no_number_is_less_than_nothing_by_rounding_alone():
+    assert far(Verdict(1.0, -0.004, -0.5, 0.0, False)) == "distance 0.00; up to -0.50 is like the training data"
 
 
 def test_strength_goes_to_the_row_and_the_drift(asked):
