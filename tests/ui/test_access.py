@@ -158,7 +158,7 @@ def test_who_wants_no_motion_gets_none(visit, site):
 
 def test_with_the_keyboard_alone(visit, site):
     site.engine.delay = dict.fromkeys(("base", "lora", "slim"), 0.1)
-    site.engine.length = 100
+    site.engine.length = 1000
     v = visit()
     expect(v.prompt).to_be_focused()
     v.page.keyboard.type("Hello")
