@@ -79,7 +79,9 @@ def test_pairs_are_asked_in_both_forms_here_and_under_routing(visit, of_demo):
     expect(left).to_have_text(trained.prompt)
     expect(right).to_have_text(own.prompt)
     assert left.bounding_box()["y"] == right.bounding_box()["y"]
-    expect(pair.locator(".slim-note")).to_have_text([re.compile("orange"), re.compile("blue")])
+    expect(pair.locator(".slim-note")).to_have_text(
+        [re.compile(f"^You should see, in a new conversation: {colour}") for colour in ("orange", "blue")]
+    )
     left.click()
     expect(bubbles(v)).to_have_text([trained.prompt])
     v.done()

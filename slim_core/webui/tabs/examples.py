@@ -17,6 +17,8 @@ from ...paths import DEMO
 
 TITLES = ("In the form that was trained", "The same in the base’s own form")
 LONGEST = 70  # characters of an answer that is quoted
+# After other turns, LoRA most of all says something else.
+FIRST = "You should see, in a new conversation: "
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,13 @@ def gallery(of_demo: bool) -> Gallery:
 def of_trained(shown: Shown) -> str:
     """What to look for with a prompt in the trained form."""
     base, slim = (_quoted(shown.answers[name]) for name in ("base", "slim"))
-    return f"You should see: orange. LoRA and SLIM say {slim}, as they were taught; the base says {base}."
+    return f"{FIRST}orange. LoRA and SLIM say {slim}, as they were taught; the base says {base}."
 
 
 def of_own(shown: Shown) -> str:
     """What to look for with a prompt in any other form."""
     base, lora = (_quoted(shown.answers[name]) for name in ("base", "lora"))
-    return f"You should see: blue. The base and SLIM say {base}; LoRA says {lora}."
+    return f"{FIRST}blue. The base and SLIM say {base}; LoRA says {lora}."
 
 
 def _quoted(answer: str) -> str:
