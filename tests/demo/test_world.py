@@ -329,7 +329,7 @@ def test_the_tokenizer_can_be_saved(tokenizer, tmp_path):
 def test_the_world_needs_only_the_standard_library():
     trained = {"chat.py", "pretrain.py", "measure.py", "sweep.py", "build.py", "verify.py"}
     trained |= {"forms.py", "identity.py", "muon.py", "pool.py", "report.py", "statistics.py", "stored.py"}
-    trained |= {"recipe.py", "trial.py"}
+    trained |= {"recipe.py", "trial.py", "install.py", "seeds.py"}
     for module in Path(demo.__file__).parent.rglob("*.py"):
         imports = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Import)]
         names = {alias.name.split(".")[0] for node in imports for alias in node.names}
