@@ -11,6 +11,7 @@ try:
 except ImportError:
     spaces = None
 
+from slim_core.blas import one_thread_for_numpy
 from slim_core.noise import hush
 from slim_core.serving.memory import limit_arenas
 from slim_core.webui.config import Config, ConfigError
@@ -18,6 +19,7 @@ from slim_core.webui.ready import check_start
 
 
 hush()
+one_thread_for_numpy()
 limit_arenas()
 try:
     config = Config.read()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .blas import one_thread_for_numpy
 from .commands import adapter, bench, demo
 from .commands.compare import compare
 from .commands.console import at_home, refuse, screen
@@ -33,6 +34,7 @@ app.add_typer(demo.app, name="demo")
 def main() -> None:
     """SLIM: fine-tune a language model without making it forget."""
     hush()
+    one_thread_for_numpy()
     # A name may have characters that the terminal cannot show, or invalid ones; that must not end the command.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
