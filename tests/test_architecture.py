@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "slim_core"
 # Each may import from the layers before it.
 LAYERS = [
-    {"paths", "extras", "noise", "registration"},
+    {"paths", "extras", "noise", "blas", "registration"},
     {"method"},
     {"peft_tools", "baselines"},
     {"outside"},
