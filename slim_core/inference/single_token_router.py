@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routing of one token at a time on a CPU, as Python numbers; what `AdapterRouter` does for many.
 
-In a forward, the first step of every Linear takes several times as long as the same step right after. Routers that read
-the same input, such as those of the query, key and value projections, therefore share what they have in common, and
-place its context one after the other.
+In a forward, the first step of every Linear takes several times as long as the same step right after. Routers that
+read the same input, such as those of the query, key and value projections, therefore share what they have in common,
+and place its context one after the other.
 """
 
 from __future__ import annotations
