@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.evaluation.test_solving import DOCS, files, whole
+from tests.event_loop import in_new_thread
 from tests.serving.conftest import KEY
 
 
@@ -36,12 +37,13 @@ def test_the_same_as_without_a_server(serve, real_engine, folders, files, monkey
             num_concurrent=2,
         ),
     ]
-    alone, served = (
-        lm_eval.simple_evaluate(
+
+    def evaluate(model):
+        return lm_eval.simple_evaluate(
             model=model, tasks=["choice", "written"], task_manager=manager, log_samples=True, bootstrap_iters=0
         )["samples"]
-        for model in models
-    )
+
+    alone, served = (in_new_thread(evaluate, model) for model in models)
     for task in ("choice", "written"):
         pairs = [sorted(found[task], key=lambda sample: sample["doc_id"]) for found in (alone, served)]
         for here, there in zip(*pairs, strict=True):

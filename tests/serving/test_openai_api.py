@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import anyio
@@ -19,6 +18,7 @@ from slim_core.serving.errors import ApiError
 from slim_core.serving.http import Bounded, read_json
 from slim_core.serving.openai_api import standalone_api
 from slim_core.serving.protocol import EngineService
+from tests.event_loop import in_new_thread
 from tests.serving.conftest import KEY
 from tests.ui.scripted import FAIL
 from tests.waiting import until
@@ -230,9 +230,8 @@ def test_a_body_whose_sender_leaves_is_no_failure():
     async def receive():
         return next(messages)
 
-    # In a thread of its own: the browser tests leave an event loop in this one.
-    with ThreadPoolExecutor() as threads, pytest.raises(ApiError, match="The request ended before its body did"):
-        threads.submit(anyio.run, read_json, Request({"type": "http"}, receive)).result()
+    with pytest.raises(ApiError, match="The request ended before its body did"):
+        in_new_thread(anyio.run, read_json, Request({"type": "http"}, receive))
 
 
 def test_addresses_that_are_not_there(serve, engine):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
@@ -16,12 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import anyio
 import openai
 import pytest
 
 from slim_core.inference import EngineError, Message, Row, Sampling
 from slim_core.serving.protocol import EngineService
 from slim_core.webui.config import Config
+from tests.event_loop import in_new_thread
 from tests.inference.conftest import QUESTION
 from tests.inference.probe import EngineProbe
 from tests.serving.test_on_demand import shelf  # noqa: F401
@@ -240,7 +241,7 @@ def test_a_replica_whose_model_fails_is_not_healthy(real_engine, monkeypatch):
     monkeypatch.setattr(serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(ray_serve, "api_service", lambda config: EngineService(real_engine, 4, 100))
     replica = ray_serve.Replica(Config.read({}, page=False))
-    asyncio.run(replica.check_health())
+    in_new_thread(anyio.run, replica.check_health)
     monkeypatch.setattr(EngineProbe(real_engine).base, "forward", fail)
     with pytest.raises(EngineError, match="The model failed while it read the prompt: the device is gone"):
-        asyncio.run(replica.check_health())
+        in_new_thread(anyio.run, replica.check_health)

@@ -2,7 +2,6 @@
 """The same functions as tools for agents, where Gradio's extra is installed."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +14,7 @@ from slim_core.webui.backend import Backend  # noqa: E402
 from slim_core.webui.config import Config  # noqa: E402
 from slim_core.webui.launch import launch  # noqa: E402
 from slim_core.webui.layout import build  # noqa: E402
+from tests.event_loop import in_new_thread  # noqa: E402
 from tests.ui.conftest import free_port  # noqa: E402
 from tests.ui.scripted import ScriptedEngine  # noqa: E402
 
@@ -40,9 +40,7 @@ def talk(address, conversation):
             await session.initialize()
             return await conversation(session)
 
-    # In a thread of its own: the browser tests leave an event loop in this one.
-    with ThreadPoolExecutor(1) as threads:
-        return threads.submit(anyio.run, run).result()
+    return in_new_thread(anyio.run, run)
 
 
 def test_the_tools_are_the_api_and_nothing_else(address):
