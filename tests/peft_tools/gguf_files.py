@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GGUF files for tests: reading them, and a Llama base without a tokenizer, as llama.cpp stores it."""
+"""GGUF files for tests: reading them, and a Llama base, as llama.cpp stores it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import gguf
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def read_gguf(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
@@ -25,8 +26,37 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
     return weight[order]
 
 
-def write_llama(model: PreTrainedModel, path: Path) -> Path:
-    """A Llama in float32. It has no tokenizer: prompts are given as token ids."""
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A tokenizer of the demo's kind, which knows whole words and otherwise bytes, with its chat template.
+
+    llama.cpp has none that divides text as the demo's does. Llama 3's looks for whole words too, but takes a sign and
+    the word after it as one; signs that the user defined are cut out before. ASCII alone is divided alike.
+    """
+    texts, types = [], []
+    for text, number in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]):
+        plain = text.replace("Ġ", " ")
+        if number in tokenizer.all_special_ids:
+            kind = gguf.TokenType.CONTROL
+        elif re.fullmatch(r" ?[!-/:-@\[-`{-~]", plain):
+            kind, text = gguf.TokenType.USER_DEFINED, plain
+        else:
+            kind = gguf.TokenType.NORMAL
+        texts.append(text)
+        types.append(kind)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(texts)
+    writer.add_token_types(types)
+    # It must have one; this one gives no token.
+    writer.add_token_merges(["Ġ Ġ"])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def write_llama(model: PreTrainedModel, path: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """A Llama in float32. Without a tokenizer, prompts are given as token ids."""
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_vocab_size(config.vocab_size)
@@ -42,7 +72,10 @@ def write_llama(model: PreTrainedModel, path: Path) -> Path:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("none")
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")
+    else:
+        add_tokenizer(writer, tokenizer)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for key, weight in model.state_dict().items():
         if key == "lm_head.weight" and config.tie_word_embeddings:

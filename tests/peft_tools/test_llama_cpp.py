@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """llama.cpp writes the engine's tokens: with the base, and with adapters in GGUF.
 
-Prompts are token ids, since llama.cpp has no tokenizer of the demo's kind.
+Prompts are token ids. Texts, through llama.cpp's own server: `tests/serving/test_gate_llama_cpp.py`.
 """
 
 from __future__ import annotations
