@@ -14,7 +14,7 @@ patience=1
 python=${PYTHON:-python}
 device=cuda
 only=()
-steps=" tests bench-decode bench-layer bench-experts bench-compare bench-train bench-load train train-4bit bench-memory "
+steps=" tests bench-decode bench-layer bench-experts bench-compare bench-train bench-load train train-4bit bench-memory bench-memory-4bit "
 out=gpu-check
 while [ $# -gt 0 ]; do
     case $1 in
@@ -81,6 +81,7 @@ if [ "$device" = cuda ]; then
 gigabytes = torch.cuda.get_device_properties(0).total_memory / 1e9
 print("8B" if gigabytes > 45 else "3B" if gigabytes > 22 else "1B")')
     middle=1B
+    four_bit=$([ "$large" = 1B ] && echo 3B || echo 8B)
     width=4096
     length=256
     prompt=512
@@ -90,6 +91,7 @@ print("8B" if gigabytes > 45 else "3B" if gigabytes > 22 else "1B")')
 else
     large=tiny
     middle=tiny
+    four_bit=tiny
     width=64
     length=16
     prompt=32
@@ -112,7 +114,8 @@ bench train 60 train --shape "$middle" --length "$length" --rounds "$rounds"
 bench load 60 load --shape "$middle" --clients 1 --clients 16 --clients 64 --questions "$questions" --rounds 1
 train train
 train train-4bit --four-bit
-bench memory 60 memory --shape "$middle"
+bench memory 90 memory --shape "$middle"
+bench memory-4bit 120 memory --shape "$four_bit" --load-4bit
 
 if ! "$python" scripts/gpu_report.py "$out" "$device"; then
     exit 1

@@ -31,6 +31,8 @@ Shape = Annotated[
 ]
 Rank = Annotated[int, typer.Option(min=1, help="Rank of each expert.")]
 Experts = Annotated[int, typer.Option(min=2, help="Number of LoRA experts; the LoRA has rank × this.")]
+Batch = Annotated[int, typer.Option(min=1, help="Examples of a training step.")]
+Length = Annotated[int, typer.Option(min=2, help="Tokens of an example.")]
 Base = Annotated[str | None, typer.Option(help="Base model: folder or Hub id. (default: random weights)")]
 Lora = Annotated[str | None, typer.Option(help="LoRA for this base.")]
 Slim = Annotated[str | None, typer.Option(help="SLIM adapter for this base.")]
@@ -187,8 +189,8 @@ def _engine(
 @app.command()
 def train(
     shape: Shape = "160M",
-    batch: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 4,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of an example.")] = 256,
+    batch: Batch = 4,
+    length: Length = 256,
     rank: Rank = 16,
     experts: Experts = 8,
     rounds: Rounds = 5,
@@ -210,22 +212,44 @@ def memory(
     shape: Shape = "160M",
     prompt: Annotated[int, typer.Option(min=1, help="Tokens that are read.")] = 128,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens that are written.")] = 8,
+    batch: Batch = 4,
+    length: Length = 256,
     rank: Rank = 16,
     experts: Experts = 8,
+    load_4bit: Annotated[bool, typer.Option("--load-4bit", help="The base in 4 bits.")] = False,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Peak memory of base, LoRA and SLIM in one batch, and of the base alone, with random weights."""
+    """Peak memory of base, LoRA and SLIM in one batch and of the base alone, and of training steps of LoRA and SLIM;
+    random weights."""
     from ..demo.chat import train_tokenizer
-    from ..evaluation.bench.memory import memory_used
+    from ..evaluation.bench.memory import MeasuredModel, memory_of_training, memory_used
+    from ..extras import lacking
 
+    if load_4bit and (missing := lacking("bitsandbytes", "A base in 4 bits")) is not None:
+        refuse(missing)
     device = _device(device)
-    settings: dict[str, Any] = {"rank": rank, "experts": experts, "prompt": prompt, "tokens": tokens}
-    report = Report("memory", device, json, shape=shape, **settings)
-    tokenizer = train_tokenizer([TOKENIZED])
+    settings: dict[str, Any] = {"shape": shape, "rank": rank, "experts": experts}
+    report = Report(
+        "memory",
+        device,
+        json,
+        **settings,
+        four_bit=load_4bit,
+        prompt=prompt,
+        tokens=tokens,
+        batch=batch,
+        length=length,
+    )
+    measured = MeasuredModel(device=device, four_bit=load_4bit, **settings)
+    name = (
+        f"{shape}{' in 4 bits' if load_4bit else ''}, LoRA of rank {rank * experts}, {experts} experts of rank {rank}"
+    )
     report.add_memory(
-        f"{shape}, LoRA of rank {rank * experts}, {experts} experts of rank {rank}",
-        memory_used(tokenizer, shape=shape, device=device, **settings),
+        f"{name}: answers", memory_used(train_tokenizer([TOKENIZED]), measured, prompt=prompt, tokens=tokens)
+    )
+    report.add_memory(
+        f"{name}: training, {batch} × {length} tokens", memory_of_training(measured, batch=batch, length=length)
     )
 
 

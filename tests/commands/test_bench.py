@@ -46,10 +46,15 @@ def test_decode(tmp_path):
     (case,) = results["cases"]
     ways = by_way(case, "token")
     ours = {"base", "lora", "slim", "slim, 5 experts", "slim, gate closed", "all in one batch"}
-    plain = {"transformers: base", "PEFT: LoRA, unmerged", "PEFT: SLIM", "PEFT: X-LoRA, no cache", "PEFT: Arrow"}
-    assert ways.keys() == ours | plain and "left_out" not in results
+    plain = {"transformers: base", "PEFT: LoRA, unmerged", "PEFT: SLIM"}
+    others = {"PEFT: MixLoRA", "PEFT: X-LoRA, no cache", "PEFT: Arrow"}
+    assert ways.keys() == ours | plain | others and "left_out" not in results
     assert by_way(case, "answer").keys() == ways.keys() | {"one after another"}
-    moved = {way: row["facts"]["bytes"] for way, row in ways.items()}
+    for way, row in ways.items():
+        answers = 3 if way == "all in one batch" else 1
+        assert row["facts"]["tokens_per_second"] == pytest.approx(answers / row["seconds"])
+    moved = {way: row["facts"]["bytes"] for way, row in ways.items() if "bytes" in row["facts"]}
+    assert moved.keys() == ours | plain
     assert moved["base"] == moved["slim, gate closed"] < min(moved["lora"], moved["slim"])
     assert moved["all in one batch"] == moved["lora"] + moved["slim"] - moved["base"]
     base = ways["base"]
@@ -88,20 +93,36 @@ def test_train(tmp_path):
         assert row["facts"]["tokens_per_second"] == pytest.approx(8 / row["seconds"])
 
 
-@pytest.mark.parametrize("own_process", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_memory(tmp_path, own_process, monkeypatch):
+@pytest.mark.parametrize(
+    ("own_process", "four_bit"), [(False, False), (False, True), pytest.param(True, False, marks=pytest.mark.nightly)]
+)
+def test_memory(tmp_path, own_process, four_bit, monkeypatch):
+    if four_bit:
+        pytest.importorskip("bitsandbytes")
     if not own_process:
         monkeypatch.setattr(memory, "_in_own_process", lambda run, *arguments: run(*arguments))
-    results, said = bench(
-        tmp_path, "memory", *TINY[:4], "--device", "cpu", "--experts", 3, "--prompt", 6, "--tokens", 3
-    )
-    (case,) = results["cases"]
-    alone, together = case["rows"]
-    base = random_base("tiny", "cpu", torch.float32, 0)
-    assert alone["weights"] >= sum(parameter.nbytes for parameter in base.parameters()) and alone["way"] in said
-    assert together["weights"] > alone["weights"]
+    sizes = ("--experts", 3, "--prompt", 6, "--tokens", 3, "--batch", 1, "--length", 8)
+    options = (*TINY[:4], "--device", "cpu", *sizes, *(["--load-4bit"] if four_bit else []))
+    results, said = bench(tmp_path, "memory", *options)
+    answers, training = results["cases"]
+    alone, together = answers["rows"]
+    lora, slim = training["rows"]
+    assert all(row["way"] in said for row in (alone, together, lora, slim))
+    base = random_base("tiny", "cpu", torch.float32, 0, four_bit)
+    own_bytes = sum(parameter.nbytes for parameter in base.parameters())
+    assert own_bytes <= alone["weights"] < min(together["weights"], lora["weights"], slim["weights"])
     if sys.platform == "linux" and own_process:
-        assert together["peak"] > alone["peak"] > 0
+        assert together["peak"] > alone["peak"] > 0 and lora["peak"] > 0 < slim["peak"]
+
+
+def test_a_base_in_four_bits_has_random_weights_too():
+    pytest.importorskip("bitsandbytes")
+    base, plain = (random_base("tiny", "cpu", torch.float32, 0, four_bit) for four_bit in (True, False))
+    assert base.model.layers[0].mlp.up_proj.weight.nbytes * 8 == plain.model.layers[0].mlp.up_proj.weight.nbytes
+    ids = torch.arange(5, 20)[None]
+    logits = base(input_ids=ids).logits
+    assert logits.isfinite().all() and logits.std() > 0
+    assert base.lm_head.weight is base.model.embed_tokens.weight
 
 
 def test_load(tmp_path):

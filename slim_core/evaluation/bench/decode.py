@@ -13,6 +13,7 @@ from peft import ArrowConfig, PeftConfig, PeftModel, XLoraConfig, create_arrow_m
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...baselines.mixlora import MixloraConfig
 from ...inference import Engine, Row
 from ...inference.forward import cache_argument
 from ...method import SlimConfig
@@ -24,6 +25,7 @@ from .turns import Measured, Measures, Way, summary, take_turns
 
 
 BASE, PEFT_BASE, PEFT_LORA = "base", "transformers: base", "PEFT: LoRA, unmerged"
+MIXLORA = "PEFT: MixLoRA"
 TOGETHER, RUNS = "all in one batch", "one after another"
 CLOSED = "slim, gate closed"
 FACTOR_BYTES = 4
@@ -66,6 +68,7 @@ def time_decoding(
         PEFT_BASE: (sharing(base), True),
         PEFT_LORA: (adapted(base, lora), True),
         "PEFT: SLIM": (adapted(base, slims["slim"]), True),
+        MIXLORA: (adapted(base, MixloraConfig(r=rank, num_experts=experts[0], init_weights=False)), True),
     }
     left_out: dict[str, str] = {}
     makers: dict[str, Callable[[], tuple[nn.Module, bool]]] = {
@@ -90,8 +93,11 @@ def time_decoding(
             return {"share_of_matrix_rate": work / seconds / limits.matrix_rate} if way in (BASE, PEFT_BASE) else {}
         if measure != "token":
             return {}
+        rates = {"tokens_per_second": (3 if way == TOGETHER else 1) / seconds}
+        if way in (MIXLORA, *makers):  # what these read is not known here
+            return rates
         moved = read + sum(sizes[name] for name in _adapters_of(way, configs))
-        return {"bytes": moved, "share_of_copy_bandwidth": moved / seconds / limits.copy_bandwidth}
+        return rates | {"bytes": moved, "share_of_copy_bandwidth": moved / seconds / limits.copy_bandwidth}
 
     return summary(take_turns(ways, rounds), (BASE, PEFT_LORA), facts), left_out
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of an engine with a base alone, and with base, LoRA and SLIM; each in a process of its own."""
+"""Peak memory of an engine with a base alone, and with base, LoRA and SLIM, and of training; each in a process of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,20 @@ from typing import Any, TypeVar
 
 import torch
 from peft import PeftConfig
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...base.peak_memory import peak_memory, watch_memory
 from ...inference import Row
 from .compare import BASE, answer
 from .machine import dtype_of
 from .shapes import adapted, engine_around, lora_config, random_base, slim_config
+from .training import LORA, SLIM, TrainingStep
 
 
 TOGETHER = "base, LoRA and SLIM in one batch"
+TRAINED = {LORA: "lora", SLIM: "slim"}
+# The optimiser's state comes with the first.
+STEPS = 2
 Result = TypeVar("Result")
 
 
@@ -46,29 +52,60 @@ class Used:
         return asdict(self)
 
 
-def memory_used(
-    tokenizer: PreTrainedTokenizerBase, *, shape: str, device: str, rank: int, experts: int, prompt: int, tokens: int
-) -> list[Used]:
-    """Measure a base alone, and then all three variants as the rows of one batch.
+@dataclass(frozen=True)
+class MeasuredModel:
+    """The models whose memory is measured.
 
-    Args:
-        tokenizer: of at most as many tokens as the base.
+    Attributes:
         shape: of the base; see `random_base`.
         device: where it runs.
         rank: of each expert; the LoRA has this times `experts`.
         experts: number of LoRA experts.
+        four_bit: whether the base is in 4 bits.
+    """
+
+    shape: str
+    device: str
+    rank: int
+    experts: int
+    four_bit: bool = False
+
+    def base(self, vocabulary: int = 0) -> PreTrainedModel:
+        """A random base; see `random_base`."""
+        return random_base(self.shape, self.device, dtype_of(self.device), vocabulary, self.four_bit)
+
+    def configs(self) -> dict[str, PeftConfig]:
+        """Of its adapters, by name."""
+        return {"lora": lora_config(self.rank * self.experts), "slim": slim_config(self.rank, self.experts)}
+
+
+def memory_used(tokenizer: PreTrainedTokenizerBase, model: MeasuredModel, *, prompt: int, tokens: int) -> list[Used]:
+    """Measure a base alone, and then all three variants as the rows of one batch.
+
+    Args:
+        tokenizer: of at most as many tokens as the base.
+        model: the base and its adapters.
         prompt: tokens that are read.
         tokens: that are written; at least 2.
     """
     with tempfile.TemporaryDirectory() as folder:
-        _in_own_process(_save, tokenizer, shape, Path(folder), rank, experts)
-        sizes = (prompt, tokens)
+        _in_own_process(_save, tokenizer, model, Path(folder))
+        folders = {name: Path(folder) / name for name in model.configs()}
         return [
-            _in_own_process(_used, BASE, tokenizer, shape, device, {}, *sizes),
-            _in_own_process(
-                _used, TOGETHER, tokenizer, shape, device, {n: Path(folder) / n for n in ("lora", "slim")}, *sizes
-            ),
+            _in_own_process(_used, BASE, tokenizer, model, {}, prompt, tokens),
+            _in_own_process(_used, TOGETHER, tokenizer, model, folders, prompt, tokens),
         ]
+
+
+def memory_of_training(model: MeasuredModel, *, batch: int, length: int) -> list[Used]:
+    """Measure training of a PEFT LoRA, and of SLIM, each on a base of its own.
+
+    Args:
+        model: the base and its adapters.
+        batch: examples of a step.
+        length: tokens of an example.
+    """
+    return [_in_own_process(_trained, way, model, name, batch, length) for way, name in TRAINED.items()]
 
 
 def _in_own_process(run: Callable[..., Result], *arguments: Any) -> Result:
@@ -76,28 +113,46 @@ def _in_own_process(run: Callable[..., Result], *arguments: Any) -> Result:
         return pool.submit(run, *arguments).result()
 
 
-def _save(tokenizer: PreTrainedTokenizerBase, shape: str, folder: Path, rank: int, experts: int) -> None:
-    base = random_base(shape, "cpu", torch.float32, len(tokenizer))
-    configs: dict[str, PeftConfig] = {"lora": lora_config(rank * experts), "slim": slim_config(rank, experts)}
-    for name, config in configs.items():
+def _save(tokenizer: PreTrainedTokenizerBase, model: MeasuredModel, folder: Path) -> None:
+    base = model.base(len(tokenizer))
+    for name, config in model.configs().items():
         adapted(base, config).save_pretrained(str(folder / name))
+
+
+def _watched(device: torch.device) -> Callable[[], int | None]:
+    """The most bytes from now on without what the process has already, or None; when it is called."""
+    watched = watch_memory(device)
+    before = peak_memory(device) or 0
+
+    def peak() -> int | None:
+        most = peak_memory(device) if watched else None
+        return None if most is None else most - before
+
+    return peak
 
 
 def _used(
     way: str,
     tokenizer: PreTrainedTokenizerBase,
-    shape: str,
-    device: str,
+    model: MeasuredModel,
     folders: dict[str, Path],
     prompt: int,
     tokens: int,
 ) -> Used:
-    watched = watch_memory(torch.device(device))
-    before = peak_memory(torch.device(device)) or 0
-    base = random_base(shape, device, dtype_of(device), len(tokenizer))
-    engine = engine_around(base, tokenizer, shape, folders)
+    peak = _watched(torch.device(model.device))
+    base = model.base(len(tokenizer))
+    engine = engine_around(base, tokenizer, model.shape, folders)
     ids = tuple(torch.randint(5, base.config.vocab_size, (prompt,)).tolist())
     answer(engine, [Row(variant.name, (), text=ids) for variant in engine.variants], tokens)
-    peak = peak_memory(torch.device(device)) if watched else None
     weights = engine.info.bytes + sum(variant.bytes for variant in engine.variants[1:])
-    return Used(way, None if peak is None else peak - before, weights)
+    return Used(way, peak(), weights)
+
+
+def _trained(way: str, model: MeasuredModel, name: str, batch: int, length: int) -> Used:
+    peak = _watched(torch.device(model.device))
+    base = model.base()
+    ids = torch.randint(5, base.config.vocab_size, (batch, length), device=base.device)
+    step = TrainingStep(base, model.configs()[name], ids, checkpointing=False)
+    for _ in range(STEPS):
+        step()
+    return Used(way, peak(), step.weights)

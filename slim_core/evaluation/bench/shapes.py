@@ -12,13 +12,14 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ...base.prompts import Prompts
 from ...inference import Engine
 from ...inference.packed_linear import pack_linears
-from ...method import SlimConfig
+from ...method import SlimConfig, guard_cpu_4bit
 
 
 # Hidden size, size of the MLP, blocks, heads, key-value heads, vocabulary, and whether the head is the embedding.
@@ -33,7 +34,9 @@ SHAPES = {
 CONTEXT = 4096
 
 
-def random_base(shape: str, device: str, dtype: torch.dtype, vocabulary: int = 0) -> PreTrainedModel:
+def random_base(
+    shape: str, device: str, dtype: torch.dtype, vocabulary: int = 0, four_bit: bool = False
+) -> PreTrainedModel:
     """A Llama with random weights, in evaluation mode and without gradients.
 
     Args:
@@ -41,6 +44,7 @@ def random_base(shape: str, device: str, dtype: torch.dtype, vocabulary: int = 0
         device: where it is made.
         dtype: of its weights.
         vocabulary: of the tokenizer that it is used with; the model has at least as many tokens.
+        four_bit: whether all Linears but the head are in 4 bits, as `load_engine(four_bit=True)` reads them.
     """
     hidden, mlp, blocks, heads, key_heads, tokens, tied = SHAPES[shape]
     config = LlamaConfig(
@@ -56,17 +60,34 @@ def random_base(shape: str, device: str, dtype: torch.dtype, vocabulary: int = 0
     # Made without weights, since each class would draw its own first, which takes minutes where they are many.
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(config, dtype=dtype)
-    model = model.to_empty(device=device).eval()
-    model.tie_weights()
+    torch.manual_seed(0)
+    for name, module in list(model.named_modules()):
+        if four_bit and isinstance(module, nn.Linear) and name != "lm_head":
+            # One after another, so that no more than one is in memory in full.
+            model.set_submodule(name, _in_four_bits(module, device, dtype, config.initializer_range))
+        else:
+            module.to_empty(device=device, recurse=False)
+    model.eval().tie_weights()
     model.requires_grad_(False)
     model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
-    torch.manual_seed(0)
     for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(std=config.initializer_range)
-        else:
+        if parameter.dim() == 1:
             parameter.fill_(1.0)
+        elif parameter.is_floating_point():  # what is in 4 bits has its numbers
+            parameter.normal_(std=config.initializer_range)
+    guard_cpu_4bit(model)
     return model
+
+
+def _in_four_bits(linear: nn.Linear, device: str, dtype: torch.dtype, std: float) -> nn.Module:
+    """A random Linear of the same shape in NF4, with double quantisation."""
+    import bitsandbytes as bnb
+
+    made = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=False, compute_dtype=dtype, device="meta")
+    weight = torch.empty(linear.weight.shape, dtype=dtype, device=device).normal_(std=std)
+    plain = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True, module=made)
+    made.weight = plain.to(device)  # type: ignore[misc]  # its annotation is for another class
+    return made
 
 
 def slim_config(rank: int, experts: int) -> SlimConfig:

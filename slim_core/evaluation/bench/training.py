@@ -14,11 +14,16 @@ from .shapes import adapted, lora_config, slim_config
 from .turns import Measured, Measures, Way, summary, synchronise, take_turns
 
 
-LORA = "PEFT: LoRA"
+LORA, SLIM = "PEFT: LoRA", "SLIM"
 
 
-class _Step:
-    """One model in training."""
+class TrainingStep:
+    """One model in training; each call is a step.
+
+    Attributes:
+        peak: the most bytes of its last step on CUDA, without what other models take; None elsewhere.
+        weights: bytes of the base and the adapter.
+    """
 
     def __init__(self, base: PreTrainedModel, config: PeftConfig, ids: torch.Tensor, checkpointing: bool) -> None:
         self._model, self._ids = adapted(base, config).train(), ids
@@ -28,6 +33,7 @@ class _Step:
         trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimiser = torch.optim.AdamW(trainable, lr=1e-4)
         self.peak: int | None = None
+        self.weights = bytes_of([*self._model.parameters(), *self._model.buffers()])
 
     def __call__(self) -> Measures:
         device = self._ids.device
@@ -45,8 +51,7 @@ class _Step:
         if counts:
             # Memory of this model alone, since the others are in memory too.
             state = (t for s in self._optimiser.state.values() for t in s.values() if isinstance(t, torch.Tensor))
-            own_bytes = bytes_of([*self._model.parameters(), *self._model.buffers()]) + bytes_of(state)
-            self.peak = torch.cuda.max_memory_allocated(device) - before + own_bytes
+            self.peak = torch.cuda.max_memory_allocated(device) - before + self.weights + bytes_of(state)
         return {"step": seconds}
 
 
@@ -64,9 +69,9 @@ def time_training(
         rounds: how often each has its turn.
     """
     ids = torch.randint(5, base.config.vocab_size, (batch, length), device=base.device)
-    configs: dict[str, PeftConfig] = {LORA: lora_config(rank * experts), "SLIM": slim_config(rank, experts)}
-    steps = {name: _Step(base, config, ids, False) for name, config in configs.items()}
-    steps |= {f"{name}, checkpointing": _Step(base, config, ids, True) for name, config in configs.items()}
+    configs: dict[str, PeftConfig] = {LORA: lora_config(rank * experts), SLIM: slim_config(rank, experts)}
+    steps = {name: TrainingStep(base, config, ids, False) for name, config in configs.items()}
+    steps |= {f"{name}, checkpointing": TrainingStep(base, config, ids, True) for name, config in configs.items()}
     ways: dict[str, Way] = dict(steps)
 
     def facts(way: str, measure: str, seconds: float) -> dict[str, float]:
