@@ -10,6 +10,7 @@ the other.
 
 from __future__ import annotations
 
+import logging
 import platform
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..outside.errors import first_line
 
+
+log = logging.getLogger(__name__)
 # For fewer weights the call of oneDNN costs more than it saves.
 WORTH_IT = 2**18
 # OpenBLAS multiplies weights of up to this many numbers; each row reads the weight again.
@@ -77,16 +81,23 @@ def is_intel() -> bool:
 
 @cache
 def has_operator() -> bool:
-    """Whether this PyTorch multiplies through oneDNN on this processor, in the way that is asked for here."""
+    """Whether this PyTorch multiplies through oneDNN on this processor, in the way that is asked for here.
+
+    Where it should but does not, a warning says so once.
+    """
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
     # The operator is internal to PyTorch: another version may not have it, or with another signature.
     x, weight = torch.linspace(-1, 1, 64).view(2, 1, 32), torch.linspace(1, -2, 512).view(16, 32)
     try:
         with torch.inference_mode():
-            return torch.allclose(onednn(x, weight, None), nn.functional.linear(x, weight), atol=1e-4)
-    except (AttributeError, RuntimeError, TypeError):
+            if not torch.allclose(onednn(x, weight, None), nn.functional.linear(x, weight), atol=1e-4):
+                raise RuntimeError("its products are not the same")
+    except (AttributeError, RuntimeError, TypeError) as error:
+        sentence = "The base answers more slowly than it could, because oneDNN cannot be called directly: %s"
+        log.warning(sentence, first_line(error))
         return False
+    return True
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large Linears of the base go another way through PyTorch and give the same."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -76,12 +78,17 @@ def test_without_the_operator_nothing_changes(monkeypatch):
     assert type(model[0]) is nn.Linear
 
 
-def test_an_operator_of_another_form_is_not_used(monkeypatch):
+@needs_onednn
+def test_an_operator_of_another_form_is_not_used_and_a_warning_says_so_once(monkeypatch, caplog):
     cpu_linear.has_operator.cache_clear()
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(cpu_linear, "onednn", lambda *_: torch.ops.mkldnn._no_such_operator())
-        assert not cpu_linear.has_operator()
+        for _ in range(2):
+            assert not cpu_linear.has_operator()
     cpu_linear.has_operator.cache_clear()
+    (record,) = caplog.records
+    sentence = "The base answers more slowly than it could, because oneDNN cannot be called directly: "
+    assert record.getMessage().startswith(sentence) and "_no_such_operator" in record.getMessage()
 
 
 @needs_onednn

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...base.peak_memory import peak_memory, watch_memory
 from ...inference import Row
+from ...noise import hush
 from .compare import BASE, answer
 from .machine import dtype_of
 from .shapes import adapted, engine_around, lora_config, random_base, slim_config
@@ -109,7 +110,7 @@ def memory_of_training(model: MeasuredModel, *, batch: int, length: int) -> list
 
 
 def _in_own_process(run: Callable[..., Result], *arguments: Any) -> Result:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=hush) as pool:
         return pool.submit(run, *arguments).result()
 
 
