@@ -4,6 +4,10 @@
 `python -m tests.experiments.gate_agreement --questions 60` prints two tables: by task, at the command's threshold, and
 over all tasks at several thresholds. Behind the gate is the static export, frozen over questions and answers that SLIM
 was trained on, or the demo's LoRA, trained on the same data. Answers are greedy.
+
+With `--proxy http://127.0.0.1:7861/v1`, a gate proxy that is running is asked instead. It counts the answers that are
+SLIM's, and those that are the engine's for the model that answered, base or LoRA. `--lora DIR` is the LoRA behind the
+proxy, the demo's by default. `--export DIR` only writes the static export there.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import openai
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -104,11 +109,36 @@ def line(name: str, asked: Sequence[Asked], threshold: float) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
+def ask_proxy(url: str, lora: Path, count: int) -> None:
+    """Print how many of a running proxy's answers are those of the engine."""
+    engine = load_engine(DEMO / "base", lora=lora, slim=DEMO / "slim")
+    create = openai.OpenAI(base_url=url, api_key="-").chat.completions.create
+    asked = as_chosen = as_slim = to_base = 0
+    for example in (example for task in TASKS for example in questions(task, "test", count)):
+        message = {"role": "user", "content": example.prompt}
+        answer = create(model="slim", messages=[message], temperature=0, max_tokens=LONGEST_ANSWER)
+        base = answer.model == "base"
+        rows = [Row(variant, (Message("user", example.prompt),)) for variant in ("base" if base else "lora", "slim")]
+        *_, step = engine.answer(rows, Sampling(max_new_tokens=LONGEST_ANSWER))
+        chosen, slim = ((answer.choices[0].message.content or "").strip() == row.text.strip() for row in step.rows)
+        asked, as_chosen, as_slim, to_base = asked + 1, as_chosen + chosen, as_slim + slim, to_base + base
+    print(f"{asked} questions, {to_base} to the base; the engine's answer {as_chosen}, SLIM's {as_slim}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=60, help="of each task")
     parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--proxy", help="the API of a gate proxy that is running")
+    parser.add_argument("--lora", type=Path, default=DEMO / "lora", help="with --proxy")
+    parser.add_argument("--export", type=Path, help="where to write the static export")
     arguments = parser.parse_args()
+    if arguments.export:
+        export(arguments.export)
+        return
+    if arguments.proxy:
+        ask_proxy(arguments.proxy, arguments.lora, arguments.questions)
+        return
     with tempfile.TemporaryDirectory() as folder:
         engine = load_engine(DEMO / "base", lora=DEMO / "lora", slim=DEMO / "slim")
         engine.attach(export(Path(folder)), name="export")
