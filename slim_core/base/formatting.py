@@ -46,6 +46,11 @@ def share(x: float) -> str:
     return "under 1%" if 0 < x < 0.005 else f"{x:.0%}"
 
 
+def distance(d: float) -> str:
+    """A distance from the training data, from −1 at a cluster's centre, to two digits."""
+    return f"{d:z.2f}".replace("-", "−")
+
+
 def likelihood(log_ratio: float) -> str:
     """How likely the base's answer is under a variant: "1.10 times less likely"."""
     if log_ratio == 0:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..base.formatting import likelihood, share
+from ..base.formatting import distance, likelihood, share
 from ..inference import AS_TRAINED, Drift, GateSetting, RoutingRecord, RowStep, Variant, Verdict
 from ..outside.errors import visible
 
@@ -58,8 +58,8 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, gate: GateSetting
         gate: what was asked of it.
     """
     numbers = (
-        f"{share(verdict.identity)} past LoRA; distance {verdict.distance:z.2f}, up to {verdict.reference:z.2f} is "
-        f"like the training data; {share(verdict.closed)} of the gates are closed."
+        f"{share(verdict.identity)} past LoRA; distance {distance(verdict.distance)}, up to "
+        f"{distance(verdict.reference)} is like the training data; {share(verdict.closed)} of the gates are closed."
     )
     if gate.strength == 0:
         return f"Gate forced open: {label} answers with its LoRA experts. {numbers}"

@@ -69,7 +69,12 @@ class TrialPlan:
     targets: tuple[str, ...] = ("gate_proj", "up_proj")
     half: tuple[str, ...] = ("up_proj",)
     slim: dict[str, Any] = field(
-        default_factory=lambda: {"num_clusters": 64, "router_scope": "block", "distance": "rms"}
+        default_factory=lambda: {
+            "num_clusters": 64,
+            "router_scope": "block",
+            "distance": "rms",
+            "variance_floor": 0.1,
+        }
     )
 
 

@@ -20,6 +20,7 @@ class Measure:
         strength: the factor that multiplies the distance.
         quantile: share of the training data that lies within the reference.
         quantiles: those whose distance the adapter stores, ascending; any between them can be chosen instead.
+        variance_floor: share of the tokens' variance that counts at least, per channel; 0 for none.
         carries_up: whether the gate follows the mean excess of all routers so far.
         format: version of the adapter's format.
     """
@@ -30,6 +31,7 @@ class Measure:
     strength: float
     quantile: float
     quantiles: tuple[float, ...]
+    variance_floor: float
     carries_up: bool
     format: int
 
@@ -43,6 +45,7 @@ def measure_of(config: SlimConfig) -> Measure:
         config.yield_strength,
         config.yield_quantile,
         stored_quantiles(config),
+        0.0 if config.distance_scope == "token" else config.variance_floor or 0.0,
         config.carries_up,
         config.format_version,
     )

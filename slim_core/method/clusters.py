@@ -159,7 +159,13 @@ def reference_row(reference: Tensor, quantile: float) -> Tensor:
 
 @torch.no_grad()
 def slide(
-    center: Tensor, var: Tensor, count: Tensor, reference: Tensor | None, sums: ClusterSums, momentum: float
+    center: Tensor,
+    var: Tensor,
+    spread: Tensor,
+    count: Tensor,
+    reference: Tensor | None,
+    sums: ClusterSums,
+    momentum: float,
 ) -> None:
     """Move each centre and variance towards the tokens assigned to it, in place.
 
@@ -171,18 +177,19 @@ def slide(
     Args:
         center: (N, C).
         var: (N, C).
+        spread: (N, C) the variances by which the tokens were normalised: `var`, or more where it has a floor.
         count: (N,) int64 tokens seen so far.
         reference: running quantile of the distance, () or (levels, buckets), or None.
-        sums: what the last forward saw, normalised with this very `center` and `var`.
+        sums: what the last forward saw, normalised with this very `center` and `spread`.
         momentum: share of the old value that stays.
     """
     tokens = sums.tokens.unsqueeze(-1)
     eta = (1 - momentum) * (tokens > 0).to(var.dtype)
     shift = sums.z / tokens.clamp(min=1)
-    spread = (sums.z_squared / tokens.clamp(min=1) - shift.square()).clamp(min=0)
-    scale = var + VARIANCE_EPS
+    latest = (sums.z_squared / tokens.clamp(min=1) - shift.square()).clamp(min=0)
+    scale = spread + VARIANCE_EPS
     center.add_(eta * scale.sqrt() * shift)
-    var.mul_(1 - eta).add_(eta * scale * (spread + (1 - eta) * shift.square()))
+    var.mul_(1 - eta).add_(eta * scale * (latest + (1 - eta) * shift.square()))
     if reference is not None:
         total = sums.reference[1]
         latest = sums.reference[0] / total.clamp(min=1)

@@ -14,7 +14,9 @@ from peft.config import PeftConfig
 from .fields import abbreviated, check_choice, check_integer, check_number
 
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+# What a context's variance is at least, as a share of the tokens' variance.
+VARIANCE_FLOOR = 0.1
 # The opening is searched for in the earlier ids that a cache remembers.
 LONGEST_OPENING = 32
 
@@ -93,6 +95,11 @@ class SlimConfig(PeftConfig):
             logits can outweigh what is subtracted. With the paper's mode, LoRA experts start at a disadvantage equal
             to the usual distance of training tokens. If I >= K, most tokens then keep only identity experts, and the
             router learns nothing from them.
+        variance_floor (`float`, *optional*):
+            Share of the tokens' variance that a cluster of contexts has at least in each channel: contexts that are
+            the same in every training text, such as that of its first words, have no variance of their own, and the
+            slightest deviation would look far. Unset means 0.1, but 0 in adapters of formats 1 to 3. It applies only
+            to contexts.
         carry_up (`bool`, *optional*):
             Whether a gate follows the mean excess of all routers that have run so far in the forward, or only that of
             its own router. A context that most routers reject is within the reference at some; with
@@ -200,6 +207,10 @@ class SlimConfig(PeftConfig):
     yield_quantile: float = field(
         default=0.99, metadata={"help": "Quantile of the training distances that counts as in domain."}
     )
+    variance_floor: Optional[float] = field(
+        default=None,
+        metadata={"help": "Share of the tokens' variance that a cluster of contexts has at least; 0.1 by default."},
+    )
     carry_up: Optional[bool] = field(
         default=None,
         metadata={"help": "Follow the mean excess of all routers so far (default), or only that of this router."},
@@ -255,6 +266,8 @@ class SlimConfig(PeftConfig):
             self.distance_scope = "token" if self.format_version == 1 else "context"
         if self.carry_up is None:
             self.carry_up = self.format_version > 2
+        if self.variance_floor is None:
+            self.variance_floor = VARIANCE_FLOOR if self.format_version > 3 else 0.0
         if self.format_version == 1 and self.yield_mode == "gate":
             # The default at that time.
             self.yield_mode = "calibrated"
@@ -293,6 +306,11 @@ class SlimConfig(PeftConfig):
             raise ValueError(
                 "Adapters of formats 1 and 2 do not carry excesses up: leave `format_version` or `carry_up` out."
             )
+        if self.format_version < 4 and self.variance_floor:
+            raise ValueError(
+                "Adapters of formats 1 to 3 have no floor of the variance: leave `format_version` or `variance_floor` "
+                "out."
+            )
         if not isinstance(self.base_fingerprint, (dict, type(None))):
             raise ValueError(
                 "`base_fingerprint` must be a table of shapes by name. The library sets it; leave it out."
@@ -327,6 +345,7 @@ class SlimConfig(PeftConfig):
         check_number("alpha", self.alpha, 0, strict=True)
         check_number("dropout", self.dropout, 0, below=1)
         check_number("cluster_momentum", self.cluster_momentum, 0, below=1)
+        check_number("variance_floor", self.variance_floor, 0, below=1)
         check_number("yield_strength", self.yield_strength, 0)
         check_number("yield_quantile", self.yield_quantile, 0, below=1, strict=True)
         check_integer("context_warmup", self.context_warmup, 0)

@@ -161,6 +161,12 @@ class SlidingClusters:
         return self._entry("slim_token_var")
 
     @property
+    def spread(self) -> Tensor:
+        """(N, C_in) float32 variances by which is normalised: at least a share of the tokens' variance."""
+        token_var, floor = self.token_var, self._config.variance_floor
+        return torch.maximum(self.var, token_var * floor) if floor and token_var is not None else self.var
+
+    @property
     def _of_tokens(self) -> tuple[Tensor, Tensor] | None:
         """The tokens' mean and variance; None where the clusters are those of tokens."""
         mean, var = self.token_mean, self.token_var
@@ -173,7 +179,7 @@ class SlidingClusters:
 
     def tables(self) -> tuple[ClusterTables, Tensor | None]:
         """The clusters as `route` wants them, and the distances that count as in domain, () or (buckets,)."""
-        return cluster_tables(self.center, self.var), self.reference_at(self._config.yield_quantile)
+        return cluster_tables(self.center, self.spread), self.reference_at(self._config.yield_quantile)
 
     def reference_at(self, quantile: float) -> Tensor | None:
         """The distances that count as in domain at a quantile, (buckets,), or () if only one is stored."""
@@ -279,13 +285,15 @@ class SlidingClusters:
         self._pending = None
         missing = (self.count == pending.counted).all()
         momentum = self._config.cluster_momentum
+        # As it was in the forward, before the tokens' variance moves.
+        spread = self.spread
         of_tokens = self._of_tokens
         if of_tokens is not None and pending.tokens is not None:
             seen = clusters.ClusterSums(*(tensor * missing for tensor in pending.tokens))
             uncounted = torch.zeros(1, dtype=torch.int64, device=missing.device)
-            clusters.slide(*of_tokens, uncounted, None, seen, momentum)
+            clusters.slide(*of_tokens, of_tokens[1], uncounted, None, seen, momentum)
         seen = clusters.ClusterSums(*(tensor * missing for tensor in pending.sums))
-        clusters.slide(self.center, self.var, self.count, self.reference, seen, momentum)
+        clusters.slide(self.center, self.var, spread, self.count, self.reference, seen, momentum)
         if not for_good and data_parallel.is_shared(self._context.process_group):
             self._pending = pending._replace(folded=True)
 

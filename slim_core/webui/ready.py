@@ -34,7 +34,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 STORED = ("results.json", "build.json", "examples.json")
 INDEX = "model.safetensors.index.json"
 # The newest format of a SLIM adapter; the method, which knows it, takes seconds to import.
-FORMAT = 3
+FORMAT = 4
 DEPTH, MOST_JSON, MOST_HEADER = 64, 200_000_000, 100_000_000
 # What begins like this can only name a folder, even if that is missing.
 FOLDER = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")

@@ -140,6 +140,8 @@ def measure_rows(measure: Measure) -> list[list[str]]:
         ["Distance of", SCOPES[measure.scope]],
         ["Measured as", STATISTICS[measure.statistic]],
     ]
+    if measure.variance_floor:
+        rows.append(["Least variance", f"{percentage(measure.variance_floor)} of that of the tokens, per channel"])
     if measure.mode != "paper":
         rows.append(["Reference", f"{percentage(measure.quantile)} of the training data are nearer"])
     return [*rows, ["How LoRA yields", formulas[measure.mode]], ["Judged by", judged_by]]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from slim_core.base.formatting import count, likelihood, share, size, times
+from slim_core.base.formatting import count, distance, likelihood, share, size, times
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,10 @@ def test_likelihood():
     assert likelihood(0.006) == "1.01 times less likely"
     assert likelihood(math.log(2)) == "2.0 times less likely"
     assert likelihood(-math.log(2)) == "2.0 times more likely"
+
+
+def test_distances():
+    assert [distance(d) for d in (0.756, -0.111, -0.001, -1.0)] == ["0.76", "−0.11", "0.00", "−1.00"]
 
 
 def test_shares_are_never_rounded_to_all_or_nothing():

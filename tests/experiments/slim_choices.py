@@ -12,6 +12,7 @@ folder is not done again. A row takes about a quarter of an hour on one core.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -90,6 +91,9 @@ CHOICES = {
     "each gate by its own router": Choice({"carry_up": False}),
     "gate open from the first token": Choice({"context_warmup": 0}),
     "one reference for all lengths": Choice(within=_one_reference),
+    "no floor of the variance": Choice({"variance_floor": 0.0}),
+    "floor of 0.03": Choice({"variance_floor": 0.03}),
+    "floor of 0.3": Choice({"variance_floor": 0.3}),
     "router sees x": Choice(within=partial(_router_sees, route)),
     "router sees x by the cluster of its context": Choice(within=partial(_router_sees, _by_cluster_of_context)),
     "trained on first turns alone": Choice(plan={"earlier": (0,)}),
@@ -118,6 +122,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the data and the adapters")
     parser.add_argument("--only", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="CHOICE")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--slim", type=json.loads, default={}, help="changes to SlimConfig for all choices, as JSON")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--steps", type=int, default=TrialPlan().steps)
     parser.add_argument("--questions", type=int, default=100, help="of each task, in the last five columns")
@@ -129,7 +134,7 @@ def main() -> None:
         for name in args.only:
             choice = CHOICES[name]
             usual = TrialPlan(steps=args.steps)
-            plan = replace(usual, slim=usual.slim | choice.slim, **choice.plan)
+            plan = replace(usual, slim=usual.slim | args.slim | choice.slim, **choice.plan)
             data = args.work / f"earlier-{'-'.join(map(str, plan.earlier))}.jsonl"
             if not data.is_file():
                 write_data(data, plan)

@@ -84,7 +84,7 @@ def token_weights(
         return {"weights": [1.0], "distance": 0.0, "cluster": -1, "gate": 1.0, "reference": 0.0, "excess": 0.0}
     contextual = config.distance_scope == "context"
     placed = context if contextual and context is not None else x
-    center, var = state["center"].double(), state["var"].double()
+    center, var = state["center"].double(), spread_of(state, config)
     cluster = min(range(len(center)), key=lambda n: ((placed - center[n]) ** 2).sum().item())
     z = (placed - center[cluster]) / torch.sqrt(var[cluster] + 1e-6)
     if config.distance == "max":
@@ -118,6 +118,16 @@ def token_weights(
         "reference": known,
         "excess": excess,
     }
+
+
+def spread_of(state: dict, config) -> Tensor:
+    """(N, C_in) variances by which contexts are normalised."""
+    var = state["var"].double()
+    if config.distance_scope == "context":
+        for cluster in var:
+            for channel, tokens in enumerate(state["token_var"][0].double()):
+                cluster[channel] = max(cluster[channel].item(), config.variance_floor * tokens.item())
+    return var
 
 
 def router_logits(z: Tensor, state: dict) -> list[float]:

@@ -27,7 +27,7 @@ def test_sliding_equals_the_mixture_of_old_and_new():
     for _ in range(3):
         x = torch.randn(30, 5, dtype=torch.float64) + 1
         expected = reference.slide(center, var, x, momentum=0.8)
-        slide(center, var, count, None, see(x, center, var), momentum=0.8)
+        slide(center, var, var, count, None, see(x, center, var), momentum=0.8)
         # The tokens are normalised with the floor under the variance, which the slow formula does not have.
         torch.testing.assert_close(center, expected[0], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(var, expected[1], rtol=1e-5, atol=1e-5)
@@ -38,7 +38,7 @@ def test_clusters_without_tokens_stay():
     center, var, count = start(n=2)
     center[1] += 1000
     before = center[1].clone(), var[1].clone()
-    slide(center, var, count, None, see(torch.randn(10, 5, dtype=torch.float64), center, var), momentum=0.5)
+    slide(center, var, var, count, None, see(torch.randn(10, 5, dtype=torch.float64), center, var), momentum=0.5)
     assert torch.equal(center[1], before[0]) and torch.equal(var[1], before[1])
     assert count.tolist() == [10, 0]
 
@@ -46,7 +46,7 @@ def test_clusters_without_tokens_stay():
 def test_one_token_a_step_does_not_collapse_the_variance():
     center, var, count = (torch.zeros(1, 3), torch.ones(1, 3), torch.zeros(1, dtype=torch.int64))
     for _ in range(2000):
-        slide(center, var, count, None, see(torch.randn(1, 3) * 2 + 5, center, var), momentum=0.98)
+        slide(center, var, var, count, None, see(torch.randn(1, 3) * 2 + 5, center, var), momentum=0.98)
     assert (center - 5).abs().max() < 1
     assert ((var - 4).abs() < 2).all()
 
@@ -73,7 +73,7 @@ def test_a_batch_of_padding_changes_nothing():
     reference_distance = torch.tensor(1.5, dtype=torch.float64)
     before = center.clone(), var.clone()
     sums = see(torch.randn(4, 5, dtype=torch.float64), center, var, torch.zeros(4, dtype=torch.bool), quantile=0.9)
-    slide(center, var, count, reference_distance, sums, momentum=0.5)
+    slide(center, var, var, count, reference_distance, sums, momentum=0.5)
     assert torch.equal(center, before[0]) and torch.equal(var, before[1])
     assert reference_distance == 1.5 and count.sum() == 0
 
@@ -88,7 +88,7 @@ def test_the_reference_is_a_moving_quantile():
         distance = domain_distance(normalise(x, tables, nearest_cluster(x, tables)), "max")
         latest = distance.quantile(0.9)
         expected = latest if expected is None else 0.75 * expected + 0.25 * latest
-        slide(center, var, count, running, see(x, center, var, quantile=0.9), momentum=0.75)
+        slide(center, var, var, count, running, see(x, center, var, quantile=0.9), momentum=0.75)
         torch.testing.assert_close(running, expected)
 
 

@@ -62,10 +62,13 @@ def test_defaults_are_the_papers():
         ({"target_modules": "all-linear", "layers_to_transform": [0]}, "`layers_to_transform` needs"),
         ({"layers_to_transform": [0]}, "`layers_to_transform` needs `target_modules` as a list of names"),
         ({"layers_pattern": "h"}, "`layers_to_transform` must say which blocks"),
-        ({"format_version": 4}, "saved in format 4; the installed slim_core reads formats up to 3"),
+        ({"format_version": 5}, "saved in format 5; the installed slim_core reads formats up to 4"),
         ({"format_version": 1, "distance_scope": "context"}, "format 1 have no contexts"),
         ({"format_version": 2, "carry_up": True}, "formats 1 and 2 do not carry excesses up"),
         ({"carry_up": "yes"}, "`carry_up` must be one of True, False, not 'yes'"),
+        ({"format_version": 3, "variance_floor": 0.1}, "formats 1 to 3 have no floor of the variance"),
+        ({"variance_floor": -0.1}, "`variance_floor` must be 0 or more and below 1"),
+        ({"variance_floor": "much"}, "`variance_floor` must be a finite number"),
         ({"distance_scope": "turn"}, "`distance_scope` must be one of 'context', 'token', not 'turn'."),
         ({"context_warmup": -1}, "`context_warmup` must be 0 or more"),
         ({"context_warmup": 1.5}, "`context_warmup` must be a whole number"),
@@ -115,11 +118,12 @@ def test_a_router_that_cannot_learn_is_warned_of():
 
 
 @pytest.mark.parametrize(
-    ("version", "scope", "carry_up"), [(1, "token", False), (2, "context", False), (3, "context", True)]
+    ("version", "scope", "carry_up", "floor"),
+    [(1, "token", False, 0.0), (2, "context", False, 0.0), (3, "context", True, 0.0), (4, "context", True, 0.1)],
 )
-def test_what_is_not_set_is_as_in_the_format(version, scope, carry_up):
+def test_what_is_not_set_is_as_in_the_format(version, scope, carry_up, floor):
     config = SlimConfig(format_version=version)
-    assert (config.distance_scope, config.carry_up) == (scope, carry_up)
+    assert (config.distance_scope, config.carry_up, config.variance_floor) == (scope, carry_up, floor)
     assert SlimConfig(format_version=version, distance_scope="token").distance_scope == "token"
 
 
@@ -127,7 +131,7 @@ def test_an_adapter_without_gate_settings_in_its_file_is_of_the_format_it_says(t
     SlimConfig(target_modules=["q_proj"]).save_pretrained(str(tmp_path))
     path = tmp_path / "adapter_config.json"
     raw = json.loads(path.read_text()) | {"format_version": 1, "yield_mode": "calibrated"}
-    for field in ("distance_scope", "context_warmup", "turn_opening", "carry_up"):
+    for field in ("distance_scope", "context_warmup", "turn_opening", "carry_up", "variance_floor"):
         del raw[field]
     path.write_text(json.dumps(raw))
     loaded = PeftConfig.from_pretrained(str(tmp_path))

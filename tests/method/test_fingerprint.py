@@ -66,10 +66,10 @@ def test_a_refused_second_adapter_leaves_the_first_as_it_was(tmp_path, ids):
 def test_a_newer_format_is_refused_with_a_sentence(load, tmp_path, ids):
     get_peft_model(build("llama"), slim()).save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 4}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 5}))
     base = build("llama")
     before = logits(base, ids)
-    with pytest.raises(ValueError, match=r"saved in format 4; .* reads formats up to 3\. Upgrade slim_core"):
+    with pytest.raises(ValueError, match=r"saved in format 5; .* reads formats up to 4\. Upgrade slim_core"):
         LOADERS[load](base, tmp_path)
     assert_untouched(base, before, ids)
 

@@ -20,7 +20,7 @@ from tests.method.small import learned, logits, router_layer, slim_layers, train
 from tests.method.test_properties import layers_with_inputs
 
 
-NEW_FIELDS = ("distance_scope", "context_warmup", "turn_opening", "carry_up")
+NEW_FIELDS = ("distance_scope", "context_warmup", "turn_opening", "carry_up", "variance_floor")
 MODES = {
     "calibrated": {"yield_mode": "calibrated"},
     "calibrated, max, block": {"yield_mode": "calibrated", "distance": "max", "router_scope": "block"},

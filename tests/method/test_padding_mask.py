@@ -122,7 +122,8 @@ def test_statistics_are_those_of_the_valid_tokens_alone(family, side, scope, ids
         placed = mean if scope == "context" else x
         center, var = reference.slide(state["center"], state["var"], placed, 0.5)
         nearest = torch.cdist(placed, state["center"].double()).argmin(1)
-        z = (placed - state["center"][nearest]) / (state["var"][nearest] + 1e-6).sqrt()
+        spread = reference.spread_of(state, model.peft_config["default"])[nearest]
+        z = (placed - state["center"][nearest]) / (spread + 1e-6).sqrt()
         distance = z.square().mean(1).sqrt() - 1
         expected = {
             "slim_center": center,

@@ -96,7 +96,7 @@ def test_only_the_named_adapter_is_in_its_file(tmp_path, ids):
 def test_the_config_on_disk_names_format_and_base(tmp_path):
     get_peft_model(build("llama"), slim(target_modules=["q_proj", "down_proj"])).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["peft_type"] == "SLIM" and config["format_version"] == 3
+    assert config["peft_type"] == "SLIM" and config["format_version"] == 4
     assert config["distance_scope"] == "context"
     assert config["base_fingerprint"] == {
         "model.layers.*.mlp.down_proj": "2 x (48 -> 32)",

@@ -34,7 +34,7 @@ from slim_core.inference.types import (
 from tests.queueing import turn
 
 
-MEASURE = Measure("rms", "context", "gate", 4.0, 0.99, (0.5, 0.9, 0.99), True, 3)
+MEASURE = Measure("rms", "context", "gate", 4.0, 0.99, (0.5, 0.9, 0.99), 0.1, True, 4)
 VARIANTS = (
     Variant("base", "base", "Base", 1_000_000, 4_000_000),
     Variant("lora", "lora", "LoRA", 40_000, 160_000, "rank 32"),

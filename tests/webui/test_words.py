@@ -86,12 +86,13 @@ MOST = "the largest over the channels, in standard deviations, less 1"
     ("measure", "sentence", "rows"),
     [
         (
-            Measure("rms", "context", "gate", 4.0, 0.99, (), True, 3),
+            Measure("rms", "context", "gate", 4.0, 0.99, (), 0.1, True, 4),
             f"It is the distance of {CONTEXT} from the nearest cluster: {RMS}.",
             {
-                "Format": "3",
+                "Format": "4",
                 "Distance of": CONTEXT,
                 "Measured as": RMS,
+                "Least variance": "10% of that of the tokens, per channel",
                 "Reference": "99% of the training data are nearer",
                 "How LoRA yields": (
                     "the LoRA experts’ weights × (1 − strength 4 × (distance − reference)), at least 0"
@@ -100,7 +101,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
             },
         ),
         (
-            Measure("max", "token", "calibrated", 0.5, 0.999, (0.999,), False, 1),
+            Measure("max", "token", "calibrated", 0.5, 0.999, (0.999,), 0.0, False, 1),
             f"It is the distance of each token by itself from the nearest cluster: {MOST}.",
             {
                 "Format": "1",
@@ -112,7 +113,7 @@ MOST = "the largest over the channels, in standard deviations, less 1"
             },
         ),
         (
-            Measure("max", "context", "paper", 1.0, 0.99, (), False, 2),
+            Measure("max", "context", "paper", 1.0, 0.99, (), 0.0, False, 2),
             f"It is the distance of {CONTEXT} from the nearest cluster: {MOST}.",
             {
                 "Format": "2",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ...base.formatting import share
+from ...base.formatting import distance, share
 from ...inference import GateSetting, Message, Verdict
 from ..state.columns import BASE
 from ..state.session import Answer, Session, Turn
@@ -34,7 +34,7 @@ def past(verdict: Verdict) -> str:
 
 def far(verdict: Verdict) -> str:
     """How far the context is, and how far it may be."""
-    return f"distance {verdict.distance:z.2f}; up to {verdict.reference:z.2f} is like the training data"
+    return f"distance {distance(verdict.distance)}; up to {distance(verdict.reference)} is like the training data"
 
 
 def verdicts(session: Session, turn: Turn, reads_latest_only: bool = False) -> list[dict[str, Any]]:
