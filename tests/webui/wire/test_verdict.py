@@ -149,7 +149,7 @@ def test_the_note_comes_from_the_template(engine, backend):
 
 
 def test_no_number_is_less_than_nothing_by_rounding_alone():
-    assert far(Verdict(1.0, -0.004, -0.5, 0.0, False)) == "distance 0.00; up to -0.50 is like the training data"
+    assert far(Verdict(1.0, -0.004, -0.5, 0.0, False)) == "distance 0.00; up to −0.50 is like the training data"
 
 
 def test_strength_goes_to_the_row_and_the_drift(asked):
