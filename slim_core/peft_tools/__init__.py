@@ -5,6 +5,7 @@ only.
 
 from .compact import fold_masks, slice_factors
 from .export import LoraExport, export_lora
+from .for_vllm import export_vllm
 from .lora_gguf import lora_to_gguf
 from .lora_import import PLAIN_STARTS, load_lora, lora_to_slim
 from .scopes import RowScopes, adapter_rows, trace_routing, traceable_adapters
@@ -21,6 +22,7 @@ __all__ = [
     "TokenRouting",
     "adapter_rows",
     "export_lora",
+    "export_vllm",
     "fold_masks",
     "identity_share",
     "load_lora",

@@ -62,11 +62,7 @@ def export_lora(
         ValueError: if there is no such adapter or no calibration token, or if it uses `merge="dare"`, whose masked
             products have no low rank.
     """
-    config = model.peft_config.get(adapter_name)
-    adapted = (m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A)
-    layers: dict[str, SlimLayer] = {layer.module_name: layer for layer in adapted}
-    if not isinstance(config, SlimConfig) or not layers:
-        raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
+    config, layers = layers_of(model, adapter_name)
     if config.merge == "dare" and config.mask_rate > 0:
         raise ValueError(
             'An adapter with merge="dare" cannot be exported: a product masked entry by entry has no low rank. Train '
@@ -78,7 +74,8 @@ def export_lora(
     try:
         weights = _mean_weights(model, adapter_name, batches)
         state_dict = _lora_state_dict(model, adapter_name, layers, weights)
-        lora = _lora_config(config, layers, adapter_name)
+        ranks = {name: len(layer.slim_A[adapter_name]) for name, layer in layers.items()}
+        lora = lora_config(config, ranks, config.num_experts * config.r)
         difference = _divergence(model, adapter_name, lora, state_dict, batches)
     finally:
         for module, training in modes:
@@ -88,6 +85,16 @@ def export_lora(
     lora.save_pretrained(str(directory))
     save_file(state_dict, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     return LoraExport(directory, *difference, weights)
+
+
+def layers_of(model: PeftModel, adapter_name: str) -> tuple[SlimConfig, dict[str, SlimLayer]]:
+    """The configuration of a SLIM adapter, and its layers by name; raises ValueError if there is no such adapter."""
+    config = model.peft_config.get(adapter_name)
+    adapted = (m for m in model.modules() if isinstance(m, SlimLayer) and adapter_name in m.slim_A)
+    layers: dict[str, SlimLayer] = {layer.module_name: layer for layer in adapted}
+    if not isinstance(config, SlimConfig) or not layers:
+        raise ValueError(f"The model has no SLIM adapter named {adapter_name!r}.")
+    return config, layers
 
 
 def _run(model: PeftModel, adapter_name: str, batch: Mapping[str, Tensor]) -> Tensor:
@@ -130,10 +137,14 @@ def _lora_state_dict(
     return {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
 
 
-def _lora_config(config: SlimConfig, layers: dict[str, SlimLayer], adapter_name: str) -> LoraConfig:
-    """Scaling 1 everywhere, since it is folded into B: alpha equals the rank."""
-    rank = config.num_experts * config.r
-    ranks = {name: layer.slim_A[adapter_name].shape[0] for name, layer in layers.items()}
+def lora_config(config: SlimConfig, ranks: Mapping[str, int], rank: int) -> LoraConfig:
+    """For a LoRA that is written in a SLIM adapter's place. Scaling is 1 everywhere: alpha equals the rank.
+
+    Args:
+        config: of the SLIM adapter.
+        ranks: of the LoRA, by module.
+        rank: of most modules.
+    """
     other = {name: r for name, r in ranks.items() if r != rank}
     return LoraConfig(
         r=rank,

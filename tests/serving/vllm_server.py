@@ -38,7 +38,7 @@ def serving(loras: dict[str, Path], log: Path, *options: str, path: Path | None 
         loras: folders by name.
         log: where the server's output goes.
         options: more of the server's options.
-        path: where a plugin is.
+        path: where a plugin is; without it, one that was installed is not used.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -57,7 +57,7 @@ def serving(loras: dict[str, Path], log: Path, *options: str, path: Path | None 
         except openai.APIConnectionError:
             return False
 
-    environment = os.environ | SETTINGS | ({} if path is None else {"PYTHONPATH": str(path)})
+    environment = os.environ | SETTINGS | ({"VLLM_PLUGINS": ""} if path is None else {"PYTHONPATH": str(path)})
     with log.open("w") as out:
         server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
