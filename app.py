@@ -22,6 +22,11 @@ hush()
 one_thread_for_numpy()
 limit_arenas()
 try:
+    if __name__ == "__main__" and len(sys.argv) > 1:
+        raise ConfigError(
+            f"{sys.argv[1]!r} is not understood: app.py has no arguments. Use python -m slim_core serve, or SLIM_ "
+            "variables."
+        )
     config = Config.read()
     for warning in check_start(config):
         print(f"Warning: {warning}", file=sys.stderr)

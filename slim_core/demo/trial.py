@@ -73,6 +73,7 @@ class TrialPlan:
             "num_clusters": 64,
             "router_scope": "block",
             "distance": "rms",
+            # The default, named so that adapters and answers without a floor are not taken for the plan's.
             "variance_floor": 0.1,
         }
     )

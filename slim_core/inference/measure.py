@@ -45,7 +45,7 @@ def measure_of(config: SlimConfig) -> Measure:
         config.yield_strength,
         config.yield_quantile,
         stored_quantiles(config),
-        0.0 if config.distance_scope == "token" else config.variance_floor or 0.0,
+        config.context_floor,
         config.carries_up,
         config.format_version,
     )

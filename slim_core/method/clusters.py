@@ -186,10 +186,10 @@ def slide(
     tokens = sums.tokens.unsqueeze(-1)
     eta = (1 - momentum) * (tokens > 0).to(var.dtype)
     shift = sums.z / tokens.clamp(min=1)
-    latest = (sums.z_squared / tokens.clamp(min=1) - shift.square()).clamp(min=0)
+    within = (sums.z_squared / tokens.clamp(min=1) - shift.square()).clamp(min=0)
     scale = spread + VARIANCE_EPS
     center.add_(eta * scale.sqrt() * shift)
-    var.mul_(1 - eta).add_(eta * scale * (latest + (1 - eta) * shift.square()))
+    var.mul_(1 - eta).add_(eta * scale * (within + (1 - eta) * shift.square()))
     if reference is not None:
         total = sums.reference[1]
         latest = sums.reference[0] / total.clamp(min=1)

@@ -15,7 +15,7 @@ from .fields import abbreviated, check_choice, check_integer, check_number
 
 
 FORMAT_VERSION = 4
-# What a context's variance is at least, as a share of the tokens' variance.
+# What the variance of a cluster of contexts is at least, as a share of the tokens' variance.
 VARIANCE_FLOOR = 0.1
 # The opening is searched for in the earlier ids that a cache remembers.
 LONGEST_OPENING = 32
@@ -281,6 +281,11 @@ class SlimConfig(PeftConfig):
         if not self.carry_up:
             return False
         return self.distance_scope == "context" and self.yield_mode != "paper"
+
+    @property
+    def context_floor(self) -> float:
+        """The share of the tokens' variance that a cluster has at least; 0 where clusters are those of tokens."""
+        return (self.variance_floor or 0.0) if self.distance_scope == "context" else 0.0
 
     @property
     def routed(self) -> bool:

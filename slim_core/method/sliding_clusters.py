@@ -162,8 +162,8 @@ class SlidingClusters:
 
     @property
     def spread(self) -> Tensor:
-        """(N, C_in) float32 variances by which is normalised: at least a share of the tokens' variance."""
-        token_var, floor = self.token_var, self._config.variance_floor
+        """(N, C_in) float32 variances that contexts are normalised by: at least a share of the tokens' variance."""
+        token_var, floor = self.token_var, self._config.context_floor
         return torch.maximum(self.var, token_var * floor) if floor and token_var is not None else self.var
 
     @property

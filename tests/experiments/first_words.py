@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does rounding decide whether the first words of a trained prompt count as familiar?
 
-    python -m tests.experiments.first_words
+    python -m tests.experiments.first_words --adapter FOLDER
 
-The demo's SLIM, which was trained in bfloat16, reads trained test questions in float32 and in bfloat16. The script
-prints, in %, the share of each of the first tokens that bypasses LoRA, and that of all tokens. Nothing is trained.
+A SLIM for the demo's base that was trained in bfloat16, without `--adapter` the demo's own, reads trained test
+questions in float32 and in bfloat16. The script prints, in %, the share of each of the first tokens that bypasses
+LoRA, and that of all tokens. Nothing is trained.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -25,9 +27,10 @@ FIRST = 6  # tokens: the begin token, the opening of the turn, and four of the f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=20, help="of each trained task")
+    parser.add_argument("--adapter", type=Path, default=DEMO / "slim", help="folder of the SLIM adapter")
     args = parser.parse_args()
 
-    model, tokenizer = load(DEMO / "base", DEMO / "slim")
+    model, tokenizer = load(DEMO / "base", args.adapter)
     _, chats = asked_in_form("downstream", "as trained", "test", args.questions)
     print(f"| precision | {' | '.join(f'token {n + 1}' for n in range(FIRST))} | all |\n|{' --- |' * (FIRST + 2)}")
     for precision in (torch.float32, torch.bfloat16):

@@ -55,11 +55,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(root: Path, way: str, **environment: str) -> subprocess.CompletedProcess:
+def start(root: Path, way: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLIM_", "GRADIO_"))}
     clean |= {"SLIM_PORT": str(free_port()), "GRADIO_TEMP_DIR": str(root / "temporary"), "PYTHONPATH": ""}
     return subprocess.run(
-        [sys.executable, *WAYS[way]], cwd=root, env=clean | environment, capture_output=True, text=True
+        [sys.executable, *WAYS[way], *arguments], cwd=root, env=clean | environment, capture_output=True, text=True
     )
 
 
@@ -235,6 +235,12 @@ def test_both_ways_to_start_say_the_same(checkout, way):
     assert said(start(checkout, way, SLIM_SESSION="5")) == "SLIM_SESSION is not a setting; did you mean SLIM_SESSIONS?"
     cut("assets/demo/slim/adapter_model.safetensors")(checkout)
     assert "bytes, but its header says" in said(start(checkout, way))
+
+
+def test_an_argument_is_not_ignored(checkout):
+    assert said(start(checkout, "app", "--port", "80")) == (
+        "'--port' is not understood: app.py has no arguments. Use python -m slim_core serve, or SLIM_ variables."
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
