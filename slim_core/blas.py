@@ -4,6 +4,11 @@
 from __future__ import annotations
 
 import os
+import sys
+
+
+_VARIABLE = "OPENBLAS_NUM_THREADS"
+_in_time = False
 
 
 def one_thread_for_numpy() -> None:
@@ -12,4 +17,11 @@ def one_thread_for_numpy() -> None:
     It has threads of its own, and a product that they share takes far longer beside torch's: with a LoRA of rank 128
     on a base of the 1B shape, a token took three times as long. `OPENBLAS_NUM_THREADS` takes precedence.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    global _in_time
+    _in_time = "numpy" not in sys.modules or _VARIABLE in os.environ
+    os.environ.setdefault(_VARIABLE, "1")
+
+
+def numpy_has_one_thread() -> bool:
+    """Whether it is known that NumPy's OpenBLAS uses one thread, because `one_thread_for_numpy` was called in time."""
+    return _in_time and os.environ.get(_VARIABLE) == "1"

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy's threads do not compete with torch's: how many there are is said before NumPy is imported."""
-
-from __future__ import annotations
+"""What is known about the threads of NumPy's OpenBLAS; each case needs a fresh process."""
 
 import os
 import subprocess
@@ -10,20 +8,24 @@ import sys
 import pytest
 
 
-# NumPy reads the variable when it is loaded, so that commands must not have imported it by then.
-PROGRAM = """
-import sys
-from slim_core.cli import main
-assert "numpy" not in sys.modules
-main()
-import os
-print(os.environ["OPENBLAS_NUM_THREADS"])
-"""
+ASK = "from slim_core.blas import numpy_has_one_thread, one_thread_for_numpy; "
+TELL = "one_thread_for_numpy(); import numpy; print(numpy_has_one_thread())"
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("3", "3")])
-def test_commands_say_it_before_numpy_is_there(given, used):
-    env = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
-    env |= {} if given is None else {"OPENBLAS_NUM_THREADS": given}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == used, done.stderr
+@pytest.mark.parametrize(
+    ("set_before", "code", "expected"),
+    [
+        (None, ASK + TELL, True),
+        ("1", ASK + TELL, True),
+        ("2", ASK + TELL, False),
+        (None, "import numpy; " + ASK + TELL, False),
+        ("1", "import numpy; " + ASK + TELL, True),
+        (None, ASK + "print(numpy_has_one_thread())", False),
+    ],
+)
+def test_whether_numpy_has_one_thread(set_before, code, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    if set_before is not None:
+        environment["OPENBLAS_NUM_THREADS"] = set_before
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [str(expected)]

@@ -5,7 +5,7 @@ PyTorch multiplies in float32 by MKL. A few rows take as long as reading the wei
 once for up to three rows on Intel's processors; for more, and on AMD from two rows on, it takes up to twice as long.
 oneDNN, which PyTorch brings along and uses for other types, is faster there, but takes 10 µs to start. On AMD, MKL
 is slow for a single row as well. There NumPy's OpenBLAS is the fastest for a few rows of a small weight, one row after
-the other.
+the other: in one thread, it takes less time than MKL in two.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..blas import numpy_has_one_thread
 from ..outside.errors import first_line
 
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 WORTH_IT = 2**18
 # OpenBLAS multiplies weights of up to this many numbers; each row reads the weight again.
 SMALL = 2**20
+# The same where PyTorch has several threads and OpenBLAS has one.
+SMALL_FOR_ONE_THREAD = 2**18
 # Up to this many rows MKL reads a weight once on Intel's processors, and OpenBLAS is the fastest on AMD's.
 FEW_ROWS = 3
 
@@ -36,15 +39,16 @@ class CpuLinear(nn.Linear):
 
     Attributes:
         row_by_row: up to how many numbers of input OpenBLAS is the fastest; 0 where it never is.
+        beside_threads: whether that also holds where PyTorch has several threads.
     """
 
     row_by_row = 0
+    beside_threads = False
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        # With more threads, OpenBLAS starts its own, which would compete with PyTorch's.
-        if x.numel() <= self.row_by_row and torch.get_num_threads() == 1:
+        if x.numel() <= self.row_by_row and (self.beside_threads or torch.get_num_threads() == 1):
             # The attributes would be looked up in vain elsewhere first, which takes as long as a short product.
             weight = self._parameters["weight"]
             assert weight is not None
@@ -69,6 +73,8 @@ def use_faster_linears(model: nn.Module) -> None:
                 module.__class__ = CpuLinear
                 assert isinstance(module, CpuLinear)
                 module.row_by_row = FEW_ROWS * module.in_features if row_by_row else 0
+                # Threads of OpenBLAS would compete with those of PyTorch.
+                module.beside_threads = weight.numel() <= SMALL_FOR_ONE_THREAD and numpy_has_one_thread()
 
 
 @cache

@@ -50,16 +50,21 @@ def test_the_result_is_the_same(bias, tokens, intel, monkeypatch):
 @needs_onednn
 @pytest.mark.skipif(not HAS_MATVEC, reason="this NumPy has no matvec")
 @pytest.mark.parametrize(
-    ("threads", "rows", "width", "goes"),
+    ("threads", "of_numpy", "rows", "width", "goes"),
     [
-        (1, 3, 640, True),
-        (1, 4, 640, False),
-        (2, 3, 640, False),
-        (1, 3, 2560, False),
+        (1, 2, 3, 640, True),
+        (1, 2, 4, 640, False),
+        (2, 2, 3, 640, False),
+        (2, 2, 3, 320, False),
+        (2, 1, 3, 640, False),
+        (2, 1, 3, 320, True),
+        (2, 1, 4, 320, False),
+        (1, 1, 3, 2560, False),
     ],
 )
-def test_a_few_rows_of_a_small_weight_go_through_numpy(threads, rows, width, goes, monkeypatch):
+def test_a_few_rows_of_a_small_weight_go_through_numpy(threads, of_numpy, rows, width, goes, monkeypatch):
     monkeypatch.setattr(cpu_linear, "is_intel", lambda: False)
+    monkeypatch.setattr(cpu_linear, "numpy_has_one_thread", lambda: of_numpy == 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     calls = []
     row_by_row = cpu_linear._row_by_row
