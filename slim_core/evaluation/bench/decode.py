@@ -27,6 +27,7 @@ from .turns import Measured, Measures, Way, summary, take_turns
 BASE, PEFT_BASE, PEFT_LORA = "base", "transformers: base", "PEFT: LoRA, unmerged"
 MIXLORA = "PEFT: MixLoRA"
 TOGETHER, RUNS = "all in one batch", "one after another"
+EVERY_ROW = "the base in every row"
 CLOSED = "slim, gate closed"
 FACTOR_BYTES = 4
 
@@ -93,7 +94,7 @@ def time_decoding(
             return {"share_of_matrix_rate": work / seconds / limits.matrix_rate} if way in (BASE, PEFT_BASE) else {}
         if measure != "token":
             return {}
-        rates = {"tokens_per_second": (3 if way == TOGETHER else 1) / seconds}
+        rates = {"tokens_per_second": (3 if way in (TOGETHER, EVERY_ROW) else 1) / seconds}
         if way in (MIXLORA, *makers):  # what these read is not known here
             return rates
         moved = read + sum(sizes[name] for name in _adapters_of(way, configs))
@@ -148,7 +149,11 @@ def _engine_ways(engine: Engine, ids: tuple[int, ...], tokens: int) -> dict[str,
 
     names = [variant.name for variant in engine.variants]
     ways = {name: way([name]) for name in names}
-    return ways | {TOGETHER: way(names[:3]), RUNS: way(names[:3], batched=False)}
+    return ways | {
+        EVERY_ROW: way(names[:1] * 3),
+        TOGETHER: way(names[:3]),
+        RUNS: way(names[:3], batched=False),
+    }
 
 
 def _way(model: nn.Module, ids: Tensor, tokens: int, cached: bool) -> Way:
