@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which library multiplies a few rows by a weight fastest on this processor?
 
-The engine's choices on CPUs (`slim_core/inference/cpu_linear.py`, `single_token.py`) follow this table. Each product is
-repeated over as many weights as together take 64 MB, so that none of them is in the processor's nearest caches, as in
-a model. The first table has microseconds for a weight of the base; the second has what a LoRA adds to one token: the
-rate in GB/s at which its factors are read.
+The engine's choices on CPUs (`slim_core/inference/cpu_linear.py`, `single_token.py`) follow this table. Each product
+is repeated over as many weights as together take 64 MB, so that none of them is in the processor's nearest caches, as
+in a model. The first table has microseconds for a weight of the base; the second has what a LoRA adds to one token:
+the rate in GB/s at which its factors are read.
 
     python -m tests.experiments.small_products --threads 1 2
 """
