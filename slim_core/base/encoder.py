@@ -29,8 +29,8 @@ class Encoder(Protocol):
         ...
 
     def encode_chat(self, messages: Messages, template: str) -> list[int]:
-        """The token ids of a conversation, up to where the answer begins; text that people typed never becomes a
-        control token.
+        """The token ids of a conversation, up to where the answer begins, or with the beginning of an answer if that
+        is the last message; text that people typed never becomes a control token.
         """
         ...
 
@@ -53,10 +53,12 @@ class LocalEncoder:
         return cast("str", text)  # a single conversation, not tokenised
 
     def encode_chat(self, messages: Messages, template: str) -> list[int]:
+        begun = messages[-1]["role"] == "assistant"
         ids = self._tokenizer.apply_chat_template(
             [*messages],
             chat_template=template,
-            add_generation_prompt=True,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
             return_dict=False,
             sanitize_control_tokens=True,
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 
@@ -14,3 +15,8 @@ class Message(NamedTuple):
 
     role: Role
     content: str
+
+
+def answer_begun(messages: Sequence[Message]) -> bool:
+    """Whether a conversation ends with the beginning of an answer, which is to go on."""
+    return bool(messages) and messages[-1].role == "assistant" and bool(messages[-1].content.strip())

@@ -65,16 +65,22 @@ class Prompts:
             self.encoder.close()
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids of a conversation, up to where the answer begins.
+        """The token ids of a conversation, up to where the answer begins, or where it is to go on.
 
-        A special token that someone typed is read as the characters it is written with. A system message that the
-        template refuses or drops goes in front of the first user message.
+        If the last message is the model's, it is the beginning of the answer; an empty one is left out. A special token
+        that someone typed is read as the characters it is written with. A system message that the template refuses or
+        drops goes in front of the first user message.
 
         Raises:
             EngineError: if there is nothing to answer or the template refuses the conversation.
         """
         written = [{"role": message.role, "content": clean_text(message.content)} for message in messages]
-        if not written or written[-1]["role"] != "user" or not written[-1]["content"].strip():
+        asked = written
+        if written and written[-1]["role"] == "assistant":
+            asked, begun = written[:-1], written[-1]["content"]
+            # Most vocabularies write a space together with the word after it.
+            written = [*asked, {"role": "assistant", "content": begun.rstrip(" ")}] if begun.strip() else asked
+        if not asked or asked[-1]["role"] != "user" or not asked[-1]["content"].strip():
             raise EngineError("There is no question to answer: write a message.")
         if written[0]["role"] == "system":
             if not written[0]["content"].strip():

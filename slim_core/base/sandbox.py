@@ -60,8 +60,8 @@ class TokenizerProcess:
         return self._ask({"messages": list(messages), "template": template, "tokenize": False})["text"]
 
     def encode_chat(self, messages: Sequence[dict[str, str]], template: str) -> list[int]:
-        """The token ids of a conversation, up to where the answer begins; text that people typed never becomes a
-        control token.
+        """The token ids of a conversation, up to where the answer begins, or with the beginning of an answer if that
+        is the last message; text that people typed never becomes a control token.
 
         Raises:
             EngineError, ValueError: as `render`.

@@ -59,10 +59,12 @@ def answer(tokenizer: PreTrainedTokenizerFast, request: dict[str, Any]) -> dict[
             ids = tokenizer.encode(request["text"], add_special_tokens=request["special"])
             return bounded(ids, len(request["text"]))
         if request["tokenize"]:
+            begun = request["messages"][-1]["role"] == "assistant"
             ids = tokenizer.apply_chat_template(
                 request["messages"],
                 chat_template=request["template"],
-                add_generation_prompt=True,
+                add_generation_prompt=not begun,
+                continue_final_message=begun,
                 return_dict=False,
                 sanitize_control_tokens=True,
             )

@@ -34,11 +34,14 @@ class AnswerText:
     Args:
         decode: ids to text.
         stop: texts that end the answer.
-        before: tokens of plain text that it continues, so that the space between them is part of it; empty for an
-            answer, which begins without one.
+        before: tokens of the text that it continues, so that the space between them is part of it; empty for an
+            answer from its beginning, which begins without one.
+        spaced: whether the text that it continues ends with a space that is not among these tokens.
     """
 
-    def __init__(self, decode: Decode, stop: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+    def __init__(
+        self, decode: Decode, stop: Sequence[str] = (), before: Sequence[int] = (), spaced: bool = False
+    ) -> None:
         self._decode = decode
         self._stop = [text for text in stop if text]
         self._window = [*before[-TOKENS_BEFORE:]]
@@ -47,7 +50,7 @@ class AnswerText:
         self._known_text = decode(self._window).rstrip(HALF) if before else ""
         self._text = ""
         self._held = 0
-        self._begun = bool(before)
+        self._begun = bool(before) and not spaced
 
     @property
     def text(self) -> str:

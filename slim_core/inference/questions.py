@@ -9,7 +9,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from ..base.errors import EngineError
-from ..base.messages import Message
+from ..base.messages import Message, answer_begun
 from ..base.prompts import Prompts
 from ..method import GateSetting, check_quantile
 from .detokenise import AnswerText, decoder_of
@@ -94,6 +94,9 @@ class Questions:
                 answer.prompt_log_probs.append(TokenLogProb(answer.prompt[0], None, ()))
             if row.text is not None:
                 answer.text = AnswerText(self._decode, stop, answer.prompt)
+            elif answer_begun(row.messages):
+                spaced = row.messages[-1].content.endswith(" ")
+                answer.text = AnswerText(self._decode, stop, answer.prompt, spaced)
             answer.limit = min(sampling.max_new_tokens, _room(len(answer.prompt), context))
         except EngineError as error:
             answer.end("error", str(error))

@@ -99,7 +99,8 @@ class Row:
 
     Attributes:
         variant: the name of the variant that answers.
-        messages: the conversation so far; the last message is the user's.
+        messages: the conversation so far; the last message is the user's, or the beginning of the answer, which
+            then goes on.
         routing: whether its routing is recorded.
         gate: how soon SLIM's gate closes. Other variants have no gate.
         text: plain text that the variant continues, or its token ids, instead of a conversation in the chat template;

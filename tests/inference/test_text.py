@@ -170,7 +170,21 @@ def test_the_token_that_closes_an_answer():
     assert Prompts(llama_like()).closing_token == llama_like().eos_token_id
 
 
-@pytest.mark.parametrize("messages", [(), user(" \n"), user("\x00\x07"), (*user("a"), Message("assistant", "b"))])
+BEGUN = (*user("What is Lima?"), Message("assistant", "Lima <|end|> is "))
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_an_answer_that_has_begun_is_not_closed(template):
+    tokenizer = train_tokenizer(TEXTS)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    prompts = Prompts(tokenizer)
+    before, ids = prompts.encode(BEGUN[:1]), prompts.encode(BEGUN)
+    assert ids[: len(before)] == before
+    assert tokenizer.decode(ids[len(before) :]).strip() == "Lima <|end|> is"
+    assert not set(ids[len(before) :]) & set(tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize("messages", [(), user(" \n"), user("\x00\x07"), BEGUN[1:], (*BEGUN, BEGUN[1])])
 def test_nothing_to_answer_is_a_sentence(messages):
     with pytest.raises(EngineError, match="no question to answer"):
         Prompts(train_tokenizer(TEXTS)).encode(messages)

@@ -317,7 +317,8 @@ def test_a_conversation_that_is_too_long(serve, engine):
         [{"role": "user", "content": ""}],
         [{"role": "user", "content": []}],
         [{"role": "system", "content": "Be short."}],
-        [*HELLO, {"role": "assistant", "content": "Hi"}],
+        [{"role": "assistant", "content": "Hi"}],
+        [*HELLO, {"role": "assistant", "content": "Hi"}, {"role": "assistant", "content": "there"}],
     ],
 )
 def test_a_conversation_without_a_question(serve, real_engine, messages):
