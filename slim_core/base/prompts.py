@@ -67,9 +67,9 @@ class Prompts:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the answer begins, or where it is to go on.
 
-        If the last message is the model's, it is the beginning of the answer; an empty one is left out. A special token
-        that someone typed is read as the characters it is written with. A system message that the template refuses or
-        drops goes in front of the first user message.
+        If the last message is the model's, it is the beginning of the answer; an empty one is left out. A special
+        token that someone typed is read as the characters it is written with. A system message that the template
+        refuses or drops goes in front of the first user message.
 
         Raises:
             EngineError: if there is nothing to answer or the template refuses the conversation.
