@@ -142,14 +142,16 @@ def over_seeds(by_seed: Mapping[str, SeedMarks]) -> Table:
     return table
 
 
-def differences_over_seeds(by_seed: Mapping[str, SeedMarks]) -> Table:
+def differences_over_seeds(
+    by_seed: Mapping[str, SeedMarks], compared: Sequence[tuple[str, str]] = SEED_PAIRS
+) -> Table:
     """How the methods' means over the seeds differ."""
     title = (
         "Differences of the means over seeds on the same questions in points, with 95 % intervals from a bootstrap "
         "over questions"
     )
     table = Table(title, ("compared", "kind", "difference"))
-    for first, second in SEED_PAIRS:
+    for first, second in compared:
         for kind, tasks in KINDS.items():
             mean, low, high = (
                 100 * share for share in difference(mean_marks(by_seed[first]), mean_marks(by_seed[second]), tasks)
