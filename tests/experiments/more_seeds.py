@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import slim_core
@@ -55,6 +56,7 @@ def main() -> None:
                 if not file.is_file():
                     # Rounded like those that ship.
                     rounded = args.work / f"rounded-{task.folder.name}"
+                    shutil.rmtree(rounded, ignore_errors=True)
                     install_adapter(task.folder, rounded)
                     model, tokenizer = load(DEMO / "base", rounded)
                     if strength is not None:
