@@ -42,7 +42,8 @@ def check_output(settings: TrainSettings) -> dict[str, PreviousRun]:
             raise TrainingError(f"--output {named(folder)} is a file; name a folder.")
         if settings.resume:
             return read_previous_runs(settings)
-        if folder.is_dir() and any(folder.iterdir()):
+        # A run that was ended before its first file leaves only empty folders.
+        if folder.is_dir() and any(not path.is_dir() for path in folder.rglob("*")):
             raise TrainingError(
                 f"The folder {named(folder)} is not empty; choose another --output, or pass --resume to continue "
                 "its run."

@@ -273,6 +273,12 @@ def test_resuming_with_other_settings_or_data_or_nothing_is_a_sentence(base, pai
         train(settings(base, pairs, out, resume=True))
 
 
+def test_a_run_may_begin_where_another_ended_before_its_first_file(whole, base, tmp_path):
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    train(again(base, whole, tmp_path / "out"))
+    assert_equal(weights(tmp_path / "out"), weights(whole / "out"))
+
+
 def test_half_a_checkpoint_and_a_linked_one_are_not_resumed(whole, base, tmp_path):
     asked = again(base, whole, tmp_path / "out", save_every=2)
     with pytest.raises(Crash):
