@@ -7,8 +7,8 @@ all models.
 
 Sources: Wilson 1927; Zou, Huang and Zhang 2009 (a mean of shares, from their Wilson intervals); Efron 1979 (bootstrap
 over items, paired where two models are compared); McNemar 1947, made exact; Holm 1979; Connor 1987 (power of paired
-shares). No normal approximation: below a few hundred items its
-intervals are too narrow (Bowyer and others 2025, arXiv 2503.01747).
+shares). No normal approximation: below a few hundred items its intervals are too narrow (Bowyer and others 2025,
+arXiv 2503.01747).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def wilson(right: int, n: int, z: float = Z) -> Score:
     share = right / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Score(share, max(0.0, middle - half), min(1.0, middle + half))
+    # Exactly 0 and 1 at the ends, where rounding leaves a little.
+    return Score(share, middle - half if right else 0.0, middle + half if right < n else 1.0)
 
 
 def score(marks: str) -> Score:

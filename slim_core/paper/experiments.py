@@ -46,8 +46,9 @@ def contender(method: str) -> Contender:
 
 
 def _alone(method: str, set_name: str, words: str) -> Contender:
-    """A method that learns one of the sets."""
-    return replace(contender(method), name=f"{method}-{set_name}", data=set_name, learns=f"{words} alone")
+    """A method that learns one of the sets. The paper's means are of another, and of all tasks together."""
+    name = f"{method}-{set_name}"
+    return replace(contender(method), name=name, data=set_name, learns=f"{words} alone", paper={})
 
 
 def stage_name(method: str, stage: int) -> str:

@@ -57,6 +57,7 @@ def test_a_summary_by_hand():
         (choice("old", "general", 4), "1110", "the base is not shown to beat guessing (50.0 %), so this task cannot"),
         (choice("old", "downstream", 4), "0000", None),
         (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 4), "0000", "solves none of it"),
+        (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 6), "0" * 6, "solves none of it"),
         (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 4), "0001", None),
         (Task("old", "Old", "general", "captured", (Request("q", Expected(("a",))),) * 4), "0000", None),
     ],

@@ -34,7 +34,8 @@ def test_wilson_interval_against_the_textbook():
     # Newcombe 1998, table I: 81 of 263 and 0 of 20.
     assert wilson(81, 263) == pytest.approx((0.3080, 0.2553, 0.3662), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.0, 0.1611), abs=1e-4)
-    assert wilson(20, 20).high == 1.0
+    for n in range(1, 300):
+        assert wilson(0, n).low == 0.0 and wilson(n, n).high == 1.0
     assert wilson(81, 263, z=3).low < wilson(81, 263).low
     assert score("0110") == wilson(2, 4)
 

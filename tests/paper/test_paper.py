@@ -245,8 +245,11 @@ def test_at_full_scale_the_need_is_said_first(base, tmp_path, monkeypatch):
     plan = run(*words, "--downstream", "openbookqa", "--dry-run", plan=False)
     # LoRA rewound and without intruders need no training of their own.
     assert "20 cells. 16 trainings and 20 measurements are left: about" in plan.stderr
+    need = r"about (\d+ minutes?|[\d.]+ hours) in one process and [\d.]+ [KMG]B of memory, for a base of "
+    assert re.search(need, plan.stderr), plan.stderr
     refused = run(*words, plan=False)
     assert refused.exit_code == 1 and "There is no GPU here" in refused.stderr
+    assert refused.stderr.index(" of memory, for a base of ") < refused.stderr.index("There is no GPU here")
     assert not any(tmp_path.iterdir())
 
 
@@ -338,6 +341,13 @@ def test_every_row_of_every_experiment_can_be_trained():
                 check_usable(asked, asked.methods, config, closing=None)
             full = FullScale().settings(Cell(row, 1e-3, 1), Path("data"), Path("folder"))
             assert full.methods == [row.setup.method] and full.r == 16
+
+
+def test_the_papers_numbers_stand_only_beside_what_learned_all_tasks_together():
+    """They are of the training on OBQA, SIQA and BoolQ together."""
+    rows = EXPERIMENTS["table1"](DemoScale(DEMO / "base").sets).contenders
+    together = {row.name for row in rows if row.data == "mixed"}
+    assert {row.name for row in rows if row.paper} == together == {*TABLE}
 
 
 def test_noise_is_five_percent_of_small_talk(base, tmp_path):
