@@ -30,7 +30,7 @@ slim.forgetting = (component) => {
     root.replaceChildren(el("p", { class: "slim-sentence" }, value.sentence),
       ...(value.missing ? [el("p", { class: "slim-note slim-missing" }, value.missing)] : []),
       ...(value.plane ? [slim.plane(value.plane)] : []),
-      el("p", { class: "slim-note" }, "Share of right answers on held-out questions. The thin line is the interval."),
+      el("p", { class: "slim-note" }, "Share of right answers on held-out questions. The thin line is the 95 % interval: about nineteen of twenty such intervals contain the score that all questions of this kind would give."),
       ...value.groups.filter((group) => group.rows.length).map((group) => el("section", { class: "slim-card slim-wide" },
         el("h2", {}, group.title), el("div", { class: "slim-score-grid", role: "list" }, ...group.rows.map(bars)),
         el("details", {}, el("summary", {}, "The numbers as a table"), table(group)))),

@@ -10,13 +10,18 @@ import torch
 from peft import get_peft_model
 
 from slim_core.adapters import Folder, Limits
+from slim_core.base.messages import Message
 from slim_core.baselines import KINDS
+from slim_core.evaluation.marking import Expected
+from slim_core.evaluation.tasks import Request, Task
 from slim_core.inference import Sampling
 from slim_core.webui.backend import Backend
 from slim_core.webui.state.columns import columns
+from slim_core.webui.state.evaluation_run import VisitorEvaluation
 from slim_core.webui.state.session import Session, Turn
 from slim_core.webui.state.wizard import Wizard
 from slim_core.webui.wire import exchange, payload, views
+from slim_core.webui.wire.evaluation import Evaluations, tab_view
 from slim_core.webui.wire.stream import start
 from slim_core.webui.words import base_name
 from tests.baselines.small import configured, stir
@@ -47,6 +52,47 @@ def upload(backend: Backend, kind: str, folder) -> Wizard:
     for _ in checking.run():
         pass
     return checking
+
+
+def tasks() -> list[Task]:
+    requests = [Request((Message("user", f"The capital, {i}?"),), Expected(("a",))) for i in range(8)]
+    return [
+        Task(name, name, kind, "written", tuple(requests), max_new_tokens=3)
+        for name, kind in (("learned", "downstream"), ("known", "general"))
+    ]
+
+
+def test_an_evaluation_asks_an_upload_and_keeps_what_it_answered_before_a_stop(backend, tmp_path, monkeypatch):
+    session = Session()
+    session.owner = "ann"
+    session.own_variants["lora"] = upload(backend, "disel", tmp_path).variant
+    solve, runs = backend.solve, {}
+    for units in (4, 1):  # of four questions each, of which there are 16
+        evaluation, solved = VisitorEvaluation(), []
+
+        def counted(job, evaluation=evaluation, solved=solved, units=units):
+            solved.append(solve(job))
+            if len(solved) == units:
+                evaluation.run.stop()
+            return solved[-1]
+
+        monkeypatch.setattr(backend, "solve", counted)
+        run = runs[units] = Evaluations(backend).start(session, evaluation, tasks())
+        until(run.ended.is_set)
+        assert run.note == "" and [p.respondent.column for p in run.participants] == ["base", "Mine", "SLIM"]
+        view = tab_view(evaluation)
+        assert (view["done"], view["total"], view["running"]) == (4 * units, 16, False)
+        assert view["groups"][0]["labels"] == ["Base", "Mine", "SLIM"]
+    assert runs[1].samples == {"learned": runs[4].samples["learned"][:4], "known": []}
+    # The answers are the upload's own, and not those of the LoRA whose column it has.
+    session.own_variants.clear()
+    run = Evaluations(backend).start(session, VisitorEvaluation(), tasks())
+    until(run.ended.is_set)
+    mine, theirs = (
+        [[sample["answers"][name]["text"] for sample in samples["learned"]] for name in ("base", column, "SLIM")]
+        for samples, column in ((runs[4].samples, "Mine"), (run.samples, "LoRA"))
+    )
+    assert mine[0] == theirs[0] and mine[2] == theirs[2] and mine[1] not in (mine[0], theirs[1])
 
 
 @pytest.mark.parametrize("kind", NAMES)
