@@ -30,10 +30,15 @@ PROMPTFOO = {
     },
 }  # fmt: skip
 # Of version 0.12.4, whose server removes its own fields (chat_id, session_id, features, metadata, …) before it sends.
+# `test_open_webui.py` runs it.
 OPEN_WEBUI = {
+    "parameters": {
+        "messages": [{"role": "system", "content": "Be brief."}, *ASKED], "stream": False, "temperature": 0.8,
+        "seed": 0, "max_tokens": 64, "top_k": 40, "top_p": 0.9, "min_p": 0,
+    },
     "task": {"messages": ASKED, "stream": False, "max_tokens": 50},
     "pipeline": {"messages": ASKED, "stream": False, "user": {"name": "Ann", "id": "1", "role": "admin"}},
-}
+}  # fmt: skip
 
 
 def sent_by(**programs):
