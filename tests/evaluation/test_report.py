@@ -49,6 +49,10 @@ def test_a_summary_by_hand():
     assert list(notes(group)) == ["New: 1 of 4 items could not be solved and are left out."]
 
 
+def written(kind, scoring, n):
+    return Task("old", "Old", kind, scoring, (Request("q", Expected(("a",))),) * n)
+
+
 @pytest.mark.parametrize(
     ("task", "marks", "sentence"),
     [
@@ -56,10 +60,10 @@ def test_a_summary_by_hand():
         (choice("old", "general", 4), "1111", None),
         (choice("old", "general", 4), "1110", "the base is not shown to beat guessing (50.0 %), so this task cannot"),
         (choice("old", "downstream", 4), "0000", None),
-        (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 4), "0000", "solves none of it"),
-        (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 6), "0" * 6, "solves none of it"),
-        (Task("old", "Old", "general", "written", (Request("q", Expected(("a",))),) * 4), "0001", None),
-        (Task("old", "Old", "general", "captured", (Request("q", Expected(("a",))),) * 4), "0000", None),
+        (written("general", "written", 4), "0000", "solves none of it"),
+        (written("general", "written", 6), "000000", "solves none of it"),
+        (written("general", "written", 4), "0001", None),
+        (written("general", "captured", 4), "0000", None),
     ],
 )
 def test_where_nothing_can_be_forgotten(task, marks, sentence):

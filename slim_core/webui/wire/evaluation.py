@@ -41,9 +41,9 @@ SCORINGS = {
     "captured": "Open questions answered in the trained form, in %: lower is better",
 }
 EXPLAINED = (
-    "In brackets are Wilson's 95 % intervals, of a mean one that is made from its tasks': about nineteen of twenty such "
-    "intervals contain the score that all questions of this kind would give, so the fewer questions are asked, the "
-    "wider they are."
+    "In brackets are Wilson's 95 % intervals, of a mean one that is made from its tasks': about nineteen of twenty "
+    "such intervals contain the score that all questions of this kind would give, so the fewer questions are asked, "
+    "the wider they are."
 )
 log = logging.getLogger(__name__)
 
