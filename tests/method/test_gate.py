@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
@@ -88,6 +90,23 @@ def test_decoding_behind_a_closed_gate_is_the_base_bit_for_bit(ids):
         assert torch.equal(decode(model), expected)
         with adapter_rows(model, names):
             assert torch.equal(decode(model.get_base_model()), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_where_every_gate_is_closed_the_base_goes_on_bit_for_bit(family, ids):
+    model = learned(family)
+    with torch.no_grad():
+        cache = model(input_ids=ids[:, :5], use_cache=True).past_key_values
+    assert (gates(model, ids[:, :5]) > 0).any()
+    close(model)
+    twin = copy.deepcopy(cache)
+    with torch.no_grad():
+        for part in ids[:, 5:].split([1, 1, 5], 1):
+            after = model(input_ids=part, past_key_values=cache, use_cache=True).logits
+            with model.disable_adapter():
+                assert torch.equal(after, model(input_ids=part, past_key_values=twin, use_cache=True).logits)
+    # What was read with the gates open still counts.
+    assert not torch.equal(after, logits(small_base(family), ids)[:, 7:])
 
 
 def test_training_behind_a_closed_gate_moves_no_factor_and_no_router(ids):

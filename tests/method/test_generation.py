@@ -127,7 +127,7 @@ def test_looking_candidates_up_in_the_prompt_changes_nothing_that_is_said(family
 # -- other caches --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["greedy", "sampling", "beams"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["static", "dynamic", pytest.param("offloaded", marks=needs_cuda)])
 def test_every_kind_of_cache_changes_nothing_that_is_said(kind, way, ids):
     device = "cuda" if kind == "offloaded" else "cpu"
@@ -149,7 +149,7 @@ class _Unrounded(QuantizedLayer):
         return tensor
 
 
-@pytest.mark.parametrize("way", ["greedy", "sampling", "beams"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_quantised_cache_changes_nothing_but_by_its_rounding(way, ids):
     model, prompt = talkative(), ids[:, :8]
     cache = Cache(layers=[_Unrounded() for _ in range(model.config.num_hidden_layers)])
@@ -178,8 +178,9 @@ def test_contexts_beside_a_quantised_cache_are_those_of_what_the_linears_read(id
                 assert routing.distance[place, t].item() == pytest.approx(expected["distance"], rel=1e-3, abs=1e-3)
 
 
-def test_a_static_cache_knows_padding(ids):
-    model, prompt = talkative(), ids[:, :8]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_static_cache_knows_padding(family, ids):
+    model, prompt = talkative(family), ids[:, :8]
     padded = torch.cat([ids[:, 8:11], prompt], 1)
     mask = torch.ones_like(padded)
     mask[:, :3] = 0
@@ -208,9 +209,20 @@ def test_a_prompt_that_is_read_in_chunks_changes_nothing_that_is_said(ids):
 def test_an_encoder_decoder_says_the_same_with_and_without_a_cache(way, ids):
     model = learned_t5(ids)
     mask = torch.ones_like(ids)
-    mask[1, 8:] = 0
+    mask[1, :4] = 0
     said = say(model, ids, attention_mask=mask, **WAYS[way])
     assert torch.equal(said, say(model, ids, attention_mask=mask, use_cache=False, **WAYS[way]))
+    with model.disable_adapter():
+        assert not torch.equal(said, say(model, ids, attention_mask=mask, **WAYS[way]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_padding_of_an_encoder_changes_nothing_that_is_said(way, ids):
+    model, prompt = learned_t5(ids), ids[:, :8]
+    padded = torch.cat([ids[:, 8:11], prompt], 1)
+    mask = torch.ones_like(padded)
+    mask[:, :3] = 0
+    assert torch.equal(say(model, padded, attention_mask=mask, **WAYS[way]), say(model, prompt, **WAYS[way]))
 
 
 def test_rows_set_once_are_those_of_a_generation(ids):
