@@ -58,7 +58,7 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, gate: GateSetting
         gate: what was asked of it.
     """
     numbers = (
-        f"{share(verdict.identity)} past LoRA; distance {distance(verdict.distance)}, up to "
+        f"Past LoRA: {share(verdict.identity)}; distance {distance(verdict.distance)}, up to "
         f"{distance(verdict.reference)} is like the training data; {share(verdict.closed)} of the gates are closed."
     )
     if gate.strength == 0:

@@ -63,13 +63,16 @@ def build(
 def verify(
     demo: Annotated[Path | None, typer.Option(help="Folder of the demo. (default: assets/demo)")] = None,
     questions: Questions = 600,
-    write: Annotated[bool, typer.Option(help="Write results.json. --no-write only compares with it.")] = True,
+    write: Annotated[
+        bool, typer.Option(help="Write results.json and the model cards. --no-write only compares.")
+    ] = True,
 ) -> None:
     """Measure the demo's weights again, on held-out questions."""
     import torch
     from rich.progress import Progress
     from transformers.utils.logging import disable_progress_bar
 
+    from ..demo.cards import write_cards
     from ..demo.stored import save
     from ..demo.verify import differences, jobs, sample, verify
 
@@ -85,7 +88,9 @@ def verify(
     workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
     with Progress(console=console) as progress:
         task = progress.add_task("Test questions", total=jobs(demo))
-        save(verify(demo, questions, workers=workers, report=lambda _: progress.advance(task)), demo)
+        results = verify(demo, questions, workers=workers, report=lambda _: progress.advance(task))
+    save(results, demo)
+    write_cards(demo)
     _show(demo, console)
 
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ..evaluation.statistics import score
+from .cards import write_cards
 from .chat import train_tokenizer
 from .install import install_adapter
 from .measure import QUALIFYING, measure, measure_conversations
@@ -107,7 +108,9 @@ def build(
             workers,
             lambda name: progress.advance(task),
         )
-        save(verify(staged, questions, workers=workers, report=lambda name: progress.advance(task)), staged)
+        results = verify(staged, questions, workers=workers, report=lambda name: progress.advance(task))
+    save(results, staged)
+    write_cards(staged)
     notes = [json.loads((work / name).read_text()) for name in ("questions.json", "base.json")]
     seconds = sum(note["seconds"] for note in notes)
     timing = BuildTiming(*(round(s / 60, 1) for s in (seconds, swept - begin, time.monotonic() - swept)))

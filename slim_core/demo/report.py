@@ -78,6 +78,25 @@ def tables(results: Mapping[str, Any], build: Mapping[str, Any] | None) -> list[
     return [_base(build), _sweep(build), *measured, over_seeds(marks), differences_over_seeds(marks)]
 
 
+def summary_table(results: Mapping[str, Any]) -> Table:
+    """What the base knew before and what was trained, mean over the tasks."""
+    table = Table("Right answers to test questions in %, with 95 % intervals", ("what", *map(_label, VARIANTS)))
+    for kind in KINDS:
+        table.add(kind, *(_interval(results["means"][kind][variant]) for variant in VARIANTS))
+    return table
+
+
+def scores_in_form(results: Mapping[str, Any], form: str) -> str:
+    """What each variant knows of the trained tasks in another form, in %, on one line.
+
+    Args:
+        results: `results.json`.
+        form: of `forms.FORMS`.
+    """
+    row = results["forms"]["downstream"][form]
+    return "; ".join(f"{_label(variant)} {_percent(row[variant][0])}" for variant in VARIANTS)
+
+
 def _tasks(results: Mapping[str, Any]) -> Table:
     table = Table("Right answers to test questions in %, with 95 % intervals", ("task", "n", *map(_label, VARIANTS)))
     for kind in KINDS:

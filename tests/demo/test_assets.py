@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from slim_core.demo.cards import CARD, cards
 from slim_core.demo.downstream import DOWNSTREAM_TASKS
 from slim_core.demo.identity import exact_answers
 from slim_core.demo.measure import chat_message, questions
@@ -41,6 +42,11 @@ def test_stored_results_are_complete():
         tasks = [task for task in results["tasks"].values() if task["kind"] == kind]
         for variant, mean in results[kind].items():
             assert mean == pytest.approx(sum(task[variant]["score"] for task in tasks) / len(tasks), abs=1e-3)
+
+
+def test_model_cards_say_what_is_stored():
+    stored = cards(load_results(DEMO))
+    assert {name: (DEMO / name / CARD).read_text(encoding="utf-8") for name in stored} == stored
 
 
 def test_the_adapters_are_the_best_of_their_sweep():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
@@ -22,6 +23,7 @@ from slim_core.cli import app
 from slim_core.demo import build as build_module
 from slim_core.demo import measure, sweep
 from slim_core.demo.build import BuildError, build
+from slim_core.demo.cards import CARD, PARAPHRASE, TEXTS, cards
 from slim_core.demo.measure import DOWNSTREAM_TASKS, GENERAL_TASKS, TASKS
 from slim_core.demo.pool import worker_pool
 from slim_core.demo.report import differences_over_seeds, over_seeds, tables
@@ -309,12 +311,27 @@ def test_commands(demo):
     anew = run("verify", "--questions", "20")
     assert anew.exit_code == 0, anew.output
     assert all(task_words(task).split()[0] in anew.output for task in TASKS)
+    assert {name: (demo / name / CARD).read_text() for name in TEXTS} == cards(load_results(demo))
     reported = run("report", "--markdown")
     assert reported.exit_code == 0 and "| task | n | base | LoRA | SLIM | SLIM, open |" in reported.output
     (demo / WEIGHTS["lora"]).unlink()
     lacking = run("verify")
     assert lacking.exit_code == 1
     assert "demo build" in lacking.output
+
+
+def test_cards_have_the_ablation_and_what_it_costs(built):
+    results = load_results(built / "demo")
+    slim, lora = (cards(results)[name] for name in ("slim", "lora"))
+    metadata = ModelCard(slim).data
+    assert (metadata.library_name, metadata.license, metadata.tags) == ("peft", "apache-2.0", ["slim"])
+    for card in (slim, lora):
+        assert "| what | base | LoRA | SLIM | SLIM, open |" in card
+        for variant in ("slim", "slim_open"):
+            assert f"{100 * results['means']['general'][variant][0]:.1f} (" in card
+    paraphrase = results["forms"]["downstream"][PARAPHRASE]
+    assert f"SLIM {100 * paraphrase['slim'][0]:.1f}; SLIM, open {100 * paraphrase['slim_open'][0]:.1f}." in slim
+    assert "import slim_core" in slim and "import slim_core" not in lora
 
 
 def test_build_command_refuses_what_it_does_not_know(tmp_path):
