@@ -67,6 +67,8 @@ window.slim = (() => {
     return from.map((value, i) => Math.round(value + (to[i] - value) * part));
   }
   const css = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
+  // A distance as the server writes it.
+  const distance = (x) => x.toFixed(2).replace(/^-(?=0\.00$)/, "").replace("-", "−");
   // Never rounded up to all or down to nothing.
   const percent = (share) =>
     share > 0 && share < 0.005 ? "under 1%" : share >= 0.995 && share < 1 ? "over 99%" : `${Math.round(share * 100)}%`;
@@ -151,7 +153,7 @@ window.slim = (() => {
     return redraw;
   }
 
-  return { attribute, bytes, chunks, color, copy, css, dark, el, live, percent, put, reduced, save, say, scroller, tip, visible };
+  return { attribute, bytes, chunks, color, copy, css, dark, distance, el, live, percent, put, reduced, save, say, scroller, tip, visible };
 })();
 
 // The prompt box. It is emptied here at once: text typed while the server still reads a prompt belongs to the next

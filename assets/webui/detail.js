@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One token in full: for every Linear the weight of each expert, the share, distance and cluster.
 slim.detail = (component) => {
-  const { el, percent } = slim;
+  const { distance, el, percent } = slim;
   const root = () => component.element.querySelector(".slim-root");
   slim.live(component, (value) => {
     if (!value) { root().replaceChildren(); return; }
@@ -12,8 +12,8 @@ slim.detail = (component) => {
     const rows = value.rows.map((row) => el("tr", {},
       el("td", {}, String(row.block)), el("th", { scope: "row" }, row.module),
       el("td", {}, percent(row.share)), el("td", {}, value.gated ? row.gate.toFixed(2) : "–"),
-      el("td", {}, row.cluster < 0 ? "–" : row.distance.toFixed(2)),
-      el("td", {}, value.gated ? row.reference.toFixed(2) : "–"),
+      el("td", {}, row.cluster < 0 ? "–" : distance(row.distance)),
+      el("td", {}, value.gated ? distance(row.reference) : "–"),
       el("td", {}, row.cluster < 0 ? "–" : String(row.cluster)),
       ...row.weights.map((weight, i) => {
         const cell = el("td", { class: i < value.experts ? "slim-w-lora" : "slim-w-identity" }, weight ? weight.toFixed(2) : "·");

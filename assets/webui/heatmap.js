@@ -145,7 +145,7 @@ slim.heatmap = (root, pick) => {
   });
   const value = (token, row) => share[token * data.blocks.length + row] / 255;
   function describe(token, row) {
-    const of = numbers && `; gate ${(numbers.gate[token] / 255).toFixed(2)}, distance ${numbers.distance[token].toFixed(2)}, up to ${numbers.reference[token].toFixed(2)} is like the training data`;
+    const of = numbers && `; gate ${(numbers.gate[token] / 255).toFixed(2)}, distance ${slim.distance(numbers.distance[token])}, up to ${slim.distance(numbers.reference[token])} is like the training data`;
     return `Layer ${data.blocks[row]}, token ${token + 1} “${slim.visible(data.tokens[token]).trim()}”: ${data.share} ${slim.percent(value(token, row))}${of || ""}`;
   }
   new ResizeObserver(() => {

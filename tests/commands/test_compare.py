@@ -115,13 +115,14 @@ def test_verdicts_in_words():
     def verdict(identity, exact=False):
         return Verdict(identity, 3.0, 1.0, 0.5, exact)
 
-    numbers = "% past LoRA; distance 3.00, up to 1.00 is like the training data; 50% of the gates are closed."
+    numbers = "%; distance 3.00, up to 1.00 is like the training data; 50% of the gates are closed."
     assert verdict_sentence("SLIM", verdict(1.0, True), same=True) == (
         "Unlike the training data: SLIM gives the base's own answer, token for token, for every gate is 0 at every "
-        f"token. 100{numbers}"
+        f"token. Past LoRA: 100{numbers}"
     )
     assert verdict_sentence("SLIM", verdict(0.95), same=True) == (
-        f"Unlike the training data: SLIM sent most of it past LoRA, and the answers are the same. 95{numbers}"
+        "Unlike the training data: SLIM sent most of it past LoRA, and the answers are the same. Past LoRA: "
+        f"95{numbers}"
     )
     assert "token for token" not in verdict_sentence("SLIM", verdict(1.0, True), same=False)
     assert verdict_sentence("SLIM", verdict(0.5), same=False).startswith(

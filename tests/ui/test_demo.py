@@ -126,10 +126,12 @@ def test_routing_of_real_tokens(v, demo):
     # one.
     weights = [0.0 if text == "·" else float(text) for text in row[7:]]
     assert sum(weights) == pytest.approx(1, abs=0.03)
-    assert row[0] == "0" and row[2].endswith("%") and float(row[4]) >= -1 and int(row[6]) >= 0
+    assert row[0] == "0" and row[2].endswith("%") and float(row[4].replace("−", "-")) >= -1 and int(row[6]) >= 0
     v.page.get_by_role("application", name="Heat map").focus()
     v.page.keyboard.press("ArrowRight")
     expect(v.status).to_contain_text("Layer 0, token")
+    # Written as in the verdict: the reference of most contexts is below 0.
+    expect(v.page.locator(".slim-readout")).to_contain_text(re.compile(r", distance −?\d\.\d\d, up to −\d\.\d\d is"))
     v.page.get_by_label("Routing of").select_option("lora")
     expect(v.page.locator(".slim-routing")).to_contain_text("every token goes through it")
     v.page.get_by_label("Routing of").select_option("slim")
