@@ -152,6 +152,21 @@ def test_left_and_right_padding_give_the_same_statistics(family, ids):
     torch.testing.assert_close(runs[0], runs[1], atol=1e-5, rtol=1e-4)
 
 
+def test_packed_sequences_teach_what_rows_of_a_batch_teach(ids):
+    runs = []
+    for packed in (False, True):
+        # The inputs of the first block are the tokens by themselves: nothing attends to the sequence before.
+        model = adapt("llama", cluster_init="random", target_modules=["q_proj"], layers_to_transform=[0])
+        for shift in range(2):
+            rows, places = ids + shift, torch.arange(12).expand(3, 12)
+            if packed:
+                rows, places = rows.reshape(1, 36), places.reshape(1, 36)
+            model(input_ids=rows, position_ids=places)
+        runs.append(statistics(model))
+    assert all(int(v.sum()) == 2 * ids.numel() for k, v in runs[0].items() if "slim_count" in k)
+    torch.testing.assert_close(runs[0], runs[1], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("cluster_init", ["data", "random"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_tokens_under_the_padding_do_not_matter(side, cluster_init, ids):
