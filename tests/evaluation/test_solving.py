@@ -6,6 +6,7 @@ lm-evaluation-harness.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -14,13 +15,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slim_core.base.errors import EngineError
+from slim_core.baselines import KINDS
 from slim_core.evaluation.errors import EvaluationError
 from slim_core.evaluation.journal import Journal
+from slim_core.evaluation.participants import attach_adapter
 from slim_core.evaluation.run import fingerprint_of, run_tasks, units_of, unsolved
 from slim_core.evaluation.solving import solve
 from slim_core.evaluation.tasks import Asking, load_tasks
 from slim_core.inference import load_engine
 from slim_core.many import Respondent
+from tests.baselines.small import stirred
 from tests.inference.conftest import folders
 
 
@@ -138,8 +142,9 @@ def test_written_answers_as_a_plain_loop_writes_them(engine, respondents, tasks,
             assert sample["answers"][name]["mark"] == tasks[1].items[sample["id"]].expected.mark(text)
 
 
-def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, files, models, folders, monkeypatch):
-    """Each model alone in lm-evaluation-harness: the same likelihoods, choices, answers and marks."""
+@pytest.fixture
+def agrees(files, folders, monkeypatch):
+    """Compares what a variant answered as a row with lm-evaluation-harness, run on its model alone."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import lm_eval  # takes seconds
     from lm_eval.models.huggingface import HFLM
@@ -147,12 +152,13 @@ def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, files,
 
     manager = TaskManager(include_path=str(files), include_defaults=False)
     tokenizer = AutoTokenizer.from_pretrained(folders.base)
-    ours = {task.name: solve(engine, respondents, task, range(len(DOCS))) for task in tasks}
-    for name in NAMES:
-        model = HFLM(pretrained=models[name], tokenizer=tokenizer, batch_size=3, max_length=256)
+
+    def compare(ours, name, alone):
+        model = HFLM(pretrained=alone, tokenizer=tokenizer, batch_size=3, max_length=256)
         theirs = lm_eval.simple_evaluate(
             model=model, tasks=["choice", "written"], task_manager=manager, log_samples=True, bootstrap_iters=0
         )["samples"]
+        assert len(theirs["choice"]) == len(theirs["written"]) == len(DOCS)
         for sample in theirs["choice"]:
             answer = ours["choice"][sample["doc_id"]]["answers"][name]
             assert answer["log_probs"] == pytest.approx(
@@ -164,6 +170,31 @@ def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, files,
             answer = ours["written"][sample["doc_id"]]["answers"][name]
             assert whole(answer["text"]) == whole(sample["resps"][0][0])
             assert answer["taken"] == sample["filtered_resps"][0] and answer["mark"] == sample["exact_match"]
+
+    return compare
+
+
+def test_sample_by_sample_as_the_harness_says(engine, respondents, tasks, models, agrees):
+    """Each model alone in lm-evaluation-harness: the same likelihoods, choices, answers and marks."""
+    ours = {task.name: solve(engine, respondents, task, range(len(DOCS))) for task in tasks}
+    for name in NAMES:
+        agrees(ours, name, models[name])
+
+
+def test_rows_of_all_other_methods_are_what_the_harness_says_of_each_alone(folders, tasks, agrees, tmp_path):
+    """One batch of the base and an adapter of every kind, DoRA too."""
+    engine = load_engine(folders.base, device="cpu")
+    respondents, alone = [Respondent("base", engine.variants[0])], {}
+    for name in ("dora", *(method.name for method in KINDS.values())):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's, of blocks that do not divide the channels
+            model = alone[name] = stirred(name, AutoModelForCausalLM.from_pretrained(folders.base))
+        model.save_pretrained(tmp_path / name)
+        respondents.append(attach_adapter(engine, name, str(tmp_path / name)).respondent)
+    ours = {task.name: solve(engine, respondents, task, range(len(DOCS))) for task in tasks}
+    for name, model in alone.items():
+        agrees(ours, name, model)
+        assert all(sample["answers"][name]["kl"] > 0 for sample in ours["choice"]), "it is not the base"
 
 
 def test_an_item_that_is_too_long_stops_no_other(engine, respondents, tmp_path):
