@@ -24,6 +24,7 @@ from transformers import (
 
 from ..evaluation.statistics import score
 from ..training import TrainSettings, train
+from ..training.resume import anew_if_moved
 from .downstream import DOWNSTREAM_TASKS
 from .lessons import lessons
 from .measure import TASKS, Model, measure
@@ -254,7 +255,7 @@ def run_trial(task: TrialTask, plan: TrialPlan, report: Callable[[int], None] = 
     """
     keep_only_same(task, plan)
     record = _record(task)
-    if not record and train(settings(task, plan), callbacks=[StepCounter(report)]).asked_to_end:
+    if not record and train(anew_if_moved(settings(task, plan)), callbacks=[StepCounter(report)]).asked_to_end:
         return None
     for scale in scales(task, plan):
         if f"{scale:g}" not in record:

@@ -24,6 +24,7 @@ from ..inference import EngineError, GateSetting, load_engine
 from ..many import Respondent
 from ..training import TrainingError, train
 from ..training.base import load_base
+from ..training.resume import anew_if_moved
 from .runs import Cell, PaperError
 from .work import CellFiles, WorkFolder, write_json
 
@@ -106,7 +107,7 @@ def _train(work: WorkFolder, cell: Cell, files: CellFiles, say: Say) -> None:
         time.sleep(WAIT)
     say(f"{cell.words}: training")
     begin = time.monotonic()
-    if train(work.scale.settings(cell, files.data, files.origin, files.before)).asked_to_end:
+    if train(anew_if_moved(work.scale.settings(cell, files.data, files.origin, files.before))).asked_to_end:
         raise KeyboardInterrupt
     say(f"{cell.words}: trained in {(time.monotonic() - begin) / 60:.1f} minutes")
 

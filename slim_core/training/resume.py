@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from .whole_files import STATE, WEIGHTS, adapter_damage, read_json, tensor_shape
 
 # Settings that may change when a run is resumed, since they do not affect the result.
 FREE = ("output", "resume", "methods", "log_every", "save_every", "report_to")
+# Settings that say where something is.
+PLACES = ("base", "data", "start_from")
 STATUSES = ("running", "interrupted", "finished")
 # Fields read from the record of a run that is resumed, or finished and part of the comparison.
 NEEDED = ("method", "arguments", "data", "status")
@@ -244,6 +247,26 @@ def _default(name: str) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)  # as the record holds it
     return None if value is MISSING else _as_json(value)
+
+
+def anew_if_moved(settings: TrainSettings) -> TrainSettings:
+    """For callers that know by their folders' names that base and examples are the same: begin anew, instead of
+    refusing to resume, where these were at other paths when the run began.
+
+    Args:
+        settings: of one method. If its run has moved, what is in its output is deleted.
+
+    Returns:
+        The same settings, or those of a new run.
+    """
+    earlier = TrainingRecord.load(settings.output) if settings.resume else None
+    if earlier is None or earlier.status == "finished":
+        return settings
+    now = _as_json(describe_arguments(settings))
+    if all(earlier.arguments.get(name, now[name]) == now[name] for name in PLACES):
+        return settings
+    shutil.rmtree(settings.output)
+    return replace(settings, resume=False)
 
 
 def check_same_data(earlier: PreviousRun, now: TrainingRecord) -> None:

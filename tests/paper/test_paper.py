@@ -150,6 +150,21 @@ def test_a_table_that_was_ended_goes_on_to_the_same_file(done, base, tmp_path, m
     assert (work / "table2-demo.json").read_bytes() == (done / "table2-demo.json").read_bytes()
 
 
+def test_a_training_that_was_ended_elsewhere_begins_anew(done, base, tmp_path):
+    """As where the project, the base or the work folder has moved."""
+    work = tmp_path / "work"
+    shutil.copytree(done, work)
+    (work / "table2-demo.json").unlink()
+    (answers,) = (work / "measured").glob("slim-0.01-2-*")
+    answers.unlink()
+    (folder,) = (work / "trained").glob("slim-0.01-2-*")
+    record = json.loads((folder / "training.json").read_text())
+    record |= {"status": "interrupted", "arguments": record["arguments"] | {"base": "/elsewhere/base"}}
+    (folder / "training.json").write_text(json.dumps(record))
+    assert run(*TABLE2, "--base", base, "--work", work).exit_code == 0
+    assert (work / "table2-demo.json").read_bytes() == (done / "table2-demo.json").read_bytes()
+
+
 def test_a_difference_is_taken_over_the_seeds_that_both_have(done, base, tmp_path):
     """With one seed of SLIM, that of LoRA's other seed does not count."""
     work = tmp_path / "work"
