@@ -62,12 +62,18 @@ def test_a_cache_changes_nothing_that_is_said(family, way, ids):
         assert not torch.equal(said, say(model, ids[:, :8], **WAYS[way]))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_left_padding_changes_nothing_that_is_said(way, ids):
-    model, prompt = talkative(), ids[:, :8]
+def with_padding(ids):
+    """(B, 8) prompts; the same behind three ids that are padding, and the mask that says so, (B, 11) each."""
+    prompt = ids[:, :8]
     padded = torch.cat([ids[:, 8:11], prompt], 1)
     mask = torch.ones_like(padded)
     mask[:, :3] = 0
+    return prompt, padded, mask
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_left_padding_changes_nothing_that_is_said(way, ids):
+    model, (prompt, padded, mask) = talkative(), with_padding(ids)
     said = say(model, padded, attention_mask=mask, **WAYS[way])
     assert torch.equal(said[:, 3:], say(model, prompt, **WAYS[way]))
 
@@ -180,10 +186,7 @@ def test_contexts_beside_a_quantised_cache_are_those_of_what_the_linears_read(id
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_static_cache_knows_padding(family, ids):
-    model, prompt = talkative(family), ids[:, :8]
-    padded = torch.cat([ids[:, 8:11], prompt], 1)
-    mask = torch.ones_like(padded)
-    mask[:, :3] = 0
+    model, (prompt, padded, mask) = talkative(family), with_padding(ids)
     said = say(model, padded, attention_mask=mask, do_sample=False, cache_implementation="static")
     assert torch.equal(said[:, 3:], say(model, prompt, do_sample=False, use_cache=False))
 
@@ -218,10 +221,7 @@ def test_an_encoder_decoder_says_the_same_with_and_without_a_cache(way, ids):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_padding_of_an_encoder_changes_nothing_that_is_said(way, ids):
-    model, prompt = learned_t5(ids), ids[:, :8]
-    padded = torch.cat([ids[:, 8:11], prompt], 1)
-    mask = torch.ones_like(padded)
-    mask[:, :3] = 0
+    model, (prompt, padded, mask) = learned_t5(ids), with_padding(ids)
     assert torch.equal(say(model, padded, attention_mask=mask, **WAYS[way]), say(model, prompt, **WAYS[way]))
 
 
