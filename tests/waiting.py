@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -28,3 +29,8 @@ def until(condition: Callable[[], T], seconds: float = 30) -> T:
             pytest.fail(f"what was waited for did not come within {seconds * PATIENCE:g} seconds")
         time.sleep(0.01)
     return answer
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder that a server may be deleting from, which `Path.rglob` fails on."""
+    return [Path(where) / name for where, _, names in os.walk(folder) for name in names]

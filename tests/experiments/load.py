@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from tests.experiments.api_clients import ANSWERED, AWAY, LOST, Client, answers_alone
-from tests.waiting import until
+from tests.waiting import files_below, until
 from tests.webui.http.server import Server
 
 
@@ -150,7 +150,7 @@ def run(server: Server, seconds: float, clients: list[Act]) -> None:
     for name, count in sorted(counts.items()):
         print(f"{count:>8,} {name}")
     print(f"{log.count('Traceback'):>8,} stack traces and {len(log.splitlines()):,} lines in the log")
-    kept = sum(path.stat().st_size for path in server.temporary.rglob("*") if path.is_file())
+    kept = sum(path.stat().st_size for path in files_below(server.temporary))
     print(f"{kept / 1e6:>8,.1f} MB of uploads are kept")
     print(f"{before / 1e6:>8,.0f} MB of memory at the start, {process.memory_info().rss / 1e6:,.0f} MB at the end")
     assert not log.count("Traceback"), log[-10_000:]

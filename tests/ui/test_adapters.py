@@ -30,7 +30,7 @@ from slim_core.webui.wire.forgetting import read_results
 from tests.outside.hub_server import Hub, serve
 from tests.ui.conftest import Site
 from tests.ui.test_forgetting import TITLE, choose, ended, table
-from tests.waiting import until
+from tests.waiting import files_below, until
 
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -142,7 +142,7 @@ def shelf(v, title):
 
 def cached(demo):
     """What Gradio keeps of uploads."""
-    return [path for path in demo.demo.folder.path.rglob("*") if path.name in (CONFIG, WEIGHTS)]
+    return [path for path in files_below(demo.demo.folder.path) if path.name in (CONFIG, WEIGHTS)]
 
 
 def test_an_upload_answers_in_its_column_and_goes_again(open_visit, demo, made):

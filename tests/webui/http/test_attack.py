@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import files_below, until
 from tests.webui.http.server import JSON, Server
 
 
@@ -307,7 +307,7 @@ def test_who_leaves_in_the_middle_leaves_nothing_behind(server):
     head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\n"
     part = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + b"x" * 1000
     server.raw(f"{head}Content-Length: 90000\r\n\r\n".encode() + part, leave=True)
-    until(lambda: not any(path.is_file() for path in server.temporary.rglob("*")))
+    until(lambda: not files_below(server.temporary))
 
 
 # ---- uploads
@@ -383,7 +383,7 @@ def test_all_uploads_together_have_a_bound(server):
         statuses.append(status)
     assert set(statuses) == {200, 429} and statuses[-1] == 429
     assert json.loads(text)["detail"].startswith("There is no space for more files now: 1.0 MB is all")
-    kept = sum(path.stat().st_size for path in server.temporary.rglob("*") if path.is_file())
+    kept = sum(path.stat().st_size for path in files_below(server.temporary))
     assert kept <= 1_000_000
     # Whoever brings no file is answered as before.
     assert "event: complete" in server.call("compare", {"data": ["hi"]})[1]
