@@ -16,7 +16,7 @@ TASKS, MACHINE = "Tasks", "Machine"
 
 
 class EvaluateCommand(SpreadCommand):
-    spread: ClassVar[frozenset[str]] = frozenset({"--adapters", "--tasks", "--strengths", "--quantiles"})
+    spread: ClassVar[frozenset[str]] = frozenset({"--adapters", "--tasks", "--strengths", "--quantiles", "--reuse"})
 
 
 def evaluate(
@@ -38,6 +38,10 @@ def evaluate(
         Path, typer.Option(help="New .json file for the results; the report is written next to it as .html.")
     ] = Path("evaluation.json"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
+    reuse: Annotated[
+        list[Path],
+        typer.Option(help="Results of earlier evaluations; what the same adapters answered there is taken over."),
+    ] = [],  # noqa: B006
     prompts: Annotated[
         Path | None,
         typer.Option(help="In place of tasks, prompts without right answers: .txt, .csv, .json, .jsonl."),
@@ -101,13 +105,13 @@ def evaluate(
         # Errors in a file are reported before the model is loaded.
         named = adapters_of(base, adapters)
         if prompts is not None:
-            if tasks:
-                raise EngineError("Name --tasks or --prompts, not both.")
+            if tasks or reuse:
+                raise EngineError(f"Name {'--tasks' if tasks else '--reuse'} or --prompts, not both.")
             work: Prompting | TaskRun = Prompting.read(prompts, output, system or "", max_new_tokens)
         else:
             asking = Asking(scoring, chat, None, limit, shots)
             chosen = chosen_tasks(base, tasks, asking, data_dir, trained_form or TRAINED_FORM)
-            work = TaskRun.prepare(chosen, output, resume, sequence, batch_size)
+            work = TaskRun.prepare(chosen, output, resume, sequence, batch_size, reuse)
         engine = load_engine(named.base, revision=revision, device=device, four_bit=load_4bit, eight_bit=load_8bit)
         work.run(engine, attach(engine, named, strengths, quantiles))
     except EngineError as error:

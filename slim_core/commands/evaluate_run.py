@@ -17,6 +17,7 @@ from ..evaluation.journal import Journal
 from ..evaluation.participants import attach_adapter
 from ..evaluation.report import answers_page, report_page
 from ..evaluation.results import Evaluation, Participant, evaluated, label_of, to_json
+from ..evaluation.reuse import Reuse
 from ..evaluation.run import fingerprint_of, run_tasks, units_of, unsolved
 from ..evaluation.tasks import Asking, Task, load_tasks
 from ..inference import AS_TRAINED, Engine, GateSetting, Sampling
@@ -163,6 +164,7 @@ class TaskRun:
         resume: whether to continue an interrupted run.
         sequence: whether the adapters are stages of one training.
         size: items that are solved together.
+        reuse: answers of earlier evaluations.
     """
 
     tasks: tuple[Task, ...]
@@ -171,15 +173,18 @@ class TaskRun:
     resume: bool
     sequence: bool
     size: int
+    reuse: Reuse
 
     @classmethod
-    def prepare(cls, tasks: Sequence[Task], output: Path, resume: bool, sequence: bool, size: int) -> TaskRun:
+    def prepare(
+        cls, tasks: Sequence[Task], output: Path, resume: bool, sequence: bool, size: int, reuse: Sequence[Path]
+    ) -> TaskRun:
         """Check everything that can be checked before the model is loaded.
 
         Raises:
             EvaluationError: if something is wrong.
         """
-        run = cls(tuple(tasks), *new_files(output), resume, sequence, size)
+        run = cls(tuple(tasks), *new_files(output), resume, sequence, size, Reuse(reuse))
         if not resume and run.journal.exists():
             raise EvaluationError(
                 f"{printable(str(run.journal))} is from an evaluation that was interrupted; continue it with "
@@ -201,14 +206,21 @@ class TaskRun:
         """
         self._check_sequence(participants)
         respondents = [participant.respondent for participant in participants]
-        hashes = {participant.respondent.column: participant.sha256 for participant in participants}
+        self.reuse.prepare(engine.info, participants)
+        hashes = {p.respondent.column: p.sha256 + p.config_sha256 for p in participants} | self.reuse.hashes
         journal = Journal(
             self.journal, fingerprint_of(engine, respondents, hashes, self.tasks, self.size), self.resume
         )
         try:
             with CountedProgress("Items", len(units_of(self.tasks, self.size)), MOST_LINES) as progress:
                 samples = run_tasks(
-                    engine, respondents, self.tasks, journal, self.size, lambda unit: progress.next(unit.task.title)
+                    engine,
+                    respondents,
+                    self.tasks,
+                    journal,
+                    self.size,
+                    lambda unit: progress.next(unit.task.title),
+                    self.reuse,
                 )
         except KeyboardInterrupt:
             screen(stderr=True, soft_wrap=True).print(
@@ -218,6 +230,7 @@ class TaskRun:
             raise typer.Exit(130) from None
         finally:
             journal.close()
+        self._report_reuse()
         gone = unsolved(samples)
         if len(gone) == len(self.tasks):
             raise EvaluationError(" ".join(gone.values()))
@@ -230,6 +243,16 @@ class TaskRun:
         show(evaluation, screen())
         written = f"{printable(str(self.results))} and {printable(str(self.report))}"
         screen(stderr=True, soft_wrap=True).print(f"Results and report: {written}.", highlight=False)
+
+    def _report_reuse(self) -> None:
+        if self.reuse.taken:
+            sentence = f"{self.reuse.taken:,} answers were taken over from earlier evaluations."
+            screen(stderr=True, soft_wrap=True).print(sentence, highlight=False)
+        elif self.reuse.hashes:
+            warn(
+                "Nothing was taken over from the files of --reuse: none of these adapters, with the same gate, "
+                "answered one of these tasks there."
+            )
 
     def _check_sequence(self, participants: Sequence[Participant]) -> None:
         stages = len(participants) - 1

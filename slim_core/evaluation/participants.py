@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from typing import Any
+
 from ..adapters import OPERATOR, AdapterError, named_source, open_adapter
 from ..inference import Engine, EngineError
 from ..many import Respondent
@@ -30,4 +34,9 @@ def attach_adapter(engine: Engine, name: str, source: str) -> Participant:
         raise EngineError(f"The adapter {source} cannot be attached: {error}") from None
     finally:
         adapter.delete()
-    return Participant(Respondent(name, variant), source, adapter.sha256)
+    config = json.dumps(adapter.config.to_dict(), sort_keys=True, default=_plain)
+    return Participant(Respondent(name, variant), source, adapter.sha256, hashlib.sha256(config.encode()).hexdigest())
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)

@@ -28,12 +28,14 @@ class Participant:
         respondent: the variant that answers.
         source: folder or Hub id of its adapter; the base's of the base.
         sha256: of the adapter's weights; empty for the base.
+        config_sha256: of the adapter's configuration; empty for the base, and where it is not needed.
         method: in words, what a column with the name of its own stands for; empty where the column says it.
     """
 
     respondent: Respondent
     source: str
     sha256: str = ""
+    config_sha256: str = ""
     method: str = ""
 
     @property
@@ -134,19 +136,26 @@ def as_data(evaluation: Evaluation) -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "base": asdict(evaluation.base),
-        "variants": [
-            asdict(p.respondent.variant)
-            | {"name": p.respondent.column}
-            | {f"{name}_used": value for name, value in asdict(p.respondent.gate).items()}
-            | {"source": p.source, "sha256": p.sha256}
-            for p in evaluation.participants
-        ],
+        "variants": [variant_data(participant) for participant in evaluation.participants],
         "tasks": [_task(task) for task in evaluation.tasks],
         "summary": [_plain(asdict(group)) for group in evaluation.groups],
         "stages": evaluation.stages,
         "samples": {
             task.name: [_sample(task, sample) for sample in evaluation.samples[task.name]] for task in evaluation.tasks
         },
+    }
+
+
+def variant_data(participant: Participant) -> dict[str, Any]:
+    """What the file says about a variant."""
+    respondent = participant.respondent
+    return {
+        **asdict(respondent.variant),
+        "name": respondent.column,
+        **{f"{name}_used": value for name, value in asdict(respondent.gate).items()},
+        "source": participant.source,
+        "sha256": participant.sha256,
+        "config_sha256": participant.config_sha256,
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..inference import Engine
 from ..many import Respondent
 from .journal import Journal
+from .reuse import Reuse
 from .solving import Sample, solve
 from .tasks import Task
 
@@ -47,7 +48,7 @@ def fingerprint_of(
     Args:
         engine: with the base.
         respondents: the variants that solve the tasks.
-        sources: the hash of each adapter, by variant.
+        sources: the hashes of each adapter, by variant, and whatever else answers come from.
         tasks: what is solved.
         size: items of a unit.
     """
@@ -68,6 +69,7 @@ def run_tasks(
     journal: Journal,
     size: int,
     on_progress: Callable[[Unit], None] = lambda unit: None,
+    reuse: Reuse | None = None,
 ) -> dict[str, list[Sample]]:
     """Solve the units that are not finished yet.
 
@@ -78,6 +80,7 @@ def run_tasks(
         journal: what is finished; each unit is added to it.
         size: items of a unit.
         on_progress: called with each finished unit, including those in the journal.
+        reuse: answers of earlier evaluations, prepared for the respondents.
 
     Returns:
         The samples of each task, in the order of its items.
@@ -90,10 +93,21 @@ def run_tasks(
     for unit in units_of(tasks, size):
         key = (unit.task.name, unit.number)
         if key not in journal.done:
-            journal.add(*key, solve(engine, respondents, unit.task, unit.ids))
+            journal.add(*key, _solved(engine, respondents, unit, reuse or Reuse()))
         samples[unit.task.name] += journal.done[key]
         on_progress(unit)
     return samples
+
+
+def _solved(engine: Engine, respondents: Sequence[Respondent], unit: Unit, reuse: Reuse) -> list[Sample]:
+    known = reuse.known(unit.task, unit.ids)
+    if known:
+        # The base answers again: it shows whether the earlier answers are of the same model.
+        fresh = solve(engine, [r for r in respondents if r.column not in known], unit.task, unit.ids)
+        samples = reuse.merged(fresh, known, [r.column for r in respondents])
+        if samples is not None:
+            return samples
+    return solve(engine, respondents, unit.task, unit.ids)
 
 
 def unsolved(samples: Mapping[str, Sequence[Sample]]) -> dict[str, str]:

@@ -139,7 +139,7 @@ def _part(
             samples = {t.name: [_only(sample, BASE, BASE) for sample in content["samples"][t.name]] for t in tasks}
         variant = Respondent(column, Variant(**content["variant"]), GateSetting(content["strength"]))
         method = cell.contender.title if only else f"{cell.contender.title} at {cell.rate:g}"
-        participants.append(Participant(variant, content["adapter"], content["sha256"], method))
+        participants.append(Participant(variant, content["adapter"], content["sha256"], method=method))
         for task in tasks:
             _join(samples[task.name], content["samples"][task.name], column, files)
     assert info is not None  # at least one cell of a part is finished
