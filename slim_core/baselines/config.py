@@ -18,13 +18,18 @@ FORMAT_VERSION = 1
 class ExpertsConfig(PeftConfig):
     """Fields of every method's configuration.
 
+    The description of each field that `train --option` can set has its default, and where that comes from.
+
     Args:
         r (`int`):
-            Rank of each expert.
+            Rank of each expert. Default `16`: that of SLIM's paper, so that an expert is as large in every method. The
+            training command sets it from `--rank`.
         alpha (`float`):
-            LoRA scaling numerator; the factor is `alpha / r`.
+            LoRA scaling numerator; the factor is `alpha / r`. Default `32.0`: this project's choice, twice the rank,
+            as in the scripts of MixLoRA, MoLA and DISeL.
         dropout (`float`):
-            Dropout on the experts' input while training, and only then.
+            Dropout on the experts' input while training, and only then. Default `0.0`: this project's choice, so that
+            all methods are trained alike; the authors of LoRAMoE, MixLoRA and MoLA have 0.05.
         target_modules (`Union[list[str], str]`, *optional*):
             Names of the modules to adapt, a regular expression, or `"all-linear"`. Unset means where the method's
             paper puts it.
@@ -39,7 +44,8 @@ class ExpertsConfig(PeftConfig):
         layers_pattern (`Union[list[str], str]`, *optional*):
             Name of the list that holds the blocks, if it is not one of the usual ones.
         init_weights (`bool`):
-            Start with B = 0, so that a new adapter changes nothing. `False` draws B as well (for tests).
+            Start with B = 0, so that a new adapter changes nothing. `False` draws B as well (for tests). Default
+            `True`: PEFT's own for LoRA.
         format_version (`int`):
             Version of the saved format. Set by the library.
     """

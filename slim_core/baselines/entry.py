@@ -34,7 +34,7 @@ class Method:
         finish: what happens to a trained adapter before it is written.
         rates: computes from its configuration, for endings of parameter names, the factor on the learning rate of
             these parameters, which get no weight decay.
-        options: names of the options that `configure` takes, where they are not the fields of `config_cls`.
+        options: the options that `configure` takes and their defaults, where they are not the fields of `config_cls`.
         own_places: whether it chooses the modules to adapt itself, so that it is given no targets.
     """
 
@@ -47,7 +47,7 @@ class Method:
     experts: type[Experts] | None = None
     finish: Callable[[PeftModel, Mapping[str, Any]], None] | None = None
     rates: Callable[[Any], dict[str, float]] | None = None
-    options: tuple[str, ...] | None = None
+    options: Mapping[str, Any] | None = None
     own_places: bool = False
 
     def option_names(self) -> set[str]:

@@ -20,9 +20,8 @@ from .places import mlp_linears
 
 
 Linears = Mapping[str, tuple[int, int]]
-REWOUND = 0.5
-# PEFT's own defaults for `reduce_intruder_dimension`: directions looked at, cosine below which one is an intruder, and
-# the share of it that is taken away.
+NO_OPTIONS: Mapping[str, Any] = {}
+REWOUND = {"scale": 0.5}
 INTRUDERS = {"top_k": 10, "threshold": 0.5, "share": 0.75}
 
 
@@ -52,13 +51,23 @@ def _lora_mlp(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) ->
 
 
 def _rewound(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> LoraConfig:
-    check_number("scale", options.get("scale", REWOUND), 0, strict=True)
+    check_number("scale", (REWOUND | dict(options))["scale"], 0, strict=True)
     return _lora(slim, options, linears)
 
 
 def rewind(model: PeftModel, options: Mapping[str, Any]) -> None:
-    """Scale what a trained LoRA adds by `scale`, through its alpha: closer to the base it regains what it forgot."""
-    scale = options.get("scale", REWOUND)
+    """Scale what a trained LoRA adds, through its alpha: closer to the base it regains what it forgot (PEFT-Arena,
+    arXiv 2605.28819).
+
+    Args:
+        model: with the LoRA.
+        options: of the method.
+
+    Options:
+        scale (`float`):
+            The factor, above 0. Default `0.5`: this project's choice, half-way to the base.
+    """
+    scale = (REWOUND | dict(options))["scale"]
     for name in model.active_adapters:
         config = cast(LoraConfig, model.peft_config[name])
         config.lora_alpha *= scale
@@ -77,6 +86,18 @@ def _without_intruders(slim: SlimConfig, options: Mapping[str, Any], linears: Li
 @torch.no_grad()
 def reduce_intruders(model: PeftModel, options: Mapping[str, Any]) -> None:
     """Reduce directions of a trained LoRA that the base does not have (Shuttleworth et al., arXiv 2410.21228).
+
+    Args:
+        model: with the LoRA.
+        options: of the method.
+
+    Options:
+        top_k (`int`):
+            How many directions of each adapted weight are looked at, the largest first. Default `10`: PEFT's own.
+        threshold (`float`):
+            A direction is an intruder if its cosine with each of the base's is below this. Default `0.5`: PEFT's own.
+        share (`float`):
+            The share of an intruder that is kept. Default `0.75`: PEFT's own.
 
     Raises:
         ValueError: if the base is quantised, so that its directions cannot be computed.
@@ -107,7 +128,12 @@ def _layers(model: nn.Module) -> list[LoraLayer]:
 
 
 def _oft(slim: SlimConfig, options: Mapping[str, Any], linears: Linears) -> OFTConfig:
-    """Blocks of 32, PEFT's default. OFT has no rank that could be set to SLIM's."""
+    """OFT has no rank that could be set to SLIM's.
+
+    Options:
+        oft_block_size (`int`):
+            Channels that are rotated together. Default `32`: PEFT's own.
+    """
     shared = {name: getattr(slim, name) for name in SHARED if name not in ("dropout", "trainable_token_indices")}
     if slim.trainable_token_indices:
         raise ValueError("PEFT cannot train single tokens together with OFT; leave --train-closing-token out.")
@@ -123,7 +149,7 @@ def _variant(
     title: str,
     configure: Configure,
     finish: Callable[..., None] | None = None,
-    options: tuple[str, ...] = (),
+    options: Mapping[str, Any] = NO_OPTIONS,
     own_places: bool = False,
 ) -> Method:
     return Method(name, title, "LORA", configure, LoraConfig, finish=finish, options=options, own_places=own_places)
@@ -132,9 +158,9 @@ def _variant(
 LORA = _variant("lora", "LoRA", _lora)
 DORA = _variant("dora", "DoRA", partial(_lora, dora=True))
 LORA_MLP = _variant("lora-mlp", "LoRA on the MLPs", _lora_mlp, own_places=True)
-LORA_REWOUND = _variant("lora-rewound", "LoRA, rewound", _rewound, rewind, ("scale",))
-LORA_INTRUDERS = _variant(
-    "lora-intruders", "LoRA without intruders", _without_intruders, reduce_intruders, tuple(INTRUDERS)
+LORA_REWOUND = _variant("lora-rewound", "LoRA, rewound", _rewound, rewind, REWOUND)
+LORA_INTRUDERS = _variant("lora-intruders", "LoRA without intruders", _without_intruders, reduce_intruders, INTRUDERS)
+OFT = Method(
+    "oft", "OFT", "OFT", _oft, OFTConfig, experts=OftExperts, options={"oft_block_size": OFTConfig.oft_block_size}
 )
-OFT = Method("oft", "OFT", "OFT", _oft, OFTConfig, experts=OftExperts, options=("oft_block_size",))
-SLIM = Method("slim", "SLIM", "SLIM", _slim, SlimConfig, SlimModel, options=())
+SLIM = Method("slim", "SLIM", "SLIM", _slim, SlimConfig, SlimModel, options=NO_OPTIONS)

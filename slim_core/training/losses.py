@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from ..method.given import IGNORED
 
 
-# How many of the likeliest tokens EAFT takes the entropy of.
+# How many of the likeliest tokens EAFT takes the entropy of: its paper's number.
 LIKELIEST = 20
 
 
@@ -59,7 +59,8 @@ def mask_the_target(logits: Tensor, targets: Tensor, base: Tensor | None, weight
         logits: (N, V) of the model.
         targets: (N,).
         base: (N, V) logits of the base.
-        weight: factor of the divergence.
+        weight: factor of the divergence. Default `1.0`: this project's choice, with which it counts as much as the
+            cross entropy.
 
     Returns:
         (N,) in nats.
@@ -87,7 +88,6 @@ class Loss(NamedTuple):
     weight: float | None = None
 
 
-# The factor of 1 is this project's choice.
 LOSSES = {
     "cross-entropy": Loss(cross_entropy),
     "eaft": Loss(entropy_adaptive),

@@ -43,6 +43,8 @@ def test_intruders_are_taken_out_as_peft_does_it_and_one_adapter_is_left():
     reduce_intruder_dimension(reference, top_k=4, threshold_epsilon=0.9, mitigation_lambda=0.5, logging_sink=None)
     assert torch.equal(logits(model), logits(reference.eval()))
     assert not torch.allclose(logits(model), before, atol=1e-3)
+    kept = logits(finished("lora-intruders", top_k=4, threshold=0.9, share=1.0))
+    assert torch.allclose(kept, before, atol=1e-4), "a share of 1 keeps all of it"
     assert [*model.peft_config] == ["default"] == model.active_adapters
     assert not [name for name, _ in model.named_parameters() if "without-intruders" in name]
 

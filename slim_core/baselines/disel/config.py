@@ -20,15 +20,16 @@ class DiselType(str, Enum):
 class DiselConfig(ExpertsConfig):
     """Configuration of DISeL (arXiv 2605.19028): a LoRA with a gate for each of its ranks.
 
-    The authors' example has r 64, alpha 128, all Linears of a block, and a learning rate of 2e-4.
+    The authors' example has r 64, alpha 128, dropout 0, all Linears of a block, and a learning rate of 2e-4. Rank and
+    alpha here are those of all methods, and the training command sets them to SLIM's total.
 
     Args:
         gate_bias (`float`):
-            Where the gates' bias starts. -3 leaves them nearly closed, at 0.05; the authors advise -5 or -7 for little
-            data.
+            Where the gates' bias starts. Default `-3.0`: the authors', which leaves the gates nearly closed, at 0.05;
+            they advise -5 or -7 for little data.
         gate_rate (`float`):
-            How many times the learning rate the gates get; 5 in the authors' example: 1e-3, not 2e-4. They have no
-            weight decay, which would close or open them.
+            How many times the learning rate the gates get. They have no weight decay, which would close or open them.
+            Default `5.0`: the authors', whose example has 1e-3 and not 2e-4.
     """
 
     gate_bias: float = field(default=-3.0, metadata={"help": "Where the gates' bias starts; lower is more closed."})

@@ -20,18 +20,20 @@ class LoramoeType(str, Enum):
 class LoramoeConfig(ExpertsConfig):
     """Configuration of LoRAMoE (Dou et al., ACL 2024, arXiv 2312.09979).
 
-    The authors' script has r 4, alpha 32, dropout 0.05 and 8 experts; SLIM's paper compares with 8 experts of rank 16,
-    and so does this project.
+    The authors' script has r 4, alpha 32 and dropout 0.05; SLIM's paper compares with experts of rank 16, and so does
+    this project.
 
     Args:
         num_experts (`int`):
-            Experts per Linear, all of which answer every token. 8 in the authors' script and in SLIM's paper.
+            Experts per Linear, all of which answer every token. Default `8`: the authors' script and SLIM's paper.
         balance_coefficient (`float`):
-            Factor of the localised balancing loss. The authors' script has 0, which leaves the paper's own loss out,
-            and without it their users saw no gain over LoRA. 0.01 is this project's choice, the size of MixLoRA's.
+            Factor of the localised balancing loss. Default `0.01`: this project's choice, the size of MixLoRA's. The
+            authors' script has 0, which leaves the paper's own loss out, and without it their users saw no gain over
+            LoRA.
         balance_offset (`float`):
             How unevenly the two kinds of samples are to use the two kinds of experts: delta in the paper, from 0 to
-            below 1. It matters only if sample types are set; see `sample_types`. 0.1 is this project's choice.
+            below 1. It matters only if sample types are set; see `sample_types`. Default `0.1`: this project's choice,
+            since with the 0 of the authors' script the types would make no difference.
     """
 
     num_experts: int = field(default=8, metadata={"help": "Experts per Linear; all answer every token."})

@@ -20,27 +20,29 @@ class MixloraType(str, Enum):
 class MixloraConfig(ExpertsConfig):
     """Configuration of MixLoRA (Li et al., 2024, arXiv 2404.15159), and with `mask_rate` above 0 of MixLoRA-Dy.
 
-    Rank 16, alpha 32, 8 experts and top-2 are from the authors' templates, with which SLIM's paper compares.
-    Their dropout of 0.05 is not the default here, so that all methods are trained alike.
+    The authors' templates have r 16, alpha 32 and dropout 0.05.
 
     Args:
         num_experts (`int`):
-            Experts of each MLP. Attention has one plain LoRA of the same rank.
+            Experts of each MLP. Attention has one plain LoRA of the same rank. Default `8`: the authors' templates and
+            SLIM's paper.
         top_k (`int`):
-            Experts that answer a token.
+            Experts that answer a token. Default `2`: the authors' templates and SLIM's paper.
         balance_coefficient (`float`):
-            Factor of the load balance, which is K where experts are used evenly. 0.01 is what the authors'
-            documentation has; their code's own default is 0.001.
+            Factor of the load balance, which is K where experts are used evenly. Default `0.01`: the authors'
+            documentation; their code's own default is 0.001.
         mask_rate (`float`):
             Share p of the entries of each expert's product that dynamic merging drops, 0 <= p < 1. Above 0 this is
             MixLoRA-Dy, with which SLIM's paper compares: whole rows of B and columns of A are dropped, different ones
-            for each expert.
+            for each expert. Default `0.0`: MixLoRA as in its paper. `train --method mixlora-dy` takes SLIM's rate.
         mask_rescale (`bool`):
-            Multiply what survives by 1 / (1 - p), as DARE does.
+            Multiply what survives by 1 / (1 - p), as DARE does. Default `False`: this project's choice, for SLIM too,
+            since factors that are trained with the masks can learn a constant themselves.
         mask_seed (`int`):
-            Seed of the masks used at inference.
+            Seed of the masks used at inference. Default `0`: this project's choice; any other would do.
         l1_coefficient (`float`):
-            Factor of the L1 loss on the factors. SLIM's paper does not say how large.
+            Factor of the L1 loss on the factors. Default `0.0`: this project's choice, which leaves it out, since
+            SLIM's paper does not say how large it is.
     """
 
     num_experts: int = field(default=8, metadata={"help": "Experts of each MLP."})

@@ -20,17 +20,18 @@ class MolaType(str, Enum):
 class MolaConfig(ExpertsConfig):
     """Configuration of MoLA (Gao et al., Findings of NAACL 2025, arXiv 2402.08562).
 
-    The authors' script has r 8, alpha 16, dropout 0.05, the best 2 experts, and all Linears of a block.
+    The authors' script has r 8, alpha 16, dropout 0.05, and all Linears of a block. Rank and alpha here are those of
+    all methods, and the training command sets them so that a Linear's total rank is SLIM's on average.
 
     Args:
         num_experts (`list[int]`):
             Experts per Linear, from the first blocks to the last: with four numbers, for each quarter of the blocks.
-            2, 4, 6, 8 is the authors' default. The library writes the number of each block here.
+            The library writes the number of each block here. Default `[2, 4, 6, 8]`: the authors' script.
         top_k (`int`):
-            Experts that answer a token.
+            Experts that answer a token. Default `2`: the authors' script.
         balance_coefficient (`float`):
-            Factor of the load balance, which is 1 for each block where experts are used evenly. The authors' training
-            script has it off, and 0.001 where it is on.
+            Factor of the load balance, which is 1 for each block where experts are used evenly. Default `0.0`: the
+            authors' training script, which has it off, and 0.001 where it is on.
     """
 
     num_experts: list[int] = field(
