@@ -50,8 +50,7 @@ def verdict_of(routing: RoutingRecord) -> Verdict:
     Args:
         routing: of a SLIM row.
     """
-    # The token that opens a turn is the same in every turn and carries no information.
-    start = min(routing.turn + 1, routing.gate.shape[1] - 1)
+    start = first_judged(routing)
     gate = routing.gate[:, start:]
     return Verdict(
         identity=routing.identity[:, start:].mean().item(),
@@ -60,3 +59,9 @@ def verdict_of(routing: RoutingRecord) -> Verdict:
         closed=(gate == 0).float().mean().item(),
         exact=routing.complete and bool((routing.gate == 0).all()),
     )
+
+
+def first_judged(routing: RoutingRecord) -> int:
+    """The first token that counts in a verdict."""
+    # The token that opens a turn is the same in every turn and carries no information.
+    return min(routing.turn + 1, routing.gate.shape[1] - 1)

@@ -3,6 +3,7 @@
 
 from .answers import (
     DriftGroup,
+    PastLora,
     PromptAnswer,
     PromptProgress,
     PromptResult,
@@ -21,6 +22,7 @@ __all__ = [
     "DriftGroup",
     "PromptProgress",
     "ListedPrompt",
+    "PastLora",
     "PromptAnswer",
     "PromptResult",
     "ask_all",

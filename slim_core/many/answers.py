@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 from ..base.errors import EngineError
 from ..base.messages import Message
 from ..inference import AS_TRAINED, GateSetting
 from ..inference.types import Drift, FinishReason, Kind, Reading, RoutingRecord, Row, Sampling, Step, Variant
-from ..inference.verdict import Verdict, verdict_of
+from ..inference.verdict import Verdict, first_judged, verdict_of
 from .prompts import ListedPrompt
 
 
@@ -43,6 +45,32 @@ def gate_name(gate: GateSetting) -> str:
 
 
 @dataclass(frozen=True)
+class PastLora:
+    """How much of a prompt and its answer went past LoRA: shares from 0 to 1.
+
+    Attributes:
+        tokens: the texts of all tokens of the prompt, template included, and of the answer.
+        prompt_tokens: how many of them are the prompt.
+        by_token: for each token, the mean over all Linears.
+        by_block: for each block with an adapter, from the first on, the mean over its Linears and over the tokens
+            that count in the verdict: the last turn and its answer.
+    """
+
+    tokens: tuple[str, ...]
+    prompt_tokens: int
+    by_token: tuple[float, ...]
+    by_block: tuple[float, ...]
+
+    @classmethod
+    def of(cls, record: RoutingRecord) -> PastLora:
+        """The shares of a record."""
+        shares = record.identity.double()
+        judged = shares[:, first_judged(record) :].mean(dim=1)
+        blocks = [judged[[b == block for b in record.blocks]].mean() for block in sorted(set(record.blocks))]
+        return cls(record.tokens, record.prompt_tokens, _numbers(shares.mean(dim=0)), _numbers(blocks))
+
+
+@dataclass(frozen=True)
 class PromptAnswer:
     """One variant's answer to one prompt.
 
@@ -61,6 +89,7 @@ class PromptAnswer:
         log_ratio: log p_base(base's answer) - log p_variant(the same), in nats; None for the base, and where it was
             not measured.
         mean_kl: KL(base || variant) in nats, mean over the tokens of the base's answer; None likewise.
+        past_lora: the same as `identity`, by token and by block; None where nothing is recorded.
     """
 
     column: str
@@ -75,6 +104,7 @@ class PromptAnswer:
     verdict: Verdict | None = None
     log_ratio: float | None = None
     mean_kl: float | None = None
+    past_lora: PastLora | None = None
 
 
 @dataclass(frozen=True)
@@ -175,9 +205,14 @@ class PromptProgress:
                     verdict=verdict_of(record) if record is not None and variant.strength is not None else None,
                     log_ratio=None if drift is None else drift.total,
                     mean_kl=None if drift is None else drift.mean_kl,
+                    past_lora=None if record is None else PastLora.of(record),
                 )
             )
         return PromptResult(self._number, self._listed.place, self.messages, tuple(answers))
+
+
+def _numbers(values: Iterable[Tensor]) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)
 
 
 def _identity(variant: Variant, tokens: int, record: RoutingRecord | None) -> float | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 
 import pytest
 from typer.testing import CliRunner
 
+from slim_core.base.formatting import share
 from slim_core.cli import app
 from slim_core.commands import evaluate_run
 from tests.inference.conftest import folders, save_lora, tiny_base
@@ -153,14 +155,33 @@ def test_stages_of_one_training(folders, files):
 def test_prompts_without_right_answers(folders, files):
     prompts, output = files / "p.txt", files / "out.json"
     prompts.write_text("What is the capital of Peru?\n<b>Lima</b>\n", encoding="utf-8")
-    options = ("--base", folders.base, "--adapters", f"mine={folders.slim}", "--max-new-tokens", 5)
-    result = run(*options, "--prompts", prompts, "--output", output)
+    adapters = ("--adapters", folders.lora, f"mine={folders.slim}")
+    result = run("--base", folders.base, *adapters, "--max-new-tokens", 5, "--prompts", prompts, "--output", output)
     assert result.exit_code == 0, result.output
     saved = json.loads(output.read_text(encoding="utf-8"))
     assert [r["messages"][-1]["content"] for r in saved["results"]] == ["What is the capital of Peru?", "<b>Lima</b>"]
     assert saved["results"][0]["answers"]["mine"]["mean_kl"] is not None
     page = (files / "out.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;Lima&lt;/b&gt;" in page and "<b>Lima" not in page and "mine" in page
+    # The page has the numbers of the file: each answer with its drift and what went past LoRA, and each token.
+    tables = re.findall(r"<h2>.*?(<table>.*?</table>)(.*?)(?=<h2>|</body>)", page, re.DOTALL)
+    for told, (table, below) in zip(saved["results"], tables, strict=True):
+        lines = [re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL) for line in table.split("<tr>")[2:]]
+        assert [line[0] for line in lines] == ["Base", "lora", "mine"]
+        for line, answer in zip(lines, told["answers"].values(), strict=True):
+            kl, identity = answer["mean_kl"], answer["identity"]
+            assert unescape(line[1]) == answer["text"]
+            assert line[2] == ("" if kl is None else f"{kl:.3f}")
+            assert line[3] == ("" if identity is None else share(identity))
+        past = told["answers"]["mine"]["past_lora"]
+        spans = re.findall(r'<span style="background:rgba\(.*?\)" title="(.*?)">(.*?)</span>', below, re.DOTALL)
+        assert [unescape(text) for _, text in spans] == past["tokens"]
+        assert [title for title, _ in spans] == [share(number) for number in past["by_token"]]
+        assert (
+            f"by block: {' '.join(map(share, past['by_block']))}" in below
+            and told["answers"]["lora"]["past_lora"] is None
+        )
+        assert told["answers"]["mine"]["mean_kl"] > 0 < told["answers"]["lora"]["mean_kl"]
     assert "2 of 2 prompts are answered" in words(result.stderr)
 
 

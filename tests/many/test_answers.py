@@ -32,6 +32,14 @@ def test_each_prompt_is_answered_as_if_it_were_alone(engine):
         float(record.identity[:, record.prompt_tokens :].mean())
     )
     assert (base.identity, base.log_ratio, base.verdict, lora.identity, lora.verdict) == (None, None, None, 0.0, None)
+    past = slim.past_lora
+    assert (past.tokens, past.prompt_tokens) == (record.tokens, record.prompt_tokens) and lora.past_lora is None
+    assert past.by_token == pytest.approx(record.identity.mean(dim=0).tolist(), abs=1e-5)
+    for block, share in enumerate(past.by_block):
+        # The token that opens the turn says nothing about it.
+        of_block = [i for i, b in enumerate(record.blocks) if b == block]
+        assert share == pytest.approx(float(record.identity[of_block, record.turn + 1 :].mean()), abs=1e-5)
+    assert len(past.by_block) == 2 and len(set(past.by_token)) > 2
     drift = engine.drift(QUESTION, ids(step)[0], ["lora", "slim"])
     for answer, read in zip((lora, slim), drift.variants, strict=True):
         assert answer.log_ratio == pytest.approx(float(read.log_ratio.double().sum()), abs=1e-6)

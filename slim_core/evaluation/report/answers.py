@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from ...base.formatting import share
-from ...many import PromptAnswer, PromptResult, mean_drift
-from .markup import page, paragraph, table
+from ...many import PastLora, PromptAnswer, PromptResult, mean_drift
+from .markup import page, paragraph, strip, table
 
 
 VERDICTS = {"like": "like the training data", "unlike": "unlike the training data", "mixed": "partly like it"}
@@ -27,7 +27,8 @@ def answers_page(results: Sequence[PromptResult], labels: Mapping[str, str]) -> 
 def _parts(results: Sequence[PromptResult], labels: Mapping[str, str]) -> Iterator[str]:
     yield paragraph(
         "Drift is KL(base ‖ variant) in nats, the mean over the tokens of the base's own answer. Past LoRA is the "
-        "share of the answer's tokens that went past the LoRA experts."
+        "share of the answer's tokens that went past the LoRA experts. Below each table, blue tokens went past them "
+        "and orange ones through them; the shares by block are those of the last turn and its answer."
     )
     groups = mean_drift(results)
     if groups:
@@ -53,6 +54,18 @@ def _parts(results: Sequence[PromptResult], labels: Mapping[str, str]) -> Iterat
             [(labels[answer.column], *_cells(answer)) for answer in result.answers],
             text=(1,),
         )
+        for answer in result.answers:
+            if answer.past_lora is not None:
+                yield from _routing(labels[answer.column], answer.past_lora)
+
+
+def _routing(label: str, past: PastLora) -> Iterator[str]:
+    """Each token in its colour, the answer's below the prompt's."""
+    yield paragraph(f"{label}, past LoRA by block: {' '.join(share(block) for block in past.by_block)}", "dim")
+    pairs = list(zip(past.tokens, past.by_token, strict=True))
+    for part in (pairs[: past.prompt_tokens], pairs[past.prompt_tokens :]):
+        if part:
+            yield strip([(text, by_token, share(by_token)) for text, by_token in part])
 
 
 def _cells(answer: PromptAnswer) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ..statistics import Score
 
 # One colour per variant, distinguishable with colour blindness too (Okabe and Ito).
 COLOURS = ("#777777", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4a9e")
+ORANGE, BLUE = (213, 94, 0), (0, 114, 178)
 STYLE = """
 :root{color-scheme:light dark;--line:#8885;--dim:#666}
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -26,6 +27,8 @@ tr.all td{font-weight:600}
 small,.dim{color:var(--dim)}
 details{border-bottom:1px solid var(--line);padding:.35rem 0}
 summary{cursor:pointer;overflow-wrap:anywhere}
+.strip{white-space:pre-wrap;overflow-wrap:anywhere;margin:.4rem 0;line-height:1.9}
+.strip span{padding:.1rem 0;border-right:1px solid var(--line)}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0}
 svg text{fill:currentColor;font:12px system-ui,sans-serif}
 .wide svg{min-width:30rem;max-width:100%}
@@ -77,6 +80,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[
         kind = ' class="all"' if number >= len(all_rows) - last else ""
         lines.append(f"<tr{kind}>{cells(row, 'td')}</tr>")
     return '<div class="wide"><table>' + "\n".join(lines) + "</tbody></table></div>"
+
+
+def strip(tokens: Iterable[tuple[str, float, str]]) -> str:
+    """Tokens on a line, each in a colour between orange at 0 and blue at 1.
+
+    Args:
+        tokens: the text, the number, and what to say of it.
+    """
+    spans = (
+        f'<span style="background:{_tint(number)}" title="{escape(words)}">{escape(text)}</span>'
+        for text, number, words in tokens
+    )
+    return f'<p class="strip">{"".join(spans)}</p>'
+
+
+def _tint(number: float) -> str:
+    red, green, blue = (round(low + (high - low) * number) for low, high in zip(ORANGE, BLUE, strict=True))
+    return f"rgba({red},{green},{blue},.35)"
 
 
 def percent(share: float) -> str:
