@@ -5,6 +5,7 @@ the package."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -56,14 +57,25 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
 
 
-def mixlora(w: dict[str, Tensor], t: dict[str, Tensor], scale: float, x: Tensor, k: int) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def mixlora(
+    w: dict[str, Tensor],
+    t: dict[str, Tensor],
+    scale: float,
+    x: Tensor,
+    k: int,
+    act: Callable[[Tensor], Tensor] = silu,
+) -> Tensor:
     """One token through an MLP with weights "gate", "up" and "down"."""
     y = torch.zeros(len(x), dtype=torch.float64)
     x = x.double()
     for e, weight in best(route(t["router"], x), k).items():
         gate = w["gate"].double() @ x + scale * lora(t["gate_A"][e], t["gate_B"][e], x)
         up = w["up"].double() @ x + scale * lora(t["up_A"][e], t["up_B"][e], x)
-        inner = silu(gate) * up
+        inner = act(gate) * up
         y = y + weight * (w["down"].double() @ inner + scale * lora(t["down_A"][e], t["down_B"][e], inner))
     return y
 

@@ -6,7 +6,7 @@ import torch
 
 from slim_core.baselines.loramoe import sample_types
 from tests.baselines import reference
-from tests.baselines.small import IDS, TUNED_HERE, adapted, layers, stir, stirred
+from tests.baselines.small import IDS, TUNED_HERE, adapted, layers, small_base, stir, stirred
 
 
 GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
@@ -40,10 +40,10 @@ def attention(layer, x):
     return layer.base_layer.weight.double() @ x + SCALE * reference.lora(t["A"][0], t["B"][0], x)
 
 
-def mixture(layer, x):
+def mixture(layer, x, act=reference.silu):
     mlp = layer.base_layer
     weights = {"gate": mlp.gate_proj.weight, "up": mlp.up_proj.weight, "down": mlp.down_proj.weight}
-    return reference.mixlora(weights, layer.tensors("default"), SCALE, x, 2)
+    return reference.mixlora(weights, layer.tensors("default"), SCALE, x, 2, act)
 
 
 PLACES = {
@@ -67,6 +67,15 @@ def test_a_place_computes_its_formula(name):
             for t in range(3):
                 # Routers choose in float32.
                 assert torch.allclose(outputs[i, t], formula(layer, x[i, t]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_activation_of_mixlora_is_the_bases():
+    layer = layers(wide(stirred("mixlora", small_base(hidden_act="gelu"))))[MLP]
+    x = inputs(layer.place.c_in, 1)
+    with torch.no_grad():
+        output = layer(x)[0]
+    assert torch.allclose(output, mixture(layer, x[0], reference.gelu), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(output, mixture(layer, x[0]), rtol=1e-2)
 
 
 def test_mola_has_more_experts_in_later_blocks():
@@ -148,6 +157,14 @@ def test_the_localised_balance_of_loramoe(types):
     assert added == pytest.approx(expected, rel=1e-4)
     loss.backward()
     assert layers(model)[f"{MLP}.{UP}"].tensors("default")["router"].grad.abs().sum() > 0
+
+
+def test_the_balance_of_loramoe_is_in_its_loss_unless_it_is_switched_off():
+    added, _ = added_by_training(stirred("loramoe"))
+    whole, _ = added_by_training(stirred("loramoe", balance_coefficient=1.0))
+    assert added == pytest.approx(0.01 * whole, rel=1e-3) and added > 1e-4
+    off, _ = added_by_training(stirred("loramoe", balance_coefficient=0.0))
+    assert off == 0
 
 
 def routed(model, place, k):
