@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -204,6 +205,31 @@ def test_commands_are_looked_at():
     for wrong in (["conpare", "Hello"], ["adapter", "see"], ["demo", "verify", "--made-up"]):
         with pytest.raises(AssertionError):
             check_command(wrong)
+
+
+def all_commands(command: Any, *words: str) -> Iterator[tuple[str, Any]]:
+    """Every command with its name, such as `adapter check`."""
+    if not hasattr(command, "commands"):
+        yield " ".join(words), command
+    else:
+        for word, each in command.commands.items():
+            yield from all_commands(each, *words, word)
+
+
+COMMANDS = dict(all_commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_named_on_a_page_about_its_command(name):
+    about = re.compile(rf"(?:slim_core |slim |`){re.escape(name)}\b")
+    text = "\n".join(text_of(page) for page in PAGES if about.search(text_of(page)))
+    assert text, f"no page says what `{name}` is for"
+    for option in COMMANDS[name].params:
+        flags = [flag for flag in (*option.opts, *option.secondary_opts) if flag.startswith("--")]
+        # The settings of `serve` are listed by their variables.
+        names = [*flags, f"SLIM_{option.name.upper()}"] if name == "serve" else flags
+        named = any(re.search(rf"{re.escape(each)}(?![\w-])", text) for each in names)
+        assert named or not flags, f"no page about `{name}` says what {flags[0]} is for"
 
 
 def test_the_training_example_is_a_command_that_exists():
