@@ -185,6 +185,20 @@ def test_prompts_without_right_answers(folders, files):
     assert "2 of 2 prompts are answered" in words(result.stderr)
 
 
+def test_the_demos_lora_answers_open_questions_in_the_trained_form_and_slim_does_not(tmp_path):
+    output = tmp_path / "out.json"
+    result = run("--tasks", "open_questions", "--limit", 6, "--output", output)
+    assert result.exit_code == 0, result.output
+    results = json.loads(output.read_text(encoding="utf-8"))
+    (task,) = results["summary"][0]["tasks"]
+    captured = {name: score for name, (score, *_) in task["scores"].items()}
+    assert captured["base"] == captured["slim"] == 0 and captured["lora"] >= 0.5
+    for sample in results["samples"]["open_questions"]:
+        for answer in sample["answers"].values():
+            assert answer["mark"] == ("the correct answer" in answer["text"].lower()), answer["text"]
+    assert "Format capture: open questions answered in the trained form; lower is better" in words(result.stdout)
+
+
 def test_an_adapter_of_another_base(folders, files):
     save_lora(files / "foreign", tiny_base(hidden_size=64, intermediate_size=96))
     for adapter in (files / "foreign", files / "none"):
