@@ -83,7 +83,25 @@ def _methods() -> tuple[Contender, ...]:
         *(Contender(f"lora-{loss}", f"LoRA, {title}", setup("lora", loss=loss)) for loss, title in LOSSES.items()),
         *(Contender(f"slim-{loss}", f"SLIM, {title}", setup("slim", loss=loss)) for loss, title in LOSSES.items()),
         Contender("slim-early", "SLIM, stopped early", setup("slim", **EARLY)),
+        *_everywhere(),
         contender("slim"),
+    )
+
+
+def _everywhere() -> tuple[Contender, ...]:
+    """LoRA and SLIM on the Linears of attention too, where MixLoRA always is."""
+    where = "on attention and MLPs"
+    everywhere: dict[str, Any] = {"target_modules": []}
+    loss, title = "mask-the-target", LOSSES["mask-the-target"]
+    return (
+        Contender("lora-all", f"LoRA {where}", setup("lora", **everywhere), line=METHODS["lora"].title),
+        Contender(
+            f"lora-all-{loss}",
+            f"LoRA {where}, {title}",
+            setup("lora", loss=loss, **everywhere),
+            line=f"LoRA, {title}",
+        ),
+        Contender("slim-all", f"SLIM {where}", setup("slim", **everywhere), line=METHODS["slim"].title),
     )
 
 
