@@ -258,8 +258,8 @@ def test_at_full_scale_the_need_is_said_first(base, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = ["table2", "--scale", "full", "--base", base, "--questions", 2, "--seeds", 1, "--work", tmp_path]
     plan = run(*words, "--downstream", "openbookqa", "--dry-run", plan=False)
-    # LoRA rewound and without intruders need no training of their own.
-    assert "20 cells. 16 trainings and 20 measurements are left: about" in plan.stderr
+    # LoRA rewound and without intruders need no training of their own, and all methods are on attention too.
+    assert "23 cells. 16 trainings and 20 measurements are left: about" in plan.stderr
     need = r"about (\d+ minutes?|[\d.]+ hours) in one process and [\d.]+ [KMG]B of memory, for a base of "
     assert re.search(need, plan.stderr), plan.stderr
     refused = run(*words, plan=False)
