@@ -176,6 +176,9 @@ def frontier_sentence(frontiers: Frontiers) -> str:
         leads = {name: lead for name, lead in level.leads.items() if lead is not None}
         below = [name for name, lead in leads.items() if lead.low > 0]
         others = [name for name in leads if name not in below]
+        if not leads:
+            sentences.append(f"No other method learns {percent(level.learned)} %.")
+            continue
         sentence = (
             f"At {percent(level.learned)} % learned, SLIM's frontier lies above those of {len(below)} of the "
             f"{len(leads)} other methods that learn so much"

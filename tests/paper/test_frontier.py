@@ -93,6 +93,15 @@ def test_only_what_is_shown_is_said(measured):
     )
 
 
+def test_that_no_other_learns_so_much_is_said(measured):
+    part, group = measured
+    for sample in part.evaluation.samples["new"]:
+        for name in ("lora at 0.1@1", "x0.5 at 0.1@1"):
+            sample["answers"][name]["mark"] = float(sample["id"] < 7)
+    sentence = frontier_sentence(frontiers_of(part, group, ROWS))
+    assert sentence == " ".join(f"No other method learns {level} %." for level in ("90.0", "89.0", "88.0"))
+
+
 def test_there_is_nothing_to_say_without_slim_or_without_others(measured):
     part, group = measured
     for names in (("slim",), ("lora", "oft")):
