@@ -142,6 +142,12 @@ def ablation(sets: Mapping[str, str]) -> Experiment:
         Contender("l1-0.1", "L1 loss × 0.1", slim(l1_coefficient=0.1)),
         Contender("l1-1", "L1 loss × 1", slim(l1_coefficient=1.0)),
         Contender("all-linears", "on attention and MLPs", setup("slim", target_modules=[])),
+        Contender(
+            "all-linears-open",
+            "the same, gate forced open when answering",
+            setup("slim", target_modules=[]),
+            strength=0.0,
+        ),
         Contender("attention", "on attention alone", setup("slim", target_modules=ATTENTION)),
         Contender("mlps", "on the MLPs alone", setup("slim", target_modules=MLP)),
         *(
