@@ -157,7 +157,7 @@ def over_seeds(by_seed: Mapping[str, SeedMarks]) -> Table:
     )
     for name, marks in by_seed.items():
         means = ([mean_score(each, KINDS[kind]).score for each in marks.values()] for kind in reversed(KINDS))
-        table.add(_label(name), str(len(marks)), *map(_spread, means))
+        table.add(_label(name), str(len(marks)), *map(spread, means))
     return table
 
 
@@ -242,7 +242,7 @@ def _sweep(build: Mapping[str, Any]) -> Table:
                 _label(method),
                 f"{rate:g}",
                 str(len(matching)),
-                *(_spread([row[kind] for row in matching]) for kind in reversed(KINDS)),
+                *(spread([row[kind] for row in matching]) for kind in reversed(KINDS)),
                 *(_rewound(rewound.get(scale)) for scale in _scales(rows)),
                 bold=build["chosen"][method]["rate"] == rate,
             )
@@ -257,9 +257,10 @@ def _rewound(point: Mapping[str, Any] | None) -> str:
     return "" if point is None else f"{_percent(point['downstream'])} / {_percent(point['general'])}"
 
 
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ({_percent(min(values))}–{_percent(max(values))})" if len(values) > 1 else ""
-    return _percent(fmean(values)) + spread
+def spread(values: Sequence[float]) -> str:
+    """The mean of shares with the least and the most, in %."""
+    between = f" ({_percent(min(values))}–{_percent(max(values))})" if len(values) > 1 else ""
+    return _percent(fmean(values)) + between
 
 
 def _label(name: str) -> str:

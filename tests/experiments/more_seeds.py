@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from slim_core.demo.install import install_adapter
-from slim_core.demo.report import LABELS, Table, differences_over_seeds, over_seeds
+from slim_core.demo.report import LABELS, Table, differences_over_seeds, over_seeds, spread
 from slim_core.demo.trial import TrialPlan, TrialTask, run_trial, write_data
 from slim_core.demo.verify import KINDS, OPEN, VARIANTS, verify
 from slim_core.demo.words import task_words
@@ -54,12 +53,6 @@ def measured(seed: int, work: Path) -> dict[str, Any]:
     results = verify(stage, report=lambda name: print(f"seed {seed}: {name}", flush=True))
     file.write_text(json.dumps(results), encoding="utf-8")
     return results
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean with the least and the most, in %."""
-    low, high = 100 * min(values), 100 * max(values)
-    return f"{100 * fmean(values):.1f} ({low:.1f}–{high:.1f})"
 
 
 def shares(by_seed: Mapping[int, Mapping[str, Any]]) -> Table:
