@@ -38,55 +38,63 @@ class SlimConfig(PeftConfig):
 
     Args:
         r (`int`):
-            Rank of each LoRA expert. The total rank of a Linear is `num_experts * r`.
+            Rank of each LoRA expert. The total rank of a Linear is `num_experts * r`. Default `16`: the paper's.
         num_experts (`int`):
             Number of LoRA experts, E. With `num_experts=1` and `num_identity=0` there is nothing to route: the layer
-            is a plain LoRA, without router and clusters.
+            is a plain LoRA, without router and clusters. Default `8`: the paper's.
         num_identity (`int`):
             Number of identity experts, I. An identity expert contributes zero (Eq. 2). With 0 there is nothing to
-            yield to: the distance then acts through a gate alone.
+            yield to: the distance then acts through a gate alone. Default `2`: the paper's.
         top_k (`int`):
-            Experts kept per token, K, out of E + I.
+            Experts kept per token, K, out of E + I. Default `2`: the paper's.
         alpha (`float`):
-            LoRA scaling numerator; the factor is `alpha / r`, or `alpha / sqrt(r)` with `use_rslora`.
+            LoRA scaling numerator; the factor is `alpha / r`, or `alpha / sqrt(r)` with `use_rslora`. Default `32.0`:
+            this project's choice, twice the rank as is usual for LoRA.
         use_rslora (`bool`):
-            Divide `alpha` by the square root of the rank.
+            Divide `alpha` by the square root of the rank. Default `False`: PEFT's own for LoRA.
         dropout (`float`):
-            Dropout on the input of the LoRA experts while training. The router sees the input unchanged.
+            Dropout on the input of the LoRA experts while training. The router sees the input unchanged. Default
+            `0.0`: PEFT's own for LoRA.
         target_modules (`Union[list[str], str]`, *optional*):
             Names of the Linears to adapt, a regular expression, or `"all-linear"`: every Linear except the output
-            head, as in the paper. Unset means `"all-linear"`.
+            head. Unset means `"all-linear"`. Default `None`: the paper's.
         exclude_modules (`Union[list[str], str]`, *optional*):
             Names (or a regular expression) of modules that are not adapted although they match `target_modules`.
+            Default `None`: PEFT's own for LoRA.
         modules_to_save (`list[str]`, *optional*):
-            Other modules to train and save whole, such as a classification head.
+            Other modules to train and save whole, such as a classification head. Default `None`: PEFT's own for LoRA.
         trainable_token_indices (`Union[list[int], dict[str, list[int]]]`, *optional*):
             Tokens whose rows in the input embedding are trained too, or by name of the embedding and the head.
+            Default `None`: PEFT's own for LoRA.
         layers_to_transform (`Union[list[int], int]`, *optional*):
-            Adapt only the blocks with these indices.
+            Adapt only the blocks with these indices. Default `None`: PEFT's own for LoRA.
         layers_pattern (`Union[list[str], str]`, *optional*):
-            Name of the list that holds the blocks, if it is not one of the usual ones.
+            Name of the list that holds the blocks, if it is an unusual one. Default `None`: PEFT's own for LoRA.
         rank_pattern (`dict[str, int]`):
-            Ranks of single modules, by name or regular expression, in place of `r`.
+            Ranks of single modules, by name or regular expression, in place of `r`. Default `{}`: PEFT's own for LoRA.
         alpha_pattern (`dict[str, float]`):
-            Scaling numerators of single modules, in place of `alpha`.
+            Scaling numerators of single modules, in place of `alpha`. Default `{}`: PEFT's own for LoRA.
         init_weights (`bool`):
-            Start with B = 0, so that a new adapter changes nothing. `False` draws B as well (for tests).
+            Start with B = 0, so that a new adapter changes nothing. `False` draws B as well (for tests). Default
+            `True`: PEFT's own for LoRA.
         num_clusters (`int`):
-            Sliding clusters per router, N.
+            Sliding clusters per router, N. Default `16`: this project's choice; `slim paper ablation` compares others.
         cluster_init (`"data"` or `"random"`):
             `"data"` takes the first centres from the first training batch; `"random"` draws them from a normal
-            distribution (the paper's).
+            distribution (the paper's). Default `"data"`: this project's choice, so that no cluster begins where no
+            text is.
         cluster_momentum (`float`):
-            Share of the old centre and variance that one training forward keeps, 0 <= momentum < 1.
+            Share of the old centre and variance that one training forward keeps, 0 <= momentum < 1. Default `0.95`:
+            this project's choice, since the paper gives no number.
         distance_scope (`"context"` or `"token"`, *optional*):
             Whose distance counts. `"context"`: that of the running mean of the Linear's input over the sequence so
             far, the causal counterpart of the paper's sample. It distinguishes another task from the trained one,
             which the distance of a single token (`"token"`) cannot: most tokens of any text occur in training. Unset
-            means `"context"`, and `"token"` in adapters of format 1.
+            means `"context"`, and `"token"` in adapters of format 1. Default `None`: this project's choice; what it
+            changes is measured (docs/results.md).
         distance (`"rms"` or `"max"`):
             Statistic of |z| over the channels: the root of the mean square, which a few outlier channels do not
-            dominate, or the maximum (the paper's).
+            dominate, or the maximum (the paper's). Default `"rms"`: this project's choice, for that reason.
         yield_mode (`"gate"`, `"calibrated"` or `"paper"`):
             How LoRA experts yield as the distance d grows (`method/gate.py`). `"gate"` multiplies their weights by
             g = clamp(1 - yield_strength * relu(d - reference), 0, 1); the identity experts get the rest. Where g is 0
@@ -94,53 +102,62 @@ class SlimConfig(PeftConfig):
             `"calibrated"` the same excess times `yield_strength`, `"paper"` `yield_strength * d`. A router with large
             logits can outweigh what is subtracted. With the paper's mode, LoRA experts start at a disadvantage equal
             to the usual distance of training tokens. If I >= K, most tokens then keep only identity experts, and the
-            router learns nothing from them.
+            router learns nothing from them. Default `"gate"`: this project's choice, for the exact 0.
         variance_floor (`float`, *optional*):
             Share of the tokens' variance that a cluster of contexts has at least in each channel: contexts that are
             the same in every training text, such as that of its first words, have no variance of their own, and the
             slightest deviation would look far. Unset means 0.1, but 0 in adapters of formats 1 to 3. It applies only
-            to contexts.
+            to contexts. Default `None`: this project's choice, measured among four (docs/method.md).
         carry_up (`bool`, *optional*):
             Whether a gate follows the mean excess of all routers that have run so far in the forward, or only that of
             its own router. A context that most routers reject is within the reference at some; with
             the mean, most of these close too. Unset means yes, but no in adapters of formats 1 and 2. It applies only
-            to contexts, and not with `"paper"`.
+            to contexts, and not with `"paper"`. Default `None`: this project's choice; it is measured
+            (docs/results.md).
         yield_strength (`float`):
             Factor in front of the distance. The paper's is 1; a gate of strength 0 is always open. See
             `slim_core.set_gate` to change it at inference. Logits grow with z too: with `"calibrated"` and `"paper"` a
             distant token is sure to yield only if this exceeds the sum of |w_i - w_j| over the channels (with `"rms"`,
-            sqrt(C_in) times the norm), for router weights w_i of LoRA and w_j of identity experts.
+            sqrt(C_in) times the norm), for router weights w_i of LoRA and w_j of identity experts. Default `4.0`: this
+            project's choice, measured beside others (docs/results.md).
         yield_quantile (`float`):
             The quantile of the training distances that counts as in domain, by the length of the context. Not used by
-            `"paper"`.
+            `"paper"`. Default `0.99`: this project's choice, so that 1 % of what was trained lies beyond it.
         context_warmup (`int`):
             Tokens at the beginning of a context for which the gate is closed, in training too: they carry no
             information about what follows. The first is the same for every text, the begin token or the end of a
-            turn's opening; if the gate were open there, no answer could equal the base's bit for bit.
+            turn's opening; if the gate were open there, no answer could equal the base's bit for bit. Default `1`:
+            this project's choice, for that reason.
         turn_opening (`list[int]`, *optional*):
             Token ids that open a user's turn. A new context begins at the last of them, so that in a conversation
             each turn is judged by itself. `slim_core.turn_opening(tokenizer)` finds them in a chat template, and the
-            training command sets them. Unset means that contexts span all turns.
+            training command sets them. Unset means that contexts span all turns. Default `None`: this project's
+            choice, since a configuration does not know the tokenizer.
         router_hidden (`int`):
-            Width of a residual block before the router's linear map; 0 for only the linear map.
+            Width of a residual block before the router's linear map; 0 for only the linear map. Default `0`: this
+            project's choice, since the paper does not describe its router further.
         router_scope (`"linear"` or `"block"`):
-            One router per target Linear, or one for the Linears that read the same input (q/k/v; gate/up).
+            One router per target Linear, or one for the Linears that read the same input (q/k/v; gate/up). Default
+            `"linear"`: this project's choice, since the paper does not say what shares a router.
         merge (`"fast"`, `"dare"` or `"none"`):
             Dynamic merging: `"fast"` drops whole rows of B and columns of A (the paper's), `"dare"` draws an
             element-wise mask on each product B_i A_i (the slow reference), `"none"` switches it off. The experts of a
-            Linear lose the same rows and columns, so that what survives can be sliced out of one stack.
+            Linear lose the same rows and columns, so that what survives can be sliced out of one stack. Default
+            `"fast"`: the paper's.
         mask_rate (`float`):
-            Share p of the entries of a product that dynamic merging drops, 0 <= p < 1.
+            Share p of the entries of a product that dynamic merging drops, 0 <= p < 1. Default `0.1`: this project's
+            choice; `slim paper masking` compares others.
         mask_rescale (`bool`):
-            Multiply what survives by 1 / (1 - p), as DARE does.
+            Multiply what survives by 1 / (1 - p), as DARE does. Default `False`: this project's choice, since the
+            paper's formula has no such factor.
         mask_seed (`int`):
-            Seed of the masks used at inference.
+            Seed of the masks used at inference. Default `0`: this project's choice; any other would do.
         l1_coefficient (`float`):
-            Factor of the L1 loss on the factors, which makes dropping harmless. See `slim_core.extra_losses`. The
-            paper has one but does not say how large it is; 0 leaves it out.
+            Factor of the L1 loss on the factors, which makes dropping harmless. See `slim_core.extra_losses`. 0 leaves
+            it out. Default `0.0`: this project's choice, since the paper has one but does not say how large it is.
         balance_coefficient (`float`):
             Factor of a load-balance loss over the LoRA experts, mean over layers of E * sum_e f_e P_e, which is 1 when
-            they are used evenly. Not in the paper.
+            they are used evenly. Default `0.0`: the paper's, which has none.
         format_version (`int`):
             Version of the saved format. Set by the library.
         base_fingerprint (`dict`, *optional*):

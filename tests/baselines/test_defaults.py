@@ -11,6 +11,7 @@ from dataclasses import MISSING, fields
 import pytest
 from peft.tuners.lora.intruders import reduce_intruder_dimension
 
+from slim_core import SlimConfig
 from slim_core.baselines import METHODS
 from slim_core.training.losses import LOSSES, mask_the_target
 
@@ -67,6 +68,17 @@ def test_an_option_says_its_default_and_where_that_comes_from(method, option):
     described = descriptions(METHODS[method])
     assert option in described, "it has no entry in a docstring"
     check(described[option], defaults(METHODS[method])[option])
+
+
+OWN_FIELDS = sorted(
+    set(SlimConfig.__annotations__) - {"format_version", "base_fingerprint"}  # set by the library
+)
+
+
+@pytest.mark.parametrize("name", OWN_FIELDS)
+def test_a_field_of_slim_says_it_too(name):
+    field = SlimConfig.__dataclass_fields__[name]
+    check(entries(SlimConfig.__doc__)[name], field.default_factory() if field.default is MISSING else field.default)
 
 
 def test_the_weight_of_a_loss_says_it_too():
