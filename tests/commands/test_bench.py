@@ -75,10 +75,12 @@ def test_compare(tmp_path, folders, own):
     where = ("--base", folders.base, "--lora", folders.lora, "--slim", folders.slim) if own else TINY[:4]
     results, said = bench(tmp_path, "compare", *where, "--tokens", 3, "--words", 20, "--rounds", 1, "--device", "cpu")
     case, talk = results["cases"]
-    ways = by_way(case, "token")
-    assert {"base alone", "slim alone", "all in one batch", "one after another"} <= ways.keys()
-    assert all(way in said for way in ways)
-    assert ways["base alone"]["ratios"]["base alone"] == 1
+    ways, answers = by_way(case, "token"), by_way(case, "answer")
+    assert {"base alone", "slim alone", "all in one batch"} <= ways.keys() and "one after another" not in ways
+    assert answers.keys() == {*ways, "one after another"} and all(way in said for way in answers)
+    assert ways["base alone"]["ratios"] == {"base alone": 1}
+    # Of three tokens, the first is read from the prompt.
+    assert all(2 * way["seconds"] < answers[name]["seconds"] for name, way in ways.items())
     firsts = by_way(talk, "first token")
     assert talk["title"] == "third turn of a conversation, 66 tokens" and "all in one batch, kept" in said
     assert firsts["base alone, kept"]["ratios"].keys() == {"base alone, read anew", "all in one batch, read anew"}

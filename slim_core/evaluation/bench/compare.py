@@ -108,7 +108,8 @@ def time_third_turn(engine: Engine, words: int, tokens: int, rounds: int) -> lis
 
 
 def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[Measured]:
-    """Time all ways in turn. Each answer has exactly `tokens` tokens; the measure is one token of every answer.
+    """Time all ways in turn: whole answers, which have exactly `tokens` tokens, and the time for each token after the
+    first. Answers that are written one after another have no such token of all of them.
 
     Args:
         engine: with at least one adapter.
@@ -121,7 +122,13 @@ def time_ways(engine: Engine, prompt: str, tokens: int, rounds: int) -> list[Mea
     def way(variants: list[str], routing: bool = False, batched: bool = True) -> Way:
         rows = [Row(name, (Message("user", prompt),), routing) for name in variants]
 
-        return lambda: {"token": answer(engine, rows, tokens, batched)["answer"] / tokens}
+        measures = ("token", "answer") if batched else ("answer",)
+
+        def write() -> Measures:
+            measured = answer(engine, rows, tokens, batched)
+            return {measure: measured[measure] for measure in measures}
+
+        return write
 
     ways = {BASE: way(names[:1])}
     ways |= {f"{name} alone": way([name]) for name in names[1:]}
