@@ -59,7 +59,7 @@ slim.meter = (component) => {
     dot.style.setProperty("--at", place(value.distance, value.reference).toFixed(3));
   });
 
-  // The gate has changed.
-  addEventListener("slim-gate", () => { asked = null; });
+  // The gate, the conversation or the system prompt has changed.
+  addEventListener("slim-reread", () => { asked = null; });
 };
 /* The end of a part of SLIM's page 1. */

@@ -234,7 +234,7 @@ slim.transcript = (component) => {
     }
     slim.metered = value.metered;
     const key = JSON.stringify([value.gates, value.turns.length, value.running]);
-    if (key !== gateKey) { gateKey = key; dispatchEvent(new Event("slim-gate")); }
+    if (key !== gateKey) { gateKey = key; dispatchEvent(new Event("slim-reread")); }
     const tally = root.querySelector(".slim-tally");
     put(tally, value.tally);
     tally.hidden = !value.tally;

@@ -253,7 +253,9 @@ class ScriptedEngine:
         if kind == "slim":
             t, layer = torch.arange(len(tokens)).float(), torch.arange(linears).float()[:, None]
             share = (0.5 + 0.5 * torch.sin(t / 5 + layer / 3)).clamp(0, 1)
-            text = row.messages[-1].content
+            # A system prompt counts as part of the turn, as it is with the demo's template.
+            system = [message.content for message in row.messages if message.role == "system"]
+            text = " ".join([*system, row.messages[-1].content])
             if TRAINED in text or FOREIGN in text:
                 share = torch.full_like(share, float(FOREIGN in text))
             distance, cluster = share * 3, (share * 15).long()

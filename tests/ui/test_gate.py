@@ -91,6 +91,18 @@ def test_the_meter_follows_what_is_typed(v, site):
     expect(v.page.locator(".toast-body")).to_have_count(0)
 
 
+def test_the_meter_reads_the_system_prompt_too(visit):
+    v = visit()
+    v.prompt.fill("Something")
+    expect(meter(v)).to_contain_text("Partly like the training data")
+    v.open_settings()
+    v.set("System prompt", "Some foreign words")
+    expect(meter(v)).to_contain_text("Unlike the training data")
+    v.prompt.press("Enter")
+    expect(verdict(v)).to_have_attribute("data-verdict", "unlike")
+    v.done()
+
+
 def test_the_meter_waits_for_answers(v, visit, site):
     site.engine.delay, site.engine.length = dict.fromkeys(NAMES, 0.05), 2000
     other = visit()

@@ -99,7 +99,10 @@ def build(page: Page, tab: gr.Tab) -> None:
     retry.click(handlers.retry, [page.session, *asked], **work)
     page.transcript.retry_one(handlers.retry_one, [page.session, *asked], **work)
     page.transcript.set_gate(handlers.set_gate, [page.session, *asked], **work)
-    page.meter.peek(handlers.peek, [page.session], [page.meter], trigger_mode="multiple", **quick)
+    system = fields["system"]
+    page.meter.peek(handlers.peek, [page.session, system], [page.meter], trigger_mode="multiple", **quick)
+    reread = "() => { dispatchEvent(new Event('slim-reread')); }"
+    system.change(None, None, None, js=reread, api_visibility="private")  # type: ignore[attr-defined]
     page.transcript.edit_turn(handlers.edit, [page.session, *asked], **work)
     page.transcript.vote(voting.vote, [page.session, hide], handlers.outputs, **light)
     hide.input(voting.hide, [page.session, hide], handlers.outputs, **light)

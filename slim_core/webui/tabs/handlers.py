@@ -192,9 +192,9 @@ class Handlers:
         else:
             yield {self.page.transcript: views.transcript(session, self.backend)}
 
-    def peek(self, session: Session, event: gr.EventData) -> dict[str, Any]:
-        """How far the text being typed is from the training data."""
-        reading = peek(session, self.backend, event._data.get("text")) if session.opened else {}
+    def peek(self, session: Session, system: Any, event: gr.EventData) -> dict[str, Any]:
+        """How far the text being typed, with the system prompt, is from the training data."""
+        reading = peek(session, self.backend, event._data.get("text"), system) if session.opened else {}
         return reading | {"number": event._data.get("number")}
 
     def edit(self, session: Session, event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Updates]:

@@ -10,7 +10,7 @@ from typing import Any
 from ...inference import EngineError, verdict_of
 from ...inference.types import Row, Variant
 from ..backend import Backend
-from ..limits import LimitError, check_prompt
+from ..limits import LimitError, check_prompt, check_text
 from ..state.columns import columns
 from ..state.session import Session, Turn
 from .verdict import KINDS, far, of_variant, past
@@ -32,8 +32,14 @@ def metered(session: Session, backend: Backend) -> bool:
     return not backend.zero_gpu and gated(session, backend) is not None
 
 
-def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
+def peek(session: Session, backend: Backend, text: Any, system: Any = "") -> dict[str, Any]:
     """Read a prompt as the next of the conversation.
+
+    Args:
+        session: the visitor's.
+        backend: the model.
+        text: the prompt.
+        system: the system prompt it would be asked with; part of the turn where a template has no place for one.
 
     Returns:
         Its "kind" and "word", the "share" past LoRA and how "far" it is in words, "distance" and "reference";
@@ -43,9 +49,9 @@ def peek(session: Session, backend: Backend, text: Any) -> dict[str, Any]:
     if chosen is None or backend.zero_gpu:
         return {}
     try:
-        if len(text) > MOST_CHARACTERS:
+        if len(text) + len(system or "") > MOST_CHARACTERS:
             return {}
-        turn = Turn(0, check_prompt(text), "", {})
+        turn = Turn(0, check_prompt(text), check_text(system or "").strip(), {})
     except (LimitError, TypeError):
         return {}
     if session.run is not None or not session.meter.begin():

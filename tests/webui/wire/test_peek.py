@@ -12,6 +12,7 @@ from slim_core.webui.state import meter as module
 from slim_core.webui.state.meter import FIRST_TOKENS, Meter
 from slim_core.webui.state.session import Session
 from slim_core.webui.wire.peek import MOST_CHARACTERS, peek
+from slim_core.webui.wire.verdict import verdicts
 from tests.queueing import turn
 from tests.waiting import until
 from tests.webui.conftest import ask
@@ -35,6 +36,20 @@ def test_what_it_says(backend, engine):
     session.gates = {"slim": GateSetting(quantile=0.5)}
     reading = peek(session, backend, "A foreign prompt")
     assert (reading["reference"], reading["far"]) == (0.5, "distance 3.00; up to 0.50 is like the training data")
+
+
+def test_it_reads_the_system_prompt_too(backend):
+    session = Session()
+    turn = ask(session, backend, "Hello", system="foreign words")
+    session.clear()
+    reading = peek(session, backend, "Hello", " foreign words ")
+    assert reading["kind"] == verdicts(session, turn)[0]["kind"] == "unlike"
+    assert peek(Session(), backend, "Hello", None)["kind"] == "mixed"
+
+
+@pytest.mark.parametrize("system", ["a\u0007", 5, ["x"], "x" * MOST_CHARACTERS])
+def test_it_says_nothing_with_a_system_prompt_that_cannot_be_asked(backend, system):
+    assert peek(Session(), backend, "Hello", system) == {}
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a\u0007", "fail please", None, 5, ["x"], {}, "x" * (MOST_CHARACTERS + 1)])
