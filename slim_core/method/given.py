@@ -54,7 +54,8 @@ def sequences_of(
     if tokens is None or tokens.dim() < 2:
         return None
     batch, length = tokens.shape[:2]
-    cache = given_cache(arguments) if contextual else None
+    given = given_cache(arguments)
+    cache = given if contextual else None
     positions = arguments.get("position_ids")
     if not (isinstance(positions, Tensor) and positions.dim() == 2 and positions.shape[1] == length):
         positions = None
@@ -64,7 +65,7 @@ def sequences_of(
         length,
         tokens.device,
         tokens if tokens.dim() == 2 else None,
-        _valid(arguments.get("attention_mask"), tokens, positions, cache),
+        _valid(arguments.get("attention_mask"), tokens, positions, given),
         positions,
         state,
         unknown,
@@ -94,9 +95,9 @@ def _valid(mask: Any, tokens: Tensor, positions: Tensor | None, cache: Any) -> T
     if mask.dim() == 2 and mask.shape[1] >= length:
         # With a key-value cache it also covers the past.
         valid = mask[:, mask.shape[1] - length :] != 0
-    elif mask.dim() == 4 and positions is None and mask.shape[2] == length:
-        # A full attention mask. A token that counts attends to itself. `generate` makes such a mask for a static
-        # cache, together with positions, which begin behind the padding.
+    elif mask.dim() == 4 and mask.shape[2] == length and (positions is None or cache is None):
+        # A full attention mask, as packed sequences have one. A token that counts attends to itself. `generate` makes
+        # such a mask for a static cache, together with positions, which begin behind the padding.
         past = mask.shape[3] - length if cache is None or not hasattr(cache, "get_seq_length") else None
         past = int(cache.get_seq_length()) if past is None else past
         allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
@@ -129,6 +130,9 @@ def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[Sequence
         if state is None or (state.length is not None and state.length != length):
             reason = "code other than the adapted model added or removed some of them"
             return None, UNKNOWN.format(length=length, why=reason)
+    if state.rows not in (None, batch):
+        reason = f"it remembers {state.rows} rows, and {batch} are read now"
+        return None, UNKNOWN.format(length=length, why=reason)
     if not _goes_with(state.adapters, _of_rows(adapters, batch)):
         return None, UNKNOWN.format(length=length, why=NOT_READ)
     return state, None

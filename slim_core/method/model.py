@@ -24,6 +24,9 @@ from .targets import base_modules, check_heads, is_supported
 
 # Linears of one block that read the same tensor, by their names in the usual decoders.
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# In a module with such a name, which attends to an encoder, q reads the decoder's tokens and the others the encoder's.
+CROSS_ATTENTION = ("encoder_attn", "cross_attn", "crossattention", "cross_attention")
+SAME_INPUT_ACROSS = (("k_proj", "v_proj"),)
 
 
 class SlimModel(RowsModel):
@@ -137,7 +140,7 @@ class SlimModel(RowsModel):
         config = _of_slim(peft_config)
         r = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), current_key), config.r)
         alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), current_key), config.alpha)
-        shared = _router_of_sibling(config, adapter_name, target, target_name, parent)
+        shared = _router_of_sibling(config, adapter_name, target, current_key, parent)
         if isinstance(target, SlimLayer):
             target.update_layer(adapter_name, config, r, alpha, shared)
             return
@@ -187,12 +190,14 @@ def _of_slim(config: PeftConfig) -> SlimConfig:
 
 
 def _router_of_sibling(
-    config: SlimConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
+    config: SlimConfig, adapter_name: str, target: nn.Module, key: str, parent: nn.Module
 ) -> AdapterRouter | None:
-    """The router that this Linear shares with another of its block, with `router_scope="block"`."""
+    """The router that this Linear, named `key`, shares with another of its block, with `router_scope="block"`."""
     if config.router_scope != "block" or not config.routed:
         return None
-    for group in SAME_INPUT:
+    *_, parent_name, target_name = ["", *key.split(".")]
+    across = any(name in parent_name for name in CROSS_ATTENTION)
+    for group in SAME_INPUT_ACROSS if across else SAME_INPUT:
         if target_name not in group:
             continue
         for name in group:

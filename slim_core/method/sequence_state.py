@@ -69,6 +69,12 @@ class SequenceState:
         self.tail: Tensor | None = None
         self.adapters: tuple[str, ...] | None = None
 
+    @property
+    def rows(self) -> int | None:
+        """Number of rows that it remembers; None if nothing was read with an adapter."""
+        tensor = next(iter(self.sums.values()), None)
+        return None if tensor is None else len(tensor)
+
     def sum_of(self, key: str, rows: slice | Tensor | None) -> Tensor:
         """(rows, C) sums of the contexts that are open at a router.
 

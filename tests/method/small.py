@@ -13,7 +13,14 @@ import torch
 from packaging.version import Version
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    OPTConfig,
+    OPTForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from slim_core import SlimConfig
@@ -39,6 +46,16 @@ def tiny_t5() -> T5ForConditionalGeneration:
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
     torch.manual_seed(0)
     return T5ForConditionalGeneration(T5Config(vocab_size=99, decoder_start_token_id=0, pad_token_id=0, **sizes))
+
+
+def tiny_bart() -> BartForConditionalGeneration:
+    """Its Linears have the names of a decoder's, in the attention to the encoder too."""
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    sizes = {"d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    off = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    torch.manual_seed(0)
+    return BartForConditionalGeneration(BartConfig(vocab_size=99, **layers, **sizes, **special, **off))
 
 
 def small_base(family: str, seed: int = 0) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor
 from slim_core import SlimConfig, extra_losses
 from slim_core.method import SlimLayer
 from tests.conftest import build
+from tests.method.small import slim, tiny_bart
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
@@ -83,6 +84,24 @@ def test_checkpointing_counts_each_token_once(reentrant, ids):
         model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
     counts = {int(v.sum()) for k, v in statistics(model).items() if "slim_count" in k}
     assert counts == {3 * int(mask.sum())}
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("scope", ["linear", "block"])
+def test_checkpointing_changes_nothing_where_a_decoder_attends_to_an_encoder(scope, reentrant, ids):
+    runs = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = get_peft_model(
+            tiny_bart(), slim(target_modules="all-linear", merge="none", router_scope=scope)
+        ).train()
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        # The encoder reads more tokens than the decoder.
+        model(input_ids=ids, labels=ids[:, :9].contiguous()).loss.backward()
+        runs.append(({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, statistics(model)))
+    torch.testing.assert_close(runs[1], runs[0], atol=1e-6, rtol=1e-5)
 
 
 def test_the_balance_loss_has_the_same_gradient_with_checkpointing(ids):

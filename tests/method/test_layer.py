@@ -13,6 +13,7 @@ from slim_core.method.layer import SlimLayer
 from slim_core.method.linear import Linear
 from slim_core.method.routing import cluster_tables
 from tests.conftest import build
+from tests.method.small import slim, slim_layers, tiny_bart
 from tests.method.test_properties import random_layer, slim_config, trained
 
 
@@ -87,6 +88,17 @@ def test_a_shared_routing_is_not_that_of_an_earlier_content():
     x.mul_(-3)
     expected = attention.q_proj(x.clone())
     assert torch.equal(attention.q_proj(x), expected)
+
+
+def test_queries_of_a_decoder_share_no_router_with_the_keys_of_an_encoder():
+    model = get_peft_model(tiny_bart(), slim(target_modules="all-linear", router_scope="block"))
+    layers, decoder = slim_layers(model), "model.decoder.layers.0"
+    attention, across = (
+        [layers[f"{decoder}.{name}.{linear}_proj"].routers["default"] for linear in "qkv"]
+        for name in ("self_attn", "encoder_attn")
+    )
+    assert attention[0] is attention[1] is attention[2]
+    assert across[0] is not across[1] and across[1] is across[2]
 
 
 def test_cluster_tables_are_made_once_for_many_evaluations(ids, monkeypatch):

@@ -219,6 +219,15 @@ def test_a_mask_of_who_attends_to_whom_says_which_tokens_attend_to_themselves(id
     assert counts(model) == {2 * VALID}
 
 
+def test_padding_behind_packed_sequences_is_not_counted(ids):
+    model = adapt("llama")
+    places = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 0, 0]]).expand(3, 12)
+    same = torch.tensor([[0] * 5 + [1] * 4 + [2] * 3])
+    mask = ((same == same.T) & (same < 2)).tril().expand(3, 1, 12, 12)
+    model(input_ids=ids, attention_mask=mask, position_ids=places)
+    assert counts(model) == {3 * 9}
+
+
 @pytest.mark.parametrize("mask", UNREADABLE)
 def test_a_mask_that_does_not_name_tokens_lets_every_token_count(mask, ids):
     family, mask = UNREADABLE[mask]

@@ -56,6 +56,15 @@ def test_a_cache_that_was_added_to_by_hand_is_refused(ids):
     refuses(model, ids, cache, "code other than the adapted model added or removed some of them")
 
 
+@pytest.mark.parametrize(("kept", "rows"), [(slice(1), 1), ([0, 0, 1, 1, 2, 2], 6)], ids=["fewer", "more"])
+def test_a_cache_whose_rows_were_chosen_by_hand_is_refused(kept, rows, ids):
+    model = learned()
+    cache = filled(model, ids)
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[kept], layer.values[kept]
+    refuses(model, ids[kept], cache, f"it remembers 3 rows, and {rows} are read now")
+
+
 def test_a_cache_that_was_cropped_too_far_is_refused(ids):
     model = learned()
     cache = filled(model, ids.repeat(1, 6)[:, : TRAIL + 2])
