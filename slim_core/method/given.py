@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from .contexts import Sequences
-from .sequence_state import NOT_READ, UNKNOWN, SequenceState, part_with_tokens, state_on
+from .sequence_state import NOT_READ, UNKNOWN, SequenceState, part_with_tokens, state_on, tokens_in
 
 
-# transformers 5.24 renames the argument.
-CACHE_NAMES = ("past_key_values", "cache")
+# transformers 5.24 renames the first; Mamba, RWKV, XLNet and Reformer have the others.
+CACHE_NAMES = ("past_key_values", "cache", "cache_params", "state", "mems", "past_buckets_states")
+CHANGED = "code other than the adapted model added or removed some of them"
 # The label of a token without loss.
 IGNORED = -100
 
@@ -118,23 +119,27 @@ def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[Sequence
     read_cache = part_with_tokens(cache)
     if not isinstance(read_cache, Cache):
         return None, "SLIM needs one of transformers' caches to remember contexts in; this one is a " + (
-            f"{type(cache).__name__}. Pass a `DynamicCache`, or none."
+            f"{type(cache).__name__}. Pass a `DynamicCache`, or none (`use_cache=False`)."
         )
-    state, length = state_on(cache), read_cache.get_seq_length()
+    state = state_on(cache)
     if torch.compiler.is_compiling() and state is not None:
         return state, None
-    if isinstance(length, int) or state is None or state.length is not None:
+    length = tokens_in(read_cache)
+    if state is None:
+        count = "some" if length is None else int(length)
+        return None, UNKNOWN.format(length=count, why=CHANGED) if count else None
+    # A static cache says its length in a tensor; after a compiled forward it is not asked for.
+    if length is not None and (isinstance(length, int) or state.length is not None):
         length = int(length)
         if length == 0:
             return None, None
-        if state is None or (state.length is not None and state.length != length):
-            reason = "code other than the adapted model added or removed some of them"
-            return None, UNKNOWN.format(length=length, why=reason)
+        if state.length not in (None, length):
+            return None, UNKNOWN.format(length=length, why=CHANGED)
+    count = state.length or "some"
     if state.rows not in (None, batch):
-        reason = f"it remembers {state.rows} rows, and {batch} are read now"
-        return None, UNKNOWN.format(length=length, why=reason)
+        return None, UNKNOWN.format(length=count, why=f"it remembers {state.rows} rows, and {batch} are read now")
     if not _goes_with(state.adapters, _of_rows(adapters, batch)):
-        return None, UNKNOWN.format(length=length, why=NOT_READ)
+        return None, UNKNOWN.format(length=count, why=NOT_READ)
     return state, None
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
 
 from .batch_rows import BASE_ROW
 from .config import LONGEST_OPENING
@@ -203,11 +204,12 @@ class _Remembering(Cache):
         super().batch_repeat_interleave(repeats)
         self.slim_sequences.repeat(repeats)
 
-    def crop(self, *args: Any, **kwargs: Any) -> None:
-        before = int(self.get_seq_length())
-        super().crop(*args, **kwargs)
-        after = int(self.get_seq_length())
-        if after == 0 or not self.slim_sequences.crop(before - after):
+    def crop(self, tokens_to_remove: int) -> None:
+        before = tokens_in(self)
+        super().crop(tokens_to_remove)
+        after = tokens_in(self)
+        removed = abs(tokens_to_remove) if before is None or after is None else int(before) - int(after)
+        if after == 0 or not self.slim_sequences.crop(removed):
             # The contexts are then unknown, which does not matter if the cache is empty.
             self.slim_sequences = SequenceState()
 
@@ -234,6 +236,13 @@ def _empty(kind: type[Cache]) -> Cache:
 def part_with_tokens(cache: Any) -> Any:
     """The cache that grows with the tokens read: of an encoder-decoder's two, the one of self-attention."""
     return getattr(cache, "self_attention_cache", cache)
+
+
+def tokens_in(cache: Cache) -> int | Tensor | None:
+    """Number of tokens in a cache, () int64 for a static one; None if some: recurrent layers do not count them."""
+    if cache.layers and not any(isinstance(layer, CacheLayerMixin) for layer in cache.layers):
+        return None if cache.has_previous_state() else 0
+    return cache.get_seq_length()
 
 
 def state_on(cache: Any) -> SequenceState | None:

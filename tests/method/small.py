@@ -16,6 +16,8 @@ from torch import nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    MambaConfig,
+    MambaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     T5Config,
@@ -42,6 +44,11 @@ def tiny_opt() -> OPTForCausalLM:
     return OPTForCausalLM(OPTConfig(vocab_size=99, max_position_embeddings=64, num_attention_heads=4, **sizes, **off))
 
 
+def tiny_mamba() -> MambaForCausalLM:
+    """It remembers a state of one size, and its cache does not know how many tokens that is of."""
+    return MambaForCausalLM(MambaConfig(vocab_size=99, hidden_size=32, state_size=4, num_hidden_layers=2))
+
+
 def tiny_t5() -> T5ForConditionalGeneration:
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
     torch.manual_seed(0)
@@ -59,11 +66,11 @@ def tiny_bart() -> BartForConditionalGeneration:
 
 
 def small_base(family: str, seed: int = 0) -> nn.Module:
-    """`build`, and a model whose MLP reads (batch * tokens, channels)."""
-    if family != "opt":
+    """`build`, a model whose MLP reads (batch * tokens, channels), and a recurrent one."""
+    if family not in ("opt", "mamba"):
         return build(family, seed)
     torch.manual_seed(seed)
-    return tiny_opt().eval()
+    return (tiny_opt() if family == "opt" else tiny_mamba()).eval()
 
 
 def slim(**changes) -> SlimConfig:

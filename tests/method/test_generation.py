@@ -62,6 +62,15 @@ def test_a_cache_changes_nothing_that_is_said(family, way, ids):
         assert not torch.equal(said, say(model, ids[:, :8], **WAYS[way]))
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_state_of_a_recurrent_model_changes_nothing_that_is_said(way, ids):
+    model = talkative("mamba")
+    said = say(model, ids[:, :8], **WAYS[way])
+    assert torch.equal(said, say(model, ids[:, :8], **WAYS[way], use_cache=False))
+    with model.disable_adapter():
+        assert not torch.equal(said, say(model, ids[:, :8], **WAYS[way]))
+
+
 def with_padding(ids):
     """(B, 8) prompts; the same behind three ids that are padding, and the mask that says so, (B, 11) each."""
     prompt = ids[:, :8]

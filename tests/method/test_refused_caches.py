@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import pytest
 import torch
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, RwkvConfig, RwkvForCausalLM
 
 from slim_core.method.given import returned_cache, sequences_of
 from slim_core.method.sequence_state import TRAIL
 from slim_core.peft_tools import adapter_rows
 from tests.conftest import build
-from tests.method.small import learned, slim
+from tests.method.small import learned, slim, small_base
 from tests.method.test_sequence_state import assert_near, filled, read, refuses, whole
 
 
@@ -46,6 +48,33 @@ def test_a_cache_of_another_kind_is_refused(ids):
     sequences = sequences_of(learned(), arguments, None, contextual=True)
     with pytest.raises(ValueError, match=r"this one is a Paged\. Pass a `DynamicCache`, or none"):
         sequences.check_known()
+
+
+def test_a_state_that_is_no_cache_is_refused(ids):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 99, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}
+    model = learned(base=RwkvForCausalLM(RwkvConfig(**sizes)).eval())
+    with torch.no_grad():
+        state = model(input_ids=ids[:1], use_cache=True).state
+        with pytest.raises(ValueError, match=r"this one is a list\. .* or none \(`use_cache=False`\)"):
+            model(input_ids=ids[:1, :1], state=state)
+
+
+@torch.no_grad()
+def test_the_state_of_a_recurrent_model_is_refused_where_its_contexts_are_not_known(ids):
+    model = learned("mamba")
+    cache = DynamicCache(config=model.config)
+    given = "cache" if "cache" in signature(type(model.get_base_model()).forward).parameters else "cache_params"
+    with model.disable_adapter():
+        model(input_ids=ids, **{given: cache})
+    for filled_by_the_base in (cache, small_base("mamba")(input_ids=ids)[given]):
+        with pytest.raises(ValueError, match="whose contexts SLIM does not know"):
+            model(input_ids=ids[:, :1], **{given: filled_by_the_base})
+    cache.reset()
+    assert_near(
+        model(input_ids=ids[:, :8], **{given: cache}).logits[:, -1:], model(input_ids=ids[:, :8]).logits[:, -1:]
+    )
+    assert_near(model(input_ids=ids[:, 8:9], **{given: cache}).logits, model(input_ids=ids[:, :9]).logits[:, -1:])
 
 
 def test_a_cache_that_was_added_to_by_hand_is_refused(ids):
