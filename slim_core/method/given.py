@@ -94,8 +94,7 @@ def _valid(mask: Any, tokens: Tensor, positions: Tensor | None, cache: Any) -> T
     if not isinstance(mask, Tensor) or mask.shape[0] != batch:
         return None
     if mask.dim() == 2 and mask.shape[1] >= length:
-        # With a key-value cache it also covers the past.
-        valid = mask[:, mask.shape[1] - length :] != 0
+        valid = _of_tokens(mask, length, cache) != 0
     elif mask.dim() == 4 and mask.shape[2] == length and (positions is None or cache is None):
         # A full attention mask, as packed sequences have one. A token that counts attends to itself. `generate` makes
         # such a mask for a static cache, together with positions, which begin behind the padding.
@@ -110,6 +109,19 @@ def _valid(mask: Any, tokens: Tensor, positions: Tensor | None, cache: Any) -> T
     if not torch.compiler.is_compiling() and valid.device.type == "cpu" and valid.all():
         return None
     return valid
+
+
+def _of_tokens(mask: Tensor, length: int, cache: Any) -> Tensor:
+    """(B, T) columns of a 2-D mask that belong to the tokens of the forward. It also covers what is in the cache, and
+    may cover what comes later: a static cache's empty places, or the rest of a prompt that is read in pieces.
+    """
+    read_cache, last = part_with_tokens(cache), mask.shape[1] - length
+    past = tokens_in(read_cache) if last and isinstance(read_cache, Cache) else None
+    if isinstance(past, Tensor):
+        columns = past.to(mask.device).clamp(max=last) + torch.arange(length, device=mask.device)
+        return mask.index_select(1, columns)
+    start = last if past is None else min(past, last)
+    return mask[:, start : start + length]
 
 
 def _known(cache: Any, batch: int, adapters: list[str] | None) -> tuple[SequenceState | None, str | None]:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
+from transformers import DynamicCache, StaticCache
 
 from slim_core import SlimConfig
 from slim_core.method import SlimLayer
 from tests.conftest import TINY, build
 from tests.method import reference
-from tests.method.small import small_base, tiny_t5
+from tests.method.small import learned, small_base, tiny_t5
 
 
 LENGTHS = (12, 7, 10)
@@ -201,6 +202,26 @@ def test_a_first_batch_of_nothing_but_padding_leaves_the_start_to_the_next(ids):
     model(input_ids=ids)
     for layer in layers(model).values():
         assert len(layer.slim_center["default"].unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", ["dynamic", "static", pytest.param("static, compiled", marks=pytest.mark.nightly)])
+@torch.no_grad()
+def test_a_mask_may_cover_what_is_read_later(kind, padded, ids):
+    # A static cache has empty places, and the rest of a prompt is known while its pieces are read.
+    model = learned()
+    mask = padding("left") if padded else torch.ones_like(ids)
+    places = positions(mask)
+    whole = model(input_ids=ids, attention_mask=mask, position_ids=places).logits
+    config, empty = model.config, 0 if kind == "dynamic" else 8
+    cache = DynamicCache(config=config) if kind == "dynamic" else StaticCache(config=config, max_cache_len=12 + empty)
+    covering = torch.cat([mask, mask.new_zeros(3, empty)], 1)
+    read = torch.compile(model, backend="eager", dynamic=False) if "compiled" in kind else model
+    parts = []
+    for part, part_places in zip(ids.split([6, 1, 1, 4], 1), places.split([6, 1, 1, 4], 1), strict=True):
+        given = {"attention_mask": covering, "position_ids": part_places, "past_key_values": cache}
+        parts.append(read(input_ids=part, **given).logits)
+    torch.testing.assert_close(torch.cat(parts, 1)[mask == 1], whole[mask == 1], atol=1e-5, rtol=1e-4)
 
 
 CAUSAL = torch.zeros(12, 12).masked_fill(torch.ones(12, 12).triu(1) == 1, -1e9)
