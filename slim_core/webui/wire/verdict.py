@@ -80,11 +80,13 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, reads_l
     if kind == "like":
         return f"{begin}{label} answers with its LoRA experts.", False
     begin += f"{label} sent {share(verdict.identity)} of it past LoRA"
-    if by_construction(session, turn, name, reads_latest_only):
-        so_far = "" if answer.step.state == "done" else ", so far,"
-        return f"{begin} and gives{so_far} the base’s own answer, token for token.", True
     both_done = base is not None and answer.step.state == base.step.state == "done"
-    if base is not None and both_done and answer.token_ids and answer.step.text == base.step.text:
+    same_text = base is not None and answer.step.text == base.step.text
+    if by_construction(session, turn, name, reads_latest_only):
+        # One of them may have been stopped.
+        as_far = ("" if same_text else ", as far as both go,") if both_done else ", so far,"
+        return f"{begin} and gives{as_far} the base’s own answer, token for token.", True
+    if both_done and same_text and answer.token_ids:
         return f"{begin}, and the answers are the same, word for word.", False
     return f"{begin}.", False
 

@@ -118,6 +118,17 @@ def test_while_it_is_written_it_says_so_far(asked):
     }
 
 
+@pytest.mark.parametrize("stopped", ["slim", "base"])
+def test_of_an_answer_that_was_stopped_it_says_as_far_as_both_go(asked, stopped):
+    session = asked("A foreign prompt")
+    answer = session.turns[0].answers[stopped]
+    answer.step = replace(answer.step, text=answer.step.text[:9], finish_reason="stopped")
+    answer.token_ids = answer.token_ids[:2]
+    assert "gives, as far as both go, the base’s own answer" in verdict(session)["sentence"]
+    answer.step = replace(answer.step, state="writing")
+    assert "gives, so far, the base’s own answer" in verdict(session)["sentence"]
+
+
 def test_an_adapter_without_a_gate_has_no_verdict(engine, backend):
     old = tuple(replace(variant, strength=None) for variant in engine.variants)
     engine.variants = backend.variants = old
