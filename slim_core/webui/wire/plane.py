@@ -116,8 +116,9 @@ def view(
     # The first of SLIM's points is what ships.
     shipped = next((p for p in points if p.method == "slim"), None)
     current = None
-    # All points are at the trained quantile.
-    if shipped is not None and shipped.strength is not None and gate.quantile is None:
+    # All points are at the trained quantile, which does not matter to a gate that is forced open.
+    elsewhere = gate.quantile is not None and gate.strength != 0
+    if shipped is not None and shipped.strength is not None and not elsewhere:
         current = _between(strengths, shipped.strength if gate.strength is None else gate.strength)
     return {
         "base": _plain(base),
@@ -126,7 +127,7 @@ def view(
         "strengths": [_plain(p) for p in strengths],
         "scales": [_plain(p) for p in scales],
         "here": current,
-        "elsewhere": ELSEWHERE if gate.quantile is not None else "",
+        "elsewhere": ELSEWHERE if elsewhere else "",
     }
 
 

@@ -48,6 +48,11 @@ def test_another_quantile_lies_nowhere():
     assert drawn["here"] is None and "at a quantile at which nothing was measured" in drawn["elsewhere"]
 
 
+def test_an_open_gate_lies_where_it_was_measured_whatever_the_quantile():
+    drawn = plane.view(POINTS, (), (), GateSetting(0.0, 0.9))
+    assert drawn["elsewhere"] == "" and drawn["here"]["general"] == 0.4
+
+
 def test_who_does_not_answer_is_not_there():
     drawn = plane.view(POINTS, plane.rates_of(RATES), ["slim"], AS_TRAINED)
     assert drawn["strengths"] == [] and drawn["here"] is None and {p["method"] for p in drawn["rates"]} == {"lora"}
