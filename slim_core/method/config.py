@@ -11,7 +11,7 @@ from typing import Literal, Optional, Union
 
 from peft.config import PeftConfig
 
-from .fields import abbreviated, check_choice, check_integer, check_number
+from .fields import TOO_STRONG, abbreviated, check_choice, check_integer, check_number
 
 
 FORMAT_VERSION = 4
@@ -368,7 +368,7 @@ class SlimConfig(PeftConfig):
         check_number("dropout", self.dropout, 0, below=1)
         check_number("cluster_momentum", self.cluster_momentum, 0, below=1)
         check_number("variance_floor", self.variance_floor, 0, below=1)
-        check_number("yield_strength", self.yield_strength, 0)
+        check_number("yield_strength", self.yield_strength, 0, below=TOO_STRONG)
         check_number("yield_quantile", self.yield_quantile, 0, below=1, strict=True)
         check_integer("context_warmup", self.context_warmup, 0)
         self._check_turn_opening()

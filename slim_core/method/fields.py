@@ -13,6 +13,10 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"`{name}` must be {least} or more, not {abbreviated(value)}.")
 
 
+# As float32 a larger strength is infinite, and infinity times no excess is not a number.
+TOO_STRONG = 1e38
+
+
 def check_number(name: str, value: object, least: float, below: float | None = None, strict: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
         raise ValueError(f"`{name}` must be a finite number, not {abbreviated(value)}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .clusters import LEVELS
 from .config import SlimConfig
-from .fields import abbreviated, check_number
+from .fields import TOO_STRONG, abbreviated, check_number
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class GateSetting:
     """How soon a gate closes, in place of what its adapter's config says.
 
     Attributes:
-        strength: in place of `yield_strength`, 0 or more; 0 forces the gate open. None keeps it.
+        strength: in place of `yield_strength`, 0 or more and below 1e38; 0 forces the gate open. None keeps it.
         quantile: in place of `yield_quantile`, above 0 and below 1; where the gate begins to close. None keeps it.
 
     Raises:
@@ -28,7 +28,7 @@ class GateSetting:
 
     def __post_init__(self) -> None:
         if self.strength is not None:
-            check_number("strength", self.strength, 0)
+            check_number("strength", self.strength, 0, below=TOO_STRONG)
         if self.quantile is not None:
             check_number("quantile", self.quantile, 0, below=1, strict=True)
 

@@ -45,6 +45,7 @@ def test_defaults_are_the_papers():
         ({"dropout": 1.0}, "`dropout` must be 0 or more and below 1"),
         ({"cluster_momentum": 1.0}, "`cluster_momentum` must be 0 or more and below 1"),
         ({"yield_strength": -0.1}, "`yield_strength` must be 0 or more"),
+        ({"yield_strength": 1e39}, "`yield_strength` must be 0 or more and below 1e\\+38, not 1e\\+39"),
         ({"yield_quantile": 0.0}, "`yield_quantile` must be above 0 and below 1"),
         ({"mask_rate": 1.0}, "`mask_rate` must be 0 or more and below 1"),
         ({"mask_rate": float("inf")}, "`mask_rate` must be a finite number"),

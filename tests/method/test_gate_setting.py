@@ -17,7 +17,8 @@ def test_nothing_asked_is_as_trained():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"strength": -1}, "`strength` must be 0 or more, not -1."),
+        ({"strength": -1}, "`strength` must be 0 or more and below 1e+38, not -1."),
+        ({"strength": 1e39}, "`strength` must be 0 or more and below 1e+38, not 1e+39."),
         ({"strength": float("inf")}, "`strength` must be a finite number, not inf."),
         ({"quantile": 0}, "`quantile` must be above 0 and below 1, not 0."),
         ({"quantile": float("nan")}, "`quantile` must be a finite number, not nan."),
