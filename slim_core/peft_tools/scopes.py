@@ -118,6 +118,9 @@ def trace_routing(model: nn.Module, rows: Sequence[int] | None = None) -> Iterat
     Padding is left out where the model is given a (batch, tokens) mask. With a static cache, `generate` hands over a
     four-dimensional one that does not say what is padding; then every token is recorded.
 
+    What the forwards read is recorded, in their order: with beams a row for each, which holds what stood in its place,
+    and with assisted generation also the guesses that were taken back. To trace what was returned, read it once more.
+
     Args:
         model: a model with SLIM adapters, however they were attached.
         rows: the rows of the batch to record; None for all.
