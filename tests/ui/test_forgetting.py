@@ -120,7 +120,7 @@ def test_questions_of_ones_own(visit, demo, tmp_path):
     choose(v, 2, TASKS[:1])
     send(v, path)
     expect(v.warning).to_contain_text("my_questions.jsonl, line 3 has neither `answer` nor `rules`")
-    v.page.locator(".toast-close").click()
+    v.close_notices()
     own = v.page.locator("#slim-evaluation-own")
     expect(own).to_have_count(0)
     path.write_text("\n".join(lines), encoding="utf-8")

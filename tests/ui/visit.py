@@ -154,8 +154,7 @@ class Visit:
         """A new conversation with gates as trained, on the page as it stands."""
         self.page.mouse.move(-1, -1)
         self.page.set_viewport_size(WINDOW)
-        for notice in self.page.locator(".toast-close").all():
-            notice.click()
+        self.close_notices()
         self.tab("Compare")
         self.prompt.fill("")
         asked = self.page.locator(".slim-turn").count() > 0
@@ -170,6 +169,11 @@ class Visit:
             self.button("New conversation").click()
             expect(self.page.locator(".slim-turn")).to_have_count(0)
         self.page.evaluate("scrollTo(0, 0)")
+
+    def close_notices(self) -> None:
+        """Closes all at once, on the page: a notice also goes by itself, perhaps just when it would be clicked."""
+        self.page.evaluate("for (const button of document.querySelectorAll('.toast-close')) button.click()")
+        expect(self.page.locator(".toast-close")).to_have_count(0)
 
     def close(self) -> None:
         self.page.remove_listener("request", self._requested)
