@@ -11,7 +11,7 @@ from typing import Literal
 from .types import RoutingRecord
 
 
-# Shares past LoRA from which a prompt counts as unlike the training data, and up to which as like it.
+# How far gates close, from which a prompt counts as unlike the training data, and up to which as like it.
 UNLIKE, LIKE = 0.9, 0.3
 
 
@@ -26,6 +26,8 @@ class Verdict:
         closed: share of the gates that are 0.
         exact: whether every gate was 0 at every token that was read, earlier turns included, and the adapter changes
             nothing else: then each Linear gave the base's output, so that the answer is the base's by construction.
+        closing: mean of 1 - g over Linears and tokens: what the gates took from LoRA. A router may send tokens to
+            identity experts by itself, so `identity` may be higher.
         kind: "like" the training data, "unlike" it, or "mixed".
     """
 
@@ -34,14 +36,20 @@ class Verdict:
     reference: float
     closed: float
     exact: bool
+    closing: float
 
     @property
     def kind(self) -> Literal["like", "unlike", "mixed"]:
         # In whole per cent, as people see it.
-        identity = round(self.identity, 2)
-        if identity >= UNLIKE:
+        closing = round(self.closing, 2)
+        if closing >= UNLIKE:
             return "unlike"
-        return "like" if identity <= LIKE else "mixed"
+        return "like" if closing <= LIKE else "mixed"
+
+    @property
+    def goes_past(self) -> bool:
+        """Whether the router sends a good part past LoRA although the prompt is like the training data."""
+        return self.kind == "like" and round(self.identity, 2) > LIKE
 
 
 def verdict_of(routing: RoutingRecord) -> Verdict:
@@ -58,6 +66,7 @@ def verdict_of(routing: RoutingRecord) -> Verdict:
         reference=routing.reference[:, start:].median().item(),
         closed=(gate == 0).float().mean().item(),
         exact=routing.complete and bool((routing.gate == 0).all()),
+        closing=1 - gate.mean().item(),
     )
 
 

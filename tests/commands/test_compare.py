@@ -65,7 +65,7 @@ def test_the_verdict_and_the_strength_of_the_gate(folders):
     report = json.loads(result.stdout)
     verdict = report["verdicts"]["slim"]
     assert set(report["verdicts"]) == {"slim"} and report["strength"] is None
-    assert set(verdict) == {"kind", "identity", "distance", "reference", "closed", "exact"}
+    assert set(verdict) == {"kind", "identity", "distance", "reference", "closed", "exact", "closing"}
     shut = report["times_less_likely"]
     assert set(shut) == {"lora", "slim"}
     result = run(*sources(folders), "--max-new-tokens", 4, "--strength", 0, "--json")
@@ -113,7 +113,7 @@ def test_where_the_gate_begins_to_close(folders):
 
 def test_verdicts_in_words():
     def verdict(identity, exact=False):
-        return Verdict(identity, 3.0, 1.0, 0.5, exact)
+        return Verdict(identity, 3.0, 1.0, 0.5, exact, identity)
 
     numbers = "%; distance 3.00, up to 1.00 is like the training data; 50% of the gates are closed."
     assert verdict_sentence("SLIM", verdict(1.0, True), same=True) == (
@@ -129,6 +129,9 @@ def test_verdicts_in_words():
         "Partly like the training data: SLIM sent some of it past LoRA."
     )
     assert verdict_sentence("SLIM", verdict(0.1), same=True).startswith("Like the training data: SLIM answers with")
+    assert verdict_sentence("SLIM", Verdict(0.5, 0.5, 1.0, 0.0, False, 0.0), same=False).startswith(
+        "Like the training data: SLIM's gate is open, but its router sent much of it past LoRA. Past LoRA: 50%"
+    )
 
 
 def test_the_name_of_a_folder_is_one_line_without_control_characters(folders, tmp_path):

@@ -184,7 +184,7 @@ def test_names_and_answers_do_not_move_the_cursor():
     )
     answers = (
         PromptAnswer("base", "Base", "base", "a\x1b[31m\nb [bold]", 1, "end"),
-        PromptAnswer("slim", "S", "slim", "c", 1, "end", verdict=Verdict(1, 3, 1, 1, True), mean_kl=0.0),
+        PromptAnswer("slim", "S", "slim", "c", 1, "end", verdict=Verdict(1, 3, 1, 1, True, 1), mean_kl=0.0),
     )
     results = [
         PromptResult(1, "x", (Message("user", "Hi\x07"),), answers),
@@ -202,7 +202,7 @@ def test_names_and_answers_do_not_move_the_cursor():
 
 
 def test_what_is_known_of_an_answer():
-    verdict = Verdict(0.5, 3, 1, 1, False)
+    verdict = Verdict(0.5, 3, 1, 1, False, 0.5)
     known = PromptAnswer("s", "S", "slim", "x", 1, "end", None, 0.5, AS_TRAINED, verdict, 2.0, 0.25)
     assert known_of(known) == [
         "partly like it",

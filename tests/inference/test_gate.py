@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from slim_core.inference import (
     Message,
     Passage,
     Reading,
+    RoutingRecord,
     Row,
     Sampling,
     Verdict,
@@ -243,8 +246,20 @@ def test_contexts_begin_anew_with_each_turn_of_a_user(make):
 
 
 @pytest.mark.parametrize(
-    ("identity", "kind"),
+    ("closing", "kind"),
     [(0.8949, "mixed"), (0.8951, "unlike"), (1.0, "unlike"), (0.3049, "like"), (0.3051, "mixed"), (0.0, "like")],
 )
-def test_a_verdict_is_that_of_the_share_as_people_see_it(identity, kind):
-    assert Verdict(identity, 1.0, 0.5, 0.0, False).kind == kind
+def test_a_verdict_is_that_of_the_gate_as_people_see_it(closing, kind):
+    assert Verdict(closing, 1.0, 0.5, 0.0, False, closing).kind == kind
+
+
+def test_a_router_that_likes_identity_experts_does_not_make_a_prompt_unlike_the_training_data():
+    weights = torch.tensor([0.1, 0.9]).expand(2, 3, 2)
+    numbers = [torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3), torch.ones(2, 3)]
+    record = RoutingRecord("slim", ("a", "b", "c"), 2, ("0.up", "1.up"), (0, 1), 1, weights, *numbers)
+    verdict = verdict_of(record)
+    assert verdict.kind == "like" and verdict.goes_past and verdict.closing == 0
+    assert verdict.identity == pytest.approx(0.9)
+    assert not verdict_of(replace(record, weights=weights.flip(-1))).goes_past
+    closed = verdict_of(replace(record, gate=torch.zeros(2, 3)))
+    assert closed.kind == "unlike" and not closed.goes_past

@@ -29,7 +29,7 @@ ANSWERS = (
         "length",
         identity=0.25,
         gate=GateSetting(0.0, 0.9),
-        verdict=Verdict(0.25, -1.5, 2.0, 0.5, False),
+        verdict=Verdict(0.25, -1.5, 2.0, 0.5, False, 0.25),
         log_ratio=-0.12345678,
         mean_kl=0.5,
     ),
@@ -124,7 +124,8 @@ def test_json_has_everything_as_it_is():
     assert slim["text"] == 'a "b",\nc' and slim["log_ratio"] == -0.12345678 and slim["identity"] == 0.25
     assert (slim["strength"], slim["quantile"]) == (0.0, 0.9) and "gate" not in slim
     assert slim["verdict"] == {
-        "kind": "like", "identity": 0.25, "distance": -1.5, "reference": 2.0, "closed": 0.5, "exact": False
+        "kind": "like", "identity": 0.25, "distance": -1.5, "reference": 2.0, "closed": 0.5, "exact": False,
+        "closing": 0.25,
     }  # fmt: skip
     assert first["answers"]["base"]["verdict"] is None
     assert second["answers"] == {} and second["error"] == "The memory is used up."
@@ -141,7 +142,7 @@ def test_what_is_not_finite_is_left_out():
 
 def test_drift_by_verdict():
     def result(identity, kl, lora):
-        verdict = None if identity is None else Verdict(identity, 1.0, 1.0, 0.5, False)
+        verdict = None if identity is None else Verdict(identity, 1.0, 1.0, 0.5, False, identity)
         slim = PromptAnswer("slim", "SLIM", "slim", "x", 1, "end", verdict=verdict, mean_kl=kl)
         return PromptResult(
             1, "x", (Message("user", "Hi"),), (PromptAnswer("lora", "LoRA", "lora", "x", 1, "end", mean_kl=lora), slim)

@@ -56,8 +56,9 @@ def add_api(backend: Backend, config: Config) -> None:
         "stopped" or "error") and, where it failed, `error`. The last one may also have `drift`: for `lora` and `slim`
         the natural logarithm of how many times less likely each finds the base's answer, and for each adapter with a
         gate a `verdict`: its `kind` ("like", "unlike" or "mixed", the training data), `identity` (the share that went
-        past LoRA), `distance`, `reference` (up to which a distance is like the training data), `closed` (share of the
-        gates that are 0) and `exact` (whether all were 0 at every token).
+        past LoRA), `distance`, `reference` (up to which a distance is like the training data), `closing` (how much
+        the gates took from LoRA), `closed` (share of the gates that are 0) and `exact` (whether all were 0 at every
+        token).
 
         Args:
             prompt: the user's message.

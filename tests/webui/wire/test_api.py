@@ -124,6 +124,7 @@ def test_the_strength_of_the_gate(client):
         "reference": 1.0,
         "closed": 1.0,
         "exact": True,
+        "closing": 1.0,
     }
     assert shut["slim"]["text"] == shut["base"]["text"] and set(shut["drift"]) == {"lora", "slim"}
     forced = client.predict("A foreign one", max_new_tokens=4, strength=0, api_name="/compare")

@@ -54,6 +54,15 @@ def test_what_is_in_between(asked):
     assert view["kind"] == "mixed" and "sent 5" in view["sentence"] and "token for token" not in view["sentence"]
 
 
+def test_a_router_that_goes_past_lora_by_itself_does_not_make_a_prompt_unlike_the_training_data(asked):
+    session = asked("A foreign prompt")
+    answer = session.turns[0].answers["slim"]
+    answer.routing = replace(answer.routing, gate=torch.ones_like(answer.routing.gate))
+    view = verdict(session)
+    assert view["kind"] == "like"
+    assert view["sentence"] == ("Like the training data: SLIM’s gate is open, but its router sent 100% past LoRA.")
+
+
 def test_a_gate_that_is_forced_open(asked):
     view = verdict(asked("A foreign prompt", slim=0.0))
     assert view["kind"] == "open"
@@ -160,7 +169,7 @@ def test_the_note_comes_from_the_template(engine, backend):
 
 
 def test_no_number_is_less_than_nothing_by_rounding_alone():
-    assert far(Verdict(1.0, -0.004, -0.5, 0.0, False)) == "distance 0.00; up to −0.50 is like the training data"
+    assert far(Verdict(1.0, -0.004, -0.5, 0.0, False, 1.0)) == "distance 0.00; up to −0.50 is like the training data"
 
 
 def test_strength_goes_to_the_row_and_the_drift(asked):
