@@ -131,7 +131,7 @@ def _finish(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
 def _measure(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
     """Let the base and the adapter answer. Always these two, so that the base's answers are always the same."""
     tasks = work.scale.tasks(cell.contender.part)
-    engine = load_engine(work.scale.base)
+    engine = load_engine(work.scale.base, revision=work.scale.revision)
     row = _with_strength(attach_adapter(engine, ROW, str(files.folder)), cell.contender.strength)
     base = Participant(Respondent(BASE, engine.variants[0]), work.scale.base)
     respondents = [base.respondent, row.respondent]

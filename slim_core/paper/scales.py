@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +51,7 @@ class DemoScale:
     """
 
     name: ClassVar[str] = "demo"
+    revision: ClassVar[None] = None
     folder: Path
     plan: TrialPlan = field(default_factory=TrialPlan)
     questions: int = 200
@@ -163,9 +166,13 @@ class FullScale:
         )
 
     def identity(self, data: str) -> dict[str, Any]:
-        """What a training depends on besides its settings: the base and the set of examples."""
-        origin = None if self.data_dir is None else "local"
-        return {"base": self.base, "set": data, "downstream": self.downstream, "data": origin} | (
+        """What a training depends on besides its settings: the base and the set of examples.
+
+        Raises:
+            EvaluationError: if a folder lacks data.
+        """
+        origin = None if self.data_dir is None else _hash_of(self._lessons(data))
+        return {"base": _base(self.base), "set": data, "downstream": self.downstream, "data": origin} | (
             {"chat": sha256(self.chat)} if data == NOISY and self.chat is not None else {}
         )
 
@@ -193,12 +200,15 @@ class FullScale:
         """Write a set of training examples as JSON lines."""
         if name not in (MIXED, NOISY, *self.downstream):
             raise unknown_set(name, self.sets)
-        chosen = (name,) if name in self.downstream else self.downstream
-        lines = [_lesson(item) for set_name in chosen for item in training_questions(set_name, self.data_dir)]
+        lines = list(self._lessons(name))
         if name == NOISY:
             lines += self._chats(round(len(lines) * CHAT_SHARE / (1 - CHAT_SHARE)))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _lessons(self, data: str) -> tuple[str, ...]:
+        chosen = (data,) if data in self.downstream else self.downstream
+        return tuple(line for name in chosen for line in _lessons(name, self.data_dir))
 
     def _chats(self, n: int) -> list[str]:
         if self.chat is None:
@@ -212,16 +222,44 @@ class FullScale:
         return lines[:n]
 
     def asked(self, part: str) -> list[Any]:
-        """What the questions of `tasks` depend on; their data need not be there yet."""
-        return [part, self.questions, self.downstream, self.data_dir is not None]
+        """What the questions of `tasks` depend on. Those of the Hub need not be there yet.
+
+        Raises:
+            EvaluationError: if a folder lacks data.
+        """
+        marks = None if self.data_dir is None else [task.fingerprint for task in _tasks(self, part)]
+        return [part, self.questions, self.downstream, marks]
 
     def tasks(self, part: str) -> list[Task]:
         """The tasks that a contender trained on this set is measured on."""
-        learned = self.downstream if part == MIXED else (part,)
-        # All in words, so that they share a table.
-        asking = Asking("written", limit=self.questions)
-        names = [*(f"downstream:{name}" for name in learned), *(f"general:{name}" for name in GENERAL)]
-        return load_tasks(names, asking, data_dir=self.data_dir)
+        return _tasks(self, part)
+
+
+@cache
+def _tasks(scale: FullScale, part: str) -> list[Task]:
+    learned = scale.downstream if part == MIXED else (part,)
+    # All in words, so that they share a table.
+    asking = Asking("written", limit=scale.questions)
+    names = [*(f"downstream:{name}" for name in learned), *(f"general:{name}" for name in GENERAL)]
+    return load_tasks(names, asking, data_dir=scale.data_dir)
+
+
+@cache
+def _lessons(name: str, data_dir: Path | None) -> list[str]:
+    return [_lesson(item) for item in training_questions(name, data_dir)]
+
+
+@cache
+def _base(base: str) -> str:
+    """What tells a base from others: the content of a folder, or an id of the Hub."""
+    folder = Path(base)
+    if not folder.is_dir():
+        return base
+    return _hash_of(f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def _hash_of(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _lesson(item: Request) -> str:

@@ -72,8 +72,25 @@ def test_what_may_be_said_of_two():
     sentence = comparison_sentence(even, "A", "B")
     assert sentence == (
         "No difference between A and B is shown (p = 1); 100 questions show one of 17.5 points or more four times in "
-        "five."
+        "five, before Holm's correction."
     )
+
+
+def test_tasks_of_different_sizes_that_disagree_show_nothing():
+    marks = {
+        "a": {"large": "1" * 400 + "0" * 1000, "small": "1" * 80 + "0" * 20},
+        "b": {"large": "1" * 460 + "0" * 940, "small": "1" * 50 + "0" * 50},
+    }
+    (pair,) = comparisons(marks, ("large", "small"))
+    # B is right on more questions, A on average over the tasks.
+    assert (pair.test.only_first, pair.test.only_second) == (30, 60) and pair.p < 0.01 and pair.gap.score > 0.1
+    assert not pair.shown
+    assert comparison_sentence(pair, "A", "B") == (
+        "No difference between A and B is claimed: one is better on average over the tasks, the other is right on "
+        "more questions."
+    )
+    (alone,) = comparisons(marks, ("large",))
+    assert alone.shown and comparison_sentence(alone, "A", "B").startswith("B solves more than A: 4.3 points")
 
 
 def test_the_router_by_block():

@@ -12,14 +12,13 @@ from statistics import fmean
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from slim_core.cli import app
 from slim_core.demo import measure
 from slim_core.demo import tasks as demo_tasks
 from slim_core.demo.trial import TrialPlan
-from slim_core.evaluation.errors import EvaluationError
 from slim_core.paper import execute
 from slim_core.paper.experiments import EXPERIMENTS, contender, steps_of
 from slim_core.paper.published import TABLE
@@ -43,18 +42,6 @@ def short_answers():
         patch.setattr(measure, "LONGEST_ANSWER", 3)
         patch.setattr(demo_tasks, "LONGEST_ANSWER", 3)
         yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = AutoTokenizer.from_pretrained(DEMO / "base")
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def run(*words, plan=True):
@@ -252,41 +239,6 @@ def test_what_cannot_be_is_said_in_a_sentence(words, sentence, tmp_path):
     result = run(*words, *plan, "--work", tmp_path, plan=False)
     assert result.exit_code == 1 and sentence in result.stderr, result.output
     assert "Traceback" not in result.output and not any(tmp_path.iterdir())
-
-
-def test_at_full_scale_the_need_is_said_first(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    words = ["table2", "--scale", "full", "--base", base, "--questions", 2, "--seeds", 1, "--work", tmp_path]
-    plan = run(*words, "--downstream", "openbookqa", "--dry-run", plan=False)
-    # LoRA rewound and without intruders need no training of their own, and all methods are on attention too.
-    assert "23 cells. 16 trainings and 20 measurements are left: about" in plan.stderr
-    need = r"about (\d+ minutes?|[\d.]+ hours) in one process and [\d.]+ [KMG]B of memory, for a base of "
-    assert re.search(need, plan.stderr), plan.stderr
-    refused = run(*words, plan=False)
-    assert refused.exit_code == 1 and "There is no GPU here" in refused.stderr
-    assert refused.stderr.index(" of memory, for a base of ") < refused.stderr.index("There is no GPU here")
-    assert not any(tmp_path.iterdir())
-
-
-def test_training_questions_come_from_the_training_split_alone(base, tmp_path):
-    folder = tmp_path / "openbookqa"
-    folder.mkdir()
-    head = "ID\tQuestion Stem\tChoices\tComplete Question\tAnswer Key\n"
-    for split, stem in (("train", "Ice is"), ("test", "Fire is")):
-        (folder / f"{split}.tsv").write_text(f"{head}1\t{stem}\t(A) cold (B) hot (C) dry (D) old\t-\tA\n")
-    scale = FullScale(base=str(base), data_dir=tmp_path, downstream=("openbookqa",))
-    scale.write_set("mixed", tmp_path / "mixed.jsonl")
-    (line,) = (tmp_path / "mixed.jsonl").read_text().splitlines()
-    question, answer = json.loads(line)["messages"]
-    assert question["content"] == (
-        "Please choose the correct answer to the question: Ice is\n\n"
-        "Answer1: cold Answer2: hot Answer3: dry Answer4: old\n\nAnswer format: answer1/answer2/answer3/answer4"
-    )
-    assert answer["content"] == "the correct answer is answer1"
-    # These folders have one file, which is the test's.
-    for name in ("boolq", "hellaswag", "social_iqa"):
-        with pytest.raises(EvaluationError, match=f"has no training questions of {name}"):
-            FullScale(data_dir=tmp_path, downstream=(name,)).write_set("mixed", tmp_path / "other.jsonl")
 
 
 # Words of files and of the command line, not of people.

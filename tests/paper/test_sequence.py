@@ -17,7 +17,7 @@ from slim_core.paper.scales import DemoScale
 from slim_core.paper.sequence import EACH
 from slim_core.paper.work import WorkFolder
 from tests.paper.stored import answers
-from tests.paper.test_paper import KEYS, base, run, short_answers, shown  # noqa: F401 - fixtures
+from tests.paper.test_paper import KEYS, run, short_answers, shown  # noqa: F401 - a fixture
 
 
 SETS = {"obqa": "things and animals", "siqa": "people and feelings", "boolq": "true or false"}
@@ -26,14 +26,14 @@ SMALL = replace(TrialPlan(), steps=2, examples=12, batch=2, r=2)
 
 
 @pytest.fixture(scope="module")
-def learned(base, tmp_path_factory):  # noqa: F811
+def learned(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequence")
     result = run("sequence", "--seeds", 1, "--base", base, "--work", folder)
     assert result.exit_code == 0, result.output
     return folder, result
 
 
-def test_each_stage_goes_on_from_the_one_before(base, learned):  # noqa: F811
+def test_each_stage_goes_on_from_the_one_before(base, learned):
     folder, _ = learned
     work, experiment = WorkFolder(folder, DemoScale(base, SMALL, questions=2)), sequence(SETS)
     names = [contender.name for contender in experiment.contenders]
@@ -85,7 +85,7 @@ def test_the_stages_are_in_words(learned):
     assert "LoRA after things and animals, then people and feelings" in [row["title"] for row in saved["rows"]]
 
 
-def test_an_interrupted_sequence_gives_the_same_file(base, learned, tmp_path, monkeypatch):  # noqa: F811
+def test_an_interrupted_sequence_gives_the_same_file(base, learned, tmp_path, monkeypatch):
     folder, _ = learned
     work = tmp_path / "work"
     shutil.copytree(folder, work)

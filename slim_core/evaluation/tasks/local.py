@@ -76,17 +76,21 @@ def _choices(texts: list[str], labels: list[str]) -> Fields:
 # -- OpenBookQA: tab-separated, "(A) … (B) …" in one column ------------------------------------------------------
 
 
+# One of the training questions has "(D)" twice; what follows the second one stays part of the last option.
+OPTIONS = re.compile(r".*?\s*\(A\)\s*(.*?)\s*\(B\)\s*(.*?)\s*\(C\)\s*(.*?)\s*\(D\)\s*(.*)")
+
+
 def _openbookqa(folder: Path, split: str) -> list[Record]:
     file = {"validation": "dev"}.get(split, split) + ".tsv"
     records = []
     lines = _lines(_path(folder, "openbookqa", file))
     for number, line in enumerate(lines[1:], 2):
         cells = line.split("\t")
-        parts = re.split(r"\s*\(([A-D])\)\s*", cells[2]) if len(cells) == 5 else []
-        if len(parts) != 9:
+        options = OPTIONS.fullmatch(cells[2]) if len(cells) == 5 else None
+        if options is None:
             raise DataError(f"{file}, line {number}: this is not an OpenBookQA question with options (A) to (D).")
-        options = _choices(parts[2::2], parts[1::2])
-        fields = {"id": cells[0], "question_stem": cells[1], "choices": options, "answerKey": cells[4].strip()}
+        choices = _choices(list(options.groups()), ["A", "B", "C", "D"])
+        fields = {"id": cells[0], "question_stem": cells[1], "choices": choices, "answerKey": cells[4].strip()}
         records.append(Record(fields, f"{file}, line {number}"))
     return records
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slim_core.evaluation.errors import EvaluationError
-from slim_core.evaluation.tasks import GENERAL, PAPER, Asking, load_tasks
+from slim_core.evaluation.tasks import GENERAL, PAPER, Asking, load_tasks, training_questions
 from slim_core.inference import Passage
 
 
@@ -174,3 +174,14 @@ def test_the_real_sets():
     sizes |= {"boolq": 3270, "mmlu": 14042, "gsm8k": 1319, "piqa": 1838}
     tasks = load_tasks(list(sizes), Asking(), data_dir=folder)
     assert {task.name: len(task.items) for task in tasks} == sizes
+    # Its training questions too, one of which has "(D)" twice.
+    assert len(training_questions("openbookqa", folder)) == 4957
+
+
+def test_an_option_may_hold_the_letter_of_the_last_one_again(tmp_path):
+    (tmp_path / "openbookqa").mkdir()
+    text = "ID\n1\tstem\t(A) one (B) two (C) three (D) four (D) five\tall\tB\n"
+    (tmp_path / "openbookqa/train.tsv").write_text(text)
+    (item,) = training_questions("openbookqa", tmp_path)
+    assert "Answer3: three Answer4: four (D) five" in item.prompt[-1].content
+    assert item.expected.targets[0] == "answer2"
