@@ -23,6 +23,11 @@ def count(amount: int) -> str:
     return f"{amount / 1e9:,.1f} billion"
 
 
+def counted(amount: int, word: str) -> str:
+    """How many: 1 question, 2,000 questions."""
+    return f"{amount:,} {word}" if amount == 1 else f"{amount:,} {word}s"
+
+
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

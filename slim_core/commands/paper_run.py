@@ -14,6 +14,7 @@ import torch
 import typer
 from transformers.utils.logging import disable_progress_bar
 
+from ..base.formatting import counted
 from ..demo.pool import worker_pool
 from ..demo.trial import TrialPlan
 from ..evaluation.report import report_page
@@ -168,7 +169,7 @@ def run_paper(
     failed = []
     if not report:
         estimate = estimate_paper(work, cells)
-        say(f"{experiment.title}: {len(cells)} cells. {estimate.words}")
+        say(f"{experiment.title}: {counted(len(cells), 'cell')}. {estimate.words}")
         if dry_run:
             for cell in cells:
                 say(f"{cell.words}: {_state(work, cell)}")

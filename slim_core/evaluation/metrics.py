@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
 
+from ..base.formatting import counted
 from .statistics import LEVEL, Marks, McNemar, Score, auc, detectable, difference, holm, mcnemar, mean_share, ratio
 
 
@@ -136,11 +137,12 @@ def comparison_sentence(comparison: Comparison, first: str, second: str, verb: s
     if comparison.detectable is None:
         different = comparison.test.only_first + comparison.test.only_second
         if not different:
-            same = f"both have the same marks on all {comparison.n:,} questions"
+            them = f"all {comparison.n:,} questions" if comparison.n > 1 else "the one question"
+            same = f"both have the same marks on {them}"
             return f"No difference between {first} and {second}: {same}."
         return (
             f"No difference between {first} and {second} is shown; their marks differ on {different:,} of "
-            f"{comparison.n:,} questions, too few to show any."
+            f"{counted(comparison.n, 'question')}, too few to show any."
         )
     return (
         f"No difference between {first} and {second} is shown (p = {comparison.p:.2g}); {comparison.n:,} questions "

@@ -15,7 +15,7 @@ from ..base.devices import compute_dtype
 from ..base.estimate import empty_model
 from ..base.estimate import estimate as estimate_base
 from ..base.files import base_files
-from ..base.formatting import size
+from ..base.formatting import counted, size
 from ..training.report import TrainingRecord
 from .runs import MIXED, Cell
 from .scales import NOISY, DemoScale, FullScale
@@ -80,8 +80,8 @@ class PaperEstimate:
         time = duration(self.hours)
         memory = "" if self.bytes is None else f" and {size(self.bytes)} of memory"
         return (
-            f"{self.trainings} trainings and {self.measurements} measurements are left: about {time} in one "
-            f"process{memory}, {self.basis}."
+            f"{counted(self.trainings, 'training')} and {counted(self.measurements, 'measurement')} are left: about "
+            f"{time} in one process{memory}, {self.basis}."
         )
 
 

@@ -232,8 +232,8 @@ def _difference(part: Part, group: Group, kind: str, columns: Sequence[str], oth
 
 def _distances(part: Part, group: Group, rows: Sequence[Contender], scope: str) -> Table:
     table = Table(
-        f"How far from the base: {scope}KL(base ‖ adapter) in nats per token, share of the prompts past LoRA in %, "
-        "and AUC of general against trained prompts; mean over seeds",
+        f"How far from the base: {scope}KL(base ‖ adapter) in nats per token, share of all tokens of the prompts past "
+        "LoRA in %, and AUC of general against trained prompts; mean over seeds",
         ("method", "KL downstream", "KL general", "past LoRA downstream", "past LoRA general", "AUC"),
     )
     for contender in rows:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from slim_core.base.formatting import count, distance, likelihood, share, size, times
+from slim_core.base.formatting import count, counted, distance, likelihood, share, size, times
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,11 @@ def test_size(amount, text):
 )
 def test_count(amount, text):
     assert count(int(amount)) == text
+
+
+def test_counted():
+    words = [counted(amount, "cell") for amount in (0, 1, 2, 1200)]
+    assert words == ["0 cells", "1 cell", "2 cells", "1,200 cells"]
 
 
 @pytest.mark.parametrize(

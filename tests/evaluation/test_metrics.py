@@ -66,6 +66,8 @@ def test_what_may_be_said_of_two():
     assert sentence.endswith("is shown; their marks differ on 3 of 300 questions, too few to show any.")
     (same,) = comparisons({"a": {"t": "1100"}, "b": {"t": "1100"}}, ("t",))
     assert comparison_sentence(same, "A", "B").endswith(": both have the same marks on all 4 questions.")
+    (one,) = comparisons({"a": {"t": "1"}, "b": {"t": "1"}}, ("t",))
+    assert comparison_sentence(one, "A", "B").endswith(": both have the same marks on the one question.")
     mixed = {"a": {"t": "10" * 20 + "1" * 60}, "b": {"t": "01" * 20 + "1" * 60}}
     (even,) = comparisons(mixed, ("t",))
     assert even.p == 1.0 and even.detectable == pytest.approx(0.1751, abs=1e-4)

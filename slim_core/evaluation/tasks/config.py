@@ -79,6 +79,10 @@ def read_config(path: Path) -> dict[str, Any]:
         EvaluationError: if it cannot be read, has an unknown entry, or would run code.
     """
     config = _read(path, path.name, 0)
+    if "group" in config:
+        raise EvaluationError(
+            f"{path.name}: `group` is not read; leave it out, or name the tasks of a group one by one."
+        )
     for key, value in config.items():
         _check(key, value, path.name)
     missing = [key for key in NEEDED if config.get(key) is None]

@@ -118,6 +118,7 @@ RUNS = "which is never done here"
         ({"dataset_kwargs": {"trust_remote_code": True}}, f"`trust_remote_code` runs code, {RUNS}; leave it out."),
         ({"metric_list": [{"metric": "bleu"}]}, "the metric 'bleu' is unknown; multiple_choice has acc and"),
         ({"output_type": "loglikelihood_rolling"}, "it must be multiple_choice or generate_until."),
+        ({"group": "mine", "task": ["a", "b"]}, "`group` is not read; leave it out, or name the tasks of a group one"),
         ({"made_up": 1}, "`made_up` is unknown; a task file may have task,"),
         ({"num_fewshot": "five"}, "`num_fewshot` must be of type int, not str."),
         ({"doc_to_text": None}, "mine.yaml has no `doc_to_text`; a task needs dataset_path, doc_to_text"),
