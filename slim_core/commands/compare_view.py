@@ -64,7 +64,7 @@ def verdict_sentence(label: str, verdict: Verdict, same: bool, gate: GateSetting
     if gate.strength == 0:
         return f"Gate forced open: {label} answers with its LoRA experts. {numbers}"
     if verdict.goes_past:
-        return f"Like the training data: {label}'s gate is open, but its router sent much of it past LoRA. {numbers}"
+        return f"Like the training data, but much of it went past {label}'s LoRA experts. {numbers}"
     if verdict.kind == "like":
         return f"Like the training data: {label} answers with its LoRA experts. {numbers}"
     begin = {"unlike": "Unlike the training data", "mixed": "Partly like the training data"}[verdict.kind]

@@ -176,9 +176,10 @@ def run_paper(
             return
         if estimate.measurements and scale_name == "full" and not torch.cuda.is_available() and not yes:
             raise PaperError("There is no GPU here, so this would take far longer; pass --yes to start anyway.")
-        # Before anything is trained: questions may be missing.
-        for part in dict.fromkeys(cell.contender.part for cell in cells):
-            scale.tasks(part)
+        if estimate.measurements:
+            # Before anything is trained: questions may be missing.
+            for part in dict.fromkeys(cell.contender.part for cell in cells):
+                scale.tasks(part)
         failed = run_jobs(work, cells, jobs)
     collected = collect(work, experiment, cells)
     written = _write(collected, work, scale_name)

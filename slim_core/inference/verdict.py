@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def goes_past(self) -> bool:
-        """Whether the router sends a good part past LoRA although the prompt is like the training data."""
+        """Whether a good part went past LoRA although the prompt is like the training data."""
         return self.kind == "like" and round(self.identity, 2) > LIKE
 
 

@@ -26,6 +26,9 @@ CHAT_SHARE = 0.05
 # Fields of a training's settings that say where it is, not what it is.
 PLACES = ("base", "data", "output", "resume", "bf16", "start_from")
 
+# Files of a base on which its answers depend: weights, configuration, tokenizer, template.
+CONTENT = (".safetensors", ".json", ".model", ".txt", ".jinja")
+
 
 def in_sentence(title: str) -> str:
     """What a task is about, for the middle of a sentence."""
@@ -171,7 +174,7 @@ class FullScale:
         Raises:
             EvaluationError: if a folder lacks data.
         """
-        origin = None if self.data_dir is None else _hash_of(self._lessons(data))
+        origin = None if self.data_dir is None else _mark(self._chosen(data), self.data_dir)
         return {"base": _base(self.base), "set": data, "downstream": self.downstream, "data": origin} | (
             {"chat": sha256(self.chat)} if data == NOISY and self.chat is not None else {}
         )
@@ -200,15 +203,14 @@ class FullScale:
         """Write a set of training examples as JSON lines."""
         if name not in (MIXED, NOISY, *self.downstream):
             raise unknown_set(name, self.sets)
-        lines = list(self._lessons(name))
+        lines = list(_lessons(self._chosen(name), self.data_dir))
         if name == NOISY:
             lines += self._chats(round(len(lines) * CHAT_SHARE / (1 - CHAT_SHARE)))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def _lessons(self, data: str) -> tuple[str, ...]:
-        chosen = (data,) if data in self.downstream else self.downstream
-        return tuple(line for name in chosen for line in _lessons(name, self.data_dir))
+    def _chosen(self, data: str) -> tuple[str, ...]:
+        return (data,) if data in self.downstream else self.downstream
 
     def _chats(self, n: int) -> list[str]:
         if self.chat is None:
@@ -227,7 +229,7 @@ class FullScale:
         Raises:
             EvaluationError: if a folder lacks data.
         """
-        marks = None if self.data_dir is None else [task.fingerprint for task in _tasks(self, part)]
+        marks = None if self.data_dir is None else _marks(self, part)
         return [part, self.questions, self.downstream, marks]
 
     def tasks(self, part: str) -> list[Task]:
@@ -244,9 +246,22 @@ def _tasks(scale: FullScale, part: str) -> list[Task]:
     return load_tasks(names, asking, data_dir=scale.data_dir)
 
 
+# What is hashed is read once in a process: a table asks for the name of each of its cells several times.
+
+
 @cache
-def _lessons(name: str, data_dir: Path | None) -> list[str]:
-    return [_lesson(item) for item in training_questions(name, data_dir)]
+def _marks(scale: FullScale, part: str) -> list[str]:
+    return [task.fingerprint for task in _tasks(scale, part)]
+
+
+@cache
+def _lessons(names: tuple[str, ...], data_dir: Path | None) -> tuple[str, ...]:
+    return tuple(_lesson(item) for name in names for item in training_questions(name, data_dir))
+
+
+@cache
+def _mark(names: tuple[str, ...], data_dir: Path) -> str:
+    return _hash_of(_lessons(names, data_dir))
 
 
 @cache
@@ -255,7 +270,8 @@ def _base(base: str) -> str:
     folder = Path(base)
     if not folder.is_dir():
         return base
-    return _hash_of(f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir()) if path.is_file())
+    files = (path for path in sorted(folder.iterdir()) if path.suffix in CONTENT)
+    return _hash_of(f"{path.name} {sha256(path)}" for path in files)
 
 
 def _hash_of(lines: Iterable[str]) -> str:

@@ -130,7 +130,7 @@ def test_verdicts_in_words():
     )
     assert verdict_sentence("SLIM", verdict(0.1), same=True).startswith("Like the training data: SLIM answers with")
     assert verdict_sentence("SLIM", Verdict(0.5, 0.5, 1.0, 0.0, False, 0.0), same=False).startswith(
-        "Like the training data: SLIM's gate is open, but its router sent much of it past LoRA. Past LoRA: 50%"
+        "Like the training data, but much of it went past SLIM's LoRA experts. Past LoRA: 50%"
     )
 
 

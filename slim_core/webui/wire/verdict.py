@@ -78,7 +78,7 @@ def _sentence(session: Session, turn: Turn, name: str, verdict: Verdict, reads_l
         compared = "though this is unlike its training data" if is_far else "and this is like its training data"
         return f"{begin}{label} answers with its LoRA experts, {compared}.", False
     if verdict.goes_past:
-        return f"{begin}{label}’s gate is open, but its router sent {share(verdict.identity)} past LoRA.", False
+        return f"{KINDS[kind]}, but {share(verdict.identity)} of it went past {label}’s LoRA experts.", False
     if kind == "like":
         return f"{begin}{label} answers with its LoRA experts.", False
     begin += f"{label} sent {share(verdict.identity)} of it past LoRA"

@@ -60,7 +60,7 @@ def test_a_router_that_goes_past_lora_by_itself_does_not_make_a_prompt_unlike_th
     answer.routing = replace(answer.routing, gate=torch.ones_like(answer.routing.gate))
     view = verdict(session)
     assert view["kind"] == "like"
-    assert view["sentence"] == ("Like the training data: SLIM’s gate is open, but its router sent 100% past LoRA.")
+    assert view["sentence"] == ("Like the training data, but 100% of it went past SLIM’s LoRA experts.")
 
 
 def test_a_gate_that_is_forced_open(asked):
