@@ -109,7 +109,7 @@ class AdapterRouter:
     ) -> None:
         self.name, self.config, self.clusters, self.module_name = adapter_name, config, clusters, module_name
         self.readers = 1
-        self.key = router_key(module_name, adapter_name)
+        self.key = router_key(module_name, adapter_name, context.deletions[adapter_name])
         self._weights, self._context = dict(weights), context
         # The sequences of the last training forward, and which of its tokens clusters learn from; None if all.
         self._sequences: Sequences | None = None

@@ -9,6 +9,7 @@ however the forward was started: plain, `generate`, Trainer, or a model that onl
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -105,6 +106,7 @@ class ForwardContext:
     Attributes:
         sequences: what the running forward reads; None outside of one, or if its arguments do not say.
         contextual: adapters whose distance is that of the context.
+        deletions: how often such an adapter of each name was deleted.
         forward_number: number of the running training forward; None outside of one.
         rows: the adapter of each row of the batch; None if the active adapters apply to every row.
         trace: the recorder that receives every routing, or None.
@@ -117,6 +119,7 @@ class ForwardContext:
     def __init__(self) -> None:
         self.sequences: Sequences | None = None
         self.contextual: set[str] = set()
+        self.deletions: Counter[str] = Counter()
         self.forward_number: int | None = None
         self.rows: BatchRows | None = None
         self.trace: Recorder | None = None
@@ -171,7 +174,10 @@ class ForwardContext:
     def forget(self, adapter_name: str) -> None:
         """Forget an adapter that was deleted."""
         self.losses.forget(adapter_name)
-        self.contextual.discard(adapter_name)
+        # The first of its layers to be deleted.
+        if adapter_name in self.contextual:
+            self.contextual.discard(adapter_name)
+            self.deletions[adapter_name] += 1
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # In evaluation nothing is stored unless needed, since a compiled forward would be recompiled.

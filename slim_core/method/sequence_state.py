@@ -308,9 +308,15 @@ class RowState(NamedTuple):
     length: Tensor
 
 
-def router_key(module: str, adapter: str) -> str:
-    """The key under which a cache remembers a router's sums."""
-    return f"{module} of {adapter}"
+def router_key(module: str, adapter: str, deletions: int) -> str:
+    """The key under which a cache remembers a router's sums.
+
+    Args:
+        module: where the router is.
+        adapter: its name.
+        deletions: how many adapters of this name were deleted before. What one of them has read is not the next one's.
+    """
+    return f"{module} of {adapter}" + (f" ({deletions} deleted)" if deletions else "")
 
 
 def state_of_row(cache: Any, row: int, adapter: str, opening: tuple[int, ...]) -> RowState | None:
@@ -322,10 +328,10 @@ def state_of_row(cache: Any, row: int, adapter: str, opening: tuple[int, ...]) -
         adapter: of the row; its distance is that of the context.
         opening: the ids that open a turn for it.
     """
-    state, suffix = state_on(cache), router_key("", adapter)
+    state, suffix = state_on(cache), router_key("", adapter, 0)
     if state is None or opening not in state.counts:
         return None
-    # The key of a router that runs twice in a forward ends with a number.
+    # A key may end with numbers: of earlier adapters of this name, and of a router that runs twice in a forward.
     of_adapter = {key: sums for key, sums in state.sums.items() if key.endswith(suffix) or f"{suffix} (" in key}
     return RowState(
         {key: sums[row, -1].clone() for key, sums in of_adapter.items()}, state.counts[opening][row, -1, 0].clone()

@@ -35,6 +35,27 @@ def test_a_cache_that_another_adapter_filled_is_refused(ids):
     refuses(model, ids, cache, "the adapter that should continue did not read them")
 
 
+def test_a_cache_that_a_deleted_adapter_of_the_same_name_filled_is_refused(ids):
+    model = learned()
+    model.add_adapter("other", slim(target_modules="all-linear"))
+    cache = filled(model, ids)
+    model.delete_adapter("default")
+    model.add_adapter("default", slim(target_modules="all-linear"))
+    model.set_adapter("default")
+    model.eval()
+    refuses(model, ids, cache, "the adapter that should continue did not read them")
+
+
+def test_a_new_adapter_of_a_deleted_name_goes_on_from_its_own_cache(ids):
+    model = learned()
+    model.add_adapter("other", slim(target_modules="all-linear"))
+    model.delete_adapter("default")
+    model.add_adapter("default", slim(target_modules="all-linear"))
+    model.set_adapter("default")
+    model.eval()
+    assert_near(read(model, ids, [6, 6]), whole(model, ids))
+
+
 def test_a_cache_that_the_base_filled_before_is_refused(ids):
     cache = filled(build("llama"), ids)
     refuses(learned(), ids, cache, "code other than the adapted model added")
