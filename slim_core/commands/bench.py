@@ -32,6 +32,7 @@ Shape = Annotated[
 Rank = Annotated[int, typer.Option(min=1, help="Rank of each expert.")]
 Experts = Annotated[int, typer.Option(min=2, help="Number of LoRA experts; the LoRA has rank × this.")]
 Batch = Annotated[int, typer.Option(min=1, help="Examples of a training step.")]
+Methods = Annotated[list[str], typer.Option("--method", help="Trained beside a LoRA; repeat for several.")]
 Length = Annotated[int, typer.Option(min=2, help="Tokens of an example.")]
 Base = Annotated[str | None, typer.Option(help="Base model: folder or Hub id. (default: random weights)")]
 Lora = Annotated[str | None, typer.Option(help="LoRA for this base.")]
@@ -51,6 +52,17 @@ def _device(device: str | None) -> str:
     if device is not None and device not in available:
         raise typer.BadParameter(f"{device!r} is not available; choose {' or '.join(available)}.")
     return device or best_device()
+
+
+def _trained_beside_lora(methods: list[str]) -> list[str]:
+    """The methods of `--method`; those that change a finished LoRA have its trainings."""
+    from ..baselines import METHODS
+
+    known = [name for name, method in METHODS.items() if method.finish is None and name != "lora"]
+    for method in methods:
+        if method not in known:
+            refuse(f"--method must be one of {', '.join(known)}, not {method}.")
+    return list(dict.fromkeys(methods))
 
 
 @app.command()
@@ -193,18 +205,19 @@ def train(
     length: Length = 256,
     rank: Rank = 16,
     experts: Experts = 8,
+    method: Methods = ["slim"],  # noqa: B006
     rounds: Rounds = 5,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """A training step of SLIM and of a PEFT LoRA of equal total rank, with random weights."""
+    """A training step of a PEFT LoRA, and of SLIM or other methods of equal total rank, with random weights."""
     from ..evaluation.bench.training import time_training
 
-    device = _device(device)
+    device, methods = _device(device), _trained_beside_lora(method)
     settings: dict[str, Any] = {"rank": rank, "experts": experts, "batch": batch, "length": length, "rounds": rounds}
-    report = Report("train", device, json, shape=shape, **settings)
+    report = Report("train", device, json, shape=shape, methods=methods, **settings)
     base, _ = _random(shape, device)
-    report.add(f"{shape}, {batch} × {length} tokens", time_training(base, **settings))
+    report.add(f"{shape}, {batch} × {length} tokens", time_training(base, methods, **settings))
 
 
 @app.command()
@@ -216,25 +229,27 @@ def memory(
     length: Length = 256,
     rank: Rank = 16,
     experts: Experts = 8,
+    method: Methods = ["slim"],  # noqa: B006
     load_4bit: Annotated[bool, typer.Option("--load-4bit", help="The base in 4 bits.")] = False,
     device: Device = None,
     json: Json = None,
 ) -> None:
-    """Peak memory of base, LoRA and SLIM in one batch and of the base alone, and of training steps of LoRA and SLIM;
-    random weights."""
+    """Peak memory of base, LoRA and SLIM in one batch and of the base alone, and of training steps of LoRA, and of
+    SLIM or other methods; random weights."""
     from ..demo.chat import train_tokenizer
     from ..evaluation.bench.memory import MeasuredModel, memory_of_training, memory_used
     from ..extras import lacking
 
     if load_4bit and (missing := lacking("bitsandbytes", "A base in 4 bits")) is not None:
         refuse(missing)
-    device = _device(device)
+    device, methods = _device(device), _trained_beside_lora(method)
     settings: dict[str, Any] = {"shape": shape, "rank": rank, "experts": experts}
     report = Report(
         "memory",
         device,
         json,
         **settings,
+        methods=methods,
         four_bit=load_4bit,
         prompt=prompt,
         tokens=tokens,
@@ -249,7 +264,8 @@ def memory(
         f"{name}: answers", memory_used(train_tokenizer([TOKENIZED]), measured, prompt=prompt, tokens=tokens)
     )
     report.add_memory(
-        f"{name}: training, {batch} × {length} tokens", memory_of_training(measured, batch=batch, length=length)
+        f"{name}: training, {batch} × {length} tokens",
+        memory_of_training(measured, methods, batch=batch, length=length),
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from slim_core.baselines import METHODS
 from slim_core.cli import app
 from slim_core.evaluation.bench import memory, turns
 from slim_core.evaluation.bench.shapes import random_base
@@ -94,6 +95,27 @@ def test_train(tmp_path):
     assert list(ways) == ["PEFT: LoRA", "SLIM", "PEFT: LoRA, checkpointing", "SLIM, checkpointing"]
     for row in ways.values():
         assert row["facts"]["tokens_per_second"] == pytest.approx(8 / row["seconds"])
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_any_method_is_trained_beside_lora(tmp_path):
+    methods = ["dora", "lora-mlp", "oft", "loramoe", "mixlora", "mixlora-dy", "mola", "disel", "slim", "slim"]
+    named = [option for method in methods for option in ("--method", method)]
+    results, _ = bench(tmp_path, "train", *TINY, "--batch", 1, "--length", 8, *named)
+    ways = by_way(results["cases"][0], "step")
+    titles = [METHODS[method].title for method in dict.fromkeys(methods)]
+    assert list(ways)[: len(titles) + 1] == ["PEFT: LoRA", *titles]
+    trained = {name: row["facts"]["parameters"] for name, row in ways.items()}
+    assert 0 < trained["OFT"] < trained["LoRA on the MLPs"] < trained["PEFT: LoRA"] < trained["SLIM"]
+    assert trained["SLIM"] == trained["SLIM, checkpointing"]
+
+
+@pytest.mark.parametrize("method", ["lora", "lora-rewound", "other"])
+@pytest.mark.parametrize("command", ["train", "memory"])
+def test_a_method_without_a_training_of_its_own_is_refused(command, method):
+    result = CliRunner().invoke(app, ["bench", command, "--method", method], env={"COLUMNS": "200"})
+    assert result.exit_code == 1 and not result.stdout
+    assert "--method must be one of dora, slim, " in result.stderr and f"not {method}." in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ from ...inference import Row
 from ...noise import hush
 from .compare import BASE, answer
 from .machine import dtype_of
-from .shapes import adapted, engine_around, lora_config, random_base, slim_config
-from .training import LORA, SLIM, TrainingStep
+from .shapes import adapted, engine_around, method_config, random_base
+from .training import LORA, TrainingStep, way_of
 
 
 TOGETHER = "base, LoRA and SLIM in one batch"
-TRAINED = {LORA: "lora", SLIM: "slim"}
+ANSWERING = (LORA, "slim")
 # The optimiser's state comes with the first.
 STEPS = 2
 Result = TypeVar("Result")
@@ -75,9 +75,9 @@ class MeasuredModel:
         """A random base; see `random_base`."""
         return random_base(self.shape, self.device, dtype_of(self.device), vocabulary, self.four_bit)
 
-    def configs(self) -> dict[str, PeftConfig]:
-        """Of its adapters, by name."""
-        return {"lora": lora_config(self.rank * self.experts), "slim": slim_config(self.rank, self.experts)}
+    def config(self, method: str, base: PreTrainedModel) -> PeftConfig:
+        """Of an adapter for this base; see `method_config`."""
+        return method_config(method, base, self.rank, self.experts)
 
 
 def memory_used(tokenizer: PreTrainedTokenizerBase, model: MeasuredModel, *, prompt: int, tokens: int) -> list[Used]:
@@ -91,22 +91,23 @@ def memory_used(tokenizer: PreTrainedTokenizerBase, model: MeasuredModel, *, pro
     """
     with tempfile.TemporaryDirectory() as folder:
         _in_own_process(_save, tokenizer, model, Path(folder))
-        folders = {name: Path(folder) / name for name in model.configs()}
+        folders = {name: Path(folder) / name for name in ANSWERING}
         return [
             _in_own_process(_used, BASE, tokenizer, model, {}, prompt, tokens),
             _in_own_process(_used, TOGETHER, tokenizer, model, folders, prompt, tokens),
         ]
 
 
-def memory_of_training(model: MeasuredModel, *, batch: int, length: int) -> list[Used]:
-    """Measure training of a PEFT LoRA, and of SLIM, each on a base of its own.
+def memory_of_training(model: MeasuredModel, methods: Sequence[str], *, batch: int, length: int) -> list[Used]:
+    """Measure training of a PEFT LoRA, and of each method, each on a base of its own.
 
     Args:
         model: the base and its adapters.
+        methods: beside the LoRA, of `METHODS`.
         batch: examples of a step.
         length: tokens of an example.
     """
-    return [_in_own_process(_trained, way, model, name, batch, length) for way, name in TRAINED.items()]
+    return [_in_own_process(_trained, model, method, batch, length) for method in (LORA, *methods)]
 
 
 def _in_own_process(run: Callable[..., Result], *arguments: Any) -> Result:
@@ -116,8 +117,8 @@ def _in_own_process(run: Callable[..., Result], *arguments: Any) -> Result:
 
 def _save(tokenizer: PreTrainedTokenizerBase, model: MeasuredModel, folder: Path) -> None:
     base = model.base(len(tokenizer))
-    for name, config in model.configs().items():
-        adapted(base, config).save_pretrained(str(folder / name))
+    for name in ANSWERING:
+        adapted(base, model.config(name, base)).save_pretrained(str(folder / name))
 
 
 def _watched(device: torch.device) -> Callable[[], int | None]:
@@ -149,11 +150,11 @@ def _used(
     return Used(way, peak(), weights)
 
 
-def _trained(way: str, model: MeasuredModel, name: str, batch: int, length: int) -> Used:
+def _trained(model: MeasuredModel, method: str, batch: int, length: int) -> Used:
     peak = _watched(torch.device(model.device))
     base = model.base()
     ids = torch.randint(5, base.config.vocab_size, (batch, length), device=base.device)
-    step = TrainingStep(base, model.configs()[name], ids, checkpointing=False)
+    step = TrainingStep(base, model.config(method, base), ids, checkpointing=False)
     for _ in range(STEPS):
         step()
-    return Used(way, peak(), step.weights)
+    return Used(way_of(method), peak(), step.weights)

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ...base.prompts import Prompts
+from ...baselines import METHODS
 from ...inference import Engine
 from ...inference.packed_linear import pack_linears
 from ...method import SlimConfig, guard_cpu_4bit
@@ -108,6 +109,25 @@ def lora_config(rank: int) -> LoraConfig:
     return LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
     )
+
+
+def method_config(method: str, base: PreTrainedModel, rank: int, experts: int) -> PeftConfig:
+    """An adapter of any method, with its defaults and the total rank of `slim_config`, where it has one.
+
+    Args:
+        method: of `METHODS`. One that does not choose its own modules adapts all Linears.
+        base: what it adapts.
+        rank: of each expert.
+        experts: number of LoRA experts.
+    """
+    if method == "lora":
+        return lora_config(rank * experts)
+    linears = {
+        name: (module.in_features, module.out_features)
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()
+    }
+    return METHODS[method].configure(slim_config(rank, experts), {}, linears)
 
 
 def sharing(base: PreTrainedModel) -> PreTrainedModel:

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training step: forward, backward and the optimiser, of SLIM and of a PEFT LoRA of equal total rank."""
+"""A training step: forward, backward and the optimiser, of a PEFT LoRA and of other methods of equal total rank."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from peft import PeftConfig
 from transformers import PreTrainedModel
 
+from ...baselines import METHODS
 from .machine import bytes_of
-from .shapes import adapted, lora_config, slim_config
+from .shapes import adapted, method_config
 from .turns import Measured, Measures, Way, summary, synchronise, take_turns
 
 
-LORA, SLIM = "PEFT: LoRA", "SLIM"
+LORA = "lora"
 
 
 class TrainingStep:
@@ -23,6 +25,7 @@ class TrainingStep:
     Attributes:
         peak: the most bytes of its last step on CUDA, without what other models take; None elsewhere.
         weights: bytes of the base and the adapter.
+        parameters: how many are trained.
     """
 
     def __init__(self, base: PreTrainedModel, config: PeftConfig, ids: torch.Tensor, checkpointing: bool) -> None:
@@ -32,6 +35,7 @@ class TrainingStep:
             self._model.enable_input_require_grads()
         trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimiser = torch.optim.AdamW(trainable, lr=1e-4)
+        self.parameters = sum(parameter.numel() for parameter in trainable)
         self.peak: int | None = None
         self.weights = bytes_of([*self._model.parameters(), *self._model.buffers()])
 
@@ -55,13 +59,19 @@ class TrainingStep:
         return {"step": seconds}
 
 
+def way_of(method: str) -> str:
+    """How a method is called in the tables."""
+    return "PEFT: LoRA" if method == LORA else METHODS[method].title
+
+
 def time_training(
-    base: PreTrainedModel, *, rank: int, experts: int, batch: int, length: int, rounds: int
+    base: PreTrainedModel, methods: Sequence[str], *, rank: int, experts: int, batch: int, length: int, rounds: int
 ) -> list[Measured]:
-    """Time a step of both in turn, with and without gradient checkpointing.
+    """Time a step of a LoRA and of each method in turn, with and without gradient checkpointing.
 
     Args:
         base: random weights, whose parameters take no gradient.
+        methods: beside the LoRA, of `METHODS`.
         rank: of each expert; the LoRA has this times `experts`.
         experts: number of LoRA experts.
         batch: examples of a step.
@@ -69,14 +79,15 @@ def time_training(
         rounds: how often each has its turn.
     """
     ids = torch.randint(5, base.config.vocab_size, (batch, length), device=base.device)
-    configs: dict[str, PeftConfig] = {LORA: lora_config(rank * experts), SLIM: slim_config(rank, experts)}
-    steps = {name: TrainingStep(base, config, ids, False) for name, config in configs.items()}
-    steps |= {f"{name}, checkpointing": TrainingStep(base, config, ids, True) for name, config in configs.items()}
+    configs = {way_of(method): method_config(method, base, rank, experts) for method in (LORA, *methods)}
+    steps = {way: TrainingStep(base, config, ids, False) for way, config in configs.items()}
+    steps |= {f"{way}, checkpointing": TrainingStep(base, config, ids, True) for way, config in configs.items()}
     ways: dict[str, Way] = dict(steps)
 
     def facts(way: str, measure: str, seconds: float) -> dict[str, float]:
+        known = {"parameters": steps[way].parameters, "tokens_per_second": batch * length / seconds}
         peak = steps[way].peak
-        rates = {"tokens_per_second": batch * length / seconds}
-        return rates if peak is None else rates | {"peak_bytes": peak}
+        return known if peak is None else known | {"peak_bytes": peak}
 
-    return summary(take_turns(ways, rounds), (LORA, f"{LORA}, checkpointing"), facts)
+    lora = way_of(LORA)
+    return summary(take_turns(ways, rounds), (lora, f"{lora}, checkpointing"), facts)
