@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ..evaluation.results import Evaluation, Participant, evaluated
+from ..evaluation.run import unsolved
 from ..evaluation.solving import Sample
 from ..evaluation.summary import BASE, Group, solved_samples
 from ..inference import GateSetting, ModelInfo
@@ -35,12 +36,14 @@ class Part:
         chosen: for each contender with several rates, the one with the lowest validation loss. None where
             not every rate is trained yet.
         evaluation: all answers.
+        left_out: tasks of which no item could be solved, each with a sentence that says why.
     """
 
     name: str
     columns: Mapping[str, Cell]
     chosen: Mapping[str, float | None]
     evaluation: Evaluation
+    left_out: Mapping[str, str]
 
     def columns_of(self, contender: Contender) -> list[str]:
         """The contender's columns at its rate, one per seed."""
@@ -143,8 +146,9 @@ def _part(
         for task in tasks:
             _join(samples[task.name], content["samples"][task.name], column, files)
     assert info is not None  # at least one cell of a part is finished
-    pairs = _pairs(columns, experiment.rival)
-    return Part(name, columns, chosen, evaluated(info, participants, tasks, samples, False, pairs))
+    pairs, left_out = _pairs(columns, experiment.rival), unsolved(samples)
+    solved = [task for task in tasks if task.name not in left_out]
+    return Part(name, columns, chosen, evaluated(info, participants, solved, samples, False, pairs), left_out)
 
 
 def _only(sample: Sample, name: str, column: str) -> Sample:

@@ -31,6 +31,7 @@ from .work import CellFiles, WorkFolder, write_json
 
 ROW = "row"
 SIZE = 50  # items that are solved together
+LEFT_OUT = "This task is left out."
 WAIT = 2.0  # seconds between checks whether another process has finished
 Say = Callable[[str], None]
 
@@ -77,7 +78,7 @@ def _done_alone(work: WorkFolder, cell: Cell, files: CellFiles, say: Say) -> boo
     with work.locked(files.measured) as locked:
         if locked and not files.measured.is_file():
             say(f"{cell.words}: answering")
-            _measure(work, cell, files)
+            _measure(work, cell, files, say)
             say(f"{cell.words}: measured")
         return locked
 
@@ -128,7 +129,7 @@ def _finish(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
     new.rename(files.folder)
 
 
-def _measure(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
+def _measure(work: WorkFolder, cell: Cell, files: CellFiles, say: Say) -> None:
     """Let the base and the adapter answer. Always these two, so that the base's answers are always the same."""
     tasks = work.scale.tasks(cell.contender.part)
     engine = load_engine(work.scale.base, revision=work.scale.revision)
@@ -142,8 +143,11 @@ def _measure(work: WorkFolder, cell: Cell, files: CellFiles) -> None:
         samples = run_tasks(engine, respondents, tasks, journal, SIZE)
     finally:
         journal.close()
-    for sentence in unsolved(samples).values():
-        raise EvaluationError(sentence)
+    gone = unsolved(samples)
+    if len(gone) == len(tasks):
+        raise EvaluationError(" ".join(gone.values()))
+    for sentence in gone.values():
+        say(f"{cell.words}: {sentence} {LEFT_OUT}")
     content = {
         "base": asdict(engine.info) | {"name": Path(work.scale.base).name},
         "base_variant": asdict(base.respondent.variant),

@@ -16,6 +16,7 @@ from ..evaluation.statistics import LEVEL, Score, difference, mean_score, ratio
 from ..evaluation.summary import BASE, Group, TaskScores, solved_samples
 from ..evaluation.tasks import asked, short_title
 from .collect import ByTask, Collected, Part, key_of, kinds_of, values_of
+from .execute import LEFT_OUT
 from .frontier import Frontiers, frontier_sentence, frontier_table, frontiers_of, razor_sentence
 from .runs import Contender
 from .sequence import sequence_tables
@@ -56,6 +57,7 @@ def notes(collected: Collected) -> list[str]:
                 razor = razor_sentence(part, group, collected.experiment.contenders)
                 sentences += [] if razor is None else [razor]
     sentences += _same(collected)
+    sentences += [f"{why} {LEFT_OUT}" for part in collected.parts for why in part.left_out.values()]
     if collected.missing:
         sentences.append(f"{len(collected.missing)} of {len(collected.files)} cells are missing: {_list(collected)}.")
     return sentences

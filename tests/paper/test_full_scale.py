@@ -105,5 +105,5 @@ def test_the_base_that_answers_has_the_version_that_was_trained(base, tmp_path, 
     monkeypatch.setattr(FullScale, "tasks", lambda self, part: [])
     cell = Cell(EXPERIMENTS["table2"](scale.sets).contenders[0], 1e-3, 1)
     with pytest.raises(EvaluationError, match="enough"):
-        execute._measure(WorkFolder(tmp_path, scale), cell, None)
+        execute._measure(WorkFolder(tmp_path, scale), cell, None, print)
     assert asked == [("a/b", "v2")]

@@ -19,6 +19,7 @@ from slim_core.cli import app
 from slim_core.demo import measure
 from slim_core.demo import tasks as demo_tasks
 from slim_core.demo.trial import TrialPlan
+from slim_core.evaluation.tasks import Asking, load_tasks
 from slim_core.paper import execute
 from slim_core.paper.experiments import EXPERIMENTS, contender, steps_of
 from slim_core.paper.published import TABLE
@@ -84,6 +85,26 @@ def test_one_file_says_what_the_answers_say(done):
     assert points["slim"]["general"]["score"] == pytest.approx(fmean(by_seed))
     assert saved["tables"][0]["columns"][:3] == ["method", "seeds", "downstream"]
     assert [row[0] for row in saved["tables"][0]["rows"]] == ["base", "LoRA", "LoRA × 0.5", "SLIM"]
+
+
+def test_a_task_that_does_not_fit_the_base_is_left_out(base, tmp_path, monkeypatch):
+    """Of the measurement and of the tables, both of which say so; if none fits, there is nothing to measure."""
+    long = {"prompt": "Lima? " * 1000, "choices": ["yes", "no"], "answer": 0}
+    (tmp_path / "long.jsonl").write_text(json.dumps(long) + "\n", encoding="utf-8")
+    too_long, usual = load_tasks([str(tmp_path / "long.jsonl")], Asking()), DemoScale.tasks
+    words = ["overhead", "--only", "lora", "--seeds", 1, "--base", base, "--work", tmp_path / "work"]
+    monkeypatch.setattr(DemoScale, "tasks", lambda self, part: too_long)
+    alone = run(*words)
+    assert alone.exit_code == 1 and "Error: No item of long could be solved: The conversation has" in alone.stderr
+    monkeypatch.setattr(DemoScale, "tasks", lambda self, part: [*usual(self, part)[:1], *too_long])
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    sentence = r"No item of long could be solved: The conversation has .* This task is left out\."
+    assert re.search(f"LoRA at 0.01, seed 1: {sentence}", result.stderr)
+    for said in (result.stdout, run(*words, "--report").stdout):
+        assert re.search(sentence, " ".join(said.split()))
+    saved = json.loads((tmp_path / "work/overhead-demo.json").read_text(encoding="utf-8"))
+    assert [task["name"] for task in saved["parts"]["mixed"]["tasks"]] == ["demo_sums"]
 
 
 def test_a_rewound_lora_is_the_trained_one_with_half_of_its_factor(done):
