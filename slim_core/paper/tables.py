@@ -11,6 +11,7 @@ from ..base.formatting import size
 from ..demo.report import Table
 from ..evaluation.metrics import Comparison, spread
 from ..evaluation.report.markup import interval, percent, signed
+from ..evaluation.report.page import same_sentence
 from ..evaluation.solving import Sample
 from ..evaluation.statistics import LEVEL, Score, difference, mean_score, ratio
 from ..evaluation.summary import BASE, Group, TaskScores, solved_samples
@@ -56,29 +57,12 @@ def notes(collected: Collected) -> list[str]:
                 sentences.append(frontier_sentence(frontiers))
                 razor = razor_sentence(part, group, collected.experiment.contenders)
                 sentences += [] if razor is None else [razor]
-    sentences += _same(collected)
+    same = same_sentence([group for part in collected.parts for group in part.evaluation.groups])
+    sentences += [] if same is None else [same]
     sentences += [f"{why} {LEFT_OUT}" for part in collected.parts for why in part.left_out.values()]
     if collected.missing:
         sentences.append(f"{len(collected.missing)} of {len(collected.files)} cells are missing: {_list(collected)}.")
     return sentences
-
-
-def _same(collected: Collected) -> list[str]:
-    """What an interval of no width means, where a variant has the base's mark for every general question."""
-    sizes = [
-        comparison.n
-        for part in collected.parts
-        for group in part.evaluation.groups
-        if "general" in group.kinds
-        for comparison in group.kinds["general"].comparisons
-        if comparison.second == BASE and comparison.test.only_first == comparison.test.only_second == 0
-    ]
-    if not sizes:
-        return []
-    return [
-        "An interval without a width means that every question has the base's mark; of others like them up to "
-        f"{percent(3 / max(sizes))} % may not (the rule of three, with {max(sizes):,} questions)."
-    ]
 
 
 def _list(collected: Collected) -> str:

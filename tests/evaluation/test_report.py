@@ -69,8 +69,22 @@ def written(kind, scoring, n):
 def test_where_nothing_can_be_forgotten(task, marks, sentence):
     samples = {"old": [sample(i, (int(mark), 1)) for i, mark in enumerate(marks)]}
     (group,) = summarise([task], samples, ["base", "slim"])
-    sentences = list(notes(group))
+    sentences = [said for said in notes(group) if "without a width" not in said]
     assert len(sentences) == (sentence is not None) and (sentence is None or sentence in sentences[0])
+
+
+@pytest.mark.parametrize(("right", "said"), [((1, 1), True), ((1, 0), False)])
+def test_an_interval_without_a_width_is_explained(right, said):
+    """Twenty items, all but one of which have the base's mark for sure."""
+    samples = {"old": [sample(i, (1, 1) if i else right) for i in range(20)]}
+    (group,) = summarise([choice("old", "general", 20)], samples, ["base", "slim"])
+    (standing,) = [s for s in group.kinds["general"].standings if s.variant == "slim"]
+    assert (standing.retention.low == standing.retention.high) == said
+    sentence = (
+        "An interval without a width means that every question has the base's mark; of others like them up to 15.0 % "
+        "may not (the rule of three, with 20 questions)."
+    )
+    assert list(notes(group)) == [sentence] * said
 
 
 def test_what_is_scored_in_different_ways_is_never_averaged():

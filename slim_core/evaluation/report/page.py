@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ...base.formatting import counted
 from ...inference.types import kind_name
 from ..metrics import SOLVES, comparison_sentence
 from ..results import Evaluation
@@ -135,6 +136,28 @@ def notes(group: Group) -> Iterator[str]:
                 else f"is not shown to beat guessing ({percent(task.chance)} %)"
             )
             yield f"{task.title}: the base {reason}, so this task cannot show forgetting."
+    if (sentence := same_sentence([group])) is not None:
+        yield sentence
+
+
+def same_sentence(groups: Sequence[Group]) -> str | None:
+    """What an interval of no width means, where a variant has the base's mark for every question of a kind; None
+    where none has.
+    """
+    sizes = [
+        comparison.n
+        for group in groups
+        for summary in group.kinds.values()
+        for comparison in summary.comparisons
+        if BASE in (comparison.first, comparison.second)
+        and comparison.test.only_first == comparison.test.only_second == 0
+    ]
+    if not sizes:
+        return None
+    return (
+        "An interval without a width means that every question has the base's mark; of others like them up to "
+        f"{percent(min(1.0, 3 / min(sizes)))} % may not (the rule of three, with {counted(min(sizes), 'question')})."
+    )
 
 
 def _losses(group: Group, labels: Mapping[str, str]) -> str:
