@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison that ships: its answers, its result file, and what the docs say of it."""
+"""The comparisons that ship: their answers, their result files, and what the docs say of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from slim_core.commands.paper_run import Options
-from slim_core.paper.collect import collect
+from slim_core.paper.collect import Collected, collect
 from slim_core.paper.results import result_file
 from slim_core.paper.work import WorkFolder
 from slim_core.paths import ASSETS, DEMO
@@ -23,9 +23,29 @@ RESULTS = ASSETS / "results"
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+# What is in the folder: the rates and steps of each experiment, all from the same seeds.
+SHIPPED: dict[str, dict[str, list[Any]]] = {
+    "table2": {"rates": [3e-4, 1e-3, 3e-3]},
+    "noise": {"rates": [3e-3]},
+}
+SEEDS = [42, 43, 44]
+
+
+def stored_in(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}-demo.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Any]:
     return json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
+
+
+def collected(name: str) -> tuple[Collected, WorkFolder]:
+    numbers = {"rates": [], "steps": []} | SHIPPED[name]
+    options = Options(name, [], numbers["rates"], SEEDS, numbers["steps"], None, None, {}, None, [], None, None, False)
+    scale = options.scale("demo", DEMO)
+    experiment, work = options.build(scale), WorkFolder(RESULTS, scale)
+    return collect(work, experiment, experiment.cells(numbers["rates"], SEEDS)), work
 
 
 def test_the_means_of_the_file_are_those_of_the_answers(stored):
@@ -43,19 +63,17 @@ def test_the_means_of_the_file_are_those_of_the_answers(stored):
 
 
 @pytest.mark.nightly  # computes every interval and test again
-def test_the_result_file_follows_from_the_answers(stored):
-    rates = sorted({point["rate"] for point in stored["plane"] if point["rate"] is not None})
-    seeds = sorted({int(cell["cell"].split("@")[1]) for row in stored["rows"] for cell in row["cells"]})
-    options = Options("table2", [], rates, seeds, [], None, None, {}, None, [], None, None, False)
-    scale = options.scale("demo", DEMO)
-    experiment = options.build(scale)
-    work = WorkFolder(RESULTS, scale)
-    collected = collect(work, experiment, experiment.cells(rates, seeds))
-    files = collected.files.values()
-    assert {path.name for path in (RESULTS / "measured").iterdir()} == {
-        place.measured.name for place in files if place.measured.is_file()
-    }
-    assert json.loads(json.dumps(result_file(collected, work))) == stored
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_result_file_follows_from_the_answers(name):
+    assert json.loads(json.dumps(result_file(*collected(name)))) == stored_in(name)
+
+
+@pytest.mark.nightly  # hashes the base for every cell
+def test_every_answer_belongs_to_a_result_file():
+    assert {path.stem for path in RESULTS.glob("*.json")} == {f"{name}-demo" for name in SHIPPED}
+    files = [place.measured for name in SHIPPED for place in collected(name)[0].files.values()]
+    measured = {path.name for path in files if path.is_file()}
+    assert {path.name for path in (RESULTS / "measured").iterdir()} == measured
 
 
 def test_the_docs_have_the_rows_of_the_file(stored):
@@ -72,6 +90,14 @@ def test_the_docs_have_the_rows_of_the_file(stored):
             bold = [f"**{cell}**" if cell else cell for cell in row]
             lines = ("| " + " | ".join(cells) + " |" for cells in (row, bold))
             assert any(line in text for line in lines), row[0]
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "table2"])
+def test_the_docs_have_the_scores_of_the_smaller_experiments(name):
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    for row in stored_in(name)["tables"][0]["rows"]:
+        bold = [f"**{cell}**" if cell else cell for cell in row]
+        assert any("| " + " | ".join(cells) + " |" in text for cells in (row, bold)), row[0]
 
 
 def test_the_app_shows_it():
